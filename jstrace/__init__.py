@@ -1,0 +1,1 @@
+"""s-Trace in JAX."""

@@ -1,0 +1,26 @@
+"""Decoders as pure functions of weights, tokens and an edge mask."""
+
+from jstrace.models.config import ModelConfig
+from jstrace.models.decoder import Clean, Decoder, Measure, clean_forward, masked_forward
+from jstrace.models.edges import FAMILIES, EdgeTree
+from jstrace.models.errors import InputError
+from jstrace.models.params import Params, n_params, random_params, shapes
+from jstrace.models.rows import every_row, live_rows
+
+__all__ = [
+    "FAMILIES",
+    "Clean",
+    "Decoder",
+    "EdgeTree",
+    "InputError",
+    "Measure",
+    "ModelConfig",
+    "Params",
+    "clean_forward",
+    "every_row",
+    "live_rows",
+    "masked_forward",
+    "n_params",
+    "random_params",
+    "shapes",
+]

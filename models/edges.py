@@ -1,0 +1,46 @@
+"""The axis alphabet and ``EdgeTree``, the one shape of scores, strata and masks.
+
+Axes, everywhere in this project:
+
+====  =====================  ====  =====================
+B     batch of inputs        D     model width
+T     query (target) token   F     MLP width
+S     key (source) token     V     vocabulary
+H     query heads            L     layers
+K     key/value heads        E     edges of the graph
+G     query heads per K      Z     sizes of traces
+d     head dimension         R     rows (any tokens, flattened)
+====  =====================  ====  =====================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jaxtyping import Array, Shaped
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EdgeTree:
+    """One value per edge of the graph of a forward pass (section 2 of the paper).
+
+    The order of the fields is the order of edge indices: row-major over ``residual_attn``, ``attn``, ``residual_mlp``
+    and ``mlp``. Leading batch axes and numpy arrays are welcome; inside a scan the layer axis is gone.
+    """
+
+    residual_attn: Shaped[Array, "*B L T"]
+    attn: Shaped[Array, "*B L H T S"]
+    residual_mlp: Shaped[Array, "*B L T"]
+    mlp: Shaped[Array, "*B L T"]
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """The family names with their arrays, in the order of edge indices."""
+        for field in dataclasses.fields(self):
+            yield field.name, getattr(self, field.name)
+
+
+FAMILIES = tuple(field.name for field in dataclasses.fields(EdgeTree))
