@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jstrace.models import InputError
 
@@ -12,6 +12,7 @@ _CONTROL = 3  # llama.cpp's token type of special tokens
 _USER_DEFINED = 4
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What jstrace needs of a tokenizer; special tokens are the tokenizer's own defaults, no chat template."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,7 @@ def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> 
 # --- the clean pass -------------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class Measure(Protocol):
     """How large an edge is, given its vector and the node that it enters (Eq. 1); both in float32."""
 
@@ -188,7 +189,7 @@ def masked_forward(
         w, mask = layer.weights(), keep(layer_edges)
         targets = jnp.any((mask.attn != 0) & visible, axis=(0, 2))
         # Keys of unreached tokens stay in the denominator, but they are zero; keys after the last target are not read.
-        sources = reached & jnp.flip(jax.lax.cummax(jnp.flip(targets)))
+        sources = reached & (jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0)
         q, k, v = row_map(qkv_rows, w, x, targets | sources)
         logits = fn.attention_logits(fn.rotate(q, cos, sin), fn.rotate(k, cos, sin))
         probs = fn.masked_attention_probs(logits, visible, mask.attn, pre_softmax=pre_softmax)

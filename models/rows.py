@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ from jaxtyping import Array, Bool
 RowFunction = Callable[[Any, Array], Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
-_STEPS = 16
+_STEPS = 8
 """Capacities are multiples of 1/16 of all rows: at most that share of the work is wasted."""
 
 
+@runtime_checkable
 class RowMap(Protocol):
     """Applies a ``RowFunction`` to rows of which only the live ones matter."""
 

@@ -1,0 +1,227 @@
+"""The command line: ``jstrace trace`` and ``jstrace info``.
+
+Nothing of JAX is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from jstrace.evaluation import Evaluation
+    from jstrace.model import Model
+    from jstrace.tracing import Trace
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How much of a language model does this prediction really use? s-Trace, in JAX.",
+)
+
+
+class Ablate(StrEnum):
+    """Which edges masks act on."""
+
+    ALL = "all"
+    RESIDUAL_MLP = "residual+mlp"
+
+
+class Importance(StrEnum):
+    """Edge scores."""
+
+    L1 = "l1"
+    L2 = "l2"
+    IFR = "ifr"
+    COSINE = "cosine"
+    RANDOM = "random"
+
+
+class Dtype(StrEnum):
+    """Of weights and residual stream."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def main() -> None:
+    """The console script: bad input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ValueError as error:
+        from jstrace.models import InputError  # imports JAX, as whatever raised it had to
+
+        if not isinstance(error, InputError):
+            raise
+        sys.stderr.write(f"jstrace: error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from jstrace import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+@app.command("trace")
+def trace_command(
+    text: Annotated[str | None, typer.Argument(help="The text whose next token is traced.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Trace every line of this file instead.")] = None,
+    model: Annotated[str, typer.Option(help="smollm2, a Hugging Face folder or hub id, or a .gguf file.")] = "smollm2",
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    ablate: Annotated[Ablate, typer.Option(help="Which edges are ablated.")] = Ablate.ALL,
+    pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Let attention masks enter the softmax.")] = False,
+    importance: Annotated[Importance, typer.Option(help="The edge score.")] = Importance.L1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of random scores.")] = 0,
+    top: Annotated[int, typer.Option(min=0, help="Also list this many of the strongest edges, in words.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each text.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write TV against size as a .png or .svg file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the trace as an .npz file.")] = None,
+) -> None:
+    """Trace a text: the 26 sub-graphs that best keep its prediction, and how well they do."""
+    from jstrace.models import InputError
+
+    texts = _texts(text, file)
+    if save is not None and file is not None:
+        raise InputError("--save writes one trace; it does not go with --file")
+    _check_outputs(plot, save)
+    import jstrace
+
+    loaded = jstrace.load(model, dtype=dtype.value)
+    traces, evaluations = _run(loaded, texts, importance.value, seed, ablate.value, pre_softmax)
+    if save is not None:
+        traces[0].save(save)
+    if plot is not None:
+        from jstrace.plot import save_plot
+
+        save_plot(plot, [(_label(line), evaluation) for line, evaluation in zip(texts, evaluations, strict=True)])
+    for line, trace, evaluation in zip(texts, traces, evaluations, strict=True):
+        _show(loaded, line, trace, evaluation, top, as_json)
+
+
+@app.command("info")
+def info_command(
+    model: Annotated[str, typer.Argument(help="smollm2, a Hugging Face folder or hub id, or a .gguf file.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Size of the input that the graph is counted for.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print a model's architecture, its parameters and the size of its graph; reads no weights."""
+    import dataclasses
+
+    from jstrace import graph
+    from jstrace.convert import read_config
+    from jstrace.models import n_params
+
+    config = read_config(model)
+    edges = graph.n_edges(config, tokens)
+    facts: dict[str, Any] = {"model": model, **dataclasses.asdict(config), "parameters": n_params(config)}
+    facts |= {"tokens": tokens, "nodes": graph.n_nodes(config, tokens), "edges": edges}
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        typer.echo(f"{name.replace('_', ' '):>16}  {shown}")
+
+
+def _texts(text: str | None, file: Path | None) -> list[str]:
+    from jstrace.models import InputError
+
+    if (text is None) == (file is None):
+        raise InputError("pass either a text or --file")
+    if file is None:
+        assert text is not None
+        if not text.strip():
+            raise InputError("the text is empty; a trace needs at least one token")
+        return [text]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as UTF-8 text ({error})") from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"{file}: no line holds any text")
+    return texts
+
+
+def _check_outputs(plot: Path | None, save: Path | None) -> None:
+    """Refuse outputs that could not be written, before the work."""
+    if plot is None and save is None:
+        return
+    from jstrace.plot import check_plottable
+    from jstrace.store import check_writable
+
+    for path in (plot, save):
+        if path is not None:
+            check_writable(path)
+    if plot is not None:
+        check_plottable(plot)
+
+
+def _run(
+    model: Model, texts: list[str], importance: str, seed: int, ablate: str, pre_softmax: bool
+) -> tuple[list[Trace], list[Evaluation]]:
+    """Trace and evaluate with a progress bar on standard error, which shows where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    import jstrace
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        stages = [bar.add_task(name, total=len(texts)) for name in ("tracing (compiles once)", "evaluating")]
+
+        def report(stage: int) -> Any:
+            return lambda done, total: bar.update(stages[stage], completed=done, total=total)
+
+        traces = jstrace.trace(model, texts, importance=importance, seed=seed, progress=report(0))
+        evaluations = jstrace.evaluate(
+            model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report(1)
+        )
+    return traces, evaluations
+
+
+def _show(model: Model, text: str, trace: Trace, evaluation: Evaluation, top: int, as_json: bool) -> None:
+    from rich.console import Console
+
+    from jstrace import plot, render
+
+    def word(token: int) -> str:
+        return str(token) if model.tokenizer is None else model.tokenizer.token(token)
+
+    if as_json:
+        typer.echo(json.dumps(render.as_json(text, trace, evaluation, word, top=top)))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
+    console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
+                  + (", before the softmax" if evaluation.pre_softmax else ""), markup=False)  # fmt: skip
+    console.print(f"{render.shown(text)} → {render.prediction_line(evaluation, word)}", markup=False)
+    console.print(render.curve_table(trace, evaluation, word))
+    console.print(plot.terminal_plot(evaluation), markup=False)
+    console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)
+    if top:
+        console.print(render.edge_table(trace, top))
+
+
+def _label(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The graph of one forward pass: its edges, their number and their names (section 1 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jstrace.models import EdgeTree, InputError, ModelConfig
+
+SIZES: tuple[float, ...] = (
+    *(1e-5, 2e-5, 4e-5, 8e-5),
+    *(1e-4, 2e-4, 4e-4, 8e-4),
+    *(1e-3, 1.2e-3, 1.4e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3),
+    *(1e-2, 2e-2, 4e-2, 6e-2, 8e-2),
+    *(1e-1, 2e-1, 4e-1, 6e-1, 8e-1),
+)
+"""The 26 sizes of the paper, as fractions of all edges."""
+
+MAX_SIZES = 254
+"""Strata are uint8: Z itself marks the full graph, 255 a slot that is no edge."""
+
+NO_EDGE = 255
+_MAX_EDGES = 2**31
+
+
+def n_edges(config: ModelConfig, n_tokens: int) -> int:
+    """Number of edges E of the graph of ``n_tokens`` tokens with causal attention.
+
+    Raises:
+      InputError: no tokens, or 2^31 edges or more (edges are counted in int32 on the device).
+    """
+    if n_tokens < 1:
+        raise InputError("no tokens: a trace needs at least one")
+    layer = 3 * n_tokens + config.n_heads * (n_tokens * (n_tokens + 1) // 2)
+    count = (config.n_layers - 1) * layer + 3 + config.n_heads * n_tokens
+    if count >= _MAX_EDGES:
+        raise InputError(f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input")
+    return count
+
+
+def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) -> EdgeTree:
+    """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool."""
+    token, layer = jnp.arange(n_slots), jnp.arange(config.n_layers)
+    targets = jnp.where(layer[:, None] < config.n_layers - 1, token < length, token == length - 1)
+    causal = token[:, None] >= token[None, :]
+    attn = (targets[:, :, None] & causal)[:, None]
+    return EdgeTree(targets, jnp.broadcast_to(attn, (config.n_layers, config.n_heads, n_slots, n_slots)), targets, targets)
+
+
+def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
+    """The sizes as floats.
+
+    Raises:
+      InputError: none, more than 254, outside (0, 1], or not strictly increasing.
+    """
+    try:
+        values = tuple(float(size) for size in sizes)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sizes must be numbers, got {sizes!r}") from error
+    if not 1 <= len(values) <= MAX_SIZES:
+        raise InputError(f"{len(values)} sizes, expected 1 to {MAX_SIZES}")
+    wrong = [value for value in values if not 0 < value <= 1]
+    if wrong:
+        raise InputError(f"size {wrong[0]!r} is outside (0, 1]; sizes are fractions of all edges")
+    if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        raise InputError(f"sizes must increase strictly, got {values}")
+    return values
+
+
+def counts(sizes: Sequence[float], edges: int) -> np.ndarray:
+    """Edges of each trace, ``floor(size * E)`` in float64: int32 ``[Z]``."""
+    return np.asarray([math.floor(size * edges) for size in sizes], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """One edge in words: ``kind`` is residual_attn, attn, residual_mlp or mlp; ``head`` is None but for attn.
+
+    ``source`` and ``target`` are token positions, equal but for attn.
+    """
+
+    kind: str
+    layer: int
+    head: int | None
+    source: int
+    target: int
+    score: float
+    stratum: int
+
+    @property
+    def name(self) -> str:
+        """A short name, such as ``attn 12.3`` (layer, head) or ``mlp 29``."""
+        return f"{self.kind} {self.layer}" + ("" if self.head is None else f".{self.head}")
+
+
+def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> list[Edge]:
+    """The edges at which ``chosen`` (bool) holds, highest score first, ties by edge index; numpy on the host."""
+    found: list[Edge] = []
+    for kind, wanted in chosen.items():
+        score, stratum = np.asarray(getattr(scores, kind)), np.asarray(getattr(strata, kind))
+        for index in map(tuple, np.argwhere(np.asarray(wanted)).tolist()):
+            head = index[1] if kind == "attn" else None
+            found.append(Edge(kind, index[0], head, index[-1], index[2 if kind == "attn" else 1],
+                              float(score[index]), int(stratum[index])))
+    return sorted(found, key=lambda edge: -edge.score)
+
+
+def flat(edges: EdgeTree) -> Array:
+    """All values in the order of edge indices, ``[E_slots]``."""
+    return jnp.concatenate([jnp.ravel(values) for _, values in edges.items()])
+
+
+def unflat(values: Array, like: EdgeTree) -> EdgeTree:
+    """The inverse of ``flat``; ``like`` gives the shapes."""
+    parts, start = {}, 0
+    for name, shape in ((name, leaf.shape) for name, leaf in like.items()):
+        size = math.prod(shape)
+        parts[name] = values[start : start + size].reshape(shape)
+        start += size
+    return EdgeTree(**parts)
+
+
+def n_nodes(config: ModelConfig, n_tokens: int) -> int:
+    """Number of (level, token) nodes, levels 0 to 2L."""
+    return (2 * config.n_layers + 1) * n_tokens
+
+
+def endpoints(index: Int[Array, "N"], like: EdgeTree) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
+    """Source and target node of edges given by index; a node's number is ``level * T + token``."""
+    n_layers, n_heads, n_tokens, _ = like.attn.shape
+    per_family = n_layers * n_tokens
+    in_attn = (index >= per_family) & (index < per_family + like.attn.size)
+    rest = jnp.where(index < per_family, index, jnp.where(in_attn, index - per_family, index - like.attn.size))
+    # Residual and MLP families now count 0 .. 3 L T; attention counts its own slots.
+    family, place = rest // per_family, rest % per_family
+    layer = jnp.where(in_attn, rest // (n_heads * n_tokens * n_tokens), place // n_tokens)
+    target = jnp.where(in_attn, rest // n_tokens % n_tokens, place % n_tokens)
+    source = jnp.where(in_attn, rest % n_tokens, target)
+    level = 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
+    return level * n_tokens + source, (level + 1) * n_tokens + target
+
+
+def is_edge(strata: EdgeTree) -> EdgeTree:
+    """True at slots that are edges of the graph, from their strata."""
+    return EdgeTree(**{name: values != NO_EDGE for name, values in strata.items()})
+
+

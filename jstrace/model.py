@@ -1,0 +1,115 @@
+"""The loading facade: a source by name to a ``Model``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float32, Int
+
+from jstrace.convert import Tokenizer, read_checkpoint
+from jstrace.models import Decoder, EdgeTree, InputError, ModelConfig
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class _Memo:
+    """The fingerprint of the arrays last asked for; static for JAX, and equal to every other memo."""
+
+    def __init__(self) -> None:
+        self.leaves: tuple[int, ...] = ()
+        self.fingerprint = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Memo)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Model(nnx.Module):
+    """A decoder with its tokenizer: a pytree of weights, and a pure function of tokens and an edge mask.
+
+    ``jax.jit``, ``jax.vmap`` over masks and ``jax.grad`` in the mask work with the model as an argument; closing over
+    it would bake the weights into the compiled program.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self._memo = _Memo()
+
+    def fingerprint(self) -> str:
+        """A short hash of config, dtype and every weight, computed on first use."""
+        leaves = tuple(map(id, jax.tree.leaves(self.decoder)))
+        if self._memo.leaves != leaves:
+            self._memo.leaves, self._memo.fingerprint = leaves, fingerprint(self.decoder)
+        return self._memo.fingerprint
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and flags of the decoder."""
+        return self.decoder.config
+
+    def __call__(
+        self, tokens: Int[Array, "T"], mask: EdgeTree, *, pre_softmax: bool = False
+    ) -> Float32[Array, "V"]:
+        """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1])."""
+        return self.decoder(tokens, mask, pre_softmax=pre_softmax)
+
+
+def load(
+    source: str, *, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None, say: Callable[[str], None] | None = None
+) -> Model:
+    """Load a model.
+
+    Args:
+      source: ``smollm2`` (the default model), a Hugging Face folder or hub id, or a ``.gguf`` file.
+      dtype: of the weights and the residual stream; scores, softmax and measures are float32 always.
+      mesh: reserved for sharded loading; only None is supported yet.
+      say: told what takes time; standard error by default.
+
+    Raises:
+      InputError: nothing of that name, or contents that jstrace cannot compute with.
+    """
+    if mesh is not None:
+        raise InputError("mesh: sharded loading is not supported yet; pass mesh=None")
+    options: dict[str, Any] = {} if say is None else {"say": say}
+    checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), **options)
+    return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+
+
+def checked_dtype(dtype: str) -> jnp.dtype:
+    """The dtype of that name, or an ``InputError`` that lists those there are."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not supported; expected one of {', '.join(DTYPES)}")
+    return jnp.dtype(dtype)
+
+
+def fingerprint(decoder: Decoder) -> str:
+    """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
+
+    It reads every weight once; ``Model.fingerprint`` remembers it.
+    """
+    digest = hashlib.sha256(repr(dataclasses.asdict(decoder.config)).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(bytes(_checksum(leaf).tobytes()))
+    return digest.hexdigest()[:16]
+
+
+@jax.jit
+def _checksum(leaf: Array) -> Array:
+    """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
+    kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
+    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis in range(leaf.ndim):
+        place = place * jnp.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    mixed = (bits ^ (place * jnp.uint32(0x85EBCA6B))) * jnp.uint32(0xC2B2AE35)
+    return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)])

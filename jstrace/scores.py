@@ -1,0 +1,159 @@
+"""Edge scores: how much of a node each of its edges brings (section 2 of the method, Eq. 1 and 2 of the paper)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int
+
+from jstrace import graph
+from jstrace.models import Decoder, EdgeTree, InputError, Measure, clean_forward
+from jstrace.models.layers import contract
+
+
+@dataclasses.dataclass(frozen=True)
+class NormMeasure:
+    """The L1 or L2 norm of the edge: ``|A u| = A |u|``, so no array of T*T*H*D numbers is needed."""
+
+    order: int
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Norm of residual and MLP edges."""
+        del node
+        return self._norm(edge)
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Norm of attention edges."""
+        del node
+        return probs * self._norm(values)[:, None, :]
+
+    def _norm(self, x: Array) -> Array:
+        return jnp.sum(jnp.abs(x), axis=-1) if self.order == 1 else jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProximityMeasure:
+    """Proximity of the edge to its node, ``relu(|x|_1 - |x - e|_1)`` (IFR); one target's edges at a time."""
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Proximity of residual and MLP edges."""
+        return jax.nn.relu(_l1(node) - _l1(node - edge))
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Proximity of attention edges."""
+
+        def target(inputs: tuple[Array, Array]) -> Array:
+            weights, x = inputs
+            return jax.nn.relu(_l1(x) - _l1(x - weights[..., None] * values))
+
+        return jnp.moveaxis(jax.lax.map(target, (jnp.moveaxis(probs, 1, 0), node)), 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineMeasure:
+    """``(1 + cos(e, x)) / 2``; the cosine with a zero vector is zero."""
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Cosine score of residual and MLP edges."""
+        return _cosine_score(jnp.sum(edge * node, axis=-1), _l2(edge) * _l2(node))
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Cosine score of attention edges; the probability scales the vector and not its direction."""
+        inner = contract("hsd,td->hts", values, node)
+        return _cosine_score(jnp.where(probs > 0, inner, 0.0), _l2(values)[:, None, :] * _l2(node)[:, None])
+
+
+def _l1(x: Array) -> Array:
+    return jnp.sum(jnp.abs(x), axis=-1)
+
+
+def _l2(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+
+
+def _cosine_score(inner: Array, norms: Array) -> Array:
+    cosine = jnp.where(norms > 0, inner / jnp.where(norms > 0, norms, 1.0), 0.0)
+    return jnp.clip((1 + cosine) / 2, 0.0, 1.0)
+
+
+_MEASURES: Mapping[str, Measure] = {
+    "l1": NormMeasure(1),
+    "l2": NormMeasure(2),
+    "ifr": ProximityMeasure(),
+    "cosine": CosineMeasure(),
+}
+_NORMALISED = ("l1", "l2", "ifr")
+IMPORTANCES = (*_MEASURES, "random")
+"""The kinds of edge scores that ``jstrace.trace`` knows."""
+
+
+def edge_scores(
+    model: Decoder, tokens: Int[Array, "T"], length: Int[Array, ""] | int, *, importance: str, seed: Int[Array, ""] | int
+) -> EdgeTree:
+    """Scores of every edge, float32; -1 in slots that are no edge.
+
+    Args:
+      model: the decoder.
+      tokens: token ids; those from ``length`` on are padding.
+      length: number of true tokens.
+      importance: one of ``IMPORTANCES``; static.
+      seed: of the random scores; the others do not read it.
+    """
+    slots = graph.edge_slots(model.config, tokens.shape[0], length)
+    if importance == "random":
+        values = random_scores(slots, seed)
+    else:
+        values = clean_forward(model, tokens, _MEASURES[importance], length=length).magnitudes
+        if importance in _NORMALISED:
+            values = normalised(values)
+    return jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values, slots)
+
+
+def checked_importance(importance: str) -> str:
+    """The name, or an ``InputError`` that lists those there are."""
+    if importance not in IMPORTANCES:
+        raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
+    return importance
+
+
+def normalised(magnitudes: EdgeTree) -> EdgeTree:
+    """Each magnitude as a share of those into the same node (Eq. 1); nodes that sum to zero give zeros."""
+
+    def share(value: Array, total: Array) -> Array:
+        return jnp.where(total > 0, value / jnp.where(total > 0, total, 1.0), 0.0)
+
+    middle = magnitudes.residual_attn + jnp.sum(magnitudes.attn, axis=(1, 3))
+    end = magnitudes.residual_mlp + magnitudes.mlp
+    return EdgeTree(
+        residual_attn=share(magnitudes.residual_attn, middle),
+        attn=share(magnitudes.attn, middle[:, None, :, None]),
+        residual_mlp=share(magnitudes.residual_mlp, end),
+        mlp=share(magnitudes.mlp, end),
+    )
+
+
+def random_scores(slots: EdgeTree, seed: Int[Array, ""] | int) -> EdgeTree:
+    """Uniform scores in [0, 1), each from the seed and its edge's own coordinates: padding changes none."""
+    base = jax.random.key(seed)
+
+    def one(number: int, shape: tuple[int, ...]) -> Array:
+        keys = jax.random.fold_in(base, number)
+        for depth, size in enumerate(shape):
+            fold = jax.random.fold_in
+            for axis in range(depth + 1):
+                # Only the innermost map runs over new coordinates; the outer ones run over the keys made so far.
+                fold = jax.vmap(fold, in_axes=(None, 0) if axis == 0 else (0, None))
+            keys = fold(keys, jnp.arange(size, dtype=jnp.uint32))
+        bits = jax.random.key_data(keys)[..., 0]
+        return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+    return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})

