@@ -16,7 +16,7 @@ from jstrace import batching, measures
 from jstrace.graph import NO_EDGE
 from jstrace.measures import Measures, measure
 from jstrace.model import Model
-from jstrace.models import Decoder, EdgeTree, InputError, live_rows, masked_forward
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, live_rows, masked_forward
 from jstrace.tracing import Trace, widened
 
 ABLATIONS = ("all", "residual+mlp")
@@ -98,8 +98,8 @@ class BatchResult:
     """Measures ``[B, Z + 1]`` and the full graph's most probable tokens ``[B, N]``."""
 
     measures: Measures
-    full_tokens: Int[Array, "B N"]
-    full_probs: Float32[Array, "B N"]
+    full_tokens: Int[AnyArray, "*B N"]
+    full_probs: Float32[AnyArray, "*B N"]
 
 
 @overload

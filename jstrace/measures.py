@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
+from jstrace.models import AnyArray
+
 NUCLEUS_LEVELS: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 """Probability masses of the nuclei that are compared."""
 
@@ -18,19 +20,19 @@ NUCLEUS_LEVELS: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0
 class Measures:
     """Per masked forward; entropies and surprisals in nats."""
 
-    tv: Float32[Array, "*B Z"]
+    tv: Float32[AnyArray, "*B Z"]
     """Total variation distance from the reference, in [0, 1]."""
-    kl: Float32[Array, "*B Z"]
+    kl: Float32[AnyArray, "*B Z"]
     """KL(reference || prediction)."""
-    nucleus: Bool[Array, "*B Z 12"]
+    nucleus: Bool[AnyArray, "*B Z 12"]
     """Whether the nucleus is the same ordered list."""
-    nucleus_unordered: Bool[Array, "*B Z 12"]
+    nucleus_unordered: Bool[AnyArray, "*B Z 12"]
     """Whether the nucleus is the same set."""
-    top_token: Int[Array, "*B Z"]
-    entropy: Float32[Array, "*B Z"]
-    surprisal: Float32[Array, "*B Z"]
+    top_token: Int[AnyArray, "*B Z"]
+    entropy: Float32[AnyArray, "*B Z"]
+    surprisal: Float32[AnyArray, "*B Z"]
     """-log p of the next token."""
-    rank: Int[Array, "*B Z"]
+    rank: Int[AnyArray, "*B Z"]
     """1 + the number of tokens more probable than the next token."""
 
 

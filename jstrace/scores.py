@@ -129,7 +129,7 @@ def normalised(magnitudes: EdgeTree) -> EdgeTree:
     """Each magnitude as a share of those into the same node (Eq. 1); nodes that sum to zero give zeros."""
 
     def share(value: Array, total: Array) -> Array:
-        return jnp.where(total > 0, value / jnp.where(total > 0, total, 1.0), 0.0)
+        return jnp.where(total == 0, 0.0, value / jnp.where(total == 0, 1.0, total))  # NaN stays NaN
 
     middle = magnitudes.residual_attn + jnp.sum(magnitudes.attn, axis=(1, 3))
     end = magnitudes.residual_mlp + magnitudes.mlp

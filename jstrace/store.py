@@ -83,7 +83,7 @@ def load_trace(path: Path) -> Trace:
       InputError: no such file, not a trace, of a newer version, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays["header"].tobytes())
         if header["format"] != FORMAT:

@@ -180,7 +180,7 @@ def _run_batch(
 
 @functools.partial(jax.jit, static_argnames="importance")
 def score_batch(
-    decoder: Decoder, tokens: Int[Array, "B T"], lengths: Int[Array, "B"], seed: int, *, importance: str
+    decoder: Decoder, tokens: Int[Array, "B T"], lengths: Int[Array, "B"], seed: Int[Array, ""] | int, *, importance: str
 ) -> EdgeTree:
     """Edge scores of a padded batch, compiled once a shape."""
     score = functools.partial(scores.edge_scores, importance=importance, seed=seed)

@@ -2,13 +2,14 @@
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Clean, Decoder, Measure, clean_forward, masked_forward
-from jstrace.models.edges import FAMILIES, EdgeTree
+from jstrace.models.edges import FAMILIES, AnyArray, EdgeTree
 from jstrace.models.errors import InputError
 from jstrace.models.params import Params, n_params, random_params, shapes
 from jstrace.models.rows import every_row, live_rows
 
 __all__ = [
     "FAMILIES",
+    "AnyArray",
     "Clean",
     "Decoder",
     "EdgeTree",

@@ -20,7 +20,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Shaped
+
+
+AnyArray = Array | np.ndarray
+"""On the device, or fetched from it."""
 
 
 @jax.tree_util.register_dataclass
@@ -32,10 +37,10 @@ class EdgeTree:
     and ``mlp``. Leading batch axes and numpy arrays are welcome; inside a scan the layer axis is gone.
     """
 
-    residual_attn: Shaped[Array, "*B L T"]
-    attn: Shaped[Array, "*B L H T S"]
-    residual_mlp: Shaped[Array, "*B L T"]
-    mlp: Shaped[Array, "*B L T"]
+    residual_attn: Shaped[AnyArray, "*B L T"]
+    attn: Shaped[AnyArray, "*B L H T S"]
+    residual_mlp: Shaped[AnyArray, "*B L T"]
+    mlp: Shaped[AnyArray, "*B L T"]
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """The family names with their arrays, in the order of edge indices."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32
 
 from jstrace.models.config import ModelConfig
@@ -13,7 +14,7 @@ _HIDDEN = -jnp.inf
 _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
 
 
-def contract(spec: str, *operands: Array, out: jnp.dtype | None = None) -> Array:
+def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array:
     """``einsum`` at the precision of its first operand: float32 means float32, on every device.
 
     ``out`` is the accumulation and result dtype, by default that of the first operand.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import jstrace
 from jstrace import graph
 from jstrace.model import Model
-from jstrace.models import EdgeTree, clean_forward, live_rows, masked_forward
+from jstrace.models import EdgeTree, clean_forward, every_row, live_rows, masked_forward
 from jstrace.models.rows import capacities
 from jstrace.scores import NormMeasure
 from tests import oracle
@@ -40,6 +41,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama3_rope": {"rope_parameters": LLAMA3},
     "sharded": {"shards": 3},
 }
+
+
+call = jax.jit(Model.__call__, static_argnames="pre_softmax")
+"""The model, compiled once a shape."""
+
+
+@functools.partial(jax.jit, static_argnames="skip")
+def over_masks(model: Model, tokens: jax.Array, masks: EdgeTree, *, skip: bool) -> jax.Array:
+    row_map = live_rows if skip else every_row
+    return jax.vmap(lambda mask: masked_forward(model.decoder, tokens, mask, row_map=row_map))(masks)
 
 
 def ones(config: jstrace.ModelConfig, n_tokens: int) -> EdgeTree:
@@ -80,7 +91,7 @@ def test_attention_equals_transformers(hf_llama: Callable[..., Any]) -> None:
     with torch.no_grad():
         expected = torch_model(torch.tensor(tokens)[None], output_attentions=True).attentions
     got = clean_forward(model.decoder, jnp.asarray(tokens), Probabilities()).magnitudes.attn
-    np.testing.assert_allclose(got, np.stack([a[0].numpy() for a in expected]), atol=1e-6)
+    np.testing.assert_allclose(got, np.stack([a[0].numpy() for a in expected]), atol=1e-5)
 
 
 class Probabilities:
@@ -128,14 +139,14 @@ def test_contributions_sum_to_the_residual_stream(hf_llama: Callable[..., Any]) 
 
 
 @given(seed=st.integers(0, 2**31), soft=st.booleans(), pre=st.booleans(), share=st.sampled_from([0.1, 0.5, 0.9]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_masked_forward_equals_the_oracle(tiny: Model, seed: int, soft: bool, pre: bool, share: float) -> None:
     rng = np.random.default_rng(seed)
     n_tokens = int(rng.integers(1, 6))
     tokens = rng.integers(0, TINY.vocab_size, n_tokens)
     mask = random_mask(n_tokens, rng, soft=soft, share=share)
     expected = oracle.Literal(TINY, tiny_params(), tokens).masked(mask, pre_softmax=pre)
-    got = tiny(jnp.asarray(tokens), mask, pre_softmax=pre)
+    got = call(tiny, jnp.asarray(tokens), mask, pre_softmax=pre)
     np.testing.assert_allclose(got, expected, atol=2e-4 * max(1, np.abs(expected).max()))
 
 
@@ -147,8 +158,7 @@ def test_live_rows_change_nothing(tiny: Model, seed: int, share: float) -> None:
     tokens = jnp.asarray(rng.integers(0, TINY.vocab_size, 5))
     masks = [random_mask(5, rng, soft=False, share=share * k / 3) for k in range(4)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
-    dense = jax.vmap(lambda mask: masked_forward(tiny.decoder, tokens, mask))(stacked)
-    skipping = jax.vmap(lambda mask: masked_forward(tiny.decoder, tokens, mask, row_map=live_rows))(stacked)
+    dense, skipping = (over_masks(tiny, tokens, stacked, skip=skip) for skip in (False, True))
     np.testing.assert_allclose(skipping, dense, atol=1e-4)
 
 

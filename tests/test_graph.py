@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jstrace import graph
@@ -16,6 +16,7 @@ from tests import oracle
 from tests.conftest import TINY
 
 
+@settings(deadline=None)
 @given(n_layers=st.integers(1, 4), n_heads=st.integers(1, 3), n_tokens=st.integers(1, 6))
 def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int) -> None:
     config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads)

@@ -30,7 +30,7 @@ def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, importance: s
     wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, importance=importance, seed=3)
     for name, leaf in plain.items():
         cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
-        np.testing.assert_allclose(cropped, leaf, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(cropped, leaf, atol=1e-5, err_msg=name)
     outside = jax.tree.map(lambda value, slot: jnp.all(value[~slot] == -1), wide, graph.edge_slots(TINY, n + 2, n))
     assert all(jax.tree.leaves(outside))
 
