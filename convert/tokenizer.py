@@ -54,8 +54,8 @@ class GgufTokenizer:
         if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
             known = ", ".join(sorted(_PRE_TOKENIZERS))
             raise InputError(
-                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported (supported: gpt2 with {known});"
-                " pass token ids instead of text"
+                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported;"
+                f" supported: gpt2 with {known}; pass token ids instead of text"
             )
         self._tokenizer = _byte_level_bpe(metadata, pre)
         self._bos: list[int] = []

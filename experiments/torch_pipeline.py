@@ -120,12 +120,16 @@ def extract(scores: Scores, sizes: tuple[float, ...]) -> tuple[np.ndarray, ...]:
     order = np.asarray(taken)
     strata[order] = np.searchsorted(np.asarray(cuts), np.arange(len(order)), side="right")
     parts = np.split(strata, [base_attn, base_residual, base_mlp])
-    return parts[0].reshape(n_layers, n_tokens), parts[1].reshape(attn.shape), *(
-        part.reshape(n_layers, n_tokens) for part in parts[2:]
+    return (
+        parts[0].reshape(n_layers, n_tokens),
+        parts[1].reshape(attn.shape),
+        *(part.reshape(n_layers, n_tokens) for part in parts[2:]),
     )
 
 
-def _best_first(residual_attn: Any, attn: Any, residual_mlp: Any, mlp: Any, bases: tuple[int, ...], budget: int) -> list[int]:
+def _best_first(
+    residual_attn: Any, attn: Any, residual_mlp: Any, mlp: Any, bases: tuple[int, ...], budget: int
+) -> list[int]:
     """Indices of the first ``budget`` edges, in the order taken."""
     n_layers, n_heads, n_tokens, _ = attn.shape
     base_attn, base_residual, base_mlp = bases
@@ -199,7 +203,9 @@ def masked_logits(model: LlamaForCausalLM, tokens: torch.Tensor, masks: Scores) 
     return model.lm_head(model.model.norm(x[-1]))
 
 
-def evaluate(model: LlamaForCausalLM, tokens: torch.Tensor, strata: tuple[np.ndarray, ...], n_sizes: int) -> torch.Tensor:
+def evaluate(
+    model: LlamaForCausalLM, tokens: torch.Tensor, strata: tuple[np.ndarray, ...], n_sizes: int
+) -> torch.Tensor:
     """TV of every size and of the full graph, one masked forward after another."""
     families = [torch.from_numpy(family) for family in strata]
 

@@ -74,7 +74,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version
 
@@ -190,9 +192,7 @@ def _run(
             return lambda done, total: bar.update(stages[stage], completed=done, total=total)
 
         traces = jstrace.trace(model, texts, importance=importance, seed=seed, progress=report(0))
-        evaluations = jstrace.evaluate(
-            model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report(1)
-        )
+        evaluations = jstrace.evaluate(model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report(1))
     return traces, evaluations
 
 

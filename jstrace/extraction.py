@@ -29,9 +29,7 @@ _FROZEN_BIT = np.uint32(1 << 31)
 _FROZEN_FAMILIES = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
 
 
-def extract(
-    scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, frozen: Sequence[str] = ()
-) -> EdgeTree:
+def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, frozen: Sequence[str] = ()) -> EdgeTree:
     """Strata of one input: for every edge the index of the smallest trace that holds it.
 
     A pure function that works under ``jax.jit`` and ``jax.vmap``; there E is taken from ``config`` and the number of
@@ -106,7 +104,7 @@ def _priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
     """
     raised = {family for name in frozen for family in _FROZEN_FAMILIES[name]}
 
-    def one(family: str, score: Array) -> UInt32[Array, "..."]:
+    def one(family: str, score: Array) -> UInt32[Array, ...]:
         score = score.astype(jnp.float32)
         bits = jax.lax.bitcast_convert_type(jnp.abs(score), jnp.uint32) + 1
         return jnp.where(score < 0, 0, bits | _FROZEN_BIT if family in raised else bits)
@@ -157,7 +155,7 @@ def _relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> R
 def _count_reachable(scores: EdgeTree) -> Int[Array, ""]:
     priority = _priorities(scores, ())
     keys = _relax_tree(priority, _into_output(priority, scores.mlp.shape[-1]), jax.tree.map(lambda p: p > 0, priority))
-    return sum(jnp.sum(key > 0) for _, key in keys.key.items())
+    return jnp.sum(graph.flat(keys.key) > 0)
 
 
 # --- cuts -----------------------------------------------------------------------------------------------------------
@@ -237,7 +235,9 @@ def _select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int) -> Fall
     """The same by bisection on the key, for graphs whose ``group * span + key`` does not fit into 32 bits."""
 
     def count(floor: Array) -> Array:
-        return jax.lax.map(lambda cut: jnp.sum((group == cut[0]) & (key >= cut[1]), dtype=jnp.int32), (cuts.group, floor))
+        return jax.lax.map(
+            lambda cut: jnp.sum((group == cut[0]) & (key >= cut[1]), dtype=jnp.int32), (cuts.group, floor)
+        )
 
     def step(index: Array, floor: Array) -> Array:
         trial = floor + (jnp.uint32(1) << (bits - 1 - index).astype(jnp.uint32))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from jstrace.models import EdgeTree, InputError, ModelConfig
 
@@ -39,7 +40,9 @@ def n_edges(config: ModelConfig, n_tokens: int) -> int:
     layer = 3 * n_tokens + config.n_heads * (n_tokens * (n_tokens + 1) // 2)
     count = (config.n_layers - 1) * layer + 3 + config.n_heads * n_tokens
     if count >= _MAX_EDGES:
-        raise InputError(f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input")
+        raise InputError(
+            f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input"
+        )
     return count
 
 
@@ -49,7 +52,9 @@ def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) 
     targets = jnp.where(layer[:, None] < config.n_layers - 1, token < length, token == length - 1)
     causal = token[:, None] >= token[None, :]
     attn = (targets[:, :, None] & causal)[:, None]
-    return EdgeTree(targets, jnp.broadcast_to(attn, (config.n_layers, config.n_heads, n_slots, n_slots)), targets, targets)
+    return EdgeTree(
+        targets, jnp.broadcast_to(attn, (config.n_layers, config.n_heads, n_slots, n_slots)), targets, targets
+    )
 
 
 def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
@@ -67,7 +72,7 @@ def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
     wrong = [value for value in values if not 0 < value <= 1]
     if wrong:
         raise InputError(f"size {wrong[0]!r} is outside (0, 1]; sizes are fractions of all edges")
-    if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(values)):
         raise InputError(f"sizes must increase strictly, got {values}")
     return values
 
@@ -105,8 +110,17 @@ def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> list[Ed
         score, stratum = np.asarray(getattr(scores, kind)), np.asarray(getattr(strata, kind))
         for index in map(tuple, np.argwhere(np.asarray(wanted)).tolist()):
             head = index[1] if kind == "attn" else None
-            found.append(Edge(kind, index[0], head, index[-1], index[2 if kind == "attn" else 1],
-                              float(score[index]), int(stratum[index])))
+            found.append(
+                Edge(
+                    kind,
+                    index[0],
+                    head,
+                    index[-1],
+                    index[2 if kind == "attn" else 1],
+                    float(score[index]),
+                    int(stratum[index]),
+                )
+            )
     return sorted(found, key=lambda edge: -edge.score)
 
 
@@ -148,5 +162,3 @@ def endpoints(index: Int[Array, "N"], like: EdgeTree) -> tuple[Int[Array, "N"], 
 def is_edge(strata: EdgeTree) -> EdgeTree:
     """True at slots that are edges of the graph, from their strata."""
     return EdgeTree(**{name: values != NO_EDGE for name, values in strata.items()})
-
-

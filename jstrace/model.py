@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int
 
 from jstrace.convert import Tokenizer, read_checkpoint
-from jstrace.models import Decoder, EdgeTree, InputError, ModelConfig
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,15 +56,17 @@ class Model(nnx.Module):
         """Shape and flags of the decoder."""
         return self.decoder.config
 
-    def __call__(
-        self, tokens: Int[Array, "T"], mask: EdgeTree, *, pre_softmax: bool = False
-    ) -> Float32[Array, "V"]:
+    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
         """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1])."""
         return self.decoder(tokens, mask, pre_softmax=pre_softmax)
 
 
 def load(
-    source: str, *, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None, say: Callable[[str], None] | None = None
+    source: str,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Model:
     """Load a model.
 

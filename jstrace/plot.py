@@ -21,7 +21,7 @@ def terminal_plot(evaluation: Evaluation, *, height: int = 6, width: int = 60) -
     columns = []
     for column in range(width):
         x = low * (1 - column / (width - 1))
-        columns.append(_interpolated(points, evaluation.tv, x))
+        columns.append(_interpolated(points, evaluation.tv.tolist(), x))
     lines = []
     for row in range(height, 0, -1):
         label = "TV 1 ┤" if row == height else "   0 ┤" if row == 1 else "     │"
@@ -64,8 +64,15 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     for (label, evaluation), color in zip(evaluations, _colors(len(evaluations)), strict=True):
-        axes.plot([*evaluation.sizes, 1.0], evaluation.tv, marker="o", markersize=3, linewidth=1.2, color=color, label=label)
-    axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel="size of the trace (share of all edges)", ylabel="TV distance from the full graph")
+        axes.plot(
+            [*evaluation.sizes, 1.0], evaluation.tv, marker="o", markersize=3, linewidth=1.2, color=color, label=label
+        )
+    axes.set(
+        xscale="log",
+        ylim=(-0.02, 1.02),
+        xlabel="size of the trace (share of all edges)",
+        ylabel="TV distance from the full graph",
+    )
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.set_title(f"edges ablated: {evaluations[0][1].ablate}", fontsize="small")
     if len(evaluations) <= 12:

@@ -97,7 +97,12 @@ IMPORTANCES = (*_MEASURES, "random")
 
 
 def edge_scores(
-    model: Decoder, tokens: Int[Array, "T"], length: Int[Array, ""] | int, *, importance: str, seed: Int[Array, ""] | int
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    importance: str,
+    seed: Int[Array, ""] | int,
 ) -> EdgeTree:
     """Scores of every edge, float32; -1 in slots that are no edge.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
@@ -49,6 +48,10 @@ class Trace:
         """The bool mask of trace ``k``; ``k = Z`` is the full graph."""
         return jax.tree.map(lambda stratum: stratum <= self._index(k), self.strata)
 
+    def masks(self) -> EdgeTree:
+        """The bool masks of all traces and of the full graph, on a leading axis of Z + 1, for ``jax.vmap``."""
+        return jax.tree.map(lambda *masks: np.stack(masks), *(self.mask(k) for k in range(len(self.sizes) + 1)))
+
     def edges(self, k: int) -> list[Edge]:
         """The edges of trace ``k``, highest score first; ``k = Z`` is the full graph."""
         return graph.edges_where(self.mask(k), self.scores, self.strata)
@@ -77,7 +80,7 @@ class Trace:
 
 
 @overload
-def trace(
+def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, importance: str = ..., sizes: Sequence[float] = ..., frozen: Sequence[str] = ...,
     seed: int = ..., progress: Callable[[int, int], None] | None = ...,
 ) -> Trace: ...  # fmt: skip
@@ -142,7 +145,7 @@ class Options:
 def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, list[np.ndarray]]:
     """Whether ``inputs`` is a single one, and the token ids of each."""
     first = inputs[0] if len(inputs) else 0
-    single = isinstance(inputs, str) or np.ndim(first) == 0 and not isinstance(first, str)
+    single = isinstance(inputs, str) or (np.ndim(first) == 0 and not isinstance(first, str))
     rows: Sequence[Tokens] = [inputs] if single else inputs  # type: ignore[list-item,assignment]
     return single, [_token_ids(model, row, "" if single else f"input {i}: ") for i, row in enumerate(rows)]
 
@@ -180,7 +183,12 @@ def _run_batch(
 
 @functools.partial(jax.jit, static_argnames="importance")
 def score_batch(
-    decoder: Decoder, tokens: Int[Array, "B T"], lengths: Int[Array, "B"], seed: Int[Array, ""] | int, *, importance: str
+    decoder: Decoder,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    seed: Int[Array, ""] | int,
+    *,
+    importance: str,
 ) -> EdgeTree:
     """Edge scores of a padded batch, compiled once a shape."""
     score = functools.partial(scores.edge_scores, importance=importance, seed=seed)
@@ -208,7 +216,7 @@ def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
 def widened(strata: EdgeTree, width: int) -> EdgeTree:
     """The inverse of ``cropped``: strata padded to ``width`` tokens with slots that are no edge."""
 
-    def pad(leaf: UInt8[np.ndarray, "..."], token_axes: int) -> np.ndarray:
+    def pad(leaf: UInt8[np.ndarray, ...], token_axes: int) -> np.ndarray:
         extra = [(0, 0)] * (leaf.ndim - token_axes) + [(0, width - leaf.shape[-1])] * token_axes
         return np.pad(leaf, extra, constant_values=graph.NO_EDGE)
 
@@ -244,5 +252,3 @@ def _assemble(
         seed=options.seed,
         model_fingerprint=mark,
     )
-
-

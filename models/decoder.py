@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
-from jstrace.models.edges import EdgeTree
+from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
 from jstrace.models.rows import RowMap, every_row
 
@@ -47,11 +47,10 @@ class Decoder(nnx.Module):
         self.final_norm = nnx.Param(params["final_norm"])
         self.head = nnx.Param(params["head"]) if "head" in params else None
 
-    def __call__(
-        self, tokens: Int[Array, "T"], mask: EdgeTree, *, pre_softmax: bool = False
-    ) -> Float32[Array, "V"]:
+    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
         """Next-token logits under an edge mask (bool, or float in [0, 1] for soft masks)."""
-        return masked_forward(self, tokens, mask, pre_softmax=pre_softmax)
+        mask = jax.tree.map(jnp.asarray, mask)
+        return masked_forward(self, jnp.asarray(tokens), mask, pre_softmax=pre_softmax)
 
     def next_token_logits(self, x: Float[Array, "D"]) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""

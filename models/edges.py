@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Shaped
 
-
-AnyArray = Array | np.ndarray
-"""On the device, or fetched from it."""
+if TYPE_CHECKING:
+    AnyArray = Any
+else:
+    AnyArray = Array | np.ndarray  # on the device, or fetched from it
 
 
 @jax.tree_util.register_dataclass

@@ -35,7 +35,7 @@ def rope_frequencies(config: ModelConfig) -> np.ndarray:
     """Angular frequency of each rotary pair, ``[d / 2]``, in radians per token."""
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = 1.0 / np.float32(config.rope_theta) ** exponent
-    return frequencies if config.rope_divisors is None else frequencies / np.float32(config.rope_divisors)
+    return frequencies if config.rope_divisors is None else frequencies / np.asarray(config.rope_divisors, np.float32)
 
 
 def rope_tables(config: ModelConfig, n_tokens: int) -> tuple[Float32[Array, "T d"], Float32[Array, "T d"]]:
@@ -45,9 +45,7 @@ def rope_tables(config: ModelConfig, n_tokens: int) -> tuple[Float32[Array, "T d
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(
-    x: Float[Array, "T *N d"], cos: Float32[Array, "T d"], sin: Float32[Array, "T d"]
-) -> Float[Array, "T *N d"]:
+def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T d"], sin: Float32[Array, "T d"]) -> Float[Array, "T *N d"]:
     """Apply rotary positions in the dtype of ``x``."""
     shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
     first, second = jnp.split(x, 2, axis=-1)
@@ -68,9 +66,7 @@ def attention_logits(q: Float[Array, "T K G d"], k: Float[Array, "S K d"]) -> Fl
     return logits.reshape(n_kv * n_groups, n_tokens, -1)
 
 
-def attention_probs(
-    logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"]
-) -> Float32[Array, "H T S"]:
+def attention_probs(logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"]) -> Float32[Array, "H T S"]:
     """Softmax over the visible sources, in float32."""
     return jax.nn.softmax(jnp.where(visible, logits, _HIDDEN), axis=-1)
 

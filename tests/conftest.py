@@ -9,7 +9,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from jaxtyping import install_import_hook
 
 # Shape strings are enforced on functions. EdgeTree stays out: pytrees also hold specs, axes and single layers.
-CHECKED = ("models.layers", "models.decoder", "models.rows", "scores", "measures", "extraction", "evaluation", "tracing")
+CHECKED = (
+    "models.layers",
+    "models.decoder",
+    "models.rows",
+    "scores",
+    "measures",
+    "extraction",
+    "evaluation",
+    "tracing",
+)
 install_import_hook([f"jstrace.{name}" for name in CHECKED], "beartype.beartype")
 
 from collections.abc import Callable
@@ -24,8 +33,6 @@ import pytest
 import jstrace
 from jstrace.model import Model
 from jstrace.models import Decoder, ModelConfig, random_params
-
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 TINY = ModelConfig(
     family="llama",

@@ -82,12 +82,13 @@ def test_weights_that_are_off(folder: Path) -> None:
     with pytest.raises(InputError, match=f"{name} is missing"):
         jstrace.load(str(folder))
     edit_weights(folder, lambda weights: weights.update({"model.layers.0.adapter.weight": np.ones(3, np.float32)}))
-    with pytest.raises(InputError, match="missing|adapter"):
+    with pytest.raises(InputError, match=r"missing|adapter"):
         jstrace.load(str(folder))
 
 
 def test_nan_in_an_embedding_or_norm(folder: Path) -> None:
     for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+
         def poison(weights: dict[str, np.ndarray], name: str = name) -> None:
             weights[name] = weights[name].copy()
             weights[name].flat[1] = np.inf
@@ -117,7 +118,7 @@ def test_a_missing_shard(hf_llama: Callable[..., Any], tmp_path: Path) -> None:
     source, _ = hf_llama(shards=3)
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     sorted(folder.glob("model-*.safetensors"))[0].unlink()
-    with pytest.raises(InputError, match="shard .* is missing"):
+    with pytest.raises(InputError, match=r"shard .* is missing"):
         jstrace.load(str(folder))
 
 
@@ -243,8 +244,8 @@ def test_real_file_and_tokenizer(real: jstrace.Model) -> None:
     assert n_params(real.config) == 134_515_008
     assert real.tokenizer is not None
     assert real.tokenizer.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
-    text = "Zahlen 2026, naïve café — 日本語 🙂\n\ttabs"
-    assert "".join(real.tokenizer.token(i) for i in real.tokenizer.encode(text)).replace("�", "") in text or True
+    assert [real.tokenizer.token(i) for i in real.tokenizer.encode("In 2026,")] == ["In", " ", "2", "0", "2", "6", ","]
+    assert real.tokenizer.encode("<|im_start|>") == [1], "special tokens are single tokens"
     file = GgufFile(default_model.default_model(print))
     assert file.config == real.config
 

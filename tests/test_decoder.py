@@ -69,9 +69,7 @@ def random_mask(n_tokens: int, rng: np.random.Generator, *, soft: bool, share: f
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n_tokens", [1, 9, 40])
-def test_logits_equal_transformers(
-    variant: str, n_tokens: int, hf_llama: Callable[..., Any]
-) -> None:
+def test_logits_equal_transformers(variant: str, n_tokens: int, hf_llama: Callable[..., Any]) -> None:
     folder, torch_model = hf_llama(**VARIANTS[variant])
     model = jstrace.load(str(folder))
     tokens = np.random.default_rng(n_tokens).integers(0, 97, n_tokens)
@@ -245,7 +243,6 @@ def _equations(jaxpr: Any) -> Any:
 @pytest.mark.real
 def test_real_model_equals_transformers(real: Model) -> None:
     from experiments.torch_pipeline import build_model
-
     from jstrace.convert import read_checkpoint
 
     checkpoint = read_checkpoint("smollm2", dtype=jnp.dtype("float32"))

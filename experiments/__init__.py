@@ -1,0 +1,1 @@
+"""One file for each figure, table or benchmark; every file opens with its command."""
