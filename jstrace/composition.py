@@ -14,24 +14,24 @@ from jstrace.models import EdgeTree
 class Composition:
     """Per size, the last row being the full graph; shares of an empty trace are NaN."""
 
-    edges: Int[np.ndarray, "Z"]
-    residual: Float[np.ndarray, "Z"]
+    edges: Int[np.ndarray, "Z1"]
+    residual: Float[np.ndarray, "Z1"]
     """Share of residual edges, both kinds."""
-    attention: Float[np.ndarray, "Z"]
-    mlp: Float[np.ndarray, "Z"]
-    layers: Float[np.ndarray, "Z L"]
+    attention: Float[np.ndarray, "Z1"]
+    mlp: Float[np.ndarray, "Z1"]
+    layers: Float[np.ndarray, "Z1 L"]
     """Share of the edges that lie in each layer."""
-    quarters: Float[np.ndarray, "Z 4"]
+    quarters: Float[np.ndarray, "Z1 4"]
     """The same per quarter of the depth; layer l is in quarter floor(4 l / L)."""
-    nodes: Int[np.ndarray, "Z"]
+    nodes: Int[np.ndarray, "Z1"]
     """Nodes reached: the output and the source of every edge."""
-    input_reached: Bool[np.ndarray, "Z"]
+    input_reached: Bool[np.ndarray, "Z1"]
     """Whether an edge leaves a node of level 0."""
-    residual_edges: Int[np.ndarray, "Z L"]
+    residual_edges: Int[np.ndarray, "Z1 L"]
     """Edges of each component: the residual stream of a layer (both kinds),"""
-    mlp_edges: Int[np.ndarray, "Z L"]
+    mlp_edges: Int[np.ndarray, "Z1 L"]
     """its MLP,"""
-    head_edges: Int[np.ndarray, "Z L H"]
+    head_edges: Int[np.ndarray, "Z1 L H"]
     """and each of its heads."""
 
 

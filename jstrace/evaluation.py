@@ -31,19 +31,19 @@ class Evaluation:
     """How much of the prediction each trace keeps; row k is trace k, the last row the full graph.
 
     With ``inverse`` row k is the full graph *without* the attention and MLP edges of trace k, and the last row is the
-    residual edges alone. Entropy, surprisal and KL are in nats.
+    residual edges alone (with attention, where that is not ablated). Entropy, surprisal and KL are in nats.
     """
 
     sizes: tuple[float, ...]
-    tv: Float32[np.ndarray, "Z"]
-    kl: Float32[np.ndarray, "Z"]
-    nucleus: Bool[np.ndarray, "Z 12"]
-    nucleus_unordered: Bool[np.ndarray, "Z 12"]
-    top_token: Int[np.ndarray, "Z"]
-    entropy: Float32[np.ndarray, "Z"]
-    surprisal: Float32[np.ndarray, "Z"] | None
+    tv: Float32[np.ndarray, "Z1"]
+    kl: Float32[np.ndarray, "Z1"]
+    nucleus: Bool[np.ndarray, "Z1 12"]
+    nucleus_unordered: Bool[np.ndarray, "Z1 12"]
+    top_token: Int[np.ndarray, "Z1"]
+    entropy: Float32[np.ndarray, "Z1"]
+    surprisal: Float32[np.ndarray, "Z1"] | None
     """Where ``next_token`` was given."""
-    rank: Int[np.ndarray, "Z"] | None
+    rank: Int[np.ndarray, "Z1"] | None
     """Rank of ``next_token``, from 1."""
     density: float | None
     """Area under TV over log10(size); None for inverse evaluations."""
@@ -59,6 +59,11 @@ class Evaluation:
     def agreement(self) -> np.ndarray:
         """Whether each row's top token is the full graph's: bool ``[Z + 1]``."""
         return self.top_token == self.full_tokens[0]
+
+    @property
+    def valid(self) -> bool:
+        """Whether every prediction is finite; half precision can overflow."""
+        return bool(np.isfinite(self.tv).all())
 
     @property
     def recovered(self) -> np.ndarray:
@@ -142,7 +147,7 @@ def evaluate(
     condition = Condition(ablate, pre_softmax, inverse)
     true_next = _checked_next(model, rows, next_token)
     for row in rows:
-        _check_shape(model, row)
+        _check_origin(model, row)
     results: dict[int, Evaluation] = {}
     for members in _batches(rows):
         batch = [rows[index] for index in members]
@@ -176,28 +181,33 @@ def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[in
     return [int(token) for token in given]
 
 
-def _check_shape(model: Model, row: Trace) -> None:
-    c = model.config
-    expected, got = (c.n_layers, c.n_heads, len(row.tokens), len(row.tokens)), row.strata.attn.shape
-    if got != expected or int(row.tokens.max()) >= c.vocab_size:
-        raise InputError(f"the trace has attention edges {got}, this model {expected}: it belongs to another model")
+def _check_origin(model: Model, row: Trace) -> None:
+    """Refuse traces of other models. A trace with an empty fingerprint may come from any model of the same shape."""
+    c, t = model.config, len(row.tokens)
+    rows, maps = (c.n_layers, t), (c.n_layers, c.n_heads, t, t)
+    for (name, leaf), expected in zip(row.strata.items(), (rows, maps, rows, rows), strict=True):
+        if leaf.shape != expected:
+            raise InputError(f"strata {name} have shape {leaf.shape}, this model's {expected}: another model's trace")
+    if int(row.tokens.max()) >= c.vocab_size:
+        raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
+    if row.model_fingerprint and row.model_fingerprint != model.fingerprint():
+        raise InputError(
+            f"the trace was made with model {row.model_fingerprint}, this is {model.fingerprint()}; to evaluate it"
+            ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'
+        )
 
 
 def _run_batch(
     model: Model, rows: list[Trace], condition: Condition, next_tokens: list[int] | None
 ) -> list[Evaluation]:
     width = batching.bucket(len(rows[0].tokens))
-    strata = jax.tree.map(lambda *leaves: np.stack(leaves), *(widened(row.strata, width) for row in rows))
+    tokens, lengths = batching.padded([row.tokens for row in rows], width)
+    wide = (widened(row.strata, width, np.uint8(NO_EDGE)) for row in rows)
+    strata = jax.tree.map(lambda *leaves: batching.filled(leaves, NO_EDGE), *wide)
+    chosen = batching.filled([np.asarray(token, np.int32) for token in next_tokens or [0] * len(rows)])
+    n_sizes = len(rows[0].sizes)
     result = jax.device_get(
-        evaluate_batch(
-            model.decoder,
-            batching.padded([row.tokens for row in rows], width),
-            np.asarray([len(row.tokens) for row in rows], np.int32),
-            strata,
-            np.asarray([0] * len(rows) if next_tokens is None else next_tokens, np.int32),
-            n_sizes=len(rows[0].sizes),
-            condition=condition,
-        )
+        evaluate_batch(model.decoder, tokens, lengths, strata, chosen, n_sizes=n_sizes, condition=condition)
     )
     return [_one(result, i, row, condition, next_tokens is not None) for i, row in enumerate(rows)]
 

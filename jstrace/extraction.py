@@ -10,9 +10,8 @@ scores), the same refinement runs on the whole graph.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,8 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from jstrace import graph
 from jstrace.models import EdgeTree, InputError, ModelConfig
+from jstrace.refinement import TOP, Cuts, Pool, Relaxed, make_pool, refine, relax_list, select_for, select_sorted, split
 
-Values = TypeVar("Values")
-
-_TOP = np.uint32(0xFFFFFFFF)
 _FROZEN_BIT = np.uint32(1 << 31)
 _FROZEN_FAMILIES = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
 
@@ -51,11 +48,22 @@ def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, fr
     scores = jax.tree.map(jnp.asarray, scores)
     n_tokens = scores.residual_attn.shape[-1]
     edges = graph.n_edges(config, n_tokens)
+    graph.check_slots(config, n_tokens)
+    _check_shapes(scores, config)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(scores)):
         if any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(scores)):
             raise InputError("scores hold NaN")
         edges = int(_count_reachable(scores))
     return _extract(scores, jnp.asarray(graph.counts(sizes, edges)), n_tokens, frozen=checked_frozen(frozen))
+
+
+def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
+    n_tokens = scores.residual_attn.shape[-1]
+    rows = (config.n_layers, n_tokens)
+    expected = (rows, (config.n_layers, config.n_heads, n_tokens, n_tokens), rows, rows)
+    for (name, leaf), shape in zip(scores.items(), expected, strict=True):
+        if leaf.shape != shape:
+            raise InputError(f"scores {name} have shape {leaf.shape}, expected {shape}")
 
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
@@ -74,7 +82,7 @@ def extract_padded(
     Padded slots carry negative scores. Where a size repeats or is empty, the first trace that holds an edge counts.
     """
     priority = _priorities(scores, frozen)
-    keys = _relax_tree(priority, _into_output(priority, length), jax.tree.map(lambda p: p > 0, priority))
+    keys = relax_tree(priority, _into_output(priority, length), jax.tree.map(lambda p: p > 0, priority))
     return graph.unflat(_strata(priority, keys, cuts), priority)
 
 
@@ -82,19 +90,6 @@ _extract = jax.jit(extract_padded, static_argnames="frozen")
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Relaxed(Generic[Values]):
-    """The result of one pass over edges, as an ``EdgeTree`` or as flat arrays."""
-
-    key: Values
-    """uint32: the level of priority at which the search takes the edge; 0 is never."""
-    seed: Values
-    """bool: the edge was available before the search fell to its key."""
-    opens: Values
-    """bool: the edge's source is discovered at its key."""
 
 
 def _priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
@@ -119,7 +114,7 @@ def _into_output(edges: EdgeTree, length: Int[Array, ""] | int) -> EdgeTree:
     return EdgeTree(jnp.zeros_like(last), jnp.zeros(edges.attn.shape, bool), last, last)
 
 
-def _relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> Relaxed[EdgeTree]:
+def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> Relaxed[EdgeTree]:
     """Keys of all edges, in one pass from the last level to the first.
 
     ``available`` edges need no discovered target; only ``counted`` edges discover their source.
@@ -129,7 +124,7 @@ def _relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> R
         p, free, counts = inputs
 
         def key(name: str, target: Array) -> tuple[Array, Array]:
-            bound = jnp.where(getattr(free, name), _TOP, target)
+            bound = jnp.where(getattr(free, name), TOP, target)
             return jnp.minimum(getattr(p, name), bound), bound
 
         def reach(name: str, keys: Array) -> Array:
@@ -154,112 +149,11 @@ def _relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> R
 @jax.jit
 def _count_reachable(scores: EdgeTree) -> Int[Array, ""]:
     priority = _priorities(scores, ())
-    keys = _relax_tree(priority, _into_output(priority, scores.mlp.shape[-1]), jax.tree.map(lambda p: p > 0, priority))
+    keys = relax_tree(priority, _into_output(priority, scores.mlp.shape[-1]), jax.tree.map(lambda p: p > 0, priority))
     return jnp.sum(graph.flat(keys.key) > 0)
 
 
-# --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cuts:
-    """Where each of the Z cuts stands: ``need`` edges of ``group`` are still to be taken, while ``open``."""
-
-    group: Int[Array, "Z"]
-    """The index of the first cut in the same group, which names the group."""
-    need: Int[Array, "Z"]
-    open: Bool[Array, "Z"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """The edges that are still undecided, flat: those of the groups that straddle a cut."""
-
-    rank: UInt32[Array, "N"]
-    """Distinct, larger is better; 0 for edges that are decided."""
-    seed: Bool[Array, "N"]
-    opens: Bool[Array, "N"]
-    stratum: Int[Array, "N"]
-    """While undecided, the group's name: the lowest stratum that is still possible."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Fall:
-    """The key that each cut falls to within its group, with the group's edges above that key and on it."""
-
-    key: UInt32[Array, "Z"]
-    above: Int[Array, "Z"]
-    tied: Int[Array, "Z"]
-
-
-Relax = Callable[[Pool], Relaxed[Array]]
-Select = Callable[[Array, Array, Cuts], Fall]
-
-
-def _split(key: Array, group: Array, cuts: Cuts, fall: Fall) -> tuple[Array, Array, Cuts]:
-    """Divide groups at the keys that their cuts fall to.
-
-    Returns the strata, which edges stay undecided, and the cuts in their new groups.
-    """
-    mine = cuts.open[:, None] & (cuts.group[:, None] == group)
-    stratum = group + jnp.sum(mine & (key < fall.key[:, None]), axis=0, dtype=jnp.int32)
-    need = cuts.need - fall.above
-    straddles = cuts.open & (need > 0) & (need < fall.tied)
-    same = (cuts.group[:, None] == cuts.group) & (fall.key[:, None] == fall.key) & straddles
-    fresh = Cuts(jnp.argmax(same, axis=1).astype(jnp.int32), need, straddles)
-    # An edge on the key of a straddling cut has just got that cut's stratum, the name of its new group.
-    here = jnp.minimum(stratum, cuts.need.shape[0] - 1)
-    pending = (key > 0) & (stratum == here) & straddles[here] & (key == fall.key[here]) & (group == cuts.group[here])
-    return stratum, pending, fresh
-
-
-def _select_sorted(key: Array, group: Array, cuts: Cuts, *, span: int) -> Fall:
-    """Where the cuts fall, by sorting ``group * span + key``; keys are below ``span``.
-
-    With a single group ``span`` may be 2^32, which is 0 in uint32, and so is every product.
-    """
-    width = jnp.uint32(span % 2**32)
-    joint = jnp.sort(jnp.where(key > 0, group.astype(jnp.uint32) * width + key, 0))
-    base = cuts.group.astype(jnp.uint32) * width
-    end = jnp.searchsorted(joint, base + (width - 1), side="right")
-    found = joint[jnp.maximum(end - cuts.need, 0)]
-    not_above = jnp.searchsorted(joint, found, side="right")
-    tied = not_above - jnp.searchsorted(joint, found, side="left")
-    return _nothing_needed(cuts, Fall(found - base, end - not_above, tied))
-
-
-def _select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int) -> Fall:
-    """The same by bisection on the key, for graphs whose ``group * span + key`` does not fit into 32 bits."""
-
-    def count(floor: Array) -> Array:
-        return jax.lax.map(
-            lambda cut: jnp.sum((group == cut[0]) & (key >= cut[1]), dtype=jnp.int32), (cuts.group, floor)
-        )
-
-    def step(index: Array, floor: Array) -> Array:
-        trial = floor + (jnp.uint32(1) << (bits - 1 - index).astype(jnp.uint32))
-        return jnp.where(count(trial) >= cuts.need, trial, floor)
-
-    found = jax.lax.fori_loop(0, bits, step, jnp.zeros(cuts.need.shape, jnp.uint32))
-    above = count(found + 1)
-    return _nothing_needed(cuts, Fall(found, above, count(found) - above))
-
-
-def _select_for(n_edges: int, n_sizes: int) -> Select:
-    """The way to select among ranks up to ``n_edges + 1``."""
-    span = n_edges + 2
-    if n_sizes * span < 2**32:
-        return functools.partial(_select_sorted, span=span)
-    return functools.partial(_select_bisected, bits=span.bit_length())
-
-
-def _nothing_needed(cuts: Cuts, fall: Fall) -> Fall:
-    """Cuts at no edges at all fall to a key above every edge."""
-    some = cuts.need > 0
-    return Fall(jnp.where(some, fall.key, _TOP), jnp.where(some, fall.above, 0), jnp.where(some, fall.tied, 0))
+# --- cuts ------------------------------------------------------------------------------------------------------------
 
 
 def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"]) -> Array:
@@ -268,7 +162,7 @@ def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"
     key = graph.flat(first.key)
     cuts = Cuts(jnp.zeros(n_sizes, jnp.int32), counts.astype(jnp.int32), jnp.ones(n_sizes, bool))
     everyone = jnp.zeros(key.shape, jnp.int32)
-    stratum, pending, cuts = _split(key, everyone, cuts, _select_sorted(key, everyone, cuts, span=2**32))
+    stratum, pending, cuts = split(key, everyone, cuts, select_sorted(key, everyone, cuts, span=2**32))
     flat_priority, seed, opens = graph.flat(priority), graph.flat(first.seed), graph.flat(first.opens)
 
     capacity = pool_capacity(key.shape[0])
@@ -280,23 +174,23 @@ def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"
 
     sources, targets = graph.endpoints(index, priority)
     n_nodes = (2 * priority.mlp.shape[0] + 1) * priority.mlp.shape[1]
-    small = _pool(picked(flat_priority), picked(seed), picked(opens), picked(stratum), index < key.shape[0])
-    refined = _refine(
+    small = make_pool(picked(flat_priority), picked(seed), picked(opens), picked(stratum), index < key.shape[0])
+    refined = refine(
         small,
         dataclasses.replace(cuts, open=cuts.open & fits),
-        lambda pool: _relax_list(pool, sources, targets, n_nodes),
-        _select_for(capacity, n_sizes),
+        lambda pool: relax_list(pool, sources, targets, n_nodes),
+        select_for(capacity, n_sizes),
     )
     stratum = stratum.at[index].set(refined, mode="drop")
 
     def relax_whole(pool: Pool) -> Relaxed[Array]:
         trees = (graph.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
-        result = _relax_tree(*trees)
+        result = relax_tree(*trees)
         return Relaxed(graph.flat(result.key), graph.flat(result.seed), graph.flat(result.opens))
 
     def whole(stratum: Array, pending: Array, flat_priority: Array, seed: Array, opens: Array, cuts: Cuts) -> Array:
-        pool = _pool(flat_priority, seed, opens, stratum, pending)
-        return _refine(pool, cuts, relax_whole, _select_for(key.shape[0], n_sizes))
+        pool = make_pool(flat_priority, seed, opens, stratum, pending)
+        return refine(pool, cuts, relax_whole, select_for(key.shape[0], n_sizes))
 
     stratum = _when(~fits, whole, stratum, pending, flat_priority, seed, opens, cuts)
     return jnp.where(key > 0, stratum, graph.NO_EDGE).astype(jnp.uint8)
@@ -320,56 +214,3 @@ def _when(condition: Bool[Array, ""], function: Callable[..., Array], value: Arr
         return jnp.zeros((), bool), function(value, *operands), jax.tree.map(jnp.zeros_like, operands)
 
     return jax.lax.while_loop(lambda state: state[0], turn, (condition, value, operands))[1]
-
-
-# --- refinement -----------------------------------------------------------------------------------------------------
-
-
-def _pool(priority: Array, seed: Array, opens: Array, stratum: Array, pending: Array) -> Pool:
-    """Undecided edges with distinct ranks: by priority, then lower index first."""
-    n = priority.shape[0]
-    order = jnp.argsort(jnp.where(pending, ~priority, _TOP), stable=True)
-    rank = jnp.zeros(n, jnp.uint32).at[order].set(jnp.arange(n, 0, -1, dtype=jnp.uint32))
-    return _with_first_raised(Pool(jnp.where(pending, rank, 0), seed & pending, opens & pending, stratum))
-
-
-def _with_first_raised(pool: Pool) -> Pool:
-    """Rank the first edge of every group, its best available one, above all: the search starts there."""
-    n = pool.rank.shape[0]
-    candidates = jnp.where(pool.seed, pool.rank, 0)
-    best = jnp.zeros(graph.NO_EDGE + 1, jnp.uint32).at[pool.stratum].max(candidates)
-    first = pool.seed & (pool.rank > 0) & (pool.rank == best[pool.stratum])
-    return dataclasses.replace(pool, rank=jnp.where(first, jnp.uint32(n + 1), pool.rank))
-
-
-def _refine(pool: Pool, cuts: Cuts, relax: Relax, select: Select) -> Int[Array, "N"]:
-    """Strata of the pool's edges: split groups until no cut straddles one; at most 2L + 2 passes."""
-
-    def body(state: tuple[Pool, Cuts]) -> tuple[Pool, Cuts]:
-        pool, cuts = state
-        found = relax(pool)
-        key = jnp.where(pool.rank > 0, found.key, 0)
-        stratum, pending, cuts = _split(key, pool.stratum, cuts, select(key, pool.stratum, cuts))
-        stratum = jnp.where(key > 0, stratum, pool.stratum)
-        rank = jnp.where(pending, pool.rank, 0)
-        return _with_first_raised(Pool(rank, found.seed & pending, found.opens & pending, stratum)), cuts
-
-    return jax.lax.while_loop(lambda state: jnp.any(state[1].open), body, (pool, cuts))[0].stratum
-
-
-def _relax_list(pool: Pool, sources: Array, targets: Array, n_nodes: int) -> Relaxed[Array]:
-    """``_relax_tree`` for edges in a list: repeated until nothing changes, at most once a level."""
-
-    def keys(node: Array) -> tuple[Array, Array]:
-        bound = jnp.where(pool.seed, _TOP, node.at[targets].get(mode="fill", fill_value=0))
-        return jnp.minimum(pool.rank, bound), bound
-
-    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        node, _ = state
-        fresh = jnp.zeros_like(node).at[sources].max(jnp.where(pool.opens, keys(node)[0], 0), mode="drop")
-        return fresh, jnp.any(fresh != node)
-
-    start = (jnp.zeros(n_nodes, jnp.uint32), jnp.ones((), bool))
-    node, _ = jax.lax.while_loop(lambda state: state[1], body, start)
-    key, bound = keys(node)
-    return Relaxed(key, key < bound, pool.opens & (key == node.at[sources].get(mode="fill", fill_value=0)))

@@ -46,6 +46,13 @@ def n_edges(config: ModelConfig, n_tokens: int) -> int:
     return count
 
 
+def check_slots(config: ModelConfig, n_slots: int) -> None:
+    """Refuse inputs whose padded attention maps have 2^31 slots or more: edges are indexed in int32 on the device."""
+    slots = config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
+    if slots >= _MAX_EDGES:
+        raise InputError(f"{n_slots} tokens need {slots} slots of edges, more than {_MAX_EDGES - 1}; shorten the input")
+
+
 def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) -> EdgeTree:
     """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool."""
     token, layer = jnp.arange(n_slots), jnp.arange(config.n_layers)
@@ -96,11 +103,6 @@ class Edge:
     target: int
     score: float
     stratum: int
-
-    @property
-    def name(self) -> str:
-        """A short name, such as ``attn 12.3`` (layer, head) or ``mlp 29``."""
-        return f"{self.kind} {self.layer}" + ("" if self.head is None else f".{self.head}")
 
 
 def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> list[Edge]:
@@ -157,8 +159,3 @@ def endpoints(index: Int[Array, "N"], like: EdgeTree) -> tuple[Int[Array, "N"], 
     source = jnp.where(in_attn, rest % n_tokens, target)
     level = 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
     return level * n_tokens + source, (level + 1) * n_tokens + target
-
-
-def is_edge(strata: EdgeTree) -> EdgeTree:
-    """True at slots that are edges of the graph, from their strata."""
-    return EdgeTree(**{name: values != NO_EDGE for name, values in strata.items()})

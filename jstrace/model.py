@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from jstrace.convert import Tokenizer, read_checkpoint
+from jstrace.convert import Tokenizer, read_checkpoint, read_config
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -22,8 +23,14 @@ class _Memo:
     """The fingerprint of the arrays last asked for; static for JAX, and equal to every other memo."""
 
     def __init__(self) -> None:
-        self.leaves: tuple[int, ...] = ()
+        self.leaves: list[weakref.ref[Array]] = []
         self.fingerprint = ""
+
+    def holds(self, leaves: list[Array]) -> bool:
+        """Whether the fingerprint is that of these very arrays."""
+        return len(leaves) == len(self.leaves) and all(
+            ref() is leaf for ref, leaf in zip(self.leaves, leaves, strict=True)
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Memo)
@@ -46,9 +53,10 @@ class Model(nnx.Module):
 
     def fingerprint(self) -> str:
         """A short hash of config, dtype and every weight, computed on first use."""
-        leaves = tuple(map(id, jax.tree.leaves(self.decoder)))
-        if self._memo.leaves != leaves:
-            self._memo.leaves, self._memo.fingerprint = leaves, fingerprint(self.decoder)
+        leaves = jax.tree.leaves(self.decoder)
+        if not self._memo.holds(leaves):
+            self._memo.fingerprint = fingerprint(self.decoder)
+            self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
         return self._memo.fingerprint
 
     @property
@@ -84,6 +92,11 @@ def load(
     options: dict[str, Any] = {} if say is None else {"say": say}
     checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), **options)
     return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+
+
+def describe(source: str) -> ModelConfig:
+    """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched."""
+    return read_config(str(source))
 
 
 def checked_dtype(dtype: str) -> jnp.dtype:

@@ -25,7 +25,7 @@ def terminal_plot(evaluation: Evaluation, *, height: int = 6, width: int = 60) -
     lines = []
     for row in range(height, 0, -1):
         label = "TV 1 ┤" if row == height else "   0 ┤" if row == 1 else "     │"
-        cells = (_BLOCKS[max(0, min(8, round((tv * height - row + 1) * 8)))] for tv in columns)
+        cells = (_block(tv * height - row + 1) for tv in columns)
         lines.append(label + "".join(cells))
     left = math.ceil(low)
     axis = [" "] * (width + 6)
@@ -35,6 +35,11 @@ def terminal_plot(evaluation: Evaluation, *, height: int = 6, width: int = 60) -
         start = min(at, width - len(text))
         axis[start : start + len(text)] = text
     return "\n".join([*lines, "      " + "".join(axis).rstrip() + "  size"])
+
+
+def _block(filling: float) -> str:
+    """A cell filled from 0 to 1; a question mark for NaN."""
+    return "?" if math.isnan(filling) else _BLOCKS[max(0, min(8, round(filling * 8)))]
 
 
 def _interpolated(points: Sequence[float], values: Sequence[float], x: float) -> float:

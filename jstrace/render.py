@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -61,21 +60,14 @@ def in_words(edge: Edge, words: tuple[str, ...]) -> str:
     return f"layer {edge.layer} {_KINDS[edge.kind]}: at {target}"
 
 
-def strongest(trace: Trace, count: int) -> list[Edge]:
-    """The ``count`` edges taken first: by stratum, then by score."""
-    needed = np.flatnonzero(trace.counts >= count)
-    held = trace.edges(int(needed[0]) if len(needed) else len(trace.sizes))
-    return sorted(held, key=lambda edge: (edge.stratum, -edge.score))[:count]
-
-
 def edge_table(trace: Trace, count: int) -> Table:
-    """The strongest edges in words."""
+    """The first ``count`` edges that best-first search takes, in words, highest score first."""
     words = words_of(trace)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("score", justify="right")
     table.add_column("in size", justify="right")
     table.add_column("edge")
-    for edge in strongest(trace, count):
+    for edge in trace.first_edges(count):
         size = "full" if edge.stratum >= len(trace.sizes) else f"{trace.sizes[edge.stratum]:g}"
         table.add_row(f"{edge.score:.3f}", size, Text(in_words(edge, words)))
     return table
@@ -118,16 +110,17 @@ def as_json(text: str | None, trace: Trace, evaluation: Evaluation, word: Word, 
         "ablate": evaluation.ablate,
         "pre_softmax": evaluation.pre_softmax,
         "model_fingerprint": trace.model_fingerprint,
+        "valid": evaluation.valid,
         "density": _number(evaluation.density),
         "prediction": [
-            {"token": int(token), "text": word(int(token)), "prob": float(prob)}
+            {"token": int(token), "text": word(int(token)), "prob": _number(prob)}
             for token, prob in zip(evaluation.full_tokens, evaluation.full_probs, strict=True)
         ],
         "rows": rows,
         "edges": [
             {"kind": e.kind, "layer": e.layer, "head": e.head, "source": e.source, "target": e.target,
              "score": e.score, "stratum": e.stratum, "words": in_words(e, words)}
-            for e in strongest(trace, top)
+            for e in trace.first_edges(top)
         ] if top else [],
     }  # fmt: skip
 

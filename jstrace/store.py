@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
+import secrets
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +15,11 @@ from typing import IO, Any
 import numpy as np
 
 from jstrace import graph
+from jstrace.graph import NO_EDGE
 from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig
 from jstrace.tracing import Trace
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError)
 FORMAT = "jstrace-trace"
 VERSION = 1
 
@@ -27,34 +30,34 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
       InputError: the path cannot be written.
     """
-    temporary = None
+    check_writable(path)
+    target = path.resolve()
+    temporary = target.with_name(f".jstrace-{secrets.token_hex(8)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = stream.name
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with open(descriptor, "wb") as stream:
             write(stream)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
     """Refuse a path that ``write_whole`` could not write, before any work is done."""
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written (it is a folder)")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: cannot be written (there is no folder {path.parent})")
-    if not os.access(path.parent, os.W_OK):
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path}: cannot be written (it is not a regular file)")
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+        raise InputError(f"{path}: cannot be written ({error})") from error
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: cannot be written (there is no folder {target.parent})")
+    if not os.access(target.parent, os.W_OK):
         raise InputError(f"{path}: cannot be written (no permission)")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def save_trace(trace: Trace, path: Path) -> None:
@@ -91,11 +94,11 @@ def load_trace(path: Path) -> Trace:
         if header["version"] != VERSION:
             raise InputError(f"{path}: format version {header['version']}, this jstrace reads version {VERSION}")
         trace = _assembled(header, arrays)
+        _check(trace, path)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, *_DAMAGE) as error:
         raise InputError(f"{path}: not a readable trace ({error})") from error
-    _check(trace, path)
     return trace
 
 
@@ -123,9 +126,15 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
 def _check(trace: Trace, path: Path) -> None:
     """Refuse arrays whose shapes and types are not those of the config."""
     c, t = trace.config, len(trace.tokens)
+    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or graph.n_edges(c, t) != trace.n_edges:
+        raise InputError(f"{path}: its tokens and its number of edges do not belong together")
+    graph.checked_sizes(trace.sizes)
     rows = (c.n_layers, t)
     expected = dict(zip(FAMILIES, (rows, (c.n_layers, c.n_heads, t, t), rows, rows), strict=True))
     for kind, dtype in (("scores", np.float32), ("strata", np.uint8)):
         for name, leaf in getattr(trace, kind).items():
             if leaf.shape != expected[name] or leaf.dtype != dtype:
                 raise InputError(f"{path}: {kind}.{name} is {leaf.dtype}{leaf.shape}, expected {dtype}{expected[name]}")
+    held = np.bincount(np.concatenate([np.ravel(leaf) for _, leaf in trace.strata.items()]), minlength=256)
+    if held[:NO_EDGE].sum() != trace.n_edges or (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():
+        raise InputError(f"{path}: its strata do not hold the edges that its sizes ask for")

@@ -10,7 +10,7 @@ from typing import overload
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int
 
 from jstrace import batching, graph, scores
 from jstrace.composition import Composition, compose
@@ -56,6 +56,15 @@ class Trace:
         """The edges of trace ``k``, highest score first; ``k = Z`` is the full graph."""
         return graph.edges_where(self.mask(k), self.scores, self.strata)
 
+    def first_edges(self, count: int) -> list[Edge]:
+        """The first ``count`` edges that best-first search takes, highest score first: the trace of that size."""
+        width = batching.bucket(len(self.tokens))
+        score = jax.tree.map(lambda leaf: leaf[None], widened(self.scores, width, np.float32(-1)))
+        cuts = np.full((1, len(self.sizes)), min(count, self.n_edges), np.int32)
+        found = extract_batch(score, cuts, np.asarray([len(self.tokens)], np.int32), frozen=self.frozen)
+        first = jax.tree.map(lambda leaf: leaf == 0, cropped(jax.device_get(found), 0, len(self.tokens)))
+        return graph.edges_where(first, self.scores, self.strata)
+
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
         return compose(self.strata, len(self.sizes))
@@ -74,9 +83,9 @@ class Trace:
         return load_trace(Path(path))
 
     def _index(self, k: int) -> int:
-        if not -1 <= k <= len(self.sizes):
+        if not 0 <= k <= len(self.sizes):
             raise InputError(f"k = {k}, expected 0 to {len(self.sizes)} (the full graph)")
-        return len(self.sizes) if k == -1 else k
+        return k
 
 
 @overload
@@ -115,6 +124,8 @@ def trace(
     """
     single, rows = tokenised(model, inputs)
     scores.checked_importance(importance)
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed = {seed}, expected 0 to {2**31 - 1}")
     options = Options(importance, graph.checked_sizes(sizes), checked_frozen(frozen), seed)
     lengths = [len(row) for row in rows]
     edges = [graph.n_edges(model.config, length) for length in lengths]
@@ -144,6 +155,8 @@ class Options:
 
 def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, list[np.ndarray]]:
     """Whether ``inputs`` is a single one, and the token ids of each."""
+    if not hasattr(inputs, "__len__"):
+        raise InputError(f"expected a text, token ids or a list of them, got {type(inputs).__name__}")
     first = inputs[0] if len(inputs) else 0
     single = isinstance(inputs, str) or (np.ndim(first) == 0 and not isinstance(first, str))
     rows: Sequence[Tokens] = [inputs] if single else inputs  # type: ignore[list-item,assignment]
@@ -156,8 +169,15 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
             raise InputError(f"{where}this model came without a tokenizer; pass token ids")
         if not row.strip():
             raise InputError(f"{where}the text is empty; a trace needs at least one token")
+        try:
+            row.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where}the text is not valid Unicode ({error.reason} at {error.start})") from error
         row = model.tokenizer.encode(row)
-    ids = np.asarray(row)
+    try:
+        ids = np.asarray(row)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}token ids must be a flat list of integers") from error
     if ids.size == 0:
         raise InputError(f"{where}no tokens: a trace needs at least one")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -172,9 +192,10 @@ def _run_batch(
     model: Model, rows: list[np.ndarray], edges: list[int], options: Options
 ) -> list[tuple[EdgeTree, EdgeTree]]:
     """Scores and strata of one batch, as numpy arrays of each input's true length."""
-    tokens = batching.padded(rows, batching.bucket(len(rows[0])))
-    lengths = np.asarray([len(row) for row in rows], np.int32)
-    cuts = np.stack([graph.counts(options.sizes, count) for count in edges])
+    width = batching.bucket(len(rows[0]))
+    graph.check_slots(model.config, width)
+    tokens, lengths = batching.padded(rows, width)
+    cuts = batching.filled([graph.counts(options.sizes, count) for count in edges])
     score = score_batch(model.decoder, tokens, lengths, options.seed, importance=options.importance)
     strata = extract_batch(score, cuts, lengths, frozen=options.frozen)
     host = jax.device_get((score, strata))
@@ -213,14 +234,14 @@ def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
     )
 
 
-def widened(strata: EdgeTree, width: int) -> EdgeTree:
-    """The inverse of ``cropped``: strata padded to ``width`` tokens with slots that are no edge."""
+def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:
+    """The inverse of ``cropped``: one input padded to ``width`` tokens with slots that are no edge."""
 
-    def pad(leaf: UInt8[np.ndarray, ...], token_axes: int) -> np.ndarray:
+    def pad(leaf: np.ndarray, token_axes: int) -> np.ndarray:
         extra = [(0, 0)] * (leaf.ndim - token_axes) + [(0, width - leaf.shape[-1])] * token_axes
-        return np.pad(leaf, extra, constant_values=graph.NO_EDGE)
+        return np.pad(leaf, extra, constant_values=no_edge)
 
-    return EdgeTree(**{name: pad(np.asarray(leaf), 2 if name == "attn" else 1) for name, leaf in strata.items()})
+    return EdgeTree(**{name: pad(np.asarray(leaf), 2 if name == "attn" else 1) for name, leaf in tree.items()})
 
 
 def _refuse_nan(score: EdgeTree, tokens: np.ndarray, index: int, single: bool) -> None:

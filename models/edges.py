@@ -9,7 +9,8 @@ S     key (source) token     V     vocabulary
 H     query heads            L     layers
 K     key/value heads        E     edges of the graph
 G     query heads per K      Z     sizes of traces
-d     head dimension         R     rows (any tokens, flattened)
+d     head dimension         Z1    sizes and the full graph
+r     rotated dimensions     R     rows (any tokens, flattened)
 ====  =====================  ====  =====================
 """
 

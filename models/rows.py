@@ -20,7 +20,7 @@ RowFunction = Callable[[Any, Array], Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
 _STEPS = 8
-"""Capacities are multiples of 1/16 of all rows: at most that share of the work is wasted."""
+"""Capacities are multiples of 1/8 of all rows: less than that share of the work is wasted on top."""
 
 
 @runtime_checkable

@@ -69,10 +69,14 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
 def strata(scores: EdgeTree, sizes: tuple[float, ...], first: tuple[str, ...] = ()) -> EdgeTree:
     """Strata by the heap: every size's prefix of the order."""
     order = best_first(graph_of(scores), first)
-    cuts = [math.floor(size * len(order)) for size in sizes]
+    return strata_of(order, [math.floor(size * len(order)) for size in sizes], scores)
+
+
+def strata_of(order: list[Edge], cuts: Any, scores: EdgeTree) -> EdgeTree:
+    """Strata of edges in the order taken: the first cut that lies beyond each."""
     out = {name: np.full(getattr(scores, name).shape, NO_EDGE, np.uint8) for name in FAMILIES}
     for place, (family, *index) in enumerate(order):
-        stratum = next((k for k, cut in enumerate(cuts) if place < cut), len(sizes))
+        stratum = next((k for k, cut in enumerate(cuts) if place < cut), len(cuts))
         out[FAMILIES[family]][tuple(index)] = stratum
     return EdgeTree(**out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import cli, plot, render
+from jstrace import cli, evaluation, model, plot, scores
 from jstrace.model import Model
 from jstrace.models import InputError
 
@@ -47,9 +48,9 @@ class Bytes:
 @pytest.fixture
 def stub(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The tiny model in the place of whatever is loaded."""
-    model = Model(tiny.decoder, Bytes())
-    monkeypatch.setattr("jstrace.model.load", lambda source, **_: model)
-    return model
+    stub = Model(tiny.decoder, Bytes())
+    monkeypatch.setattr("jstrace.model.load", lambda source, **_: stub)
+    return stub
 
 
 def test_table(run: Run, stub: Model) -> None:
@@ -140,11 +141,44 @@ def test_terminal_plot_shows_the_curve(stub: Model) -> None:
         plot.check_plottable(Path("a.gif"))
 
 
-def test_strongest_edges_come_in_order(stub: Model) -> None:
-    trace = jstrace.trace(stub, "hello")
-    edges = render.strongest(trace, 6)
-    assert len(edges) == 6
-    assert [e.stratum for e in edges] == sorted(e.stratum for e in edges)
+def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(source: str, **options: Any) -> Model:
+        asked.update(source=source, dtype=options["dtype"])
+        return stub
+
+    monkeypatch.setattr("jstrace.model.load", load)
+    code, out, _ = run("trace", "hi", "--model", "some.gguf", "--dtype", "bfloat16", "--pre-softmax", "--json")
+    assert code == 0
+    assert asked == {"source": "some.gguf", "dtype": "bfloat16"}
+    expected = jstrace.evaluate(stub, jstrace.trace(stub, "hi"), pre_softmax=True)
+    np.testing.assert_allclose([row["tv"] for row in json.loads(out)["rows"]], expected.tv, atol=1e-6)
+
+
+def test_choices_are_the_librarys() -> None:
+    assert [a.value for a in cli.Ablate] == list(evaluation.ABLATIONS)
+    assert [i.value for i in cli.Importance] == list(scores.IMPORTANCES)
+    assert [d.value for d in cli.Dtype] == list(model.DTYPES)
+
+
+def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_bytes("one\u2028still one\r\n\n".encode() + b"two\n")
+    code, out, _ = run("trace", "--file", str(tmp_path / "texts"), "--json")
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one\u2028still one", "two"]
+    (tmp_path / "bytes").write_bytes(b"\xff\n")
+    code, _, err = run("trace", "--file", str(tmp_path / "bytes"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    code, _, err = run("trace", "a\udcff")
+    assert code == 2
+    assert "not valid Unicode" in err
+
+
+def test_plot_of_a_curve_with_gaps(stub: Model) -> None:
+    found = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
+    broken = dataclasses.replace(found, tv=np.where(np.arange(27) > 20, np.nan, found.tv))
+    assert "?" in plot.terminal_plot(broken)
 
 
 @pytest.mark.real

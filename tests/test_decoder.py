@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -16,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace import graph
 from jstrace.model import Model
 from jstrace.models import EdgeTree, clean_forward, every_row, live_rows, masked_forward
 from jstrace.models.rows import capacities
@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mha": {"num_key_value_heads": 4},
     "gqa": {},
     "mqa": {"num_key_value_heads": 1},
+    "square": {"intermediate_size": 32, "head_dim": 8},
     "head_dim": {"head_dim": 14},
     "tied": {"tie_word_embeddings": True},
     "llama3_rope": {"rope_parameters": LLAMA3},
@@ -129,11 +130,19 @@ def test_contributions_sum_to_the_residual_stream(hf_llama: Callable[..., Any]) 
     end = edges.residual_mlp + edges.mlp
     for layer in range(model.config.n_layers - 1):
         np.testing.assert_allclose(end[layer], states[layer + 1][0].numpy() @ direction, atol=2e-4)
-    # The last hidden state of transformers is normed; ours carries the norm's weight, which is linear.
-    last = states[-1][0].numpy() @ direction
-    ratio = np.asarray(end[-1]) / last
-    rms = ratio  # the inverse RMS cancels per token: each ratio is that token's RMS, so it must be positive
-    assert (rms > 0).all()
+    # The last hidden state of transformers is normed: ours, before the division by its RMS, carries the norm's weight.
+    rms = np.sqrt(np.mean(np.square(states_before_norm(torch_model, tokens)), -1) + 1e-6)
+    np.testing.assert_allclose(np.asarray(end[-1]) / rms, states[-1][0].numpy() @ direction, atol=2e-4)
+
+
+def states_before_norm(torch_model: Any, tokens: np.ndarray) -> np.ndarray:
+    """The residual stream that enters the final norm."""
+    found = []
+    hook = torch_model.model.norm.register_forward_pre_hook(lambda module, args: found.append(args[0][0].numpy()))
+    with torch.no_grad():
+        torch_model(torch.tensor(tokens)[None])
+    hook.remove()
+    return found[0]
 
 
 @given(seed=st.integers(0, 2**31), soft=st.booleans(), pre=st.booleans(), share=st.sampled_from([0.1, 0.5, 0.9]))
@@ -210,7 +219,7 @@ def test_model_is_a_pytree(tiny: Model, tokens: np.ndarray) -> None:
     first = run(tiny, jnp.asarray(tokens), mask)
     run(tiny, jnp.asarray(tokens[::-1].copy()), jax.tree.map(lambda m: m / 2, mask))
     both = jax.tree.map(lambda m: jnp.stack([m, m / 2]), mask)
-    batch = jax.vmap(tiny.__call__, in_axes=(None, 0))(jnp.asarray(tokens), both)
+    batch = jax.vmap(lambda model, t, m: model(t, m), in_axes=(None, None, 0))(tiny, jnp.asarray(tokens), both)
     np.testing.assert_allclose(batch[0], first, atol=1e-5)
     assert jax.tree.leaves(tiny)
 
@@ -240,17 +249,63 @@ def _equations(jaxpr: Any) -> Any:
                 yield from _equations(inner)
 
 
+def test_float32_asks_for_the_highest_precision(tiny: Model, tokens: np.ndarray) -> None:
+    """Accelerators would use less for float32 operands unless told; bfloat16 leaves it to them."""
+    for dtype, expected in ((jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, jax.lax.Precision.DEFAULT)):
+        decoder = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), tiny.decoder)
+        mask = ones(TINY, len(tokens))
+        programs = [
+            jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(decoder, jnp.asarray(tokens)),
+            jax.make_jaxpr(lambda m, t, mask=mask: masked_forward(m, t, mask))(decoder, jnp.asarray(tokens)),
+        ]
+        dots = [e for p in programs for e in _equations(p.jaxpr) if e.primitive.name == "dot_general"]
+        assert len(dots) >= 2 * 10
+        for dot in dots:
+            if dot.invars[0].aval.dtype == dtype:
+                assert dot.params["precision"] == (expected, expected)
+
+
+def raw_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Hugging Face's weights straight from the GGUF file, the rotary rows picked one by one."""
+    import gguf
+
+    names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+    names |= {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj"}
+    names |= {"ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    state = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        value = gguf.dequantize(tensor.data, tensor.tensor_type)
+        parts = tensor.name.split(".")
+        if parts[0] != "blk":
+            name = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}[parts[0]]
+        else:
+            name = f"model.layers.{parts[1]}.{names[parts[2]]}"
+        if parts[0] == "blk" and parts[2] in ("attn_q", "attn_k"):
+            # llama.cpp stores pair (i, i + 32) of each head of 64 in rows 2 i and 2 i + 1.
+            rows = [64 * (r // 64) + 2 * (r % 32) + (r % 64) // 32 for r in range(len(value))]
+            value = value[rows]
+        state[f"{name}.weight"] = torch.from_numpy(np.array(value))
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    return state
+
+
 @pytest.mark.real
 def test_real_model_equals_transformers(real: Model) -> None:
-    from experiments.torch_pipeline import build_model
-    from jstrace.convert import read_checkpoint
+    """The torch model is built from the raw file, without this project's conversion."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    checkpoint = read_checkpoint("smollm2", dtype=jnp.dtype("float32"))
-    torch_model = build_model(checkpoint.config, checkpoint.params)
+    from jstrace.convert.default_model import default_model
+
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100000.0, max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch_model = LlamaForCausalLM(config).eval()
+    torch_model.load_state_dict(raw_state_dict(default_model(print)))
     assert real.tokenizer is not None
     tokens = real.tokenizer.encode("Computation in language models is denser than it has to be, and")
     with torch.no_grad():
         expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
-    got = real(jnp.asarray(tokens), ones(real.config, len(tokens)))
+    got = call(real, jnp.asarray(tokens), ones(real.config, len(tokens)))
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
-    assert graph.n_edges(real.config, 50) == 337_578

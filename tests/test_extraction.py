@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace import extraction, graph
+from jstrace import extraction, graph, refinement
 from jstrace.models import EdgeTree, InputError
 from tests import oracle
 from tests.conftest import TINY
@@ -101,15 +101,15 @@ def _with_small_buffer(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
 
 
 def _with_bisection(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
-    return _compiled("_select_for", _bisected)(scores, cuts)
+    return _compiled("select_for", _bisected)(scores, cuts)
 
 
 def _three(n_slots: int) -> int:
     return 3
 
 
-def _bisected(n_edges: int, n_sizes: int) -> extraction.Select:
-    return lambda k, g, c: extraction._select_bisected(k, g, c, bits=(n_edges + 2).bit_length())
+def _bisected(n_edges: int, n_sizes: int) -> refinement.Select:
+    return lambda k, g, c: refinement._select_bisected(k, g, c, bits=(n_edges + 2).bit_length())
 
 
 def test_under_jit_and_vmap() -> None:
@@ -171,6 +171,25 @@ def test_removed_edges_are_no_edges(seed: int, removed: float) -> None:
     """A negative score takes an edge out; what cannot reach the output any more leaves the graph with it."""
     scores = random_scores((3, 2, 4), seed, levels=4, removed=removed)
     assert_same(jstrace.extract(scores, SIZES, config=config_of(3, 2)), oracle.strata(scores, SIZES))
+
+
+@pytest.mark.parametrize("removed", [0.2, 0.6, 1.0])
+def test_fewer_edges_than_a_compiled_cut_asks_for(removed: float) -> None:
+    """Under jit E is the config's; where fewer edges reach the output, the larger traces hold them all."""
+    scores = random_scores((3, 2, 4), seed=9, levels=4, removed=removed)
+    config = config_of(3, 2)
+    got = jax.jit(lambda s: jstrace.extract(s, SIZES, config=config))(scores)
+    order = oracle.best_first(oracle.graph_of(scores))
+    cuts = graph.counts(SIZES, graph.n_edges(config, 4))
+    expected = oracle.strata_of(order, cuts, scores)
+    assert_same(got, expected)
+    bisected = _with_bisection(scores, jnp.asarray(cuts))
+    assert_same(bisected, expected)
+
+
+def test_scores_of_another_shape() -> None:
+    with pytest.raises(InputError, match="shape"):
+        jstrace.extract(random_scores((3, 2, 4), 0, 0), SIZES, config=config_of(2, 2))
 
 
 def test_maximal_number_of_sizes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import batching, evaluation, graph, tracing
+from jstrace import batching, evaluation, graph
 from jstrace.model import Model
-from jstrace.models import EdgeTree, InputError
+from jstrace.models import Decoder, EdgeTree, InputError
 from tests import oracle
 from tests.conftest import TINY, tiny_params
 
@@ -82,19 +83,44 @@ def test_padding_never_changes_a_result(tiny: Model, tokens: np.ndarray, monkeyp
 
 
 def test_buckets_are_few_and_tight() -> None:
-    assert [batching.bucket(n) for n in (1, 8, 9, 50, 64, 65, 128, 129, 1000)] == [8, 8, 16, 56, 64, 72, 128, 144, 1024]
-    assert all(batching.bucket(n) >= n for n in range(1, 3000))
-    members = list(batching.batches([3] * 9 + [20]))
-    assert sorted(i for batch in members for i in batch) == list(range(10))
-    assert {len(batch) for batch in members} == {1, batching.BATCH}
+    assert [batching.bucket(n) for n in (1, 8, 9, 17, 50, 65, 128, 129, 1000)] == [8, 8, 16, 32, 64, 80, 128, 160, 1024]
+    assert all(n <= batching.bucket(n) < max(1.3 * n, n + 16) for n in range(1, 3000))
+    assert len({batching.bucket(n) for n in range(44, 76)}) == 3, "the lengths of 40 words of English"
+    members = list(batching.batches([3] * 9 + [20, 600, 600]))
+    assert sorted(i for batch in members for i in batch) == list(range(12))
+    assert [len(batch) for batch in members] == [4, 4, 1, 1, 1, 1]
 
 
 def test_few_programs_serve_many_inputs(tiny: Model) -> None:
+    """Two batch sizes for each bucket, in every stage: 16 lengths over two buckets, with leftovers."""
     rng = np.random.default_rng(0)
-    inputs = [rng.integers(0, TINY.vocab_size, n) for n in range(1, 17)]
-    tracing.score_batch._clear_cache()
-    jstrace.trace(tiny, inputs, sizes=SIZES)
-    assert tracing.score_batch._cache_size() <= 4
+    inputs = [rng.integers(0, TINY.vocab_size, n) for n in (*range(1, 9), 20, *range(17, 30))]
+    sizes = tuple(size * 0.99 for size in SIZES)
+    names = (
+        ("jstrace.tracing", "score_batch"),
+        ("jstrace.tracing", "extract_batch"),
+        ("jstrace.evaluation", "evaluate_batch"),
+    )
+    stages = [getattr(importlib.import_module(module), name) for module, name in names]
+    before = [stage._cache_size() for stage in stages]
+    jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=sizes))
+    grown = [stage._cache_size() - start for stage, start in zip(stages, before, strict=True)]
+    assert all(growth <= 2 * 2 for growth in grown), grown
+
+
+def test_first_edges_are_the_heaps(tiny: Model, tokens: np.ndarray) -> None:
+    trace = jstrace.trace(tiny, tokens, sizes=SIZES)
+    order = oracle.best_first(oracle.graph_of(trace.scores))
+    for count in (1, 5, 17, 10**6):
+        got = {
+            (
+                oracle.FAMILIES.index(e.kind),
+                e.layer,
+                *((e.head, e.target, e.source) if e.kind == "attn" else (e.target,)),
+            )
+            for e in trace.first_edges(count)
+        }
+        assert got == set(order[:count])
 
 
 def test_edges_and_composition(tiny: Model, tokens: np.ndarray) -> None:
@@ -147,11 +173,30 @@ def test_files_that_are_no_traces(tiny: Model, tokens: np.ndarray, tmp_path: Pat
         jstrace.Trace.load(tmp_path / "objects.npz")
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)
     trace.save(tmp_path / "cut.npz")
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-400])
+    whole = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-400])
     with pytest.raises(InputError, match="not a readable trace"):
         jstrace.Trace.load(tmp_path / "cut.npz")
-    with pytest.raises(InputError, match="cannot be written"):
-        trace.save(tmp_path / "no" / "folder.npz")
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "cut.npz").write_bytes(damaged)
+        try:
+            jstrace.Trace.load(tmp_path / "cut.npz")
+        except InputError:
+            pass
+    altered = dataclasses.replace(trace, strata=dataclasses.replace(trace.strata, mlp=trace.strata.mlp * 0))
+    altered.save(tmp_path / "altered.npz")
+    with pytest.raises(InputError, match="strata do not hold"):
+        jstrace.Trace.load(tmp_path / "altered.npz")
+    for target in (tmp_path / "no" / "folder.npz", tmp_path, Path("/dev/null"), tmp_path / ("long" * 100)):
+        with pytest.raises(InputError, match="cannot be written"):
+            trace.save(target)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "pointed-at.npz")
+    trace.save(tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    assert jstrace.Trace.load(tmp_path / "pointed-at.npz").n_edges == trace.n_edges
 
 
 def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
@@ -175,11 +220,22 @@ def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
     wrong = dataclasses.replace(trace, tokens=trace.tokens[:3])
     with pytest.raises(InputError, match="another model"):
         jstrace.evaluate(tiny, wrong)
+    stranger = Model(Decoder(TINY, tiny_params(seed=7)))
+    with pytest.raises(InputError, match="was made with model"):
+        jstrace.evaluate(stranger, trace)
+    assert jstrace.evaluate(stranger, dataclasses.replace(trace, model_fingerprint="")).valid
+
+
+def test_predictions_that_are_not_finite_are_said_to_be(tiny: Model, tokens: np.ndarray) -> None:
+    """A masked pass can overflow where the clean one did not: its row is NaN, and the input is not valid."""
+    params = tiny_params()
+    params["head"] = params["head"].at[0, 0].set(jnp.inf)
+    broken = Model(Decoder(TINY, params))
+    trace = jstrace.trace(broken, tokens, sizes=SIZES)
+    assert not jstrace.evaluate(broken, trace).valid
 
 
 def test_a_forward_pass_that_is_not_finite(tokens: np.ndarray) -> None:
-    from jstrace.models import Decoder
-
     params = tiny_params()
     params["layers"]["up"] = params["layers"]["up"].at[1].set(jnp.inf)
     with pytest.raises(InputError, match="layer 1"):
