@@ -31,7 +31,7 @@ def cache_folder() -> Path:
     import platformdirs
 
     chosen = os.environ.get("JSTRACE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("jstrace"))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("jstrace"))
 
 
 def default_model(say: Callable[[str], None]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 _ROPE_DIVISORS = "rope_freqs.weight"
+_FRACTIONS = ("rope.freq_base", "attention.layer_norm_rms_epsilon")
 _USED_KEYS = {
     "block_count",
     "context_length",
@@ -57,6 +59,8 @@ class GgufFile:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.config = _config(self.metadata, self._tensors, self._rope_divisors(), str(path))
         self._sources = {_hf_name(name): name for name in self._tensors if name != _ROPE_DIVISORS}
+        if len(self._sources) < len(self._tensors) - (_ROPE_DIVISORS in self._tensors):
+            raise InputError(f"{path}: two weights stand for the same matrix")
 
     @property
     def names(self) -> list[str]:
@@ -94,6 +98,8 @@ class GgufFile:
 
 def _unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """Undo llama.cpp's interleaving of the two rotary halves of each head."""
+    if weight.ndim != 2 or weight.shape[0] % (2 * n_heads):
+        return weight  # refused by its shape
     halves = weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, -1)
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
@@ -121,8 +127,10 @@ def _config(
 
     def field(name: str, default: Any = None) -> Any:
         value = metadata.get(prefix + name, default)
-        if value is None or isinstance(value, list):
-            raise InputError(f"{where}: field {prefix + name!r} is {'missing' if value is None else 'a list'}")
+        if value is None:
+            raise InputError(f"{where}: field {prefix + name!r} is missing")
+        if isinstance(value, (bool, str, list)) or not 0 < value < math.inf or (name not in _FRACTIONS and value % 1):
+            raise InputError(f"{where}: field {prefix + name!r} = {value!r}, expected a positive number")
         return value
 
     n_heads, d_model = int(field("attention.head_count")), int(field("embedding_length"))

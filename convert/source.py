@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def say_on_stderr(message: str) -> None:
 
 def read_config(source: str, *, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
     """The config of a source, without its weights."""
-    path = _resolve(source, say, only=["config.json"])
-    return GgufFile(path).config if path.is_file() else read_hf_config(path)
+    with _refusing(source):
+        path = _resolve(source, say, only=["config.json"])
+        return GgufFile(path).config if path.is_file() else read_hf_config(path)
 
 
 def read_checkpoint(source: str, *, dtype: jnp.dtype, say: Callable[[str], None] = say_on_stderr) -> Checkpoint:
@@ -50,8 +52,22 @@ def read_checkpoint(source: str, *, dtype: jnp.dtype, say: Callable[[str], None]
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    path = _resolve(source, say)
-    return _from_gguf(path, dtype) if path.is_file() else _from_folder(path, dtype)
+    with _refusing(source):
+        path = _resolve(source, say)
+        return _from_gguf(path, dtype) if path.is_file() else _from_folder(path, dtype)
+
+
+@contextlib.contextmanager
+def _refusing(source: str) -> Iterator[None]:
+    """Turn what damaged files and odd paths raise in the libraries that read them into an ``InputError``."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError) as error:
+        raise InputError(f"{source}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+    except MemoryError as error:
+        raise InputError(f"{source}: its weights do not fit into memory") from error
 
 
 def _resolve(source: str, say: Callable[[str], None], only: list[str] | None = None) -> Path:

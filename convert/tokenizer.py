@@ -74,7 +74,7 @@ class GgufTokenizer:
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-        if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+        if kind != "gpt2" or not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
             known = ", ".join(sorted(_PRE_TOKENIZERS))
             raise InputError(
                 f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; supported: gpt2 with {known}"

@@ -26,6 +26,7 @@ _LAYER = {
     "up": "model.layers.{}.mlp.up_proj.weight",
     "down": "model.layers.{}.mlp.down_proj.weight",
 }
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 """Weights that files hold as (out, in) and the model as (in, out), with heads apart."""
 _UNUSED_SUFFIXES = (".rotary_emb.inv_freq",)
@@ -60,6 +61,8 @@ def build_params(
         value, expected = read(name), file_shape(path, shape)
         if value.shape != expected:
             raise InputError(f"{where}: weight {name} has shape {value.shape}, expected {expected}")
+        if value.dtype.name not in _FLOATS:
+            raise InputError(f"{where}: weight {name} has dtype {value.dtype}, expected one of {', '.join(_FLOATS)}")
         value = _checked(value, name, where)
         return value.T.reshape(shape) if path[-1] in _MATRICES else value
 

@@ -68,19 +68,20 @@ def torch_stages(checkpoint: Any, tokens: list[int]) -> tuple[Stages, tuple[np.n
     with torch.inference_mode():
         _, scores = baseline.clean_scores(model, ids)
         strata = baseline.extract(scores, graph.SIZES)
+        tv = whole().numpy()  # and every page of the weights has been touched
         stages = {
             "clean+scores": timed(lambda: baseline.clean_scores(model, ids)),
             "extraction": timed(lambda: baseline.extract(scores, graph.SIZES)),
             "evaluation": timed(lambda: baseline.evaluate(model, ids, strata, len(graph.SIZES))),
             "whole instance": timed(whole),
         }
-        return stages, strata, whole().numpy()
+        return stages, strata, tv
 
 
 def jstrace_stages(model: Model, tokens: list[int]) -> tuple[Stages, tracing.Trace, np.ndarray]:
     """The same stages through the compiled functions that ``jstrace.trace`` and ``jstrace.evaluate`` drive."""
     row = np.asarray(tokens, np.int32)
-    padded, lengths = batching.padded([row], batching.bucket(len(row))), np.asarray([len(row)], np.int32)
+    padded, lengths = batching.padded([row], batching.bucket(len(row)))
     cuts = graph.counts(graph.SIZES, graph.n_edges(model.config, len(row)))[None]
 
     def score() -> Any:

@@ -6,6 +6,7 @@ Nothing of JAX is imported before a command runs, so that ``--help`` answers at 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from jstrace.evaluation import Evaluation
     from jstrace.model import Model
     from jstrace.tracing import Trace
@@ -55,15 +58,31 @@ class Dtype(StrEnum):
 
 def main() -> None:
     """The console script: bad input is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter still gets the rest
     try:
         app()
-    except ValueError as error:
-        from jstrace.models import InputError  # imports JAX, as whatever raised it had to
-
-        if not isinstance(error, InputError):
+        sys.stdout.flush()
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = _message(error)
+        if message is None:
             raise
-        sys.stderr.write(f"jstrace: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"jstrace: error: {' '.join(message.split())}\n")
         sys.exit(2)
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user of an error that is no bug; None for any other."""
+    from jstrace.models import InputError  # imports JAX, as whatever raised an InputError had to
+
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory; shorten the input, or trace fewer texts at a time"
+    if isinstance(error, OSError):
+        return f"output cannot be written ({error.strerror or error})"
+    return None
 
 
 def _version(wanted: bool) -> None:
@@ -106,11 +125,13 @@ def trace_command(
         raise InputError("--save writes one trace; it does not go with --file")
     _check_outputs(plot, save)
     loaded = _load(model, dtype.value)
+    rows = [_tokens(loaded, line) for line in texts]  # all of them, so that a bad line stops it before any output
     curves = []
     with _progress(len(texts)) as advance:
         for start in range(0, len(texts), _CHUNK):
             chunk = texts[start : start + _CHUNK]
-            traces, evaluations = _run(loaded, chunk, importance.value, seed, ablate.value, pre_softmax, advance)
+            ids = rows[start : start + _CHUNK]
+            traces, evaluations = _run(loaded, ids, importance.value, seed, ablate.value, pre_softmax, advance)
             if save is not None:
                 traces[0].save(save)
             for line, trace, evaluation in zip(chunk, traces, evaluations, strict=True):
@@ -182,6 +203,7 @@ def _check_outputs(plot: Path | None, save: Path | None) -> None:
     """Refuse outputs that could not be written, before the work."""
     if plot is None and save is None:
         return
+    from jstrace.models import InputError
     from jstrace.plot import check_plottable
     from jstrace.store import check_writable
 
@@ -190,6 +212,8 @@ def _check_outputs(plot: Path | None, save: Path | None) -> None:
             check_writable(path)
     if plot is not None:
         check_plottable(plot)
+        if save is not None and plot.resolve() == save.resolve():
+            raise InputError(f"{plot}: --plot and --save name the same file")
 
 
 def _load(source: str, dtype: str) -> Model:
@@ -209,18 +233,37 @@ def _progress(n_texts: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("tracing (the first of a length compiles)", total=2 * n_texts)
         yield lambda done: bar.advance(task, done)
 
 
-def _run(
-    model: Model, lines: list[Line], importance: str, seed: int, ablate: str, pre_softmax: bool,
-    advance: Callable[[int], None],
-) -> tuple[list[Trace], list[Evaluation]]:  # fmt: skip
-    import jstrace
+def _tokens(model: Model, line: Line) -> np.ndarray:
+    """Token ids of a line, refused here if its graph would be."""
+    from jstrace import batching, graph
     from jstrace.models import InputError
     from jstrace.tracing import tokenised
+
+    try:
+        row = tokenised(model, line.text)[1][0]
+        graph.n_edges(model.config, len(row))
+        graph.check_slots(model.config, batching.bucket(len(row)))
+    except InputError as error:
+        raise InputError(f"{line.where}{error}") from error
+    return row
+
+
+def _run(
+    model: Model,
+    rows: list[np.ndarray],
+    importance: str,
+    seed: int,
+    ablate: str,
+    pre_softmax: bool,
+    advance: Callable[[int], None],
+) -> tuple[list[Trace], list[Evaluation]]:
+    import jstrace
 
     def report() -> Callable[[int, int], None]:
         seen = 0
@@ -232,12 +275,6 @@ def _run(
 
         return step
 
-    rows = []
-    for line in lines:
-        try:
-            rows += tokenised(model, line.text)[1]
-        except InputError as error:
-            raise InputError(f"{line.where}{error}") from error
     traces = jstrace.trace(model, rows, importance=importance, seed=seed, progress=report())
     evaluations = jstrace.evaluate(model, traces, ablate=ablate, pre_softmax=pre_softmax, progress=report())
     return traces, evaluations
@@ -255,6 +292,7 @@ def _show(model: Model, text: str, trace: Trace, evaluation: Evaluation, top: in
         typer.echo(json.dumps(render.as_json(text, trace, evaluation, word, top=top)))
         return
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
                   + (", before the softmax" if evaluation.pre_softmax else ""), markup=False)  # fmt: skip

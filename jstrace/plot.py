@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jstrace.evaluation import Evaluation
 from jstrace.models import InputError
@@ -70,7 +72,13 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
     axes = figure.subplots()
     for (label, evaluation), color in zip(evaluations, _colors(len(evaluations)), strict=True):
         axes.plot(
-            [*evaluation.sizes, 1.0], evaluation.tv, marker="o", markersize=3, linewidth=1.2, color=color, label=label
+            [*evaluation.sizes, 1.0],
+            evaluation.tv,
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            color=color,
+            label=_printable(label),
         )
     axes.set(
         xscale="log",
@@ -81,8 +89,21 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.set_title(f"edges ablated: {evaluations[0][1].ablate}", fontsize="small")
     if len(evaluations) <= 12:
-        axes.legend(fontsize="x-small", frameon=False)
+        for text in axes.legend(fontsize="x-small", frameon=False).get_texts():
+            text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _write_figure(figure, path)
+
+
+def _write_figure(figure: Any, path: Path) -> None:
     write_whole(path, lambda stream: figure.savefig(stream, format=path.suffix[1:].lower(), dpi=160))
+
+
+def _printable(label: str) -> str:
+    """A label without control characters, and without the leading underscore that hides it from the legend."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in label)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _colors(count: int) -> list[tuple[float, ...]]:

@@ -97,7 +97,17 @@ def load_trace(path: Path) -> Trace:
         _check(trace, path)
     except InputError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, *_DAMAGE) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        ArithmeticError,
+        RecursionError,
+        *_DAMAGE,
+    ) as error:
         raise InputError(f"{path}: not a readable trace ({error})") from error
     return trace
 
@@ -128,6 +138,10 @@ def _check(trace: Trace, path: Path) -> None:
     c, t = trace.config, len(trace.tokens)
     if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or graph.n_edges(c, t) != trace.n_edges:
         raise InputError(f"{path}: its tokens and its number of edges do not belong together")
+    if trace.tokens.min() < 0 or trace.tokens.max() >= c.vocab_size:
+        raise InputError(f"{path}: its tokens are outside the vocabulary of {c.vocab_size}")
+    if trace.token_texts is not None and len(trace.token_texts) != t:
+        raise InputError(f"{path}: {len(trace.token_texts)} texts for {t} tokens")
     graph.checked_sizes(trace.sizes)
     rows = (c.n_layers, t)
     expected = dict(zip(FAMILIES, (rows, (c.n_layers, c.n_heads, t, t), rows, rows), strict=True))

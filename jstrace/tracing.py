@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
@@ -124,6 +125,10 @@ def trace(
     """
     single, rows = tokenised(model, inputs)
     scores.checked_importance(importance)
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:
+        raise InputError(f"seed = {seed!r}, expected an integer") from error
     if not 0 <= seed < 2**31:
         raise InputError(f"seed = {seed}, expected 0 to {2**31 - 1}")
     options = Options(importance, graph.checked_sizes(sizes), checked_frozen(frozen), seed)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -173,6 +174,35 @@ def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
     code, _, err = run("trace", "a\udcff")
     assert code == 2
     assert "not valid Unicode" in err
+    assert len(err.splitlines()) == 1
+    (tmp_path / "bad").write_bytes(b"good\n" * 70 + b"x" * 200_000 + b"\n")
+    code, out, err = run("trace", "--file", str(tmp_path / "bad"), "--json")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), "nothing is printed where a later line is refused"
+    assert "bad:71: 200000 tokens" in err
+
+
+def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, message in (
+        (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (OSError(28, "No space left on device"), "No space left"),
+    ):
+
+        def broken(source: str, error: Exception = error, **_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("jstrace.model.load", broken)
+        code, _, err = run("trace", "a")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+
+
+def test_texts_that_a_plot_could_misread(run: Run, stub: Model, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.svg")
+    for text in ("$x_{ $", "_hidden", "tab\there", "日本"):
+        assert run("trace", text, "--json", "--plot", path)[0] == 0
+        ElementTree.parse(path)
+    assert run("trace", "a", "--plot", path, "--save", path)[0] == 2
 
 
 def test_plot_of_a_curve_with_gaps(stub: Model) -> None:

@@ -89,6 +89,29 @@ def test_weights_that_are_off(folder: Path) -> None:
         jstrace.load(str(folder))
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_])
+def test_weights_that_are_no_floats(folder: Path, dtype: Any) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    edit_weights(folder, lambda weights: weights.update({name: weights[name].astype(dtype)}))
+    with pytest.raises(InputError, match=f"{name} has dtype"):
+        jstrace.load(str(folder))
+
+
+def test_files_that_make_their_readers_stumble(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}')
+    with pytest.raises(InputError, match="cannot be read"):
+        jstrace.load(str(folder))
+    edit_config(folder, num_hidden_layers=2**31)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"memory|cannot be read"):
+        jstrace.load(str(folder))
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"cannot be read|JSON"):
+        jstrace.load(str(folder))
+    with pytest.raises(InputError, match="cannot be read"):
+        jstrace.load("a" * 5000)
+
+
 def test_a_weight_too_many(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.update({"model.layers.0.adapter.weight": np.ones(3, np.float32)}))
     with pytest.raises(InputError, match=r"1 weights are not part of this architecture, such as .*adapter"):
@@ -182,7 +205,8 @@ def write_gguf(path: Path, **changes: Any) -> dict[str, Any]:
 
     params = tiny_params()
     writer = gguf.GGUFWriter(path, changes.pop("architecture", "llama"))
-    writer.add_block_count(TINY.n_layers)
+    if "llama.block_count" not in changes:
+        writer.add_block_count(TINY.n_layers)
     writer.add_context_length(TINY.max_positions)
     writer.add_embedding_length(TINY.d_model)
     writer.add_feed_forward_length(TINY.d_mlp)
@@ -190,7 +214,8 @@ def write_gguf(path: Path, **changes: Any) -> dict[str, Any]:
     writer.add_head_count_kv(TINY.n_kv_heads)
     writer.add_key_length(TINY.head_dim)
     writer.add_value_length(TINY.head_dim)
-    writer.add_rope_freq_base(TINY.rope_theta)
+    if "llama.rope.freq_base" not in changes:
+        writer.add_rope_freq_base(TINY.rope_theta)
     writer.add_layer_norm_rms_eps(TINY.norm_eps)
     for key, value in changes.items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
@@ -253,6 +278,10 @@ def test_gguf_files_that_are_off(tmp_path: Path) -> None:
     write_gguf(path, architecture="mamba")
     with pytest.raises(InputError, match="mamba"):
         jstrace.load(str(path))
+    for damage in ({"llama.block_count": "x"}, {"llama.block_count": 2.5}, {"llama.rope.freq_base": float("inf")}):
+        write_gguf(path, **damage)
+        with pytest.raises(InputError, match="expected a positive number"):
+            jstrace.load(str(path))
     write_gguf(path, **{"llama.logit_scale": 2.0})
     with pytest.raises(InputError, match="logit_scale"):
         jstrace.load(str(path))
