@@ -104,7 +104,6 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
         (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
         (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
         (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
-        (("info", "smollm2", "--tokens", "1000000"), "graph of"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], message: str) -> None:
@@ -209,6 +208,14 @@ def test_plot_of_a_curve_with_gaps(stub: Model) -> None:
     found = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
     broken = dataclasses.replace(found, tv=np.where(np.arange(27) > 20, np.nan, found.tv))
     assert "?" in plot.terminal_plot(broken)
+
+
+@pytest.mark.real
+def test_info_of_a_graph_too_large(run: Run, real: Model) -> None:
+    """``real`` has fetched the model before, or standard error would say so."""
+    code, out, err = run("info", "smollm2", "--tokens", "1000000")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "graph of" in err
 
 
 @pytest.mark.real
