@@ -1,6 +1,7 @@
-"""Outside formats to ``jstrace.models``: Hugging Face folders and hub ids, GGUF files, the default model."""
+"""Outside formats to ``jstrace.models``: Hugging Face, GGUF, the default model; and jstrace's own checkpoints."""
 
+from jstrace.convert.native import Header, check_target, write_native
 from jstrace.convert.source import Checkpoint, read_checkpoint, read_config
 from jstrace.convert.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "Tokenizer", "read_checkpoint", "read_config"]
+__all__ = ["Checkpoint", "Header", "Tokenizer", "check_target", "read_checkpoint", "read_config", "write_native"]

@@ -1,51 +1,26 @@
-"""GGUF files of Llama models: dequantised, rotary permutation undone, config and tokenizer from the metadata."""
+"""GGUF files of Llama, Qwen 2 and 3 and Gemma 2 and 3: dequantised, with the config from their metadata."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jstrace.convert.fields import Fields
 from jstrace.convert.hf_config import validated
-from jstrace.convert.weights import Read
+from jstrace.convert.weights import Tensor
 from jstrace.models import InputError, ModelConfig
 
-_NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-_NAMES |= {"output.weight": "lm_head.weight"}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 _ROPE_DIVISORS = "rope_freqs.weight"
-_FRACTIONS = ("rope.freq_base", "attention.layer_norm_rms_epsilon")
-_USED_KEYS = {
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "vocab_size",
-}
+_GEMMA2_27B, _GEMMA3_27B = 46, 62
+"""Layers of the two Gemmas whose query scale is the model's width per head; no field says so."""
 
 
 class GgufFile:
-    """An opened GGUF file: ``metadata``, ``config``, the ``names`` of its weights and ``read``."""
+    """An opened GGUF file: ``metadata``, ``config`` and its ``tensors`` by name."""
 
     def __init__(self, path: Path) -> None:
         from gguf import GGUFReader
@@ -56,105 +31,166 @@ class GgufFile:
         except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{path}: not a whole GGUF file ({error})") from error
         self.path = path
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.config = _config(self.metadata, self._tensors, self._rope_divisors(), str(path))
-        self._sources = {_hf_name(name): name for name in self._tensors if name != _ROPE_DIVISORS}
-        if len(self._sources) < len(self._tensors) - (_ROPE_DIVISORS in self._tensors):
-            raise InputError(f"{path}: two weights stand for the same matrix")
+        found = {tensor.name: tensor for tensor in reader.tensors}
+        divisors = _Dequantised(found.pop(_ROPE_DIVISORS), path).whole() if _ROPE_DIVISORS in found else None
+        self.config = _config(self.metadata, found, divisors, str(path))
+        self.tensors: dict[str, Tensor] = {
+            name: _Dequantised(tensor, path, *_as_stored(self.config, name)) for name, tensor in found.items()
+        }
 
-    @property
-    def names(self) -> list[str]:
-        """Weight names in Hugging Face's spelling."""
-        return list(self._sources)
 
-    def _rope_divisors(self) -> tuple[float, ...] | None:
-        if _ROPE_DIVISORS not in self._tensors:
-            return None
-        return tuple(float(d) for d in self._dequantised(_ROPE_DIVISORS))
+class _Dequantised:
+    """One matrix in Hugging Face's layout, float32; quantised blocks are read whole."""
 
-    def _dequantised(self, name: str) -> np.ndarray:
+    dtype = "float32"
+
+    def __init__(self, tensor: Any, path: Path, n_interleaved: int = 0, offset: float = 0.0) -> None:
+        self.name = tensor.name
+        self.shape = tuple(int(n) for n in reversed(tensor.shape))
+        self._tensor, self._path, self._heads, self._offset = tensor, path, n_interleaved, offset
+
+    def whole(self) -> np.ndarray:
+        """The matrix."""
         from gguf import dequantize
 
-        tensor = self._tensors[name]
         try:
-            return dequantize(tensor.data, tensor.tensor_type)
+            value = dequantize(self._tensor.data, self._tensor.tensor_type).reshape(self.shape)
         except (NotImplementedError, ValueError) as error:
-            kind = tensor.tensor_type.name
-            raise InputError(f"{self.path}: weight {name} is quantised as {kind}, which cannot be read") from error
+            kind = self._tensor.tensor_type.name
+            raise InputError(
+                f"{self._path}: weight {self.name} is quantised as {kind}, which the gguf package cannot dequantise"
+            ) from error
+        return (_unpermuted(value, self._heads) if self._heads else value) - np.float32(self._offset)
 
-    def reader(self) -> Read:
-        """Reads one weight, float32, in Hugging Face's layout."""
-        n_heads = {"self_attn.q_proj": self.config.n_heads, "self_attn.k_proj": self.config.n_kv_heads}
+    def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
+        """The part within ``ranges``."""
+        return self.whole()[ranges]
 
-        def read(name: str) -> np.ndarray:
-            value = self._dequantised(self._sources[name])
-            for part, heads in n_heads.items():
-                if part in name:
-                    return _unpermuted(value, heads)
-            return value
 
-        return read
+def _as_stored(config: ModelConfig, name: str) -> tuple[int, float]:
+    """Of a weight: in how many heads llama.cpp interleaved rotary halves, and what it added to it."""
+    if config.family == "llama" and ".attn_q." in name:
+        return config.n_heads, 0.0
+    if config.family == "llama" and ".attn_k." in name:
+        return config.n_kv_heads, 0.0
+    return 0, config.norm_offset if "norm" in name else 0.0
 
 
 def _unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Undo llama.cpp's interleaving of the two rotary halves of each head."""
-    if weight.ndim != 2 or weight.shape[0] % (2 * n_heads):
-        return weight  # refused by its shape
+    """Undo llama.cpp's interleaving of the two rotary halves of each head; matrices and biases."""
     halves = weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, -1)
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _hf_name(name: str) -> str:
-    """Hugging Face's name of a tensor; an unknown one keeps its own, and is refused as left over."""
-    if name in _NAMES:
-        return _NAMES[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _LAYER_NAMES and parts[3] == "weight":
-        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.weight"
-    return name
+# --- the config -----------------------------------------------------------------------------------------------------
 
 
 def _config(
-    metadata: Mapping[str, Any], tensors: Mapping[str, Any], divisors: tuple[float, ...] | None, where: str
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], divisors: np.ndarray | None, where: str
 ) -> ModelConfig:
     architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise InputError(f"{where}: architecture {architecture!r} is not supported; supported: llama")
-    prefix = f"{architecture}."
-    unread = sorted(k for k in metadata if k.startswith(prefix) and k.removeprefix(prefix) not in _USED_KEYS)
-    if unread:
-        raise InputError(f"{where}: field {unread[0]!r} is not known and may change the computation")
-
-    def field(name: str, default: Any = None) -> Any:
-        value = metadata.get(prefix + name, default)
-        if value is None:
-            raise InputError(f"{where}: field {prefix + name!r} is missing")
-        if isinstance(value, (bool, str, list)) or not 0 < value < math.inf or (name not in _FRACTIONS and value % 1):
-            raise InputError(f"{where}: field {prefix + name!r} = {value!r}, expected a positive number")
-        return value
-
-    n_heads, d_model = int(field("attention.head_count")), int(field("embedding_length"))
-    head_dim = int(field("attention.key_length", d_model // max(n_heads, 1)))
-    for name in ("attention.value_length", "rope.dimension_count"):
-        if int(field(name, head_dim)) != head_dim:
-            raise InputError(f"{where}: {name} = {field(name)} differs from the head width {head_dim}")
-    if divisors is not None and len(divisors) != head_dim // 2:
-        raise InputError(f"{where}: {_ROPE_DIVISORS} holds {len(divisors)} numbers, expected {head_dim // 2}")
+    if not isinstance(architecture, str) or architecture not in _FAMILIES:
+        known = ", ".join(sorted(_FAMILIES))
+        raise InputError(f"{where}: architecture {architecture!r} is not supported; supported: {known}")
     if "token_embd.weight" not in tensors:
         raise InputError(f"{where}: weight token_embd.weight is missing")
-    config = ModelConfig(
-        family="llama",
-        vocab_size=int(field("vocab_size", int(tensors["token_embd.weight"].shape[1]))),
-        n_layers=int(field("block_count")),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=int(field("attention.head_count_kv", n_heads)),
-        head_dim=head_dim,
-        d_mlp=int(field("feed_forward_length")),
-        norm_eps=float(field("attention.layer_norm_rms_epsilon")),
-        rope_theta=float(field("rope.freq_base", 10000.0)),
-        rope_divisors=divisors,
-        tied_head="output.weight" not in tensors,
-        max_positions=int(field("context_length", 2048)),
-    )
-    return validated(config, where)
+    prefix = f"{architecture}."
+    named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
+    f = Fields(named, f"{where}: {architecture}")
+    given = _base(f, architecture, tensors, None if divisors is None else tuple(float(d) for d in divisors))
+    given |= _FAMILIES[architecture](f, given)
+    f.refuse_unread(())
+    return validated(ModelConfig(**given), where)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of the metadata as Python's, whole ones as integers: files hold counts in types of every kind."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _base(
+    f: Fields, architecture: str, tensors: Mapping[str, Any], divisors: tuple[float, ...] | None
+) -> dict[str, Any]:
+    """What all families share."""
+    n_heads, d_model = f.integer("attention.head_count"), f.integer("embedding_length")
+    head_dim = f.integer("attention.key_length", d_model // max(n_heads, 1))
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if f.integer(name, head_dim) != head_dim:
+            raise InputError(f"{f.where}: {name} differs from the head width {head_dim}")
+    return {
+        "family": architecture,
+        "vocab_size": f.integer("vocab_size", int(tensors["token_embd.weight"].shape[1])),
+        "n_layers": f.layers("block_count"),
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "n_kv_heads": f.integer("attention.head_count_kv", n_heads),
+        "head_dim": head_dim,
+        "d_mlp": f.integer("feed_forward_length"),
+        "norm_eps": f.number("attention.layer_norm_rms_epsilon"),
+        "rope_theta": f.number("rope.freq_base", 10000.0),
+        "rope_divisors": divisors if divisors is not None else _linear_scaling(f, head_dim),
+        "tied_head": "output.weight" not in tensors,
+        "max_positions": f.integer("context_length", 2048),
+    }
+
+
+def _linear_scaling(f: Fields, head_dim: int) -> tuple[float, ...] | None:
+    """Divisors of ``rope.scaling``, of which only the linear type is known here."""
+    kind = f.take("rope.scaling.type", "none")
+    factor = f.number("rope.scaling.factor", None)
+    if kind not in ("none", "linear"):
+        raise InputError(f"{f.where}: rope.scaling.type = {kind!r} is not supported; supported: none, linear")
+    f.take("rope.scaling.original_context_length"), f.take("rope.scaling.finetuned")  # notes on how it was trained
+    return (factor,) * (head_dim // 2) if kind == "linear" and factor is not None else None
+
+
+def _llama(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _qwen2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qkv_bias": True}
+
+
+def _qwen3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    return {"qk_norm": "head"}
+
+
+def _gemma(f: Fields, base: Mapping[str, Any], *, every: int, wide_layers: int) -> dict[str, Any]:
+    """Each ``every``-th layer sees all tokens; ``wide_layers`` tells the model with the other query scale."""
+    n_layers, d_model, n_heads = base["n_layers"], base["d_model"], base["n_heads"]
+    pattern = f.take("attention.sliding_window_pattern", every)
+    local = pattern if isinstance(pattern, list) else [bool((i + 1) % pattern) for i in range(n_layers)]
+    if len(local) != n_layers:
+        raise InputError(f"{f.where}: attention.sliding_window_pattern is no list of {n_layers} layers")
+    return {
+        "norm_offset": 1.0,
+        "post_norm": True,
+        "activation": "gelu_tanh",
+        "embed_scale": math.sqrt(d_model),
+        "query_scale": 1 / math.sqrt(d_model / n_heads if n_layers == wide_layers else base["head_dim"]),
+        "attn_softcap": f.number("attn_logit_softcapping", None),
+        "logit_softcap": f.number("final_logit_softcapping", None),
+        "window": f.integer("attention.sliding_window", 4096),
+        "global_layers": tuple(layer for layer, windowed in enumerate(local) if not windowed),
+    }
+
+
+def _gemma2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    return _gemma(f, base, every=2, wide_layers=_GEMMA2_27B)
+
+
+def _gemma3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    local = f.number("rope.freq_base_swa", 10000.0)
+    return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"qk_norm": "head", "local_rope_theta": local}
+
+
+_FAMILIES: Mapping[str, Callable[[Fields, Mapping[str, Any]], dict[str, Any]]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+}

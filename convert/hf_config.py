@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from jstrace.convert.families import FAMILIES
+from jstrace.convert.fields import Fields
 from jstrace.models import InputError, ModelConfig
 
 _TRAINING = "only training reads it"
 _GENERATION = "only sampling and its caches read it"
 _BOOKKEEPING = "describes the file, not the computation"
+_DROPOUT = "dropout is off outside training"
+_OTHER_HEADS = "belongs to heads other than the language model's"
 
 IRRELEVANT: Mapping[str, str] = {
-    "attention_dropout": _TRAINING,
+    "attention_dropout": _DROPOUT,
+    "attn_pdrop": _DROPOUT,
+    "embd_pdrop": _DROPOUT,
+    "resid_pdrop": _DROPOUT,
+    "hidden_dropout": _DROPOUT,
     "initializer_range": _TRAINING,
     "use_cache": _GENERATION,
+    "cache_implementation": _GENERATION,
+    "task_specific_params": _GENERATION,
     "bos_token_id": "the tokenizer says which special tokens it adds",
     "eos_token_id": _GENERATION,
     "pad_token_id": "padding is masked by length",
@@ -31,32 +38,18 @@ IRRELEVANT: Mapping[str, str] = {
     "transformers.js_config": _BOOKKEEPING,
     "is_llama_config": _BOOKKEEPING,
     "_attn_implementation_autoset": _BOOKKEEPING,
+    "auto_map": "names code in the repository, which is never run",
+    "is_decoder": "decoders are all that is read here",
+    "n_ctx": "an older name of n_positions",
+    "reorder_and_upcast_attn": "attention is computed in float32 always",
+    "classifier_dropout": _OTHER_HEADS,
+    "summary_type": _OTHER_HEADS,
+    "summary_use_proj": _OTHER_HEADS,
+    "summary_activation": _OTHER_HEADS,
+    "summary_proj_to_labels": _OTHER_HEADS,
+    "summary_first_dropout": _OTHER_HEADS,
 }
 """Fields that no forward pass depends on, each with the reason."""
-
-_FIXED: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "pretraining_tp": (1, None),
-    "rope_interleaved": (False,),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (1, 1.0),
-}
-"""Fields that change the computation and of which only these values are supported."""
-
-_ROPE_FIELDS = {
-    "default": {"rope_type", "type", "rope_theta"},
-    "llama3": {
-        "rope_type",
-        "type",
-        "rope_theta",
-        "factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "original_max_position_embeddings",
-    },
-}
 
 
 def read_hf_config(folder: Path) -> ModelConfig:
@@ -81,107 +74,28 @@ def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     """Map the fields of a Hugging Face config; ``where`` names the file in errors."""
     rest = dict(fields)
     model_type = rest.pop("model_type", None)
-    if model_type != "llama":
-        raise InputError(f"{where}: architecture {model_type!r} is not supported; supported: llama")
+    if model_type == "gemma3" and isinstance(rest.get("text_config"), dict):
+        return from_hf_fields(_text_part(rest), where=where)
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise InputError(
+            f"{where}: architecture {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+        )
+    source = Fields(rest, where)
     try:
-        config = _llama(rest, where)
+        config = FAMILIES[model_type](source)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{where}: {error}") from error
-    unread = sorted(set(rest) - set(IRRELEVANT))
-    if unread:
-        raise InputError(
-            f"{where}: field {unread[0]!r} = {rest[unread[0]]!r} is not known and may change the computation;"
-            " remove it if it does not"
-        )
+    source.refuse_unread(IRRELEVANT)
     return validated(config, where)
 
 
-def _llama(rest: dict[str, Any], where: str) -> ModelConfig:
-    """Pop what Llama models use from ``rest``."""
-
-    def integer(name: str, default: int | None = None) -> int:
-        return _number(name, rest.pop(name, None), default, where, whole=True)
-
-    for name, allowed in _FIXED.items():
-        value = rest.pop(name, allowed[0])
-        if not any(type(value) is type(known) and value == known for known in allowed):
-            raise InputError(f"{where}: {name} = {value!r} is not supported; only {allowed[0]!r} is")
-    n_heads, d_model = integer("num_attention_heads"), integer("hidden_size")
-    head_dim = integer("head_dim", d_model // max(n_heads, 1))
-    theta, divisors = _rope(rest, head_dim, where)
-    return ModelConfig(
-        family="llama",
-        vocab_size=integer("vocab_size"),
-        n_layers=integer("num_hidden_layers"),
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=integer("num_key_value_heads", n_heads),
-        head_dim=head_dim,
-        d_mlp=integer("intermediate_size"),
-        norm_eps=_number("rms_norm_eps", rest.pop("rms_norm_eps", None), 1e-6, where),
-        rope_theta=theta,
-        rope_divisors=divisors,
-        tied_head=_flag("tie_word_embeddings", rest.pop("tie_word_embeddings", False), where),
-        max_positions=integer("max_position_embeddings", 2048),
-    )
-
-
-def _rope(rest: dict[str, Any], head_dim: int, where: str) -> tuple[float, tuple[float, ...] | None]:
-    """Rotary base and divisors, from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``."""
-    theta = rest.pop("rope_theta", None)
-    merged: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        given = rest.pop(name, None) or {}
-        if not isinstance(given, dict):
-            raise InputError(f"{where}: {name} = {given!r}, expected an object")
-        merged.update(given)
-    theta = _number("rope_theta", merged.get("rope_theta", theta), 10000.0, where)
-    kind = merged.get("rope_type", merged.get("type", "default"))
-    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
-        raise InputError(f"{where}: RoPE type {kind!r} is not supported; supported: {', '.join(_ROPE_FIELDS)}")
-    unread = sorted(set(merged) - _ROPE_FIELDS[kind])
-    if unread:
-        raise InputError(f"{where}: RoPE field {unread[0]!r} is not known and may change the computation")
-    if kind == "default":
-        return theta, None
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    missing = [name for name in names if name not in merged]
-    if missing:
-        raise InputError(f"{where}: RoPE field {missing[0]!r} is missing")
-    factor, low, high, positions = (_number(name, merged[name], None, where) for name in names)
-    if not high > low:
-        raise InputError(f"{where}: RoPE high_freq_factor = {high}, expected more than low_freq_factor = {low}")
-    return theta, llama3_divisors(theta, head_dim, factor, low, high, positions)
-
-
-def _number(name: str, value: Any, default: float | None, where: str, *, whole: bool = False) -> Any:
-    """A positive finite number (an integer if ``whole``), or the default where there is none."""
-    value = default if value is None else value
-    if value is None:
-        raise InputError(f"{where}: field {name!r} is missing")
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-        raise InputError(f"{where}: {name} = {value!r}, expected a positive {'integer' if whole else 'number'}")
-    return value if whole else float(value)
-
-
-def _flag(name: str, value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: {name} = {value!r}, expected true or false")
-    return value
-
-
-def llama3_divisors(
-    theta: float, head_dim: int, factor: float, low: float, high: float, positions: float
-) -> tuple[float, ...]:
-    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
-
-    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
-    """
-    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    turns = positions * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))
+def _text_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model of a Gemma 3 that also reads images: what the whole says beside it is about the images."""
+    text = dict(fields["text_config"])
+    text.setdefault("model_type", "gemma3_text")
+    if "tie_word_embeddings" in fields:
+        text.setdefault("tie_word_embeddings", fields["tie_word_embeddings"])
+    return text
 
 
 def validated(config: ModelConfig, where: str) -> ModelConfig:
@@ -192,6 +106,12 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
-    if config.head_dim % 2:
-        raise InputError(f"{where}: head_dim = {config.head_dim}, expected an even number for rotary positions")
+    if config.n_rotary % 2 or not 0 <= config.n_rotary <= config.head_dim:
+        raise InputError(
+            f"{where}: {config.n_rotary} of {config.head_dim} dimensions of a head are rotated, expected an even number"
+        )
+    for name in ("rope_divisors", "rope_long_divisors"):
+        divisors = getattr(config, name)
+        if divisors is not None and len(divisors) != config.n_rotary // 2:
+            raise InputError(f"{where}: {len(divisors)} RoPE factors, expected {config.n_rotary // 2}")
     return config

@@ -8,33 +8,74 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.convert.weights import Read
+from jstrace.convert.weights import Tensor
 from jstrace.models import InputError
 
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_PREFIXES = (
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "transformer.",
+    "gpt_neox.",
+    "model.",
+)
+"""What stands before the names of a language model's weights in one release of transformers or another."""
+_BUFFERS = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)
+"""Buffers that old checkpoints carry: rotary frequencies and causal masks, which follow from the config."""
+_IMAGES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+"""The part of Gemma 3 that reads images; only text is traced."""
 
-def open_safetensors(folder: Path) -> tuple[list[str], Read]:
-    """The weight names of a folder and a function that reads one; nothing but safetensors is opened.
+
+class _Slice:
+    """One matrix of a safetensors file, of which only the slice asked for is read."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self.name = name
+        self._slice = handle.get_slice(name)
+        self.shape = tuple(self._slice.get_shape())
+        self.dtype = _DTYPES.get(self._slice.get_dtype(), self._slice.get_dtype())
+
+    def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
+        """The part within ``ranges``."""
+        return np.asarray(self._slice[ranges])
+
+
+def open_safetensors(folder: Path) -> dict[str, Tensor]:
+    """The matrices of a folder by name, without prefixes; nothing but safetensors is opened.
 
     Raises:
       InputError: no safetensors files, an incomplete set of shards, or a file that is not one.
     """
     from safetensors import SafetensorError, safe_open
 
-    handles: dict[str, Any] = {}
+    found: dict[str, Tensor] = {}
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-        for name in handle.keys():  # noqa: SIM118  a handle is no mapping
-            if name in handles:
-                raise InputError(f"{path}: weight {name} stands in another shard too")
-            handles[name] = handle
+        for full_name in handle.keys():  # noqa: SIM118  a handle is no mapping
+            if full_name.endswith(_BUFFERS) or full_name.startswith(_IMAGES):
+                continue
+            name = _bare(full_name)
+            if name in found:
+                raise InputError(f"{path}: weight {full_name} stands in the folder twice")
+            found[name] = _Slice(handle, full_name)
+    return found
 
-    def read(name: str) -> np.ndarray:
-        return handles[name].get_tensor(name)
 
-    return list(handles), read
+def _bare(name: str) -> str:
+    for prefix in _PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def _files(folder: Path) -> list[Path]:

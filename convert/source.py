@@ -1,27 +1,27 @@
-"""What a user names, resolved: the alias ``smollm2``, a ``.gguf`` file, a Hugging Face folder, or a hub id."""
+"""What a user names, resolved: an alias, a file, a folder, a hub id, or random weights of any of these."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jstrace.convert import default_model
+from jstrace.convert import default_model, hub, native
 from jstrace.convert.gguf_file import GgufFile
 from jstrace.convert.hf_config import read_hf_config
 from jstrace.convert.hf_folder import open_safetensors
+from jstrace.convert.layouts import GGUF, HF
 from jstrace.convert.tokenizer import GgufTokenizer, HfTokenizer, Tokenizer, tokenizer_or_reason
 from jstrace.convert.weights import build_params
-from jstrace.models import InputError, ModelConfig
+from jstrace.models import InputError, ModelConfig, param_shardings, preset, random_params
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_PATTERNS = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt"]
+_RANDOM = "random:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -32,6 +32,22 @@ class Checkpoint:
     config: ModelConfig
     params: dict[str, Any]
     tokenizer: Tokenizer | None
+    fingerprint: str = ""
+    """What the parameters must hash to, where the source says so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """How to load: the dtype, the mesh to load onto, a revision of a hub id, and whom to tell what takes time."""
+
+    dtype: jnp.dtype
+    mesh: jax.sharding.Mesh | None
+    revision: str | None
+    say: Callable[[str], None]
+
+    def shardings(self, config: ModelConfig) -> Any:
+        """Of every parameter, or None without a mesh."""
+        return None if self.mesh is None else param_shardings(config, self.mesh)
 
 
 def say_on_stderr(message: str) -> None:
@@ -39,22 +55,43 @@ def say_on_stderr(message: str) -> None:
     sys.stderr.write(f"jstrace: {message}\n")
 
 
-def read_config(source: str, *, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
-    """The config of a source, without its weights."""
+def read_config(source: str, *, revision: str | None = None, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
+    """The config of a source, without its weights; those of the paper's models are known offline."""
+    known = preset(source.removeprefix(_RANDOM))
+    if known is not None and revision is None and not Path(source).exists():
+        return known
     with _refusing(source):
-        path = _resolve(source, say, only=["config.json"])
-        return GgufFile(path).config if path.is_file() else read_hf_config(path)
+        path = _resolve(source.removeprefix(_RANDOM), say, revision, only=hub.CONFIG_ONLY)
+        if path.is_file():
+            return GgufFile(path).config
+        return native.read_header(path).config if (path / native.HEADER).is_file() else read_hf_config(path)
 
 
-def read_checkpoint(source: str, *, dtype: jnp.dtype, say: Callable[[str], None] = say_on_stderr) -> Checkpoint:
-    """Read a model from an alias, a GGUF file, a Hugging Face folder or a hub id.
+def read_checkpoint(
+    source: str,
+    *,
+    dtype: jnp.dtype,
+    mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
+    say: Callable[[str], None] = say_on_stderr,
+) -> Checkpoint:
+    """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
+
+    ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
+    request = Request(dtype, mesh, revision, say)
     with _refusing(source):
-        path = _resolve(source, say)
-        return _from_gguf(path, dtype) if path.is_file() else _from_folder(path, dtype)
+        if source.startswith(_RANDOM):
+            config = read_config(source, revision=revision, say=say)
+            key, places = jax.random.key(0), request.shardings(config)
+            return Checkpoint(config, random_params(config, key=key, dtype=dtype, shardings=places), None)
+        path = _resolve(source, say, revision)
+        if path.is_file():
+            return _from_gguf(path, request)
+        return (_from_native if (path / native.HEADER).is_file() else _from_folder)(path, request)
 
 
 @contextlib.contextmanager
@@ -70,7 +107,13 @@ def _refusing(source: str) -> Iterator[None]:
         raise InputError(f"{source}: its weights do not fit into memory") from error
 
 
-def _resolve(source: str, say: Callable[[str], None], only: list[str] | None = None) -> Path:
+def _resolve(
+    source: str, say: Callable[[str], None], revision: str | None, only: tuple[str, ...] | None = None
+) -> Path:
+    if hub.HUB_ID.fullmatch(source) and not Path(source).exists():
+        return hub.fetch(source, say, revision=revision, **({} if only is None else {"only": only}))
+    if revision is not None:
+        raise InputError(f"{source}: only a hub id has revisions, and this is none")
     if source == default_model.ALIAS:
         return default_model.default_model(say)
     path = Path(source).expanduser()
@@ -80,44 +123,51 @@ def _resolve(source: str, say: Callable[[str], None], only: list[str] | None = N
         if path.suffix == ".gguf":
             return path
         raise InputError(f"{source}: not a model; expected a folder with config.json and safetensors, or a .gguf file")
-    if _HUB_ID.fullmatch(source):
-        return _from_hub(source, say, only or _HUB_PATTERNS)
+    if preset(source) is not None:
+        raise InputError(f"{source}: pass the hub id or a local folder, or random:{source} for random weights")
     raise InputError(
-        f"unknown model {source!r}; expected {default_model.ALIAS!r}, a Hugging Face folder, a .gguf file or a hub id"
-        " such as org/name"
+        f"unknown model {source!r}; expected {default_model.ALIAS!r}, a Hugging Face folder, a folder of jstrace"
+        " convert, a .gguf file, a hub id such as org/name, or random:NAME"
     )
 
 
-def _from_hub(repository: str, say: Callable[[str], None], patterns: list[str]) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    say(f"fetching {repository} from the Hugging Face hub (kept in its cache)")
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
-    except LocalEntryNotFoundError as error:
-        raise InputError(
-            f"{repository}: not in the cache, and the hub cannot be reached; pass a local folder"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise InputError(f"{repository}: could not be fetched from the hub ({reason})") from error
-
-
-def _from_folder(folder: Path, dtype: jnp.dtype) -> Checkpoint:
+def _from_folder(folder: Path, request: Request) -> Checkpoint:
     config = read_hf_config(folder)
-    names, read = open_safetensors(folder)
-    params = build_params(config, names, read, dtype=dtype, where=str(folder))
+    params = build_params(
+        config,
+        open_safetensors(folder),
+        HF[config.family],
+        dtype=request.dtype,
+        shardings=request.shardings(config),
+        where=str(folder),
+    )
     tokenizer = None
     if any((folder / name).is_file() for name in _TOKENIZER_FILES):
         tokenizer = tokenizer_or_reason(lambda: HfTokenizer(folder))
     return Checkpoint(config, params, tokenizer)
 
 
-def _from_gguf(path: Path, dtype: jnp.dtype) -> Checkpoint:
+def _from_gguf(path: Path, request: Request) -> Checkpoint:
     file = GgufFile(path)
-    params = build_params(file.config, file.names, file.reader(), dtype=dtype, where=str(path))
+    params = build_params(
+        file.config,
+        file.tensors,
+        GGUF,
+        dtype=request.dtype,
+        shardings=request.shardings(file.config),
+        where=str(path),
+    )
     tokenizer = None
     if "tokenizer.ggml.model" in file.metadata:
         tokenizer = tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path)))
     return Checkpoint(file.config, params, tokenizer)
+
+
+def _from_native(folder: Path, request: Request) -> Checkpoint:
+    header = native.read_header(folder)
+    params = native.read_params(folder, header.config, request.dtype, request.shardings(header.config))
+    words, tokenizer = folder / native.TOKENIZER, None
+    if words.is_dir():
+        tokenizer = tokenizer_or_reason(lambda: HfTokenizer(words))
+    mark = header.fingerprint if request.dtype == jnp.dtype(header.dtype) else ""
+    return Checkpoint(header.config, params, tokenizer, mark)

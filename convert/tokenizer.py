@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,10 @@ class Tokenizer(Protocol):
 
     def token(self, token_id: int) -> str:
         """One token as text, spaces included; for tables and words."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``HfTokenizer(folder)`` reads back, where there is anything to write."""
         ...
 
 
@@ -45,6 +50,10 @@ class HfTokenizer:
         """One token as text."""
         return self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
 
+    def save(self, folder: Path) -> None:
+        """Write its files."""
+        self._tokenizer.save_pretrained(folder)
+
 
 class NoTokenizer:
     """Stands in for a tokenizer that cannot be read, so that the model still takes token ids."""
@@ -59,6 +68,9 @@ class NoTokenizer:
     def token(self, token_id: int) -> str:
         """The id itself."""
         return f"<{token_id}>"
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
 
 
 def tokenizer_or_reason(make: Callable[[], Tokenizer]) -> Tokenizer:
@@ -94,6 +106,21 @@ class GgufTokenizer:
         """One token as text."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
+    def save(self, folder: Path) -> None:
+        """Write it as a fast tokenizer of ``transformers``, its BOS token as a template."""
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        if self._bos:
+            word = copy.id_to_token(self._bos[0])
+            copy.post_processor = tokenizers.processors.TemplateProcessing(
+                single=f"{word} $A", special_tokens=[(word, self._bos[0])]
+            )
+        folder.mkdir(parents=True)
+        copy.save(str(folder / "tokenizer.json"))
+        fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        (folder / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
+
 
 def _gpt2() -> Sequence[Any]:
     from tokenizers import pre_tokenizers as pre
@@ -107,19 +134,23 @@ def _single_digits() -> Sequence[Any]:
     return (pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False))
 
 
-def _llama3() -> Sequence[Any]:
+def _llama3(digits: str = r"\p{N}{1,3}") -> Sequence[Any]:
     from tokenizers import Regex
     from tokenizers import pre_tokenizers as pre
 
     pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"|"
         r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     split = pre.Split(Regex(pattern), behavior="isolated")
     return (split, pre.ByteLevel(add_prefix_space=False, use_regex=False))
 
 
-_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _single_digits, "llama-bpe": _llama3}
+def _qwen2() -> Sequence[Any]:
+    return _llama3(digits=r"\p{N}")
+
+
+_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _single_digits, "llama-bpe": _llama3, "qwen2": _qwen2}
 """Values of ``tokenizer.ggml.pre`` with the splitting that each stands for."""
 
 
@@ -132,6 +163,8 @@ def _byte_level_bpe(metadata: Mapping[str, Any], pre: str) -> Any:
     bpe = tokenizers.models.BPE(vocabulary, merges, fuse_unk=False, ignore_merges=pre == "llama-bpe")
     tokenizer = tokenizers.Tokenizer(bpe)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre]()))
+    if pre == "qwen2":
+        tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     types = metadata.get("tokenizer.ggml.token_type", [])
     special = [t for t, kind in zip(tokens, types, strict=False) if kind == _CONTROL]

@@ -1,107 +1,219 @@
-"""Named matrices of a checkpoint to stacked parameters: each used exactly once, each shape checked."""
+"""A checkpoint's matrices to stacked device arrays: each used once, each shape checked, one layer at a time.
+
+Every device reads the slices that it holds, one layer of one weight after another, and puts them into its stack: the
+host never holds more than one layer of one weight.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jstrace.models import InputError, ModelConfig, shapes
+from jstrace.convert.layouts import Layout, file_sizes
+from jstrace.models import InputError, ModelConfig
+from jstrace.models.params import Weight, declare, shapes
 
-Read = Callable[[str], np.ndarray]
-"""Reads one weight by its name in Hugging Face's spelling, in Hugging Face's (out, in) layout."""
-
-_TOP = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
-_LAYER = {
-    "attn_norm": "model.layers.{}.input_layernorm.weight",
-    "q": "model.layers.{}.self_attn.q_proj.weight",
-    "k": "model.layers.{}.self_attn.k_proj.weight",
-    "v": "model.layers.{}.self_attn.v_proj.weight",
-    "o": "model.layers.{}.self_attn.o_proj.weight",
-    "mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
-    "gate": "model.layers.{}.mlp.gate_proj.weight",
-    "up": "model.layers.{}.mlp.up_proj.weight",
-    "down": "model.layers.{}.mlp.down_proj.weight",
-}
-_FLOATS = ("float32", "bfloat16", "float16", "float64")
-_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-"""Weights that files hold as (out, in) and the model as (in, out), with heads apart."""
-_UNUSED_SUFFIXES = (".rotary_emb.inv_freq",)
-"""Buffers that old checkpoints carry and that follow from the config."""
+FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
-def file_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one layer's weight in the file: matrices are (out, in), with heads flattened."""
-    name = path[-1]
-    if name in ("q", "k", "v"):
-        return (shape[1] * shape[2], shape[0])
-    if name == "o":
-        return (shape[2], shape[0] * shape[1])
-    return shape[::-1] if name in _MATRICES else shape
+@runtime_checkable
+class Tensor(Protocol):
+    """One matrix of a file, read in part."""
+
+    @property
+    def name(self) -> str:
+        """As the file spells it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As in the file."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The name of its type."""
+        ...
+
+    def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
+        """The part within ``ranges``, one for each axis."""
+        ...
 
 
 def build_params(
-    config: ModelConfig, names: Iterable[str], read: Read, *, dtype: jnp.dtype, where: str
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout],
+    *,
+    dtype: jnp.dtype,
+    shardings: Any = None,
+    where: str,
 ) -> dict[str, Any]:
-    """Stacked parameters of ``config`` from the weights called ``names``, one leaf at a time.
+    """Stacked parameters of ``config``.
+
+    Args:
+      config: the model's config.
+      tensors: the matrices of the file by their names there.
+      layouts: where each weight stands.
+      dtype: of the parameters.
+      shardings: a tree like ``models.params.declare``'s of where each parameter goes, or None for the default device.
+      where: the file or folder, for errors.
 
     Raises:
-      InputError: a weight is missing, left over, of the wrong shape, or not finite.
+      InputError: a weight is missing, left over, of the wrong shape or type, or not finite.
     """
-    available = {name for name in names if not name.endswith(_UNUSED_SUFFIXES)}
-    used: set[str] = set()
-
-    def load(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        if name not in available:
-            raise InputError(f"{where}: weight {name} is missing")
-        used.add(name)
-        value, expected = read(name), file_shape(path, shape)
-        if value.shape != expected:
-            raise InputError(f"{where}: weight {name} has shape {value.shape}, expected {expected}")
-        if value.dtype.name not in _FLOATS:
-            raise InputError(f"{where}: weight {name} has dtype {value.dtype}, expected one of {', '.join(_FLOATS)}")
-        value = _checked(value, name, where)
-        return value.T.reshape(shape) if path[-1] in _MATRICES else value
-
-    def leaf(path: tuple[str, ...], blank: jax.ShapeDtypeStruct) -> jax.Array:
-        if path[0] == "layers":
-            stack = np.empty(blank.shape, blank.dtype)
-            for index in range(config.n_layers):
-                stack[index] = load(_LAYER[path[1]].format(index), path, blank.shape[1:])
-        else:
-            stack = load(_TOP[path[0]], path, blank.shape).astype(blank.dtype)
-        return jnp.asarray(stack)
-
-    params = _map_with_path(leaf, shapes(config, dtype))
-    _check_left_over(available - used, config, read, where)
-    return params
+    declared = declare(config)
+    _check_shapes(config, declared, tensors, layouts, where)
+    _check_left_over(config, declared, tensors, layouts, where)
+    blanks = shapes(config, dtype)
+    if shardings is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: here, blanks)
+    load = functools.partial(_leaf, config, tensors, layouts, where)
+    is_weight = lambda node: isinstance(node, Weight)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(load, declared, blanks, shardings, is_leaf=is_weight)
 
 
-def _map_with_path(leaf: Callable[..., jax.Array], tree: Mapping[str, Any]) -> dict[str, Any]:
-    def visit(path: Any, blank: jax.ShapeDtypeStruct) -> jax.Array:
-        return leaf(tuple(key.key for key in path), blank)
+def _leaf(
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout],
+    where: str,
+    path: Any,
+    weight: Weight,
+    blank: jax.ShapeDtypeStruct,
+    sharding: jax.sharding.Sharding,
+) -> jax.Array:
+    """One parameter on its devices."""
+    layout = layouts[path[-1].key]
+    if weight.axes[0] != "L":
+        part = _Part(config, layout, weight.axes, tensors[layout.name], blank.dtype, where)
+        return jax.make_array_from_callback(blank.shape, sharding, part)
+    stack = jax.jit(functools.partial(jnp.zeros, blank.shape, blank.dtype), out_shardings=sharding)()
+    inner = _without_layers(sharding)
+    for index in range(config.n_layers):
+        part = _Part(config, layout, weight.axes[1:], tensors[layout.name.format(index)], blank.dtype, where)
+        layer = jax.make_array_from_callback(blank.shape[1:], inner, part)
+        stack = _put(stack, layer, index)
+        stack.block_until_ready()  # the host's copy goes before the next one comes
+    return stack
 
-    return jax.tree_util.tree_map_with_path(visit, dict(tree))
+
+def _without_layers(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """The sharding of one layer of a stack; layers are never divided."""
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return sharding
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
 
 
-def _checked(value: np.ndarray, name: str, where: str) -> np.ndarray:
-    """The value itself, if every number in it is finite."""
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(stack: jax.Array, layer: jax.Array, index: int) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+
+
+class _Part:
+    """Reads what a device holds of one weight; replicas are read once."""
+
+    def __init__(
+        self, config: ModelConfig, layout: Layout, axes: tuple[str, ...], tensor: Tensor, dtype: Any, where: str
+    ) -> None:
+        self._sizes, self._layout, self._axes = file_sizes(config), layout, axes
+        self._tensor, self._dtype, self._where = tensor, dtype, f"{where}: weight {tensor.name}"
+        self._read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def __call__(self, index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        ranges = [range(*part.indices(self._sizes[axis])) for part, axis in zip(index, self._axes, strict=True)]
+        key = tuple((r.start, r.stop) for r in ranges)
+        if key not in self._read:
+            self._read[key] = self._piece(dict(zip(self._axes, ranges, strict=True)))
+        return self._read[key]
+
+    def _piece(self, wanted: Mapping[str, range]) -> np.ndarray:
+        places = [axis.places(self._sizes, wanted) for axis in self._layout.axes]
+        value = self._tensor.read(tuple(slice(int(p.min()), int(p.max()) + 1) for p in places))
+        _check_finite(value, [int(p.min()) for p in places], self._where)
+        for number, along in enumerate(places):
+            if len(along) < value.shape[number]:  # parts interleaved with others
+                value = np.take(value, along - along.min(), axis=number)
+        letters = self._layout.letters
+        value = value.reshape([len(wanted[letter]) for letter in letters])
+        value = value.transpose([letters.index(axis) for axis in self._axes])
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(value, self._dtype)
+        if cast.dtype.itemsize < value.dtype.itemsize and not np.isfinite(cast).all():
+            raise InputError(f"{self._where} holds numbers beyond the range of {self._dtype}; use bfloat16 or float32")
+        return cast
+
+
+def _check_finite(value: np.ndarray, start: list[int], where: str) -> None:
     finite = np.isfinite(value)
     if not finite.all():
-        position = tuple(int(index) for index in np.argwhere(~finite)[0])
-        raise InputError(f"{where}: weight {name} is {value[position]} at {position}; the file is damaged")
-    return value
+        found = tuple(int(index) for index in np.argwhere(~finite)[0])
+        position = tuple(index + offset for index, offset in zip(found, start, strict=True))
+        raise InputError(f"{where} is {value[found]} at {position}; the file is damaged")
 
 
-def _check_left_over(left: set[str], config: ModelConfig, read: Read, where: str) -> None:
-    """Refuse weights that nothing used; a tied head may be stored twice if it is the embedding."""
-    head = _TOP["head"]
+def _wanted(
+    config: ModelConfig, declared: Mapping[str, Any], layouts: Mapping[str, Layout]
+) -> Mapping[str, tuple[int, ...]]:
+    """The names of all matrices that the model uses, with their shapes."""
+    found = {}
+    for name in declared:
+        if name != "layers":
+            found[layouts[name].name] = layouts[name].shape(config)
+    for name in declared["layers"]:
+        layout = layouts[name]
+        found |= {layout.name.format(index): layout.shape(config) for index in range(config.n_layers)}
+    return found
+
+
+def _check_shapes(
+    config: ModelConfig,
+    declared: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout],
+    where: str,
+) -> None:
+    """All of them before the first is read."""
+    for name, expected in _wanted(config, declared, layouts).items():
+        if name not in tensors:
+            raise InputError(f"{where}: weight {name} is missing")
+        tensor = tensors[name]
+        if tensor.shape != expected:
+            raise InputError(f"{where}: weight {tensor.name} has shape {tensor.shape}, expected {expected}")
+        if tensor.dtype not in FLOATS:
+            known = ", ".join(FLOATS)
+            raise InputError(f"{where}: weight {tensor.name} has dtype {tensor.dtype}, expected one of {known}")
+
+
+def _check_left_over(
+    config: ModelConfig,
+    declared: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    layouts: Mapping[str, Layout],
+    where: str,
+) -> None:
+    """Refuse weights that nothing uses; a tied head may be stored twice if it is the embedding."""
+    left = set(tensors) - set(_wanted(config, declared, layouts))
+    head = layouts["head"].name
     if config.tied_head and head in left:
-        if not np.array_equal(read(head), read(_TOP["embed"])):
-            raise InputError(f"{where}: {head} differs from the embedding although the config ties them")
-        left = left - {head}
+        embed = tensors[layouts["embed"].name]
+        if embed.shape != tensors[head].shape or not _equal(embed, tensors[head]):
+            raise InputError(f"{where}: {tensors[head].name} differs from the embedding although the config ties them")
+        left.remove(head)
     if left:
-        raise InputError(f"{where}: {len(left)} weights are not part of this architecture, such as {min(left)}")
+        example = min(tensors[name].name for name in left)
+        raise InputError(f"{where}: {len(left)} weights are not part of this architecture, such as {example}")
+
+
+def _equal(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
+    """Whether two matrices are equal, some rows at a time."""
+    n_rows, n_columns = one.shape
+    parts = [(slice(start, min(start + rows, n_rows)), slice(0, n_columns)) for start in range(0, n_rows, rows)]
+    return all(np.array_equal(one.read(part), other.read(part)) for part in parts)

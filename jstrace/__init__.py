@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jstrace.extraction import extract
     from jstrace.graph import SIZES, Edge
     from jstrace.model import Model, load
-    from jstrace.models import EdgeTree, InputError, ModelConfig
+    from jstrace.models import EdgeTree, InputError, ModelConfig, make_mesh
     from jstrace.tracing import Trace, trace
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ _HOMES = {
     "evaluate": "jstrace.evaluation",
     "extract": "jstrace.extraction",
     "load": "jstrace.model",
+    "make_mesh": "jstrace.models",
     "trace": "jstrace.tracing",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "extract",
     "load",
+    "make_mesh",
     "trace",
 ]
 

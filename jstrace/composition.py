@@ -35,15 +35,15 @@ class Composition:
     """and each of its heads."""
 
 
-def compose(strata: EdgeTree, n_sizes: int) -> Composition:
-    """Count the edges of every trace from strata on the host."""
+def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False) -> Composition:
+    """Count the edges of every trace from strata on the host; ``parallel`` as in the model's config."""
     n_layers = strata.mlp.shape[0]
     residual = _held(strata.residual_attn, n_sizes, 1) + _held(strata.residual_mlp, n_sizes, 1)
     mlp, heads = _held(strata.mlp, n_sizes, 1), _held(strata.attn, n_sizes, 2)
     layers = residual + mlp + heads.sum(-1)
     total = layers.sum(-1)
     quarter = np.arange(4)[:, None] == 4 * np.arange(n_layers) // n_layers
-    nodes, from_input = _nodes(strata, n_sizes)
+    nodes, from_input = _nodes(strata, n_sizes, parallel)
     with np.errstate(invalid="ignore"):
         return Composition(
             edges=total,
@@ -69,9 +69,10 @@ def _held(strata: np.ndarray, n_sizes: int, kept_axes: int) -> np.ndarray:
     return np.cumsum(counts, axis=1)[:, : n_sizes + 1].T.reshape(n_sizes + 1, *shape)
 
 
-def _nodes(strata: EdgeTree, n_sizes: int) -> tuple[np.ndarray, np.ndarray]:
+def _nodes(strata: EdgeTree, n_sizes: int, parallel: bool) -> tuple[np.ndarray, np.ndarray]:
     """Nodes reached per size, and whether one of level 0 is: a node's stratum is the least of its out-edges'."""
     after_even = np.minimum(strata.residual_attn, strata.attn.min(axis=(1, 2)))
     after_odd = np.minimum(strata.residual_mlp, strata.mlp)
-    reached = _held(np.concatenate([after_even, after_odd]).reshape(1, -1), n_sizes, 1)[:, 0]
-    return 1 + reached, _held(after_even[:1], n_sizes, 1)[:, 0] > 0
+    nodes = [np.minimum(after_even, after_odd)] if parallel else [after_even, after_odd]
+    reached = _held(np.concatenate(nodes).reshape(1, -1), n_sizes, 1)[:, 0]
+    return 1 + reached, _held(nodes[0][:1], n_sizes, 1)[:, 0] > 0

@@ -10,6 +10,7 @@ scores), the same refinement runs on the whole graph.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,8 +54,16 @@ def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, fr
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(scores)):
         if any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(scores)):
             raise InputError("scores hold NaN")
-        edges = int(_count_reachable(scores))
-    return _extract(scores, jnp.asarray(graph.counts(sizes, edges)), n_tokens, frozen=checked_frozen(frozen))
+        if config.parallel and bool(jnp.any(scores.residual_mlp >= 0)):
+            raise InputError("scores: residual_mlp is no edge of parallel blocks; its scores must be negative")
+        edges = int(_count_reachable(scores, parallel=config.parallel))
+    return _extract(
+        scores,
+        jnp.asarray(graph.counts(sizes, edges)),
+        n_tokens,
+        parallel=config.parallel,
+        frozen=checked_frozen(frozen),
+    )
 
 
 def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
@@ -75,18 +84,29 @@ def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
 
 
 def extract_padded(
-    scores: EdgeTree, cuts: Int[Array, "Z"], length: Int[Array, ""] | int, *, frozen: tuple[str, ...] = ()
+    scores: EdgeTree,
+    cuts: Int[Array, "Z"],
+    length: Int[Array, ""] | int,
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...] = (),
 ) -> EdgeTree:
     """Strata of one input of which only the first ``length`` tokens are true; ``cuts`` are edges per trace.
 
     Padded slots carry negative scores. Where a size repeats or is empty, the first trace that holds an edge counts.
+    ``parallel`` says whether a layer is one level of nodes or two.
     """
     priority = _priorities(scores, frozen)
-    keys = relax_tree(priority, _into_output(priority, length), jax.tree.map(lambda p: p > 0, priority))
-    return graph.unflat(_strata(priority, keys, cuts), priority)
+    keys = _first_pass(priority, length, parallel=parallel)
+    return graph.unflat(_strata(priority, keys, cuts, parallel=parallel), priority)
 
 
-_extract = jax.jit(extract_padded, static_argnames="frozen")
+_extract = jax.jit(extract_padded, static_argnames=("parallel", "frozen"))
+
+
+def _first_pass(priority: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool) -> Relaxed[EdgeTree]:
+    available = _into_output(priority, length, parallel=parallel)
+    return relax_tree(priority, available, jax.tree.map(lambda p: p > 0, priority), parallel=parallel)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -107,14 +127,15 @@ def _priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
     return EdgeTree(**{family: one(family, score) for family, score in scores.items()})
 
 
-def _into_output(edges: EdgeTree, length: Int[Array, ""] | int) -> EdgeTree:
-    """True at the edges into the output node (2L, length - 1)."""
+def _into_output(edges: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool) -> EdgeTree:
+    """True at the edges into the output node: the last token's on the last level."""
     n_layers, n_tokens = edges.mlp.shape
     last = jnp.zeros((n_layers, n_tokens), bool).at[-1, length - 1].set(True)
-    return EdgeTree(jnp.zeros_like(last), jnp.zeros(edges.attn.shape, bool), last, last)
+    attn = jnp.broadcast_to(last[:, None, :, None] & parallel, edges.attn.shape)
+    return EdgeTree(last & parallel, attn, last, last)
 
 
-def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> Relaxed[EdgeTree]:
+def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree, *, parallel: bool) -> Relaxed[EdgeTree]:
     """Keys of all edges, in one pass from the last level to the first.
 
     ``available`` edges need no discovered target; only ``counted`` edges discover their source.
@@ -132,8 +153,11 @@ def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> Re
 
         (residual_mlp, bound_rm), (mlp, bound_m) = key("residual_mlp", above), key("mlp", above)
         middle = jnp.maximum(reach("residual_mlp", residual_mlp), reach("mlp", mlp))
-        (residual_attn, bound_ra), (attn, bound_a) = key("residual_attn", middle), key("attn", middle[:, None])
+        # With parallel blocks all edges of a layer enter the same node; the MLP's leave from where attention's do.
+        node = above if parallel else middle
+        (residual_attn, bound_ra), (attn, bound_a) = key("residual_attn", node), key("attn", node[:, None])
         below = jnp.maximum(reach("residual_attn", residual_attn), jnp.max(reach("attn", attn), axis=(0, 1)))
+        below, middle = (jnp.maximum(below, middle),) * 2 if parallel else (below, middle)
         keys = EdgeTree(residual_attn, attn, residual_mlp, mlp)
         bounds = EdgeTree(bound_ra, bound_a, bound_rm, bound_m)
         sources = EdgeTree(below, below, middle, middle)
@@ -146,17 +170,16 @@ def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree) -> Re
     return jax.lax.scan(step, start, (priority, available, counted), reverse=True)[1]
 
 
-@jax.jit
-def _count_reachable(scores: EdgeTree) -> Int[Array, ""]:
-    priority = _priorities(scores, ())
-    keys = relax_tree(priority, _into_output(priority, scores.mlp.shape[-1]), jax.tree.map(lambda p: p > 0, priority))
+@functools.partial(jax.jit, static_argnames="parallel")
+def _count_reachable(scores: EdgeTree, *, parallel: bool) -> Int[Array, ""]:
+    keys = _first_pass(_priorities(scores, ()), scores.mlp.shape[-1], parallel=parallel)
     return jnp.sum(graph.flat(keys.key) > 0)
 
 
 # --- cuts ------------------------------------------------------------------------------------------------------------
 
 
-def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"]) -> Array:
+def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"], *, parallel: bool) -> Array:
     """Strata of all slots, flat, from the first pass."""
     n_sizes = counts.shape[0]
     key = graph.flat(first.key)
@@ -172,8 +195,8 @@ def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"
     def picked(values: Array) -> Array:
         return values.at[index].get(mode="fill", fill_value=0)
 
-    sources, targets = graph.endpoints(index, priority)
-    n_nodes = (2 * priority.mlp.shape[0] + 1) * priority.mlp.shape[1]
+    sources, targets = graph.endpoints(index, priority, parallel=parallel)
+    n_nodes = graph.n_slot_nodes(priority, parallel=parallel)
     small = make_pool(picked(flat_priority), picked(seed), picked(opens), picked(stratum), index < key.shape[0])
     refined = refine(
         small,
@@ -185,7 +208,7 @@ def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"
 
     def relax_whole(pool: Pool) -> Relaxed[Array]:
         trees = (graph.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
-        result = relax_tree(*trees)
+        result = relax_tree(*trees, parallel=parallel)
         return Relaxed(graph.flat(result.key), graph.flat(result.seed), graph.flat(result.opens))
 
     def whole(stratum: Array, pending: Array, flat_priority: Array, seed: Array, opens: Array, cuts: Cuts) -> Array:

@@ -30,20 +30,41 @@ _MAX_EDGES = 2**31
 
 
 def n_edges(config: ModelConfig, n_tokens: int) -> int:
-    """Number of edges E of the graph of ``n_tokens`` tokens with causal attention.
+    """Number of edges E of the graph of ``n_tokens`` tokens: those from which the output can be reached.
 
     Raises:
       InputError: no tokens, or 2^31 edges or more (edges are counted in int32 on the device).
     """
     if n_tokens < 1:
         raise InputError("no tokens: a trace needs at least one")
-    layer = 3 * n_tokens + config.n_heads * (n_tokens * (n_tokens + 1) // 2)
-    count = (config.n_layers - 1) * layer + 3 + config.n_heads * n_tokens
+    per_target, count = (2 if config.parallel else 3), 0
+    for reach, window in zip(target_reach(config), config.windows, strict=True):
+        first = max(0, n_tokens - 1 - reach)
+        pairs = _pairs(n_tokens, window) - _pairs(first, window)
+        count += per_target * (n_tokens - first) + config.n_heads * pairs
     if count >= _MAX_EDGES:
         raise InputError(
             f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input"
         )
     return count
+
+
+def _pairs(n_targets: int, window: int) -> int:
+    """Pairs of a source and one of the first ``n_targets`` targets, each of which sees ``window`` sources at most."""
+    full = min(n_targets, window)
+    return full * (full + 1) // 2 + (n_targets - full) * window
+
+
+def target_reach(config: ModelConfig) -> tuple[int, ...]:
+    """Per layer, how far before the last token an attention target can lie that the output can be reached from.
+
+    0 in the last layer; with every window on the way up it grows by the window less one.
+    """
+    reach, found = 0, []
+    for window in reversed(config.windows):
+        found.append(reach)
+        reach = min(reach + window - 1, _MAX_EDGES // 2)
+    return tuple(reversed(found))
 
 
 def check_slots(config: ModelConfig, n_slots: int) -> None:
@@ -55,13 +76,13 @@ def check_slots(config: ModelConfig, n_slots: int) -> None:
 
 def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) -> EdgeTree:
     """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool."""
-    token, layer = jnp.arange(n_slots), jnp.arange(config.n_layers)
-    targets = jnp.where(layer[:, None] < config.n_layers - 1, token < length, token == length - 1)
-    causal = token[:, None] >= token[None, :]
-    attn = (targets[:, :, None] & causal)[:, None]
-    return EdgeTree(
-        targets, jnp.broadcast_to(attn, (config.n_layers, config.n_heads, n_slots, n_slots)), targets, targets
-    )
+    token = jnp.arange(n_slots)
+    reach, window = jnp.asarray(target_reach(config))[:, None], jnp.asarray(config.windows)[:, None, None]
+    targets = (token >= length - 1 - reach) & (token < length)
+    distance = token[:, None] - token[None, :]
+    seen = targets[:, :, None] & (distance >= 0) & (distance < window)
+    attn = jnp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
+    return EdgeTree(targets, attn, jnp.zeros_like(targets) if config.parallel else targets, targets)
 
 
 def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
@@ -142,11 +163,21 @@ def unflat(values: Array, like: EdgeTree) -> EdgeTree:
 
 
 def n_nodes(config: ModelConfig, n_tokens: int) -> int:
-    """Number of (level, token) nodes, levels 0 to 2L."""
-    return (2 * config.n_layers + 1) * n_tokens
+    """Number of (level, token) nodes: levels 0 to 2L, or 0 to L with parallel blocks."""
+    return (_levels(config.n_layers, config.parallel) + 1) * n_tokens
 
 
-def endpoints(index: Int[Array, "N"], like: EdgeTree) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
+def _levels(n_layers: int, parallel: bool) -> int:
+    return n_layers if parallel else 2 * n_layers
+
+
+def n_slot_nodes(like: EdgeTree, *, parallel: bool) -> int:
+    """The same from the shapes of an ``EdgeTree``, padding counted in."""
+    n_layers, n_tokens = like.mlp.shape
+    return (_levels(n_layers, parallel) + 1) * n_tokens
+
+
+def endpoints(index: Int[Array, "N"], like: EdgeTree, *, parallel: bool) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
     """Source and target node of edges given by index; a node's number is ``level * T + token``."""
     n_layers, n_heads, n_tokens, _ = like.attn.shape
     per_family = n_layers * n_tokens
@@ -157,5 +188,5 @@ def endpoints(index: Int[Array, "N"], like: EdgeTree) -> tuple[Int[Array, "N"], 
     layer = jnp.where(in_attn, rest // (n_heads * n_tokens * n_tokens), place // n_tokens)
     target = jnp.where(in_attn, rest // n_tokens % n_tokens, place % n_tokens)
     source = jnp.where(in_attn, rest % n_tokens, target)
-    level = 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
+    level = layer if parallel else 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
     return level * n_tokens + source, (level + 1) * n_tokens + target

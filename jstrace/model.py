@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from jstrace.convert import Tokenizer, read_checkpoint, read_config
+from jstrace.convert import Header, Tokenizer, check_target, read_checkpoint, read_config, write_native
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -74,29 +75,63 @@ def load(
     *,
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Model:
     """Load a model.
 
     Args:
-      source: ``smollm2`` (the default model), a Hugging Face folder or hub id, or a ``.gguf`` file.
+      source: ``smollm2`` (the default model), a Hugging Face folder or hub id, a folder written by ``jstrace
+        convert``, or a ``.gguf`` file; ``random:`` before one of these or before the name of one of the paper's models
+        (``random:llama-3.1-8b``) makes random weights of that shape on the device.
       dtype: of the weights and the residual stream; scores, softmax and measures are float32 always.
-      mesh: reserved for sharded loading; only None is supported yet.
+      mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
+      revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    if mesh is not None:
-        raise InputError("mesh: sharded loading is not supported yet; pass mesh=None")
     options: dict[str, Any] = {} if say is None else {"say": say}
-    checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), **options)
-    return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+    checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), mesh=mesh, revision=revision, **options)
+    model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+    if checkpoint.fingerprint and model.fingerprint() != checkpoint.fingerprint:
+        raise InputError(
+            f"{source}: its weights hash to {model.fingerprint()}, expected {checkpoint.fingerprint}; it is damaged"
+        )
+    return model
 
 
-def describe(source: str) -> ModelConfig:
+def convert(
+    source: str,
+    out: str | Path,
+    *,
+    dtype: str = "bfloat16",
+    revision: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> str:
+    """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh.
+
+    Args:
+      source, dtype, revision, say: as in ``load``; the checkpoint loads in any dtype, but holds no more than this one.
+      out: a new folder. It appears when it is complete: a conversion that is killed leaves nothing that looks whole.
+
+    Returns:
+      The model's fingerprint, which loading checks.
+
+    Raises:
+      InputError: a source that does not load, or a folder that exists or has no room.
+    """
+    check_target(Path(out))
+    model = load(source, dtype=dtype, revision=revision, say=say)
+    header = Header(model.config, dtype, model.fingerprint(), str(source))
+    write_native(Path(out), model.decoder.params(), model.tokenizer, header)
+    return header.fingerprint
+
+
+def describe(source: str, *, revision: str | None = None) -> ModelConfig:
     """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched."""
-    return read_config(str(source))
+    return read_config(str(source), revision=revision)
 
 
 def checked_dtype(dtype: str) -> jnp.dtype:

@@ -119,7 +119,7 @@ def edge_scores(
     else:
         values = clean_forward(model, tokens, _MEASURES[importance], length=length).magnitudes
         if importance in _NORMALISED:
-            values = normalised(values)
+            values = normalised(values, parallel=model.config.parallel)
     return jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values, slots)
 
 
@@ -130,14 +130,19 @@ def checked_importance(importance: str) -> str:
     return importance
 
 
-def normalised(magnitudes: EdgeTree) -> EdgeTree:
-    """Each magnitude as a share of those into the same node (Eq. 1); nodes that sum to zero give zeros."""
+def normalised(magnitudes: EdgeTree, *, parallel: bool) -> EdgeTree:
+    """Each magnitude as a share of those into the same node (Eq. 1); nodes that sum to zero give zeros.
+
+    With ``parallel`` blocks attention's and the MLP's edges enter the same node, otherwise two.
+    """
 
     def share(value: Array, total: Array) -> Array:
         return jnp.where(total == 0, 0.0, value / jnp.where(total == 0, 1.0, total))  # NaN stays NaN
 
     middle = magnitudes.residual_attn + jnp.sum(magnitudes.attn, axis=(1, 3))
     end = magnitudes.residual_mlp + magnitudes.mlp
+    if parallel:
+        middle = end = middle + magnitudes.mlp
     return EdgeTree(
         residual_attn=share(magnitudes.residual_attn, middle),
         attn=share(magnitudes.attn, middle[:, None, :, None]),

@@ -113,15 +113,12 @@ def load_trace(path: Path) -> Trace:
 
 
 def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
-    config = dict(header["config"])
-    for name, value in config.items():
-        config[name] = tuple(value) if isinstance(value, list) else value
     trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in FAMILIES}) for kind in ("scores", "strata")}
     sizes, texts = tuple(header["sizes"]), header["token_texts"]
     return Trace(
         tokens=arrays["tokens"],
         token_texts=None if texts is None else tuple(texts),
-        config=ModelConfig(**config),
+        config=ModelConfig.from_json(header["config"]),
         n_edges=header["n_edges"],
         sizes=sizes,
         counts=graph.counts(sizes, header["n_edges"]),

@@ -62,13 +62,14 @@ class Trace:
         width = batching.bucket(len(self.tokens))
         score = jax.tree.map(lambda leaf: leaf[None], widened(self.scores, width, np.float32(-1)))
         cuts = np.full((1, len(self.sizes)), min(count, self.n_edges), np.int32)
-        found = extract_batch(score, cuts, np.asarray([len(self.tokens)], np.int32), frozen=self.frozen)
+        lengths = np.asarray([len(self.tokens)], np.int32)
+        found = extract_batch(score, cuts, lengths, parallel=self.config.parallel, frozen=self.frozen)
         first = jax.tree.map(lambda leaf: leaf == 0, cropped(jax.device_get(found), 0, len(self.tokens)))
         return graph.edges_where(first, self.scores, self.strata)
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
-        return compose(self.strata, len(self.sizes))
+        return compose(self.strata, len(self.sizes), parallel=self.config.parallel)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""
@@ -190,6 +191,10 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
     wrong = ids[(ids < 0) | (ids >= model.config.vocab_size)]
     if wrong.size:
         raise InputError(f"{where}token id {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
+    if model.config.learned_positions and ids.size > model.config.max_positions:
+        raise InputError(
+            f"{where}{ids.size} tokens, more than the {model.config.max_positions} positions of this model"
+        )
     return ids.astype(np.int32)
 
 
@@ -202,7 +207,7 @@ def _run_batch(
     tokens, lengths = batching.padded(rows, width)
     cuts = batching.filled([graph.counts(options.sizes, count) for count in edges])
     score = score_batch(model.decoder, tokens, lengths, options.seed, importance=options.importance)
-    strata = extract_batch(score, cuts, lengths, frozen=options.frozen)
+    strata = extract_batch(score, cuts, lengths, parallel=model.config.parallel, frozen=options.frozen)
     host = jax.device_get((score, strata))
     return [tuple(cropped(tree, i, len(row)) for tree in host) for i, row in enumerate(rows)]  # type: ignore[misc]
 
@@ -221,12 +226,12 @@ def score_batch(
     return jax.vmap(score, in_axes=(None, 0, 0))(decoder, tokens, lengths)
 
 
-@functools.partial(jax.jit, static_argnames="frozen")
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
 def extract_batch(
-    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, frozen: tuple[str, ...]
+    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
 ) -> EdgeTree:
     """Strata of a padded batch, compiled once a shape."""
-    return jax.vmap(functools.partial(extract_padded, frozen=frozen))(score, cuts, lengths)
+    return jax.vmap(functools.partial(extract_padded, parallel=parallel, frozen=frozen))(score, cuts, lengths)
 
 
 def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:

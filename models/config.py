@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_FAR = 2**30
+"""Stands for a reach without bound; more tokens than any input has."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape and flags of one decoder; hashable, passed whole, varied with ``dataclasses.replace``."""
+    """Shape and flags of one decoder; hashable, passed whole, varied with ``dataclasses.replace``.
+
+    The defaults of the flags are Llama's: RMSNorm before each sub-layer, rotary positions, a gated MLP, no biases.
+    """
 
     family: str
     """Name of the weight and field mapping that it was read with, such as ``llama``."""
@@ -24,13 +35,101 @@ class ModelConfig:
     norm_eps: float
     rope_theta: float
     rope_divisors: tuple[float, ...] | None
-    """What each rotary frequency is divided by, ``head_dim / 2`` numbers; None for plain rotary positions."""
+    """What each rotary frequency is divided by, ``n_rotary / 2`` numbers; None for plain rotary positions."""
     tied_head: bool
     """Whether the output head is the embedding matrix."""
     max_positions: int
     """Longest context that the model was trained for, in tokens."""
 
+    norm: str = "rms"
+    """``rms``, or ``layer`` for LayerNorm with its mean and shift."""
+    norm_offset: float = 0.0
+    """Added to every norm's weight; 1 for Gemma."""
+    pre_norm: bool = True
+    """Whether a norm stands before attention and MLP."""
+    post_norm: bool = False
+    """Whether a norm stands after attention and MLP, before they join the residual stream (OLMo-2, Gemma)."""
+    qk_norm: str = "none"
+    """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    """Whether attention's output has a bias: a constant of the node, not an edge."""
+    mlp_bias: bool = False
+    gated_mlp: bool = True
+    """``down(act(gate x) * up x)``; otherwise ``down(act(up x))``."""
+    activation: str = "silu"
+    """``silu``, ``gelu`` or ``gelu_tanh``."""
+    parallel: bool = False
+    """Whether attention and MLP read the same state and add to the same node (GPT-NeoX)."""
+    learned_positions: bool = False
+    """Whether a learned vector per position is added to the embeddings (GPT-2)."""
+    rotary_dim: int | None = None
+    """Leading dimensions of a head that are rotated; None for all, 0 for none."""
+    rope_magnitude: float = 1.0
+    """Factor on cosines and sines (longrope's attention factor)."""
+    rope_long_divisors: tuple[float, ...] | None = None
+    """Divisors in place of ``rope_divisors`` for inputs longer than ``rope_switch`` tokens (longrope)."""
+    rope_switch: int = _FAR
+    window: int | None = None
+    """Width of sliding-window attention: only sources with target - source < window are seen."""
+    global_layers: tuple[int, ...] = ()
+    """Layers that see every earlier token although ``window`` is set."""
+    local_rope_theta: float | None = None
+    """Rotary base of the windowed layers, without divisors; None for the same positions everywhere."""
+    embed_scale: float = 1.0
+    query_scale: float | None = None
+    """Factor on query-key products; None for ``head_dim ** -0.5``."""
+    attn_softcap: float | None = None
+    """Attention logits become ``c tanh(logit / c)``."""
+    logit_softcap: float | None = None
+    """The same for the output logits."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ModelConfig:
+        """The config that ``dataclasses.asdict`` and JSON made ``fields`` of."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
+
     @property
     def n_groups(self) -> int:
         """Query heads that share one key/value head, G."""
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def n_rotary(self) -> int:
+        """Dimensions of a head that are rotated."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def scale(self) -> float:
+        """Factor on query-key products."""
+        return 1 / math.sqrt(self.head_dim) if self.query_scale is None else self.query_scale
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """How many sources each layer's targets see at most; a number beyond any input where all are seen."""
+        every = range(self.n_layers)
+        return tuple(_FAR if self.window is None or layer in self.global_layers else self.window for layer in every)
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """1 for the layers with a window, 0 for the others."""
+        return tuple(int(width < _FAR) for width in self.windows)
+
+    @property
+    def zero_key(self) -> bool:
+        """Whether the zero state has the zero key, so that unreached tokens need no work to stay in a softmax."""
+        return self.norm == "rms" and not self.qkv_bias and not (self.parallel and self.o_bias)
+
+
+def llama3_divisors(
+    theta: float, rotary_dim: int, factor: float, low: float, high: float, positions: float
+) -> tuple[float, ...]:
+    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
+
+    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
+    """
+    frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    turns = positions * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))

@@ -7,13 +7,14 @@ method); ``clean_forward`` returns what the edge scores need as a value, without
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
@@ -35,7 +36,7 @@ class Layer(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A pre-norm decoder (RMSNorm, rotary positions, grouped-query attention, gated MLP).
+    """A decoder of any supported family, as its config describes it.
 
     Calling it runs ``masked_forward``: ``model(tokens[T], mask) -> logits[V]`` for the token after the last.
     """
@@ -43,8 +44,10 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, params: Params) -> None:
         self.config = config
         self.embed = nnx.Param(params["embed"])
+        self.positions = nnx.Param(params["positions"]) if "positions" in params else None
         self.layers = Layer(params["layers"])
         self.final_norm = nnx.Param(params["final_norm"])
+        self.final_norm_shift = nnx.Param(params["final_norm_shift"]) if "final_norm_shift" in params else None
         self.head = nnx.Param(params["head"]) if "head" in params else None
 
     def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
@@ -52,30 +55,65 @@ class Decoder(nnx.Module):
         mask = jax.tree.map(jnp.asarray, mask)
         return masked_forward(self, jnp.asarray(tokens), mask, pre_softmax=pre_softmax)
 
+    def params(self) -> dict[str, Any]:
+        """The nested dict of arrays that it was made of."""
+        top = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+        return {**top, "layers": self.layers.weights()}
+
+    def embedded(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
+        """Level 0 of the graph: scaled embeddings, with learned positions where the family has them."""
+        x = self.embed[...][tokens]
+        if self.config.embed_scale != 1:
+            x = x * jnp.asarray(self.config.embed_scale, x.dtype)
+        if self.positions is None:
+            return x
+        return x + self.positions[...].at[jnp.arange(tokens.shape[0])].get(mode="clip")
+
     def next_token_logits(self, x: Float[Array, "D"]) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""
-        x = fn.rms_norm(x, self.final_norm[...], self.config.norm_eps)
+        w = {"final_norm": self.final_norm[...]}
+        if self.final_norm_shift is not None:
+            w["final_norm_shift"] = self.final_norm_shift[...]
+        x = fn.norm(self.config, w, "final_norm", x)
         head = self.embed if self.head is None else self.head
-        return fn.contract("d,vd->v", x, head[...], out=jnp.float32)
+        logits = fn.contract("d,vd->v", x, head[...], out=jnp.float32)
+        return fn.softcap(logits, self.config.logit_softcap)
 
 
 def project_qkv(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
 ) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K d"]]:
     """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet."""
-    x = fn.rms_norm(x, w["attn_norm"], config.norm_eps)
-    q = fn.contract("rd,dhe->rhe", x, w["q"]).reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim)
-    return q, fn.contract("rd,dke->rke", x, w["k"]), fn.contract("rd,dke->rke", x, w["v"])
+    x = fn.norm(config, w, "attn_norm", x) if config.pre_norm else x
+    q, k, v = (fn.contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
+    if config.qkv_bias:
+        q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.qk_norm != "none":
+        q, k = fn.normed_heads(config, w["q_norm"], q), fn.normed_heads(config, w["k_norm"], k)
+    return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
 
 
 def project_out(w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
-    """Sum over heads of W_O applied to the mixed values."""
+    """Sum over heads of W_O applied to the mixed values: the sum of the attention edges before any norm."""
     return fn.contract("rhe,hed->rd", mixed, w["o"])
 
 
+def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
+    """What attention adds to the residual stream, without the constants of the node."""
+    out = project_out(w, mixed)
+    return fn.norm(config, w, "attn_post_norm", out) if config.post_norm else out
+
+
 def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
-    """The MLP edge of rows of the residual stream, its norm included."""
-    return fn.swiglu(fn.rms_norm(x, w["mlp_norm"], config.norm_eps), w["gate"], w["up"], w["down"])
+    """The MLP edge of rows of the residual stream, its norms included."""
+    x = fn.norm(config, w, "mlp_norm", x) if config.pre_norm else x
+    out = fn.mlp(config, w, x)
+    return fn.norm(config, w, "mlp_post_norm", out) if config.post_norm else out
+
+
+def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
+    """Plus what a node gets beside its edges: the bias of attention's output."""
+    return x + w["o_bias"] if "o_bias" in w else x
 
 
 # --- the clean pass -------------------------------------------------------------------------------------------------
@@ -92,7 +130,10 @@ class Measure(Protocol):
     def attention(
         self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
     ) -> Float32[Array, "H T S"]:
-        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head."""
+        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
+
+        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
+        """
         ...
 
 
@@ -110,36 +151,67 @@ def clean_forward(
 ) -> Clean:
     """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
 
-    The final norm is linearised onto the last node: vectors into level 2L carry its weight. Tokens from ``length`` on
-    are padding: they change nothing before them, and their magnitudes mean nothing.
+    Norms after a sub-layer and the final norm are linearised (section 1): attention vectors carry the post-norm's
+    weight and the inverse RMS of all attention at their target; vectors into the output node carry the final norm's
+    weight, and under LayerNorm lose their mean. Tokens from ``length`` on are padding: they change nothing before
+    them, and their magnitudes mean nothing.
     """
-    config, n_tokens = model.config, tokens.shape[0]
-    cos, sin = fn.rope_tables(config, n_tokens)
-    visible = fn.causal(n_tokens)
-    gains = jnp.ones((config.n_layers, config.d_model), jnp.float32)
-    gains = gains.at[-1].set(model.final_norm[...].astype(jnp.float32))
+    config = model.config
+    sights = fn.sights(config, tokens.shape[0], length)
 
-    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, EdgeTree]:
-        layer, gain = inputs
+    def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
+        layer, kind, last = inputs
         w = layer.weights()
-        q, k, v = project_qkv(config, w, x)
-        logits = fn.attention_logits(fn.rotate(q, cos, sin), fn.rotate(k, cos, sin))
-        probs = fn.attention_probs(logits, visible)
-        middle = x + project_out(w, fn.mix_values(probs, v))
-        mlp_edge = mlp(config, w, middle)
-        out = middle + mlp_edge
-        grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
-        values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
-        node, last = middle.astype(jnp.float32), out.astype(jnp.float32) * gain
+        probs, values, attn = _attended(config, w, x, jax.tree.map(lambda table: table[kind], sights))
+        final = functools.partial(_into_output, model, last)
+        middle = with_constants(w, x + attn)
+        edge = mlp(config, w, x if config.parallel else middle)
+        out = middle + edge
+        node, wide_x = final(out), x.astype(jnp.float32)
+        if config.parallel:
+            attention = measure.attention(probs, final(values), node)
+            one = measure.vector(final(x), node)
+            return out, EdgeTree(one, attention, jnp.zeros_like(one), measure.vector(final(edge), node))
+        wide_middle = middle.astype(jnp.float32)
         return out, EdgeTree(
-            residual_attn=measure.vector(x.astype(jnp.float32), node),
-            attn=measure.attention(probs, values.reshape(config.n_heads, n_tokens, -1), node),
-            residual_mlp=measure.vector(middle.astype(jnp.float32) * gain, last),
-            mlp=measure.vector(mlp_edge.astype(jnp.float32) * gain, last),
+            residual_attn=measure.vector(wide_x, wide_middle),
+            attn=measure.attention(probs, values, wide_middle),
+            residual_mlp=measure.vector(final(middle), node),
+            mlp=measure.vector(final(edge), node),
         )
 
-    x, magnitudes = jax.lax.scan(step, model.embed[...][tokens], (model.layers, gains))
+    layers = jnp.arange(config.n_layers)
+    x, magnitudes = jax.lax.scan(
+        step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds), layers == config.n_layers - 1)
+    )
     return Clean(model.next_token_logits(x[_last(tokens, length)]), magnitudes)
+
+
+def _attended(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
+) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
+    """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
+    q, k, v = project_qkv(config, w, x)
+    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
+    probs = fn.attention_probs(logits, sight.visible)
+    mixed = fn.mix_values(probs, v)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
+    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
+    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
+    if not config.post_norm:
+        return probs, values, project_out(w, mixed)
+    whole = project_out(w, mixed).astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(whole), axis=-1) + config.norm_eps)
+    weight = fn.gain(config, w["attn_post_norm"])
+    return probs * inverse[None, :, None], values * weight, attention_output(config, w, mixed)
+
+
+def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
+    """Vectors in float32; under the final norm's linear part if the layer is the last one."""
+    wide = x.astype(jnp.float32)
+    if model.config.norm == "layer":
+        wide = wide - jnp.where(last, jnp.mean(wide, axis=-1, keepdims=True), 0.0)
+    return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)
 
 
 # --- the masked pass ------------------------------------------------------------------------------------------------
@@ -172,34 +244,42 @@ def masked_forward(
       pre_softmax: let attention masks enter the softmax instead of following it.
       row_map: how per-token functions are applied; see ``models.rows``.
     """
-    config, n_tokens = model.config, tokens.shape[0]
-    cos, sin = fn.rope_tables(config, n_tokens)
-    visible = fn.causal(n_tokens)
+    config = model.config
+    sights = fn.sights(config, tokens.shape[0], length)
+    qkv_rows, out_rows, mlp_rows = (functools.partial(f, config) for f in (project_qkv, attention_output, mlp))
 
-    def qkv_rows(w: Mapping[str, Array], x: Array) -> tuple[Array, ...]:
-        return project_qkv(config, w, x)
-
-    def mlp_rows(w: Mapping[str, Array], x: Array) -> Array:
-        return mlp(config, w, x)
-
-    def step(carry: tuple[Array, Array], inputs: tuple[Layer, EdgeTree]) -> tuple[tuple[Array, Array], None]:
-        x, reached = carry
-        layer, layer_edges = inputs
+    def step(state: _State, inputs: tuple[Layer, EdgeTree, Array]) -> tuple[_State, None]:
+        layer, layer_edges, kind = inputs
         w, mask = layer.weights(), keep(layer_edges)
-        targets = jnp.any((mask.attn != 0) & visible, axis=(0, 2))
-        # Keys of unreached tokens stay in the denominator, but they are zero; keys after the last target are not read.
-        sources = reached & (jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0)
-        q, k, v = row_map(qkv_rows, w, x, targets | sources)
-        logits = fn.attention_logits(fn.rotate(q, cos, sin), fn.rotate(k, cos, sin))
-        probs = fn.masked_attention_probs(logits, visible, mask.attn, pre_softmax=pre_softmax)
-        attn = row_map(project_out, {"o": w["o"]}, fn.mix_values(probs, v), targets)
-        x = _scaled(x, mask.residual_attn) + attn
-        x = _scaled(x, mask.residual_mlp) + _scaled(row_map(mlp_rows, w, x, mask.mlp != 0), mask.mlp)
-        return (x, (mask.residual_mlp != 0) | (mask.mlp != 0)), None
+        sight = jax.tree.map(lambda table: table[kind], sights)
+        targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
+        # Keys of unreached tokens stay in the denominator: those of the idle state. Keys after the last target are
+        # not read.
+        sources = state.reached & (jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0)
+        q, k, v = row_map(qkv_rows, w, state.x, targets | sources, None if config.zero_key else state.idle)
+        logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
+        probs = fn.masked_attention_probs(logits, sight.visible, mask.attn, pre_softmax=pre_softmax)
+        attn = row_map(out_rows, w, fn.mix_values(probs, v), targets)
+        middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
+        edge = _scaled(row_map(mlp_rows, w, state.x if config.parallel else middle, mask.mlp != 0), mask.mlp)
+        reached = mask.mlp != 0
+        if config.parallel:
+            idle = with_constants(w, jnp.zeros_like(state.idle[None]))[0]
+            return _State(middle + edge, reached | targets | (mask.residual_attn != 0), idle), None
+        return _State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle), None
 
-    start = (model.embed[...][tokens], jnp.ones(n_tokens, bool))
-    (x, _), _ = jax.lax.scan(step, start, (model.layers, edges))
-    return model.next_token_logits(x[_last(tokens, length)])
+    x = model.embedded(tokens)
+    start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0]))
+    state, _ = jax.lax.scan(step, start, (model.layers, edges, jnp.asarray(config.kinds)))
+    return model.next_token_logits(state.x[_last(tokens, length)])
+
+
+class _State(NamedTuple):
+    """The residual stream, which of its tokens any edge reaches, and the state of those that none does."""
+
+    x: Float[Array, "T D"]
+    reached: Bool[Array, "T"]
+    idle: Float[Array, "D"]
 
 
 def _scaled(x: Float[Array, "T D"], mask: Array) -> Float[Array, "T D"]:

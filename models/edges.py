@@ -10,7 +10,7 @@ H     query heads            L     layers
 K     key/value heads        E     edges of the graph
 G     query heads per K      Z     sizes of traces
 d     head dimension         Z1    sizes and the full graph
-r     rotated dimensions     R     rows (any tokens, flattened)
+P     learned positions      R     rows (any tokens, flattened)
 ====  =====================  ====  =====================
 """
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models.config import ModelConfig
 
@@ -24,46 +28,108 @@ def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array
     return jnp.einsum(spec, *operands, precision=precision, preferred_element_type=out or dtype)
 
 
-def rms_norm(x: Float[Array, "*R D"], weight: Float[Array, "D"], eps: float) -> Float[Array, "*R D"]:
-    """RMSNorm, computed in float32 and returned in the dtype of ``x``; the zero vector stays zero."""
+def rms(x: Float[Array, "*R N"], eps: float, *, axes: int = 1) -> Float32[Array, "*R N"]:
+    """Divided by the root mean square over the last ``axes`` axes, in float32; the zero vector stays zero."""
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return weight * wide.astype(x.dtype)
+    over = tuple(range(-axes, 0))
+    return wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=over, keepdims=True) + eps)
 
 
-def rope_frequencies(config: ModelConfig) -> np.ndarray:
-    """Angular frequency of each rotary pair, ``[d / 2]``, in radians per token."""
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+def gain(config: ModelConfig, weight: Float[Array, "*N"]) -> Float32[Array, "*N"]:
+    """The factor that a norm's weight stands for: 1 + w in Gemma, w elsewhere."""
+    return weight.astype(jnp.float32) + config.norm_offset
+
+
+def norm(config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array, "*R D"]) -> Float[Array, "*R D"]:
+    """The norm called ``name``, RMSNorm or LayerNorm, computed in float32 and returned in the dtype of ``x``."""
+    wide = x.astype(jnp.float32)
+    if config.norm == "layer":
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    out = rms(wide, config.norm_eps) * gain(config, w[name])
+    if config.norm == "layer":
+        out = out + w[f"{name}_shift"].astype(jnp.float32)
+    return out.astype(x.dtype)
+
+
+def normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) -> Float[Array, "R N d"]:
+    """RMSNorm of queries or keys: of each head, or of all heads together."""
+    axes = 2 if config.qk_norm == "full" else 1
+    return (rms(x, config.norm_eps, axes=axes) * gain(config, weight)).astype(x.dtype)
+
+
+class Sight(NamedTuple):
+    """What a layer knows of positions: rotary tables and which sources each target sees.
+
+    On a leading axis of one or two kinds, the second being the layers with a window.
+    """
+
+    cos: Float32[Array, "*N T r"]
+    sin: Float32[Array, "*N T r"]
+    visible: Bool[Array, "*N T S"]
+
+
+def rope_frequencies(
+    config: ModelConfig, *, local: bool = False, divisors: tuple[float, ...] | None = None
+) -> np.ndarray:
+    """Angular frequency of each rotary pair, ``[n_rotary / 2]``, in radians per token.
+
+    ``local`` asks for those of windowed layers; ``divisors`` take the place of the config's.
+    """
+    exponent = np.arange(0, config.n_rotary, 2, dtype=np.float32) / np.float32(max(config.n_rotary, 1))
+    if local and config.local_rope_theta is not None:
+        return 1.0 / np.float32(config.local_rope_theta) ** exponent
     frequencies = 1.0 / np.float32(config.rope_theta) ** exponent
-    return frequencies if config.rope_divisors is None else frequencies / np.asarray(config.rope_divisors, np.float32)
+    divisors = config.rope_divisors if divisors is None else divisors
+    return frequencies if divisors is None else frequencies / np.asarray(divisors, np.float32)
 
 
-def rope_tables(config: ModelConfig, n_tokens: int) -> tuple[Float32[Array, "T d"], Float32[Array, "T d"]]:
-    """Cosines and sines of every position, the two halves of a head rotated together."""
-    angles = jnp.arange(n_tokens, dtype=jnp.float32)[:, None] * jnp.asarray(rope_frequencies(config))
-    angles = jnp.concatenate([angles, angles], axis=-1)
-    return jnp.cos(angles), jnp.sin(angles)
+def sights(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int | None) -> Sight:
+    """The tables of every kind of layer, on a leading axis; ``length`` true tokens decide between longrope's two."""
+    kinds = [_sight(config, n_tokens, n_tokens if length is None else length, local=False)]
+    if config.window is not None:
+        kinds.append(_sight(config, n_tokens, n_tokens if length is None else length, local=True))
+    return jax.tree.map(lambda *each: jnp.stack(each), *kinds)
 
 
-def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T d"], sin: Float32[Array, "T d"]) -> Float[Array, "T *N d"]:
-    """Apply rotary positions in the dtype of ``x``."""
-    shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (x.shape[-1],)
-    first, second = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    return x * cos.reshape(shape).astype(x.dtype) + turned * sin.reshape(shape).astype(x.dtype)
-
-
-def causal(n_tokens: int) -> Bool[Array, "T S"]:
-    """True where the source is not after the target."""
+def _sight(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int, *, local: bool) -> Sight:
+    frequencies = jnp.asarray(rope_frequencies(config, local=local))
+    if config.rope_long_divisors is not None and not (local and config.local_rope_theta is not None):
+        slow = jnp.asarray(rope_frequencies(config, divisors=config.rope_long_divisors))
+        frequencies = jnp.where(jnp.asarray(length) > config.rope_switch, slow, frequencies)
     position = jnp.arange(n_tokens)
-    return position[:, None] >= position[None, :]
+    angles = position.astype(jnp.float32)[:, None] * frequencies
+    angles = jnp.concatenate([angles, angles], axis=-1)
+    visible = position[:, None] >= position[None, :]
+    if local and config.window is not None:
+        visible &= position[:, None] - position[None, :] < config.window
+    return Sight(config.rope_magnitude * jnp.cos(angles), config.rope_magnitude * jnp.sin(angles), visible)
 
 
-def attention_logits(q: Float[Array, "T K G d"], k: Float[Array, "S K d"]) -> Float32[Array, "H T S"]:
+def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T r"], sin: Float32[Array, "T r"]) -> Float[Array, "T *N d"]:
+    """Apply rotary positions to the leading dimensions of each head, its two halves together, in the dtype of ``x``."""
+    rotated = cos.shape[-1]
+    if rotated == 0:
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 2) + (rotated,)
+    turning, rest = x[..., :rotated], x[..., rotated:]
+    first, second = jnp.split(turning, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    turning = turning * cos.reshape(shape).astype(x.dtype) + turned * sin.reshape(shape).astype(x.dtype)
+    return jnp.concatenate([turning, rest], axis=-1)
+
+
+def softcap(logits: Float32[Array, "*N"], cap: float | None) -> Float32[Array, "*N"]:
+    """``cap * tanh(logits / cap)``; nothing without a cap."""
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def attention_logits(
+    config: ModelConfig, q: Float[Array, "T K G d"], k: Float[Array, "S K d"]
+) -> Float32[Array, "H T S"]:
     """Scaled query-key products in float32; keys are shared by the G heads of their group, never copied."""
-    n_tokens, n_kv, n_groups, head_dim = q.shape
-    logits = contract("tkgd,skd->kgts", q, k, out=jnp.float32) * head_dim**-0.5
-    return logits.reshape(n_kv * n_groups, n_tokens, -1)
+    n_tokens = q.shape[0]
+    logits = contract("tkgd,skd->kgts", q, k, out=jnp.float32) * config.scale
+    return softcap(logits.reshape(config.n_heads, n_tokens, -1), config.attn_softcap)
 
 
 def attention_probs(logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"]) -> Float32[Array, "H T S"]:
@@ -98,7 +164,21 @@ def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K d"]) -> Floa
     return mixed.reshape(n_tokens, n_heads, v.shape[2])
 
 
-def swiglu(x: Float[Array, "R D"], gate: Array, up: Array, down: Array) -> Float[Array, "R D"]:
-    """The gated MLP: ``down(silu(gate x) * up x)``."""
-    hidden = jax.nn.silu(contract("rd,df->rf", x, gate)) * contract("rd,df->rf", x, up)
-    return contract("rf,fd->rd", hidden, down)
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
+    """``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any."""
+    activation = _ACTIVATIONS[config.activation]
+    hidden = _affine(w, "up", x)
+    hidden = activation(_affine(w, "gate", x)) * hidden if config.gated_mlp else activation(hidden)
+    return _affine(w, "down", hidden)
+
+
+def _affine(w: Mapping[str, Array], name: str, x: Float[Array, "R N"]) -> Float[Array, "R M"]:
+    out = contract("rn,nm->rm", x, w[name])
+    return out + w[f"{name}_bias"] if f"{name}_bias" in w else out

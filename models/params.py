@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,26 +22,60 @@ class Weight:
 
     axes: tuple[str, ...]
     init: str = "normal"
-    """``normal``, or ``ones`` for norms."""
+    """``normal``, ``zeros`` for biases and shifts, or ``norm`` for what makes a norm the identity."""
 
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
     layers = {
-        "attn_norm": Weight(("L", "D"), "ones"),
         "q": Weight(("L", "D", "H", "d")),
         "k": Weight(("L", "D", "K", "d")),
         "v": Weight(("L", "D", "K", "d")),
         "o": Weight(("L", "H", "d", "D")),
-        "mlp_norm": Weight(("L", "D"), "ones"),
-        "gate": Weight(("L", "D", "F")),
         "up": Weight(("L", "D", "F")),
         "down": Weight(("L", "F", "D")),
     }
-    weights = {"embed": Weight(("V", "D")), "layers": layers, "final_norm": Weight(("D",), "ones")}
+    if config.gated_mlp:
+        layers["gate"] = Weight(("L", "D", "F"))
+    layers |= _norms(config) | _biases(config)
+    weights: dict[str, Any] = {"embed": Weight(("V", "D")), "layers": layers}
+    if config.learned_positions:
+        weights["positions"] = Weight(("P", "D"))
+    weights |= _norm(config, "final_norm", ("D",))
     if not config.tied_head:
         weights["head"] = Weight(("V", "D"))
     return weights
+
+
+def _norms(config: ModelConfig) -> dict[str, Weight]:
+    found: dict[str, Weight] = {}
+    for sub_layer in ("attn", "mlp"):
+        if config.pre_norm:
+            found |= _norm(config, f"{sub_layer}_norm", ("L", "D"))
+        if config.post_norm:
+            found |= _norm(config, f"{sub_layer}_post_norm", ("L", "D"))
+    if config.qk_norm != "none":
+        whole = config.qk_norm == "full"
+        found["q_norm"] = Weight(("L", "H", "d") if whole else ("L", "d"), "norm")
+        found["k_norm"] = Weight(("L", "K", "d") if whole else ("L", "d"), "norm")
+    return found
+
+
+def _norm(config: ModelConfig, name: str, axes: tuple[str, ...]) -> dict[str, Weight]:
+    shift = {f"{name}_shift": Weight(axes, "zeros")} if config.norm == "layer" else {}
+    return {name: Weight(axes, "norm"), **shift}
+
+
+def _biases(config: ModelConfig) -> dict[str, Weight]:
+    found: dict[str, tuple[str, ...]] = {}
+    if config.qkv_bias:
+        found |= {"q_bias": ("L", "H", "d"), "k_bias": ("L", "K", "d"), "v_bias": ("L", "K", "d")}
+    if config.o_bias:
+        found["o_bias"] = ("L", "D")
+    if config.mlp_bias:
+        found |= {"gate_bias": ("L", "F")} if config.gated_mlp else {}
+        found |= {"up_bias": ("L", "F"), "down_bias": ("L", "D")}
+    return {name: Weight(axes, "zeros") for name, axes in found.items()}
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -53,6 +88,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "d": config.head_dim,
         "F": config.d_mlp,
         "V": config.vocab_size,
+        "P": config.max_positions,
     }
 
 
@@ -71,14 +107,27 @@ def n_params(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(config, jnp.dtype("float32"))))
 
 
-def random_params(config: ModelConfig, *, key: jax.Array, dtype: jnp.dtype, scale: float = 0.02) -> dict[str, Any]:
-    """Normal weights of standard deviation ``scale`` and norms of one, for tests and measurements of speed."""
+def random_params(
+    config: ModelConfig, *, key: jax.Array, dtype: jnp.dtype, scale: float = 0.02, shardings: Any = None
+) -> dict[str, Any]:
+    """Normal weights of standard deviation ``scale``, norms and biases that do nothing; made on the device.
+
+    ``shardings`` is a tree like ``declare``'s, or None for the default device.
+    """
     declared, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
     blanks = jax.tree.leaves(shapes(config, dtype))
+    places = [None] * len(declared) if shardings is None else jax.tree.leaves(shardings)
 
-    def draw(index: int, weight: Weight, blank: jax.ShapeDtypeStruct) -> jax.Array:
-        if weight.init == "ones":
-            return jnp.ones(blank.shape, blank.dtype)
-        return scale * jax.random.normal(jax.random.fold_in(key, index), blank.shape, blank.dtype)
+    def draw(index: int, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+        if weight.init == "normal":
+            make = functools.partial(_normal, shape=blank.shape, dtype=blank.dtype)
+            return jax.jit(make, out_shardings=place)(jax.random.fold_in(key, index), scale)
+        value = 1 - config.norm_offset if weight.init == "norm" else 0.0
+        return jax.jit(functools.partial(jnp.full, blank.shape, value, blank.dtype), out_shardings=place)()
 
-    return jax.tree.unflatten(tree, [draw(i, w, b) for i, (w, b) in enumerate(zip(declared, blanks, strict=True))])
+    leaves = [draw(i, *each) for i, each in enumerate(zip(declared, blanks, places, strict=True))]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _normal(key: jax.Array, scale: float, *, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return (scale * jax.random.normal(key, shape, dtype)).astype(dtype)

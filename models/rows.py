@@ -25,21 +25,30 @@ _STEPS = 8
 
 @runtime_checkable
 class RowMap(Protocol):
-    """Applies a ``RowFunction`` to rows of which only the live ones matter."""
+    """Applies a ``RowFunction`` to rows of which only the live ones are computed from ``x``."""
 
-    def __call__(self, function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
-        """Results for all rows; what a dead row gets is up to the implementation, but finite."""
+    def __call__(
+        self, function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None
+    ) -> Any:
+        """Results for all rows; a dead row that is not in the state ``idle`` may get anything finite."""
         ...
 
 
-def every_row(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
+def every_row(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None) -> Any:
     """Apply ``function`` to every row, live or not; differentiable."""
-    del live
+    del live, idle
     return function(weights, x)
 
 
-def live_rows(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
-    """Apply ``function`` to the live rows; dead rows give zeros. Not reverse-differentiable under ``vmap``."""
+def live_rows(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None) -> Any:
+    """Apply ``function`` to the live rows; not reverse-differentiable under ``vmap``.
+
+    Dead rows give ``function(weights, idle)``, computed once for all of them, or zeros where ``idle`` is None.
+    """
+    if idle is not None:
+        out = live_rows(function, weights, x, live)
+        rest = function(weights, idle[None])
+        return jax.tree.map(lambda y, r: jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y, r), out, rest)
 
     @jax.custom_batching.custom_vmap
     def apply(weights: Any, x: Array, live: Array) -> Any:

@@ -21,6 +21,7 @@ CHECKED = (
 )
 install_import_hook([f"jstrace.{name}" for name in CHECKED], "beartype.beartype")
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ import pytest
 import jstrace
 from jstrace.model import Model
 from jstrace.models import Decoder, ModelConfig, random_params
+from jstrace.models.params import Weight, declare
 
 TINY = ModelConfig(
     family="llama",
@@ -51,18 +53,47 @@ TINY = ModelConfig(
 )
 
 
+_NORMED_TWICE: dict[str, Any] = {"norm_offset": 1.0, "post_norm": True, "activation": "gelu_tanh", "embed_scale": 4.0}
+_BIASED: dict[str, Any] = {"norm": "layer", "qkv_bias": True, "o_bias": True, "mlp_bias": True, "gated_mlp": False}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"window": 3},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": "head"},
+    "olmo2": {"pre_norm": False, "post_norm": True, "qk_norm": "full"},
+    "phi3": {
+        "rotary_dim": 4,
+        "rope_divisors": (1.0, 1.5),
+        "rope_long_divisors": (2.0, 8.0),
+        "rope_switch": 4,
+        "rope_magnitude": 1.2,
+    },
+    "gemma2": _NORMED_TWICE
+    | {"window": 3, "global_layers": (1,), "attn_softcap": 5.0, "logit_softcap": 3.0, "query_scale": 0.3},
+    "gemma3": _NORMED_TWICE | {"window": 2, "global_layers": (2,), "local_rope_theta": 100.0, "qk_norm": "head"},
+    "gpt2": _BIASED | {"learned_positions": True, "rotary_dim": 0, "activation": "gelu_tanh", "n_kv_heads": 4},
+    "gpt_neox": _BIASED | {"parallel": True, "rotary_dim": 2, "activation": "gelu", "n_kv_heads": 4},
+}
+"""What each family changes in ``TINY``."""
+
+
+def family_config(family: str) -> ModelConfig:
+    """A tiny config with every flag of a family."""
+    return dataclasses.replace(TINY, family=family, **FAMILIES[family])
+
+
 def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
-    """Weights large enough that every edge matters, and norms that are not all one."""
+    """Weights large enough that every edge matters, norms that are not all one and biases that are not zero."""
     params = random_params(config, key=jax.random.key(seed), dtype=jnp.dtype("float32"), scale=0.3)
-    keys = iter(jax.random.split(jax.random.key(seed + 1), 3))
+    base = jax.random.key(seed + 1)
 
-    def perturbed(weight: jax.Array) -> jax.Array:
-        return weight * (1 + 0.5 * jax.random.normal(next(keys), weight.shape))
+    def moved(number: int, declared: Weight, weight: jax.Array) -> jax.Array:
+        noise = jax.random.normal(jax.random.fold_in(base, number), weight.shape)
+        return weight if declared.init == "normal" else weight + 0.5 * noise
 
-    params["final_norm"] = perturbed(params["final_norm"])
-    for name in ("attn_norm", "mlp_norm"):
-        params["layers"][name] = perturbed(params["layers"][name])
-    return params
+    wanted, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
+    leaves = [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))]
+    return jax.tree.unflatten(tree, leaves)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Graph:
     output: tuple[int, int]
 
 
-def graph_of(scores: EdgeTree) -> Graph:
+def graph_of(scores: EdgeTree, parallel: bool = False) -> Graph:
     """The graph of every slot with a score that is not negative."""
     n_layers, n_tokens = scores.mlp.shape
     edges = []
@@ -36,9 +37,9 @@ def graph_of(scores: EdgeTree) -> Graph:
             if score < 0:
                 continue
             layer, source, target = index[0], index[-1], index[2 if name == "attn" else 1]
-            level = 2 * layer + (1 if name in ("residual_mlp", "mlp") else 0)
+            level = layer if parallel else 2 * layer + (1 if name in ("residual_mlp", "mlp") else 0)
             edges.append(((family, *index), (level, source), (level + 1, target), float(score)))
-    return Graph(edges, (2 * n_layers, n_tokens - 1))
+    return Graph(edges, (n_layers if parallel else 2 * n_layers, n_tokens - 1))
 
 
 def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
@@ -66,9 +67,9 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
     return order
 
 
-def strata(scores: EdgeTree, sizes: tuple[float, ...], first: tuple[str, ...] = ()) -> EdgeTree:
+def strata(scores: EdgeTree, sizes: tuple[float, ...], first: tuple[str, ...] = (), parallel: bool = False) -> EdgeTree:
     """Strata by the heap: every size's prefix of the order."""
-    order = best_first(graph_of(scores), first)
+    order = best_first(graph_of(scores, parallel), first)
     return strata_of(order, [math.floor(size * len(order)) for size in sizes], scores)
 
 
@@ -90,8 +91,15 @@ def _wide(tree: Any) -> Any:
     return np.asarray(tree, np.float64)
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    return weight * x / np.sqrt(np.mean(x**2, -1, keepdims=True) + eps)
+def erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf)(x)
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+}
 
 
 class Literal:
@@ -99,78 +107,141 @@ class Literal:
 
     def __init__(self, config: ModelConfig, params: Any, tokens: Any) -> None:
         self.config, self.params = config, _wide(params)
-        self.embedded = self.params["embed"][np.asarray(tokens)]
+        self.embedded = self.params["embed"][np.asarray(tokens)] * config.embed_scale
         self.n_tokens = len(self.embedded)
+        if config.learned_positions:
+            self.embedded = self.embedded + self.params["positions"][: self.n_tokens]
 
     def layer(self, index: int) -> dict[str, np.ndarray]:
         return {name: stack[index] for name, stack in self.params["layers"].items()}
 
-    def attention(self, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [H,T,T] and W_O v [H,T,D]."""
-        c = self.config
-        y = rms_norm(x, w["attn_norm"], c.norm_eps)
-        groups = c.n_heads // c.n_kv_heads
-        q = np.stack([self._turned(y @ w["q"][:, h]) for h in range(c.n_heads)])
-        k = np.stack([self._turned(y @ w["k"][:, h // groups]) for h in range(c.n_heads)])
-        u = np.stack([y @ w["v"][:, h // groups] @ w["o"][h] for h in range(c.n_heads)])
-        return np.einsum("htd,hsd->hts", q, k) / np.sqrt(c.head_dim), u
+    def sigma(self, x: np.ndarray) -> np.ndarray:
+        """What a norm divides by."""
+        centre = x.mean(-1, keepdims=True) if self.config.norm == "layer" else 0.0
+        return np.sqrt(np.mean((x - centre) ** 2, -1, keepdims=True) + self.config.norm_eps)
 
-    def _turned(self, x: np.ndarray) -> np.ndarray:
-        half = x.shape[1] // 2
-        angle = np.arange(len(x))[:, None] * np.asarray(rope_frequencies(self.config), np.float64)
-        a, b = x[:, :half], x[:, half:]
-        return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], 1)
+    def linear(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
+        """The linear part of a norm."""
+        centre = x.mean(-1, keepdims=True) if self.config.norm == "layer" else 0.0
+        return (w[name] + self.config.norm_offset) * (x - centre)
+
+    def norm(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
+        return self.linear(w, name, x) / self.sigma(x) + w.get(f"{name}_shift", 0.0)
+
+    def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
+        """Queries, keys or values [T, heads, d]; no positions yet."""
+        x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
+        if name == "v" or self.config.qk_norm == "none":
+            return x
+        for i in range(len(x)):
+            rows = [x[i]] if self.config.qk_norm == "full" else list(x[i])
+            normed = [row / np.sqrt(np.mean(row**2) + self.config.norm_eps) for row in rows]
+            x[i] = normed[0] if self.config.qk_norm == "full" else np.stack(normed)
+        return x * (w[f"{name}_norm"] + self.config.norm_offset)
+
+    def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [H,T,T], minus infinity where a source is not seen, and W_O v [H,T,D]."""
+        c = self.config
+        y = self.norm(w, "attn_norm", x) if c.pre_norm else x
+        groups = c.n_heads // c.n_kv_heads
+        q, k, v = (self.heads(w, name, y) for name in ("q", "k", "v"))
+        local = c.window is not None and index not in c.global_layers
+        logits = np.full((c.n_heads, len(x), len(x)), -np.inf)
+        for h in range(c.n_heads):
+            turned_q, turned_k = self._turned(q[:, h], local), self._turned(k[:, h // groups], local)
+            for i in range(len(x)):
+                for j in range(i + 1):
+                    if local and i - j >= c.window:  # type: ignore[operator]
+                        continue
+                    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+                    logit = turned_q[i] @ turned_k[j] * scale
+                    logits[h, i, j] = c.attn_softcap * np.tanh(logit / c.attn_softcap) if c.attn_softcap else logit
+        return logits, np.stack([v[:, h // groups] @ w["o"][h] for h in range(c.n_heads)])
+
+    def _turned(self, x: np.ndarray, local: bool) -> np.ndarray:
+        c = self.config
+        long = c.rope_long_divisors is not None and self.n_tokens > c.rope_switch
+        frequencies = rope_frequencies(c, local=local, divisors=c.rope_long_divisors if long else None)
+        angle = np.arange(len(x))[:, None] * np.asarray(frequencies, np.float64)
+        half, m = c.n_rotary // 2, c.rope_magnitude
+        a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
+        cos, sin = m * np.cos(angle), m * np.sin(angle)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], 1)
 
     def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        y = rms_norm(x, w["mlp_norm"], self.config.norm_eps)
-        gate = y @ w["gate"]
-        return (gate / (1 + np.exp(-gate)) * (y @ w["up"])) @ w["down"]
+        y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
+        hidden = y @ w["up"] + w.get("up_bias", 0.0)
+        activation = ACTIVATIONS[self.config.activation]
+        hidden = activation(y @ w["gate"] + w.get("gate_bias", 0.0)) * hidden if "gate" in w else activation(hidden)
+        out = hidden @ w["down"] + w.get("down_bias", 0.0)
+        return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         head = self.params.get("head", self.params["embed"])
-        return head @ rms_norm(x, self.params["final_norm"], self.config.norm_eps)
+        out, cap = head @ self.norm(self.params, "final_norm", x), self.config.logit_softcap
+        return cap * np.tanh(out / cap) if cap else out
 
-    def edges(self) -> Iterator[tuple[tuple[int, int], dict[Edge, np.ndarray], np.ndarray]]:
-        """For every node of the full graph: its edges' vectors and the node's own vector."""
-        x = self.embedded
-        for index in range(self.config.n_layers):
+    def nodes(self) -> Iterator[tuple[tuple[int, int], dict[Edge, np.ndarray], np.ndarray, np.ndarray]]:
+        """For every node of the full graph: its edges' vectors, its constants, and the node's own vector.
+
+        The node's vector is computed as the model does, not as a sum of edges; into the last level everything is
+        under the linear part of the final norm.
+        """
+        x, c = self.embedded, self.config
+        for index in range(c.n_layers):
             w = self.layer(index)
-            logits, u = self.attention(w, x)
-            middle = np.empty_like(x)
+            logits, u = self.attention(index, w, x)
+            probs = np.stack([[softmax(row) for row in head] for head in logits])
+            attn = np.einsum("hts,hsd->td", probs, u)
+            constant = w.get("o_bias", np.zeros(c.d_model))
+            middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn) + constant
+            out = middle + self.mlp(w, x if c.parallel else middle)
+            into = [{} for _ in x]
             for i in range(self.n_tokens):
-                found = {(0, index, i): x[i]}
-                for h in range(self.config.n_heads):
-                    probs = softmax(logits[h, i, : i + 1])
-                    found |= {(1, index, h, i, j): probs[j] * u[h, j] for j in range(i + 1)}
-                middle[i] = sum(found.values())
-                yield (2 * index + 1, i), found, middle[i]
-            x = middle + self.mlp(w, middle)
+                into[i][0, index, i] = x[i]
+                for h in range(c.n_heads):
+                    for j in range(self.n_tokens):
+                        vector = probs[h, i, j] * u[h, j]
+                        if c.post_norm:
+                            vector = self.linear(w, "attn_post_norm", vector) / self.sigma(attn[i])
+                        if logits[h, i, j] > -np.inf:
+                            into[i][1, index, h, i, j] = vector
+            mlp, last = self.mlp(w, x if c.parallel else middle), index == c.n_layers - 1
+            final = functools.partial(self.linear, self.params, "final_norm") if last else np.asarray
             for i in range(self.n_tokens):
-                yield (2 * index + 2, i), {(2, index, i): middle[i], (3, index, i): x[i] - middle[i]}, x[i]
+                if c.parallel:
+                    edges = into[i] | {(3, index, i): mlp[i]}
+                    edges = {edge: final(vector) for edge, vector in edges.items()}
+                    yield (index + 1, i), edges, final(constant), final(out[i])
+                else:
+                    yield (2 * index + 1, i), into[i], constant, middle[i]
+                    edges = {(2, index, i): final(middle[i]), (3, index, i): final(mlp[i])}
+                    yield (2 * index + 2, i), edges, np.zeros(c.d_model), final(out[i])
+            x = out
 
     def masked(self, mask: EdgeTree, *, pre_softmax: bool = False) -> np.ndarray:
         """Logits with each edge's vector multiplied by its mask, one edge at a time."""
-        x = self.embedded
-        for index in range(self.config.n_layers):
+        x, c = self.embedded, self.config
+        for index in range(c.n_layers):
             w = self.layer(index)
-            logits, u = self.attention(w, x)
-            middle = np.zeros_like(x)
+            logits, u = self.attention(index, w, x)
+            attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
             for i in range(self.n_tokens):
-                middle[i] += float(mask.residual_attn[index, i]) * x[i]
-                for h in range(self.config.n_heads):
-                    kept = np.asarray(mask.attn[index, h, i, : i + 1], np.float64)
-                    row = logits[h, i, : i + 1]
+                for h in range(c.n_heads):
+                    kept = np.asarray(mask.attn[index, h, i], np.float64)
+                    row = logits[h, i]
                     if pre_softmax:
                         weight = kept * np.exp(row - row.max())
                         weight = weight / weight.sum() if weight.sum() > 0 else weight
                     else:
                         weight = softmax(row) * kept
-                    for j in range(i + 1):
-                        middle[i] += weight[j] * u[h, j]
-            out = np.zeros_like(x)
-            mlp = self.mlp(w, middle)
+                    for j in range(self.n_tokens):
+                        attn[i] += weight[j] * u[h, j]
+                middle[i] = float(mask.residual_attn[index, i]) * x[i] + w.get("o_bias", 0.0)
+                middle[i] += self.norm(w, "attn_post_norm", attn[i]) if c.post_norm else attn[i]
+            mlp = self.mlp(w, x if c.parallel else middle)
             for i in range(self.n_tokens):
-                out[i] += float(mask.residual_mlp[index, i]) * middle[i]
+                out[i] = middle[i] if c.parallel else float(mask.residual_mlp[index, i]) * middle[i]
                 out[i] += float(mask.mlp[index, i]) * mlp[i]
             x = out
         return self.logits(x[-1])
@@ -205,15 +276,28 @@ def scores(model: Literal, importance: str) -> EdgeTree:
         "ifr": lambda e, x: max(l1(x) - l1(x - e), 0.0),
         "cosine": lambda e, x: (1 + cosine(e, x)) / 2,
     }[importance]
-    for (level, token), edges, node in model.edges():
-        if level > 2 * c.n_layers - 2 and token != t - 1:
+    reached = reachable(model)
+    for node, edges, _, whole in model.nodes():
+        if node not in reached:
             continue
-        gain = model.params["final_norm"] if level == 2 * c.n_layers else 1.0
-        sizes = {edge: magnitude(vector * gain, node * gain) for edge, vector in edges.items()}
+        sizes = {edge: magnitude(vector, whole) for edge, vector in edges.items()}
         total = 1.0 if importance == "cosine" else sum(sizes.values()) or 1.0
         for (family, *index), size in sizes.items():
             out[FAMILIES[family]][tuple(index)] = size / total
     return EdgeTree(**out)
+
+
+def reachable(model: Literal) -> set[tuple[int, int]]:
+    """The nodes that the output can be reached from, by walking down every edge."""
+    parallel = model.config.parallel
+    into: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for (level, token), edges, _, _ in model.nodes():
+        into[level, token] = {(level - 1, edge[-1]) for edge in edges}
+    found, wave = set(), {(model.config.n_layers * (1 if parallel else 2), model.n_tokens - 1)}
+    while wave:
+        found |= wave
+        wave = set().union(*(into.get(node, set()) for node in wave)) - found
+    return found
 
 
 def nucleus(p: np.ndarray, reference: np.ndarray, level: float) -> list[int]:

@@ -44,9 +44,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) 
     ("changes", "message"),
     [
         ({"model_type": "mamba"}, "'mamba' is not supported"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"attention_bias": True}, "q_proj.bias is missing"),
+        ({"attention_bias": 1}, "attention_bias"),
         ({"residual_multiplier": 2.0}, "'residual_multiplier'.*may change the computation"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_act": "relu2"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "beta_fast": 32}}, "beta_fast"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8}}, "low_freq_factor"),
@@ -85,7 +86,7 @@ def test_weights_that_are_off(folder: Path) -> None:
     with pytest.raises(InputError, match="has shape"):
         jstrace.load(str(folder))
     edit_weights(folder, lambda weights: weights.pop(name))
-    with pytest.raises(InputError, match=f"{name} is missing"):
+    with pytest.raises(InputError, match=f"{name.removeprefix('model.')} is missing"):
         jstrace.load(str(folder))
 
 
@@ -103,7 +104,7 @@ def test_files_that_make_their_readers_stumble(folder: Path) -> None:
         jstrace.load(str(folder))
     edit_config(folder, num_hidden_layers=2**31)
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(InputError, match=r"memory|cannot be read"):
+    with pytest.raises(InputError, match="at most 10000"):
         jstrace.load(str(folder))
     (folder / "config.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match=r"cannot be read|JSON"):
@@ -280,7 +281,7 @@ def test_gguf_files_that_are_off(tmp_path: Path) -> None:
         jstrace.load(str(path))
     for damage in ({"llama.block_count": "x"}, {"llama.block_count": 2.5}, {"llama.rope.freq_base": float("inf")}):
         write_gguf(path, **damage)
-        with pytest.raises(InputError, match="expected a positive number"):
+        with pytest.raises(InputError, match="expected a positive"):
             jstrace.load(str(path))
     write_gguf(path, **{"llama.logit_scale": 2.0})
     with pytest.raises(InputError, match="logit_scale"):

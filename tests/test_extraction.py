@@ -91,7 +91,7 @@ def _compiled(name: str, replacement: Callable[..., object]) -> Callable[[EdgeTr
     def run(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extraction, name, replacement)
-            return extraction.extract_padded(scores, cuts, scores.mlp.shape[1])
+            return extraction.extract_padded(scores, cuts, scores.mlp.shape[1], parallel=False)
 
     return jax.jit(run)
 
@@ -157,7 +157,7 @@ def test_padding_changes_nothing() -> None:
             for (name, leaf), n in zip(scores.items(), (1, 2, 1, 1), strict=True)
         }
     )
-    compiled = jax.jit(extraction.extract_padded)
+    compiled = jax.jit(functools.partial(extraction.extract_padded, parallel=False))
     narrow, padded = (compiled(s, cuts, 4) for s in (scores, wide))
     for (name, a), (_, b) in zip(narrow.items(), padded.items(), strict=True):
         b = np.asarray(b)

@@ -50,7 +50,7 @@ def test_endpoints_and_flattening() -> None:
     flat = graph.flat(tree)
     for name, leaf in graph.unflat(flat, tree).items():
         np.testing.assert_array_equal(leaf, getattr(tree, name))
-    sources, targets = graph.endpoints(jnp.arange(flat.size), tree)
+    sources, targets = graph.endpoints(jnp.arange(flat.size), tree, parallel=False)
     for number, (_, source, target, score) in enumerate(oracle.graph_of(tree).edges):
         assert flat[number] == np.float32(score)
         assert (sources[number], targets[number]) == (source[0] * 5 + source[1], target[0] * 5 + target[1])

@@ -1,0 +1,110 @@
+"""A config file's fields, taken out one by one with checks, so that what nobody took can be refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jstrace.models import InputError
+
+_MISSING: Any = object()
+_MOST_LAYERS = 10_000
+
+
+class Fields:
+    """Fields of a JSON object that are consumed by asking for them; ``where`` names the file in errors."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._left = dict(values)
+        self.where = where
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """Any value, unchecked."""
+        return self._left.pop(name, default)
+
+    def peek(self, name: str) -> Any:
+        """A value that stays to be taken."""
+        return self._left.get(name)
+
+    def integer(self, name: str, default: int | None = _MISSING) -> Any:
+        """A positive integer, or the default where there is none; required without a default."""
+        return self._number(name, default, whole=True)
+
+    def nullable(self, name: str, absent: float | None) -> Any:
+        """A positive number, None where the file says null, and ``absent`` where it says nothing."""
+        if name not in self._left:
+            return absent
+        return self._number(name, None, whole=isinstance(absent, int))
+
+    def layers(self, name: str) -> int:
+        """A number of layers that a model can have; what is listed by layer is not made for more."""
+        value = self.integer(name)
+        if value > _MOST_LAYERS:
+            raise InputError(f"{self.where}: {name} = {value}, expected at most {_MOST_LAYERS}")
+        return int(value)
+
+    def number(self, name: str, default: float | None = _MISSING) -> Any:
+        """A positive finite number as a float."""
+        return self._number(name, default, whole=False)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._left.pop(name, default)
+        if not isinstance(value, bool):
+            raise InputError(f"{self.where}: {name} = {value!r}, expected true or false")
+        return value
+
+    def choice(self, name: str, known: Mapping[str, str], default: str) -> str:
+        """What one of the ``known`` names stands for."""
+        value = self._left.pop(name, None)
+        value = default if value is None else value
+        if not isinstance(value, str) or value not in known:
+            raise InputError(f"{self.where}: {name} = {value!r} is not supported; supported: {', '.join(known)}")
+        return known[value]
+
+    def fixed(self, name: str, *allowed: Any) -> None:
+        """A field that changes the computation and of which only the ``allowed`` values are supported."""
+        value = self._left.pop(name, allowed[0])
+        if not any(type(value) is type(known) and value == known for known in allowed):
+            raise InputError(f"{self.where}: {name} = {value!r} is not supported; only {allowed[0]!r} is")
+
+    def object(self, name: str) -> dict[str, Any]:
+        """A JSON object; null and absence are the empty one."""
+        value = self._left.pop(name, None)
+        value = {} if value is None else value
+        if not isinstance(value, dict):
+            raise InputError(f"{self.where}: {name} = {value!r}, expected an object")
+        return value
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of positive finite numbers."""
+        value = self._left.pop(name, None)
+        if not isinstance(value, list) or not all(_is_number(item) for item in value):
+            raise InputError(f"{self.where}: {name} = {str(value)[:80]}, expected a list of positive numbers")
+        return tuple(float(item) for item in value)
+
+    def refuse_unread(self, irrelevant: Collection[str], what: str = "field") -> None:
+        """An ``InputError`` that names a field nobody asked for and that is not known to be irrelevant."""
+        unread = sorted(set(self._left) - set(irrelevant))
+        if unread:
+            value = str(self._left[unread[0]])[:80]
+            raise InputError(
+                f"{self.where}: {what} {unread[0]!r} = {value} is not known and may change the computation;"
+                " remove it if it does not"
+            )
+
+    def _number(self, name: str, default: Any, *, whole: bool) -> Any:
+        value = self._left.pop(name, None)
+        if value is None:
+            if default is _MISSING:
+                raise InputError(f"{self.where}: field {name!r} is missing")
+            return default
+        if not _is_number(value) or (whole and not isinstance(value, int)):
+            kind = "integer" if whole else "number"
+            raise InputError(f"{self.where}: {name} = {value!r}, expected a positive {kind}")
+        return value if whole else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

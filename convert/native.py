@@ -1,0 +1,110 @@
+"""jstrace's own checkpoints: an orbax tree of the stacked parameters with the config and the tokenizer beside it.
+
+Written by ``jstrace convert``; loads onto any mesh in any dtype. A folder is whole or not there: everything is written
+into a hidden folder beside it, which takes its name last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jstrace.convert.tokenizer import Tokenizer
+from jstrace.models import InputError, ModelConfig, Params, shapes
+
+HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"
+_FORMAT, _VERSION = "jstrace-model", 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself."""
+
+    config: ModelConfig
+    dtype: str
+    fingerprint: str
+    source: str
+
+
+def check_target(out: Path) -> None:
+    """Refuse a folder that a conversion would not write into, before the work."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise InputError(f"{out}: exists already; convert into a new folder")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"{out}: cannot be written (there is no folder {out.resolve().parent})")
+
+
+def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header: Header) -> None:
+    """Write a checkpoint, all or nothing.
+
+    Raises:
+      InputError: the folder exists, or the disk has no room for it.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    check_target(out)
+    target = out.resolve()
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise InputError(f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on that disk")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
+    try:
+        partial.mkdir()
+        ocp.save(partial / _PARAMS, params)
+        if tokenizer is not None:
+            tokenizer.save(partial / TOKENIZER)
+        fields = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(header)}
+        with (partial / HEADER).open("w", encoding="utf-8") as stream:
+            json.dump(fields, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
+        raise InputError(f"{out}: cannot be written ({str(error)[:200]})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_header(folder: Path) -> Header:
+    """What ``write_native`` wrote beside the parameters.
+
+    Raises:
+      InputError: not a checkpoint of this version.
+    """
+    path = folder / HEADER
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format"] != _FORMAT or fields["version"] != _VERSION:
+            raise InputError(
+                f"{path}: {fields['format']} of version {fields['version']}, expected {_FORMAT} {_VERSION}"
+            )
+        return Header(ModelConfig.from_json(fields["config"]), fields["dtype"], fields["fingerprint"], fields["source"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: not readable ({error!r})") from error
+
+
+def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Any) -> dict[str, Any]:
+    """The parameters, cast to ``dtype`` and placed as ``shardings`` (None: on the default device) say."""
+    from orbax.checkpoint import v1 as ocp
+
+    blanks = shapes(config, dtype)
+    if shardings is None:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: here, blanks)
+
+    def wanted(blank: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(blank.shape, blank.dtype, sharding=sharding)
+
+    try:
+        return ocp.load(folder.resolve() / _PARAMS, jax.tree.map(wanted, blanks, shardings))
+    except Exception as error:  # orbax and tensorstore raise errors of every kind for damaged files
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise InputError(f"{folder}: its parameters cannot be read ({reason})") from error

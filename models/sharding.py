@@ -1,0 +1,64 @@
+"""Where parameters live on a mesh of devices: tensor-parallel over ``model``, the same on every slice of ``data``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jstrace.models.config import ModelConfig
+from jstrace.models.errors import InputError
+from jstrace.models.params import Weight, axis_sizes, declare
+
+DATA, MODEL = "data", "model"
+RULES: Mapping[str, str] = {"H": MODEL, "K": MODEL, "F": MODEL, "V": MODEL}
+"""The axes of weights that are divided over a mesh axis; the others are whole on every device."""
+
+
+def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of ``data * model`` devices: inputs are divided over ``data``, weights over ``model``.
+
+    Raises:
+      InputError: sizes that are not positive or need more devices than there are.
+    """
+    if data < 1 or model < 1:
+        raise InputError(f"mesh data={data}, model={model}: expected positive sizes")
+    found = list(jax.devices() if devices is None else devices)
+    if data * model > len(found):
+        raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
+    return Mesh(np.asarray(found[: data * model]).reshape(data, model), (DATA, MODEL))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
+    """The sharding of every parameter, as a tree like ``models.params.declare``'s.
+
+    Raises:
+      InputError: the mesh has no axis ``model``, or an axis of the weights does not divide over it.
+    """
+    check_mesh(config, mesh)
+
+    def one(weight: Weight) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*(RULES.get(axis) for axis in weight.axes)))
+
+    return jax.tree.map(one, declare(config), is_leaf=lambda node: isinstance(node, Weight))
+
+
+def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """Refuse a mesh over which the weights do not divide, with the sizes that would."""
+    unknown = set(mesh.axis_names) - {DATA, MODEL}
+    if unknown or MODEL not in mesh.axis_names:
+        raise InputError(f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r}; see jstrace.make_mesh")
+    sizes, over = axis_sizes(config), mesh.shape[MODEL]
+    wrong = {axis: sizes[axis] for axis in RULES if sizes[axis] % over}
+    if wrong:
+        common = math.gcd(*(sizes[axis] for axis in RULES))
+        fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        shown = ", ".join(f"{_WORDS[axis]} {size}" for axis, size in wrong.items())
+        raise InputError(f"mesh model={over} does not divide {shown}; sizes that would: {fits}")
+
+
+_WORDS = {"H": "query heads", "K": "key/value heads", "F": "MLP width", "V": "vocabulary"}
