@@ -103,8 +103,21 @@ def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: 
     def wanted(blank: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(blank.shape, blank.dtype, sharding=sharding)
 
+    path = folder.resolve() / _PARAMS
     try:
-        return ocp.load(folder.resolve() / _PARAMS, jax.tree.map(wanted, blanks, shardings))
+        _check_shapes(ocp.metadata(path).metadata, blanks)
+        return ocp.load(path, jax.tree.map(wanted, blanks, shardings))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
     except Exception as error:  # orbax and tensorstore raise errors of every kind for damaged files
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
         raise InputError(f"{folder}: its parameters cannot be read ({reason})") from error
+
+
+def _check_shapes(found: Any, wanted: Any) -> None:
+    """Refuse parameters other than the config's: orbax would cut or pad them."""
+    ours = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    theirs = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise InputError(f"parameter {name} has shape {theirs.get(name)}, expected {ours.get(name)}")

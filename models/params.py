@@ -120,14 +120,14 @@ def random_params(
 
     def draw(index: int, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
         if weight.init == "normal":
-            make = functools.partial(_normal, shape=blank.shape, dtype=blank.dtype)
-            return jax.jit(make, out_shardings=place)(jax.random.fold_in(key, index), scale)
-        value = 1 - config.norm_offset if weight.init == "norm" else 0.0
-        return jax.jit(functools.partial(jnp.full, blank.shape, value, blank.dtype), out_shardings=place)()
+            return _normal(jax.random.fold_in(key, index), scale, blank.shape, blank.dtype, place)
+        return jnp.full(blank.shape, 1 - config.norm_offset if weight.init == "norm" else 0, blank.dtype, device=place)
 
     leaves = [draw(i, *each) for i, each in enumerate(zip(declared, blanks, places, strict=True))]
     return jax.tree.unflatten(tree, leaves)
 
 
-def _normal(key: jax.Array, scale: float, *, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    return (scale * jax.random.normal(key, shape, dtype)).astype(dtype)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _normal(key: jax.Array, scale: float, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
+    values = (scale * jax.random.normal(key, shape, dtype)).astype(dtype)
+    return values if place is None else jax.lax.with_sharding_constraint(values, place)

@@ -102,6 +102,11 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+def varied(variant: Variant, changes: dict[str, Any]) -> Variant:
+    """The variant with further changes."""
+    return dataclasses.replace(variant, changes=variant.changes | changes)
+
+
 def make(variant: Variant, folder: Path) -> Any:
     """The torch model, saved into ``folder``; norms and biases are moved away from one and zero."""
     # Gemma 3's text model and its config have names of their own.

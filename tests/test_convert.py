@@ -17,10 +17,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jstrace
-from jstrace.convert import default_model, read_config
+from jstrace.convert import default_model
 from jstrace.convert.gguf_file import GgufFile
 from jstrace.models import InputError, n_params
-from tests.conftest import TINY, tiny_params
 
 
 @pytest.fixture
@@ -195,97 +194,6 @@ def test_tokenizer_of_a_folder(folder: Path) -> None:
     assert jstrace.trace(broken, [1, 2, 3]).tokens.tolist() == [1, 2, 3]
     with pytest.raises(InputError, match=r"tokenizer could not be read .*; pass token ids"):
         jstrace.trace(broken, "the cat sat")
-
-
-# --- GGUF -----------------------------------------------------------------------------------------------------------
-
-
-def write_gguf(path: Path, **changes: Any) -> dict[str, Any]:
-    """A GGUF file of the tiny model, rotary halves interleaved as llama.cpp does."""
-    import gguf
-
-    params = tiny_params()
-    writer = gguf.GGUFWriter(path, changes.pop("architecture", "llama"))
-    if "llama.block_count" not in changes:
-        writer.add_block_count(TINY.n_layers)
-    writer.add_context_length(TINY.max_positions)
-    writer.add_embedding_length(TINY.d_model)
-    writer.add_feed_forward_length(TINY.d_mlp)
-    writer.add_head_count(TINY.n_heads)
-    writer.add_head_count_kv(TINY.n_kv_heads)
-    writer.add_key_length(TINY.head_dim)
-    writer.add_value_length(TINY.head_dim)
-    if "llama.rope.freq_base" not in changes:
-        writer.add_rope_freq_base(TINY.rope_theta)
-    writer.add_layer_norm_rms_eps(TINY.norm_eps)
-    for key, value in changes.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
-    tensors = {"token_embd": params["embed"], "output_norm": params["final_norm"], "output": params["head"]}
-    names = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
-    names |= {"mlp_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}
-    for name, theirs in names.items():
-        for layer, value in enumerate(np.asarray(params["layers"][name])):
-            tensors[f"blk.{layer}.{theirs}"] = _as_llama_cpp(name, value)
-    for name, value in tensors.items():
-        array = np.ascontiguousarray(np.asarray(value, np.float32))
-        writer.add_tensor(f"{name}.weight", array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return params
-
-
-def _as_llama_cpp(name: str, value: np.ndarray) -> np.ndarray:
-    if value.ndim == 1:
-        return value
-    matrix = value.reshape(-1, TINY.d_model).T if name == "o" else value.reshape(value.shape[0], -1)
-    matrix = matrix if name == "o" else matrix.T
-    if name not in ("q", "k"):
-        return matrix
-    heads = value.shape[1]
-    return matrix.reshape(heads, 2, TINY.head_dim // 2, -1).swapaxes(1, 2).reshape(matrix.shape)
-
-
-def test_gguf_equals_its_parameters(tmp_path: Path) -> None:
-    params = write_gguf(tmp_path / "tiny.gguf")
-    model = jstrace.load(str(tmp_path / "tiny.gguf"))
-    assert model.tokenizer is None
-    for name, value in params["layers"].items():
-        np.testing.assert_array_equal(model.decoder.layers.weights()[name], value, err_msg=name)
-    np.testing.assert_array_equal(model.decoder.head[...], params["head"])
-    assert read_config(str(tmp_path / "tiny.gguf")).head_dim == TINY.head_dim
-
-
-@pytest.mark.parametrize("damage", [{"tokenizer.ggml.model": "llama"}, {"tokenizer.ggml.pre": "unheard-of"}, {}])
-def test_gguf_with_a_tokenizer_that_cannot_be_used(tmp_path: Path, damage: dict[str, str]) -> None:
-    """The model loads; only text is refused, with the reason."""
-    fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"} | damage
-    write_gguf(tmp_path / "tiny.gguf", **fields)
-    model = jstrace.load(str(tmp_path / "tiny.gguf"))
-    assert jstrace.trace(model, [1, 2]).n_edges > 0
-    with pytest.raises(InputError, match="pass token ids"):
-        jstrace.trace(model, "text")
-
-
-def test_gguf_files_that_are_off(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.gguf"
-    write_gguf(path)
-    whole = path.read_bytes()
-    for keep in (3, 100, len(whole) // 2, len(whole) - 1000):
-        path.write_bytes(whole[:keep])
-        with pytest.raises(InputError, match="not a whole GGUF file"):
-            jstrace.load(str(path))
-    write_gguf(path, architecture="mamba")
-    with pytest.raises(InputError, match="mamba"):
-        jstrace.load(str(path))
-    for damage in ({"llama.block_count": "x"}, {"llama.block_count": 2.5}, {"llama.rope.freq_base": float("inf")}):
-        write_gguf(path, **damage)
-        with pytest.raises(InputError, match="expected a positive"):
-            jstrace.load(str(path))
-    write_gguf(path, **{"llama.logit_scale": 2.0})
-    with pytest.raises(InputError, match="logit_scale"):
-        jstrace.load(str(path))
 
 
 # --- the default model ----------------------------------------------------------------------------------------------
