@@ -152,7 +152,10 @@ def _olmo2(f: Fields) -> ModelConfig:
 
 def _phi3(f: Fields) -> ModelConfig:
     base = _base(f, "phi3")
-    f.fixed("attention_bias", False)
+    for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        f.fixed(name, False)
+    f.fixed("full_attn_mod", 1)
+    f.fixed("interpolate_factor", 1)
     window = f.integer("sliding_window", None)
     return ModelConfig(
         **base,

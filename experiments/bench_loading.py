@@ -1,11 +1,12 @@
 """Host memory while a sharded checkpoint is loaded: how far it rises above the weights themselves.
 
-    python experiments/bench_loading.py [--gigabytes 2] [--dtype bfloat16]
+Command: ``python experiments/bench_loading.py [--gigabytes 2] [--dtype bfloat16]`` (half a minute, twice the disk).
 
 Writes a synthetic Llama in bfloat16 as Hugging Face shards of 400 MB into a temporary folder, loads it in a fresh
 process and samples that process's anonymous memory, which on a CPU holds the weights too. What is above the weights and
-above what the process held before loading is the price of loading; the largest stacked leaf is the bound. Takes about
-a minute and twice the disk.
+above what the process held before loading is the price of loading; the largest stacked leaf is the bound.
+
+Expected: less than 100 MB above 2 GB of weights, where the largest stacked leaf is 470 MB.
 """
 
 from __future__ import annotations
