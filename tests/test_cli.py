@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import jstrace
 from jstrace import cli, evaluation, model, plot, scores
 from jstrace.model import Model
 from jstrace.models import InputError
+from tests import hf_models
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -208,6 +210,35 @@ def test_plot_of_a_curve_with_gaps(stub: Model) -> None:
     found = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
     broken = dataclasses.replace(found, tv=np.where(np.arange(27) > 20, np.nan, found.tv))
     assert "?" in plot.terminal_plot(broken)
+
+
+def test_info_of_a_preset(run: Run) -> None:
+    """Offline; Llama's flags are left out of the text and stand in the JSON."""
+    code, out, _ = run("info", "allenai/OLMo-2-1124-13B", "--tokens", "55")
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert code == 0
+    assert (rows["parameters"], rows["post norm"], rows["bytes bfloat16"]) == (
+        "13,716,198,400",
+        "True",
+        "27,432,396,800",
+    )
+    assert "parallel" not in rows
+    facts = json.loads(run("info", "llama-3.1-8b", "--tokens", "55", "--json")[1])
+    assert (facts["parameters"], facts["edges"], facts["parallel"]) == (8_030_261_248, 1_534_558, False)
+    assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
+
+
+def test_convert(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path / "hf")
+    code, out, _ = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"), "--dtype", "float16")
+    assert code == 0
+    mark = out.split()[-1]
+    assert jstrace.load(str(tmp_path / "out"), dtype="float16").fingerprint() == mark
+    code, out, err = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "exists already" in err
+    assert run("info", str(tmp_path / "out"))[0] == 0
+    assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
 
 
 @pytest.mark.real

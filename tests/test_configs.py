@@ -44,7 +44,8 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
         _DEFAULTS
         | {
             "attention_bias": False, "attn_logit_softcapping": 50.0, "bos_token_id": 2,
-            "cache_implementation": "hybrid", "eos_token_id": 1, "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+            "cache_implementation": "hybrid", "eos_token_id": 1, "final_logit_softcapping": 30.0,
+            "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
             "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304, "intermediate_size": 9216,
             "max_position_embeddings": 8192, "model_type": "gemma2", "num_attention_heads": 8, "num_hidden_layers": 26,
             "num_key_value_heads": 4, "pad_token_id": 0, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6,
