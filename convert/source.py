@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from jstrace.convert import default_model, hub, native
 from jstrace.convert.gguf_file import GgufFile
+from jstrace.convert.gguf_tokenizer import GgufTokenizer
 from jstrace.convert.hf_config import read_hf_config
 from jstrace.convert.hf_folder import open_safetensors
 from jstrace.convert.layouts import GGUF, HF
-from jstrace.convert.tokenizer import GgufTokenizer, HfTokenizer, Tokenizer, tokenizer_or_reason
+from jstrace.convert.tokenizer import HfTokenizer, Tokenizer, tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.models import InputError, ModelConfig, param_shardings, preset, random_params
 

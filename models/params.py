@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from jstrace.models.config import ModelConfig
 
 Params = Mapping[str, Any]
 """Nested dict of arrays: ``embed``, ``final_norm``, ``head`` (untied only) and ``layers`` with a dict of stacks."""
+
+
+_DRAWN_AT_ONCE = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,5 +133,11 @@ def random_params(
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _normal(key: jax.Array, scale: float, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
-    values = (scale * jax.random.normal(key, shape, dtype)).astype(dtype)
+    """Drawn some rows at a time: the generator's own numbers take eight times the room of what it makes."""
+
+    def row(key: jax.Array) -> jax.Array:
+        return (scale * jax.random.normal(key, shape[1:], dtype)).astype(dtype)
+
+    rows_at_once = max(1, _DRAWN_AT_ONCE // math.prod(shape[1:]))
+    values = jax.lax.map(row, jax.random.split(key, shape[0]), batch_size=min(rows_at_once, shape[0]))
     return values if place is None else jax.lax.with_sharding_constraint(values, place)

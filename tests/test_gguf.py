@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 import jstrace
 from jstrace.convert import read_config
+from jstrace.convert.gguf_tokenizer import GgufTokenizer
+from jstrace.convert.tokenizer import HfTokenizer
 from jstrace.models import InputError, clean_forward
 from jstrace.scores import NormMeasure
 from tests import hf_models
@@ -198,7 +201,7 @@ def test_gguf_equals_its_parameters(tmp_path: Path) -> None:
     assert read_config(str(tmp_path / "tiny.gguf")).head_dim == TINY.head_dim
 
 
-@pytest.mark.parametrize("damage", [{"tokenizer.ggml.model": "llama"}, {"tokenizer.ggml.pre": "unheard-of"}, {}])
+@pytest.mark.parametrize("damage", [{"tokenizer.ggml.model": "t5"}, {"tokenizer.ggml.pre": "unheard-of"}, {}])
 def test_gguf_with_a_tokenizer_that_cannot_be_used(tmp_path: Path, damage: dict[str, str]) -> None:
     """The model loads; only text is refused, with the reason."""
     fields = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"} | damage
@@ -227,3 +230,50 @@ def test_gguf_files_that_are_off(tmp_path: Path) -> None:
     write_gguf(path, **{"llama.logit_scale": 2.0})
     with pytest.raises(InputError, match="logit_scale"):
         jstrace.load(str(path))
+
+
+# --- tokenizers -----------------------------------------------------------------------------------------------------
+
+
+def merged(text: str, vocabulary: dict[str, int], scores: list[float], prefix: bool) -> list[int]:
+    """The definition: merge the adjacent pair whose union scores highest, the leftmost first, until there is none."""
+    pieces = list((("▁" if prefix else "") + text).replace(" ", "▁"))
+    while True:
+        unions = [(a + b, i) for i, (a, b) in enumerate(itertools.pairwise(pieces)) if a + b in vocabulary]
+        if not unions:
+            break
+        _, at = min((-scores[vocabulary[union]], i) for union, i in unions)
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+    ids = []
+    for piece in pieces:
+        known = [piece] if piece in vocabulary else [f"<0x{byte:02X}>" for byte in piece.encode()]
+        ids += [vocabulary[name] for name in known]
+    return ids
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_sentencepiece_tokenizers(prefix: bool, seed: int, tmp_path: Path) -> None:
+    """Against the definition, on a random vocabulary with byte fallback; the same after being saved and read."""
+    rng = np.random.default_rng(seed)
+    words = {"".join(rng.choice(list("abc▁"), int(n))) for n in rng.integers(2, 6, 120)}
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"abc▁", *sorted(words)]
+    n_special, scores = len(tokens) - len(words), [0.0] * len(tokens)
+    scores[n_special:] = [-float(s) for s in rng.permutation(len(words))]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    tokenizer = GgufTokenizer(metadata, "here")
+    tokenizer.save(tmp_path / "saved")
+    back, vocabulary = HfTokenizer(tmp_path / "saved"), {token: i for i, token in enumerate(tokens)}
+    for text in ("abc abca  bcab", "a", "ccc é日 ab", *("".join(rng.choice(list("abc "), 30)) for _ in range(40))):
+        expected = [1, *merged(text, vocabulary, scores, prefix)]
+        assert tokenizer.encode(text) == expected
+        assert back.encode(text) == expected
+        if "é" not in text:
+            assert "".join(tokenizer.token(i) for i in expected[1:]) == (" " if prefix else "") + text

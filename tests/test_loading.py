@@ -247,7 +247,8 @@ def test_a_converted_model_is_the_model(converted: tuple[Path, Path]) -> None:
 def test_convert_keeps_the_tokenizer(real: jstrace.Model, tmp_path: Path) -> None:
     """Of a GGUF file, with a BOS token if it asks for one."""
     from jstrace.convert.gguf_file import GgufFile
-    from jstrace.convert.tokenizer import GgufTokenizer, HfTokenizer
+    from jstrace.convert.gguf_tokenizer import GgufTokenizer
+    from jstrace.convert.tokenizer import HfTokenizer
 
     metadata = dict(GgufFile(default_model.default_model(print)).metadata)
     text = "The capital of France is\n\n  Paris, 2026! <|im_start|> Ünïcödé 日本"
