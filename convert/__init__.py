@@ -1,7 +1,16 @@
 """Outside formats to ``jstrace.models``: Hugging Face, GGUF, the default model; and jstrace's own checkpoints."""
 
-from jstrace.convert.native import Header, check_target, write_native
+from jstrace.convert.native import Header, check_target, narrowed, write_native
 from jstrace.convert.source import Checkpoint, read_checkpoint, read_config
 from jstrace.convert.tokenizer import Tokenizer
 
-__all__ = ["Checkpoint", "Header", "Tokenizer", "check_target", "read_checkpoint", "read_config", "write_native"]
+__all__ = [
+    "Checkpoint",
+    "Header",
+    "Tokenizer",
+    "check_target",
+    "narrowed",
+    "read_checkpoint",
+    "read_config",
+    "write_native",
+]

@@ -9,6 +9,7 @@ from typing import Any
 from jstrace.convert.fields import Fields
 from jstrace.convert.rope import read_rope, take_rope
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.families import FLAGS
 
 _ACTIVATIONS = {
     "silu": "silu",
@@ -22,11 +23,11 @@ _ACTIVATIONS = {
 
 def _base(f: Fields, family: str, **defaults: Any) -> dict[str, Any]:
     """The fields that all families but GPT-2 share; ``defaults`` for those that may be left out."""
-    f.fixed("quantization_config", None)
     n_heads, d_model = f.integer("num_attention_heads", **_default(defaults, "n_heads")), f.integer("hidden_size")
     head_dim = f.integer("head_dim", defaults.get("head_dim"))
     return {
         "family": family,
+        **FLAGS[family],
         "vocab_size": f.integer("vocab_size", **_default(defaults, "vocab_size")),
         "n_layers": f.layers("num_hidden_layers"),
         "d_model": d_model,
@@ -51,10 +52,16 @@ def _positions(f: Fields, default: int) -> dict[str, Any]:
 
 
 def _windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: Callable[[int], bool]) -> dict[str, Any]:
-    """Which layers have the window: as ``layer_types`` says, else as the family's rule."""
+    """Which layers have the window: as ``layer_types`` says, else as the family's rule.
+
+    Mistral's and Phi-3's modules know the rule alone.
+    """
     n_layers = base["n_layers"]
     given = f.take("layer_types")
-    types = given or ["sliding_attention" if is_local(layer) else "full_attention" for layer in range(n_layers)]
+    rule = ["sliding_attention" if is_local(layer) else "full_attention" for layer in range(n_layers)]
+    types = given or rule
+    if types != rule and base["family"] in ("mistral", "phi3"):
+        raise InputError(f"{f.where}: layer_types is not supported in this family; all layers have sliding_window")
     if not isinstance(types, list) or len(types) != n_layers:
         raise InputError(f"{f.where}: layer_types is no list of {n_layers} kinds")
     unknown = [kind for kind in types if kind not in ("sliding_attention", "full_attention")]
@@ -70,7 +77,6 @@ def _windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: C
 
 def _llama(f: Fields) -> ModelConfig:
     base = _base(f, "llama")
-    f.fixed("pretraining_tp", 1, None)
     f.fixed("rope_interleaved", False)
     bias = f.flag("attention_bias", False)
     return ModelConfig(
@@ -108,13 +114,13 @@ def _qwen_windows(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _qwen2(f: Fields) -> ModelConfig:
     base = _base(f, "qwen2")
+    f.fixed("use_mrope", False, None)
     return ModelConfig(
         **base,
         **take_rope(f, base["head_dim"]),
         **_rms(f),
         **_positions(f, 32768),
         **_qwen_windows(f, base),
-        qkv_bias=True,
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
 
@@ -128,7 +134,6 @@ def _qwen3(f: Fields) -> ModelConfig:
         **_rms(f),
         **_positions(f, 32768),
         **_qwen_windows(f, base),
-        qk_norm="head",
         qkv_bias=bias,
         o_bias=bias,
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
@@ -143,9 +148,6 @@ def _olmo2(f: Fields) -> ModelConfig:
         **take_rope(f, base["head_dim"]),
         **_rms(f, 1e-5),
         **_positions(f, 2048),
-        pre_norm=False,
-        post_norm=True,
-        qk_norm="full",
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
 
@@ -167,45 +169,45 @@ def _phi3(f: Fields) -> ModelConfig:
     )
 
 
-def _gemma(f: Fields, base: Mapping[str, Any], *, softcaps: tuple[float | None, float | None]) -> dict[str, Any]:
-    """What Gemma 2 and 3 have in common; ``softcaps`` of attention and of the output where the config is silent."""
+def _gemma(f: Fields, base: Mapping[str, Any], *, softcap: float | None) -> dict[str, Any]:
+    """What Gemma 2 and 3 have in common; ``softcap`` of the output where the config is silent."""
     f.fixed("attention_bias", False)
     f.fixed("use_bidirectional_attention", False, None)
-    f.take("hidden_act")  # hidden_activation decides
+    f.take("hidden_act")  # transformers reads hidden_activation alone
     return {
         **_rms(f),
-        "norm_offset": 1.0,
-        "post_norm": True,
         "activation": f.choice("hidden_activation", _ACTIVATIONS, "gelu_pytorch_tanh"),
         "embed_scale": math.sqrt(base["d_model"]),
         "query_scale": 1 / math.sqrt(f.number("query_pre_attn_scalar", 256)),
-        "attn_softcap": f.nullable("attn_logit_softcapping", softcaps[0]),
-        "logit_softcap": f.nullable("final_logit_softcapping", softcaps[1]),
+        "logit_softcap": f.nullable("final_logit_softcapping", softcap),
     }
 
 
 def _gemma2(f: Fields) -> ModelConfig:
     base = _base(f, "gemma2", head_dim=256, tied_head=True)
+    window = f.nullable("sliding_window", 4096)
+    f.fixed("sliding_window_size", window)  # an older name of the same
     return ModelConfig(
         **base,
         **take_rope(f, base["head_dim"]),
-        **_gemma(f, base, softcaps=(50.0, 30.0)),
+        **_gemma(f, base, softcap=30.0),
+        attn_softcap=f.nullable("attn_logit_softcapping", 50.0),
         **_positions(f, 8192),
-        **_windows(f, base, f.nullable("sliding_window", 4096), lambda layer: layer % 2 == 0),
+        **_windows(f, base, window, lambda layer: layer % 2 == 0),
     )
 
 
 def _gemma3(f: Fields) -> ModelConfig:
     base = _base(f, "gemma3", n_heads=8, n_kv_heads=4, head_dim=256, vocab_size=262208, tied_head=True)
+    f.fixed("attn_logit_softcapping", None)  # transformers' module does not read it
     pattern = f.integer("sliding_window_pattern", None) or f.integer("_sliding_window_pattern", None) or 6
     f.take("_sliding_window_pattern")
     return ModelConfig(
         **base,
         **_gemma3_rope(f, base["head_dim"]),
-        **_gemma(f, base, softcaps=(None, None)),
+        **_gemma(f, base, softcap=None),
         **_positions(f, 131072),
         **_windows(f, base, f.nullable("sliding_window", 4096), lambda layer: (layer + 1) % pattern != 0),
-        qk_norm="head",
     )
 
 
@@ -215,9 +217,12 @@ def _gemma3_rope(f: Fields, head_dim: int) -> dict[str, Any]:
     if not per_kind:
         local = f.number("rope_local_base_freq", 10000.0)
         return take_rope(f, head_dim, theta=1e6) | {"local_rope_theta": local}
-    f.take("rope_theta"), f.take("rope_local_base_freq"), f.take("rope_scaling")
+    f.take("rope_theta"), f.take("rope_local_base_freq")  # what rope_parameters hold is what counts
     kinds = Fields(per_kind, f.where)
-    local_fields, global_fields = kinds.object("sliding_attention"), kinds.object("full_attention")
+    local_fields, global_fields = (
+        kinds.object("sliding_attention"),
+        kinds.object("full_attention") | f.object("rope_scaling"),
+    )
     kinds.refuse_unread((), "RoPE field")
     local_rope = read_rope(local_fields, f.where, head_dim, theta=10000.0, share=1.0, positions=None)
     if local_rope["rope_divisors"] is not None or local_rope["rotary_dim"] is not None:
@@ -227,7 +232,6 @@ def _gemma3_rope(f: Fields, head_dim: int) -> dict[str, Any]:
 
 
 def _gpt2(f: Fields) -> ModelConfig:
-    f.fixed("quantization_config", None)
     f.fixed("scale_attn_weights", True)
     f.fixed("scale_attn_by_inverse_layer_idx", False)
     f.fixed("add_cross_attention", False)
@@ -236,6 +240,7 @@ def _gpt2(f: Fields) -> ModelConfig:
         raise InputError(f"{f.where}: n_embd = {d_model} does not divide into {n_heads} heads")
     return ModelConfig(
         family="gpt2",
+        **FLAGS["gpt2"],
         vocab_size=f.integer("vocab_size"),
         n_layers=f.layers("n_layer"),
         d_model=d_model,
@@ -248,20 +253,14 @@ def _gpt2(f: Fields) -> ModelConfig:
         rope_divisors=None,
         tied_head=f.flag("tie_word_embeddings", True),
         max_positions=f.integer("n_positions"),
-        learned_positions=True,
-        rotary_dim=0,
-        norm="layer",
-        qkv_bias=True,
-        o_bias=True,
-        mlp_bias=True,
-        gated_mlp=False,
         activation=f.choice("activation_function", _ACTIVATIONS, "gelu_new"),
     )
 
 
 def _gpt_neox(f: Fields) -> ModelConfig:
     base = _base(f, "gpt_neox")
-    base["n_kv_heads"] = base["n_heads"]
+    if base["n_kv_heads"] != base["n_heads"]:
+        raise InputError(f"{f.where}: num_key_value_heads = {base['n_kv_heads']}, expected {base['n_heads']} or none")
     share, theta = f.number("rotary_pct", 0.25), f.number("rotary_emb_base", 10000.0)
     bias = f.flag("attention_bias", True)
     return ModelConfig(
@@ -269,12 +268,9 @@ def _gpt_neox(f: Fields) -> ModelConfig:
         **take_rope(f, base["head_dim"], theta=theta, share=share),
         **_positions(f, 2048),
         norm_eps=f.number("layer_norm_eps", 1e-5),
-        norm="layer",
         parallel=f.flag("use_parallel_residual", True),
         qkv_bias=bias,
         o_bias=bias,
-        mlp_bias=True,
-        gated_mlp=False,
         activation=f.choice("hidden_act", _ACTIVATIONS, "gelu"),
     )
 

@@ -13,6 +13,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf_config import validated
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.families import FLAGS
 
 _ROPE_DIVISORS = "rope_freqs.weight"
 _GEMMA2_27B, _GEMMA3_27B = 46, 62
@@ -34,8 +35,9 @@ class GgufFile:
         found = {tensor.name: tensor for tensor in reader.tensors}
         divisors = _Dequantised(found.pop(_ROPE_DIVISORS), path).whole() if _ROPE_DIVISORS in found else None
         self.config = _config(self.metadata, found, divisors, str(path))
+        kept: dict[str, np.ndarray] = {}
         self.tensors: dict[str, Tensor] = {
-            name: _Dequantised(tensor, path, *_as_stored(self.config, name)) for name, tensor in found.items()
+            name: _Dequantised(tensor, path, *_as_stored(self.config, name), kept) for name, tensor in found.items()
         }
 
 
@@ -44,10 +46,18 @@ class _Dequantised:
 
     dtype = "float32"
 
-    def __init__(self, tensor: Any, path: Path, n_interleaved: int = 0, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        tensor: Any,
+        path: Path,
+        n_interleaved: int = 0,
+        offset: float = 0.0,
+        kept: dict[str, np.ndarray] | None = None,
+    ) -> None:
         self.name = tensor.name
         self.shape = tuple(int(n) for n in reversed(tensor.shape))
         self._tensor, self._path, self._heads, self._offset = tensor, path, n_interleaved, offset
+        self._kept = {} if kept is None else kept  # the matrix read last, for the next device's part of it
 
     def whole(self) -> np.ndarray:
         """The matrix."""
@@ -64,7 +74,10 @@ class _Dequantised:
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
-        return self.whole()[ranges]
+        if self.name not in self._kept:
+            self._kept.clear()
+            self._kept[self.name] = self.whole()
+        return self._kept[self.name][ranges]
 
 
 def _as_stored(config: ModelConfig, name: str) -> tuple[int, float]:
@@ -121,6 +134,7 @@ def _base(
             raise InputError(f"{f.where}: {name} differs from the head width {head_dim}")
     return {
         "family": architecture,
+        **FLAGS[architecture],
         "vocab_size": f.integer("vocab_size", int(tensors["token_embd.weight"].shape[1])),
         "n_layers": f.layers("block_count"),
         "d_model": d_model,
@@ -130,32 +144,28 @@ def _base(
         "d_mlp": f.integer("feed_forward_length"),
         "norm_eps": f.number("attention.layer_norm_rms_epsilon"),
         "rope_theta": f.number("rope.freq_base", 10000.0),
-        "rope_divisors": divisors if divisors is not None else _linear_scaling(f, head_dim),
+        "rope_divisors": _divisors(f, head_dim, divisors),
         "tied_head": "output.weight" not in tensors,
         "max_positions": f.integer("context_length", 2048),
     }
 
 
-def _linear_scaling(f: Fields, head_dim: int) -> tuple[float, ...] | None:
-    """Divisors of ``rope.scaling``, of which only the linear type is known here."""
+def _divisors(f: Fields, head_dim: int, stored: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The rotary divisors that the file stores, or those of ``rope.scaling``; of its types only linear is known."""
     kind = f.take("rope.scaling.type", "none")
     factor = f.number("rope.scaling.factor", None)
     if kind not in ("none", "linear"):
         raise InputError(f"{f.where}: rope.scaling.type = {kind!r} is not supported; supported: none, linear")
     f.take("rope.scaling.original_context_length"), f.take("rope.scaling.finetuned")  # notes on how it was trained
-    return (factor,) * (head_dim // 2) if kind == "linear" and factor is not None else None
+    if kind == "none" or factor is None:
+        return stored
+    if stored is not None:
+        raise InputError(f"{f.where}: rope.scaling.type = {kind!r} beside {_ROPE_DIVISORS}, expected one of them")
+    return (factor,) * (head_dim // 2)
 
 
-def _llama(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_family(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     return {}
-
-
-def _qwen2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
-    return {"qkv_bias": True}
-
-
-def _qwen3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
-    return {"qk_norm": "head"}
 
 
 def _gemma(f: Fields, base: Mapping[str, Any], *, every: int, wide_layers: int) -> dict[str, Any]:
@@ -166,31 +176,29 @@ def _gemma(f: Fields, base: Mapping[str, Any], *, every: int, wide_layers: int) 
     if len(local) != n_layers:
         raise InputError(f"{f.where}: attention.sliding_window_pattern is no list of {n_layers} layers")
     return {
-        "norm_offset": 1.0,
-        "post_norm": True,
         "activation": "gelu_tanh",
         "embed_scale": math.sqrt(d_model),
         "query_scale": 1 / math.sqrt(d_model / n_heads if n_layers == wide_layers else base["head_dim"]),
-        "attn_softcap": f.number("attn_logit_softcapping", None),
-        "logit_softcap": f.number("final_logit_softcapping", None),
         "window": f.integer("attention.sliding_window", 4096),
         "global_layers": tuple(layer for layer, windowed in enumerate(local) if not windowed),
     }
 
 
 def _gemma2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
-    return _gemma(f, base, every=2, wide_layers=_GEMMA2_27B)
+    attention, output = f.number("attn_logit_softcapping", 50.0), f.number("final_logit_softcapping", 30.0)
+    softcaps = {"attn_softcap": attention, "logit_softcap": output}
+    return _gemma(f, base, every=2, wide_layers=_GEMMA2_27B) | softcaps
 
 
 def _gemma3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     local = f.number("rope.freq_base_swa", 10000.0)
-    return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"qk_norm": "head", "local_rope_theta": local}
+    return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"local_rope_theta": local}
 
 
 _FAMILIES: Mapping[str, Callable[[Fields, Mapping[str, Any]], dict[str, Any]]] = {
-    "llama": _llama,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
+    "llama": _plain_family,
+    "qwen2": _plain_family,
+    "qwen3": _plain_family,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
 }

@@ -40,6 +40,19 @@ IRRELEVANT: Mapping[str, str] = {
     "_attn_implementation_autoset": _BOOKKEEPING,
     "auto_map": "names code in the repository, which is never run",
     "is_decoder": "decoders are all that is read here",
+    "pretraining_tp": "splits products that are computed whole here",
+    "predict_special_tokens": _OTHER_HEADS,
+    "n_special": "names rows that the vocabulary counts already",
+    "output_past": _GENERATION,
+    "attention_probs_dropout_prob": _DROPOUT,
+    "hidden_dropout_prob": _DROPOUT,
+    "gradient_checkpointing": _TRAINING,
+    "tokenizer_class": "the tokenizer's own files say so",
+    "return_dict": "chooses the form of transformers' answers",
+    "output_attentions": "chooses the form of transformers' answers",
+    "output_hidden_states": "chooses the form of transformers' answers",
+    "torchscript": "chooses the form of transformers' answers",
+    "use_bfloat16": "the caller chooses the dtype",
     "n_ctx": "an older name of n_positions",
     "reorder_and_upcast_attn": "attention is computed in float32 always",
     "classifier_dropout": _OTHER_HEADS,
@@ -48,6 +61,14 @@ IRRELEVANT: Mapping[str, str] = {
     "summary_activation": _OTHER_HEADS,
     "summary_proj_to_labels": _OTHER_HEADS,
     "summary_first_dropout": _OTHER_HEADS,
+    **dict.fromkeys(("num_labels", "_num_labels", "id2label", "label2id", "problem_type"), _OTHER_HEADS),
+    **dict.fromkeys(("max_length", "min_length", "do_sample", "early_stopping", "num_beams"), _GENERATION),
+    **dict.fromkeys(("num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"), _GENERATION),
+    **dict.fromkeys(("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"), _GENERATION),
+    **dict.fromkeys(("num_return_sequences", "return_dict_in_generate", "output_scores"), _GENERATION),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens"), _GENERATION),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"), _GENERATION),
+    **dict.fromkeys(("sep_token_id", "unk_token_id", "prefix", "finetuning_task"), _BOOKKEEPING),
 }
 """Fields that no forward pass depends on, each with the reason."""
 
@@ -75,12 +96,15 @@ def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     rest = dict(fields)
     model_type = rest.pop("model_type", None)
     if model_type == "gemma3" and isinstance(rest.get("text_config"), dict):
-        return from_hf_fields(_text_part(rest), where=where)
+        return from_hf_fields(_text_part(rest, where), where=where)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(
             f"{where}: architecture {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
     source = Fields(rest, where)
+    source.fixed("quantization_config", None)
+    source.fixed("is_encoder_decoder", False)
+    source.fixed("pruned_heads", {}, None)
     try:
         config = FAMILIES[model_type](source)
     except (TypeError, ValueError) as error:
@@ -89,13 +113,28 @@ def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     return validated(config, where)
 
 
-def _text_part(fields: Mapping[str, Any]) -> dict[str, Any]:
+_IMAGE_FIELDS = (
+    "vision_config",
+    "mm_tokens_per_image",
+    "boi_token_index",
+    "eoi_token_index",
+    "image_token_index",
+    "boi_token_id",
+    "eoi_token_id",
+    "image_token_id",
+)
+
+
+def _text_part(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The language model of a Gemma 3 that also reads images: what the whole says beside it is about the images."""
-    text = dict(fields["text_config"])
-    text.setdefault("model_type", "gemma3_text")
-    if "tie_word_embeddings" in fields:
-        text.setdefault("tie_word_embeddings", fields["tie_word_embeddings"])
-    return text
+    whole = Fields(fields, where)
+    whole.fixed("quantization_config", None)
+    text = {"model_type": "gemma3_text"} | whole.object("text_config")
+    if text["model_type"] != "gemma3_text":
+        raise InputError(f"{where}: text_config has model_type {text['model_type']!r}, expected 'gemma3_text'")
+    tied = whole.take("tie_word_embeddings")
+    whole.refuse_unread({*IRRELEVANT, *_IMAGE_FIELDS})
+    return text if tied is None else {"tie_word_embeddings": tied} | text
 
 
 def validated(config: ModelConfig, where: str) -> ModelConfig:
@@ -104,6 +143,8 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
     for name in positive:
         if not getattr(config, name) > 0:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
+    if config.post_norm and (config.norm != "rms" or config.o_bias):
+        raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
     if config.n_rotary % 2 or not 0 <= config.n_rotary <= config.head_dim:

@@ -47,8 +47,10 @@ class _Slice:
         return np.asarray(self._slice[ranges])
 
 
-def open_safetensors(folder: Path) -> dict[str, Tensor]:
+def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]:
     """The matrices of a folder by name, without prefixes; nothing but safetensors is opened.
+
+    With ``images`` the part that reads images is left out.
 
     Raises:
       InputError: no safetensors files, an incomplete set of shards, or a file that is not one.
@@ -62,7 +64,7 @@ def open_safetensors(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name in handle.keys():  # noqa: SIM118  a handle is no mapping
-            if full_name.endswith(_BUFFERS) or full_name.startswith(_IMAGES):
+            if full_name.endswith(_BUFFERS) or (images and full_name.startswith(_IMAGES)):
                 continue
             name = _bare(full_name)
             if name in found:
@@ -84,7 +86,10 @@ def _files(folder: Path) -> list[Path]:
         single = folder / "model.safetensors"
         if single.is_file():
             return [single]
-        raise InputError(f"{folder}: no model.safetensors and no index of shards; jstrace reads only safetensors")
+        raise InputError(
+            f"{folder}: no model.safetensors and no index of shards; jstrace reads only safetensors:"
+            " take a revision that has them, or save the model again with transformers"
+        )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,9 +7,9 @@ into a hidden folder beside it, which takes its name last.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jstrace.convert.hf_config import validated
 from jstrace.convert.tokenizer import Tokenizer
+from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, shapes
+from jstrace.models.families import FLAGS
+from jstrace.models.params import on_one_device
 
 HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"
 _FORMAT, _VERSION = "jstrace-model", 1
@@ -34,29 +38,43 @@ class Header:
     source: str
 
 
-def check_target(out: Path) -> None:
-    """Refuse a folder that a conversion would not write into, before the work."""
+def check_target(out: Path, needed: int) -> None:
+    """Refuse a folder that a conversion would not write into, before the work; ``needed`` bytes at most."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise InputError(f"{out}: exists already; convert into a new folder")
     if not out.resolve().parent.is_dir():
         raise InputError(f"{out}: cannot be written (there is no folder {out.resolve().parent})")
+    if not os.access(out.resolve().parent, os.W_OK):
+        raise InputError(f"{out}: cannot be written (no permission)")
+    free = shutil.disk_usage(out.resolve().parent).free
+    if needed > free:
+        raise InputError(f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on that disk")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what a killed conversion into the same folder left behind: that of a process which is gone."""
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        owner = partial.name.split(".")[-2]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(partial, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue  # not ours, or alive under another user
 
 
 def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header: Header) -> None:
     """Write a checkpoint, all or nothing.
 
     Raises:
-      InputError: the folder exists, or the disk has no room for it.
+      InputError: the disk has no room for it.
     """
     from orbax.checkpoint import v1 as ocp
 
-    check_target(out)
     target = out.resolve()
-    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(params)), shutil.disk_usage(target.parent).free
-    if needed > free:
-        raise InputError(f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on that disk")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        _remove_abandoned(target)
         partial.mkdir()
         ocp.save(partial / _PARAMS, params)
         if tokenizer is not None:
@@ -86,9 +104,34 @@ def read_header(folder: Path) -> Header:
             raise InputError(
                 f"{path}: {fields['format']} of version {fields['version']}, expected {_FORMAT} {_VERSION}"
             )
-        return Header(ModelConfig.from_json(fields["config"]), fields["dtype"], fields["fingerprint"], fields["source"])
+        config = validated(ModelConfig.from_json(fields["config"]), str(path))
+        if fields["dtype"] not in FLOATS or config.family not in FLAGS:
+            raise InputError(f"{path}: dtype {fields['dtype']!r} or family {config.family!r} is not known")
+        return Header(config, fields["dtype"], str(fields["fingerprint"]), str(fields["source"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: not readable ({error!r})") from error
+
+
+def reading_dtype(stored: jnp.dtype, wanted: jnp.dtype) -> jnp.dtype:
+    """In which dtype to read: the wanted one if it holds every stored number, else the stored one, to be narrowed."""
+    return wanted if jnp.promote_types(stored, wanted) == wanted else stored
+
+
+def narrowed(params: Params, dtype: jnp.dtype, where: str) -> dict[str, Any]:
+    """Parameters cast to ``dtype``.
+
+    Raises:
+      InputError: a number is beyond the range of ``dtype``.
+    """
+
+    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+        out = leaf.astype(dtype)
+        if not bool(jnp.isfinite(out).all()):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise InputError(f"{where}: {name} holds numbers beyond the range of {dtype}; use bfloat16 or float32")
+        return out
+
+    return dict(jax.tree_util.tree_map_with_path(cast, params))
 
 
 def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Any) -> dict[str, Any]:
@@ -96,9 +139,7 @@ def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: 
     from orbax.checkpoint import v1 as ocp
 
     blanks = shapes(config, dtype)
-    if shardings is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: here, blanks)
+    shardings = on_one_device(config) if shardings is None else shardings
 
     def wanted(blank: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(blank.shape, blank.dtype, sharding=sharding)

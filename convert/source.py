@@ -23,6 +23,7 @@ from jstrace.convert.weights import build_params
 from jstrace.models import InputError, ModelConfig, param_shardings, preset, random_params
 
 _RANDOM = "random:"
+_ROOM = "try dtype bfloat16, or a mesh of several devices"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -33,8 +34,8 @@ class Checkpoint:
     config: ModelConfig
     params: dict[str, Any]
     tokenizer: Tokenizer | None
-    fingerprint: str = ""
-    """What the parameters must hash to, where the source says so."""
+    stored: native.Header | None = None
+    """Of a folder of ``jstrace convert``: what its parameters must hash to, and in which dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +59,12 @@ def say_on_stderr(message: str) -> None:
 
 def read_config(source: str, *, revision: str | None = None, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
     """The config of a source, without its weights; those of the paper's models are known offline."""
-    known = preset(source.removeprefix(_RANDOM))
-    if known is not None and revision is None and not Path(source).exists():
-        return known
+    name = source.removeprefix(_RANDOM)
     with _refusing(source):
-        path = _resolve(source.removeprefix(_RANDOM), say, revision, only=hub.CONFIG_ONLY)
+        known = preset(name)
+        if known is not None and revision is None and not Path(name).exists():
+            return known
+        path = _resolve(name, say, revision, only=hub.CONFIG_ONLY)
         if path.is_file():
             return GgufFile(path).config
         return native.read_header(path).config if (path / native.HEADER).is_file() else read_hf_config(path)
@@ -102,10 +104,14 @@ def _refusing(source: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"{source}: its weights do not fit into the device's memory; {_ROOM}") from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError) as error:
         raise InputError(f"{source}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     except MemoryError as error:
-        raise InputError(f"{source}: its weights do not fit into memory") from error
+        raise InputError(f"{source}: its weights do not fit into memory; {_ROOM}") from error
 
 
 def _resolve(
@@ -136,7 +142,7 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
     config = read_hf_config(folder)
     params = build_params(
         config,
-        open_safetensors(folder),
+        open_safetensors(folder, images=config.family == "gemma3"),
         HF[config.family],
         dtype=request.dtype,
         shardings=request.shardings(config),
@@ -166,9 +172,9 @@ def _from_gguf(path: Path, request: Request) -> Checkpoint:
 
 def _from_native(folder: Path, request: Request) -> Checkpoint:
     header = native.read_header(folder)
-    params = native.read_params(folder, header.config, request.dtype, request.shardings(header.config))
+    dtype = native.reading_dtype(jnp.dtype(header.dtype), request.dtype)
+    params = native.read_params(folder, header.config, dtype, request.shardings(header.config))
     words, tokenizer = folder / native.TOKENIZER, None
     if words.is_dir():
         tokenizer = tokenizer_or_reason(lambda: HfTokenizer(words))
-    mark = header.fingerprint if request.dtype == jnp.dtype(header.dtype) else ""
-    return Checkpoint(header.config, params, tokenizer, mark)
+    return Checkpoint(header.config, params, tokenizer, header)

@@ -7,7 +7,7 @@ host never holds more than one layer of one weight.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,8 +16,9 @@ import numpy as np
 
 from jstrace.convert.layouts import Layout, file_sizes
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.params import Weight, declare, shapes
+from jstrace.models.params import Weight, declare, map_weights, on_one_device, shapes
 
+_ROW_BYTES = 2**24
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -70,42 +71,66 @@ def build_params(
     declared = declare(config)
     _check_shapes(config, declared, tensors, layouts, where)
     _check_left_over(config, declared, tensors, layouts, where)
-    blanks = shapes(config, dtype)
-    if shardings is None:
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: here, blanks)
-    load = functools.partial(_leaf, config, tensors, layouts, where)
-    is_weight = lambda node: isinstance(node, Weight)  # noqa: E731
-    return jax.tree_util.tree_map_with_path(load, declared, blanks, shardings, is_leaf=is_weight)
+    places = on_one_device(config) if shardings is None else shardings
+
+    def leaf(name: str, weight: Weight, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
+        layout = layouts[name.removeprefix("layers.")]
+
+        def part(index: int = 0) -> _Part:
+            return _Part(config, layout, tensors[layout.name.format(index)], blank.dtype, where)
+
+        if weight.axes[0] == "L":
+            return _stacked(part, layout.letters, weight.axes, blank, place)
+        return _by_rows(part(), blank, place)
+
+    return map_weights(leaf, config, shapes(config, dtype), places, named=True)
 
 
-def _leaf(
-    config: ModelConfig,
-    tensors: Mapping[str, Tensor],
-    layouts: Mapping[str, Layout],
-    where: str,
-    path: Any,
-    weight: Weight,
+def _stacked(
+    part: Callable[[int], _Part],
+    letters: tuple[str, ...],
+    axes: tuple[str, ...],
     blank: jax.ShapeDtypeStruct,
     sharding: jax.sharding.Sharding,
 ) -> jax.Array:
-    """One parameter on its devices; what the file has in another order of axes is transposed there."""
-    layout, stacked = layouts[path[-1].key], weight.axes[0] == "L"
-    axes, letters = weight.axes[stacked:], layout.letters
-    order, sizes = tuple(letters.index(axis) for axis in axes), dict(zip(axes, blank.shape[stacked:], strict=True))
-    shape, place = tuple(sizes[letter] for letter in letters), _in_file_order(sharding, weight.axes, letters)
-
-    def piece(name: str) -> jax.Array:
-        part = _Part(config, layout, tensors[name], blank.dtype, where)
-        return jax.make_array_from_callback(shape, place, part)
-
-    if not stacked:
-        return jnp.transpose(piece(layout.name), order)
+    """One parameter of all layers; what the file has in another order of axes is transposed on the device."""
+    order, sizes = tuple(letters.index(axis) for axis in axes[1:]), dict(zip(axes, blank.shape, strict=True))
+    shape, place = tuple(sizes[letter] for letter in letters), _in_file_order(sharding, axes, letters)
     stack = jnp.zeros(blank.shape, blank.dtype, device=sharding)
-    for index in range(config.n_layers):
-        stack = _put(stack, piece(layout.name.format(index)), index, order)
+    for index in range(blank.shape[0]):
+        layer = jax.make_array_from_callback(shape, place, part(index))
+        stack = _put(stack, layer, index, order)
         stack.block_until_ready()  # the host's copy goes before the next one comes
     return stack
+
+
+def _by_rows(part: _Part, blank: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A matrix outside the layers, some rows of every device at a time: vocabularies can be the largest of all."""
+    if len(blank.shape) == 1:
+        return jax.make_array_from_callback(blank.shape, sharding, part)
+    n_shards, place = _row_shards(sharding)
+    n_rows, width = blank.shape[0] // n_shards, blank.shape[1]
+    step = max(1, _ROW_BYTES // (width * blank.dtype.itemsize))
+    matrix = jnp.zeros((n_shards, n_rows, width), blank.dtype, device=place)
+    for start in range(0, n_rows, step):
+        count = min(step, n_rows - start)
+
+        def rows(index: Any, start: int = start, count: int = count) -> np.ndarray:
+            first = (index[0].start or 0) * n_rows + start
+            return part((slice(first, first + count), slice(0, width)))[None]
+
+        matrix = _put_rows(matrix, jax.make_array_from_callback((n_shards, count, width), place, rows), start)
+        matrix.block_until_ready()
+    return _joined(matrix, sharding)
+
+
+def _row_shards(sharding: jax.sharding.Sharding) -> tuple[int, jax.sharding.Sharding]:
+    """Over how many devices the rows go, and the sharding with those on an axis of their own."""
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return 1, sharding
+    rows, columns = sharding.spec
+    spec = jax.sharding.PartitionSpec(rows, None, columns)
+    return 1 if rows is None else sharding.mesh.shape[rows], jax.sharding.NamedSharding(sharding.mesh, spec)
 
 
 def _in_file_order(
@@ -121,6 +146,16 @@ def _in_file_order(
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
 def _put(stack: jax.Array, layer: jax.Array, index: int, order: tuple[int, ...]) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(stack, jnp.transpose(layer, order), index, 0)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put_rows(matrix: jax.Array, rows: jax.Array, start: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(matrix, rows, start, 1)
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=1)
+def _joined(matrix: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(matrix.reshape(-1, matrix.shape[2]), sharding)
 
 
 class _Part:
@@ -187,13 +222,19 @@ def _check_shapes(
     """All of them before the first is read."""
     for name, expected in _wanted(config, declared, layouts).items():
         if name not in tensors:
-            raise InputError(f"{where}: weight {name} is missing")
+            raise InputError(f"{where}: weight {_prefix(tensors)}{name} is missing")
         tensor = tensors[name]
         if tensor.shape != expected:
             raise InputError(f"{where}: weight {tensor.name} has shape {tensor.shape}, expected {expected}")
         if tensor.dtype not in FLOATS:
             known = ", ".join(FLOATS)
             raise InputError(f"{where}: weight {tensor.name} has dtype {tensor.dtype}, expected one of {known}")
+
+
+def _prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What the file puts before names, such as ``model.``, by the example of its longest name."""
+    bare, tensor = max(tensors.items(), key=lambda item: len(item[1].name), default=("", None))
+    return "" if tensor is None else tensor.name.removesuffix(bare)
 
 
 def _check_left_over(

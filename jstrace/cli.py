@@ -194,11 +194,12 @@ def convert_command(
 ) -> None:
     """Write a model as a checkpoint of jstrace's own: stacked weights that load fast and onto any mesh."""
     from rich.console import Console
+    from rich.markup import escape
 
     from jstrace.model import convert
 
     console = Console(stderr=True)
-    with console.status(f"converting {source}"):
+    with console.status(f"converting {escape(source)}"):
         mark = convert(
             source, out, dtype=dtype.value, revision=revision, say=lambda text: console.print(text, markup=False)
         )

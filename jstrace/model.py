@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import weakref
 from collections.abc import Callable
@@ -14,8 +15,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from jstrace.convert import Header, Tokenizer, check_target, read_checkpoint, read_config, write_native
-from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig
+from jstrace.convert import (
+    Checkpoint,
+    Header,
+    Tokenizer,
+    check_target,
+    narrowed,
+    read_checkpoint,
+    read_config,
+    write_native,
+)
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -94,12 +104,19 @@ def load(
     """
     options: dict[str, Any] = {} if say is None else {"say": say}
     checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), mesh=mesh, revision=revision, **options)
-    model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
-    if checkpoint.fingerprint and model.fingerprint() != checkpoint.fingerprint:
-        raise InputError(
-            f"{source}: its weights hash to {model.fingerprint()}, expected {checkpoint.fingerprint}; it is damaged"
-        )
-    return model
+    if checkpoint.stored is not None:
+        checkpoint = _verified(checkpoint, checkpoint.stored, jnp.dtype(dtype), source)
+    return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+
+
+def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str) -> Checkpoint:
+    """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
+    found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
+    if found != stored.fingerprint:
+        raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
+    if checkpoint.params["embed"].dtype == dtype:
+        return checkpoint
+    return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))
 
 
 def convert(
@@ -107,13 +124,15 @@ def convert(
     out: str | Path,
     *,
     dtype: str = "bfloat16",
+    mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> str:
     """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh.
 
     Args:
-      source, dtype, revision, say: as in ``load``; the checkpoint loads in any dtype, but holds no more than this one.
+      source, dtype, mesh, revision, say: as in ``load``; the checkpoint loads in any dtype, but holds no
+        more than this one.
       out: a new folder. It appears when it is complete: a conversion that is killed leaves nothing that looks whole.
 
     Returns:
@@ -122,8 +141,9 @@ def convert(
     Raises:
       InputError: a source that does not load, or a folder that exists or has no room.
     """
-    check_target(Path(out))
-    model = load(source, dtype=dtype, revision=revision, say=say)
+    size = n_params(describe(source, revision=revision)) * checked_dtype(dtype).itemsize
+    check_target(Path(out), size)
+    model = load(source, dtype=dtype, mesh=mesh, revision=revision, say=say)
     header = Header(model.config, dtype, model.fingerprint(), str(source))
     write_native(Path(out), model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
@@ -141,21 +161,23 @@ def checked_dtype(dtype: str) -> jnp.dtype:
     return jnp.dtype(dtype)
 
 
-def fingerprint(decoder: Decoder) -> str:
+def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
 
-    It reads every weight once; ``Model.fingerprint`` remembers it.
+    It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it.
     """
     digest = hashlib.sha256(repr(dataclasses.asdict(decoder.config)).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(bytes(_checksum(leaf).tobytes()))
+        kind = leaf.dtype if dtype is None else dtype
+        digest.update(f"{jax.tree_util.keystr(path)} {kind} {leaf.shape}".encode())
+        digest.update(bytes(_checksum(leaf, kind).tobytes()))
     return digest.hexdigest()[:16]
 
 
-@jax.jit
-def _checksum(leaf: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=1)
+def _checksum(leaf: Array, dtype: jnp.dtype) -> Array:
     """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
+    leaf = leaf.astype(dtype)
     kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
     place = jnp.zeros(leaf.shape, jnp.uint32)

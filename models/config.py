@@ -109,7 +109,8 @@ class ModelConfig:
     def windows(self) -> tuple[int, ...]:
         """How many sources each layer's targets see at most; a number beyond any input where all are seen."""
         every = range(self.n_layers)
-        return tuple(_FAR if self.window is None or layer in self.global_layers else self.window for layer in every)
+        local = _FAR if self.window is None else min(self.window, _FAR)
+        return tuple(_FAR if layer in self.global_layers else local for layer in every)
 
     @property
     def kinds(self) -> tuple[int, ...]:

@@ -198,12 +198,13 @@ def _attended(
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
     values = values.reshape(config.n_heads, x.shape[0], config.d_model)
+    whole = project_out(w, mixed)
     if not config.post_norm:
-        return probs, values, project_out(w, mixed)
-    whole = project_out(w, mixed).astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(whole), axis=-1) + config.norm_eps)
+        return probs, values, whole
+    inverse = fn.inverse_rms(whole, config.norm_eps)
     weight = fn.gain(config, w["attn_post_norm"])
-    return probs * inverse[None, :, None], values * weight, attention_output(config, w, mixed)
+    normed = fn.norm(config, w, "attn_post_norm", whole)
+    return probs * inverse[None, :, 0, None], values * weight, normed
 
 
 def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:

@@ -30,9 +30,13 @@ def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array
 
 def rms(x: Float[Array, "*R N"], eps: float, *, axes: int = 1) -> Float32[Array, "*R N"]:
     """Divided by the root mean square over the last ``axes`` axes, in float32; the zero vector stays zero."""
-    wide = x.astype(jnp.float32)
-    over = tuple(range(-axes, 0))
-    return wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=over, keepdims=True) + eps)
+    return x.astype(jnp.float32) * inverse_rms(x, eps, axes=axes)
+
+
+def inverse_rms(x: Float[Array, "*R"], eps: float, *, axes: int = 1) -> Float32[Array, "*S"]:
+    """One over the root mean square over the last ``axes`` axes, which stay with length 1."""
+    mean = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=tuple(range(-axes, 0)), keepdims=True)
+    return jax.lax.rsqrt(mean + eps)
 
 
 def gain(config: ModelConfig, weight: Float[Array, "*N"]) -> Float32[Array, "*N"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -103,7 +104,28 @@ def shapes(config: ModelConfig, dtype: jnp.dtype) -> dict[str, Any]:
     def shape(weight: Weight) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in weight.axes), dtype)
 
-    return jax.tree.map(shape, declare(config), is_leaf=lambda node: isinstance(node, Weight))
+    return map_weights(shape, config)
+
+
+def map_weights(function: Callable[..., Any], config: ModelConfig, *trees: Any, named: bool = False) -> dict[str, Any]:
+    """``function(weight, *leaves)`` of every declared weight and the leaves in its place, as a tree like ``declare``'s.
+
+    With ``named`` the first argument is the path, such as ``layers.up``.
+    """
+
+    def visit(path: Any, *leaves: Any) -> Any:
+        return function(".".join(key.key for key in path), *leaves) if named else function(*leaves)
+
+    tree = jax.tree_util.tree_map_with_path(
+        visit, declare(config), *trees, is_leaf=lambda node: isinstance(node, Weight)
+    )
+    return dict(tree)
+
+
+def on_one_device(config: ModelConfig) -> dict[str, Any]:
+    """Shardings that put every weight onto the first device."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return map_weights(lambda _: here, config)
 
 
 def n_params(config: ModelConfig) -> int:
@@ -118,17 +140,14 @@ def random_params(
 
     ``shardings`` is a tree like ``declare``'s, or None for the default device.
     """
-    declared, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
-    blanks = jax.tree.leaves(shapes(config, dtype))
-    places = [None] * len(declared) if shardings is None else jax.tree.leaves(shardings)
+    places = on_one_device(config) if shardings is None else shardings
 
-    def draw(index: int, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
+    def draw(name: str, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any) -> jax.Array:
         if weight.init == "normal":
-            return _normal(jax.random.fold_in(key, index), scale, blank.shape, blank.dtype, place)
+            return _normal(jax.random.fold_in(key, zlib.crc32(name.encode())), scale, blank.shape, blank.dtype, place)
         return jnp.full(blank.shape, 1 - config.norm_offset if weight.init == "norm" else 0, blank.dtype, device=place)
 
-    leaves = [draw(i, *each) for i, each in enumerate(zip(declared, blanks, places, strict=True))]
-    return jax.tree.unflatten(tree, leaves)
+    return map_weights(draw, config, shapes(config, dtype), places, named=True)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -140,4 +159,4 @@ def _normal(key: jax.Array, scale: float, shape: tuple[int, ...], dtype: jnp.dty
 
     rows_at_once = max(1, _DRAWN_AT_ONCE // math.prod(shape[1:]))
     values = jax.lax.map(row, jax.random.split(key, shape[0]), batch_size=min(rows_at_once, shape[0]))
-    return values if place is None else jax.lax.with_sharding_constraint(values, place)
+    return jax.lax.with_sharding_constraint(values, place)

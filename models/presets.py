@@ -6,26 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from jstrace.models.config import ModelConfig, llama3_divisors
+from jstrace.models.families import FLAGS
 
 
 def _model(family: str, **shape: Any) -> ModelConfig:
     """All ten have heads of 128 and an output head of their own."""
-    return ModelConfig(family=family, **({"head_dim": 128, "rope_divisors": None, "tied_head": False} | shape))
+    shared: dict[str, Any] = {"head_dim": 128, "rope_divisors": None, "tied_head": False}
+    return ModelConfig(family=family, **({**shared, **FLAGS[family], **shape}))
 
 
 def _qwen25(**shape: Any) -> ModelConfig:
-    shared = {"vocab_size": 152064, "rope_theta": 1e6, "max_positions": 131072, "qkv_bias": True}
+    shared = {"vocab_size": 152064, "rope_theta": 1e6, "max_positions": 131072}
     return _model("qwen2", **shared, **shape)
 
 
 def _qwen3(**shape: Any) -> ModelConfig:
-    shared = {"vocab_size": 151936, "norm_eps": 1e-6, "rope_theta": 1e6, "max_positions": 32768, "qk_norm": "head"}
+    shared = {"vocab_size": 151936, "norm_eps": 1e-6, "rope_theta": 1e6, "max_positions": 32768}
     return _model("qwen3", **shared, **shape)
 
 
 def _olmo2(**shape: Any) -> ModelConfig:
     shared = {"vocab_size": 100352, "norm_eps": 1e-6, "rope_theta": 500000.0, "max_positions": 4096}
-    return _model("olmo2", **shared, pre_norm=False, post_norm=True, qk_norm="full", **shape)
+    return _model("olmo2", **shared, **shape)
 
 
 PRESETS: Mapping[str, ModelConfig] = {

@@ -12,11 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.errors import InputError
-from jstrace.models.params import Weight, axis_sizes, declare
+from jstrace.models.params import Weight, axis_sizes, map_weights
 
 DATA, MODEL = "data", "model"
 RULES: Mapping[str, str] = {"H": MODEL, "K": MODEL, "F": MODEL, "V": MODEL}
 """The axes of weights that are divided over a mesh axis; the others are whole on every device."""
+_OPTIONAL = ("K", "V")
+"""Axes that stay whole where they do not divide: few key/value heads, odd vocabularies."""
 
 
 def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -37,14 +39,17 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     """The sharding of every parameter, as a tree like ``models.params.declare``'s.
 
     Raises:
-      InputError: the mesh has no axis ``model``, or an axis of the weights does not divide over it.
+      InputError: the mesh has no axis ``model``, or heads or MLP width do not divide over it.
     """
     check_mesh(config, mesh)
 
-    def one(weight: Weight) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*(RULES.get(axis) for axis in weight.axes)))
+    sizes = axis_sizes(config)
+    over = {axis: name for axis, name in RULES.items() if sizes[axis] % mesh.shape[name] == 0}
 
-    return jax.tree.map(one, declare(config), is_leaf=lambda node: isinstance(node, Weight))
+    def one(weight: Weight) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*(over.get(axis) for axis in weight.axes)))
+
+    return map_weights(one, config)
 
 
 def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
@@ -53,12 +58,13 @@ def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
     if unknown or MODEL not in mesh.axis_names:
         raise InputError(f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r}; see jstrace.make_mesh")
     sizes, over = axis_sizes(config), mesh.shape[MODEL]
-    wrong = {axis: sizes[axis] for axis in RULES if sizes[axis] % over}
+    needed = [axis for axis in RULES if axis not in _OPTIONAL]
+    wrong = {axis: sizes[axis] for axis in needed if sizes[axis] % over}
     if wrong:
-        common = math.gcd(*(sizes[axis] for axis in RULES))
+        common = math.gcd(*(sizes[axis] for axis in needed))
         fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
         shown = ", ".join(f"{_WORDS[axis]} {size}" for axis, size in wrong.items())
         raise InputError(f"mesh model={over} does not divide {shown}; sizes that would: {fits}")
 
 
-_WORDS = {"H": "query heads", "K": "key/value heads", "F": "MLP width", "V": "vocabulary"}
+_WORDS = {"H": "query heads", "F": "MLP width"}

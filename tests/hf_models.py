@@ -43,12 +43,14 @@ _LONGROPE = {
     "partial_rotary_factor": 0.5,
     "short_factor": [1.0, 1.5],
     "long_factor": [2.0, 6.0],
-    "original_max_position_embeddings": 16,
 }
+# Phi3Config has its own field for the length of the first training and overwrites the one in rope_parameters.
+_LONG = {"pad_token_id": 0, "rope_parameters": _LONGROPE, "original_max_position_embeddings": 16}
 _GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
+_GEMMA3 = {"rope_parameters": _GEMMA3_ROPE, "num_hidden_layers": 7, "final_logit_softcapping": 4.0}
 _GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "tie_word_embeddings": True}
 
 
@@ -89,10 +91,10 @@ VARIANTS: dict[str, Variant] = {
     "olmo2-mha": Variant("olmo2", "Olmo2", {"num_key_value_heads": 4}),
     "olmo2-gqa-sharded": Variant("olmo2", "Olmo2", {}, shards=3),
     "phi3": Variant("phi3", "Phi3", {"pad_token_id": 0}),
-    "phi3-longrope-sharded": Variant("phi3", "Phi3", {"pad_token_id": 0, "rope_parameters": _LONGROPE}, shards=3),
+    "phi3-longrope-sharded": Variant("phi3", "Phi3", _LONG, shards=3),
     "phi3-window": Variant("phi3", "Phi3", {"pad_token_id": 0, "sliding_window": 7, "num_key_value_heads": 1}),
     "gemma2": Variant("gemma2", "Gemma2", _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}),
-    "gemma3": Variant("gemma3", "Gemma3", _GEMMA | {"rope_parameters": _GEMMA3_ROPE, "num_hidden_layers": 7}),
+    "gemma3": Variant("gemma3", "Gemma3", _GEMMA | _GEMMA3),
     "gpt2": Variant("gpt2", "GPT2", {}, _GPT2),
     "gpt2-untied-sharded": Variant("gpt2", "GPT2", {"tie_word_embeddings": False, "n_inner": 40}, _GPT2, shards=3),
     "gpt_neox": Variant("gpt_neox", "GPTNeoX", {}, _NO_GROUPS, shards=3),

@@ -36,7 +36,8 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "hidden_size": 512, "initializer_range": 0.02, "intermediate_size": 2048, "layer_norm_eps": 1e-5,
             "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 8, "num_hidden_layers": 6,
             "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False, "torch_dtype": "float16",
-            "transformers_version": "4.24.0", "use_cache": True, "use_parallel_residual": True, "vocab_size": 50304,
+            "transformers_version": "4.24.0", "attention_probs_dropout_prob": 0, "use_cache": True,
+            "use_parallel_residual": True, "vocab_size": 50304,
         },
     ),
     "google/gemma-2-2b": (
@@ -123,6 +124,11 @@ def test_the_text_part_of_gemma_3() -> None:
         "vision_config": {"hidden_size": 1152},
         "mm_tokens_per_image": 256,
     }
+    for field in ("quantization_config", "mystery"):
+        with pytest.raises(InputError, match=field):
+            from_hf_fields(whole | {field: 1}, where="gemma")
+    with pytest.raises(InputError, match="expected 'gemma3_text'"):
+        from_hf_fields(whole | {"text_config": text | {"model_type": "llama"}}, where="gemma")
     config = from_hf_fields(whole, where="gemma")
     assert (config.n_heads, config.n_kv_heads, config.head_dim, config.vocab_size) == (8, 4, 256, 262208)
     assert config.rope_divisors == (8.0,) * 128
@@ -184,6 +190,12 @@ def test_a_field_that_nobody_knows(model_type: str) -> None:
         ),
         ("gpt_neox", {"rotary_pct": 0.4}, "3 of 8 dimensions"),
         ("mistral", {"sliding_window": 0}, "sliding_window = 0"),
+        ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types is not supported in this family"),
+        ("gemma3_text", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
+        ("gemma2", {"sliding_window": 8, "sliding_window_size": 9}, "sliding_window_size = 9"),
+        ("gpt_neox", {"num_key_value_heads": 1}, "num_key_value_heads = 1, expected 2"),
+        ("qwen2", {"use_mrope": True}, "use_mrope"),
+        ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ],
 )
 def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from jstrace.models import Decoder, clean_forward, masked_forward
 from tests import hf_models
 from tests.test_decoder import Probabilities, Projection, ones
 
-LENGTHS = (1, 9, 40)
+LENGTHS = (1, 16, 17, 40)
+"""Within windows and beyond; up to longrope's switch and after it."""
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,10 @@ masked = jax.jit(masked_forward)
 
 @pytest.mark.parametrize("pair", hf_models.VARIANTS, indirect=True)
 def test_logits_and_attention(pair: tuple[Model, Any]) -> None:
-    """At one token, within the window and beyond it; inputs are padded to one shape."""
+    """At every length, padded to one shape."""
     model, torch_model = pair
+    if model.config.rope_long_divisors is not None:
+        assert (model.config.rope_switch, model.config.rope_magnitude) == (16, pytest.approx(math.sqrt(1.5)))
     for n_tokens in LENGTHS:
         tokens = tokens_of(n_tokens)
         with torch.no_grad():
