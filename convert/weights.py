@@ -18,7 +18,7 @@ from jstrace.convert.layouts import Layout, file_sizes
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.params import Weight, declare, map_weights, on_one_device, shapes
 
-_ROW_BYTES = 2**24
+_ROW_BYTES = 2**26
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -111,7 +111,7 @@ def _by_rows(part: _Part, blank: jax.ShapeDtypeStruct, sharding: jax.sharding.Sh
     n_shards, place = _row_shards(sharding)
     n_rows, width = blank.shape[0] // n_shards, blank.shape[1]
     step = max(1, _ROW_BYTES // (width * blank.dtype.itemsize))
-    matrix = jnp.zeros((n_shards, n_rows, width), blank.dtype, device=place)
+    matrix = jnp.zeros(blank.shape, blank.dtype, device=sharding)
     for start in range(0, n_rows, step):
         count = min(step, n_rows - start)
 
@@ -121,7 +121,7 @@ def _by_rows(part: _Part, blank: jax.ShapeDtypeStruct, sharding: jax.sharding.Sh
 
         matrix = _put_rows(matrix, jax.make_array_from_callback((n_shards, count, width), place, rows), start)
         matrix.block_until_ready()
-    return _joined(matrix, sharding)
+    return matrix
 
 
 def _row_shards(sharding: jax.sharding.Sharding) -> tuple[int, jax.sharding.Sharding]:
@@ -150,12 +150,11 @@ def _put(stack: jax.Array, layer: jax.Array, index: int, order: tuple[int, ...])
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put_rows(matrix: jax.Array, rows: jax.Array, start: int) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(matrix, rows, start, 1)
-
-
-@functools.partial(jax.jit, donate_argnums=0, static_argnums=1)
-def _joined(matrix: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(matrix.reshape(-1, matrix.shape[2]), sharding)
+    """The rows of every shard from its own row ``start`` on; ``rows`` have the shards on an axis of their own."""
+    if rows.shape[0] == 1:  # without a reshape, which would cost XLA's CPU backend a copy of all
+        return jax.lax.dynamic_update_slice_in_dim(matrix, rows[0], start, 0)
+    apart = matrix.reshape(rows.shape[0], -1, rows.shape[2])
+    return jax.lax.dynamic_update_slice_in_dim(apart, rows, start, 1).reshape(matrix.shape)
 
 
 class _Part:

@@ -1,6 +1,7 @@
 """Host memory while a sharded checkpoint is loaded: how far it rises above the weights themselves.
 
-Command: ``python experiments/bench_loading.py [--gigabytes 2] [--dtype bfloat16]`` (half a minute, twice the disk).
+Command: ``python experiments/bench_loading.py [--gigabytes 2] [--dtype bfloat16] [--vocabulary 32000]`` (half a
+minute, twice the disk).
 
 Writes a synthetic Llama in bfloat16 as Hugging Face shards of 400 MB into a temporary folder, loads it in a fresh
 process and samples that process's anonymous memory, which on a CPU holds the weights too. What is above the weights and
@@ -22,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-D, F, V, HEADS = 2048, 8192, 32000, 16
+D, F, HEADS = 2048, 8192, 16
 PER_LAYER = 4 * D * D + 3 * D * F
 
 CHILD = """
@@ -55,12 +56,12 @@ print(json.dumps({
 """
 
 
-def write_checkpoint(folder: Path, n_layers: int) -> None:
+def write_checkpoint(folder: Path, n_layers: int, vocabulary: int) -> None:
     """Random bfloat16 weights, a few layers to a shard."""
     fields = {
-        "model_type": "llama", "vocab_size": V, "hidden_size": D, "intermediate_size": F, "num_hidden_layers": n_layers,
-        "num_attention_heads": HEADS, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
+        "model_type": "llama", "vocab_size": vocabulary, "hidden_size": D, "intermediate_size": F,
+        "num_hidden_layers": n_layers, "num_attention_heads": HEADS, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(fields))
     rng = np.random.default_rng(0)
@@ -70,7 +71,7 @@ def write_checkpoint(folder: Path, n_layers: int) -> None:
 
     matrices = {"q": (D, D), "k": (D, D), "v": (D, D), "o": (D, D)}
     places: dict[str, str] = {}
-    shards = [{"model.embed_tokens.weight": draw(V, D), "model.norm.weight": draw(D)}]
+    shards = [{"model.embed_tokens.weight": draw(vocabulary, D), "model.norm.weight": draw(D)}]
     for layer in range(n_layers):
         name = f"model.layers.{layer}."
         shard = {f"{name}self_attn.{x}_proj.weight": draw(*shape) for x, shape in matrices.items()}
@@ -90,10 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--vocabulary", type=int, default=32000, help="a large one makes the embedding the largest")
     options = parser.parse_args()
-    n_layers = max(1, round((options.gigabytes * 1e9 / 2 - V * D) / PER_LAYER))
+    n_layers = max(1, round((options.gigabytes * 1e9 / 2 - options.vocabulary * D) / PER_LAYER))
     with tempfile.TemporaryDirectory() as name:
-        write_checkpoint(Path(name), n_layers)
+        write_checkpoint(Path(name), n_layers, options.vocabulary)
         command = [sys.executable, "-c", CHILD, name, options.dtype]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
