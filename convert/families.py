@@ -24,7 +24,7 @@ _ACTIVATIONS = {
 def _base(f: Fields, family: str, **defaults: Any) -> dict[str, Any]:
     """The fields that all families but GPT-2 share; ``defaults`` for those that may be left out."""
     n_heads, d_model = f.integer("num_attention_heads", **_default(defaults, "n_heads")), f.integer("hidden_size")
-    head_dim = f.integer("head_dim", defaults.get("head_dim"))
+    head_dim = f.head_dim("head_dim", defaults.get("head_dim"))
     return {
         "family": family,
         **FLAGS[family],
@@ -59,7 +59,7 @@ def _windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: C
     n_layers = base["n_layers"]
     given = f.take("layer_types")
     rule = ["sliding_attention" if is_local(layer) else "full_attention" for layer in range(n_layers)]
-    types = given or rule
+    types = rule if given is None else given
     if types != rule and base["family"] in ("mistral", "phi3"):
         raise InputError(f"{f.where}: layer_types is not supported in this family; all layers have sliding_window")
     if not isinstance(types, list) or len(types) != n_layers:
@@ -159,9 +159,10 @@ def _phi3(f: Fields) -> ModelConfig:
     f.fixed("full_attn_mod", 1)
     f.fixed("interpolate_factor", 1)
     window = f.integer("sliding_window", None)
+    trained = f.integer("original_max_position_embeddings", 4096)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base["head_dim"], partial=True, trained=trained),
         **_rms(f, 1e-5),
         **_positions(f, 4096),
         **_windows(f, base, window, lambda layer: window is not None),
@@ -200,8 +201,8 @@ def _gemma2(f: Fields) -> ModelConfig:
 def _gemma3(f: Fields) -> ModelConfig:
     base = _base(f, "gemma3", n_heads=8, n_kv_heads=4, head_dim=256, vocab_size=262208, tied_head=True)
     f.fixed("attn_logit_softcapping", None)  # transformers' module does not read it
-    pattern = f.integer("sliding_window_pattern", None) or f.integer("_sliding_window_pattern", None) or 6
-    f.take("_sliding_window_pattern")
+    pattern = f.integer("sliding_window_pattern", 6)
+    f.take("_sliding_window_pattern")  # transformers writes it beside layer_types and does not read it
     return ModelConfig(
         **base,
         **_gemma3_rope(f, base["head_dim"]),
@@ -265,7 +266,7 @@ def _gpt_neox(f: Fields) -> ModelConfig:
     bias = f.flag("attention_bias", True)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"], theta=theta, share=share),
+        **take_rope(f, base["head_dim"], theta=theta, share=share, partial=True),
         **_positions(f, 2048),
         norm_eps=f.number("layer_norm_eps", 1e-5),
         parallel=f.flag("use_parallel_residual", True),

@@ -10,6 +10,7 @@ from jstrace.models import InputError
 
 _MISSING: Any = object()
 _MOST_LAYERS = 10_000
+_WIDEST_HEAD = 2**16
 
 
 class Fields:
@@ -27,22 +28,26 @@ class Fields:
         """A value that stays to be taken."""
         return self._left.get(name)
 
-    def integer(self, name: str, default: int | None = _MISSING) -> Any:
+    def integer(self, name: str, default: int | None = _MISSING, *, most: int = 2**31 - 1) -> Any:
         """A positive integer, or the default where there is none; required without a default."""
-        return self._number(name, default, whole=True)
+        value = self._number(name, default, whole=True)
+        if value is not None and value > most:
+            raise InputError(f"{self.where}: {name} = {str(value)[:20]}, expected at most {most}")
+        return value
 
     def nullable(self, name: str, absent: float | None) -> Any:
         """A positive number, None where the file says null, and ``absent`` where it says nothing."""
         if name not in self._left:
             return absent
-        return self._number(name, None, whole=isinstance(absent, int))
+        return self.integer(name, None) if isinstance(absent, int) else self.number(name, None)
 
     def layers(self, name: str) -> int:
         """A number of layers that a model can have; what is listed by layer is not made for more."""
-        value = self.integer(name)
-        if value > _MOST_LAYERS:
-            raise InputError(f"{self.where}: {name} = {value}, expected at most {_MOST_LAYERS}")
-        return int(value)
+        return int(self.integer(name, most=_MOST_LAYERS))
+
+    def head_dim(self, name: str, default: int | None) -> Any:
+        """The width of a head, which tables of rotary factors are made for."""
+        return self.integer(name, default, most=_WIDEST_HEAD)
 
     def number(self, name: str, default: float | None = _MISSING) -> Any:
         """A positive finite number as a float."""
@@ -103,7 +108,10 @@ class Fields:
         if not _is_number(value) or (whole and not isinstance(value, int)):
             kind = "integer" if whole else "number"
             raise InputError(f"{self.where}: {name} = {value!r}, expected a positive {kind}")
-        return value if whole else float(value)
+        try:
+            return value if whole else float(value)
+        except OverflowError as error:
+            raise InputError(f"{self.where}: {name} = {str(value)[:20]}..., expected a number") from error
 
 
 def _is_number(value: Any) -> bool:

@@ -110,7 +110,7 @@ def _config(
     prefix = f"{architecture}."
     named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     f = Fields(named, f"{where}: {architecture}")
-    given = _base(f, architecture, tensors, None if divisors is None else tuple(float(d) for d in divisors))
+    given = _base(f, architecture, tensors, None if divisors is None else tuple(float(d) for d in divisors.ravel()))
     given |= _FAMILIES[architecture](f, given)
     f.refuse_unread(())
     return validated(ModelConfig(**given), where)
@@ -128,14 +128,14 @@ def _base(
 ) -> dict[str, Any]:
     """What all families share."""
     n_heads, d_model = f.integer("attention.head_count"), f.integer("embedding_length")
-    head_dim = f.integer("attention.key_length", d_model // max(n_heads, 1))
+    head_dim = f.head_dim("attention.key_length", d_model // max(n_heads, 1))
     for name in ("attention.value_length", "rope.dimension_count"):
         if f.integer(name, head_dim) != head_dim:
             raise InputError(f"{f.where}: {name} differs from the head width {head_dim}")
     return {
         "family": architecture,
         **FLAGS[architecture],
-        "vocab_size": f.integer("vocab_size", int(tensors["token_embd.weight"].shape[1])),
+        "vocab_size": f.integer("vocab_size", int(tensors["token_embd.weight"].shape[-1])),
         "n_layers": f.layers("block_count"),
         "d_model": d_model,
         "n_heads": n_heads,
@@ -152,11 +152,13 @@ def _base(
 
 def _divisors(f: Fields, head_dim: int, stored: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """The rotary divisors that the file stores, or those of ``rope.scaling``; of its types only linear is known."""
-    kind = f.take("rope.scaling.type", "none")
     factor = f.number("rope.scaling.factor", None)
+    kind = f.take("rope.scaling.type", "linear")  # llama.cpp's default
     if kind not in ("none", "linear"):
         raise InputError(f"{f.where}: rope.scaling.type = {kind!r} is not supported; supported: none, linear")
     f.take("rope.scaling.original_context_length"), f.take("rope.scaling.finetuned")  # notes on how it was trained
+    if stored is not None and not all(0 < divisor < math.inf for divisor in stored):
+        raise InputError(f"{f.where}: {_ROPE_DIVISORS} holds numbers that are not positive")
     if kind == "none" or factor is None:
         return stored
     if stored is not None:
@@ -172,15 +174,16 @@ def _gemma(f: Fields, base: Mapping[str, Any], *, every: int, wide_layers: int) 
     """Each ``every``-th layer sees all tokens; ``wide_layers`` tells the model with the other query scale."""
     n_layers, d_model, n_heads = base["n_layers"], base["d_model"], base["n_heads"]
     pattern = f.take("attention.sliding_window_pattern", every)
-    local = pattern if isinstance(pattern, list) else [bool((i + 1) % pattern) for i in range(n_layers)]
-    if len(local) != n_layers:
-        raise InputError(f"{f.where}: attention.sliding_window_pattern is no list of {n_layers} layers")
+    if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
+        pattern = [bool((layer + 1) % pattern) for layer in range(n_layers)]
+    if not isinstance(pattern, list) or len(pattern) != n_layers or not all(isinstance(x, bool) for x in pattern):
+        raise InputError(f"{f.where}: attention.sliding_window_pattern is no list of {n_layers} layers, true or false")
     return {
         "activation": "gelu_tanh",
         "embed_scale": math.sqrt(d_model),
         "query_scale": 1 / math.sqrt(d_model / n_heads if n_layers == wide_layers else base["head_dim"]),
         "window": f.integer("attention.sliding_window", 4096),
-        "global_layers": tuple(layer for layer, windowed in enumerate(local) if not windowed),
+        "global_layers": tuple(layer for layer, windowed in enumerate(pattern) if not windowed),
     }
 
 
@@ -192,7 +195,8 @@ def _gemma2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gemma3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     local = f.number("rope.freq_base_swa", 10000.0)
-    return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"local_rope_theta": local}
+    softcap = f.number("final_logit_softcapping", None)
+    return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"local_rope_theta": local, "logit_softcap": softcap}
 
 
 _FAMILIES: Mapping[str, Callable[[Fields, Mapping[str, Any]], dict[str, Any]]] = {

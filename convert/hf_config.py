@@ -10,6 +10,7 @@ from typing import Any
 from jstrace.convert.families import FAMILIES
 from jstrace.convert.fields import Fields
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.families import FLAGS
 
 _TRAINING = "only training reads it"
 _GENERATION = "only sampling and its caches read it"
@@ -137,12 +138,25 @@ def _text_part(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return text if tied is None else {"tie_word_embeddings": tied} | text
 
 
+_CHOICES = {
+    "norm": ("rms", "layer"),
+    "qk_norm": ("none", "head", "full"),
+    "activation": ("silu", "gelu", "gelu_tanh"),
+    "family": tuple(FLAGS),
+}
+
+
 def validated(config: ModelConfig, where: str) -> ModelConfig:
     """Refuse shapes that no model has."""
     positive = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps")
     for name in positive:
         if not getattr(config, name) > 0:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
+    for name, known in _CHOICES.items():
+        if getattr(config, name) not in known:
+            raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if config.window is not None and config.window < 1:
+        raise InputError(f"{where}: window = {config.window}, expected a positive number")
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
     if config.n_heads % config.n_kv_heads:

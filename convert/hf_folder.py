@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,8 @@ _PREFIXES = (
     "model.",
 )
 """What stands before the names of a language model's weights in one release of transformers or another."""
-_BUFFERS = (
-    ".rotary_emb.inv_freq",
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attention.bias",
-    ".attention.masked_bias",
+_BUFFER = re.compile(
+    r"(layers|h)\.\d+\.((self_attn|attention)\.rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$"
 )
 """Buffers that old checkpoints carry: rotary frequencies and causal masks, which follow from the config."""
 _IMAGES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
@@ -64,7 +61,7 @@ def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name in handle.keys():  # noqa: SIM118  a handle is no mapping
-            if full_name.endswith(_BUFFERS) or (images and full_name.startswith(_IMAGES)):
+            if _BUFFER.search(full_name) or (images and full_name.startswith(_IMAGES)):
                 continue
             name = _bare(full_name)
             if name in found:

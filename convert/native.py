@@ -6,11 +6,14 @@ into a hidden folder beside it, which takes its name last.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,6 @@ from jstrace.convert.hf_config import validated
 from jstrace.convert.tokenizer import Tokenizer
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, shapes
-from jstrace.models.families import FLAGS
 from jstrace.models.params import on_one_device
 
 HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"
@@ -40,13 +42,19 @@ class Header:
 
 def check_target(out: Path, needed: int) -> None:
     """Refuse a folder that a conversion would not write into, before the work; ``needed`` bytes at most."""
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+    try:
+        str(out).encode()
+        parent = out.resolve().parent
+        found = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long or not UTF-8, a loop of links
+        raise InputError(f"{out!s:.100}: cannot be written ({str(error)[:100]})") from error
+    if found:
         raise InputError(f"{out}: exists already; convert into a new folder")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"{out}: cannot be written (there is no folder {out.resolve().parent})")
-    if not os.access(out.resolve().parent, os.W_OK):
+    if not parent.is_dir():
+        raise InputError(f"{out}: cannot be written (there is no folder {parent})")
+    if not os.access(parent, os.W_OK):
         raise InputError(f"{out}: cannot be written (no permission)")
-    free = shutil.disk_usage(out.resolve().parent).free
+    free = shutil.disk_usage(parent).free
     if needed > free:
         raise InputError(f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on that disk")
 
@@ -76,7 +84,8 @@ def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header:
     try:
         _remove_abandoned(target)
         partial.mkdir()
-        ocp.save(partial / _PARAMS, params)
+        with _quiet():
+            ocp.save(partial / _PARAMS, params)
         if tokenizer is not None:
             tokenizer.save(partial / TOKENIZER)
         fields = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(header)}
@@ -105,8 +114,8 @@ def read_header(folder: Path) -> Header:
                 f"{path}: {fields['format']} of version {fields['version']}, expected {_FORMAT} {_VERSION}"
             )
         config = validated(ModelConfig.from_json(fields["config"]), str(path))
-        if fields["dtype"] not in FLOATS or config.family not in FLAGS:
-            raise InputError(f"{path}: dtype {fields['dtype']!r} or family {config.family!r} is not known")
+        if fields["dtype"] not in FLOATS:
+            raise InputError(f"{path}: dtype {fields['dtype']!r} is not known")
         return Header(config, fields["dtype"], str(fields["fingerprint"]), str(fields["source"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: not readable ({error!r})") from error
@@ -146,8 +155,9 @@ def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: 
 
     path = folder.resolve() / _PARAMS
     try:
-        _check_shapes(ocp.metadata(path).metadata, blanks)
-        return ocp.load(path, jax.tree.map(wanted, blanks, shardings))
+        with _quiet():
+            _check_shapes(ocp.metadata(path).metadata, blanks)
+            return ocp.load(path, jax.tree.map(wanted, blanks, shardings))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
     except Exception as error:  # orbax and tensorstore raise errors of every kind for damaged files
@@ -162,3 +172,15 @@ def _check_shapes(found: Any, wanted: Any) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise InputError(f"parameter {name} has shape {theirs.get(name)}, expected {ours.get(name)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax from logging the errors that it raises, with their tracebacks."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -12,10 +12,19 @@ from jstrace.models.config import llama3_divisors
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def take_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0, share: float = 1.0) -> dict[str, Any]:
+def take_rope(
+    fields: Fields,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    share: float = 1.0,
+    partial: bool = False,
+    trained: int | None = None,
+) -> dict[str, Any]:
     """Consume ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``.
 
-    ``theta`` and ``share`` (of the head that is rotated) hold where the config has none.
+    ``theta`` and ``share`` (of the head that is rotated) hold where the config has none; only ``partial`` families know
+    a share at all. ``trained`` is the length of the first training, where it has a field of its own.
     """
     given = {
         "rope_theta": fields.take("rope_theta"),
@@ -24,6 +33,10 @@ def take_rope(fields: Fields, head_dim: int, *, theta: float = 10000.0, share: f
     }
     for name in ("rope_scaling", "rope_parameters"):
         given.update(fields.object(name))
+    if trained is not None:
+        given["original_max_position_embeddings"] = trained
+    if not partial and given["partial_rotary_factor"] not in (None, 1):
+        raise InputError(f"{fields.where}: partial_rotary_factor is not supported in this family; its heads turn whole")
     positions = fields.peek("max_position_embeddings")
     positions = positions if isinstance(positions, int) and positions > 0 else None
     return read_rope(given, fields.where, head_dim, theta=theta, share=share, positions=positions)
@@ -38,6 +51,8 @@ def read_rope(
     rope.take("type")
     theta = rope.number("rope_theta", theta)
     rotary_dim = int(head_dim * rope.number("partial_rotary_factor", share))
+    if rotary_dim > head_dim:
+        raise InputError(f"{where}: partial_rotary_factor turns {rotary_dim} dimensions of {head_dim}")
     found: dict[str, Any] = {"rope_theta": theta, "rope_divisors": None}
     found["rotary_dim"] = None if rotary_dim == head_dim else rotary_dim
     if kind == "linear":
@@ -59,6 +74,8 @@ def read_rope(
 def _longrope(rope: Fields, positions: int | None) -> dict[str, Any]:
     """Two sets of divisors, chosen by the length of the input, and a factor on cosines and sines."""
     trained = rope.integer("original_max_position_embeddings")
+    if trained < 2:
+        raise InputError(f"{rope.where}: original_max_position_embeddings = {trained}, expected more than 1")
     factor = rope.number("factor", None)
     factor = (positions or trained) / trained if factor is None else factor
     magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from jstrace.convert.hf_folder import open_safetensors
 from jstrace.convert.layouts import GGUF, HF
 from jstrace.convert.tokenizer import HfTokenizer, Tokenizer, tokenizer_or_reason
 from jstrace.convert.weights import build_params
-from jstrace.models import InputError, ModelConfig, param_shardings, preset, random_params
+from jstrace.models import InputError, ModelConfig, n_params, param_shardings, preset, random_params
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"
@@ -90,11 +91,24 @@ def read_checkpoint(
         if source.startswith(_RANDOM):
             config = read_config(source, revision=revision, say=say)
             key, places = jax.random.key(0), request.shardings(config)
-            return Checkpoint(config, random_params(config, key=key, dtype=dtype, shardings=places), None)
-        path = _resolve(source, say, revision)
-        if path.is_file():
-            return _from_gguf(path, request)
-        return (_from_native if (path / native.HEADER).is_file() else _from_folder)(path, request)
+            _check_room(config, dtype)
+            params = random_params(config, key=key, dtype=dtype, shardings=places)
+            found = Checkpoint(config, params, None)
+        else:
+            path = _resolve(source, say, revision)
+            if path.is_file():
+                found = _from_gguf(path, request)
+            else:
+                found = (_from_native if (path / native.HEADER).is_file() else _from_folder)(path, request)
+        jax.block_until_ready(found.params)  # what does not fit is said here
+        return found
+
+
+def _check_room(config: ModelConfig, dtype: jnp.dtype) -> None:
+    """Refuse to draw for minutes what a CPU's memory cannot hold."""
+    needed = n_params(config) * dtype.itemsize
+    if jax.default_backend() == "cpu" and needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise InputError(f"{needed / 1e9:.0f} GB of weights do not fit into this machine's memory; {_ROOM}")
 
 
 @contextlib.contextmanager
@@ -124,6 +138,8 @@ def _resolve(
     if source == default_model.ALIAS:
         return default_model.default_model(say)
     path = Path(source).expanduser()
+    if not source:
+        raise InputError(f"no model named; expected {default_model.ALIAS!r}, a folder, a .gguf file or a hub id")
     if path.is_dir():
         return path
     if path.is_file():

@@ -183,7 +183,7 @@ class _Part:
         value = value.reshape([len(wanted[letter]) for letter in self._letters])
         with np.errstate(over="ignore"):
             cast = np.ascontiguousarray(value, self._dtype)
-        if cast.dtype.itemsize < value.dtype.itemsize and not np.isfinite(cast).all():
+        if jnp.finfo(cast.dtype).max < jnp.finfo(value.dtype).max and not np.isfinite(cast).all():
             raise InputError(f"{self._where} holds numbers beyond the range of {self._dtype}; use bfloat16 or float32")
         return cast
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -86,9 +86,17 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ModelConfig:
-        """The config that ``dataclasses.asdict`` and JSON made ``fields`` of."""
+        """The config that ``dataclasses.asdict`` and JSON made ``fields`` of.
+
+        Raises:
+          TypeError: a field of another type, or one that there is none of.
+        """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**values)
+        config, hints = cls(**values), get_type_hints(cls)
+        for name, value in dataclasses.asdict(config).items():
+            if not _is_of(value, hints[name]):
+                raise TypeError(f"{name} = {value!r} is no {hints[name]}")
+        return config
 
     @property
     def n_groups(self) -> int:
@@ -121,6 +129,18 @@ class ModelConfig:
     def zero_key(self) -> bool:
         """Whether the zero state has the zero key, so that unreached tokens need no work to stay in a softmax."""
         return self.norm == "rms" and not self.qkv_bias and not (self.parallel and self.o_bias)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field; integers are numbers too, and numbers are finite."""
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    options = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, options[0]) for item in value)
+    return any(_is_of(value, option) for option in options) if options else isinstance(value, hint)
 
 
 def llama3_divisors(

@@ -27,8 +27,8 @@ def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | 
     Raises:
       InputError: sizes that are not positive or need more devices than there are.
     """
-    if data < 1 or model < 1:
-        raise InputError(f"mesh data={data}, model={model}: expected positive sizes")
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (data, model)):
+        raise InputError(f"mesh data={data!r}, model={model!r}: expected positive sizes")
     found = list(jax.devices() if devices is None else devices)
     if data * model > len(found):
         raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
@@ -42,7 +42,7 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
       InputError: the mesh has no axis ``model``, or heads or MLP width do not divide over it.
     """
     check_mesh(config, mesh)
-
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # explicit axis types are not for models that leave sharding to XLA
     sizes = axis_sizes(config)
     over = {axis: name for axis, name in RULES.items() if sizes[axis] % mesh.shape[name] == 0}
 
@@ -54,6 +54,8 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
 
 def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
     """Refuse a mesh over which the weights do not divide, with the sizes that would."""
+    if not isinstance(mesh, Mesh):
+        raise InputError(f"mesh = {mesh!r}: expected a mesh of jstrace.make_mesh")
     unknown = set(mesh.axis_names) - {DATA, MODEL}
     if unknown or MODEL not in mesh.axis_names:
         raise InputError(f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r}; see jstrace.make_mesh")

@@ -25,7 +25,7 @@ CHECKED = (
 install_import_hook([f"jstrace.{name}" for name in CHECKED], "beartype.beartype")
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,13 @@ def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
     wanted, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
     leaves = [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))]
     return jax.tree.unflatten(tree, leaves)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Every compiled program holds mappings of memory, of which a process may have 65,530 by default."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,21 @@ def test_a_field_that_nobody_knows(model_type: str) -> None:
         ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "sliding_window is missing"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config"),
-        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "original_max"),
+        (
+            "phi3",
+            {
+                "original_max_position_embeddings": 1,
+                "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0] * 4},
+            },
+            "original_max_position_embeddings = 1, expected more than 1",
+        ),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+        ("olmo2", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is not supported"),
+        ("phi3", {"partial_rotary_factor": 3.0}, "turns 24 dimensions of 8"),
+        ("llama", {"head_dim": 10**9, "rope_scaling": {"type": "linear", "factor": 2.0}}, "head_dim = 1000000000"),
+        ("mistral", {"sliding_window": 10**12}, "expected at most"),
+        ("llama", {"rope_theta": 10**400}, "rope_theta"),
+        ("gemma2", {"layer_types": []}, "no list of 3 kinds"),
         (
             "phi3",
             {"original_max_position_embeddings": 8, "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4}},

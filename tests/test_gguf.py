@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import jstrace
-from jstrace.convert import read_config
+from jstrace.convert import gguf_file, read_config
 from jstrace.convert.gguf_tokenizer import GgufTokenizer
 from jstrace.convert.tokenizer import HfTokenizer
 from jstrace.models import InputError, clean_forward
@@ -75,9 +75,9 @@ def write_torch_model(path: Path, family: str, model: Any, kind: Any = None) -> 
         writer.add_rope_freq_base_swa(c.rope_parameters["sliding_attention"]["rope_theta"])
     if gemma:
         writer.add_sliding_window(c.sliding_window)
+        writer.add_final_logit_softcapping(c.final_logit_softcapping)
     if family == "gemma2":
         writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
-        writer.add_final_logit_softcapping(c.final_logit_softcapping)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and c.tie_word_embeddings:
             continue
@@ -230,6 +230,43 @@ def test_gguf_files_that_are_off(tmp_path: Path) -> None:
     write_gguf(path, **{"llama.logit_scale": 2.0})
     with pytest.raises(InputError, match="logit_scale"):
         jstrace.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("attention.sliding_window_pattern", 2.5, "no list of 7 layers"),
+        ("attention.sliding_window_pattern", ["a"] * 7, "no list of 7 layers"),
+        ("rope.scaling.type", "yarn", "'yarn' is not supported"),
+        ("attention.key_length", 2.0**33, "expected at most"),
+    ],
+)
+def test_metadata_that_makes_no_sense(key: str, value: Any, message: str) -> None:
+    metadata = {
+        "general.architecture": "gemma3",
+        **{f"gemma3.{name}": v for name, v in PLAIN.items()},
+        f"gemma3.{key}": value,
+    }
+    with pytest.raises(InputError, match=message):
+        gguf_file._config(metadata, {"token_embd.weight": np.zeros((32, 97))}, None, "here")
+
+
+PLAIN = {
+    "block_count": 7, "embedding_length": 32, "feed_forward_length": 48, "attention.head_count": 4,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+}  # fmt: skip
+
+
+def test_scaling_without_a_type_is_linear() -> None:
+    """As llama.cpp reads it."""
+    metadata = {"general.architecture": "qwen2", **{f"qwen2.{name}": v for name, v in PLAIN.items()}}
+    tensors = {"token_embd.weight": np.zeros((32, 97))}
+    assert gguf_file._config(metadata, tensors, None, "here").rope_divisors is None
+    scaled = gguf_file._config(metadata | {"qwen2.rope.scaling.factor": 4.0}, tensors, None, "here")
+    assert scaled.rope_divisors == (4.0,) * 4
+    for stored in ([1.0, 0.0, 1.0, 1.0], [1.0, -1.0, 1.0, 1.0]):
+        with pytest.raises(InputError, match="not positive"):
+            gguf_file._config(metadata, tensors, np.asarray(stored), "here")
 
 
 # --- tokenizers -----------------------------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ from typing import Any
 import huggingface_hub
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
 import jstrace
-from jstrace.convert import default_model, native, read_config
+from jstrace.convert import default_model, native, read_config, source
 from jstrace.convert.layouts import HF
 from jstrace.convert.weights import build_params
 from jstrace.model import convert, describe
@@ -132,6 +133,14 @@ def test_random_weights(tmp_path: Path) -> None:
     assert jstrace.evaluate(model, jstrace.trace(model, [1, 2, 3])).valid
     with pytest.raises(InputError, match="unknown model"):
         jstrace.load("random:no-such-model")
+    with pytest.raises(InputError, match="no model named"):
+        jstrace.load("random:")
+
+
+def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source.os, "sysconf", lambda name: 2**20 if "PAGES" in name else 4096)
+    with pytest.raises(InputError, match=r"16 GB of weights do not fit into this machine's memory; try dtype bfloat16"):
+        jstrace.load("random:llama-3.1-8b", dtype="bfloat16")
 
 
 # --- meshes ---------------------------------------------------------------------------------------------------------
@@ -192,8 +201,13 @@ def test_meshes_that_do_not_fit(tmp_path: Path) -> None:
     assert not whole["q"].sharding.is_fully_replicated
     with pytest.raises(InputError, match="needs 16 devices, there are 8"):
         make_mesh(data=4, model=4)
-    with pytest.raises(InputError, match="positive"):
-        make_mesh(data=0)
+    for size in (0, 1.5, "2", True):
+        with pytest.raises(InputError, match="positive"):
+            make_mesh(data=size)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected a mesh of jstrace\.make_mesh"):
+        jstrace.load(str(tmp_path), mesh=(1, 2))  # type: ignore[arg-type]
+    explicit = jstrace.load(str(tmp_path), mesh=jax.make_mesh((1, 2), ("data", "model")))
+    assert jstrace.trace(explicit, [1, 2, 3]).n_edges > 0
     odd = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("x",))
     with pytest.raises(InputError, match=r"axes \('x',\)"):
         jstrace.load(str(tmp_path), mesh=odd)
@@ -250,6 +264,11 @@ def test_convert_refuses(converted: tuple[Path, Path], tmp_path: Path, monkeypat
         convert(str(source), out)
     with pytest.raises(InputError, match="no folder"):
         convert(str(source), tmp_path / "no" / "where")
+    (tmp_path / "loop").symlink_to("loop")
+    for odd in ("loop/out", "x" * 300, "a\0b", "\udcfe"):
+        with pytest.raises(InputError, match="cannot be written"):
+            convert(str(source), tmp_path / odd)
+    (tmp_path / "loop").unlink()
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(native.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -312,9 +331,13 @@ def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) 
     with pytest.raises(InputError, match="not readable"):
         jstrace.load(damaged(config={}))
     header = json.loads((out / "jstrace.json").read_text())
-    for changes in ({"rope_theta": "x"}, {"n_heads": 3}, {"family": "nobody"}, {"n_layers": 0}):
+    odd = [{"rope_theta": "x"}, {"rope_theta": float("nan")}, {"n_heads": 3}, {"family": "nobody"}, {"n_layers": 0}]
+    odd += [{"window": "7"}, {"window": 0}, {"activation": "relu"}, {"global_layers": 5}, {"rotary_dim": "x"}]
+    for changes in odd:
         with pytest.raises(InputError):
-            jstrace.load(damaged(config=header["config"] | changes))
+            describe(damaged(config=header["config"] | changes))
+    with pytest.raises(InputError, match="hash to"):
+        jstrace.load(damaged(config=header["config"] | {"window": 3}))
     shape = json.loads((out / "jstrace.json").read_text())["config"] | {"d_mlp": 50}
     with pytest.raises(InputError, match=r"parameter .* has shape \(7, 48, 32\), expected \(7, 50, 32\)"):
         jstrace.load(damaged(config=shape))
@@ -327,19 +350,21 @@ def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) 
 def test_dtypes_of_a_converted_model(tmp_path: Path) -> None:
     """Widened exactly; narrowed with a check; the hash is that of what is stored."""
     hf_models.make(hf_models.VARIANTS["llama-gqa"], tmp_path / "hf")
-    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    file = tmp_path / "hf" / "model.safetensors"
+    weights = load_file(file)
     name = "model.layers.1.mlp.up_proj.weight"
     weights[name] = weights[name].copy()
     weights[name][0, 0] = 1e6
-    save_file(weights, tmp_path / "hf" / "model.safetensors")
+    save_file(weights, file)
     convert(str(tmp_path / "hf"), tmp_path / "out")
     narrow, wide = (jstrace.load(str(tmp_path / "out"), dtype=dtype) for dtype in ("bfloat16", "float32"))
     same = jstrace.load(str(tmp_path / "hf"), dtype="bfloat16")
     assert narrow.fingerprint() == same.fingerprint()
     np.testing.assert_array_equal(wide.decoder.embed[...], same.decoder.embed[...].astype(jnp.float32))
-    for source in ("hf", "out"):
+    save_file({name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}, file)
+    for folder in ("hf", "out"):
         with pytest.raises(InputError, match=r"up.* holds numbers beyond the range of float16"):
-            jstrace.load(str(tmp_path / source), dtype="float16")
+            jstrace.load(str(tmp_path / folder), dtype="float16")
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------
