@@ -50,7 +50,7 @@ _GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
-_GEMMA3 = {"rope_parameters": _GEMMA3_ROPE, "num_hidden_layers": 7, "final_logit_softcapping": 4.0}
+_GEMMA3 = {"rope_parameters": _GEMMA3_ROPE, "num_hidden_layers": 7, "final_logit_softcapping": 30.0}
 _GEMMA = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 20, "tie_word_embeddings": True}
 
 
@@ -118,8 +118,9 @@ def make(variant: Variant, folder: Path) -> Any:
     torch.manual_seed(0)
     head = "LMHeadModel" if variant.name == "GPT2" else "ForCausalLM"
     model = getattr(transformers, f"{variant.name}{head}")(config).eval()
+    one = 0.0 if variant.family.startswith("gemma") else 1.0  # Gemma's norms multiply by 1 + w
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
-            torch.nn.init.normal_(weight, mean=float("norm" in name or ".ln_" in name), std=0.3)
+            torch.nn.init.normal_(weight, mean=one if "norm" in name or ".ln_" in name else 0.0, std=0.3)
     model.save_pretrained(folder, max_shard_size="20KB" if variant.shards > 1 else "5GB")
     return model
