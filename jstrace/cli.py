@@ -259,7 +259,10 @@ def _load(source: str, dtype: str, revision: str | None) -> Model:
     from rich.console import Console
 
     import jstrace
+    from jstrace.compilation import keep_programs
+    from jstrace.model import cache_folder
 
+    keep_programs(cache_folder() / "programs")
     console = Console(stderr=True)
     with console.status("loading the model"):
         return jstrace.load(

@@ -25,6 +25,7 @@ from jstrace.convert import (
     read_config,
     write_native,
 )
+from jstrace.convert import cache_folder as cache_folder  # for entry points
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
