@@ -68,9 +68,9 @@ def build_params(
     Raises:
       InputError: a weight is missing, left over, of the wrong shape or type, or not finite.
     """
-    declared = declare(config)
-    _check_shapes(config, declared, tensors, layouts, where)
-    _check_left_over(config, declared, tensors, layouts, where)
+    wanted = _wanted(config, layouts)
+    _check_shapes(wanted, tensors, where)
+    _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)
     places = on_one_device(config) if shardings is None else shardings
 
     def leaf(name: str, weight: Weight, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
@@ -197,29 +197,18 @@ def _check_finite(value: np.ndarray, start: list[int], where: str) -> None:
         raise InputError(f"{where} is {value[found]} at {position}; the file is damaged")
 
 
-def _wanted(
-    config: ModelConfig, declared: Mapping[str, Any], layouts: Mapping[str, Layout]
-) -> Mapping[str, tuple[int, ...]]:
-    """The names of all matrices that the model uses, with their shapes."""
-    found = {}
-    for name in declared:
-        if name != "layers":
-            found[layouts[name].name] = layouts[name].shape(config)
-    for name in declared["layers"]:
-        layout = layouts[name]
+def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:
+    """The names of all matrices that the model uses, with their shapes in the file."""
+    declared = declare(config)
+    found = {layouts[name].name: layouts[name].shape(config) for name in declared if name != "layers"}
+    for layout in (layouts[name] for name in declared["layers"]):
         found |= {layout.name.format(index): layout.shape(config) for index in range(config.n_layers)}
     return found
 
 
-def _check_shapes(
-    config: ModelConfig,
-    declared: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    layouts: Mapping[str, Layout],
-    where: str,
-) -> None:
+def _check_shapes(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], where: str) -> None:
     """All of them before the first is read."""
-    for name, expected in _wanted(config, declared, layouts).items():
+    for name, expected in wanted.items():
         if name not in tensors:
             raise InputError(f"{where}: weight {_prefix(tensors)}{name} is missing")
         tensor = tensors[name]
@@ -237,14 +226,9 @@ def _prefix(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_left_over(
-    config: ModelConfig,
-    declared: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    layouts: Mapping[str, Layout],
-    where: str,
+    config: ModelConfig, left: set[str], tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout], where: str
 ) -> None:
     """Refuse weights that nothing uses; a tied head may be stored twice if it is the embedding."""
-    left = set(tensors) - set(_wanted(config, declared, layouts))
     head = layouts["head"].name
     if config.tied_head and head in left:
         embed = tensors[layouts["embed"].name]

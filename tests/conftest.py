@@ -124,31 +124,13 @@ def tokens() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def hf_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
-    """Makes a folder with a tiny random Llama of transformers, and the torch model itself."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def hf_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a folder with a tiny random Llama of transformers."""
+    from tests import hf_models
 
-    def make(*, shards: int = 1, **changes: Any) -> tuple[Path, Any]:
-        base: dict[str, Any] = {
-            "vocab_size": 97,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 64,
-            "initializer_range": 0.3,
-            "tie_word_embeddings": False,
-            "attn_implementation": "eager",
-        }
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**(base | changes))).eval()
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                torch.nn.init.normal_(weight, mean=1.0, std=0.3)
+    def make(*, shards: int = 1) -> Path:
         folder = tmp_path_factory.mktemp("llama")
-        model.save_pretrained(folder, max_shard_size="20KB" if shards > 1 else "5GB")
-        return folder, model
+        hf_models.make(dataclasses.replace(hf_models.VARIANTS["llama-gqa"], shards=shards), folder)
+        return folder
 
     return make

@@ -24,7 +24,7 @@ from jstrace.models import InputError, n_params
 
 @pytest.fixture
 def folder(hf_llama: Callable[..., Any], tmp_path: Path) -> Path:
-    source, _ = hf_llama()
+    source = hf_llama()
     return Path(shutil.copytree(source, tmp_path / "model"))
 
 
@@ -147,7 +147,7 @@ def test_folders_that_are_off(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_shard(hf_llama: Callable[..., Any], tmp_path: Path) -> None:
-    source, _ = hf_llama(shards=3)
+    source = hf_llama(shards=3)
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     sorted(folder.glob("model-*.safetensors"))[0].unlink()
     with pytest.raises(InputError, match=r"shard .* is missing"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,6 @@ from jstrace.models.rows import capacities
 from jstrace.scores import NormMeasure
 from tests import oracle
 from tests.conftest import TINY, tiny_params
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "mha": {"num_key_value_heads": 4},
-    "gqa": {},
-    "mqa": {"num_key_value_heads": 1},
-    "square": {"intermediate_size": 32, "head_dim": 8},
-    "head_dim": {"head_dim": 14},
-    "tied": {"tie_word_embeddings": True},
-    "llama3_rope": {"rope_parameters": LLAMA3},
-    "sharded": {"shards": 3},
-}
-
 
 call = jax.jit(Model.__call__, static_argnames="pre_softmax")
 """The model, compiled once a shape."""
@@ -66,83 +45,6 @@ def random_mask(n_tokens: int, rng: np.random.Generator, *, soft: bool, share: f
 
     rows = (TINY.n_layers, n_tokens)
     return EdgeTree(draw(rows), draw((TINY.n_layers, TINY.n_heads, n_tokens, n_tokens)), draw(rows), draw(rows))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("n_tokens", [1, 9, 40])
-def test_logits_equal_transformers(variant: str, n_tokens: int, hf_llama: Callable[..., Any]) -> None:
-    folder, torch_model = hf_llama(**VARIANTS[variant])
-    model = jstrace.load(str(folder))
-    tokens = np.random.default_rng(n_tokens).integers(0, 97, n_tokens)
-    with torch.no_grad():
-        expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
-    scale = np.abs(expected).max()
-    clean = clean_forward(model.decoder, jnp.asarray(tokens), NormMeasure(1))
-    np.testing.assert_allclose(clean.logits, expected, atol=1e-5 * scale)
-    np.testing.assert_allclose(model(jnp.asarray(tokens), ones(model.config, n_tokens)), expected, atol=1e-5 * scale)
-
-
-def test_attention_equals_transformers(hf_llama: Callable[..., Any]) -> None:
-    """Probabilities of every head and layer, read through a measure that returns them."""
-    folder, torch_model = hf_llama()
-    model = jstrace.load(str(folder))
-    tokens = np.random.default_rng(1).integers(0, 97, 12)
-    with torch.no_grad():
-        expected = torch_model(torch.tensor(tokens)[None], output_attentions=True).attentions
-    got = clean_forward(model.decoder, jnp.asarray(tokens), Probabilities()).magnitudes.attn
-    np.testing.assert_allclose(got, np.stack([a[0].numpy() for a in expected]), atol=1e-5)
-
-
-class Probabilities:
-    """A measure that hands attention probabilities through."""
-
-    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
-        return edge[:, 0]
-
-    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
-        return probs
-
-
-class Projection:
-    """A measure that is linear in the edge, so that the edges of a node must sum to the node's own value."""
-
-    def __init__(self, direction: np.ndarray) -> None:
-        self.direction = jnp.asarray(direction, jnp.float32)
-
-    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
-        return edge @ self.direction
-
-    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
-        return probs * (values @ self.direction)[:, None, :]
-
-
-def test_contributions_sum_to_the_residual_stream(hf_llama: Callable[..., Any]) -> None:
-    """Against transformers' own hidden states, at every node, in a random direction."""
-    folder, torch_model = hf_llama()
-    model = jstrace.load(str(folder))
-    tokens = np.random.default_rng(2).integers(0, 97, 10)
-    direction = np.random.default_rng(3).normal(size=32)
-    with torch.no_grad():
-        states = torch_model(torch.tensor(tokens)[None], output_hidden_states=True).hidden_states
-    edges = clean_forward(model.decoder, jnp.asarray(tokens), Projection(direction)).magnitudes
-    middle = edges.residual_attn + edges.attn.sum((1, 3))
-    np.testing.assert_allclose(middle[:-1], edges.residual_mlp[:-1], atol=2e-4)
-    end = edges.residual_mlp + edges.mlp
-    for layer in range(model.config.n_layers - 1):
-        np.testing.assert_allclose(end[layer], states[layer + 1][0].numpy() @ direction, atol=2e-4)
-    # The last hidden state of transformers is normed: ours, before the division by its RMS, carries the norm's weight.
-    rms = np.sqrt(np.mean(np.square(states_before_norm(torch_model, tokens)), -1) + 1e-6)
-    np.testing.assert_allclose(np.asarray(end[-1]) / rms, states[-1][0].numpy() @ direction, atol=2e-4)
-
-
-def states_before_norm(torch_model: Any, tokens: np.ndarray) -> np.ndarray:
-    """The residual stream that enters the final norm."""
-    found = []
-    hook = torch_model.model.norm.register_forward_pre_hook(lambda module, args: found.append(args[0][0].numpy()))
-    with torch.no_grad():
-        torch_model(torch.tensor(tokens)[None])
-    hook.remove()
-    return found[0]
 
 
 @given(seed=st.integers(0, 2**31), soft=st.booleans(), pre=st.booleans(), share=st.sampled_from([0.1, 0.5, 0.9]))

@@ -17,7 +17,7 @@ from jstrace import graph
 from jstrace.model import Model
 from jstrace.models import Decoder, clean_forward, masked_forward
 from tests import hf_models
-from tests.test_decoder import Probabilities, Projection, ones
+from tests.test_decoder import ones
 
 LENGTHS = (1, 16, 17, 40)
 """Within windows and beyond; up to longrope's switch and after it."""
@@ -28,6 +28,32 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("model")
     torch_model = hf_models.make(hf_models.VARIANTS[request.param], folder)
     return jstrace.load(str(folder)), torch_model
+
+
+class Probabilities:
+    """A measure that hands attention probabilities through."""
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
+        return edge[:, 0]
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
+        return probs
+
+
+class Projection:
+    """A measure that is linear in the edge, so that the edges of a node must sum to the node's own value."""
+
+    def __init__(self, direction: np.ndarray) -> None:
+        self.direction = jnp.asarray(direction, jnp.float32)
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
+        return edge @ self.direction
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
+        return probs * (values @ self.direction)[:, None, :]
+
+
+PROBABILITIES = Probabilities()
 
 
 def tokens_of(n_tokens: int) -> np.ndarray:
@@ -65,9 +91,6 @@ def test_logits_and_attention(pair: tuple[Model, Any]) -> None:
         unseen = ~np.asarray(graph.edge_slots(model.config, n_tokens, n_tokens).attn)
         reached = np.asarray(graph.edge_slots(model.config, n_tokens, n_tokens).mlp)[:, None, :, None]
         assert (factors[unseen & reached] == 0).all(), "what is no edge has no attention"
-
-
-PROBABILITIES = Probabilities()
 
 
 @pytest.mark.parametrize("pair", hf_models.VARIANTS, indirect=True)
