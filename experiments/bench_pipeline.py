@@ -90,7 +90,7 @@ def jstrace_stages(model: Model, tokens: list[int]) -> tuple[Stages, tracing.Tra
     scores = score()
 
     def extract() -> Any:
-        return tracing.extract_batch(scores, cuts, lengths, frozen=())
+        return tracing.extract_batch(scores, cuts, lengths, parallel=False, frozen=())
 
     strata, none = extract(), np.zeros(1, np.int32)
     options = {"n_sizes": len(graph.SIZES), "condition": evaluation.Condition()}
