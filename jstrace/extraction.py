@@ -16,15 +16,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int
 
 from jstrace import graph
+from jstrace.first_pass import (
+    FROZEN_FAMILIES,
+    FirstPass,
+    count,
+    divide,
+    find_falls,
+    joined,
+    picked,
+    priorities,
+    replaced,
+)
 from jstrace.models import EdgeTree, InputError, ModelConfig
-from jstrace.refinement import TOP, Cuts, Pool, Relaxed, make_pool, refine, relax_list, select_for, select_sorted, split
-
-_FROZEN_BIT = np.uint32(1 << 31)
-_FROZEN_FAMILIES = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
+from jstrace.refinement import (
+    TOP,
+    Cuts,
+    Pool,
+    Relaxed,
+    make_pool,
+    refine,
+    relax_list,
+    select_for,
+    select_sorted,
+    split,
+    straddling,
+)
 
 
 def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, frozen: Sequence[str] = ()) -> EdgeTree:
@@ -77,54 +96,116 @@ def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
     """The component names, or an ``InputError`` that lists those there are."""
-    unknown = [name for name in frozen if name not in _FROZEN_FAMILIES]
+    unknown = [name for name in frozen if name not in FROZEN_FAMILIES]
     if isinstance(frozen, str) or unknown:
-        raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(_FROZEN_FAMILIES)}")
+        raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(FROZEN_FAMILIES)}")
     return tuple(frozen)
 
 
-def extract_padded(
+def extract_pooled(
     scores: EdgeTree,
-    cuts: Int[Array, "Z"],
+    counts: Int[Array, "Z"],
+    length: Int[Array, ""] | int,
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...] = (),
+) -> tuple[EdgeTree, Bool[Array, ""]]:
+    """Strata of one input of which only the first ``length`` tokens are true; ``counts`` are edges per trace.
+
+    Padded slots carry negative scores. Where a size repeats or is empty, the first trace that holds an edge counts.
+    ``parallel`` says whether a layer is one level of nodes or two.
+
+    Returns:
+      The strata, and whether they are right: the edges of groups at cuts may be too many for the pool.
+    """
+    first = FirstPass.of(scores, length, parallel=parallel, frozen=frozen)
+    cuts = _opened(counts)
+    fall = find_falls(first, cuts.need)
+    n_slots = sum(leaf.size for _, leaf in scores.items())
+    capacity = pool_capacity(n_slots)
+    strata, index, found = divide(first, cuts, fall, capacity)
+    complete = found <= capacity
+    sources, targets = graph.endpoints(index, scores, parallel=parallel)
+    nodes = first.nodes(parallel=parallel)
+    rank = joined(priorities(picked(scores, index), frozen), index, scores)
+    target = nodes.at[targets].get(mode="clip")
+    key = jnp.minimum(rank, target)
+    opens = key == nodes.at[sources].get(mode="clip")
+    valid = index < n_slots
+    small = make_pool(rank, key < target, opens, joined(picked(strata, index), index, scores).astype(jnp.int32), valid)
+    fresh = straddling(cuts, fall)
+    refined = refine(
+        small,
+        dataclasses.replace(fresh, open=fresh.open & complete),
+        lambda pool: relax_list(pool, sources, targets, nodes.shape[0]),
+        select_for(capacity, counts.shape[0]),
+    )
+    return replaced(strata, index, refined, valid), complete
+
+
+def extract_whole(
+    scores: EdgeTree,
+    counts: Int[Array, "Z"],
     length: Int[Array, ""] | int,
     *,
     parallel: bool,
     frozen: tuple[str, ...] = (),
 ) -> EdgeTree:
-    """Strata of one input of which only the first ``length`` tokens are true; ``cuts`` are edges per trace.
+    """The same for groups of any size, on arrays of all edges: the slow way, with some 60 bytes a slot."""
+    priority = priorities(scores, frozen)
+    available = _into_output(priority, length, parallel=parallel)
+    first = relax_tree(priority, available, jax.tree.map(lambda p: p > 0, priority), parallel=parallel)
+    n_sizes, key, cuts = counts.shape[0], graph.flat(first.key), _opened(counts)
+    everyone = jnp.zeros(key.shape, jnp.int32)
+    fall = select_sorted(key, everyone, cuts, span=2**32)
+    fresh = straddling(cuts, fall)
+    stratum, pending = split(key, everyone, cuts, fall, fresh)
+    flat_priority, seed, opens = graph.flat(priority), graph.flat(first.seed), graph.flat(first.opens)
 
-    Padded slots carry negative scores. Where a size repeats or is empty, the first trace that holds an edge counts.
-    ``parallel`` says whether a layer is one level of nodes or two.
-    """
-    priority = _priorities(scores, frozen)
-    keys = _first_pass(priority, length, parallel=parallel)
-    return graph.unflat(_strata(priority, keys, cuts, parallel=parallel), priority)
+    def relax_whole(pool: Pool) -> Relaxed[Array]:
+        trees = (graph.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
+        result = relax_tree(*trees, parallel=parallel)
+        return Relaxed(graph.flat(result.key), graph.flat(result.seed), graph.flat(result.opens))
+
+    pool = make_pool(flat_priority, seed, opens, stratum, pending)
+    stratum = refine(pool, fresh, relax_whole, select_for(key.shape[0], n_sizes))
+    return graph.unflat(jnp.where(key > 0, stratum, graph.NO_EDGE).astype(jnp.uint8), priority)
+
+
+def extract_padded(
+    scores: EdgeTree,
+    counts: Int[Array, "Z"],
+    length: Int[Array, ""] | int,
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...] = (),
+) -> EdgeTree:
+    """``extract_pooled``, and ``extract_whole`` where that is not complete, in one program."""
+    strata, complete = extract_pooled(scores, counts, length, parallel=parallel, frozen=frozen)
+
+    def whole(_: EdgeTree, scores: EdgeTree, counts: Array, length: Array) -> EdgeTree:
+        return extract_whole(scores, counts, length, parallel=parallel, frozen=frozen)
+
+    return _when(~complete, whole, strata, scores, counts, jnp.asarray(length))
 
 
 _extract = jax.jit(extract_padded, static_argnames=("parallel", "frozen"))
 
 
-def _first_pass(priority: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool) -> Relaxed[EdgeTree]:
-    available = _into_output(priority, length, parallel=parallel)
-    return relax_tree(priority, available, jax.tree.map(lambda p: p > 0, priority), parallel=parallel)
+@functools.partial(jax.jit, static_argnames="parallel")
+def _count_reachable(scores: EdgeTree, *, parallel: bool) -> Int[Array, ""]:
+    return count(FirstPass.of(scores, scores.mlp.shape[-1], parallel=parallel, frozen=()))
 
 
-# --- keys -----------------------------------------------------------------------------------------------------------
+def _opened(counts: Int[Array, "Z"]) -> Cuts:
+    """All cuts in one group, that of all edges."""
+    n_sizes = counts.shape[0]
+    return Cuts(jnp.zeros(n_sizes, jnp.int32), counts.astype(jnp.int32), jnp.ones(n_sizes, bool))
 
 
-def _priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
-    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for no edge.
-
-    The bits of non-negative floats are ordered as the floats are.
-    """
-    raised = {family for name in frozen for family in _FROZEN_FAMILIES[name]}
-
-    def one(family: str, score: Array) -> UInt32[Array, ...]:
-        score = score.astype(jnp.float32)
-        bits = jax.lax.bitcast_convert_type(jnp.abs(score), jnp.uint32) + 1
-        return jnp.where(score < 0, 0, bits | _FROZEN_BIT if family in raised else bits)
-
-    return EdgeTree(**{family: one(family, score) for family, score in scores.items()})
+def pool_capacity(n_slots: int) -> int:
+    """Edges that the compact buffer holds, for a graph of ``n_slots`` slots."""
+    return min(n_slots, max(2048, n_slots // 128))
 
 
 def _into_output(edges: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool) -> EdgeTree:
@@ -170,61 +251,7 @@ def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree, *, pa
     return jax.lax.scan(step, start, (priority, available, counted), reverse=True)[1]
 
 
-@functools.partial(jax.jit, static_argnames="parallel")
-def _count_reachable(scores: EdgeTree, *, parallel: bool) -> Int[Array, ""]:
-    keys = _first_pass(_priorities(scores, ()), scores.mlp.shape[-1], parallel=parallel)
-    return jnp.sum(graph.flat(keys.key) > 0)
-
-
-# --- cuts ------------------------------------------------------------------------------------------------------------
-
-
-def _strata(priority: EdgeTree, first: Relaxed[EdgeTree], counts: Int[Array, "Z"], *, parallel: bool) -> Array:
-    """Strata of all slots, flat, from the first pass."""
-    n_sizes = counts.shape[0]
-    key = graph.flat(first.key)
-    cuts = Cuts(jnp.zeros(n_sizes, jnp.int32), counts.astype(jnp.int32), jnp.ones(n_sizes, bool))
-    everyone = jnp.zeros(key.shape, jnp.int32)
-    stratum, pending, cuts = split(key, everyone, cuts, select_sorted(key, everyone, cuts, span=2**32))
-    flat_priority, seed, opens = graph.flat(priority), graph.flat(first.seed), graph.flat(first.opens)
-
-    capacity = pool_capacity(key.shape[0])
-    fits = jnp.sum(pending) <= capacity
-    index = jnp.nonzero(pending & fits, size=capacity, fill_value=key.shape[0])[0]
-
-    def picked(values: Array) -> Array:
-        return values.at[index].get(mode="fill", fill_value=0)
-
-    sources, targets = graph.endpoints(index, priority, parallel=parallel)
-    n_nodes = graph.n_slot_nodes(priority, parallel=parallel)
-    small = make_pool(picked(flat_priority), picked(seed), picked(opens), picked(stratum), index < key.shape[0])
-    refined = refine(
-        small,
-        dataclasses.replace(cuts, open=cuts.open & fits),
-        lambda pool: relax_list(pool, sources, targets, n_nodes),
-        select_for(capacity, n_sizes),
-    )
-    stratum = stratum.at[index].set(refined, mode="drop")
-
-    def relax_whole(pool: Pool) -> Relaxed[Array]:
-        trees = (graph.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
-        result = relax_tree(*trees, parallel=parallel)
-        return Relaxed(graph.flat(result.key), graph.flat(result.seed), graph.flat(result.opens))
-
-    def whole(stratum: Array, pending: Array, flat_priority: Array, seed: Array, opens: Array, cuts: Cuts) -> Array:
-        pool = make_pool(flat_priority, seed, opens, stratum, pending)
-        return refine(pool, cuts, relax_whole, select_for(key.shape[0], n_sizes))
-
-    stratum = _when(~fits, whole, stratum, pending, flat_priority, seed, opens, cuts)
-    return jnp.where(key > 0, stratum, graph.NO_EDGE).astype(jnp.uint8)
-
-
-def pool_capacity(n_slots: int) -> int:
-    """Edges that the compact buffer holds, for a graph of ``n_slots`` slots."""
-    return min(n_slots, max(2048, n_slots // 128))
-
-
-def _when(condition: Bool[Array, ""], function: Callable[..., Array], value: Array, *operands: Any) -> Array:
+def _when(condition: Bool[Array, ""], function: Callable[..., EdgeTree], value: EdgeTree, *operands: Any) -> EdgeTree:
     """``function(value, *operands)`` if the condition holds, else ``value``.
 
     A loop of at most one turn: ``lax.cond`` would run both branches under ``vmap``, this runs ``function`` only if the
@@ -232,7 +259,7 @@ def _when(condition: Bool[Array, ""], function: Callable[..., Array], value: Arr
     the loop and do their work before it, always.
     """
 
-    def turn(state: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+    def turn(state: tuple[Array, EdgeTree, Any]) -> tuple[Array, EdgeTree, Any]:
         _, value, operands = state
         return jnp.zeros((), bool), function(value, *operands), jax.tree.map(jnp.zeros_like, operands)
 

@@ -71,22 +71,23 @@ Relax = Callable[[Pool], Relaxed[Array]]
 Select = Callable[[Array, Array, Cuts], Fall]
 
 
-def split(key: Array, group: Array, cuts: Cuts, fall: Fall) -> tuple[Array, Array, Cuts]:
-    """Divide groups at the keys that their cuts fall to.
-
-    Returns the strata, which edges stay undecided, and the cuts in their new groups.
-    """
-    mine = cuts.open[:, None] & (cuts.group[:, None] == group)
-    stratum = group + jnp.sum(mine & (key < fall.key[:, None]), axis=0, dtype=jnp.int32)
+def straddling(cuts: Cuts, fall: Fall) -> Cuts:
+    """The cuts in their new groups, when groups are divided at the keys that their cuts fall to."""
     need = cuts.need - fall.above
     # A cut beyond the last reachable edge falls to key 0 and straddles nothing.
     straddles = cuts.open & (need > 0) & (need < fall.tied) & (fall.key > 0)
     same = (cuts.group[:, None] == cuts.group) & (fall.key[:, None] == fall.key) & straddles
-    fresh = Cuts(jnp.argmax(same, axis=1).astype(jnp.int32), need, straddles)
+    return Cuts(jnp.argmax(same, axis=1).astype(jnp.int32), need, straddles)
+
+
+def split(key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts) -> tuple[Array, Array]:
+    """The strata of edges once groups are divided into ``fresh`` ones, and which edges stay undecided."""
+    mine = cuts.open[:, None] & (cuts.group[:, None] == group)
+    stratum = group + jnp.sum(mine & (key < fall.key[:, None]), axis=0, dtype=jnp.int32)
     # An edge on the key of a straddling cut has just got that cut's stratum, the name of its new group.
     here = jnp.minimum(stratum, cuts.need.shape[0] - 1)
-    pending = (key > 0) & (stratum == here) & straddles[here] & (key == fall.key[here]) & (group == cuts.group[here])
-    return stratum, pending, fresh
+    pending = (key > 0) & (stratum == here) & fresh.open[here] & (key == fall.key[here]) & (group == cuts.group[here])
+    return stratum, pending
 
 
 def select_sorted(key: Array, group: Array, cuts: Cuts, *, span: int) -> Fall:
@@ -103,7 +104,7 @@ def select_sorted(key: Array, group: Array, cuts: Cuts, *, span: int) -> Fall:
     found = jnp.where(end - cuts.need >= start, joint[jnp.maximum(end - cuts.need, 0)], base)
     not_above = jnp.searchsorted(joint, found, side="right")
     tied = not_above - jnp.searchsorted(joint, found, side="left")
-    return _nothing_needed(cuts, Fall(found - base, end - not_above, tied))
+    return nothing_needed(cuts.need, Fall(found - base, end - not_above, tied))
 
 
 def _select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int) -> Fall:
@@ -120,7 +121,7 @@ def _select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int) -> Fall
 
     found = jax.lax.fori_loop(0, bits, step, jnp.zeros(cuts.need.shape, jnp.uint32))
     above = count(found + 1)
-    return _nothing_needed(cuts, Fall(found, above, count(found) - above))
+    return nothing_needed(cuts.need, Fall(found, above, count(found) - above))
 
 
 def select_for(n_edges: int, n_sizes: int) -> Select:
@@ -131,9 +132,9 @@ def select_for(n_edges: int, n_sizes: int) -> Select:
     return functools.partial(_select_bisected, bits=span.bit_length())
 
 
-def _nothing_needed(cuts: Cuts, fall: Fall) -> Fall:
+def nothing_needed(need: Int[Array, "Z"], fall: Fall) -> Fall:
     """Cuts at no edges at all fall to a key above every edge."""
-    some = cuts.need > 0
+    some = need > 0
     return Fall(jnp.where(some, fall.key, TOP), jnp.where(some, fall.above, 0), jnp.where(some, fall.tied, 0))
 
 
@@ -161,10 +162,12 @@ def refine(pool: Pool, cuts: Cuts, relax: Relax, select: Select) -> Int[Array, "
         pool, cuts = state
         found = relax(pool)
         key = jnp.where(pool.rank > 0, found.key, 0)
-        stratum, pending, cuts = split(key, pool.stratum, cuts, select(key, pool.stratum, cuts))
+        fall = select(key, pool.stratum, cuts)
+        fresh = straddling(cuts, fall)
+        stratum, pending = split(key, pool.stratum, cuts, fall, fresh)
         stratum = jnp.where(key > 0, stratum, pool.stratum)
         rank = jnp.where(pending, pool.rank, 0)
-        return _with_first_raised(Pool(rank, found.seed & pending, found.opens & pending, stratum)), cuts
+        return _with_first_raised(Pool(rank, found.seed & pending, found.opens & pending, stratum)), fresh
 
     return jax.lax.while_loop(lambda state: jnp.any(state[1].open), body, (pool, cuts))[0].stratum
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from jstrace import batching, graph, scores
 from jstrace.composition import Composition, compose
-from jstrace.extraction import checked_frozen, extract_padded
+from jstrace.extraction import checked_frozen, extract_pooled, extract_whole
 from jstrace.graph import SIZES, Edge
 from jstrace.model import Model
 from jstrace.models import Decoder, EdgeTree, InputError, ModelConfig
@@ -226,12 +227,36 @@ def score_batch(
     return jax.vmap(score, in_axes=(None, 0, 0))(decoder, tokens, lengths)
 
 
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
 def extract_batch(
     score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
 ) -> EdgeTree:
-    """Strata of a padded batch, compiled once a shape."""
-    return jax.vmap(functools.partial(extract_padded, parallel=parallel, frozen=frozen))(score, cuts, lengths)
+    """Strata of a padded batch.
+
+    Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores), a
+    second one runs, which is compiled, and whose memory is taken, only then.
+    """
+    strata, complete = extract_pooled_batch(score, cuts, lengths, parallel=parallel, frozen=frozen)
+    if complete:
+        return strata
+    return extract_whole_batch(score, cuts, lengths, parallel=parallel, frozen=frozen)
+
+
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
+def extract_pooled_batch(
+    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
+) -> tuple[EdgeTree, Bool[Array, ""]]:
+    """Strata of a padded batch and whether all of them are right, compiled once a shape."""
+    extract = functools.partial(extract_pooled, parallel=parallel, frozen=frozen)
+    strata, complete = jax.vmap(extract)(score, cuts, lengths)
+    return strata, jnp.all(complete)
+
+
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
+def extract_whole_batch(
+    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
+) -> EdgeTree:
+    """Strata of a padded batch whatever its groups, compiled once a shape."""
+    return jax.vmap(functools.partial(extract_whole, parallel=parallel, frozen=frozen))(score, cuts, lengths)
 
 
 def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:

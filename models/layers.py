@@ -131,8 +131,10 @@ def attention_logits(
     config: ModelConfig, q: Float[Array, "T K G d"], k: Float[Array, "S K d"]
 ) -> Float32[Array, "H T S"]:
     """Scaled query-key products in float32; keys are shared by the G heads of their group, never copied."""
-    n_tokens = q.shape[0]
-    logits = contract("tkgd,skd->kgts", q, k, out=jnp.float32) * config.scale
+    n_tokens, n_kv, n_groups, width = q.shape
+    # Heads first by hand: left to einsum, XLA's CPU backend transposes both operands and the result.
+    rows = jnp.transpose(q, (1, 2, 0, 3)).reshape(n_kv, n_groups * n_tokens, width)
+    logits = contract("krd,ksd->krs", rows, jnp.transpose(k, (1, 0, 2)), out=jnp.float32) * config.scale
     return softcap(logits.reshape(config.n_heads, n_tokens, -1), config.attn_softcap)
 
 
@@ -163,9 +165,9 @@ def masked_attention_probs(
 def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K d"]) -> Float[Array, "T H d"]:
     """Weighted sum of the values, per query head."""
     n_heads, n_tokens, n_sources = probs.shape
-    grouped = probs.reshape(v.shape[1], -1, n_tokens, n_sources).astype(v.dtype)
-    mixed = contract("kgts,skd->tkgd", grouped, v)
-    return mixed.reshape(n_tokens, n_heads, v.shape[2])
+    rows = probs.reshape(v.shape[1], -1, n_sources).astype(v.dtype)
+    mixed = contract("krs,ksd->krd", rows, jnp.transpose(v, (1, 0, 2)))
+    return jnp.transpose(mixed.reshape(n_heads, n_tokens, v.shape[2]), (1, 0, 2))
 
 
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {

@@ -19,6 +19,7 @@ CHECKED = (
     "models.rows",
     "scores",
     "measures",
+    "first_pass",
     "extraction",
     "evaluation",
     "tracing",
