@@ -24,26 +24,38 @@ Scores = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 def build_model(config: ModelConfig, params: dict[str, Any]) -> LlamaForCausalLM:
     """The same weights in transformers' own Llama."""
     with torch.device("meta"):
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.d_model,
-                intermediate_size=config.d_mlp,
-                num_hidden_layers=config.n_layers,
-                num_attention_heads=config.n_heads,
-                num_key_value_heads=config.n_kv_heads,
-                head_dim=config.head_dim,
-                rms_norm_eps=config.norm_eps,
-                rope_theta=config.rope_theta,
-                max_position_embeddings=config.max_positions,
-                tie_word_embeddings=config.tied_head,
-            )
-        )
+        model = LlamaForCausalLM(_hf_config(config))
     model = model.to_empty(device="cpu")
     model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
     model.load_state_dict(_state_dict(config, params), strict=False, assign=True)
     model.tie_weights()
     return model.eval()
+
+
+def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """A Llama of that shape with random weights on a device; other families' flags are left out."""
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        try:
+            return LlamaForCausalLM(_hf_config(config)).eval()
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def _hf_config(config: ModelConfig) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.d_model,
+        intermediate_size=config.d_mlp,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.norm_eps,
+        rope_theta=config.rope_theta,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=config.tied_head,
+    )
 
 
 def _state_dict(config: ModelConfig, params: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -84,9 +96,9 @@ def _attention(layer: Any, x: torch.Tensor, rotary: Any, hidden: torch.Tensor) -
 def clean_scores(model: LlamaForCausalLM, tokens: torch.Tensor) -> tuple[torch.Tensor, Scores]:
     """Next-token logits and the L1 score of every edge."""
     n_tokens = len(tokens)
-    hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool).triu_(1)
+    hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device).triu_(1)
     x = model.model.embed_tokens(tokens)
-    rotary = model.model.rotary_emb(x[None], torch.arange(n_tokens)[None])
+    rotary = model.model.rotary_emb(x[None], torch.arange(n_tokens, device=tokens.device)[None])
     rows: list[tuple[torch.Tensor, ...]] = []
     n_layers = len(model.model.layers)
     for index, layer in enumerate(model.model.layers):
@@ -107,7 +119,7 @@ def clean_scores(model: LlamaForCausalLM, tokens: torch.Tensor) -> tuple[torch.T
 
 def extract(scores: Scores, sizes: tuple[float, ...]) -> tuple[np.ndarray, ...]:
     """Strata of every edge by best-first search with a heap of plain Python floats and integers."""
-    residual_attn, attn, residual_mlp, mlp = (family.numpy() for family in scores)
+    residual_attn, attn, residual_mlp, mlp = (family.float().cpu().numpy() for family in scores)
     n_layers, n_heads, n_tokens, _ = attn.shape
     base_attn = n_layers * n_tokens
     base_residual = base_attn + attn.size
@@ -192,9 +204,9 @@ def _mark_edges(strata: np.ndarray, shape: tuple[int, int, int], bases: tuple[in
 def masked_logits(model: LlamaForCausalLM, tokens: torch.Tensor, masks: Scores) -> torch.Tensor:
     """Next-token logits with every edge multiplied by its mask."""
     n_tokens = len(tokens)
-    hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool).triu_(1)
+    hidden = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device).triu_(1)
     x = model.model.embed_tokens(tokens)
-    rotary = model.model.rotary_emb(x[None], torch.arange(n_tokens)[None])
+    rotary = model.model.rotary_emb(x[None], torch.arange(n_tokens, device=tokens.device)[None])
     for layer, residual_attn, attn, residual_mlp, mlp in zip(model.model.layers, *masks, strict=True):
         probs, v = _attention(layer, layer.input_layernorm(x), rotary, hidden)
         mixed = torch.matmul(probs.mul_(attn), v).transpose(0, 1).reshape(n_tokens, -1)
@@ -207,11 +219,11 @@ def evaluate(
     model: LlamaForCausalLM, tokens: torch.Tensor, strata: tuple[np.ndarray, ...], n_sizes: int
 ) -> torch.Tensor:
     """TV of every size and of the full graph, one masked forward after another."""
-    families = [torch.from_numpy(family) for family in strata]
+    families, dtype = [torch.from_numpy(family).to(tokens.device) for family in strata], model.dtype
 
     def predict(size: int) -> torch.Tensor:
-        masks = [(family <= size).float() for family in families]
-        return torch.softmax(masked_logits(model, tokens, (masks[0], masks[1], masks[2], masks[3])), -1)
+        masks = [(family <= size).to(dtype) for family in families]
+        return torch.softmax(masked_logits(model, tokens, (masks[0], masks[1], masks[2], masks[3])).float(), -1)
 
     full = predict(n_sizes)
-    return torch.stack([0.5 * (full - predict(size)).abs().sum() for size in range(n_sizes)] + [torch.zeros(())])
+    return torch.stack([0.5 * (full - predict(size)).abs().sum() for size in range(n_sizes)] + [full.new_zeros(())])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
+import jax
 import numpy as np
 
-BATCH = 4
-"""Inputs in one compiled call, where there are several of a bucket."""
-
-_LONG = 256
-"""Tokens from which inputs run one at a time: their edges fill memory well enough alone."""
+Result = TypeVar("Result")
 
 
 def bucket(n_tokens: int) -> int:
@@ -21,31 +20,61 @@ def bucket(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of inputs to be run together: of one bucket, at most ``BATCH``."""
+def in_batches(
+    lengths: Mapping[int, int],
+    most: Callable[[int], int],
+    run: Callable[[list[int], int], list[Result]],
+) -> Iterator[tuple[list[int], list[Result]]]:
+    """Run inputs of one bucket together; when memory runs out, fewer of them.
+
+    Args:
+      lengths: tokens of each input, by its index.
+      most: from a bucket to the number of inputs of one call.
+      run: from indices of inputs and the rows of the compiled call (one, or the call's full number, so that few shapes
+        are compiled) to the inputs' results.
+
+    Yields:
+      Indices of inputs with their results.
+    """
     groups: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
+    for index, length in lengths.items():
         groups.setdefault(bucket(length), []).append(index)
-    for width, members in groups.items():
-        size = BATCH if width < _LONG else 1
-        yield from (members[start : start + size] for start in range(0, len(members), size))
+    for width, left in groups.items():
+        size = most(width)
+        while left:
+            members = left[:size]
+            n_rows = 1 if len(members) == 1 else size
+            try:
+                results = run(members, n_rows)
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if n_rows == 1 or not out_of_memory(error):
+                    raise
+                size = n_rows // 2
+                warnings.warn(
+                    f"out of memory with {n_rows} inputs of {width} tokens in one call; going on with {size}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                continue
+            yield members, results
+            left = left[size:]
 
 
-def batch_size(n_inputs: int) -> int:
-    """Rows of the compiled call for so many inputs: one, or ``BATCH``, the rest being padding."""
-    return 1 if n_inputs == 1 else BATCH
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the host or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def padded(rows: Sequence[np.ndarray], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of token ids as int32 ``[B, width]`` with their lengths ``[B]``; rows of padding have one token."""
-    tokens, lengths = np.zeros((batch_size(len(rows)), width), np.int32), np.ones(batch_size(len(rows)), np.int32)
+def padded(rows: Sequence[np.ndarray], width: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of token ids as int32 ``[n_rows, width]`` with their lengths; rows of padding have one token."""
+    tokens, lengths = np.zeros((n_rows, width), np.int32), np.ones(n_rows, np.int32)
     for index, row in enumerate(rows):
         tokens[index, : len(row)], lengths[index] = row, len(row)
     return tokens, lengths
 
 
-def filled(rows: Sequence[np.ndarray], value: int = 0) -> np.ndarray:
-    """Equal rows stacked to ``[B, ...]``, rows of padding holding ``value``."""
-    out = np.full((batch_size(len(rows)), *rows[0].shape), value, rows[0].dtype)
+def filled(rows: Sequence[np.ndarray], n_rows: int, value: int = 0) -> np.ndarray:
+    """Equal rows stacked to ``[n_rows, ...]``, rows of padding holding ``value``."""
+    out = np.full((n_rows, *rows[0].shape), value, rows[0].dtype)
     out[: len(rows)] = rows
     return out

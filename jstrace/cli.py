@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -58,6 +59,7 @@ class Dtype(StrEnum):
 
 _MODEL_HELP = "smollm2, a Hugging Face folder or hub id, a folder of jstrace convert, a .gguf file, or random:NAME."
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+MeshText = Annotated[str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs and weights over devices.")]
 
 
 def main() -> None:
@@ -65,6 +67,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter still gets the rest
+    warnings.showwarning = _warn
     try:
         app()
         sys.stdout.flush()
@@ -76,6 +79,11 @@ def main() -> None:
         sys.exit(2)
 
 
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Warnings are one line on standard error, too."""
+    sys.stderr.write(f"jstrace: warning: {message}\n")
+
+
 def _message(error: Exception) -> str | None:
     """What to tell the user of an error that is no bug; None for any other."""
     from jstrace.models import InputError  # imports JAX, as whatever raised an InputError had to
@@ -83,7 +91,9 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return "out of memory; shorten the input, or trace fewer texts at a time"
+        return (
+            "out of memory even with one input at a time; shorten it, or try dtype bfloat16 or a mesh of more devices"
+        )
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"
     return None
@@ -113,6 +123,10 @@ def trace_command(
     model: Annotated[str, typer.Option(help=_MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    mesh: MeshText = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Join the other hosts, which run the same command; the first prints.")
+    ] = False,
     ablate: Annotated[Ablate, typer.Option(help="Which edges are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Let attention masks enter the softmax.")] = False,
     importance: Annotated[Importance, typer.Option(help="The edge score.")] = Importance.L1,
@@ -128,8 +142,10 @@ def trace_command(
     texts = _texts(text, file)
     if save is not None and file is not None:
         raise InputError("--save writes one trace; it does not go with --file")
-    _check_outputs(plot, save)
-    loaded = _load(model, dtype.value, revision)
+    first = _joined() if distributed else True
+    if first:
+        _check_outputs(plot, save)
+    loaded = _load(model, dtype.value, revision, mesh or ("data=all" if distributed else None), quiet=not first)
     rows = [_tokens(loaded, line) for line in texts]  # all of them, so that a bad line stops it before any output
     curves = []
     with _progress(len(texts)) as advance:
@@ -137,12 +153,14 @@ def trace_command(
             chunk = texts[start : start + _CHUNK]
             ids = rows[start : start + _CHUNK]
             traces, evaluations = _run(loaded, ids, importance.value, seed, ablate.value, pre_softmax, advance)
+            if not first:
+                continue
             if save is not None:
                 traces[0].save(save)
             for line, trace, evaluation in zip(chunk, traces, evaluations, strict=True):
                 _show(loaded, line.text, trace, evaluation, top, as_json)
                 curves.append((_label(line.text), evaluation))
-    if plot is not None:
+    if plot is not None and first:
         from jstrace.plot import save_plot
 
         save_plot(plot, curves)
@@ -254,19 +272,31 @@ def _check_outputs(plot: Path | None, save: Path | None) -> None:
             raise InputError(f"{plot}: --plot and --save name the same file")
 
 
-def _load(source: str, dtype: str, revision: str | None) -> Model:
+def _joined() -> bool:
+    """Start together with the other hosts; whether this is the first of them."""
+    from jstrace.devices import start_distributed
+
+    return start_distributed()
+
+
+def _load(source: str, dtype: str, revision: str | None, mesh: str | None = None, *, quiet: bool = False) -> Model:
     """Load the model with a sign of life on standard error."""
     from rich.console import Console
 
     import jstrace
     from jstrace.compilation import keep_programs
+    from jstrace.devices import parse_mesh
     from jstrace.model import cache_folder
 
     keep_programs(cache_folder() / "programs")
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     with console.status("loading the model"):
         return jstrace.load(
-            source, dtype=dtype, revision=revision, say=lambda message: console.print(message, markup=False)
+            source,
+            dtype=dtype,
+            mesh=None if mesh is None else parse_mesh(mesh),
+            revision=revision,
+            say=lambda message: console.print(message, markup=False),
         )
 
 

@@ -10,9 +10,10 @@ from typing import overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
-from jstrace import batching, measures
+from jstrace import batching, devices, measures, memory
 from jstrace.graph import NO_EDGE
 from jstrace.measures import Measures, measure
 from jstrace.model import Model
@@ -78,6 +79,18 @@ class Condition:
     ablate: str = "all"
     pre_softmax: bool = False
     inverse: bool = False
+
+    def bounds(self, n_sizes: int) -> UInt8[np.ndarray, "N"]:
+        """The bound of each row of results, and last that of the full graph.
+
+        Row k keeps the strata below k + 1. Inverse rows lack them, so there the full graph is one row more, at 0.
+        """
+        return np.asarray([*range(1, n_sizes + 2), *([0] if self.inverse else [])], np.uint8)
+
+    @property
+    def least(self) -> int:
+        """A bound that keeps as little as there is."""
+        return NO_EDGE if self.inverse else 0
 
     def keep(self, strata: EdgeTree, bound: UInt8[Array, ""]) -> EdgeTree:
         """Mask of the edges whose stratum is below ``bound``; of the others, if inverse."""
@@ -149,24 +162,25 @@ def evaluate(
     for row in rows:
         _check_origin(model, row)
     results: dict[int, Evaluation] = {}
-    for members in _batches(rows):
-        batch = [rows[index] for index in members]
+
+    def run(members: list[int], n_rows: int) -> list[Evaluation]:
         chosen = None if true_next is None else [true_next[index] for index in members]
-        for index, result in zip(members, _run_batch(model, batch, condition, chosen), strict=True):
-            results[index] = result
-        if progress is not None:
-            progress(len(results), len(rows))
+        return _run_batch(model, [rows[index] for index in members], condition, chosen, n_rows)
+
+    for n_sizes in sorted({len(row.sizes) for row in rows}):
+        alike = {index: len(row.tokens) for index, row in enumerate(rows) if len(row.sizes) == n_sizes}
+        for members, batch in batching.in_batches(alike, functools.partial(_most, model, n_sizes), run):
+            results |= dict(zip(members, batch, strict=True))
+            if progress is not None:
+                progress(len(results), len(rows))
     ordered = [results[index] for index in range(len(rows))]
     return ordered[0] if isinstance(traces, Trace) else ordered
 
 
-def _batches(rows: list[Trace]) -> list[list[int]]:
-    """Indices to run together: equal numbers of sizes and equal buckets."""
-    found: list[list[int]] = []
-    for n_sizes in sorted({len(row.sizes) for row in rows}):
-        alike = [index for index, row in enumerate(rows) if len(row.sizes) == n_sizes]
-        found += [[alike[i] for i in members] for members in batching.batches([len(rows[j].tokens) for j in alike])]
-    return found
+def _most(model: Model, n_sizes: int, width: int) -> int:
+    """Inputs that are evaluated in one call."""
+    each = memory.evaluate_bytes(model.config, width, n_sizes, model.dtype.itemsize)
+    return devices.n_data(model.mesh) * memory.batch_inputs(model.decoder, width, each)
 
 
 def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int] | None) -> list[int] | None:
@@ -198,16 +212,16 @@ def _check_origin(model: Model, row: Trace) -> None:
 
 
 def _run_batch(
-    model: Model, rows: list[Trace], condition: Condition, next_tokens: list[int] | None
+    model: Model, rows: list[Trace], condition: Condition, next_tokens: list[int] | None, n_rows: int
 ) -> list[Evaluation]:
     width = batching.bucket(len(rows[0].tokens))
-    tokens, lengths = batching.padded([row.tokens for row in rows], width)
     wide = (widened(row.strata, width, np.uint8(NO_EDGE)) for row in rows)
-    strata = jax.tree.map(lambda *leaves: batching.filled(leaves, NO_EDGE), *wide)
-    chosen = batching.filled([np.asarray(token, np.int32) for token in next_tokens or [0] * len(rows)])
-    n_sizes = len(rows[0].sizes)
-    result = jax.device_get(
-        evaluate_batch(model.decoder, tokens, lengths, strata, chosen, n_sizes=n_sizes, condition=condition)
+    strata = jax.tree.map(lambda *leaves: batching.filled(leaves, n_rows, NO_EDGE), *wide)
+    chosen = batching.filled([np.asarray(token, np.int32) for token in next_tokens or [0] * len(rows)], n_rows)
+    batch = (*batching.padded([row.tokens for row in rows], width, n_rows), strata, chosen)
+    n_sizes, mesh = len(rows[0].sizes), model.mesh
+    result = devices.fetched(
+        evaluate_batch(model.decoder, *devices.placed(batch, mesh), n_sizes=n_sizes, condition=condition, mesh=mesh)
     )
     return [_one(result, i, row, condition, next_tokens is not None) for i, row in enumerate(rows)]
 
@@ -231,7 +245,7 @@ def _one(result: BatchResult, index: int, row: Trace, condition: Condition, with
     )
 
 
-@functools.partial(jax.jit, static_argnames=("n_sizes", "condition"))
+@functools.partial(jax.jit, static_argnames=("n_sizes", "condition", "mesh"))
 def evaluate_batch(
     decoder: Decoder,
     tokens: Int[Array, "B T"],
@@ -241,12 +255,79 @@ def evaluate_batch(
     *,
     n_sizes: int,
     condition: Condition,
+    mesh: Mesh | None = None,
 ) -> BatchResult:
-    """All Z + 1 masked forwards of a batch, reduced to measures on the device; one compiled call."""
-    # Row k keeps the strata below k + 1. Inverse rows lack them, so there the full graph is one row more, at 0.
-    bounds = jnp.asarray([*range(1, n_sizes + 2), *([0] if condition.inverse else [])], jnp.uint8)
+    """All Z + 1 masked forwards of a batch, reduced to measures on the device; one compiled call.
 
-    def predict(tokens: Array, length: Array, strata: EdgeTree, bound: Array) -> Array:
+    On a mesh inputs are divided over its ``data`` axis, and sizes where there are fewer inputs than devices.
+    """
+
+    def compare(logits: Array, reference: Array, next_tokens: Array) -> tuple[Measures, Array, Array]:
+        probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
+        return jax.vmap(measure)(logits, reference, next_tokens), top, probs
+
+    bounds = condition.bounds(n_sizes)
+    if mesh is None:
+        logits = _predict(decoder, tokens, lengths, strata, jnp.asarray(bounds), condition)
+        return BatchResult(*compare(logits[:, : n_sizes + 1], logits[:, -1], next_tokens))
+
+    divided = devices.divided(mesh, tokens.shape[0])
+    shares, full = _dealt(bounds, divided.shape[devices.SIZES], condition)
+
+    def local(
+        decoder: Decoder,
+        tokens: Array,
+        lengths: Array,
+        strata: EdgeTree,
+        next_tokens: Array,
+        bounds: Array,
+        full: Array,
+    ) -> tuple[Measures, Array, Array]:
+        logits = _predict(decoder, tokens, lengths, strata, bounds, condition)
+        reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+        if divided.shape[devices.SIZES] > 1:
+            reference = jax.lax.psum(reference, devices.SIZES)  # all but one device bring zeros
+        return compare(logits, reference, next_tokens)
+
+    one, each, sized = PartitionSpec(), PartitionSpec(devices.INPUTS), PartitionSpec(devices.SIZES)
+    both = PartitionSpec(devices.INPUTS, devices.SIZES)
+    run = devices.manual(local, divided, (one, each, each, each, each, sized, sized), (both, each, each))
+    measured, top, probs = run(decoder, tokens, lengths, strata, next_tokens, jnp.asarray(shares), jnp.asarray(full))
+    n_shares = divided.shape[devices.SIZES]
+    return BatchResult(jax.tree.map(lambda leaf: _collected(leaf, n_shares, n_sizes + 1), measured), top, probs)
+
+
+@functools.partial(jax.jit, static_argnames=("condition", "mesh"))
+def predict_batch(
+    decoder: Decoder,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    strata: EdgeTree,
+    bounds: UInt8[Array, "N"],
+    *,
+    condition: Condition,
+    mesh: Mesh | None = None,
+) -> Float32[Array, "B N V"]:
+    """Next-token logits with the strata below each bound kept, as ``Condition.keep`` says.
+
+    On a mesh the bounds must divide over the devices along ``data`` that share an input.
+    """
+    if mesh is None:
+        return _predict(decoder, tokens, lengths, strata, bounds, condition)
+    each, both = PartitionSpec(devices.INPUTS), PartitionSpec(devices.INPUTS, devices.SIZES)
+    specs = (PartitionSpec(), each, each, each, PartitionSpec(devices.SIZES))
+    run = devices.manual(
+        functools.partial(_predict, condition=condition), devices.divided(mesh, tokens.shape[0]), specs, both
+    )
+    return run(decoder, tokens, lengths, strata, bounds)
+
+
+def _predict(
+    decoder: Decoder, tokens: Array, lengths: Array, strata: EdgeTree, bounds: Array, condition: Condition
+) -> Float32[Array, "B N V"]:
+    """On one device: every input under every bound, their rows together."""
+
+    def one(tokens: Array, length: Array, strata: EdgeTree, bound: Array) -> Array:
         return masked_forward(
             decoder,
             tokens,
@@ -257,9 +338,25 @@ def evaluate_batch(
             row_map=live_rows,
         )
 
-    def one(tokens: Array, length: Array, strata: EdgeTree, next_token: Array) -> BatchResult:
-        logits = jax.vmap(predict, in_axes=(None, None, None, 0))(tokens, length, strata, bounds)
-        probs, top = jax.lax.top_k(jax.nn.softmax(logits[-1]), min(N_TOP, logits.shape[-1]))
-        return BatchResult(measure(logits[: n_sizes + 1], logits[-1], next_token), top, probs)
+    return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(
+        tokens, lengths, strata, bounds
+    )
 
-    return jax.vmap(one)(tokens, lengths, strata, next_tokens)
+
+def _dealt(bounds: np.ndarray, n_devices: int, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds dealt out to devices like cards, as large traces cost more than small ones; and which is the full graph.
+
+    Where they do not come out even, the last devices get bounds that keep least.
+    """
+    n = -(-len(bounds) // n_devices) * n_devices
+    padded = np.full(n, condition.least, np.uint8)
+    padded[: len(bounds)] = bounds
+    return padded.reshape(-1, n_devices).T.ravel(), (np.arange(n) == len(bounds) - 1).reshape(-1, n_devices).T.ravel()
+
+
+def _collected(leaf: Array, n_devices: int, n_rows: int) -> Array:
+    """Rows in the order of sizes again, without padding."""
+    if n_devices == 1:
+        return leaf[:, :n_rows]
+    dealt = leaf.reshape(leaf.shape[0], n_devices, -1, *leaf.shape[2:])
+    return jnp.swapaxes(dealt, 1, 2).reshape(leaf.shape)[:, :n_rows]

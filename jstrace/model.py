@@ -26,6 +26,7 @@ from jstrace.convert import (
     write_native,
 )
 from jstrace.convert import cache_folder as cache_folder  # for entry points
+from jstrace.devices import mesh_of
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -70,6 +71,16 @@ class Model(nnx.Module):
             self._memo.fingerprint = fingerprint(self.decoder)
             self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
         return self._memo.fingerprint
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The mesh that the weights lie on; None for a single device."""
+        return mesh_of(self.decoder)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the weights and of the residual stream."""
+        return self.decoder.embed[...].dtype
 
     @property
     def config(self) -> ModelConfig:

@@ -12,14 +12,15 @@ from typing import overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jstrace import batching, graph, scores
+from jstrace import batching, devices, graph, memory, scores
 from jstrace.composition import Composition, compose
 from jstrace.extraction import checked_frozen, extract_pooled, extract_whole
 from jstrace.graph import SIZES, Edge
 from jstrace.model import Model
-from jstrace.models import Decoder, EdgeTree, InputError, ModelConfig
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig
 
 Tokens = str | Sequence[int] | np.ndarray
 
@@ -136,16 +137,20 @@ def trace(
     options = Options(importance, graph.checked_sizes(sizes), checked_frozen(frozen), seed)
     lengths = [len(row) for row in rows]
     edges = [graph.n_edges(model.config, length) for length in lengths]
-    mark, done = model.fingerprint(), 0
+    mark = model.fingerprint()
     results: dict[int, Trace] = {}
-    for members in batching.batches(lengths):
-        batch = _run_batch(model, [rows[index] for index in members], [edges[index] for index in members], options)
+
+    def run(members: list[int], n_rows: int) -> list[tuple[EdgeTree, EdgeTree]]:
+        return _run_batch(model, [rows[i] for i in members], [edges[i] for i in members], options, n_rows)
+
+    for members, batch in batching.in_batches(
+        dict(enumerate(lengths)), functools.partial(_most, model, len(options.sizes)), run
+    ):
         for index, (score, strata) in zip(members, batch, strict=True):
             _refuse_nan(score, rows[index], index, single)
             results[index] = _assemble(model, rows[index], edges[index], score, strata, options, mark)
-        done += len(members)
         if progress is not None:
-            progress(done, len(rows))
+            progress(len(results), len(rows))
     ordered = [results[index] for index in range(len(rows))]
     return ordered[0] if single else ordered
 
@@ -199,64 +204,94 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
     return ids.astype(np.int32)
 
 
+def _most(model: Model, n_sizes: int, width: int) -> int:
+    """Inputs that are traced in one call."""
+    each = memory.trace_bytes(model.config, width, n_sizes, model.dtype.itemsize)
+    return devices.n_data(model.mesh) * memory.batch_inputs(model.decoder, width, each)
+
+
 def _run_batch(
-    model: Model, rows: list[np.ndarray], edges: list[int], options: Options
+    model: Model, rows: list[np.ndarray], edges: list[int], options: Options, n_rows: int
 ) -> list[tuple[EdgeTree, EdgeTree]]:
     """Scores and strata of one batch, as numpy arrays of each input's true length."""
     width = batching.bucket(len(rows[0]))
     graph.check_slots(model.config, width)
-    tokens, lengths = batching.padded(rows, width)
-    cuts = batching.filled([graph.counts(options.sizes, count) for count in edges])
-    score = score_batch(model.decoder, tokens, lengths, options.seed, importance=options.importance)
-    strata = extract_batch(score, cuts, lengths, parallel=model.config.parallel, frozen=options.frozen)
-    host = jax.device_get((score, strata))
+    counts = batching.filled([graph.counts(options.sizes, count) for count in edges], n_rows)
+    tokens, lengths, cuts = devices.placed((*batching.padded(rows, width, n_rows), counts), model.mesh)
+    score = score_batch(model.decoder, tokens, lengths, options.seed, importance=options.importance, mesh=model.mesh)
+    strata = extract_batch(score, cuts, lengths, parallel=model.config.parallel, frozen=options.frozen, mesh=model.mesh)
+    host = devices.fetched((score, strata))
     return [tuple(cropped(tree, i, len(row)) for tree in host) for i, row in enumerate(rows)]  # type: ignore[misc]
 
 
-@functools.partial(jax.jit, static_argnames="importance")
+@functools.partial(jax.jit, static_argnames=("importance", "mesh"))
 def score_batch(
     decoder: Decoder,
-    tokens: Int[Array, "B T"],
-    lengths: Int[Array, "B"],
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
     seed: Int[Array, ""] | int,
     *,
     importance: str,
+    mesh: Mesh | None = None,
 ) -> EdgeTree:
-    """Edge scores of a padded batch, compiled once a shape."""
-    score = functools.partial(scores.edge_scores, importance=importance, seed=seed)
-    return jax.vmap(score, in_axes=(None, 0, 0))(decoder, tokens, lengths)
+    """Edge scores of a padded batch, compiled once a shape; on a mesh every device scores its own inputs."""
+
+    def score(decoder: Decoder, tokens: Array, lengths: Array) -> EdgeTree:
+        one = functools.partial(scores.edge_scores, importance=importance, seed=seed)
+        return jax.vmap(one, in_axes=(None, 0, 0))(decoder, tokens, lengths)
+
+    return devices.over_inputs(score, mesh, tokens.shape[0])(decoder, tokens, lengths)
 
 
 def extract_batch(
-    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
+    score: EdgeTree,
+    cuts: Int[AnyArray, "B Z"],
+    lengths: Int[AnyArray, "B"],
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...],
+    mesh: Mesh | None = None,
 ) -> EdgeTree:
     """Strata of a padded batch.
 
-    Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores), a
-    second one runs, which is compiled, and whose memory is taken, only then.
+    Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores),
+    a second one runs, which is compiled, and whose memory is taken, only then.
     """
-    strata, complete = extract_pooled_batch(score, cuts, lengths, parallel=parallel, frozen=frozen)
+    strata, complete = extract_pooled_batch(score, cuts, lengths, parallel=parallel, frozen=frozen, mesh=mesh)
     if complete:
         return strata
-    return extract_whole_batch(score, cuts, lengths, parallel=parallel, frozen=frozen)
+    return extract_whole_batch(score, cuts, lengths, parallel=parallel, frozen=frozen, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "mesh"))
 def extract_pooled_batch(
-    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
+    score: EdgeTree,
+    cuts: Int[AnyArray, "B Z"],
+    lengths: Int[AnyArray, "B"],
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...],
+    mesh: Mesh | None = None,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata of a padded batch and whether all of them are right, compiled once a shape."""
-    extract = functools.partial(extract_pooled, parallel=parallel, frozen=frozen)
-    strata, complete = jax.vmap(extract)(score, cuts, lengths)
+    extract = jax.vmap(functools.partial(extract_pooled, parallel=parallel, frozen=frozen))
+    strata, complete = devices.over_inputs(extract, mesh, lengths.shape[0])(score, cuts, lengths)
     return strata, jnp.all(complete)
 
 
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen"))
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "mesh"))
 def extract_whole_batch(
-    score: EdgeTree, cuts: Int[Array, "B Z"], lengths: Int[Array, "B"], *, parallel: bool, frozen: tuple[str, ...]
+    score: EdgeTree,
+    cuts: Int[AnyArray, "B Z"],
+    lengths: Int[AnyArray, "B"],
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...],
+    mesh: Mesh | None = None,
 ) -> EdgeTree:
     """Strata of a padded batch whatever its groups, compiled once a shape."""
-    return jax.vmap(functools.partial(extract_whole, parallel=parallel, frozen=frozen))(score, cuts, lengths)
+    extract = jax.vmap(functools.partial(extract_whole, parallel=parallel, frozen=frozen))
+    return devices.over_inputs(extract, mesh, lengths.shape[0])(score, cuts, lengths)
 
 
 def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:

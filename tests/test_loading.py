@@ -148,7 +148,7 @@ def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("variant", ["llama-gqa", "qwen2", "olmo2-gqa-sharded", "phi3", "gemma2", "gpt2", "gpt_neox"])
 def test_every_device_reads_its_own_part(variant: str, tmp_path: Path) -> None:
-    """A mesh gives the same weights and the same traces; each shard is a part, fused matrices among them."""
+    """A mesh gives the same weights; each shard is a part, fused matrices among them."""
     hf_models.make(hf_models.varied(hf_models.VARIANTS[variant], {"vocab_size": 98}), tmp_path)
     mesh = make_mesh(data=2, model=2)
     one, many = jstrace.load(str(tmp_path)), jstrace.load(str(tmp_path), mesh=mesh)
@@ -163,8 +163,6 @@ def test_every_device_reads_its_own_part(variant: str, tmp_path: Path) -> None:
         assert share == (0.5 if name in divided else 1.0), name
     assert many.decoder.embed[...].addressable_shards[0].data.shape == (49, 32)
     assert many.fingerprint() == one.fingerprint()
-    trace, sharded = (jstrace.trace(model, [3, 1, 4, 1, 5]) for model in (one, many))
-    np.testing.assert_allclose(sharded.scores.attn, trace.scores.attn, atol=1e-5)
 
 
 def test_reads_are_slices(tmp_path: Path) -> None:

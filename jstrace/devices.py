@@ -1,0 +1,132 @@
+"""Meshes of devices: inputs and sizes over ``data``, weights over ``model``, on one host or on many.
+
+Every device of the ``data`` axis runs its own inputs, or its own sizes where there are fewer inputs than devices, on
+its own rows (``jax.shard_map``), so nothing of the size of weights or strata crosses that axis; along ``model`` the
+compiler divides the work by the sharding of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jstrace.models import Decoder, InputError, make_mesh
+
+INPUTS, SIZES = "inputs", "sizes"
+"""What the ``data`` axis is divided into for one call."""
+
+_ALL = -1
+
+
+def mesh_of(decoder: Decoder) -> Mesh | None:
+    """The mesh that a decoder's weights were loaded onto, or None for a single device."""
+    sharding = decoder.embed[...].sharding
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return None
+    assert isinstance(sharding.mesh, Mesh)
+    return sharding.mesh
+
+
+def n_data(mesh: Mesh | None) -> int:
+    """Devices along ``data``."""
+    return 1 if mesh is None else mesh.shape.get("data", 1)
+
+
+def divided(mesh: Mesh, n_inputs: int) -> Mesh:
+    """The same devices with the ``data`` axis as one of inputs, as far as they divide, and one of sizes."""
+    data, model = n_data(mesh), mesh.shape["model"]
+    over_inputs = math.gcd(n_inputs, data)
+    return Mesh(mesh.devices.reshape(over_inputs, data // over_inputs, model), (INPUTS, SIZES, "model"))
+
+
+def over_inputs(function: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Callable[..., Any]:
+    """``function(decoder or nothing, batch, ...) -> batch`` run by every device on its own inputs.
+
+    Arguments are divided along their first axis, but for decoders, which are whole along ``data``.
+    """
+    if mesh is None:
+        return function
+
+    def run(*arguments: Any) -> Any:
+        specs = tuple(PartitionSpec() if isinstance(a, Decoder) else PartitionSpec(INPUTS) for a in arguments)
+        return manual(function, divided(mesh, n_inputs), specs, PartitionSpec(INPUTS))(*arguments)
+
+    return run
+
+
+def manual(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """``jax.shard_map`` over inputs and sizes of a divided mesh, ``model`` left to the compiler."""
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={INPUTS, SIZES}, check_vma=False
+    )
+
+
+def placed(tree: Any, mesh: Mesh | None) -> Any:
+    """A batch from the host, the same on every host, onto the devices that will work on it."""
+    if mesh is None:
+        return tree
+
+    def one(leaf: np.ndarray) -> jax.Array:
+        sharding = NamedSharding(divided(mesh, leaf.shape[0]), PartitionSpec(INPUTS))
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(one, tree)
+
+
+def fetched(tree: Any) -> Any:
+    """Arrays on the host; with several hosts every one of them gets the whole."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def parse_mesh(text: str) -> Mesh:
+    """A mesh from words such as ``data=4,model=2``; ``data=all`` takes all devices that ``model`` leaves.
+
+    Raises:
+      InputError: other words, sizes that are no positive numbers, or more devices than there are.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, size = (word.strip() for word in part.partition("="))
+        number = size.isascii() and size.isdigit()
+        if name not in ("data", "model") or name in sizes or not (number or (name, size) == ("data", "all")):
+            raise InputError(f"mesh {text!r}: expected such as data=4,model=2 or data=all,model=2")
+        sizes[name] = int(size) if number else _ALL
+    model = sizes.get("model", 1)
+    if sizes.get("data") == _ALL:
+        sizes["data"] = max(1, jax.device_count() // max(1, model))
+    return make_mesh(data=sizes.get("data", 1), model=model)
+
+
+def start_distributed() -> bool:
+    """Join the other hosts: for the same command on every host of a TPU pod or of a GPU cluster.
+
+    Call it before anything else of JAX. TPU pods, Slurm, Open MPI and Kubernetes are recognised by
+    ``jax.distributed.initialize``; elsewhere set JAX_COORDINATOR_ADDRESS (host:port of the first process),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Returns:
+      Whether this is the first process, the one to print and to write files.
+
+    Raises:
+      InputError: no cluster is recognised and the variables are not set, or the hosts do not find each other.
+    """
+    given = (os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID"))
+    try:
+        n_processes, process_id = (None if value is None else int(value) for value in given)
+        jax.distributed.initialize(num_processes=n_processes, process_id=process_id)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the hosts did not start together ({str(error).splitlines()[0]}); outside TPU pods, Slurm and Open MPI set"
+            " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from error
+    return jax.process_index() == 0

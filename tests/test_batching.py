@@ -1,0 +1,157 @@
+"""Batches: how many inputs go into one call, what happens when memory runs out, and what the estimates are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace import batching, evaluation, memory, tracing
+from jstrace.model import Model
+from jstrace.models import Decoder, EdgeTree, ModelConfig, shapes
+from tests.conftest import TINY
+
+SHAPE = dataclasses.replace(
+    TINY, n_layers=6, n_heads=8, n_kv_heads=4, head_dim=16, d_model=128, d_mlp=384, vocab_size=2048
+)
+SIZES = tuple(np.linspace(0.1, 0.9, 9).tolist())
+
+
+def four(width: int) -> int:
+    return 4 if width < 256 else 1
+
+
+def test_batches_hold_one_bucket_and_every_input_once() -> None:
+    lengths = dict(enumerate([3] * 9 + [20, 600, 600]))
+    calls: list[tuple[int, int]] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        calls.append((len(members), n_rows))
+        assert len({batching.bucket(lengths[i]) for i in members}) == 1
+        return [10 * i for i in members]
+
+    found = {
+        i: r
+        for members, results in batching.in_batches(lengths, four, run)
+        for i, r in zip(members, results, strict=True)
+    }
+    assert found == {i: 10 * i for i in range(12)}
+    assert calls == [(4, 4), (4, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
+
+
+def _running_out(above: int, error: Exception) -> Callable[[list[int], int], list[int]]:
+    def run(members: list[int], n_rows: int) -> list[int]:
+        if n_rows > above:
+            raise error
+        return members
+
+    return run
+
+
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), MemoryError()])
+def test_out_of_memory_halves_the_batch_with_a_message(error: Exception) -> None:
+    with pytest.warns(RuntimeWarning, match=r"with 4 inputs of 8 tokens in one call; going on with 2"):
+        found = list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
+    assert [members for members, _ in found] == [[0, 1], [2, 3], [4]]
+    with pytest.warns(RuntimeWarning), pytest.raises(type(error)):
+        list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
+
+
+def test_other_errors_are_not_retried() -> None:
+    run = _running_out(0, jax.errors.JaxRuntimeError("INTERNAL: no"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        list(batching.in_batches({0: 3, 1: 3}, four, run))
+
+
+def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The public calls: the same results, a message for each stage."""
+    inputs = [[1, 2, 3], [4, 5, 6, 7], [8, 9], [1, 3, 5]]
+    expected = jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=SIZES))
+    for module, name in ((tracing, "score_batch"), (evaluation, "evaluate_batch")):
+        real = getattr(module, name)
+
+        def limited(*args: object, real: Callable = real, **kwargs: object) -> object:
+            if len(args[1]) > 2:  # type: ignore[arg-type]
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, limited)
+    with pytest.warns(RuntimeWarning, match="going on with 2") as seen:
+        got = jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=SIZES))
+    assert len(seen) == 2
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.tv, b.tv, atol=1e-6)
+
+
+def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fitting(free: int | None, each: int = 1000, width: int = 16) -> int:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+        return memory.batch_inputs(tiny.decoder, width, each)
+
+    assert [fitting(free) for free in (None, 10**9, 4999, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
+    assert [fitting(None, width=width) for width in (128, 160, 256, 512, 4096)] == [4, 2, 2, 1, 1]
+
+
+def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = memory.free_bytes(jax.devices()[0])
+    assert found is not None
+    assert 2**20 < found < 2**50
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "nothing\n")
+    assert memory.free_bytes(jax.devices()[0]) >= found  # type: ignore[operator]
+
+
+def blank(shape: tuple[int, ...], dtype: object = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def edges_like(config: ModelConfig, width: int, dtype: object) -> EdgeTree:
+    rows = blank((1, config.n_layers, width), dtype)
+    return EdgeTree(rows, blank((1, config.n_layers, config.n_heads, width, width), dtype), rows, rows)
+
+
+def temporary(compiled: jax.stages.Compiled) -> int:
+    found = compiled.memory_analysis()
+    assert found is not None
+    return found.temp_size_in_bytes + found.output_size_in_bytes
+
+
+@pytest.mark.parametrize("width", [32, 256])
+def test_estimates_are_those_of_the_compiler(width: int) -> None:
+    """Within a factor of two and a half of what the compiled programs take, beside weights; not below it by much."""
+    dtype = jnp.dtype("float32")
+    decoder = jax.eval_shape(
+        lambda: Decoder(SHAPE, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes(SHAPE, dtype)))
+    )
+    tokens, one = blank((1, width)), blank((1,))
+    scored = tracing.score_batch.lower(decoder, tokens, one, blank(()), importance="l1").compile()
+    scores, strata = edges_like(SHAPE, width, jnp.float32), edges_like(SHAPE, width, jnp.uint8)
+    extracted = tracing.extract_pooled_batch.lower(
+        scores, blank((1, len(SIZES))), one, parallel=False, frozen=()
+    ).compile()
+    held = 4 * memory.slots(SHAPE, width)  # extraction reads the scores
+    needed = max(temporary(scored), temporary(extracted) + held)
+    assert 0.8 < memory.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+    evaluated = evaluation.evaluate_batch.lower(
+        decoder, tokens, one, strata, one, n_sizes=len(SIZES), condition=evaluation.Condition()
+    ).compile()
+    needed = temporary(evaluated) + memory.slots(SHAPE, width)
+    assert 0.8 < memory.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+
+
+def test_extraction_needs_few_bytes_a_slot() -> None:
+    """Keys are made again layer by layer: with many layers the temporaries are a small part of the scores."""
+    config = dataclasses.replace(SHAPE, n_layers=32)
+    scores = edges_like(config, 128, jnp.float32)
+    compiled = tracing.extract_pooled_batch.lower(
+        scores, blank((1, 26)), blank((1,)), parallel=False, frozen=()
+    ).compile()
+    found = compiled.memory_analysis()
+    assert found is not None
+    histograms = 3 * 26 * 65536 * 4
+    assert found.temp_size_in_bytes - histograms < 8 * memory.slots(config, 128)

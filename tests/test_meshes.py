@@ -1,0 +1,271 @@
+"""Several devices give what one gives: inputs and sizes over ``data``, weights over ``model``; one host and two."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import jstrace
+from jstrace import batching, devices, evaluation, graph, tracing
+from jstrace.model import Model
+from jstrace.models import Decoder, InputError, make_mesh, param_shardings
+from tests.conftest import FAMILIES, TINY, family_config, tiny_params
+
+SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
+CONFIG = dataclasses.replace(TINY, vocab_size=98)
+
+
+def model_on(mesh: Mesh | None, family: str = "llama") -> Model:
+    config = dataclasses.replace(family_config(family), vocab_size=98)
+    params = tiny_params(config)
+    return Model(Decoder(config, params if mesh is None else jax.device_put(params, param_shardings(config, mesh))))
+
+
+def inputs(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(count)
+    return [rng.integers(0, CONFIG.vocab_size, 5 + n % 4) for n in range(count)]
+
+
+def assert_same_results(one: Model, many: Model, rows: Any) -> None:
+    expected = jstrace.trace(one, rows, sizes=SIZES)
+    got = jstrace.trace(many, rows, sizes=SIZES)
+    for a, b in zip(*(x if isinstance(x, list) else [x] for x in (expected, got)), strict=True):
+        for (name, left), (_, right) in zip(a.strata.items(), b.strata.items(), strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=name)
+        left, right = jstrace.evaluate(one, a), jstrace.evaluate(many, dataclasses.replace(b, model_fingerprint=""))
+        np.testing.assert_allclose(right.tv, left.tv, atol=1e-5)
+        np.testing.assert_array_equal(right.top_token, left.top_token)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_devices_equal_one(family: str) -> None:
+    """A batch whose inputs are divided and, as each is evaluated alone, whose sizes are."""
+    assert_same_results(model_on(None, family), model_on(make_mesh(data=4, model=2), family), inputs(5))
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (3, 2), (1, 4)])
+@pytest.mark.parametrize("options", [{}, {"inverse": True}, {"ablate": "residual+mlp", "pre_softmax": True}])
+def test_sizes_over_devices(data: int, model: int, options: dict[str, Any]) -> None:
+    """Twelve or eleven rows do not divide over eight or three devices."""
+    one, many = model_on(None), model_on(make_mesh(data=data, model=model))
+    trace = jstrace.trace(one, inputs(1)[0], sizes=SIZES)
+    expected = jstrace.evaluate(one, trace, next_token=5, **options)
+    got = jstrace.evaluate(many, trace, next_token=5, **options)
+    for field in ("tv", "kl", "entropy", "surprisal"):
+        np.testing.assert_allclose(getattr(got, field), getattr(expected, field), atol=2e-5, err_msg=field)
+    for field in ("nucleus", "top_token", "rank", "full_tokens"):
+        np.testing.assert_array_equal(getattr(got, field), getattr(expected, field), err_msg=field)
+
+
+def batch_on(mesh: Mesh | None, n_rows: int, width: int = 8) -> tuple[Any, Any]:
+    """A padded batch on its devices: tokens and lengths, and the edges of each trace."""
+    rows = inputs(n_rows)
+    cuts = batching.filled([graph.counts(SIZES, graph.n_edges(CONFIG, len(row))) for row in rows], n_rows)
+    return devices.placed((batching.padded(rows, width, n_rows), cuts), mesh)
+
+
+def shard_shape(array: jax.Array) -> tuple[int, ...]:
+    shapes = {shard.data.shape for shard in array.addressable_shards}
+    assert len(shapes) == 1
+    return shapes.pop()
+
+
+def test_shapes_of_shards() -> None:
+    """Parameters over ``model``, scores, strata and logits over ``data``; logits' vocabulary over ``model`` too."""
+    mesh = make_mesh(data=4, model=2)
+    decoder = model_on(mesh).decoder
+    weights = decoder.layers.weights()
+    layers, width = CONFIG.n_layers, CONFIG.d_model
+    assert shard_shape(weights["q"]) == (layers, width, CONFIG.n_heads // 2, CONFIG.head_dim)
+    assert shard_shape(weights["k"]) == (layers, width, CONFIG.n_kv_heads // 2, CONFIG.head_dim)
+    assert shard_shape(weights["down"]) == (layers, CONFIG.d_mlp // 2, width)
+    assert shard_shape(decoder.embed[...]) == (CONFIG.vocab_size // 2, width)
+    (tokens, lengths), cuts = batch_on(mesh, 8)
+    assert shard_shape(tokens) == (2, 8)
+    score = tracing.score_batch(decoder, tokens, lengths, 0, importance="l1", mesh=mesh)
+    strata = tracing.extract_batch(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh)
+    for leaf in (score.mlp, strata.mlp, strata.residual_attn):
+        assert shard_shape(leaf) == (2, layers, 8)
+    assert shard_shape(strata.attn)[0] == 2
+    bounds = np.arange(1, 5, dtype=np.uint8)
+    logits = evaluation.predict_batch(
+        decoder, tokens, lengths, strata, bounds, condition=evaluation.Condition(), mesh=mesh
+    )
+    assert shard_shape(logits)[:2] == (2, 4)
+    assert shard_shape(logits)[2] in (49, 98)
+    (tokens, lengths), cuts = batch_on(mesh, 1)  # one input: every device has all of it and a quarter of the sizes
+    strata = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], strata)
+    logits = evaluation.predict_batch(
+        decoder, tokens, lengths, strata, bounds, condition=evaluation.Condition(), mesh=mesh
+    )
+    assert shard_shape(logits)[:2] == (1, 1)
+
+
+# --- what crosses the axes -------------------------------------------------------------------------------------------
+
+_COLLECTIVE = re.compile(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)[\w-]*\((.*)")
+
+
+def collectives(compiled: jax.stages.Compiled) -> list[tuple[str, str, str]]:
+    """Shape, operation and the rest of the line of every collective in the compiled program."""
+    found = [_COLLECTIVE.search(line) for line in compiled.as_text().splitlines()]
+    return [(match[1], match[2], match[3]) for match in found if match]
+
+
+def programs(mesh: Mesh, n_rows: int) -> dict[str, jax.stages.Compiled]:
+    decoder = model_on(mesh).decoder
+    (tokens, lengths), cuts = batch_on(mesh, n_rows)
+    scored = tracing.score_batch.lower(decoder, tokens, lengths, 0, importance="l1", mesh=mesh).compile()
+    score = scored(decoder, tokens, lengths, 0)
+    extracted = tracing.extract_pooled_batch.lower(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh).compile()
+    strata, _ = extracted(score, cuts, lengths)
+    nexts = devices.placed(np.zeros(n_rows, np.int32), mesh)
+    options = {"n_sizes": len(SIZES), "condition": evaluation.Condition(), "mesh": mesh}
+    evaluated = evaluation.evaluate_batch.lower(decoder, tokens, lengths, strata, nexts, **options).compile()
+    return {"score": scored, "extract": extracted, "evaluate": evaluated}
+
+
+def test_nothing_crosses_the_data_axis() -> None:
+    """Weak scaling: with an input for each device no collective at all, but for one bit, and equal memory on each."""
+    memory: dict[str, set[int]] = {}
+    for data in (1, 2, 4, 8):
+        mesh = make_mesh(data=data)
+        for name, compiled in programs(mesh, data).items():
+            crossing = [found for found in collectives(compiled) if not found[0].startswith("pred[]")]
+            assert not crossing, (name, data, crossing)
+            found = compiled.memory_analysis()
+            assert found is not None
+            memory.setdefault(name, set()).add(found.temp_size_in_bytes)
+    for name, sizes in memory.items():
+        assert max(sizes) <= 1.1 * min(sizes) + 4096, (name, sizes)
+
+
+def test_collectives_stay_within_model_groups() -> None:
+    """On a mesh of 4 x 2 devices are numbered in pairs that share inputs: every collective is within those."""
+    for name, compiled in programs(make_mesh(data=4, model=2), 8).items():
+        found = [one for one in collectives(compiled) if not one[0].startswith("pred[]")]
+        assert found or name == "extract", "weights are divided, so sums must cross the model axis"
+        for shape, operation, rest in found:
+            groups = re.search(r"replica_groups=(\[4,2\]<=\[8\]|\{\{0,1\},\{2,3\},\{4,5\},\{6,7\}\})", rest)
+            pairs = re.search(r"source_target_pairs=\{([\d,{}]+)\}", rest)
+            within = pairs and all(int(a) // 2 == int(b) // 2 for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[0]))
+            assert groups or within, (name, shape, operation, rest[-300:])
+
+
+def test_sizes_bring_only_logits_together() -> None:
+    """One input on four devices: the full graph's prediction and the measures cross, neither weights nor strata."""
+    mesh = make_mesh(data=4)
+    for shape, operation, _ in collectives(programs(mesh, 1)["evaluate"]):
+        sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in re.findall(r"\[([\d,]*)\]", shape)]
+        assert max(sizes) <= 12 * 12, (shape, operation)  # measures: rows times nucleus levels; V is 98
+
+
+# --- several hosts ---------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes of two devices each, which find each other over loopback."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    shared = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
+    shared |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
+    running = [
+        subprocess.Popen(
+            commands(number),
+            env=shared | {"JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        for number in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(running, outputs, strict=True)]
+
+
+def test_two_hosts_give_the_numbers_of_one(hf_llama: Callable[..., Path]) -> None:
+    folder = hf_llama()
+    one = jstrace.load(str(folder))
+    ended = run_together(lambda _: [sys.executable, "-m", "tests.two_hosts", str(folder)])
+    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
+    rows = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]]
+    traces = jstrace.trace(one, rows)
+    expected = jstrace.evaluate(one, traces)
+    for run in ended:
+        found = json.loads(run.stdout.splitlines()[-1])
+        assert found["devices"] == 4
+        assert found["fingerprint"] == one.fingerprint()
+        for mesh in found["meshes"]:
+            np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
+            assert mesh["strata"] == [int(sum(leaf.sum() for _, leaf in trace.strata.items())) for trace in traces]
+
+
+def test_the_same_command_on_two_hosts(real: Model) -> None:
+    """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
+    words = ["trace", "The capital of France is", "--json", "--distributed"]
+    code = "import sys; from jstrace.cli import main; sys.argv[0] = 'jstrace'; main()"
+    ended = run_together(lambda _: [sys.executable, "-c", code, *words])
+    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
+    assert ended[1].stdout == ""
+    printed = json.loads(ended[0].stdout)
+    expected = jstrace.evaluate(real, jstrace.trace(real, "The capital of France is"))
+    assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_meshes_in_words() -> None:
+    assert dict(devices.parse_mesh("data=4,model=2").shape) == {"data": 4, "model": 2}
+    assert dict(devices.parse_mesh(" model=2 , data=all").shape) == {"data": 4, "model": 2}
+    assert dict(devices.parse_mesh("model=2").shape) == {"data": 1, "model": 2}
+    for text in ("", "data", "data=", "data=x", "size=2", "data=2,data=2", "data=-1", "model=all", "data=²"):
+        with pytest.raises(InputError, match="expected such as"):
+            devices.parse_mesh(text)
+    for text in ("data=0", "data=9", "data=all,model=0", "data=all,model=9"):
+        with pytest.raises(InputError, match=r"positive sizes|needs"):
+            devices.parse_mesh(text)
+
+
+def test_hosts_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(**_: Any) -> None:
+        raise RuntimeError("coordinator_address should be defined\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", lost)
+    with pytest.raises(InputError, match=r"did not start together \(coordinator_address should be defined\)"):
+        devices.start_distributed()
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match="invalid literal"):
+        devices.start_distributed()
+
+
+def test_a_divided_mesh_keeps_the_order_of_devices() -> None:
+    mesh = make_mesh(data=4, model=2)
+    for n_rows, shape in ((8, (4, 1, 2)), (1, (1, 4, 2)), (6, (2, 2, 2))):
+        found = devices.divided(mesh, n_rows)
+        assert found.devices.shape == shape
+        assert found.devices.ravel().tolist() == mesh.devices.ravel().tolist()

@@ -1,0 +1,30 @@
+"""One of two processes of ``test_meshes``: traces and evaluates on meshes over both and prints what it got as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from jstrace.devices import parse_mesh, start_distributed
+
+
+def main() -> None:
+    """Run on two meshes: weights whole in every process, and divided within it."""
+    start_distributed()
+    import jax
+
+    import jstrace
+
+    rows, meshes, mark = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]], [], ""
+    for words in ("data=4", "data=2,model=2"):
+        model = jstrace.load(sys.argv[1], mesh=parse_mesh(words))
+        traces = jstrace.trace(model, rows)
+        results = jstrace.evaluate(model, traces)
+        strata = [int(sum(leaf.sum() for _, leaf in trace.strata.items())) for trace in traces]
+        meshes.append({"tv": [result.tv.tolist() for result in results], "strata": strata})
+        mark = model.fingerprint()
+    sys.stdout.write(json.dumps({"devices": jax.device_count(), "fingerprint": mark, "meshes": meshes}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
