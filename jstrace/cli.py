@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -276,6 +277,10 @@ def _joined() -> bool:
     """Start together with the other hosts; whether this is the first of them."""
     from jstrace.devices import start_distributed
 
+    # Libraries that connect hosts write to descriptor 1 themselves: results keep standard output to themselves.
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    os.dup2(2, 1)
     return start_distributed()
 
 

@@ -39,28 +39,32 @@ def inputs(count: int) -> list[np.ndarray]:
     return [rng.integers(0, CONFIG.vocab_size, 5 + n % 4) for n in range(count)]
 
 
-def assert_same_results(one: Model, many: Model, rows: Any) -> None:
-    expected = jstrace.trace(one, rows, sizes=SIZES)
-    got = jstrace.trace(many, rows, sizes=SIZES)
-    for a, b in zip(*(x if isinstance(x, list) else [x] for x in (expected, got)), strict=True):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_devices_equal_one(family: str) -> None:
+    """Four inputs in one call: on the mesh one for each device along ``data``, and a few rows of padding."""
+    one, many = model_on(None, family), model_on(make_mesh(data=4, model=2), family)
+    assert many.fingerprint() == one.fingerprint()
+    expected, got = (jstrace.trace(model, inputs(4), sizes=SIZES) for model in (one, many))
+    for a, b in zip(expected, got, strict=True):
         for (name, left), (_, right) in zip(a.strata.items(), b.strata.items(), strict=True):
             np.testing.assert_array_equal(left, right, err_msg=name)
-        left, right = jstrace.evaluate(one, a), jstrace.evaluate(many, dataclasses.replace(b, model_fingerprint=""))
+    for left, right in zip(jstrace.evaluate(one, expected), jstrace.evaluate(many, got), strict=True):
         np.testing.assert_allclose(right.tv, left.tv, atol=1e-5)
         np.testing.assert_array_equal(right.top_token, left.top_token)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_eight_devices_equal_one(family: str) -> None:
-    """A batch whose inputs are divided and, as each is evaluated alone, whose sizes are."""
-    assert_same_results(model_on(None, family), model_on(make_mesh(data=4, model=2), family), inputs(5))
-
-
-@pytest.mark.parametrize(("data", "model"), [(8, 1), (3, 2), (1, 4)])
-@pytest.mark.parametrize("options", [{}, {"inverse": True}, {"ablate": "residual+mlp", "pre_softmax": True}])
-def test_sizes_over_devices(data: int, model: int, options: dict[str, Any]) -> None:
-    """Twelve or eleven rows do not divide over eight or three devices."""
-    one, many = model_on(None), model_on(make_mesh(data=data, model=model))
+@pytest.mark.parametrize(
+    ("family", "data", "model", "options"),
+    [
+        ("llama", 8, 1, {}),
+        ("llama", 3, 2, {"inverse": True}),
+        ("qwen2", 1, 2, {"ablate": "residual+mlp", "pre_softmax": True}),
+        ("gpt_neox", 4, 2, {"inverse": True}),
+    ],
+)
+def test_sizes_over_devices(family: str, data: int, model: int, options: dict[str, Any]) -> None:
+    """One input: eleven or twelve rows do not divide over eight or three devices."""
+    one, many = model_on(None, family), model_on(make_mesh(data=data, model=model), family)
     trace = jstrace.trace(one, inputs(1)[0], sizes=SIZES)
     expected = jstrace.evaluate(one, trace, next_token=5, **options)
     got = jstrace.evaluate(many, trace, next_token=5, **options)
