@@ -40,17 +40,23 @@ LONG = (55, 128, 256, 512, 1024)
 
 
 def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
-    """Bytes that each stage's program takes for one input: arguments (weights among them), results, temporaries."""
-    found = {}
-    for name, program in blank_batch(config, 1, n_tokens, DTYPE).compiled().items():
+    """Bytes that each stage takes for one input: the weights, the edges that it reads, results and temporaries.
+
+    XLA's CPU backend computes bfloat16 in float32 copies of the weights, which no accelerator makes: there the programs
+    are compiled in float32, whose temporaries are an upper bound, and weights count as bfloat16.
+    """
+    dtype = jnp.dtype("float32") if jax.default_backend() == "cpu" else DTYPE
+    found: dict[str, Any] = {"weights": cost_model.weight_bytes(config, DTYPE.itemsize)}
+    width, n_sizes = batching.bucket(n_tokens), len(graph.SIZES)
+    edges = {"score": 0, "extract": 4 * memory.slots(config, width), "evaluate": memory.slots(config, width)}
+    for name, program in blank_batch(config, 1, n_tokens, dtype).compiled().items():
         m = program.memory_analysis()
         assert m is not None
         found[name] = {
-            "arguments": m.argument_size_in_bytes,
+            "scores or strata": edges[name],
             "results": m.output_size_in_bytes,
             "temporaries": m.temp_size_in_bytes,
         }
-    width, n_sizes = batching.bucket(n_tokens), len(graph.SIZES)
     found["estimate"] = {
         "trace": memory.trace_bytes(config, width, n_sizes, DTYPE.itemsize),
         "evaluate": memory.evaluate_bytes(config, width, n_sizes, DTYPE.itemsize),
@@ -60,9 +66,10 @@ def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
 
 def show_analysis(name: str, n_tokens: int, found: dict[str, Any]) -> None:
     """One row of the table of memory."""
-    stages = (found[stage] for stage in ("score", "extract", "evaluate"))
-    peaks = [f"{sum(stage.values()) / 1e9:.1f}" for stage in stages]
-    print(f"| {name} | {n_tokens} | {' | '.join(peaks)} |", flush=True)
+    sums = [sum(found[stage].values()) / 1e9 for stage in ("score", "extract", "evaluate")]
+    weights = found["weights"] / 1e9
+    cells = [f"{weights:.1f}", *(f"{each:.2f}" for each in sums), f"{weights + max(sums):.1f}"]
+    print(f"| {name} | {n_tokens} | {' | '.join(cells)} |", flush=True)
 
 
 def batch_for(decoder: Decoder, n_tokens: int) -> Batch:
@@ -147,12 +154,14 @@ def main() -> None:
     options = parser.parse_args()
     wanted = [(options.long, n) for n in LONG] if options.long else [(name, options.tokens) for name in options.models]
     if options.analyse:
-        print("| model | tokens | score, GB | extract, GB | evaluate, GB |\n|---|---|---|---|---|")
+        print(
+            "| model | tokens | weights, GB | score, GB | extract, GB | evaluate, GB | peak, GB |\n" + "|---" * 7 + "|"
+        )
         found = []
         for name, n_tokens in wanted:
             found.append({"model": name, "tokens": n_tokens, **analysed(describe(name), n_tokens)})
             show_analysis(name, n_tokens, found[-1])
-        record("accelerator-memory", dtype=DTYPE.name, programs=found, speed="unmeasured", out=options.out)
+        record("accelerator-memory", weights=DTYPE.name, programs=found, speed="unmeasured", out=options.out)
         return
     rate, results = matrix_rate(DTYPE, 8192), []
     decoder, loaded = None, ""

@@ -11,8 +11,8 @@ from jstrace.models import Decoder, ModelConfig
 
 _SHARE = 0.8
 """Of the free memory that a batch may be planned for."""
-_TOKENS = {"cpu": 512, "gpu": 640, "tpu": 640}
-"""Tokens in one call from which more inputs bring nothing: with 27 sizes they are that many rows each."""
+_TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
+"""Tokens in one call from which more inputs bring nothing: each of them is a row under each of 27 sizes."""
 _INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
 
 

@@ -22,6 +22,9 @@ RowFunction = Callable[[Any, Array], Any]
 _SHARES = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32)
 """Capacities in 32nds of all rows: fine where most layers of most batches are. Every one is compiled, 0.2 s on a CPU."""
 
+_MULTIPLE = 32
+"""Of rows in a buffer: fewer save no time in a matrix product, and small batches need fewer programs."""
+
 
 @runtime_checkable
 class RowMap(Protocol):
@@ -70,7 +73,8 @@ def live_rows(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "
 
 def capacities(n_rows: int) -> tuple[int, ...]:
     """The buffer sizes that ``live_rows`` chooses from, increasing; the last holds every row."""
-    return tuple(sorted({-(-n_rows * share // _SHARES[-1]) for share in _SHARES}))
+    whole = (-(-n_rows * share // (_SHARES[-1] * _MULTIPLE)) * _MULTIPLE for share in _SHARES)
+    return tuple(sorted({min(n_rows, capacity) for capacity in whole}))
 
 
 def _gathered(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:

@@ -21,11 +21,17 @@ from jax.sharding import Mesh
 import jstrace
 from jstrace import batching, devices, evaluation, graph, tracing
 from jstrace.model import Model
-from jstrace.models import Decoder, InputError, make_mesh, param_shardings
+from jstrace.models import Decoder, InputError, make_mesh, param_shardings, rows
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
 SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
+
+
+@pytest.fixture(autouse=True)
+def _few_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two buffers of live rows rather than a dozen: every one is compiled, and meshes change nothing about them."""
+    monkeypatch.setattr(rows, "_SHARES", (8, 32))
 
 
 def model_on(mesh: Mesh | None, family: str = "llama") -> Model:
@@ -76,9 +82,9 @@ def test_sizes_over_devices(family: str, data: int, model: int, options: dict[st
 
 def batch_on(mesh: Mesh | None, n_rows: int, width: int = 8) -> tuple[Any, Any]:
     """A padded batch on its devices: tokens and lengths, and the edges of each trace."""
-    rows = inputs(n_rows)
-    cuts = batching.filled([graph.counts(SIZES, graph.n_edges(CONFIG, len(row))) for row in rows], n_rows)
-    return devices.placed((batching.padded(rows, width, n_rows), cuts), mesh)
+    texts = inputs(n_rows)
+    cuts = batching.filled([graph.counts(SIZES, graph.n_edges(CONFIG, len(text))) for text in texts], n_rows)
+    return devices.placed((batching.padded(texts, width, n_rows), cuts), mesh)
 
 
 def shard_shape(array: jax.Array) -> tuple[int, ...]:
@@ -216,8 +222,7 @@ def test_two_hosts_give_the_numbers_of_one(hf_llama: Callable[..., Path]) -> Non
     one = jstrace.load(str(folder))
     ended = run_together(lambda _: [sys.executable, "-m", "tests.two_hosts", str(folder)])
     assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
-    rows = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]]
-    traces = jstrace.trace(one, rows)
+    traces = jstrace.trace(one, [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]])
     expected = jstrace.evaluate(one, traces)
     for run in ended:
         found = json.loads(run.stdout.splitlines()[-1])
