@@ -58,11 +58,6 @@ def evaluate_flops(c: ModelConfig, t: int, n_sizes: int, live: Live = DENSE) -> 
     return int((n_sizes + 1) * (c.n_layers * t * row + 2 * c.d_model * c.vocab_size))
 
 
-def extract_bytes(c: ModelConfig, t: int) -> int:
-    """Memory traffic of extraction: four sweeps read the scores (bounds, two histograms, strata), one writes strata."""
-    return c.n_layers * c.n_heads * t * t * (4 * 4 + 1)
-
-
 def weight_bytes(c: ModelConfig, itemsize: int) -> int:
     """Read once by every call, however many inputs it has."""
     return itemsize * n_params(c)

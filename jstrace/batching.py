@@ -24,14 +24,16 @@ def in_batches(
     lengths: Mapping[int, int],
     most: Callable[[int], int],
     run: Callable[[list[int], int], list[Result]],
+    *,
+    n_devices: int = 1,
 ) -> Iterator[tuple[list[int], list[Result]]]:
     """Run inputs of one bucket together; when memory runs out, fewer of them.
 
     Args:
       lengths: tokens of each input, by its index.
-      most: from a bucket to the number of inputs of one call.
-      run: from indices of inputs and the rows of the compiled call (one, or the call's full number, so that few shapes
-        are compiled) to the inputs' results.
+      most: from a bucket to the number of inputs of one call on each device.
+      run: from indices of inputs and the rows of the compiled call, of which the others are padding, to their results.
+      n_devices: that inputs are divided over.
 
     Yields:
       Indices of inputs with their results.
@@ -40,24 +42,43 @@ def in_batches(
     for index, length in lengths.items():
         groups.setdefault(bucket(length), []).append(index)
     for width, left in groups.items():
-        size = most(width)
+        size = n_devices * most(width)
         while left:
             members = left[:size]
-            n_rows = 1 if len(members) == 1 else size
+            n_rows = call_rows(len(members), n_devices)
             try:
                 results = run(members, n_rows)
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                if n_rows == 1 or not out_of_memory(error):
+                # Other hosts would wait in the call that failed here, so with several of them there is no second try.
+                if len(members) == 1 or jax.process_count() > 1 or not out_of_memory(error):
                     raise
-                size = n_rows // 2
+                size = _fewer(n_rows, n_devices)
                 warnings.warn(
-                    f"out of memory with {n_rows} inputs of {width} tokens in one call; going on with {size}",
+                    f"out of memory with {len(members)} inputs of {width} tokens in one call; going on with {size}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
                 continue
             yield members, results
-            left = left[size:]
+            left = left[len(members) :]
+
+
+def call_rows(n_inputs: int, n_devices: int) -> int:
+    """Rows of the call for so many inputs: few shapes, and as few rows for the busiest device as can be.
+
+    On one device the next power of two; otherwise equally many for each device, or for fewer inputs than devices a
+    divisor of their number, so that the devices of one input share its sizes.
+    """
+    if n_inputs >= n_devices:
+        each = -(-n_inputs // n_devices)
+        return n_devices * (1 << (each - 1).bit_length())
+    return next(n for n in range(n_inputs, n_devices + 1) if n_devices % n == 0)
+
+
+def _fewer(n_rows: int, n_devices: int) -> int:
+    """Half as many inputs on each device; one in all where each had one."""
+    each = n_rows // n_devices
+    return n_devices * (each // 2) if each > 1 else 1
 
 
 def out_of_memory(error: Exception) -> bool:

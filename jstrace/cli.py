@@ -80,9 +80,9 @@ def main() -> None:
         sys.exit(2)
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Warnings are one line on standard error, too."""
-    sys.stderr.write(f"jstrace: warning: {message}\n")
+    sys.stderr.write(f"jstrace: {category.__name__}: {' '.join(str(message).split())}\n")
 
 
 def _message(error: Exception) -> str | None:
@@ -92,9 +92,7 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return (
-            "out of memory even with one input at a time; shorten it, or try dtype bfloat16 or a mesh of more devices"
-        )
+        return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"
     return None
@@ -143,16 +141,17 @@ def trace_command(
     texts = _texts(text, file)
     if save is not None and file is not None:
         raise InputError("--save writes one trace; it does not go with --file")
+    _check_outputs(plot, save)  # on every host, before they join: one that gives up later leaves the others waiting
     first = _joined() if distributed else True
-    if first:
-        _check_outputs(plot, save)
-    loaded = _load(model, dtype.value, revision, mesh or ("data=all" if distributed else None), quiet=not first)
+    wanted = "data=all" if mesh is None and distributed else mesh
+    loaded = _load(model, dtype.value, revision, wanted, quiet=not first)
     rows = [_tokens(loaded, line) for line in texts]  # all of them, so that a bad line stops it before any output
     curves = []
     with _progress(len(texts)) as advance:
-        for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            ids = rows[start : start + _CHUNK]
+        step = _CHUNK * _n_data(loaded)
+        for start in range(0, len(texts), step):
+            chunk = texts[start : start + step]
+            ids = rows[start : start + step]
             traces, evaluations = _run(loaded, ids, importance.value, seed, ablate.value, pre_softmax, advance)
             if not first:
                 continue
@@ -226,7 +225,13 @@ def convert_command(
 
 
 _CHUNK = 64
-"""Texts that are traced before their results are shown and dropped."""
+"""Texts for each device that are traced before their results are shown and dropped."""
+
+
+def _n_data(model: Model) -> int:
+    from jstrace.devices import n_data
+
+    return n_data(model.mesh)
 
 
 class Line(NamedTuple):

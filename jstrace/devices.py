@@ -45,26 +45,30 @@ def divided(mesh: Mesh, n_inputs: int) -> Mesh:
     return Mesh(mesh.devices.reshape(over_inputs, data // over_inputs, model), (INPUTS, SIZES, "model"))
 
 
-def over_inputs(function: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Callable[..., Any]:
+def over_inputs(
+    function: Callable[..., Any], mesh: Mesh | None, n_inputs: int, *, whole: bool = False
+) -> Callable[..., Any]:
     """``function(decoder or nothing, batch, ...) -> batch`` run by every device on its own inputs.
 
-    Arguments are divided along their first axis, but for decoders, which are whole along ``data``.
+    Arguments are divided along their first axis, but for decoders, which are whole along ``data``. With ``whole`` the
+    devices along ``model`` all do the same, rather than divide what has no heads or widths to divide.
     """
     if mesh is None:
         return function
 
     def run(*arguments: Any) -> Any:
         specs = tuple(PartitionSpec() if isinstance(a, Decoder) else PartitionSpec(INPUTS) for a in arguments)
-        return manual(function, divided(mesh, n_inputs), specs, PartitionSpec(INPUTS))(*arguments)
+        return manual(function, divided(mesh, n_inputs), specs, PartitionSpec(INPUTS), whole=whole)(*arguments)
 
     return run
 
 
-def manual(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """``jax.shard_map`` over inputs and sizes of a divided mesh, ``model`` left to the compiler."""
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={INPUTS, SIZES}, check_vma=False
-    )
+def manual(
+    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, *, whole: bool = False
+) -> Callable[..., Any]:
+    """``jax.shard_map`` over inputs and sizes of a divided mesh; ``model`` is left to the compiler, or repeats them."""
+    names = {INPUTS, SIZES} | ({"model"} if whole else set())
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names, check_vma=False)
 
 
 def placed(tree: Any, mesh: Mesh | None) -> Any:
@@ -80,12 +84,30 @@ def placed(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def fetched(tree: Any) -> Any:
-    """Arrays on the host; with several hosts every one of them gets the whole."""
-    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)):
+    """Batches on the host; with several hosts every one of them gets the whole, an input at a time."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(tree, tiled=True)
+    def one(leaf: jax.Array) -> np.ndarray:
+        rows = (multihost_utils.process_allgather(_row(leaf, index), tiled=True) for index in range(leaf.shape[0]))
+        return np.stack(list(rows))
+
+    return jax.tree.map(one, tree)
+
+
+@jax.jit
+def _row(leaf: jax.Array, index: int) -> jax.Array:
+    return leaf[index]
+
+
+def agreed(number: int) -> int:
+    """The least of all hosts' numbers: they must run the same programs."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.int32(number)).min())
 
 
 def parse_mesh(text: str) -> Mesh:
@@ -103,7 +125,9 @@ def parse_mesh(text: str) -> Mesh:
         sizes[name] = int(size) if number else _ALL
     model = sizes.get("model", 1)
     if sizes.get("data") == _ALL:
-        sizes["data"] = max(1, jax.device_count() // max(1, model))
+        if model > 1 and jax.device_count() % model:
+            raise InputError(f"mesh {text!r}: {jax.device_count()} devices do not divide into groups of {model}")
+        sizes["data"] = jax.device_count() // max(1, model)
     return make_mesh(data=sizes.get("data", 1), model=model)
 
 
@@ -125,8 +149,9 @@ def start_distributed() -> bool:
         n_processes, process_id = (None if value is None else int(value) for value in given)
         jax.distributed.initialize(num_processes=n_processes, process_id=process_id)
     except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the hosts did not start together ({str(error).splitlines()[0]}); outside TPU pods, Slurm and Open MPI set"
+            f"the hosts did not start together ({reason}); outside TPU pods, Slurm and Open MPI set"
             " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
     return jax.process_index() == 0

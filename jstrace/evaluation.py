@@ -168,8 +168,9 @@ def evaluate(
         return _run_batch(model, [rows[index] for index in members], condition, chosen, n_rows)
 
     for n_sizes in sorted({len(row.sizes) for row in rows}):
+        most = functools.partial(_most, model, n_sizes)
         alike = {index: len(row.tokens) for index, row in enumerate(rows) if len(row.sizes) == n_sizes}
-        for members, batch in batching.in_batches(alike, functools.partial(_most, model, n_sizes), run):
+        for members, batch in batching.in_batches(alike, most, run, n_devices=devices.n_data(model.mesh)):
             results |= dict(zip(members, batch, strict=True))
             if progress is not None:
                 progress(len(results), len(rows))
@@ -178,9 +179,9 @@ def evaluate(
 
 
 def _most(model: Model, n_sizes: int, width: int) -> int:
-    """Inputs that are evaluated in one call."""
+    """Inputs that each device evaluates in one call."""
     each = memory.evaluate_bytes(model.config, width, n_sizes, model.dtype.itemsize)
-    return devices.n_data(model.mesh) * memory.batch_inputs(model.decoder, width, each)
+    return memory.batch_inputs(model.decoder, width, each)
 
 
 def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int] | None) -> list[int] | None:

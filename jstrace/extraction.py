@@ -25,10 +25,7 @@ from jstrace.first_pass import (
     count,
     divide,
     find_falls,
-    joined,
-    picked,
     priorities,
-    replaced,
 )
 from jstrace.models import EdgeTree, InputError, ModelConfig
 from jstrace.refinement import (
@@ -127,12 +124,14 @@ def extract_pooled(
     complete = found <= capacity
     sources, targets = graph.endpoints(index, scores, parallel=parallel)
     nodes = first.nodes(parallel=parallel)
-    rank = joined(priorities(picked(scores, index), frozen), index, scores)
+    rank = graph.joined(priorities(graph.picked(scores, index), frozen), index, scores)
     target = nodes.at[targets].get(mode="clip")
     key = jnp.minimum(rank, target)
     opens = key == nodes.at[sources].get(mode="clip")
     valid = index < n_slots
-    small = make_pool(rank, key < target, opens, joined(picked(strata, index), index, scores).astype(jnp.int32), valid)
+    small = make_pool(
+        rank, key < target, opens, graph.joined(graph.picked(strata, index), index, scores).astype(jnp.int32), valid
+    )
     fresh = straddling(cuts, fall)
     refined = refine(
         small,
@@ -140,7 +139,7 @@ def extract_pooled(
         lambda pool: relax_list(pool, sources, targets, nodes.shape[0]),
         select_for(capacity, counts.shape[0]),
     )
-    return replaced(strata, index, refined, valid), complete
+    return graph.replaced(strata, index, refined, valid), complete
 
 
 def extract_whole(

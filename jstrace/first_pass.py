@@ -1,7 +1,7 @@
 """The first pass of extraction: where the cuts fall among the keys of all edges (section 3 of the method).
 
 ``key(e) = min(priority(e), bound(target))``, and bounds are one number a node, so keys are never stored: each sweep
-makes them again, one layer at a time. Beside scores and strata nothing of the size of the graph lives in memory.
+makes them again, one layer at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from jstrace import graph
 from jstrace.models import EdgeTree
@@ -53,11 +53,11 @@ class FirstPass:
 
     scores: EdgeTree
     below: UInt32[Array, "L T"]
-    """Of the nodes that a layer starts from,"""
+    """Bounds of the nodes that a layer starts from."""
     middle: UInt32[Array, "L T"]
-    """of those after its attention (with parallel blocks: of those that it ends in)"""
+    """Bounds of the nodes after a layer's attention; with parallel blocks the same as ``above``."""
     above: UInt32[Array, "L T"]
-    """and of those that it ends in."""
+    """Bounds of the nodes that a layer ends in."""
     frozen: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
     @staticmethod
@@ -111,7 +111,8 @@ def find_falls(first: FirstPass, need: Int[Array, "Z"]) -> Fall:
     n_sizes = need.shape[0]
 
     def upper(histogram: Array, _: Array, key: Array) -> tuple[Array, None]:
-        return histogram.at[key >> 16].add((key > 0).astype(jnp.int32)), None
+        place = jnp.where(key > 0, key >> 16, _HALF)
+        return histogram.at[place].add(1, mode="drop"), None
 
     uppers, _ = first.sweep(upper, jnp.zeros(_HALF, jnp.int32))
     high, above_high = jax.vmap(_descend, in_axes=(None, 0))(uppers, need)
@@ -183,32 +184,3 @@ def _numbering(like: EdgeTree) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
         strides.append(jnp.full(size, size, jnp.int32))
         start += leaf.size
     return jnp.concatenate(offsets), jnp.concatenate(strides)
-
-
-def picked(tree: EdgeTree, index: Int[Array, "N"]) -> EdgeTree:
-    """For each family its values at edge indices, anything where an index is another family's."""
-    parts, start = {}, 0
-    for name, leaf in tree.items():
-        parts[name] = leaf.ravel().at[index - start].get(mode="clip")
-        start += leaf.size
-    return EdgeTree(**parts)
-
-
-def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
-    """The value of the family that each edge index belongs to in ``like``; 0 beyond the last slot."""
-    out, start = jnp.zeros(index.shape, parts.mlp.dtype), 0
-    for (_, values), (_, leaf) in zip(parts.items(), like.items(), strict=True):
-        out = jnp.where((index >= start) & (index < start + leaf.size), values, out)
-        start += leaf.size
-    return out
-
-
-def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
-    """The tree with the values at edge indices, where ``where`` holds."""
-    parts, start = {}, 0
-    for name, leaf in tree.items():
-        here = where & (index >= start) & (index < start + leaf.size)
-        place = jnp.where(here, index - start, leaf.size)
-        parts[name] = leaf.ravel().at[place].set(values.astype(leaf.dtype), mode="drop").reshape(leaf.shape)
-        start += leaf.size
-    return EdgeTree(**parts)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from jstrace.models import EdgeTree, InputError, ModelConfig
 
@@ -162,6 +162,35 @@ def unflat(values: Array, like: EdgeTree) -> EdgeTree:
     return EdgeTree(**parts)
 
 
+def picked(tree: EdgeTree, index: Int[Array, "N"]) -> EdgeTree:
+    """For each family its values at edge indices, anything where an index is another family's."""
+    parts, start = {}, 0
+    for name, leaf in tree.items():
+        parts[name] = leaf.ravel().at[index - start].get(mode="clip")
+        start += leaf.size
+    return EdgeTree(**parts)
+
+
+def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
+    """The value of the family that each edge index belongs to in ``like``; 0 beyond the last slot."""
+    out, start = jnp.zeros(index.shape, parts.mlp.dtype), 0
+    for (_, values), (_, leaf) in zip(parts.items(), like.items(), strict=True):
+        out = jnp.where((index >= start) & (index < start + leaf.size), values, out)
+        start += leaf.size
+    return out
+
+
+def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
+    """The tree with the values at edge indices, where ``where`` holds."""
+    parts, start = {}, 0
+    for name, leaf in tree.items():
+        here = where & (index >= start) & (index < start + leaf.size)
+        place = jnp.where(here, index - start, leaf.size)
+        parts[name] = leaf.ravel().at[place].set(values.astype(leaf.dtype), mode="drop").reshape(leaf.shape)
+        start += leaf.size
+    return EdgeTree(**parts)
+
+
 def n_nodes(config: ModelConfig, n_tokens: int) -> int:
     """Number of (level, token) nodes: levels 0 to 2L, or 0 to L with parallel blocks."""
     return (_levels(config.n_layers, config.parallel) + 1) * n_tokens
@@ -169,12 +198,6 @@ def n_nodes(config: ModelConfig, n_tokens: int) -> int:
 
 def _levels(n_layers: int, parallel: bool) -> int:
     return n_layers if parallel else 2 * n_layers
-
-
-def n_slot_nodes(like: EdgeTree, *, parallel: bool) -> int:
-    """The same from the shapes of an ``EdgeTree``, padding counted in."""
-    n_layers, n_tokens = like.mlp.shape
-    return (_levels(n_layers, parallel) + 1) * n_tokens
 
 
 def endpoints(index: Int[Array, "N"], like: EdgeTree, *, parallel: bool) -> tuple[Int[Array, "N"], Int[Array, "N"]]:

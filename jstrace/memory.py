@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax
 
+from jstrace.devices import agreed
 from jstrace.models import Decoder, ModelConfig
 
 _SHARE = 0.8
 """Of the free memory that a batch may be planned for."""
 _TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
-"""Tokens in one call from which more inputs bring nothing: each of them is a row under each of 27 sizes."""
+"""Tokens in one call, each of them a row under each of 27 sizes: from 64 more bring nothing on a CPU, as measured; on
+accelerators it is a guess, some 16,000 rows, until it is measured."""
 _INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
 
 
@@ -21,15 +23,16 @@ def slots(config: ModelConfig, width: int) -> int:
     return config.n_layers * (config.n_heads * width**2 + 3 * width)
 
 
-def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int) -> int:
+def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
     """Peak bytes of scores and extraction of one input, beside the weights.
 
-    Scores are written twice (magnitudes, then shares), extraction holds scores, strata and a layer's keys.
+    Scores are written twice (magnitudes, then shares). Extraction reads them into an order with layers first, writes
+    strata and holds a layer's keys; on arrays of all edges (``whole``), as random scores need, it takes 60 a slot.
     """
     layer = slots(config, width) // config.n_layers
     scored = 8 * slots(config, width) + 4 * (3 * layer + 2 * config.n_heads * width * config.d_model)
     scored += itemsize * width * (4 * config.d_model + 3 * config.d_mlp) + 4 * config.vocab_size
-    extracted = 6 * slots(config, width) + 40 * layer + 8 * n_sizes * 65536
+    extracted = (68 if whole else 10) * slots(config, width) + 40 * layer + 8 * n_sizes * 65536
     return max(scored, extracted)
 
 
@@ -62,10 +65,16 @@ def free_bytes(device: jax.Device) -> int | None:
 
 
 def batch_inputs(decoder: Decoder, width: int, bytes_each: int) -> int:
-    """Inputs for one call on each device: a power of two, at most what pays and what memory holds, at least one."""
-    device = min(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
-    most = min(_INPUTS.get(device.platform, 4), _TOKENS.get(device.platform, 512) // width)
-    free = free_bytes(device)
-    if free is not None:
-        most = min(most, int(_SHARE * free) // bytes_each)
-    return 1 << (max(1, most).bit_length() - 1)
+    """Inputs for one call on each device: a power of two, at most what pays and what memory holds, at least one.
+
+    The same on every host. A copy of one layer's weights is left room for.
+    """
+    found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
+    platform = found[0].platform
+    most = min(_INPUTS.get(platform, 4), _TOKENS.get(platform, 64) // width)
+    free = [number for number in map(free_bytes, found) if number is not None]
+    if free:
+        shared = len(found) if platform == "cpu" else 1  # devices of one machine's memory
+        weights = sum(leaf.nbytes for leaf in decoder.layers.weights().values()) // decoder.config.n_layers
+        most = min(most, (int(_SHARE * min(free)) // shared - weights) // bytes_each)
+    return agreed(1 << (max(1, most).bit_length() - 1))

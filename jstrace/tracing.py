@@ -143,9 +143,8 @@ def trace(
     def run(members: list[int], n_rows: int) -> list[tuple[EdgeTree, EdgeTree]]:
         return _run_batch(model, [rows[i] for i in members], [edges[i] for i in members], options, n_rows)
 
-    for members, batch in batching.in_batches(
-        dict(enumerate(lengths)), functools.partial(_most, model, len(options.sizes)), run
-    ):
+    most, n_devices = functools.partial(_most, model, options), devices.n_data(model.mesh)
+    for members, batch in batching.in_batches(dict(enumerate(lengths)), most, run, n_devices=n_devices):
         for index, (score, strata) in zip(members, batch, strict=True):
             _refuse_nan(score, rows[index], index, single)
             results[index] = _assemble(model, rows[index], edges[index], score, strata, options, mark)
@@ -204,10 +203,11 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def _most(model: Model, n_sizes: int, width: int) -> int:
-    """Inputs that are traced in one call."""
-    each = memory.trace_bytes(model.config, width, n_sizes, model.dtype.itemsize)
-    return devices.n_data(model.mesh) * memory.batch_inputs(model.decoder, width, each)
+def _most(model: Model, options: Options, width: int) -> int:
+    """Inputs that each device traces in one call."""
+    whole = options.importance == "random"  # whose groups at cuts are large
+    each = memory.trace_bytes(model.config, width, len(options.sizes), model.dtype.itemsize, whole=whole)
+    return memory.batch_inputs(model.decoder, width, each)
 
 
 def _run_batch(
@@ -275,7 +275,7 @@ def extract_pooled_batch(
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata of a padded batch and whether all of them are right, compiled once a shape."""
     extract = jax.vmap(functools.partial(extract_pooled, parallel=parallel, frozen=frozen))
-    strata, complete = devices.over_inputs(extract, mesh, lengths.shape[0])(score, cuts, lengths)
+    strata, complete = devices.over_inputs(extract, mesh, lengths.shape[0], whole=True)(score, cuts, lengths)
     return strata, jnp.all(complete)
 
 
@@ -291,7 +291,7 @@ def extract_whole_batch(
 ) -> EdgeTree:
     """Strata of a padded batch whatever its groups, compiled once a shape."""
     extract = jax.vmap(functools.partial(extract_whole, parallel=parallel, frozen=frozen))
-    return devices.over_inputs(extract, mesh, lengths.shape[0])(score, cuts, lengths)
+    return devices.over_inputs(extract, mesh, lengths.shape[0], whole=True)(score, cuts, lengths)
 
 
 def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:

@@ -20,7 +20,7 @@ RowFunction = Callable[[Any, Array], Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
 _SHARES = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32)
-"""Capacities in 32nds of all rows: fine where most layers of most batches are. Every one is compiled, 0.2 s on a CPU."""
+"""Capacities in 32nds of all rows: fine where most layers of most batches are; each costs 0.2 s to compile on a CPU."""
 
 _MULTIPLE = 32
 """Of rows in a buffer: fewer save no time in a matrix product, and small batches need fewer programs."""

@@ -25,14 +25,22 @@ def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | 
     """A mesh of ``data * model`` devices: inputs are divided over ``data``, weights over ``model``.
 
     Raises:
-      InputError: sizes that are not positive or need more devices than there are.
+      InputError: sizes that are not positive, need more devices than there are, or leave out a host.
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (data, model)):
         raise InputError(f"mesh data={data!r}, model={model!r}: expected positive sizes")
     found = list(jax.devices() if devices is None else devices)
     if data * model > len(found):
         raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
+    _check_hosts(found[: data * model], f"mesh data={data}, model={model}")
     return Mesh(np.asarray(found[: data * model]).reshape(data, model), (DATA, MODEL))
+
+
+def _check_hosts(devices: Sequence[jax.Device], what: str) -> None:
+    """Every process takes part in every computation, so each must have a device of the mesh."""
+    missing = set(range(jax.process_count())) - {device.process_index for device in devices}
+    if missing:
+        raise InputError(f"{what} leaves out all devices of process {min(missing)}; every host must have one of them")
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:

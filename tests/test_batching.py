@@ -45,6 +45,47 @@ def test_batches_hold_one_bucket_and_every_input_once() -> None:
     assert calls == [(4, 4), (4, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
 
 
+def test_devices_share_the_inputs_of_a_call() -> None:
+    """As many rows for each device, or a divisor of the devices; never more padding than that takes."""
+    assert [batching.call_rows(n, 1) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
+    assert [batching.call_rows(n, 4) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+    assert [batching.call_rows(n, 6) for n in (2, 4, 5, 7)] == [2, 6, 6, 12]
+    calls: list[tuple[int, int]] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        calls.append((len(members), n_rows))
+        return members
+
+    found = [
+        i
+        for members, _ in batching.in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4)
+        for i in members
+    ]
+    assert found == list(range(11))
+    assert calls == [(8, 8), (3, 4)]
+
+
+def test_out_of_memory_halves_what_each_device_has() -> None:
+    rows: list[int] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        rows.append(n_rows)
+        if n_rows > 1:
+            raise MemoryError
+        return members
+
+    with pytest.warns(RuntimeWarning):
+        list(batching.in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
+    assert rows[:4] == [16, 8, 4, 1]
+    assert len(rows) == 3 + 16
+
+
+def test_several_hosts_do_not_try_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(MemoryError):
+        list(batching.in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
+
+
 def _running_out(above: int, error: Exception) -> Callable[[list[int], int], list[int]]:
     def run(members: list[int], n_rows: int) -> list[int]:
         if n_rows > above:
@@ -90,11 +131,13 @@ def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyP
 
 
 def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = sum(leaf.nbytes for leaf in tiny.decoder.layers.weights().values()) // TINY.n_layers
+
     def fitting(free: int | None, each: int = 1000, width: int = 16) -> int:
-        monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+        monkeypatch.setattr(memory, "free_bytes", lambda device: None if free is None else free + 5 * layer // 4 + 2)
         return memory.batch_inputs(tiny.decoder, width, each)
 
-    assert [fitting(free) for free in (None, 10**9, 4999, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
+    assert [fitting(free) for free in (None, 10**9, 4900, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
     assert [fitting(None, width=width) for width in (8, 32, 48, 64, 4096)] == [4, 2, 1, 1, 1]
 
 
@@ -145,13 +188,12 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
 
 
 def test_extraction_needs_few_bytes_a_slot() -> None:
-    """Keys are made again layer by layer: with many layers the temporaries are a small part of the scores."""
-    config = dataclasses.replace(SHAPE, n_layers=32)
-    scores = edges_like(config, 128, jnp.float32)
+    """A copy of the scores in the order of layers and the strata; keys are made again layer by layer."""
+    config = dataclasses.replace(SHAPE, n_layers=48)
+    scores = edges_like(config, 192, jnp.float32)
     compiled = tracing.extract_pooled_batch.lower(
-        scores, blank((1, 26)), blank((1,)), parallel=False, frozen=()
+        scores, blank((1, len(SIZES))), blank((1,)), parallel=False, frozen=()
     ).compile()
     found = compiled.memory_analysis()
     assert found is not None
-    histograms = 3 * 26 * 65536 * 4
-    assert found.temp_size_in_bytes - histograms < 8 * memory.slots(config, 128)
+    assert found.temp_size_in_bytes < 7 * memory.slots(config, 192)  # keys of all edges would be 4 more

@@ -19,9 +19,10 @@ import pytest
 from jax.sharding import Mesh
 
 import jstrace
-from jstrace import batching, devices, evaluation, graph, tracing
+from jstrace import batching, devices, evaluation, extraction, graph, tracing
 from jstrace.model import Model
 from jstrace.models import Decoder, InputError, make_mesh, param_shardings, rows
+from tests import two_hosts
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
 SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
@@ -47,7 +48,7 @@ def inputs(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eight_devices_equal_one(family: str) -> None:
-    """Four inputs in one call: on the mesh one for each device along ``data``, and a few rows of padding."""
+    """Four inputs, on the mesh one for each device along ``data``."""
     one, many = model_on(None, family), model_on(make_mesh(data=4, model=2), family)
     assert many.fingerprint() == one.fingerprint()
     expected, got = (jstrace.trace(model, inputs(4), sizes=SIZES) for model in (one, many))
@@ -124,15 +125,43 @@ def test_shapes_of_shards() -> None:
     assert shard_shape(logits)[:2] == (1, 1)
 
 
+@pytest.mark.parametrize(("data", "model"), [(2, 2)])
+def test_large_groups_on_a_mesh(data: int, model: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random scores with a pool for three edges: the program on arrays of all edges, frozen components first."""
+    monkeypatch.setattr(extraction, "pool_capacity", lambda n_slots: 3)
+    options = {"sizes": SIZES, "importance": "random", "seed": 7, "frozen": ("residual", "mlp")}
+    one, many = (
+        jstrace.trace(model_on(mesh), inputs(3), **options)  # type: ignore[call-overload]
+        for mesh in (None, make_mesh(data=data, model=model))
+    )
+    for a, b in zip(one, many, strict=True):
+        for (name, left), (_, right) in zip(a.strata.items(), b.strata.items(), strict=True):
+            np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+def test_hosts_that_a_mesh_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="leaves out all devices of process 1"):
+        make_mesh(data=2)
+
+
 # --- what crosses the axes -------------------------------------------------------------------------------------------
 
-_COLLECTIVE = re.compile(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)[\w-]*\((.*)")
+_NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+_COLLECTIVE = re.compile(rf"= (.+?) ({_NAMES})[\w-]*\((.*)")
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[tuple[str, str, str]]:
     """Shape, operation and the rest of the line of every collective in the compiled program."""
-    found = [_COLLECTIVE.search(line) for line in compiled.as_text().splitlines()]
+    lines = [line for line in (compiled.as_text() or "").splitlines() if re.search(rf" ({_NAMES})(-start)?\(", line)]
+    found = [_COLLECTIVE.search(line) for line in lines]
+    assert all(found)
     return [(match[1], match[2], match[3]) for match in found if match]
+
+
+def is_one_bit(found: tuple[str, str, str]) -> bool:
+    """Whether extraction's pool sufficed for every input."""
+    return found[:2] == ("pred[]", "all-reduce")
 
 
 def programs(mesh: Mesh, n_rows: int) -> dict[str, jax.stages.Compiled]:
@@ -154,7 +183,7 @@ def test_nothing_crosses_the_data_axis() -> None:
     for data in (1, 2, 4, 8):
         mesh = make_mesh(data=data)
         for name, compiled in programs(mesh, data).items():
-            crossing = [found for found in collectives(compiled) if not found[0].startswith("pred[]")]
+            crossing = [found for found in collectives(compiled) if not is_one_bit(found)]
             assert not crossing, (name, data, crossing)
             found = compiled.memory_analysis()
             assert found is not None
@@ -166,8 +195,9 @@ def test_nothing_crosses_the_data_axis() -> None:
 def test_collectives_stay_within_model_groups() -> None:
     """On a mesh of 4 x 2 devices are numbered in pairs that share inputs: every collective is within those."""
     for name, compiled in programs(make_mesh(data=4, model=2), 8).items():
-        found = [one for one in collectives(compiled) if not one[0].startswith("pred[]")]
+        found = [one for one in collectives(compiled) if not is_one_bit(one)]
         assert found or name == "extract", "weights are divided, so sums must cross the model axis"
+        assert name != "extract" or len(found) <= 4, "extraction gathers the scores of heads once, if at all"
         for shape, operation, rest in found:
             groups = re.search(r"replica_groups=(\[4,2\]<=\[8\]|\{\{0,1\},\{2,3\},\{4,5\},\{6,7\}\})", rest)
             pairs = re.search(r"source_target_pairs=\{([\d,{}]+)\}", rest)
@@ -178,7 +208,9 @@ def test_collectives_stay_within_model_groups() -> None:
 def test_sizes_bring_only_logits_together() -> None:
     """One input on four devices: the full graph's prediction and the measures cross, neither weights nor strata."""
     mesh = make_mesh(data=4)
-    for shape, operation, _ in collectives(programs(mesh, 1)["evaluate"]):
+    found = collectives(programs(mesh, 1)["evaluate"])
+    assert any(operation == "all-reduce" for _, operation, _ in found), "the full graph's logits"
+    for shape, operation, _ in found:
         sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in re.findall(r"\[([\d,]*)\]", shape)]
         assert max(sizes) <= 12 * 12, (shape, operation)  # measures: rows times nucleus levels; V is 98
 
@@ -230,7 +262,7 @@ def test_two_hosts_give_the_numbers_of_one(hf_llama: Callable[..., Path]) -> Non
         assert found["fingerprint"] == one.fingerprint()
         for mesh in found["meshes"]:
             np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
-            assert mesh["strata"] == [int(sum(leaf.sum() for _, leaf in trace.strata.items())) for trace in traces]
+            assert mesh["strata"] == [two_hosts.digest(trace) for trace in traces]
 
 
 def test_the_same_command_on_two_hosts(real: Model) -> None:
@@ -255,8 +287,8 @@ def test_meshes_in_words() -> None:
     for text in ("", "data", "data=", "data=x", "size=2", "data=2,data=2", "data=-1", "model=all", "data=²"):
         with pytest.raises(InputError, match="expected such as"):
             devices.parse_mesh(text)
-    for text in ("data=0", "data=9", "data=all,model=0", "data=all,model=9"):
-        with pytest.raises(InputError, match=r"positive sizes|needs"):
+    for text in ("data=0", "data=9", "data=all,model=0", "data=all,model=9", "data=all,model=3"):
+        with pytest.raises(InputError, match=r"positive sizes|needs|do not divide into groups"):
             devices.parse_mesh(text)
 
 

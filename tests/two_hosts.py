@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 
+from jstrace import Trace
 from jstrace.devices import parse_mesh, start_distributed
+
+
+def digest(trace: Trace) -> str:
+    """A hash of all strata."""
+    return hashlib.sha256(b"".join(leaf.tobytes() for _, leaf in trace.strata.items())).hexdigest()
 
 
 def main() -> None:
@@ -20,7 +27,7 @@ def main() -> None:
         model = jstrace.load(sys.argv[1], mesh=parse_mesh(words))
         traces = jstrace.trace(model, rows)
         results = jstrace.evaluate(model, traces)
-        strata = [int(sum(leaf.sum() for _, leaf in trace.strata.items())) for trace in traces]
+        strata = [digest(trace) for trace in traces]
         meshes.append({"tv": [result.tv.tolist() for result in results], "strata": strata})
         mark = model.fingerprint()
     sys.stdout.write(json.dumps({"devices": jax.device_count(), "fingerprint": mark, "meshes": meshes}) + "\n")
