@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -119,7 +120,7 @@ def parse_mesh(text: str) -> Mesh:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = (word.strip() for word in part.partition("="))
-        number = size.isascii() and size.isdigit()
+        number = size.isascii() and size.isdigit() and len(size) < 10
         if name not in ("data", "model") or name in sizes or not (number or (name, size) == ("data", "all")):
             raise InputError(f"mesh {text!r}: expected such as data=4,model=2 or data=all,model=2")
         sizes[name] = int(size) if number else _ALL
@@ -144,9 +145,8 @@ def start_distributed() -> bool:
     Raises:
       InputError: no cluster is recognised and the variables are not set, or the hosts do not find each other.
     """
-    given = (os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID"))
+    n_processes, process_id = _given_processes()
     try:
-        n_processes, process_id = (None if value is None else int(value) for value in given)
         jax.distributed.initialize(num_processes=n_processes, process_id=process_id)
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -155,3 +155,25 @@ def start_distributed() -> bool:
             " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
     return jax.process_index() == 0
+
+
+def _given_processes() -> tuple[int | None, int | None]:
+    """How many processes there are and which this is, as far as the environment says; its errors are fatal in JAX."""
+    address, count, number = (
+        os.environ.get(f"JAX_{name}") for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+    )
+    if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+        raise InputError(f"JAX_COORDINATOR_ADDRESS is {address!r}, expected host:port of the first process")
+    if count is None and number is None:
+        return None, None
+    if address is None:
+        raise InputError("JAX_NUM_PROCESSES and JAX_PROCESS_ID go with JAX_COORDINATOR_ADDRESS, which is not set")
+    if not (_is_count(count) and _is_count(number) and int(number or 0) < int(count or 0)):
+        raise InputError(
+            f"JAX_NUM_PROCESSES is {count!r} and JAX_PROCESS_ID is {number!r}, expected numbers such as 2 and 0 or 1"
+        )
+    return int(count or 0), int(number or 0)
+
+
+def _is_count(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdigit() and len(text) < 7

@@ -288,7 +288,18 @@ def test_meshes_in_words() -> None:
     assert dict(devices.parse_mesh("data=4,model=2").shape) == {"data": 4, "model": 2}
     assert dict(devices.parse_mesh(" model=2 , data=all").shape) == {"data": 4, "model": 2}
     assert dict(devices.parse_mesh("model=2").shape) == {"data": 1, "model": 2}
-    for text in ("", "data", "data=", "data=x", "size=2", "data=2,data=2", "data=-1", "model=all", "data=²"):
+    for text in (
+        "",
+        "data",
+        "data=",
+        "data=x",
+        "size=2",
+        "data=2,data=2",
+        "data=-1",
+        "model=all",
+        "data=²",
+        "data=" + "9" * 5000,
+    ):
         with pytest.raises(InputError, match="expected such as"):
             devices.parse_mesh(text)
     for text in ("data=0", "data=9", "data=all,model=0", "data=all,model=9", "data=all,model=3"):
@@ -303,8 +314,32 @@ def test_hosts_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(jax.distributed, "initialize", lost)
     with pytest.raises(InputError, match=r"did not start together \(coordinator_address should be defined\)"):
         devices.start_distributed()
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
-    with pytest.raises(InputError, match="invalid literal"):
+
+
+@pytest.mark.parametrize(
+    ("address", "count", "number", "message"),
+    [
+        ("127.0.0.1", "2", "0", "expected host:port"),
+        ("127.0.0.1:port", "2", "0", "expected host:port"),
+        (None, "2", "0", "which is not set"),
+        ("127.0.0.1:8000", "two", "0", "expected numbers"),
+        ("127.0.0.1:8000", "2", None, "expected numbers"),
+        ("127.0.0.1:8000", "2", "2", "expected numbers"),
+        ("127.0.0.1:8000", "2", "-1", "expected numbers"),
+        ("127.0.0.1:8000", "9" * 20, "0", "expected numbers"),
+    ],
+)
+def test_words_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, count: str | None, number: str | None, message: str
+) -> None:
+    """Refused here: JAX would end the process without a word of Python."""
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("JAX was asked"))
+    for name, value in (("COORDINATOR_ADDRESS", address), ("NUM_PROCESSES", count), ("PROCESS_ID", number)):
+        if value is None:
+            monkeypatch.delenv(f"JAX_{name}", raising=False)
+        else:
+            monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(InputError, match=message):
         devices.start_distributed()
 
 
