@@ -146,6 +146,7 @@ def trace_command(
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = _load(model, dtype.value, revision, wanted, quiet=not first)
     rows = [_tokens(loaded, line) for line in texts]  # all of them, so that a bad line stops it before any output
+    _check_agreed([row.tolist() for row in rows], model, dtype, mesh, ablate, pre_softmax, importance, seed)
     curves = []
     with _progress(len(texts)) as advance:
         step = _CHUNK * _n_data(loaded)
@@ -287,6 +288,13 @@ def _joined() -> bool:
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
     os.dup2(2, 1)
     return start_distributed()
+
+
+def _check_agreed(*what: object) -> None:
+    """Refuse what other hosts were not asked for."""
+    from jstrace.devices import check_agreed
+
+    check_agreed(what)
 
 
 def _load(source: str, dtype: str, revision: str | None, mesh: str | None = None, *, quiet: bool = False) -> Model:

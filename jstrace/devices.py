@@ -7,6 +7,7 @@ compiler divides the work by the sharding of the weights.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -109,6 +110,21 @@ def agreed(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(number)).min())
+
+
+def check_agreed(what: object) -> None:
+    """Refuse, on every host, to go on where hosts were asked for different things: their numbers would mix.
+
+    Raises:
+      InputError: ``repr(what)`` is not the same on all hosts.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    mark = np.frombuffer(hashlib.sha256(repr(what).encode()).digest()[:8], np.uint32)
+    if len(np.unique(multihost_utils.process_allgather(mark), axis=0)) > 1:
+        raise InputError("the hosts were given different inputs or options; every one must run the same command")
 
 
 def parse_mesh(text: str) -> Mesh:

@@ -93,8 +93,8 @@ def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
     """The component names, or an ``InputError`` that lists those there are."""
-    unknown = [name for name in frozen if name not in FROZEN_FAMILIES]
-    if isinstance(frozen, str) or unknown:
+    known = list(FROZEN_FAMILIES)
+    if not isinstance(frozen, Sequence) or isinstance(frozen, str) or any(name not in known for name in frozen):
         raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(FROZEN_FAMILIES)}")
     return tuple(frozen)
 

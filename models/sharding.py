@@ -32,8 +32,14 @@ def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | 
     found = list(jax.devices() if devices is None else devices)
     if data * model > len(found):
         raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
+    _check_distinct(found[: data * model])
     _check_hosts(found[: data * model], f"mesh data={data}, model={model}")
     return Mesh(np.asarray(found[: data * model]).reshape(data, model), (DATA, MODEL))
+
+
+def _check_distinct(devices: Sequence[jax.Device]) -> None:
+    if not devices or len(set(devices)) != len(devices):
+        raise InputError(f"a mesh of {len(devices)} devices, {len(set(devices))} of them different")
 
 
 def _check_hosts(devices: Sequence[jax.Device], what: str) -> None:
@@ -64,9 +70,11 @@ def check_mesh(config: ModelConfig, mesh: Mesh) -> None:
     """Refuse a mesh over which the weights do not divide, with the sizes that would."""
     if not isinstance(mesh, Mesh):
         raise InputError(f"mesh = {mesh!r}: expected a mesh of jstrace.make_mesh")
-    unknown = set(mesh.axis_names) - {DATA, MODEL}
-    if unknown or MODEL not in mesh.axis_names:
-        raise InputError(f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r}; see jstrace.make_mesh")
+    if tuple(mesh.axis_names) not in ((DATA, MODEL), (MODEL,)):
+        raise InputError(
+            f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r} in that order; see jstrace.make_mesh"
+        )
+    _check_distinct(mesh.devices.ravel().tolist())
     sizes, over = axis_sizes(config), mesh.shape[MODEL]
     needed = [axis for axis in RULES if axis not in _OPTIONAL]
     wrong = {axis: sizes[axis] for axis in needed if sizes[axis] % over}

@@ -145,6 +145,19 @@ def test_hosts_that_a_mesh_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
         make_mesh(data=2)
 
 
+def test_meshes_made_by_hand() -> None:
+    found = np.asarray(jax.devices()[:4])
+    for mesh, message in (
+        (Mesh(found.reshape(2, 2), ("model", "data")), "in that order"),
+        (Mesh(found.reshape(2, 2), ("data", "size")), "in that order"),
+        (Mesh(np.asarray([]).reshape(0, 1), ("data", "model")), "a mesh of 0 devices"),
+    ):
+        with pytest.raises(InputError, match=message):
+            param_shardings(CONFIG, mesh)
+    with pytest.raises(InputError, match="2 devices, 1 of them different"):
+        make_mesh(data=2, devices=[found[0], found[0]])
+
+
 # --- what crosses the axes -------------------------------------------------------------------------------------------
 
 _NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
@@ -279,6 +292,14 @@ def test_the_same_command_on_two_hosts(real: Model) -> None:
     printed = json.loads(ended[0].stdout)
     expected = jstrace.evaluate(real, jstrace.trace(real, "The capital of France is"))
     assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
+
+
+def test_different_commands_on_two_hosts() -> None:
+    """Both are refused with one line: their numbers would mix."""
+    code = "import sys; from tests.two_hosts import ask; ask(sys.argv[1])"
+    ended = run_together(lambda number: [sys.executable, "-c", code, str(number)])
+    for run in ended:
+        assert run.stdout.splitlines()[-1].startswith("the hosts were given different inputs"), run.stderr[-2000:]
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

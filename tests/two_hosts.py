@@ -6,13 +6,25 @@ import hashlib
 import json
 import sys
 
-from jstrace import Trace
+from jstrace import InputError, Trace
 from jstrace.devices import parse_mesh, start_distributed
 
 
 def digest(trace: Trace) -> str:
     """A hash of all strata."""
     return hashlib.sha256(b"".join(leaf.tobytes() for _, leaf in trace.strata.items())).hexdigest()
+
+
+def ask(what: str) -> None:
+    """Compare with the other process what each was asked for; print how that ended."""
+    from jstrace.devices import check_agreed
+
+    start_distributed()
+    check_agreed(("the same", 1))
+    try:
+        check_agreed(("not", what))
+    except InputError as error:
+        sys.stdout.write(f"{error}\n")
 
 
 def main() -> None:
