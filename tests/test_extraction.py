@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import jstrace
 from jstrace import extraction, graph, refinement
-from jstrace.extraction import checked_frozen
 from jstrace.models import EdgeTree, InputError
 from tests import oracle
 from tests.conftest import TINY
@@ -219,9 +218,6 @@ def test_other_bad_input() -> None:
     scores = random_scores((1, 1, 2), 0, 0)
     with pytest.raises(InputError, match="frozen"):
         jstrace.extract(scores, (0.5,), config=config_of(1, 1), frozen=("heads",))
-    for wrong in (None, 3, ([],)):
-        with pytest.raises(InputError, match="frozen"):
-            checked_frozen(wrong)
     bad = dataclasses.replace(scores, mlp=np.full_like(scores.mlp, np.nan))
     with pytest.raises(InputError, match="NaN"):
         jstrace.extract(bad, (0.5,), config=config_of(1, 1))
