@@ -50,7 +50,11 @@ def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
     dtype = jnp.dtype("float32") if jax.default_backend() == "cpu" else DTYPE
     found: dict[str, Any] = {"weights": cost_model.weight_bytes(config, DTYPE.itemsize)}
     width, n_sizes = batching.bucket(n_tokens), len(graph.SIZES)
-    edges = {"score": 0, "extract": 4 * memory.slots(config, width), "evaluate": memory.slots(config, width)}
+    edges = {
+        "score": 0,
+        "extract": 4 * graph.edge_slot_count(config, width),
+        "evaluate": graph.edge_slot_count(config, width),
+    }
     for name, program in blank_batch(config, 1, n_tokens, dtype).compiled().items():
         m = program.memory_analysis()
         assert m is not None

@@ -87,11 +87,12 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 def _message(error: Exception) -> str | None:
     """What to tell the user of an error that is no bug; None for any other."""
-    from jstrace.models import InputError  # imports JAX, as whatever raised an InputError had to
+    from jstrace.batching import out_of_memory  # imports JAX, as whatever raised an InputError had to
+    from jstrace.models import InputError
 
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"

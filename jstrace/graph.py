@@ -67,9 +67,14 @@ def target_reach(config: ModelConfig) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
+def edge_slot_count(config: ModelConfig, n_slots: int) -> int:
+    """Slots of an ``EdgeTree`` of ``n_slots`` tokens, edges or not."""
+    return config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
+
+
 def check_slots(config: ModelConfig, n_slots: int) -> None:
     """Refuse inputs whose padded attention maps have 2^31 slots or more: edges are indexed in int32 on the device."""
-    slots = config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
+    slots = edge_slot_count(config, n_slots)
     if slots >= _MAX_EDGES:
         raise InputError(f"{n_slots} tokens need {slots} slots of edges, more than {_MAX_EDGES - 1}; shorten the input")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jstrace.devices import agreed
+from jstrace.graph import edge_slot_count
 from jstrace.models import Decoder, ModelConfig
 
 _SHARE = 0.8
@@ -18,21 +19,16 @@ accelerators it is a guess, some 16,000 rows, until it is measured."""
 _INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
 
 
-def slots(config: ModelConfig, width: int) -> int:
-    """Slots of an ``EdgeTree`` of so many tokens."""
-    return config.n_layers * (config.n_heads * width**2 + 3 * width)
-
-
 def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
     """Peak bytes of scores and extraction of one input, beside the weights.
 
     Scores are written twice (magnitudes, then shares). Extraction reads them into an order with layers first, writes
     strata and holds a layer's keys; on arrays of all edges (``whole``), as random scores need, it takes 60 a slot.
     """
-    layer = slots(config, width) // config.n_layers
-    scored = 8 * slots(config, width) + 4 * (3 * layer + 2 * config.n_heads * width * config.d_model)
+    layer = edge_slot_count(config, width) // config.n_layers
+    scored = 8 * edge_slot_count(config, width) + 4 * (3 * layer + 2 * config.n_heads * width * config.d_model)
     scored += itemsize * width * (4 * config.d_model + 3 * config.d_mlp) + 4 * config.vocab_size
-    extracted = (68 if whole else 10) * slots(config, width) + 40 * layer + 8 * n_sizes * 65536
+    extracted = (68 if whole else 10) * edge_slot_count(config, width) + 40 * layer + 8 * n_sizes * 65536
     return max(scored, extracted)
 
 
@@ -43,7 +39,7 @@ def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int)
     mlp = 3 * itemsize * n * width * config.d_mlp
     head = 6 * 4 * n * config.vocab_size
     state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
-    return slots(config, width) + state + max(attention, mlp, head)
+    return edge_slot_count(config, width) + state + max(attention, mlp, head)
 
 
 def free_bytes(device: jax.Device) -> int | None:

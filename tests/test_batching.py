@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import batching, evaluation, memory, tracing
+from jstrace import batching, evaluation, graph, memory, tracing
 from jstrace.model import Model
 from jstrace.models import Decoder, EdgeTree, ModelConfig, shapes
 from tests.conftest import TINY
@@ -177,13 +177,13 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     extracted = tracing.extract_pooled_batch.lower(
         scores, blank((1, len(SIZES))), one, parallel=False, frozen=()
     ).compile()
-    held = 4 * memory.slots(SHAPE, width)  # extraction reads the scores
+    held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
     needed = max(temporary(scored), temporary(extracted) + held)
     assert 0.8 < memory.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
     evaluated = evaluation.evaluate_batch.lower(
         decoder, tokens, one, strata, one, n_sizes=len(SIZES), condition=evaluation.Condition()
     ).compile()
-    needed = temporary(evaluated) + memory.slots(SHAPE, width)
+    needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)
     assert 0.8 < memory.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
 
 
@@ -196,4 +196,4 @@ def test_extraction_needs_few_bytes_a_slot() -> None:
     ).compile()
     found = compiled.memory_analysis()
     assert found is not None
-    assert found.temp_size_in_bytes < 7 * memory.slots(config, 192)  # keys of all edges would be 4 more
+    assert found.temp_size_in_bytes < 7 * graph.edge_slot_count(config, 192)  # keys of all edges would be 4 more
