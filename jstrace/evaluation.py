@@ -80,34 +80,31 @@ class Condition:
     pre_softmax: bool = False
     inverse: bool = False
 
-    def bounds(self, n_sizes: int) -> UInt8[np.ndarray, "N"]:
-        """The bound of each row of results, and last that of the full graph.
+    def ranges(self, n_sizes: int) -> UInt8[np.ndarray, "N 3 2"]:
+        """Of residual, attention and MLP edges the first stratum and the one after the last that each row keeps.
 
-        Row k keeps the strata below k + 1. Inverse rows lack them, so there the full graph is one row more, at 0.
+        Row k is trace k, and the last row the full graph. Inverse rows lack trace k, and after them all stands one row
+        more, the full graph. Ranges end at 255 at most, which marks slots that are no edge.
         """
-        return np.asarray([*range(1, n_sizes + 2), *([0] if self.inverse else [])], np.uint8)
+        k = np.arange(1, n_sizes + 2, dtype=np.uint8)
+        every = np.stack([np.zeros_like(k), np.full_like(k, NO_EDGE)], axis=-1)
+        traced = np.stack([k, every[:, 1]] if self.inverse else [every[:, 0], k], axis=-1)
+        rows = np.stack([every if self.inverse else traced, traced if self.ablate == "all" else every, traced], axis=1)
+        return np.concatenate([rows, np.stack([every[:1]] * 3, axis=1)]) if self.inverse else rows
 
-    @property
-    def least(self) -> int:
-        """A bound that keeps as little as there is."""
-        return NO_EDGE if self.inverse else 0
 
-    def keep(self, strata: EdgeTree, bound: UInt8[Array, ""]) -> EdgeTree:
-        """Mask of the edges whose stratum is below ``bound``; of the others, if inverse."""
+def kept(strata: EdgeTree, ranges: UInt8[Array, "3 2"]) -> EdgeTree:
+    """Mask of the edges whose strata lie in the ranges of their kind, as ``Condition.ranges`` gives them."""
 
-        def traced(stratum: Array) -> Array:
-            return (stratum >= bound) & (stratum != NO_EDGE) if self.inverse else stratum < bound
+    def within(stratum: Array, kind: int) -> Array:
+        return (stratum >= ranges[kind, 0]) & (stratum < ranges[kind, 1])
 
-        def every(stratum: Array) -> Array:
-            return stratum != NO_EDGE
-
-        residual = every if self.inverse else traced
-        return EdgeTree(
-            residual_attn=residual(strata.residual_attn),
-            attn=(traced if self.ablate == "all" else every)(strata.attn),
-            residual_mlp=residual(strata.residual_mlp),
-            mlp=traced(strata.mlp),
-        )
+    return EdgeTree(
+        residual_attn=within(strata.residual_attn, 0),
+        attn=within(strata.attn, 1),
+        residual_mlp=within(strata.residual_mlp, 0),
+        mlp=within(strata.mlp, 2),
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -262,18 +259,56 @@ def evaluate_batch(
 
     On a mesh inputs are divided over its ``data`` axis, and sizes where there are fewer inputs than devices.
     """
+    (result,) = evaluate_cases(
+        decoder, tokens, lengths, (strata,), next_tokens, n_sizes=n_sizes, cases=((0, condition),), mesh=mesh
+    )
+    return result
 
-    def compare(logits: Array, reference: Array, next_tokens: Array) -> tuple[Measures, Array, Array]:
-        probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
-        return jax.vmap(measure)(logits, reference, next_tokens), top, probs
 
-    bounds = condition.bounds(n_sizes)
-    if mesh is None:
-        logits = _predict(decoder, tokens, lengths, strata, jnp.asarray(bounds), condition)
-        return BatchResult(*compare(logits[:, : n_sizes + 1], logits[:, -1], next_tokens))
+@functools.partial(jax.jit, static_argnames=("n_sizes", "cases", "mesh"))
+def evaluate_cases(
+    decoder: Decoder,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    strata: tuple[EdgeTree, ...],
+    next_tokens: Int[Array, "B"],
+    *,
+    n_sizes: int,
+    cases: tuple[tuple[int, Condition], ...],
+    mesh: Mesh | None = None,
+) -> tuple[BatchResult, ...]:
+    """Many conditions on a batch in one compiled call, one after another through the same program.
 
-    divided = devices.divided(mesh, tokens.shape[0])
-    shares, full = _dealt(bounds, divided.shape[devices.SIZES], condition)
+    Args:
+      decoder, tokens, lengths, next_tokens, n_sizes, mesh: as in ``evaluate_batch``.
+      strata: the different strata of the batch.
+      cases: for each result the index of its strata, and its condition.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata) if len(strata) > 1 else strata[0]
+    results: dict[int, BatchResult] = {}
+    for pre_softmax in (False, True):  # the one thing that needs a program of its own
+        chosen = [index for index, (_, condition) in enumerate(cases) if condition.pre_softmax == pre_softmax]
+        if chosen:
+            alike = [cases[index] for index in chosen]
+            found = _evaluate_alike(decoder, tokens, lengths, stacked, next_tokens, alike, n_sizes, mesh)
+            results |= dict(zip(chosen, found, strict=True))
+    return tuple(results[index] for index in range(len(cases)))
+
+
+def _evaluate_alike(
+    decoder: Decoder,
+    tokens: Array,
+    lengths: Array,
+    strata: EdgeTree,
+    next_tokens: Array,
+    cases: Sequence[tuple[int, Condition]],
+    n_sizes: int,
+    mesh: Mesh | None,
+) -> list[BatchResult]:
+    """Cases that differ in numbers only: their strata, or those of all of them, and the ranges of their rows."""
+    several, pre_softmax = strata.mlp.ndim > 3, cases[0][1].pre_softmax
+    share = 1 if mesh is None else devices.divided(mesh, tokens.shape[0]).shape[devices.SIZES]
+    ranges, full = _dealt([condition.ranges(n_sizes) for _, condition in cases], share)
 
     def local(
         decoder: Decoder,
@@ -281,83 +316,105 @@ def evaluate_batch(
         lengths: Array,
         strata: EdgeTree,
         next_tokens: Array,
-        bounds: Array,
+        ranges: Array,
         full: Array,
-    ) -> tuple[Measures, Array, Array]:
-        logits = _predict(decoder, tokens, lengths, strata, bounds, condition)
-        reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
-        if divided.shape[devices.SIZES] > 1:
-            reference = jax.lax.psum(reference, devices.SIZES)  # all but one device bring zeros
-        return compare(logits, reference, next_tokens)
+    ) -> BatchResult:
+        def one(case: tuple[Array, Array, Array]) -> BatchResult:
+            source, ranges, full = case
+            own = jax.tree.map(lambda leaf: leaf[source], strata) if several else strata
+            logits = _predict(decoder, tokens, lengths, own, ranges, pre_softmax)
+            reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+            if share > 1:
+                reference = jax.lax.psum(reference, devices.SIZES)  # all but one device bring zeros
+            return _compared(logits, reference, next_tokens)
 
-    one, each, sized = PartitionSpec(), PartitionSpec(devices.INPUTS), PartitionSpec(devices.SIZES)
-    both = PartitionSpec(devices.INPUTS, devices.SIZES)
-    run = devices.manual(local, divided, (one, each, each, each, each, sized, sized), (both, each, each))
-    measured, top, probs = run(decoder, tokens, lengths, strata, next_tokens, jnp.asarray(shares), jnp.asarray(full))
-    n_shares = divided.shape[devices.SIZES]
-    return BatchResult(jax.tree.map(lambda leaf: _collected(leaf, n_shares, n_sizes + 1), measured), top, probs)
+        sources = jnp.asarray([source for source, _ in cases])
+        if len(cases) > 1:
+            return jax.lax.map(one, (sources, ranges, full))
+        return jax.tree.map(lambda leaf: leaf[None], one((sources[0], ranges[0], full[0])))
+
+    arguments = (decoder, tokens, lengths, strata, next_tokens, jnp.asarray(ranges), jnp.asarray(full))
+    if mesh is None:
+        found = local(*arguments)
+    else:
+        one, each, sized = PartitionSpec(), PartitionSpec(devices.INPUTS), PartitionSpec(None, devices.SIZES)
+        whose, both = PartitionSpec(None, devices.INPUTS), PartitionSpec(None, devices.INPUTS, devices.SIZES)
+        specs = (one, each, each, whose if several else each, each, sized, sized)
+        out = BatchResult(both, whose, whose)  # type: ignore[arg-type]
+        found = devices.manual(local, devices.divided(mesh, tokens.shape[0]), specs, out)(*arguments)
+    measured = jax.tree.map(lambda leaf: _collected(leaf, share, n_sizes + 1), found.measures)
+    whole = dataclasses.replace(found, measures=measured)
+    return [jax.tree.map(lambda leaf: leaf[index], whole) for index in range(len(cases))]  # noqa: B023
 
 
-@functools.partial(jax.jit, static_argnames=("condition", "mesh"))
+def _compared(logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array) -> BatchResult:
+    probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
+    return BatchResult(jax.vmap(measure)(logits, reference, next_tokens), top, probs)
+
+
+@functools.partial(jax.jit, static_argnames=("pre_softmax", "mesh"))
 def predict_batch(
     decoder: Decoder,
     tokens: Int[Array, "B T"],
     lengths: Int[Array, "B"],
     strata: EdgeTree,
-    bounds: UInt8[Array, "N"],
+    ranges: UInt8[Array, "N 3 2"],
     *,
-    condition: Condition,
+    pre_softmax: bool = False,
     mesh: Mesh | None = None,
 ) -> Float32[Array, "B N V"]:
-    """Next-token logits with the strata below each bound kept, as ``Condition.keep`` says.
+    """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
 
-    On a mesh the bounds must divide over the devices along ``data`` that share an input.
+    On a mesh the rows must divide over the devices along ``data`` that share an input.
     """
     if mesh is None:
-        return _predict(decoder, tokens, lengths, strata, bounds, condition)
+        return _predict(decoder, tokens, lengths, strata, ranges, pre_softmax)
     each, both = PartitionSpec(devices.INPUTS), PartitionSpec(devices.INPUTS, devices.SIZES)
     specs = (PartitionSpec(), each, each, each, PartitionSpec(devices.SIZES))
     run = devices.manual(
-        functools.partial(_predict, condition=condition), devices.divided(mesh, tokens.shape[0]), specs, both
+        functools.partial(_predict, pre_softmax=pre_softmax), devices.divided(mesh, tokens.shape[0]), specs, both
     )
-    return run(decoder, tokens, lengths, strata, bounds)
+    return run(decoder, tokens, lengths, strata, ranges)
 
 
 def _predict(
-    decoder: Decoder, tokens: Array, lengths: Array, strata: EdgeTree, bounds: Array, condition: Condition
+    decoder: Decoder, tokens: Array, lengths: Array, strata: EdgeTree, ranges: Array, pre_softmax: bool
 ) -> Float32[Array, "B N V"]:
-    """On one device: every input under every bound, their rows together."""
+    """On one device: every input under every row's ranges, their tokens' rows together."""
 
-    def one(tokens: Array, length: Array, strata: EdgeTree, bound: Array) -> Array:
+    def one(tokens: Array, length: Array, strata: EdgeTree, ranges: Array) -> Array:
         return masked_forward(
             decoder,
             tokens,
             strata,
-            keep=functools.partial(condition.keep, bound=bound),
+            keep=functools.partial(kept, ranges=ranges),
             length=length,
-            pre_softmax=condition.pre_softmax,
+            pre_softmax=pre_softmax,
             row_map=live_rows,
         )
 
     return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(
-        tokens, lengths, strata, bounds
+        tokens, lengths, strata, ranges
     )
 
 
-def _dealt(bounds: np.ndarray, n_devices: int, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds dealt out to devices like cards, as large traces cost more than small ones; and which is the full graph.
+def _dealt(cases: Sequence[np.ndarray], n_devices: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each case dealt out to devices like cards, as large traces cost more than small ones: ``[C, N, 3, 2]``;
+    and which of them is the full graph, the last one of its case: ``[C, N]``.
 
-    Where they do not come out even, the last devices get bounds that keep least.
+    Where they do not come out even, rows that keep nothing follow.
     """
-    n = -(-len(bounds) // n_devices) * n_devices
-    padded = np.full(n, condition.least, np.uint8)
-    padded[: len(bounds)] = bounds
-    return padded.reshape(-1, n_devices).T.ravel(), (np.arange(n) == len(bounds) - 1).reshape(-1, n_devices).T.ravel()
+    n = -(-max(map(len, cases)) // n_devices) * n_devices
+    ranges, full = np.zeros((len(cases), n, 3, 2), np.uint8), np.zeros((len(cases), n), bool)
+    for index, rows in enumerate(cases):
+        ranges[index, : len(rows)], full[index, len(rows) - 1] = rows, True
+    order = np.arange(n).reshape(-1, n_devices).T.ravel()
+    return ranges[:, order], full[:, order]
 
 
 def _collected(leaf: Array, n_devices: int, n_rows: int) -> Array:
-    """Rows in the order of sizes again, without padding."""
-    if n_devices == 1:
-        return leaf[:, :n_rows]
-    dealt = leaf.reshape(leaf.shape[0], n_devices, -1, *leaf.shape[2:])
-    return jnp.swapaxes(dealt, 1, 2).reshape(leaf.shape)[:, :n_rows]
+    """Rows (``[C, B, N, ...]``) in the order of sizes again, without padding."""
+    if n_devices > 1:
+        dealt = leaf.reshape(*leaf.shape[:2], n_devices, -1, *leaf.shape[3:])
+        leaf = jnp.swapaxes(dealt, 2, 3).reshape(leaf.shape)
+    return leaf[:, :, :n_rows]

@@ -12,7 +12,7 @@ import pytest
 
 import jstrace
 from jstrace import graph
-from jstrace.evaluation import Condition
+from jstrace.evaluation import Condition, kept
 from jstrace.model import Model
 from jstrace.models import (
     Decoder,
@@ -161,8 +161,8 @@ def test_evaluation_equals_the_oracle(family: str, condition: Condition) -> None
     got = jstrace.evaluate(model, trace, **dataclasses.asdict(condition))
     literal = oracle.Literal(config, params, tokens)
     full = oracle.softmax(literal.masked(EdgeTree(*(leaf != 255 for _, leaf in trace.strata.items()))))
-    for k in range(len(SIZES) + 1):
-        mask = condition.keep(jax.tree.map(jnp.asarray, trace.strata), jnp.uint8(k + 1))
+    for k, ranges in enumerate(condition.ranges(len(SIZES))[: len(SIZES) + 1]):
+        mask = kept(jax.tree.map(jnp.asarray, trace.strata), jnp.asarray(ranges))
         p = oracle.softmax(literal.masked(jax.tree.map(np.asarray, mask)))
         np.testing.assert_allclose(got.tv[k], 0.5 * np.abs(p - full).sum(), atol=1e-4)
 

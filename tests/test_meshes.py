@@ -111,17 +111,13 @@ def test_shapes_of_shards() -> None:
     for leaf in (score.mlp, strata.mlp, strata.residual_attn):
         assert shard_shape(leaf) == (2, layers, 8)
     assert shard_shape(strata.attn)[0] == 2
-    bounds = np.arange(1, 5, dtype=np.uint8)
-    logits = evaluation.predict_batch(
-        decoder, tokens, lengths, strata, bounds, condition=evaluation.Condition(), mesh=mesh
-    )
+    ranges = evaluation.Condition().ranges(3)
+    logits = evaluation.predict_batch(decoder, tokens, lengths, strata, ranges, mesh=mesh)
     assert shard_shape(logits)[:2] == (2, 4)
     assert shard_shape(logits)[2] in (49, 98)
     (tokens, lengths), cuts = batch_on(mesh, 1)  # one input: every device has all of it and a quarter of the sizes
     strata = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], strata)
-    logits = evaluation.predict_batch(
-        decoder, tokens, lengths, strata, bounds, condition=evaluation.Condition(), mesh=mesh
-    )
+    logits = evaluation.predict_batch(decoder, tokens, lengths, strata, ranges, mesh=mesh)
     assert shard_shape(logits)[:2] == (1, 1)
 
 
