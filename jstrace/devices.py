@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.models import Decoder, InputError, make_mesh
 
+Result = TypeVar("Result")
 INPUTS, SIZES = "inputs", "sizes"
 """What the ``data`` axis is divided into for one call."""
 
@@ -110,6 +111,33 @@ def agreed(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(number)).min())
+
+
+def either(mask: np.ndarray) -> np.ndarray:
+    """Where any host's mask, of a shape that is the same on all, is true."""
+    if jax.process_count() == 1:
+        return mask
+    from jax.experimental import multihost_utils
+
+    return np.asarray(np.any(multihost_utils.process_allgather(mask), axis=0))
+
+
+def together(step: Callable[[], Result]) -> Result:
+    """The step's result; where it fails on one host, every host raises, rather than wait for that one.
+
+    Raises:
+      InputError: of the step, or that it failed elsewhere.
+    """
+    failure: InputError | None = None
+    try:
+        result = step()
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        failure = error
+    if either(np.asarray(failure is not None)):
+        raise failure or InputError("another host failed; its own message says why")
+    return result
 
 
 def check_agreed(what: object) -> None:

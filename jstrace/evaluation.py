@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import overload
 
@@ -221,13 +222,17 @@ def _run_batch(
     result = devices.fetched(
         evaluate_batch(model.decoder, *devices.placed(batch, mesh), n_sizes=n_sizes, condition=condition, mesh=mesh)
     )
-    return [_one(result, i, row, condition, next_tokens is not None) for i, row in enumerate(rows)]
+    with_next = next_tokens is not None
+    return [one_of(result, i, row.sizes, condition, with_next=with_next) for i, row in enumerate(rows)]
 
 
-def _one(result: BatchResult, index: int, row: Trace, condition: Condition, with_next: bool) -> Evaluation:
+def one_of(
+    result: BatchResult, index: int, sizes: tuple[float, ...], condition: Condition, *, with_next: bool
+) -> Evaluation:
+    """One input of a batch of results on the host."""
     m: Measures = jax.tree.map(lambda leaf: leaf[index], result.measures)
     return Evaluation(
-        sizes=row.sizes,
+        sizes=sizes,
         tv=m.tv,
         kl=m.kl,
         nucleus=m.nucleus,
@@ -236,7 +241,7 @@ def _one(result: BatchResult, index: int, row: Trace, condition: Condition, with
         entropy=m.entropy,
         surprisal=m.surprisal if with_next else None,
         rank=m.rank if with_next else None,
-        density=None if condition.inverse else measures.density(row.sizes, m.tv),
+        density=None if condition.inverse else measures.density(sizes, m.tv),
         full_tokens=result.full_tokens[index],
         full_probs=result.full_probs[index],
         **dataclasses.asdict(condition),
@@ -318,8 +323,8 @@ def _evaluate_alike(
         next_tokens: Array,
         ranges: Array,
         full: Array,
-    ) -> BatchResult:
-        def one(case: tuple[Array, Array, Array]) -> BatchResult:
+    ) -> tuple[Measures, Array, Array]:
+        def one(case: tuple[Array, Array, Array]) -> tuple[Measures, Array, Array]:
             source, ranges, full = case
             own = jax.tree.map(lambda leaf: leaf[source], strata) if several else strata
             logits = _predict(decoder, tokens, lengths, own, ranges, pre_softmax)
@@ -340,16 +345,20 @@ def _evaluate_alike(
         one, each, sized = PartitionSpec(), PartitionSpec(devices.INPUTS), PartitionSpec(None, devices.SIZES)
         whose, both = PartitionSpec(None, devices.INPUTS), PartitionSpec(None, devices.INPUTS, devices.SIZES)
         specs = (one, each, each, whose if several else each, each, sized, sized)
-        out = BatchResult(both, whose, whose)  # type: ignore[arg-type]
-        found = devices.manual(local, devices.divided(mesh, tokens.shape[0]), specs, out)(*arguments)
-    measured = jax.tree.map(lambda leaf: _collected(leaf, share, n_sizes + 1), found.measures)
-    whole = dataclasses.replace(found, measures=measured)
-    return [jax.tree.map(lambda leaf: leaf[index], whole) for index in range(len(cases))]  # noqa: B023
+        divided = devices.divided(mesh, tokens.shape[0])
+        found = devices.manual(local, divided, specs, (both, whose, whose))(*arguments)
+    measured, top, probs = found
+    measured = jax.tree.map(lambda leaf: _collected(leaf, share, n_sizes + 1), measured)
+    whole = BatchResult(measured, top, probs)
+    return [jax.tree.map(operator.itemgetter(index), whole) for index in range(len(cases))]
 
 
-def _compared(logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array) -> BatchResult:
+def _compared(
+    logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array
+) -> tuple[Measures, Array, Array]:
+    """Measures of every row, and the reference's most probable tokens with their probabilities."""
     probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
-    return BatchResult(jax.vmap(measure)(logits, reference, next_tokens), top, probs)
+    return jax.vmap(measure)(logits, reference, next_tokens), top, probs
 
 
 @functools.partial(jax.jit, static_argnames=("pre_softmax", "mesh"))

@@ -85,6 +85,21 @@ def _cosine_score(inner: Array, norms: Array) -> Array:
     return jnp.clip((1 + cosine) / 2, 0.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Together:
+    """Several measures of one clean pass: every value is a tuple, of one number for each."""
+
+    measures: tuple[Measure, ...]
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
+        return tuple(measure.vector(edge, node) for measure in self.measures)
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> tuple[Array, ...]:
+        return tuple(measure.attention(probs, values, node) for measure in self.measures)
+
+
 _MEASURES: Mapping[str, Measure] = {
     "l1": NormMeasure(1),
     "l2": NormMeasure(2),
@@ -113,14 +128,33 @@ def edge_scores(
       importance: one of ``IMPORTANCES``; static.
       seed: of the random scores; the others do not read it.
     """
+    (found,) = several_scores(model, tokens, length, importances=(importance,), seed=seed)
+    return found
+
+
+def several_scores(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    importances: tuple[str, ...],
+    seed: Int[Array, ""] | int,
+) -> tuple[EdgeTree, ...]:
+    """``edge_scores`` of several kinds, all from one clean pass."""
     slots = graph.edge_slots(model.config, tokens.shape[0], length)
-    if importance == "random":
-        values = random_scores(slots, seed)
-    else:
-        values = clean_forward(model, tokens, _MEASURES[importance], length=length).magnitudes
-        if importance in _NORMALISED:
-            values = normalised(values, parallel=model.config.parallel)
-    return jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values, slots)
+    measured = tuple(kind for kind in importances if kind != "random")
+    values: dict[str, EdgeTree] = {}
+    if measured:
+        together = _Together(tuple(_MEASURES[kind] for kind in measured))
+        magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
+        for index, kind in enumerate(measured):
+            one = EdgeTree(**{name: family[index] for name, family in magnitudes.items()})
+            values[kind] = normalised(one, parallel=model.config.parallel) if kind in _NORMALISED else one
+    if "random" in importances:
+        values["random"] = random_scores(slots, seed)
+    return tuple(
+        jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values[kind], slots) for kind in importances
+    )
 
 
 def checked_importance(importance: str) -> str:

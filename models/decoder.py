@@ -154,7 +154,7 @@ def clean_forward(
     Norms after a sub-layer and the final norm are linearised (section 1): attention vectors carry the post-norm's
     weight and the inverse RMS of all attention at their target; vectors into the output node carry the final norm's
     weight, and under LayerNorm lose their mean. Tokens from ``length`` on are padding: they change nothing before
-    them, and their magnitudes mean nothing.
+    them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple.
     """
     config = model.config
     sights = fn.sights(config, tokens.shape[0], length)
@@ -171,7 +171,7 @@ def clean_forward(
         if config.parallel:
             attention = measure.attention(probs, final(values), node)
             one = measure.vector(final(x), node)
-            return out, EdgeTree(one, attention, jnp.zeros_like(one), measure.vector(final(edge), node))
+            return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
         wide_middle = middle.astype(jnp.float32)
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),

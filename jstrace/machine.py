@@ -1,0 +1,38 @@
+"""What a result was computed on and with, for manifests and benchmarks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pyarrow")
+
+
+def hardware() -> dict[str, Any]:
+    """Devices and processor."""
+    device = jax.devices()[0]
+    found = {"device": device.device_kind, "devices": jax.device_count(), "processes": jax.process_count()}
+    return found | {"cpu": _cpu(), "cpu_count": os.cpu_count()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            return next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
