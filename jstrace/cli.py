@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from jstrace.cli_options import MODEL_HELP, Dtype, Revision
-from jstrace.cli_runs import run_command
+from jstrace.cli_runs import report_command, run_command
 from jstrace.cli_trace import trace_command
 
 app = typer.Typer(
@@ -81,6 +81,7 @@ def _options(
 
 app.command("trace")(trace_command)
 app.command("run")(run_command)
+app.command("report")(report_command)
 
 
 @app.command("info")

@@ -109,3 +109,14 @@ def _pace(done: int, left: int, seconds: float) -> str:
     rate = done / max(seconds, 1e-9)
     remaining = round(left / rate) if rate else 0
     return f"{rate:.3g} inputs/s, {remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d} left"
+
+
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of jstrace run; several models are compared.")],
+    out: Annotated[Path, typer.Option(help="A folder for index.html, figures and tables.")],
+) -> None:
+    """Make the paper's figures, tables and correlations of runs, and one page with all of them."""
+    from jstrace.report import write_report
+
+    labels = write_report(folders, out)
+    typer.echo(f"{out / 'index.html'}: {', '.join(labels)}")
