@@ -213,8 +213,10 @@ def passages(paragraph: str, n_words: int) -> Iterator[Row]:
         if len(words) <= n_words:
             return
         text = " ".join(words[: n_words + 1])
-        if "<unk>" not in text and '"' not in text:
-            yield Row(" ".join(words[:n_words]), words[n_words])
+        if "<unk>" in text or '"' in text:
+            start += 1
+            continue
+        yield Row(" ".join(words[:n_words]), words[n_words])
         start = end
 
 

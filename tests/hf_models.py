@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+import tokenizers.models
+import tokenizers.pre_tokenizers
+import tokenizers.processors
 import torch
 import transformers
 
@@ -124,3 +129,14 @@ def make(variant: Variant, folder: Path) -> Any:
             torch.nn.init.normal_(weight, mean=one if "norm" in name or ".ln_" in name else 0.0, std=0.3)
     model.save_pretrained(folder, max_shard_size="20KB" if variant.shards > 1 else "5GB")
     return model
+
+
+def add_tokenizer(folder: Path) -> None:
+    """A tokenizer of five words, the first of them put before every text."""
+    words = {word: i for i, word in enumerate(["<s>", "the", "cat", "sat", "<unk>"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    single = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.post_processor = single
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))

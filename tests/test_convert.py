@@ -179,14 +179,7 @@ def test_dtypes(folder: Path, dtype: str) -> None:
 
 def test_tokenizer_of_a_folder(folder: Path) -> None:
     """Default special tokens are kept, and nothing is asked of torch."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = {word: i for i, word in enumerate(["<s>", "the", "cat", "sat", "<unk>"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    hf_models.add_tokenizer(folder)
     model = jstrace.load(str(folder))
     assert jstrace.trace(model, "the cat sat").tokens.tolist() == [0, 1, 2, 3]
     (folder / "tokenizer.json").write_text("{")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ import jstrace
 from jstrace import batching, devices, evaluation, extraction, graph, tracing
 from jstrace.model import Model
 from jstrace.models import Decoder, InputError, make_mesh, param_shardings, rows
+from jstrace.pipeline import BASELINES, Outcome, Plan, process
 from tests import two_hosts
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
@@ -79,6 +77,24 @@ def test_sizes_over_devices(family: str, data: int, model: int, options: dict[st
         np.testing.assert_allclose(getattr(got, field), getattr(expected, field), atol=2e-5, err_msg=field)
     for field in ("nucleus", "top_token", "rank", "full_tokens"):
         np.testing.assert_array_equal(getattr(got, field), getattr(expected, field), err_msg=field)
+
+
+@pytest.mark.parametrize(("data", "model", "count"), [(4, 2, 3), (2, 1, 2)])
+def test_a_run_on_a_mesh(data: int, model: int, count: int) -> None:
+    """All cases of a batch in one call, with sizes shared out where inputs do not fill the devices."""
+    plan = Plan(("l1", "l2"), evaluation.ABLATIONS, BASELINES, sizes=SIZES)
+    rows = dict(enumerate(inputs(count)))
+    nexts: dict[int, int | None] = dict.fromkeys(rows, 5)
+    expected = dict(process(model_on(None), plan, rows, nexts))
+    got = dict(process(model_on(make_mesh(data=data, model=model)), plan, rows, nexts))
+    for index in rows:
+        one, many = expected[index], got[index]
+        assert isinstance(one, Outcome)
+        assert isinstance(many, Outcome)
+        for left, right in zip(one.evaluations, many.evaluations, strict=True):
+            assert left.density == pytest.approx(right.density, abs=1e-4)
+            np.testing.assert_allclose(right.tv, left.tv, atol=2e-5)
+            np.testing.assert_array_equal(right.rank, left.rank)
 
 
 def batch_on(mesh: Mesh | None, n_rows: int, width: int = 8) -> tuple[Any, Any]:
@@ -231,41 +247,10 @@ def test_sizes_bring_only_logits_together() -> None:
 # --- several hosts ---------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Two processes of two devices each, which find each other over loopback."""
-    address = f"127.0.0.1:{free_port()}"
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    shared = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
-    shared |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
-    running = [
-        subprocess.Popen(
-            commands(number),
-            env=shared | {"JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        for number in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(running, outputs, strict=True)]
-
-
 def test_two_hosts_give_the_numbers_of_one(hf_llama: Callable[..., Path]) -> None:
     folder = hf_llama()
     one = jstrace.load(str(folder))
-    ended = run_together(lambda _: [sys.executable, "-m", "tests.two_hosts", str(folder)])
+    ended = two_hosts.run_together(lambda _: [sys.executable, "-m", "tests.two_hosts", str(folder)])
     assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
     traces = jstrace.trace(one, [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]])
     expected = jstrace.evaluate(one, traces)
@@ -282,7 +267,7 @@ def test_the_same_command_on_two_hosts(real: Model) -> None:
     """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
     words = ["trace", "The capital of France is", "--json", "--distributed"]
     code = "import sys; from jstrace.cli import main; sys.argv[0] = 'jstrace'; main()"
-    ended = run_together(lambda _: [sys.executable, "-c", code, *words])
+    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", code, *words])
     assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
     assert ended[1].stdout == ""
     printed = json.loads(ended[0].stdout)
@@ -293,7 +278,7 @@ def test_the_same_command_on_two_hosts(real: Model) -> None:
 def test_different_commands_on_two_hosts() -> None:
     """Both are refused with one line: their numbers would mix."""
     code = "import sys; from tests.two_hosts import ask; ask(sys.argv[1])"
-    ended = run_together(lambda number: [sys.executable, "-c", code, str(number)])
+    ended = two_hosts.run_together(lambda number: [sys.executable, "-c", code, str(number)])
     for run in ended:
         assert run.stdout.splitlines()[-1].startswith("the hosts were given different inputs"), run.stderr[-2000:]
 

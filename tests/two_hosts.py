@@ -1,10 +1,15 @@
-"""One of two processes of ``test_meshes``: traces and evaluates on meshes over both and prints what it got as JSON."""
+"""Two processes that work together over loopback: what each of them does, and how tests start them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from jstrace import InputError, Trace
 from jstrace.devices import parse_mesh, start_distributed
@@ -25,6 +30,50 @@ def ask(what: str) -> None:
         check_agreed(("not", what))
     except InputError as error:
         sys.stdout.write(f"{error}\n")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes of two devices each, which find each other over loopback."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    shared = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
+    shared |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
+    running = [
+        subprocess.Popen(
+            commands(number),
+            env=shared | {"JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        for number in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(running, outputs, strict=True)]
+
+
+def run_dataset(model: str, data: str, out: str) -> None:
+    """Run a dataset together with the other process."""
+    first = start_distributed()
+    import jstrace
+    from jstrace import runs
+    from jstrace.data import read_data
+    from jstrace.pipeline import Plan
+
+    loaded = jstrace.load(model, mesh=parse_mesh("data=all"))
+    done = runs.run(loaded, read_data(data), out, Plan(sizes=(0.01, 0.1, 0.5)), part_inputs=2)
+    sys.stdout.write(json.dumps({"first": first, "computed": done.computed}) + "\n")
 
 
 def main() -> None:

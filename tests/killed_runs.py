@@ -1,0 +1,69 @@
+"""Runs a dataset in child processes that are killed at random moments, and says what the kills left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from jstrace import runs, tables
+from jstrace.data import Data, Row
+from jstrace.model import Model
+from jstrace.models import Decoder, rows
+from jstrace.pipeline import Plan
+from tests.conftest import TINY, tiny_params
+from tests.stand_ins import Letters
+
+PLAN = Plan(ablations=("all", "residual+mlp"), baselines=("inverse",), sizes=(0.05, 0.3))
+DATA = Data("letters", tuple(Row(chr(97 + n % 20) * (3 + n % 4), "x") for n in range(120)), ("corpus",))
+KILLS = 20
+
+
+def work(out: Path, programs: Path) -> None:
+    """One run, in parts of a single input."""
+    rows._SHARES = (8, 32)  # two buffers of live rows: every one is compiled
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    runs.run(Model(Decoder(TINY, tiny_params()), Letters()), DATA, out, PLAN, part_inputs=1)
+
+
+def killed(out: Path, programs: Path, more: int, delay: float) -> str:
+    """Start a run and kill it ``delay`` seconds after it has written so many parts; how it ended."""
+    before = len(tables.parts_of(out, "inputs"))
+    child = os.fork()
+    if child == 0:
+        work(out, programs)
+        os._exit(0)
+    while len(tables.parts_of(out, "inputs")) < before + more and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    time.sleep(delay)
+    try:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return "finished"
+    return "killed" if os.WIFSIGNALED(status) else "finished"
+
+
+def main() -> None:
+    """Twenty kills; the last run is left to finish."""
+    out, programs = Path(sys.argv[1]), Path(sys.argv[2])
+    draw, ends, halves = random.Random(0), [], 0
+    for _ in range(KILLS):
+        ends.append(killed(out, programs, draw.randrange(6), draw.uniform(0.0, 0.06)))
+        files = [len(list((out / name).glob("*"))) for name in ("curves", "components", "inputs")]
+        halves += len(set(files)) > 1
+    parts = len(tables.parts_of(out, "inputs"))
+    work(out, programs)
+    sys.stdout.write(json.dumps({"ends": ends, "halves": halves, "parts_before_the_last": parts}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,418 @@
+"""Runs: their numbers, their folder, and everything that can stop them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import jstrace
+from jstrace import batching, cli_runs, evaluation, pipeline, run_folder, runs, tables
+from jstrace.data import Data, Row
+from jstrace.evaluation import Condition
+from jstrace.model import Model
+from jstrace.models import Decoder, EdgeTree, InputError
+from jstrace.pipeline import Case, Plan, Source
+from tests import hf_models, killed_runs, two_hosts
+from tests.conftest import TINY, tiny_params
+from tests.stand_ins import Letters
+
+SIZES = (0.01, 0.05, 0.3, 0.7)
+DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
+WHOLE = Plan(
+    ("l1", "cosine", "random"), ("all", "residual+mlp"), ("random", "inverse", "pre-softmax"), sizes=SIZES, seed=3
+)
+SMALL = Plan(sizes=SIZES)
+
+
+@pytest.fixture
+def model(tiny: Model) -> Model:
+    return Model(tiny.decoder, Letters())
+
+
+def read(folder: Path, table: str) -> pa.Table:
+    return parquet.read_table(folder / table)
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_plans() -> None:
+    names = [case.name for case in WHOLE.cases]
+    assert names[:6] == [
+        "l1/all",
+        "cosine/all",
+        "random/all",
+        "random baseline/all",
+        "l1/all/inverse",
+        "l1/all/pre-softmax",
+    ]
+    assert len(names) == len(set(names)) == 12
+    assert [source.name for source in WHOLE.sources] == ["l1", "cosine", "random", "random baseline"]
+    assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"importances": ("l3",)}, "importance 'l3': expected some of l1"),
+        ({"importances": ()}, "importance"),
+        ({"ablations": ("all", "all")}, "each once"),
+        ({"ablations": ("mlp",)}, "ablate 'mlp'"),
+        ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
+        ({"sizes": (0.5, 0.1)}, "increase strictly"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_plans_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan(**options)
+
+
+def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Path) -> None:
+    done = runs.run(model, DATA, tmp_path, WHOLE, name="tiny", limit=2, save_strata=True)
+    assert done == runs.Summary(inputs=2, invalid=0, computed=2)
+    curves, inputs = read(tmp_path, "curves").to_pylist(), read(tmp_path, "inputs").to_pylist()
+    strata = read(tmp_path, "strata").to_pylist()
+    assert len(curves) == 2 * 12 * 5
+    for index, row in enumerate(DATA.rows[:2]):
+        for case in WHOLE.cases:
+            source, condition = case.source, case.condition
+            trace = jstrace.trace(
+                model, row.text, importance=source.importance, frozen=source.frozen, sizes=SIZES, seed=3
+            )
+            saved = next(r for r in strata if (r["input"], r["source"]) == (index, source.name))
+            for name, leaf in tables.strata_of(saved).items():
+                np.testing.assert_array_equal(leaf, getattr(trace.strata, name))
+            result = jstrace.evaluate(
+                model, trace, ablate=condition.ablate, pre_softmax=condition.pre_softmax, inverse=condition.inverse,
+                next_token=Letters().encode("d")[0],
+            )  # fmt: skip
+            found = [r for r in curves if (r["input"], r["condition"]) == (index, case.name)]
+            assert [r["k"] for r in found] == list(range(5))
+            assert [r["edges"] for r in found] == [*trace.counts, trace.n_edges]
+            for name in ("tv", "kl", "entropy", "surprisal"):
+                np.testing.assert_allclose([r[name] for r in found], getattr(result, name), atol=2e-5)
+            assert [r["rank"] for r in found] == result.rank.tolist()
+            assert [r["nucleus"] for r in found] == result.nucleus.tolist()
+            assert [r["recovered"] for r in found] == result.recovered.tolist()
+            assert [r["agreement"] for r in found] == result.agreement.tolist()
+            if not condition.inverse:
+                density = inputs[index][tables.density_column(case.name)]
+                assert density == pytest.approx(result.density, abs=1e-4)
+        assert inputs[index]["surprisal"] == pytest.approx(result.surprisal[-1], abs=1e-4) or condition.inverse
+        assert inputs[index]["top_token"] == result.full_tokens[0]
+        assert inputs[index]["tokens"] == Letters().encode(row.text)
+        assert inputs[index]["top_count"] == [*Letters().encode("helloaaa")].count(inputs[index]["top_token"])
+
+
+def test_components_are_those_of_the_traces(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, limit=2)
+    rows = read(tmp_path, "components").to_pylist()
+    made = jstrace.trace(model, DATA.rows[1].text, sizes=SIZES).composition()
+    for row in (row for row in rows if row["input"] == 1):
+        k = row["k"]
+        assert (row["edges"], row["nodes"], row["input_reached"]) == (
+            made.edges[k], made.nodes[k], made.input_reached[k]
+        )  # fmt: skip
+        assert row["residual"] == made.residual_edges[k].tolist()
+        assert row["mlp"] == made.mlp_edges[k].tolist()
+        assert np.reshape(row["heads"], made.head_edges[k].shape).tolist() == made.head_edges[k].tolist()
+
+
+def test_all_cases_run_through_one_program(model: Model) -> None:
+    """One call gives what one call for each gives."""
+    tokens = jnp.asarray([[3, 1, 4, 1, 5, 0, 0, 0], [9, 2, 6, 0, 0, 0, 0, 0]])
+    lengths, nexts = jnp.asarray([5, 3]), jnp.asarray([2, 3])
+    score, finite = pipeline.score_all(model.decoder, tokens, lengths, 0, importances=("l1", "l2"))
+    assert finite.tolist() == [True, True]
+    cuts = np.stack([jstrace.graph.counts(SIZES, jstrace.graph.n_edges(TINY, n)) for n in (5, 3)])
+    strata = tuple(jstrace.tracing.extract_batch(tree, cuts, lengths, parallel=False, frozen=()) for tree in score)
+    conditions = [Condition(a, p, i) for a in evaluation.ABLATIONS for p in (False, True) for i in (False, True)]
+    cases = tuple((n % 2, condition) for n, condition in enumerate([*conditions, Condition()]))
+    together = evaluation.evaluate_cases(model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases)
+    for (source, condition), found in zip(cases, together, strict=True):
+        alone = evaluation.evaluate_batch(
+            model.decoder, tokens, lengths, strata[source], nexts, n_sizes=4, condition=condition
+        )
+        assert found.measures.tv.shape == (2, 5)
+        for got, expected in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(got, expected, atol=2e-5)
+    programs = evaluation.evaluate_cases.lower(
+        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 2
+    ).as_text()
+    more = evaluation.evaluate_cases.lower(
+        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 8
+    ).as_text()
+    assert len(more) < 1.2 * len(programs), "more cases are no more code"
+
+
+def test_several_scores_from_one_clean_pass(tiny: Model, tokens: np.ndarray) -> None:
+    kinds = ("cosine", "l1", "random", "ifr", "l2")
+    row, length = jnp.asarray(tokens)[None], jnp.asarray([len(tokens)])
+    found, _ = pipeline.score_all(tiny.decoder, row, length, 7, importances=kinds)
+    for kind, tree in zip(kinds, found, strict=True):
+        alone = jstrace.tracing.score_batch(tiny.decoder, row, length, 7, importance=kind)
+        for (_, got), (_, expected) in zip(tree.items(), alone.items(), strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-6)
+    lowered = pipeline.score_all.lower(tiny.decoder, row, length, 7, importances=kinds).as_text()
+    one = pipeline.score_all.lower(tiny.decoder, row, length, 7, importances=("l1",)).as_text()
+    assert lowered.count("stablehlo.exponential") == one.count("stablehlo.exponential"), "one softmax: one clean pass"
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs.run(model, DATA, tmp_path, SMALL, limit=3, part_inputs=2).computed == 3
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.parquet")}
+    seen: list[tuple[int, int, int]] = []
+    done = runs.run(model, DATA, tmp_path, SMALL, part_inputs=2, progress=lambda *n: seen.append(n))
+    assert done == runs.Summary(4, 0, 1)
+    assert seen == [(4, 3, 4)]
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
+    monkeypatch.setattr(pipeline, "_run_batch", lambda *_: pytest.fail("nothing is left to do"))
+    assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
+    manifest = run_folder.read_manifest(tmp_path)
+    assert len(manifest["sessions"]) == 3
+    assert manifest["config"]["data"] == DATA.fingerprint
+    assert manifest["config"]["model"] == model.fingerprint()
+    assert {"jax", "numpy", "python", "jstrace"} <= set(manifest["sessions"][0]["versions"])
+
+
+def test_another_configuration_is_refused_with_the_difference(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, limit=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = Model(Decoder(TINY, tiny_params(seed=1)), Letters())
+    changes: list[tuple[Model, Data, Plan, str]] = [
+        (model, DATA, Plan(sizes=SIZES, ablations=("residual+mlp",)), r'ablate is \["all"\] there, \["residual'),
+        (model, DATA, Plan(sizes=SIZES, seed=1), "seed is 0 there, 1 here"),
+        (model, DATA, Plan(), r"sizes is \[0.01, 0.05, 0.3, 0.7\] there"),
+        (model, Data("", DATA.rows[1:], ()), SMALL, "data is"),
+        (other, DATA, SMALL, "model is"),
+    ]
+    for chosen, data, plan, message in changes:
+        with pytest.raises(InputError, match=message):
+            runs.run(chosen, data, tmp_path, plan)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_folders_that_are_no_runs(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="holds files, but no run"):
+        runs.run(model, DATA, tmp_path, SMALL)
+    with pytest.raises(InputError, match=r"cannot be written|not a folder"):
+        runs.run(model, DATA, tmp_path / "file", SMALL)
+    assert (tmp_path / "file").read_text() == "mine"
+    for text in ("", "[]", '{"format": "other"}', '{"format": "jstrace-run", "version": 99, "config": {}}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match=r"manifest|format version 99"):
+            runs.run(model, DATA, tmp_path, SMALL)
+    with pytest.raises(InputError, match="limit = 0"):
+        runs.run(model, DATA, tmp_path / "new", SMALL, limit=0)
+    with pytest.raises(InputError, match="without a tokenizer"):
+        runs.run(Model(model.decoder), DATA, tmp_path / "new", SMALL)
+
+
+def test_two_runs_in_one_folder(model: Model, tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path), pytest.raises(InputError, match="another run is writing there"):
+        runs.run(model, DATA, tmp_path, SMALL)
+    assert runs.run(model, DATA, tmp_path, SMALL).computed == 4
+
+
+def test_a_damaged_part(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, part_inputs=2)
+    whole = {name: read(tmp_path, name) for name in ("curves", "inputs", "components")}
+    path = sorted((tmp_path / "curves").glob("*.parquet"))[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 0xFF  # a page, not the footer
+    path.write_bytes(content)
+    for damage in (bytes(content), b"", bytes(content[: len(content) // 2])):
+        path.write_bytes(damage)
+        with pytest.raises(InputError, match=f"{path.name}: damaged .* remove this file"):
+            runs.run(model, DATA, tmp_path, SMALL, part_inputs=2)
+        assert path.read_bytes() == damage
+    path.unlink()
+    assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=2).computed == 2
+    for name, table in whole.items():
+        assert read(tmp_path, name).equals(table)
+
+
+def test_parts_that_overlap(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, part_inputs=4)
+    for name in ("curves", "inputs", "components"):
+        (tmp_path / name / "00000001-00000001.parquet").write_bytes(
+            (tmp_path / name / "00000000-00000003.parquet").read_bytes()
+        )
+    with pytest.raises(InputError, match="inputs 1 to 3 stand in two parts"):
+        runs.run(model, DATA, tmp_path, SMALL)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """The system refuses to let files grow beyond a number of bytes, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk(model: Model, tmp_path: Path, small_files: Callable[[int], None]) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, limit=1, part_inputs=1)
+    whole = {name: read(tmp_path, name) for name in ("curves", "inputs", "components")}
+    small_files(3000)
+    with pytest.raises(InputError, match="cannot be written"):
+        runs.run(model, DATA, tmp_path, SMALL, part_inputs=1)
+    small_files(resource.RLIM_INFINITY)
+    for name, table in whole.items():
+        assert read(tmp_path, name).slice(0, table.num_rows).equals(table)
+        assert not list((tmp_path / name).glob(".*"))
+    assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=1).computed == 3
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All tables in the order of inputs and sizes."""
+    return {name: read(folder, name).to_pylist() for name in ("curves", "components", "inputs")}
+
+
+def test_twenty_kills(tmp_path: Path) -> None:
+    """kill -9 at random moments: the final tables are those of a run that nothing stopped, row for row."""
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "tests.killed_runs", str(out), str(tmp_path / "programs")]
+    root, unchecked = Path(__file__).parent.parent, os.environ | {"JAXTYPING_DISABLE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=unchecked)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["ends"] == ["killed"] * 20
+    assert 0 < told["parts_before_the_last"] < len(killed_runs.DATA.rows)
+    alone = Model(Decoder(TINY, tiny_params()), Letters())
+    runs.run(alone, killed_runs.DATA, tmp_path / "whole", killed_runs.PLAN, part_inputs=1)
+    found, expected = rows_of(out), rows_of(tmp_path / "whole")
+    assert [row["input"] for row in found["inputs"]] == list(range(len(killed_runs.DATA.rows)))
+    assert found == expected
+    leftovers = [path.name for path in out.rglob("*") if path.name.startswith(".jstrace")]
+    assert leftovers == []
+
+
+# --- inputs that do not work ----------------------------------------------------------------------------------------
+
+
+def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose forward pass is not finite, one that does not fit into memory, one without tokens, one too long."""
+    params = tiny_params()
+    params["embed"] = params["embed"].at[Letters().encode("q")[0]].set(jnp.nan)
+    broken = Model(Decoder(TINY, params), Letters())
+    texts = ("abc", "aq", "b" * 20, " ", "c" * 40, "cab")
+    data = Data("broken", tuple(Row(text) for text in texts), texts)
+    run_cases, n_edges = evaluation.evaluate_cases, jstrace.graph.n_edges
+
+    def small_memory(decoder: Decoder, tokens: jax.Array, *rest: Any, **options: Any) -> Any:
+        if tokens.shape[1] == 32:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
+        return run_cases(decoder, tokens, *rest, **options)
+
+    def few_edges(config: Any, length: int) -> int:
+        if length == 40:
+            raise InputError("40 tokens make a graph of too many edges")
+        return int(n_edges(config, length))
+
+    monkeypatch.setattr(evaluation, "evaluate_cases", small_memory)
+    monkeypatch.setattr(jstrace.graph, "n_edges", few_edges)
+    assert batching.bucket(20) == 32
+    done = runs.run(broken, data, tmp_path, SMALL)
+    assert done == runs.Summary(inputs=6, invalid=4, computed=6)
+    rows = read(tmp_path, "inputs").to_pylist()
+    assert [row["valid"] for row in rows] == [True, False, False, False, False, True]
+    assert [row["reason"] for row in rows] == [
+        None,
+        "the forward pass over 2 tokens is not finite",
+        "20 tokens do not fit into memory",
+        "the text is empty; a trace needs at least one token",
+        "40 tokens make a graph of too many edges",
+        None,
+    ]
+    for name in ("curves", "components"):
+        assert set(read(tmp_path, name)["input"].to_pylist()) == {0, 5}
+
+
+def test_predictions_that_are_not_finite(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision can overflow under a mask alone."""
+    run_cases = evaluation.evaluate_cases
+
+    def overflow(*rest: Any, **options: Any) -> Any:
+        first, *others = run_cases(*rest, **options)
+        spoilt = jax.tree.map(lambda leaf: leaf, first)
+        object.__setattr__(spoilt.measures, "tv", spoilt.measures.tv.at[0, 1].set(jnp.nan))
+        return (spoilt, *others)
+
+    monkeypatch.setattr(evaluation, "evaluate_cases", overflow)
+    runs.run(model, Data("", DATA.rows[:1], ()), tmp_path, SMALL)
+    assert read(tmp_path, "inputs")["reason"].to_pylist() == ["a prediction under l1/all is not finite"]
+
+
+# --- meshes and hosts -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(hf_llama: Callable[..., Path]) -> Path:
+    """A Hugging Face folder with a tokenizer."""
+    found = hf_llama()
+    hf_models.add_tokenizer(found)
+    return found
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_hosts_write_their_own_parts(folder: Path, tmp_path: Path, shared: bool) -> None:
+    lines = [f"{'the cat sat on a mat ' * (n % 3 + 1)}\tthe" for n in range(7)]
+    data = tmp_path / "rows.tsv"
+    data.write_text("\n".join(lines) + "\n")
+    outs = [tmp_path / ("out" if shared else f"out{number}") for number in range(2)]
+    code = "import sys; from tests.two_hosts import run_dataset; run_dataset(*sys.argv[1:])"
+    commands = lambda number: [sys.executable, "-c", code, str(folder), str(data), str(outs[number])]  # noqa: E731
+    for computed in (7,) if shared else (7, 0):
+        ended = two_hosts.run_together(commands)
+        assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
+        assert [json.loads(run.stdout.splitlines()[-1])["computed"] for run in ended] == [computed] * 2
+    files = [len(list(out.glob("inputs/*.parquet"))) for out in outs]
+    assert files == ([4, 4] if shared else [2, 2])
+    from jstrace.data import read_data
+
+    alone = tmp_path / "alone"
+    runs.run(jstrace.load(str(folder)), read_data(str(data)), alone, Plan(sizes=(0.01, 0.1, 0.5)))
+    found = pa.concat_tables([read(out, "curves") for out in dict.fromkeys(outs)]).sort_by(
+        [("input", "ascending"), ("k", "ascending")]
+    )
+    np.testing.assert_allclose(found["tv"].to_numpy(), read(alone, "curves")["tv"].to_numpy(), atol=1e-5)
+
+
+def test_pace() -> None:
+    assert cli_runs._pace(10, 3600, 20.0) == "0.5 inputs/s, 2:00:00 left"
+    assert cli_runs._pace(0, 10, 0.0).startswith("0 inputs/s")
+
+
+def test_only_whole_parts_count(tmp_path: Path) -> None:
+    for name, parts in (("curves", (0, 1)), ("inputs", (1,)), ("components", (0, 1, 2))):
+        (tmp_path / name).mkdir()
+        for part in parts:
+            (tmp_path / name / tables.Part(part, part).file).touch()
+    (tmp_path / "inputs" / "notes.parquet").touch()
+    assert tables.complete_parts(tmp_path, ("curves", "inputs", "components")) == {tables.Part(1, 1)}
+
+
+def test_strata_survive_the_table() -> None:
+    tree = EdgeTree(*(np.arange(np.prod(s), dtype=np.uint8).reshape(s) for s in ((2, 3), (2, 4, 3, 3), (2, 3), (2, 3))))
+    row = {"layers": 2, "n_heads": 4, "n_tokens": 3, **{name: leaf.tobytes() for name, leaf in tree.items()}}
+    for name, leaf in tables.strata_of(row).items():
+        np.testing.assert_array_equal(leaf, getattr(tree, name))
