@@ -197,7 +197,8 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
         return stats.pearsonr(*ranks, axis=axis).statistic
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)  # of a resample
+        for expected in (stats.ConstantInputWarning, stats.DegenerateDataWarning):  # of some resamples of few inputs
+            warnings.simplefilter("ignore", expected)
         resampled = stats.bootstrap(
             (x, y), rho, paired=True, vectorized=True, n_resamples=_RESAMPLES, method="percentile", batch=200,
             rng=np.random.default_rng(seed),
