@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jstrace import machine
 
 REPEATS = 5
 
@@ -37,18 +37,8 @@ def matrix_rate(dtype: Any, size: int, repeats: int = 20) -> float:
 
 def record(benchmark: str, *, out: Path | None = None, **results: Any) -> None:
     """Print the results as one line of JSON, with hardware and versions; also into a file, where one is named."""
-    device = jax.devices()[0]
-    versions = {"python": platform.python_version(), "jax": jax.__version__}
-    hardware = {"device": device.device_kind, "devices": jax.device_count(), "cpu": _cpu(), "cpu_count": os.cpu_count()}
-    line = json.dumps({"benchmark": benchmark, **results, "hardware": hardware, "versions": versions})
+    about = {"hardware": machine.hardware(), "versions": machine.versions()}
+    line = json.dumps({"benchmark": benchmark, **results, **about})
     if out is not None:
         out.write_text(line + "\n", encoding="utf-8")
     print(line)
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            return next(line.split(":")[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -45,6 +45,7 @@ def run_command(
     save_strata: Annotated[bool, typer.Option("--save-strata", help="Keep the strata of every input.")] = False,
 ) -> None:
     """Evaluate every input of a dataset, into tables that outlive whatever stops the run."""
+    _check_installed()
     from jstrace import run_folder, runs
     from jstrace.data import read_data
     from jstrace.devices import check_agreed
@@ -68,6 +69,19 @@ def run_command(
         raise typer.Exit(130) from None
     if first:
         _show(done, out)
+
+
+def _check_installed() -> None:
+    """Name the extra where its packages are missing."""
+    import importlib.util
+
+    missing = [
+        name for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2") if not importlib.util.find_spec(name)
+    ]
+    if missing:
+        from jstrace.models import InputError
+
+        raise InputError(f"{', '.join(missing)} missing: runs and reports need pip install 'jstrace[run]'")
 
 
 def _listed(words: list[str]) -> tuple[str, ...]:
@@ -116,6 +130,7 @@ def report_command(
     out: Annotated[Path, typer.Option(help="A folder for index.html, figures and tables.")],
 ) -> None:
     """Make the paper's figures, tables and correlations of runs, and one page with all of them."""
+    _check_installed()
     from jstrace.report import write_report
 
     labels = write_report(folders, out)

@@ -37,7 +37,7 @@ _STYLE: dict[str, Any] = {
     "axes.formatter.use_mathtext": False,
     "axes.unicode_minus": True,
 }
-_SIZE = "size of the trace (share of all edges)"
+SIZE_LABEL = "size of the trace (share of all edges)"
 _TV = "TV distance from the full graph"
 
 
@@ -71,7 +71,7 @@ def _power(x: float) -> str:
 
 
 def _each_ablation(
-    run: Results, draw: Callable[[Any, str], None], *, ylabel: str, xlabel: str = _SIZE, height: float = 2.1
+    run: Results, draw: Callable[[Any, str], None], *, ylabel: str, xlabel: str = SIZE_LABEL, height: float = 2.1
 ) -> Figure:
     """One panel for each ablation of a run, side by side on one scale."""
     figure, grid = _panels(len(run.ablations), height=height, sharey=True)
@@ -109,7 +109,7 @@ def curve(run: Results) -> Figure:
     return _each_ablation(run, draw, ylabel=_TV)
 
 
-def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = _SIZE) -> Figure:
+def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = SIZE_LABEL) -> Figure:
     """TV against size of several conditions, given as a pattern with ``{}`` for the ablation and a label."""
 
     def draw(axes: Any, ablate: str) -> None:
@@ -187,7 +187,7 @@ def makeup(run: Results) -> Figure:
             columnspacing=0.8, handlelength=1.0,
         )  # fmt: skip
     left.set_ylabel("edges of the trace (%)")
-    figure.supxlabel(_SIZE, fontsize=7)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
     return figure
 
 
@@ -240,7 +240,7 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
         axes.set_title(f"ablated: {ablate}")
         axes.set_ylim(-0.02, 1.02)
     grid[0, 0].set_ylabel(_TV)
-    figure.supxlabel(_SIZE, fontsize=7)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
     _legend_above(figure, 2)
     return figure
 

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import csv
 from scipy import stats
 
-from jstrace import figures, report, results, run_folder, runs, statistics, tables
+from jstrace import contents, figures, report, results, run_folder, runs, statistics, tables
 from jstrace.data import Data, Row
 from jstrace.evaluation import Evaluation
 from jstrace.model import Model
@@ -343,17 +343,17 @@ def test_axes_and_units_are_labelled(planted: Planted) -> None:
         [planted("a", heights_of(9), heights_of(9)), planted("b", heights_of(9), heights_of(9))]
     )
     with figures.style():
-        made = {picture.name: picture for picture in report.pictures(runs_)}
+        made = {picture.name: picture for picture in contents.pictures(runs_)}
         for name, picture in made.items():
-            width, _ = picture.figure.get_size_inches()
+            figure = picture.draw()
+            width, _ = figure.get_size_inches()
             assert width == figures.COLUMN, name
-            words = [text.get_text() for text in picture.figure.findobj(lambda a: hasattr(a, "get_text"))]
+            words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
             assert any(re.search(r"size|density|%|ρ", word) for word in words), name
-            if picture.ablated != report._NOT_ABLATED:
+            if picture.ablated != contents.NOT_ABLATED:
                 assert any("all" in word for word in words), name
                 assert any("residual+mlp" in word for word in words), name
-    correlation = made["correlation-1"].figure
-    labels = {axes.get_xlabel() for axes in correlation.axes}
+    labels = {axes.get_xlabel() for axes in made["correlation-1"].draw().axes}
     assert {"entropy (nats)", "loss (nats)"} <= labels
 
 

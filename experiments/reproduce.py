@@ -1,0 +1,104 @@
+"""Everything of the paper at a chosen scale: runs of the models, then every figure and table.
+
+Command: ``python experiments/reproduce.py --scale tiny --out FOLDER`` (or laptop, gpu, paper), with ``--data FILE`` in
+the place of WikiText. It goes on where it stopped; a model that cannot be had is named and left out.
+
+Runtime: tiny, 8 inputs of SmolLM2, some minutes on two CPU cores; laptop, 200 inputs of SmolLM2, half an hour to an
+hour there; gpu, 500 inputs of Llama-3.1-8B in bfloat16, unmeasured; paper, 5,000 inputs of the ten models, unmeasured,
+which wants a GPU or a slice of a pod for each.
+Expected: as the files of the figures say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TEN_MODELS = (
+    "allenai/OLMo-2-1124-7B",
+    "allenai/OLMo-2-1124-13B",
+    "Qwen/Qwen3-8B-Base",
+    "Qwen/Qwen3-14B-Base",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-14B",
+    "meta-llama/Llama-3.1-8B",
+    "mistralai/Mistral-7B-v0.1",
+    "deepseek-ai/deepseek-llm-7b-base",
+    "microsoft/phi-4",
+)
+FILES = (
+    "fig3_curves",
+    "table1_nucleus",
+    "fig4_core",
+    "fig5_makeup",
+    "fig6_random",
+    "fig7_necessity",
+    "fig8_correlations",
+    "fig9_between_models",
+    "fig10_11_per_model",
+    "table2_validity",
+    "pre_softmax",
+    "edge_scores",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much of the paper is run."""
+
+    models: tuple[str, ...]
+    inputs: int
+    options: tuple[str, ...] = ()
+
+
+_SCORES = ("--importance", "l1,l2,ifr,cosine")
+SCALES = {
+    "tiny": Scale(("smollm2",), 8, _SCORES),
+    "laptop": Scale(("smollm2",), 200),
+    "gpu": Scale(("meta-llama/Llama-3.1-8B",), 500, ("--dtype", "bfloat16", *_SCORES)),
+    "paper": Scale(TEN_MODELS, 5000, ("--dtype", "bfloat16", "--mesh", "data=all")),
+}
+
+
+def run(model: str, scale: Scale, data: str, out: Path) -> bool:
+    """One model's run in a process of its own, whose memory ends with it; whether it came to its end."""
+    command = [sys.executable, "-m", "jstrace.cli", "run", "--model", model, "--data", data, "--out", str(out)]
+    command += ["--limit", str(scale.inputs), "--baselines", "random,inverse,pre-softmax", *scale.options]
+    print(" ".join(command), flush=True)
+    return subprocess.run(command, check=False, cwd=HERE.parent).returncode == 0
+
+
+def draw(name: str, runs: list[Path], out: Path) -> None:
+    """One file of a figure or table."""
+    print(f"experiments/{name}.py", flush=True)
+    sys.argv = [name, *map(str, runs), "--out", str(out)]
+    runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
+
+
+def main() -> None:
+    """Runs first, then figures and tables, one folder each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=sorted(SCALES), required=True)
+    parser.add_argument("--data", default="wikitext-2", help="as for jstrace run")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    scale, out = SCALES[given.scale], given.out.resolve()
+    data = str(Path(given.data).resolve()) if Path(given.data).exists() else given.data
+    folders = {model: out / "runs" / model.replace("/", "--") for model in scale.models}
+    done = [folder for model, folder in folders.items() if run(model, scale, data, folder)]
+    missing = [model for model, folder in folders.items() if folder not in done]
+    if missing:
+        print(f"left out, as they did not come to their end: {', '.join(missing)}", file=sys.stderr)
+    if not done:
+        sys.exit("error: no run to make figures of")
+    for name in FILES:
+        draw(name, done, out / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What a report shows of its runs: every figure and table with its words (section 7 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from jstrace import figures, statistics
+from jstrace.results import Results
+
+NOT_ABLATED = "Nothing is ablated here: it shows the traces themselves."
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure with its words."""
+
+    kind: str
+    number: int | None
+    """Of the model, from 1, where a report has figures of several."""
+    title: str
+    caption: str
+    ablated: str
+    """Which edges were ablated, as the page says it."""
+    draw: Callable[[], Figure]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.kind if self.number is None else f"{self.kind}-{self.number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with its words."""
+
+    name: str
+    title: str
+    rows: pa.Table
+
+
+def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
+    """Every figure that the runs have the numbers for."""
+    for number, run in enumerate(runs, 1):
+        yield from _of_one(run, None if len(runs) == 1 else number)
+    if len(runs) > 1:
+        yield from _of_all(runs)
+
+
+Drawing = Callable[[Results], Figure]
+
+
+def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
+    who, n = run.label, run.valid.num_rows
+    ablated = f"Ablated: {_each(run.ablations)}."
+
+    def picture(kind: str, title: str, caption: str, draw: Drawing, ablated: str = ablated) -> Picture:
+        drawn = functools.partial(draw, run)
+        return Picture(kind, number, f"{who}: {title}", f"{caption} n = {n}.", ablated, drawn)
+
+    yield picture(
+        "tv", "how fast the prediction comes back (Fig. 3)",
+        "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
+        " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
+        figures.curve,
+    )  # fmt: skip
+    yield picture(
+        "nucleus", "the size that each nucleus needs",
+        "The least size from which on the nucleus (the shortest list of most probable tokens with so much mass) is the"
+        " same ordered list as in the full graph; median and quartiles; 1 is the full graph.",
+        figures.nucleus,
+    )  # fmt: skip
+    yield picture(
+        "core", "stability of the core (Fig. 4)",
+        "Share of the edges of all inputs' traces that the components (residual stream, MLP or head of a layer) with"
+        " most of them hold; one line for each size. Grey: all components alike.",
+        figures.core, NOT_ABLATED,
+    )  # fmt: skip
+    yield picture(
+        "makeup", "what traces are made of (Fig. 5)",
+        "Edges of the trace by type and by quarter of the layers, means over inputs.",
+        figures.makeup, NOT_ABLATED,
+    )  # fmt: skip
+    yield from (picture(*beside) for beside in _beside(run))
+    yield picture(
+        "correlation", "density against entropy, loss and frequency (Fig. 8)",
+        "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
+        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval.",
+        figures.correlation,
+    )  # fmt: skip
+
+
+def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing]]:
+    """Baselines and other scores, as far as the run has them: kind, title, caption and figure."""
+    own, asked = (f"{run.importance}/{{}}", f"s-Trace ({run.importance})"), run.manifest["config"]
+    if "random" in asked["baselines"]:
+        yield (
+            "random", "against random traces (Fig. 6)",
+            "Random scores, residual and MLP edges first, through the same extraction.",
+            _compared([own, ("random baseline/{}", "random")]),
+        )  # fmt: skip
+    if "inverse" in asked["baselines"]:
+        yield (
+            "necessity", "necessity (Fig. 7)",
+            "TV when the attention and MLP edges of the trace are removed and all others kept, residual edges always.",
+            _compared(
+                [(f"{run.importance}/{{}}/inverse", "trace removed")],
+                xlabel="size of the trace removed (share of all edges)",
+            ),
+        )  # fmt: skip
+    if "pre-softmax" in asked["baselines"]:
+        yield (
+            "pre-softmax", "masks before the softmax",
+            "Attention masks that enter the softmax, against those that follow it.",
+            _compared([own, (f"{run.importance}/{{}}/pre-softmax", "before the softmax")]),
+        )  # fmt: skip
+    if len(asked["importance"]) > 1:
+        yield (
+            "importance", "edge scores compared", "The same extraction by other scores.",
+            _compared([(f"{kind}/{{}}", kind) for kind in asked["importance"]]),
+        )  # fmt: skip
+
+
+def _compared(kinds: Sequence[tuple[str, str]], xlabel: str = figures.SIZE_LABEL) -> Drawing:
+    return functools.partial(figures.compared, kinds=kinds, xlabel=xlabel)
+
+
+def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
+    ablations = [name for name in ("all", "residual+mlp") if any(name in run.ablations for run in runs)]
+    yield Picture(
+        "models", None, "All models: how fast the prediction comes back (Fig. 10)",
+        "Median TV distance over each model's own valid inputs.",
+        f"Ablated: {_each(ablations)}.", functools.partial(figures.all_models, runs, ablations),
+    )  # fmt: skip
+    shared = [f"{runs[0].importance}/{name}" for name in ablations]
+    shared = [name for name in shared if name in statistics.shared_conditions(runs)]
+    if shared:
+        yield Picture(
+            "between-models", None, "All models: do they agree on which inputs are dense? (Fig. 9)",
+            "Spearman's ρ of density between models, on the inputs that both have (told by their texts).",
+            f"Ablated: {_each([name.split('/')[1] for name in shared])}.",
+            functools.partial(figures.between_models, runs, shared),
+        )  # fmt: skip
+
+
+_ABLATED = {"all": "all edges", "residual+mlp": "residual and MLP edges only (residual+mlp)"}
+
+
+def _each(ablations: Sequence[str]) -> str:
+    words = [_ABLATED[name] for name in ablations]
+    missing = "" if len(words) > 1 else "; this run has no other mode to show beside it"
+    return ", beside it ".join(words) + missing
+
+
+def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
+    """Every table; ``usable`` are the runs with valid inputs."""
+    found = [
+        Table("validity", "Valid and invalid inputs (Table 2)", statistics.validity(runs)),
+        Table("density", "Density", statistics.densities(usable)),
+        Table("phases", "Fall of the median TV in each phase", statistics.phases(usable)),
+        Table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
+              statistics.correlations(usable)),
+        Table("nucleus", "The size that each nucleus needs", statistics.nuclei(usable)),
+        Table("core", "Share of edges held by the top components (Fig. 4)", statistics.cores(usable)),
+        Table("makeup", "Types and quarters of the depth (Fig. 5)", statistics.makeups(usable)),
+        Table("curves", "All curves (Figs. 3, 6, 7)", statistics.curves(usable)),
+        Table("inputs", "All inputs, without their texts", statistics.numbers_of_inputs(runs)),
+    ]  # fmt: skip
+    if len(usable) > 1:
+        pairs = Table("between-models", "Density between models (Fig. 9)", statistics.model_pairs(usable))
+        found.insert(4, pairs)
+    return found
