@@ -1,4 +1,4 @@
-"""Fig. 7: necessity, TV when the attention and MLP edges of the trace are removed.
+"""Fig. 7: necessity, TV when the attention and MLP edges of the trace (or its MLP edges alone) are removed.
 
 Command: ``python experiments/fig7_necessity.py RUN... --out FOLDER``
 (folders of ``jstrace run``; under a minute).

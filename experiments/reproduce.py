@@ -61,7 +61,7 @@ SCALES = {
     "tiny": Scale(("smollm2",), 8, _SCORES),
     "laptop": Scale(("smollm2",), 200),
     "gpu": Scale(("meta-llama/Llama-3.1-8B",), 500, ("--dtype", "bfloat16", *_SCORES)),
-    "paper": Scale(TEN_MODELS, 5000, ("--dtype", "bfloat16", "--mesh", "data=all")),
+    "paper": Scale(TEN_MODELS, 5000, ("--dtype", "bfloat16")),
 }
 
 
@@ -74,10 +74,13 @@ def run(model: str, scale: Scale, data: str, out: Path) -> bool:
 
 
 def draw(name: str, runs: list[Path], out: Path) -> None:
-    """One file of a figure or table."""
+    """One file of a figure or table; where the runs do not have what it shows, it says so."""
     print(f"experiments/{name}.py", flush=True)
     sys.argv = [name, *map(str, runs), "--out", str(out)]
-    runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
+    except SystemExit as refused:
+        print(f"  left out: {refused}", file=sys.stderr)
 
 
 def main() -> None:
@@ -85,9 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=sorted(SCALES), required=True)
     parser.add_argument("--data", default="wikitext-2", help="as for jstrace run")
+    parser.add_argument("--mesh", help="as for jstrace run; the README says what each model wants")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     scale, out = SCALES[given.scale], given.out.resolve()
+    if given.mesh:
+        scale = dataclasses.replace(scale, options=(*scale.options, "--mesh", given.mesh))
     data = str(Path(given.data).resolve()) if Path(given.data).exists() else given.data
     folders = {model: out / "runs" / model.replace("/", "--") for model in scale.models}
     done = [folder for model, folder in folders.items() if run(model, scale, data, folder)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -46,19 +47,17 @@ def run_command(
 ) -> None:
     """Evaluate every input of a dataset, into tables that outlive whatever stops the run."""
     _check_installed()
-    from jstrace import run_folder, runs
+    from jstrace import runs
     from jstrace.data import read_data
     from jstrace.devices import check_agreed
     from jstrace.pipeline import Plan
 
     plan = Plan(_listed(importance), _listed(ablate), _listed(baselines or []), seed=seed)
     rows = read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
-    known = run_folder.configuration(plan, rows, save_strata=save_strata, fingerprint="")
-    run_folder.check_same(out, {name: value for name, value in known.items() if name != "model"})
     first = joined() if distributed else True
+    check_agreed((model, revision, dtype, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
-    loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    check_agreed((model, dtype, mesh))
+    loaded = functools.partial(load, model, dtype.value, revision, wanted, quiet=not first)
     try:
         with _progress(shown=first) as progress:
             done = runs.run(

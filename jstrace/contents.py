@@ -40,7 +40,7 @@ class Table:
 
     name: str
     title: str
-    rows: pa.Table
+    compute: Callable[[], pa.Table]
 
 
 def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
@@ -63,7 +63,7 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
         return Picture(kind, number, f"{who}: {title}", f"{caption} n = {n}.", ablated, drawn)
 
     yield picture(
-        "tv", "how fast the prediction comes back (Fig. 3)",
+        "tv", "how fast the prediction comes back (Figs. 3 and 10)",
         "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
         " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
         figures.curve,
@@ -81,8 +81,8 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
         figures.core, NOT_ABLATED,
     )  # fmt: skip
     yield picture(
-        "makeup", "what traces are made of (Fig. 5)",
-        "Edges of the trace by type and by quarter of the layers, means over inputs.",
+        "makeup", "what traces are made of (Figs. 5 and 11)",
+        "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any.",
         figures.makeup, NOT_ABLATED,
     )  # fmt: skip
     yield from (picture(*beside) for beside in _beside(run))
@@ -94,46 +94,53 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
     )  # fmt: skip
 
 
-def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing]]:
-    """Baselines and other scores, as far as the run has them: kind, title, caption and figure."""
+def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
+    """Baselines and other scores, as far as the run has them: kind, title, caption, figure and what was ablated."""
     own, asked = (f"{run.importance}/{{}}", f"s-Trace ({run.importance})"), run.manifest["config"]
     if "random" in asked["baselines"]:
         yield (
             "random", "against random traces (Fig. 6)",
             "Random scores, residual and MLP edges first, through the same extraction.",
-            _compared([own, ("random baseline/{}", "random")]),
+            *_compared(run, [own, ("random baseline/{}", "random")]),
         )  # fmt: skip
     if "inverse" in asked["baselines"]:
+        removed = {"all": "the attention and MLP edges", "residual+mlp": "the MLP edges alone"}
         yield (
-            "necessity", "necessity (Fig. 7)",
-            "TV when the attention and MLP edges of the trace are removed and all others kept, residual edges always.",
-            _compared(
-                [(f"{run.importance}/{{}}/inverse", "trace removed")],
+            "necessity", "necessity (Fig. 7)", "TV of the graph without them against the size of the trace.",
+            functools.partial(
+                figures.compared, kinds=[(f"{run.importance}/{{}}/inverse", "trace removed")],
                 xlabel="size of the trace removed (share of all edges)",
             ),
+            f"Removed: {', beside it '.join(f'{removed[name]} of the trace ({name})' for name in run.ablations)};"
+            " all others are kept, residual edges always" + _alone(run.ablations) + ".",
         )  # fmt: skip
     if "pre-softmax" in asked["baselines"]:
         yield (
             "pre-softmax", "masks before the softmax",
-            "Attention masks that enter the softmax, against those that follow it.",
-            _compared([own, (f"{run.importance}/{{}}/pre-softmax", "before the softmax")]),
+            "Attention masks that enter the softmax, against those that follow it; with residual+mlp there are none.",
+            *_compared(run, [own, (f"{run.importance}/{{}}/pre-softmax", "before the softmax")]),
         )  # fmt: skip
     if len(asked["importance"]) > 1:
         yield (
             "importance", "edge scores compared", "The same extraction by other scores.",
-            _compared([(f"{kind}/{{}}", kind) for kind in asked["importance"]]),
+            *_compared(run, [(f"{kind}/{{}}", kind) for kind in asked["importance"]]),
         )  # fmt: skip
 
 
-def _compared(kinds: Sequence[tuple[str, str]], xlabel: str = figures.SIZE_LABEL) -> Drawing:
-    return functools.partial(figures.compared, kinds=kinds, xlabel=xlabel)
+def _compared(run: Results, kinds: Sequence[tuple[str, str]]) -> tuple[Drawing, str]:
+    """A comparison and what it ablates."""
+    return functools.partial(figures.compared, kinds=kinds), f"Ablated: {_each(figures.ablations_of(run, kinds))}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
     ablations = [name for name in ("all", "residual+mlp") if any(name in run.ablations for run in runs)]
     yield Picture(
-        "models", None, "All models: how fast the prediction comes back (Fig. 10)",
-        "Median TV distance over each model's own valid inputs.",
+        "models", None, "All models: how fast the prediction comes back (Fig. 3)",
+        f"Median TV distance over each model's own valid inputs. n = {_range([run.valid.num_rows for run in runs])}.",
         f"Ablated: {_each(ablations)}.", functools.partial(figures.all_models, runs, ablations),
     )  # fmt: skip
     shared = [f"{runs[0].importance}/{name}" for name in ablations]
@@ -141,7 +148,8 @@ def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
     if shared:
         yield Picture(
             "between-models", None, "All models: do they agree on which inputs are dense? (Fig. 9)",
-            "Spearman's ρ of density between models, on the inputs that both have (told by their texts).",
+            "Spearman's ρ of density between models, on the inputs that both have (told by their texts); n of each"
+            " pair is in the table.",
             f"Ablated: {_each([name.split('/')[1] for name in shared])}.",
             functools.partial(figures.between_models, runs, shared),
         )  # fmt: skip
@@ -151,26 +159,31 @@ _ABLATED = {"all": "all edges", "residual+mlp": "residual and MLP edges only (re
 
 
 def _each(ablations: Sequence[str]) -> str:
-    words = [_ABLATED[name] for name in ablations]
-    missing = "" if len(words) > 1 else "; this run has no other mode to show beside it"
-    return ", beside it ".join(words) + missing
+    return ", beside it ".join(_ABLATED[name] for name in ablations) + _alone(ablations)
+
+
+def _alone(ablations: Sequence[str]) -> str:
+    return "" if len(ablations) > 1 else "; there is no other mode to show beside it"
 
 
 def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
     """Every table; ``usable`` are the runs with valid inputs."""
-    found = [
-        Table("validity", "Valid and invalid inputs (Table 2)", statistics.validity(runs)),
-        Table("density", "Density", statistics.densities(usable)),
-        Table("phases", "Fall of the median TV in each phase", statistics.phases(usable)),
-        Table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
-              statistics.correlations(usable)),
-        Table("nucleus", "The size that each nucleus needs", statistics.nuclei(usable)),
-        Table("core", "Share of edges held by the top components (Fig. 4)", statistics.cores(usable)),
-        Table("makeup", "Types and quarters of the depth (Fig. 5)", statistics.makeups(usable)),
-        Table("curves", "All curves (Figs. 3, 6, 7)", statistics.curves(usable)),
-        Table("inputs", "All inputs, without their texts", statistics.numbers_of_inputs(runs)),
+
+    def table(name: str, title: str, compute: Callable[[Sequence[Results]], pa.Table], of: Sequence[Results]) -> Table:
+        return Table(name, title, functools.partial(compute, of))
+
+    pairs = table("between-models", "Density between models (Fig. 9)", statistics.model_pairs, usable)
+    return [
+        table("validity", "Valid and invalid inputs (Table 2)", statistics.validity, runs),
+        table("density", "Density", statistics.densities, usable),
+        table("phases", "Fall of the median TV in each phase", statistics.phases, usable),
+        table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
+              statistics.correlations, usable),
+        *([pairs] if len(usable) > 1 else []),
+        table("nucleus", "The size that each nucleus needs", statistics.nuclei, usable),
+        table("core", "Share of edges held by the top components (Fig. 4)", statistics.cores, usable),
+        table("makeup", "Types and quarters of the depth (Fig. 5)", statistics.makeups, usable),
+        table("layers", "Share of every layer (Fig. 5)", statistics.layers, usable),
+        table("curves", "All curves (Figs. 3, 6, 7)", statistics.curves, usable),
+        table("inputs", "All inputs, without their texts", statistics.numbers_of_inputs, runs),
     ]  # fmt: skip
-    if len(usable) > 1:
-        pairs = Table("between-models", "Density between models (Fig. 9)", statistics.model_pairs(usable))
-        found.insert(4, pairs)
-    return found

@@ -54,7 +54,7 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """A short hash of every row and of the corpus."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"%d rows " % len(self.rows))
         for part in (*(part for row in self.rows for part in row), *self.corpus):
             found = b"" if part is None else part.encode()
             digest.update(b"%d " % (-1 if part is None else len(found)) + found)
@@ -185,25 +185,42 @@ def _wikitext(name: str) -> list[str]:
     return [detokenised(line) for part in parts for line in part if line.strip() and not line.strip().startswith("=")]
 
 
-_JOINS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."), (" n't", "n't"), ("( ", "("), (" )", ")"), (" 's", "'s"))
+_JOINS = ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."), ("( ", "("), (" )", ")"))
+_CONTRACTION = re.compile(r"(?<=\w) '(s|t|m|re|ll|ve|d)\b")
 
 
 def detokenised(line: str) -> str:
     """WikiText's spaced tokens as running text."""
     for spaced, joined in _JOINS:
         line = line.replace(spaced, joined)
-    return re.sub(r" ([,.;:!?%])", r"\1", line).strip()
+    return re.sub(r" ([,.;:!?%])", r"\1", _CONTRACTION.sub(r"'\1", line)).strip()
 
 
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(.])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Jr|Sr|No|vs|Lt|Col|Gen|Capt|Sgt|Maj|Adm|Rev|Prof|Mt|Ft|Gov|Sen)\.$"
+)
+_UNCLEAR = ("<unk>", '"', " '")
+"""What passages must not hold: words that are not known, and quotes whose spaces cannot be told."""
+
+
+def _sentences(paragraph: str) -> list[str]:
+    """Sentences, not split after initials and titles."""
+    found: list[str] = []
+    for piece in _SENTENCE_ENDS.split(paragraph):
+        if found and _ABBREVIATION.search(found[-1]):
+            found[-1] += f" {piece}"
+        else:
+            found.append(piece)
+    return found
 
 
 def passages(paragraph: str, n_words: int) -> Iterator[Row]:
     """The passages of so many words that start at a sentence, do not overlap and have a word after them.
 
-    Passages with ``<unk>`` or double quotes, whose spaces cannot be told, are left out.
+    Passages with ``<unk>`` or with quotes whose spaces cannot be told are left out.
     """
-    sentences, start = _SENTENCE_ENDS.split(paragraph), 0
+    sentences, start = _sentences(paragraph), 0
     while start < len(sentences):
         words: list[str] = []
         end = start
@@ -213,7 +230,7 @@ def passages(paragraph: str, n_words: int) -> Iterator[Row]:
         if len(words) <= n_words:
             return
         text = " ".join(words[: n_words + 1])
-        if "<unk>" in text or '"' in text:
+        if any(mark in text for mark in _UNCLEAR):
             start += 1
             continue
         yield Row(" ".join(words[:n_words]), words[n_words])

@@ -126,14 +126,14 @@ def together(step: Callable[[], Result]) -> Result:
     """The step's result; where it fails on one host, every host raises, rather than wait for that one.
 
     Raises:
-      InputError: of the step, or that it failed elsewhere.
+      InputError: the step failed elsewhere; here its own error is raised.
     """
-    failure: InputError | None = None
+    if jax.process_count() == 1:
+        return step()
+    failure: Exception | None = None
     try:
         result = step()
-    except InputError as error:
-        if jax.process_count() == 1:
-            raise
+    except Exception as error:  # whatever it is, the others must hear of it
         failure = error
     if either(np.asarray(failure is not None)):
         raise failure or InputError("another host failed; its own message says why")

@@ -48,6 +48,15 @@ def style() -> Iterator[None]:
         yield
 
 
+def shortened(label: str) -> str:
+    """A model's name in printable characters, short enough for an axis."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in label).strip("_ ") or "·"
+    return shown if len(shown) <= _LABEL else f"{shown[: _LABEL // 2 - 1]}…{shown[-_LABEL // 2 :]}"
+
+
+_LABEL = 26
+
+
 def _panels(count: int, *, height: float = 2.1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(COLUMN, height), layout="constrained")
     return figure, np.asarray(figure.subplots(rows, count, squeeze=False, **options))
@@ -71,11 +80,16 @@ def _power(x: float) -> str:
 
 
 def _each_ablation(
-    run: Results, draw: Callable[[Any, str], None], *, ylabel: str, xlabel: str = SIZE_LABEL, height: float = 2.1
+    ablations: Sequence[str],
+    draw: Callable[[Any, str], None],
+    *,
+    ylabel: str,
+    xlabel: str = SIZE_LABEL,
+    height: float = 2.1,
 ) -> Figure:
-    """One panel for each ablation of a run, side by side on one scale."""
-    figure, grid = _panels(len(run.ablations), height=height, sharey=True)
-    for axes, ablate in zip(grid[0], run.ablations, strict=True):
+    """One panel for each ablation, side by side on one scale."""
+    figure, grid = _panels(len(ablations), height=height, sharey=True)
+    for axes, ablate in zip(grid[0], ablations, strict=True):
         draw(axes, ablate)
         axes.set_title(f"ablated: {ablate}")
     grid[0, 0].set_ylabel(ylabel)
@@ -106,7 +120,7 @@ def curve(run: Results) -> Figure:
         _phases(axes)
         axes.set_ylim(-0.02, 1.12)
 
-    return _each_ablation(run, draw, ylabel=_TV)
+    return _each_ablation(run.ablations, draw, ylabel=_TV)
 
 
 def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = SIZE_LABEL) -> Figure:
@@ -119,15 +133,27 @@ def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = SI
         _log_sizes(axes, run.sizes)
         axes.set_ylim(-0.02, 1.02)
 
-    figure = _each_ablation(run, draw, ylabel=_TV, xlabel=xlabel, height=2.1 if len(kinds) == 1 else 2.35)
+    height = 2.1 if len(kinds) == 1 else 2.35
+    figure = _each_ablation(ablations_of(run, kinds), draw, ylabel=_TV, xlabel=xlabel, height=height)
     if len(kinds) > 1:
-        _legend_above(figure, len(kinds))
+        _legend_above(figure, 3)
     return figure
 
 
-def _legend_above(figure: Figure, count: int) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(count, 3))
+def ablations_of(run: Results, kinds: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The ablations under which a run has all these conditions."""
+    return tuple(
+        ablate for ablate in run.ablations if all(pattern.format(ablate) in run.conditions for pattern, _ in kinds)
+    )
+
+
+def _legend_above(figure: Figure, columns: int) -> None:
+    """One legend for the lines of all panels."""
+    shown: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(len(shown), columns))
 
 
 def nucleus(run: Results) -> Figure:
@@ -144,7 +170,7 @@ def nucleus(run: Results) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
 
     return _each_ablation(
-        run, draw, ylabel="size from which on it is recovered", xlabel="nucleus (% of the probability mass)"
+        run.ablations, draw, ylabel="size from which on it is recovered", xlabel="nucleus (% of the probability mass)"
     )
 
 
@@ -224,6 +250,7 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     if np.isfinite(found.rho):
         axes.set_title(f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]", fontsize=5.5)
+    axes.text(0.97, 0.03, f"n = {found.n}", transform=axes.transAxes, ha="right", fontsize=5, color="0.3")
 
 
 def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
@@ -235,7 +262,7 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
             if condition in run.conditions:
                 middle = np.median(run.curve(condition, "tv"), axis=0)
                 dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
-                axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=run.label)
+                axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=shortened(run.label))
         _log_sizes(axes, runs[0].sizes)
         axes.set_title(f"ablated: {ablate}")
         axes.set_ylim(-0.02, 1.02)
@@ -246,22 +273,20 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
 
 
 def between_models(runs: Sequence[Results], conditions: Sequence[str]) -> Figure:
-    """Spearman's correlation of density between models on shared inputs (Fig. 9)."""
-    count = len(runs)
-    side = COLUMN / len(conditions)
-    figure, grid = _panels(len(conditions), height=max(1.9, min(side, 2.4) + 0.9))
-    for number, (axes, condition) in enumerate(zip(grid[0], conditions, strict=True)):
+    """Spearman's correlation of density between models on shared inputs (Fig. 9), a panel for each condition."""
+    count, panels = len(runs), len(conditions)
+    figure, grid = _panels(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
+    for number, (axes, condition) in enumerate(zip(grid.ravel(), conditions, strict=True)):
         rho = np.asarray([[cell.rho for cell in row] for row in statistics.between_models(runs, condition)])
-        image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr")
+        image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr", aspect="auto")
         for (i, j), value in np.ndenumerate(rho):
-            dark = abs(value) > 0.6
-            text = "–" if np.isnan(value) else f"{value:.2f}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=5 if count > 4 else 6, color="w" if dark else "k")
-        axes.set_xticks(range(count), [run.label for run in runs], rotation=60, ha="right")
-        axes.set_yticks(range(count), [run.label for run in runs] if number == 0 else [""] * count)
+            text = "–" if np.isnan(value) else f"{value:.2f}".replace("0.", ".")
+            axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color="w" if abs(value) > 0.6 else "k")
+        names = [shortened(run.label) for run in runs]
+        axes.set_xticks(range(count), names if number == panels - 1 else [""] * count, rotation=60, ha="right")
+        axes.set_yticks(range(count), names)
         axes.grid(visible=False)
-        axes.set_title(condition, fontsize=6)
-    figure.colorbar(
-        image, ax=grid[0].tolist(), label="Spearman's ρ of density", shrink=0.8, location="bottom", aspect=30
-    )
+        axes.set_title(f"ablated: {condition.split('/')[1]}")
+    label = "Spearman's ρ of density"
+    figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8, location="top", aspect=30)
     return figure

@@ -54,7 +54,8 @@ class Case:
 class Plan:
     """What is asked of every input.
 
-    Baselines belong to the first importance; random scores take residual and MLP edges first.
+    Baselines belong to the first importance; random scores take residual and MLP edges first; masks before the softmax
+    are those of attention, so they come with ``all`` alone.
 
     Raises:
       InputError: an unknown or repeated name, none at all, or sizes that make no sense.
@@ -75,6 +76,8 @@ class Plan:
             unknown = [name for name in given if name not in known]
             if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
                 raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
+        if "pre-softmax" in self.baselines and "all" not in self.ablations:
+            raise InputError("pre-softmax masks attention: ablate all, too")
         graph.checked_sizes(self.sizes)
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed = {self.seed}, expected 0 to {2**31 - 1}")
@@ -90,7 +93,8 @@ class Plan:
                 "inverse": Case(first, Condition(ablate, inverse=True)),
                 "pre-softmax": Case(first, Condition(ablate, pre_softmax=True)),
             }
-            found += [case for name, case in beside.items() if name in self.baselines]
+            asked = [name for name in self.baselines if name != "pre-softmax" or ablate == "all"]
+            found += [case for name, case in beside.items() if name in asked]
         return tuple(found)
 
     @property
@@ -131,6 +135,7 @@ def process(
       An input's index with what came of it: not in the order of ``rows``.
     """
     fitting: dict[int, int] = {}
+    longest = 0  # of the inputs that did fit into memory
     for index, row in rows.items():
         try:
             graph.n_edges(model.config, len(row))
@@ -140,12 +145,18 @@ def process(
             yield index, Invalid(str(error))
 
     def run(members: list[int], n_rows: int) -> list[Outcome | Invalid]:
+        nonlocal longest
+        length = max(fitting[index] for index in members)
         try:
-            return _run_batch(model, plan, [rows[i] for i in members], [next_tokens[i] for i in members], n_rows)
+            found = _run_batch(model, plan, [rows[i] for i in members], [next_tokens[i] for i in members], n_rows)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if len(members) > 1 or jax.process_count() > 1 or not batching.out_of_memory(error):
+            # Where as long an input did fit, somebody else has taken the memory: that is no property of this one.
+            alone = len(members) == 1 and jax.process_count() == 1 and length > longest
+            if not alone or not batching.out_of_memory(error):
                 raise
-            return [Invalid(f"{len(rows[members[0]])} tokens do not fit into memory")]
+            return [Invalid(f"{length} tokens do not fit into memory")]
+        longest = max(longest, length)
+        return found
 
     most, n_devices = functools.partial(_most, model, plan), devices.n_data(model.mesh)
     for members, found in batching.in_batches(fitting, most, run, n_devices=n_devices):

@@ -6,9 +6,9 @@ import base64
 import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import jinja2
 import numpy as np
@@ -23,6 +23,7 @@ from jstrace.results import Results, read_results
 from jstrace.store import write_whole
 
 _DPI = 300
+Item = TypeVar("Item")
 
 
 def write_report(
@@ -32,7 +33,7 @@ def write_report(
 
     Args:
       folders: of runs; those of one run's hosts make one, several runs are compared.
-      out: a folder; files of an earlier report in it are replaced.
+      out: a folder; files of the same names in it are replaced.
       figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
       tables: the tables to make, as ``contents.tables`` names them; all by default.
 
@@ -46,17 +47,28 @@ def write_report(
     usable = [run for run in runs if run.valid.num_rows]
     if not usable:
         raise InputError(f"{', '.join(run.label for run in runs)}: not one valid input to report on")
+    wanted_pictures = _chosen([*contents.pictures(usable)], figures, "figure", lambda picture: picture.kind)
+    wanted_tables = _chosen(contents.tables(runs, usable), tables, "table", lambda table: table.name)
     target = Path(out)
     pictures_folder, tables_folder = (_folder(target / name) for name in ("figures", "tables"))
     with style():
-        wanted = (picture for picture in contents.pictures(usable) if not figures or picture.kind in figures)
-        drawn = [(picture, _saved(picture, pictures_folder)) for picture in wanted]
-    found = [table for table in contents.tables(runs, usable) if not tables or table.name in tables]
-    for table in found:
-        write_whole(tables_folder / f"{table.name}.csv", functools.partial(csv.write_csv, table.rows))
+        drawn = [(picture, _saved(picture, pictures_folder)) for picture in wanted_pictures]
+    found = [(table, table.compute()) for table in wanted_tables]
+    for table, rows in found:
+        write_whole(tables_folder / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
     page = _page(runs, usable, drawn, found)
     write_whole(target / "index.html", functools.partial(_put, page.encode("utf-8", errors="replace")))
     return [run.label for run in runs]
+
+
+def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callable[[Item], str]) -> list[Item]:
+    """Those that were asked for by name, all where none was."""
+    missing = [word for word in wanted if word not in map(name, made)]
+    if missing:
+        raise InputError(
+            f"these runs have no {what} {', '.join(missing)}, but {', '.join(dict.fromkeys(map(name, made)))}"
+        )
+    return [item for item in made if not wanted or name(item) in wanted]
 
 
 def _put(content: bytes, stream: IO[bytes]) -> None:
@@ -92,7 +104,10 @@ _EXAMPLES = 5
 
 
 def _page(
-    runs: Sequence[Results], usable: Sequence[Results], drawn: Sequence[tuple[Picture, bytes]], found: Sequence[Table]
+    runs: Sequence[Results],
+    usable: Sequence[Results],
+    drawn: Sequence[tuple[Picture, bytes]],
+    found: Sequence[tuple[Table, pa.Table]],
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jstrace", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -102,8 +117,8 @@ def _page(
         for picture, svg in drawn
     ]
     shown = [
-        {"table": table, "columns": table.rows.column_names, "rows": _cells(table.rows), "all": table.rows.num_rows}
-        for table in found
+        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows}
+        for table, rows in found
     ]
     return environment.get_template("report.html").render(
         runs=[_facts(run) for run in runs], images=images, tables=shown, examples=[*map(_examples, usable)]
@@ -122,7 +137,9 @@ def _cell(value: Any) -> str:
 
 def _facts(run: Results) -> dict[str, Any]:
     """What the page says of a run before its figures."""
-    last, data = run.manifest["sessions"][-1], run.manifest["data"]
+    sessions, data = run.manifest["sessions"], run.manifest["data"]
+    devices = [f"{s['hardware']['devices']} x {s['hardware']['device']} ({s['hardware']['cpu']})" for s in sessions]
+    versions = [", ".join(f"{name} {version}" for name, version in s["versions"].items()) for s in sessions]
     return {
         "label": run.label,
         "model": run.manifest["model"]["name"],
@@ -133,8 +150,8 @@ def _facts(run: Results) -> dict[str, Any]:
         "rows": data["rows"],
         "invalid": run.inputs.num_rows - run.valid.num_rows,
         "conditions": ", ".join(run.conditions),
-        "device": f"{last['hardware']['devices']} x {last['hardware']['device']} ({last['hardware']['cpu']})",
-        "versions": ", ".join(f"{name} {version}" for name, version in last["versions"].items()),
+        "device": "; ".join(dict.fromkeys(devices)),
+        "versions": "; ".join(dict.fromkeys(versions)),
     }
 
 

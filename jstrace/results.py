@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from jstrace import run_folder, tables
 from jstrace.models import InputError
-from jstrace.tables import density_column
+from jstrace.tables import Part, density_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Results:
     manifest: dict[str, Any]
     inputs: pa.Table
     """All inputs, the invalid ones among them."""
-    _curves: pa.Table
-    _components: pa.Table
+    curves: pa.Table
+    parts: tuple[tuple[Path, Part], ...]
+    """Every part with its folder."""
 
     @property
     def sizes(self) -> np.ndarray:
@@ -76,12 +77,27 @@ class Results:
         levels = pc.list_flatten(self._of(condition)["nucleus"]).to_numpy()
         return np.asarray(levels).reshape(-1, len(self.sizes), len(self.manifest["nucleus_levels"]))
 
-    def components(self, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Edges of each residual stream ``[N, Z + 1, L]``, MLP (the same) and head ``[N, Z + 1, L, H]`` of traces."""
-        found = self._components.filter(pc.equal(self._components["source"], source))
-        shape = (self.valid.num_rows, len(self.sizes), self.n_layers)
-        residual, mlp, heads = (pc.list_flatten(found[name]).to_numpy() for name in ("residual", "mlp", "heads"))
-        return residual.reshape(shape), mlp.reshape(shape), heads.reshape(*shape, -1)
+    @functools.cached_property
+    def shares(self) -> dict[str, np.ndarray]:
+        """For each source the share of every component in the traces of a size: float64 ``[Z + 1, L, 2 + H]``.
+
+        Components of a layer are its residual stream, its MLP and its heads. Shares are means over inputs, which all
+        weigh the same; inputs whose trace of that size is empty are left out, and where there is no other it is NaN.
+        The parts are read one after another, as the tables of large models are large.
+        """
+        totals = {source: (np.zeros(()), np.zeros(())) for source in self.sources}
+        for folder, part in self.parts:
+            table = _plain(tables.read_part(folder, "components", part))
+            for source, (total, known) in totals.items():
+                found = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
+                if found.num_rows == 0:  # every input of the part is invalid
+                    continue
+                edges = np.concatenate([_layered(found[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
+                share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
+                here = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0)
+                totals[source] = (total + share.sum(axis=0), known + here)
+        with np.errstate(invalid="ignore"):
+            return {source: total / known[:, None, None] for source, (total, known) in totals.items()}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -89,11 +105,14 @@ class Results:
         return tuple(self.manifest["sources"])
 
     def _of(self, condition: str) -> pa.Table:
-        return self._curves.filter(pc.equal(self._curves["condition"], condition))
+        return self.curves.filter(pc.equal(self.curves["condition"], condition))
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+_ORDER = [("input", "ascending"), ("k", "ascending")]
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Results]:
@@ -112,33 +131,36 @@ def read_results(folders: Sequence[str | Path]) -> list[Results]:
     return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
 
 
+def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:
+    """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
+    values = pc.list_flatten(column).to_numpy().astype(np.float64)
+    return values.reshape(len(column) // len(run.sizes), len(run.sizes), run.n_layers, -1)
+
+
 def _read(folders: Sequence[Path]) -> Results:
     manifest = run_folder.read_manifest(folders[0])
-    read = {name: _table(folders, name) for name in ("inputs", "curves", "components")}
-    indices = read["inputs"]["input"].to_numpy()
-    if len(indices) == 0:
-        raise InputError(f"{folders[0]}: no part of this run is complete yet")
-    if len(np.unique(indices)) != len(indices):
-        raise InputError(f"{', '.join(map(str, folders))}: the same inputs stand in more than one of them")
-    name = manifest["model"]["name"] or manifest["config"]["model"]
-    label = Path(name).name or name
-    return Results(label, manifest, read["inputs"], read["curves"], read["components"])
-
-
-_ALL_TABLES = ("curves", "components", "inputs")
-
-
-def _table(folders: Sequence[Path], table: str) -> pa.Table:
-    """All complete parts of a table, names as plain strings, in the order of inputs and sizes."""
-    names = [("input", "ascending"), *([] if table == "inputs" else [("k", "ascending")])]
-    parts = []
-    for folder in folders:
-        complete = sorted(tables.complete_parts(folder, _ALL_TABLES))
-        run_folder.check_apart(folder, complete)
-        parts += [_plain(tables.read_part(folder, table, part)) for part in complete]
+    parts = tuple((folder, part) for folder in folders for part in _complete(folder))
     if not parts:
         raise InputError(f"{folders[0]}: no part of this run is complete yet")
-    return pa.concat_tables(parts).sort_by(names)
+    inputs, curves = (_table(parts, name) for name in ("inputs", "curves"))
+    indices = inputs["input"].to_numpy()
+    if len(np.unique(indices)) != len(indices):
+        twice = int(indices[:-1][np.diff(indices) == 0][0])
+        raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice}")
+    name = manifest["model"]["name"] or manifest["config"]["model"]
+    return Results(Path(name).name or name, manifest, inputs, curves, parts)
+
+
+def _complete(folder: Path) -> list[Part]:
+    found = sorted(tables.complete_parts(folder, ("curves", "components", "inputs")))
+    run_folder.check_apart(folder, found)
+    return found
+
+
+def _table(parts: Sequence[tuple[Path, Part]], table: str) -> pa.Table:
+    """All parts of a table, names as plain strings, in the order of inputs and sizes."""
+    order = _ORDER[:1] if table == "inputs" else _ORDER
+    return pa.concat_tables([_plain(tables.read_part(folder, table, part)) for folder, part in parts]).sort_by(order)
 
 
 def _plain(table: pa.Table) -> pa.Table:

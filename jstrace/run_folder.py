@@ -22,10 +22,11 @@ from jstrace.tables import Part
 
 FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
+_KEYS = dict.fromkeys(("config", "model", "data"), dict) | dict.fromkeys(("conditions", "sources", "sessions"), list)
 
 
-def configuration(plan: Plan, data: Data, *, save_strata: bool, fingerprint: str) -> dict[str, Any]:
-    """What makes two runs the same, as the manifest holds it; not the number of inputs, nor the devices."""
+def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
+    """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices."""
     return {
         "importance": list(plan.importances),
         "ablate": list(plan.ablations),
@@ -34,7 +35,6 @@ def configuration(plan: Plan, data: Data, *, save_strata: bool, fingerprint: str
         "seed": plan.seed,
         "save_strata": save_strata,
         "data": data.fingerprint,
-        "model": fingerprint,
     }
 
 
@@ -49,15 +49,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}: no folder of a run ({MANIFEST} cannot be read: {error})") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("config"), dict):
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InputError(f"{path}: not the manifest of a run of jstrace")
     if found.get("version") != VERSION:
         raise InputError(f"{path}: format version {found.get('version')}, this jstrace reads version {VERSION}")
+    wrong = [key for key, kind in _KEYS.items() if not isinstance(found.get(key), kind)]
+    if wrong:
+        raise InputError(f"{path}: damaged; it lacks {', '.join(wrong)}")
     return found
 
 
-def check_same(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on in the folder of another run; ``config`` may hold less than all of it.
+def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuse to go on in the folder of another run.
+
+    Args:
+      folder: that may hold a run.
+      config: from ``configuration``, or a part of it.
+      facts: what the manifest would say beside it; names of data and models go into the message.
 
     Raises:
       InputError: the folder holds something else; the message shows every difference.
@@ -70,16 +78,27 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
         if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise InputError(f"{folder}: holds files, but no run; give --out a new folder")
         return
-    there = read_manifest(folder)["config"]
-    differences = [f"{key} is {_short(there.get(key))} there, {_short(value)} here"
-                   for key, value in config.items() if there.get(key) != value]  # fmt: skip
+    manifest = read_manifest(folder)
+    there = manifest["config"]
+    differences = [
+        f"{key} is {_shown(there.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
+        for key, value in config.items()
+        if there.get(key) != value
+    ]
     if differences:
         raise InputError(f"{folder}: holds another run: {'; '.join(differences)}")
 
 
-def _short(value: Any) -> str:
+def _shown(value: Any, fact: dict[str, Any] | None) -> str:
+    """A setting in words; of data and models, which are compared by fingerprint, with their names."""
+    if fact is not None:
+        about = ", ".join(f"{fact[name]}{unit}" for name, unit in _NAMED.items() if name in fact)
+        return f"{about} (fingerprint {value})"
     text = json.dumps(value)
     return text if len(text) < 120 else f"{text[:100]}... ({len(value)} of them)"
+
+
+_NAMED = {"name": "", "dtype": "", "rows": " rows"}
 
 
 @contextlib.contextmanager
@@ -89,72 +108,104 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       InputError: another run has it, or the folder cannot be written.
     """
-    lock = devices.together(functools.partial(_acquired, folder))
+    locks = devices.together(functools.partial(_acquired, folder))
     try:
         yield
     finally:
-        lock.release()
+        for lock in locks:
+            lock.release()
 
 
-def _acquired(folder: Path) -> filelock.BaseFileLock:
+def _acquired(folder: Path) -> list[filelock.BaseFileLock]:
+    """This process's own lock, and those of runs of more processes than this one has."""
+    found: list[filelock.BaseFileLock] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / f".lock-{jax.process_index()}")
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise InputError(f"{folder}: another run is writing there") from error
-    except (OSError, NotImplementedError) as error:
+        numbers = {int(path.name.rpartition("-")[2]) for path in folder.glob(".lock-*") if path.name[6:].isdigit()}
+        foreign = {number for number in numbers if number >= jax.process_count()}
+        for number in sorted({jax.process_index(), *foreign}):
+            found.append(filelock.FileLock(folder / f".lock-{number}"))
+            found[-1].acquire(timeout=0)
+    except (filelock.Timeout, OSError, NotImplementedError) as error:
+        for lock in found:
+            lock.release()
+        if isinstance(error, filelock.Timeout):
+            raise InputError(f"{folder}: another run is writing there") from error
         raise InputError(f"{folder}: cannot be written ({error})") from error
-    return lock
-
-
-def clear(folder: Path, config: dict[str, Any], names: Sequence[str]) -> None:
-    """Remove what a killed run left: files that were never whole, and those of parts that lack others.
-
-    Raises:
-      InputError: as ``check_same``.
-    """
-    check_same(folder, config)
-    complete = tables.complete_parts(folder, names)
-    for name in names:
-        for part in tables.parts_of(folder, name) - complete:
-            (folder / name / part.file).unlink(missing_ok=True)
-    for stale in (*folder.glob(".jstrace-*"), *folder.glob("*/.jstrace-*")):
-        stale.unlink(missing_ok=True)
+    return found
 
 
 def opened(
     folder: Path, config: dict[str, Any], facts: dict[str, Any], session: dict[str, Any], names: Sequence[str]
 ) -> set[Part]:
-    """Write the manifest, and find the parts that are there, every one of them whole.
+    """Make the folder this run's own: leftovers removed, the manifest written, all parts that are there found whole.
+
+    Every host does it with the folder that it has, which may be the same for all.
 
     Args:
-      folder: of the run, locked and cleared.
+      folder: of the run, locked.
       config: from ``configuration``.
       facts: what the manifest says beside it.
-      session: what the manifest says of this call.
+      session: what the manifest says of this call, the same on every host.
       names: of the tables.
 
+    Returns:
+      The parts in this host's folder.
+
     Raises:
-      InputError: a damaged part, or parts that overlap.
+      InputError: the folder of another run, a damaged part, or parts that overlap.
     """
-    there = read_manifest(folder) if (folder / MANIFEST).exists() else {"sessions": []}
-    if jax.process_index() == 0 or not there["sessions"]:
-        found = {"format": FORMAT, "version": VERSION, "config": config, **facts}
-        text = json.dumps(found | {"sessions": [*there["sessions"], session]}, indent=1) + "\n"
-        write_whole(folder / MANIFEST, lambda stream: _write(stream, text))
-    for name in names:
-        (folder / name).mkdir(exist_ok=True)
+    devices.together(functools.partial(_clear, folder, config, facts, names))
+    for turn in (jax.process_index() == 0, True):  # a shared folder has the first host's manifest when the others look
+        write = functools.partial(_record, folder, config, facts, session)
+        devices.together(write if turn else _nothing)
+    return devices.together(functools.partial(_whole_parts, folder, names))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:
+    """Remove what a killed run left: files that were never whole, and those of parts that lack others."""
+    check_same(folder, config, facts)
+    complete = tables.complete_parts(folder, names)
+    try:
+        for name in names:
+            for part in tables.parts_of(folder, name) - complete:
+                (folder / name / part.file).unlink(missing_ok=True)
+        for stale in (*folder.glob(".jstrace-*"), *folder.glob("*/.jstrace-*")):
+            stale.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be cleared of what a killed run left ({error})") from error
+
+
+def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session: dict[str, Any]) -> None:
+    """Add the session to the manifest, unless it is there, and make the tables' folders."""
+    sessions = read_manifest(folder)["sessions"] if (folder / MANIFEST).exists() else []
+    if session not in sessions:
+        found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
+        text = json.dumps(found, indent=1) + "\n"
+        write_whole(folder / MANIFEST, functools.partial(_write, text))
+
+
+def _write(text: str, stream: IO[bytes]) -> None:
+    stream.write(text.encode())
+
+
+def _whole_parts(folder: Path, names: Sequence[str]) -> set[Part]:
+    """The complete parts, checksums verified; strata, which may be large, when they are read."""
+    try:
+        for name in names:
+            (folder / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error})") from error
     complete = tables.complete_parts(folder, names)
     check_apart(folder, complete)
     for part in complete:
-        for name in names:
+        for name in (name for name in names if name != "strata"):
             tables.read_part(folder, name, part)
     return complete
-
-
-def _write(stream: IO[bytes], text: str) -> None:
-    stream.write(text.encode())
 
 
 def check_apart(folder: Path, parts: Iterable[Part]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from jstrace.models import InputError
 from jstrace.pipeline import Invalid, Outcome, Plan, process
 from jstrace.tables import Entry, Part
 
-_PART = {"cpu": 16}
-_PART_ACCELERATOR = 64
+_PART_CPU, _PART_ACCELERATOR = 16, 64
 """Inputs of a part for each device along ``data``: what a killed run computes again, at most."""
 
 Progress = Callable[[int, int, int], None]
@@ -40,7 +40,7 @@ class Summary:
 
 
 def run(
-    model: Model,
+    model: Model | Callable[[], Model],
     data: Data,
     out: str | Path,
     plan: Plan | None = None,
@@ -54,7 +54,7 @@ def run(
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
     Args:
-      model: from ``jstrace.load``, with a tokenizer.
+      model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
       data: from ``jstrace.data.read_data``.
       out: the folder of the results; docs/results.md describes it.
       plan: what is asked of every input.
@@ -68,18 +68,20 @@ def run(
       InputError: a folder of another run, with the difference; a damaged part; a folder that another run is writing to;
         no room; or a model without a tokenizer.
     """
-    plan = plan or Plan()
-    folder, wanted = Path(out), _wanted(data, limit)
-    if model.tokenizer is None:
-        raise InputError("this model came without a tokenizer; a run needs one")
-    counts = token_counts(model.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
-    config = run_folder.configuration(plan, data, save_strata=save_strata, fingerprint=model.fingerprint())
-    devices.check_agreed((config, wanted, part_inputs))
-    names = list(tables.schemas(plan, save_strata=save_strata))
+    plan, folder, wanted = plan or Plan(), Path(out), _wanted(data, limit)
+    config, facts = run_folder.configuration(plan, data, save_strata=save_strata), _facts(data, plan)
+    run_folder.check_same(folder, config, facts)  # before anything is made or loaded
     with run_folder.locked(folder):
-        facts, session = _facts(model, data, plan, name, counts.total()), _session(model)
-        devices.together(functools.partial(run_folder.clear, folder, config, names))
-        parts = devices.together(functools.partial(run_folder.opened, folder, config, facts, session, names))
+        loaded = model if isinstance(model, Model) else model()
+        if loaded.tokenizer is None:
+            raise InputError("this model came without a tokenizer; a run needs one")
+        counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
+        config |= {"model": loaded.fingerprint()}
+        facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
+        facts["data"] |= {"corpus_tokens": counts.total()}
+        devices.check_agreed((config, wanted, part_inputs))
+        names = list(tables.schemas(plan, save_strata=save_strata))
+        parts = run_folder.opened(folder, config, facts, _session(loaded), names)
         done = devices.either(_done(parts, wanted))
         before = finished = int(done.sum())
 
@@ -87,14 +89,14 @@ def run(
             if progress is not None:
                 progress(finished + n, before, wanted)
 
-        chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(model))
+        chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         for number, chunk in enumerate(chunks):
-            entries = _computed(model, plan, data.rows, chunk, advance)
+            entries = _computed(loaded, plan, data.rows, chunk, advance)
             finished += len(chunk)
             mine = number % jax.process_count() == jax.process_index()
-            save = functools.partial(_saved, folder, model, plan, save_strata, entries, counts.__getitem__)
+            save = functools.partial(_saved, folder, loaded, plan, save_strata, entries, counts.__getitem__)
             devices.together(save if mine else _nothing)
-        return Summary(wanted, _count_invalid(folder, names, wanted), wanted - before)
+        return Summary(wanted, int(devices.either(_invalid(folder, names, wanted)).sum()), wanted - before)
 
 
 def _nothing() -> None:
@@ -108,8 +110,8 @@ def _wanted(data: Data, limit: int | None) -> int:
 
 
 def _part_size(model: Model) -> int:
-    platform = jax.devices()[0].platform
-    return _PART.get(platform, _PART_ACCELERATOR) * devices.n_data(model.mesh)
+    each = _PART_CPU if jax.devices()[0].platform == "cpu" else _PART_ACCELERATOR
+    return each * devices.n_data(model.mesh)
 
 
 def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
@@ -156,11 +158,10 @@ def _saved(
     tables.write_part(folder, Part(entries[0].index, entries[-1].index), found)
 
 
-def _facts(model: Model, data: Data, plan: Plan, name: str, corpus_tokens: int) -> dict[str, Any]:
-    """What the manifest says beside the configuration."""
+def _facts(data: Data, plan: Plan) -> dict[str, Any]:
+    """What the manifest says beside the configuration, as far as it is known without the model."""
     return {
-        "model": {"name": name, "dtype": str(model.dtype), "config": dataclasses.asdict(model.config)},
-        "data": {"name": data.name, "rows": len(data.rows), "corpus_tokens": corpus_tokens},
+        "data": {"name": data.name, "rows": len(data.rows)},
         "conditions": [case.name for case in plan.cases],
         "sources": [source.name for source in plan.sources],
         "nucleus_levels": list(NUCLEUS_LEVELS),
@@ -168,11 +169,11 @@ def _facts(model: Model, data: Data, plan: Plan, name: str, corpus_tokens: int) 
 
 
 def _session(model: Model) -> dict[str, Any]:
-    """What the manifest says of one call."""
+    """What the manifest says of one call; the same on every host."""
     mesh = None if model.mesh is None else {axis: int(n) for axis, n in model.mesh.shape.items()}
-    versions = {"jstrace": jstrace.__version__, **machine.versions()}
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"started": started, "versions": versions, "hardware": machine.hardware(), "mesh": mesh}
+    started = datetime.datetime.fromtimestamp(devices.agreed(int(time.time())), datetime.UTC).isoformat()
+    versions, hardware = {"jstrace": jstrace.__version__, **machine.versions()}, machine.hardware()
+    return {"started": started, "versions": versions, "hardware": hardware, "mesh": mesh}
 
 
 def _done(parts: Iterable[Part], wanted: int) -> np.ndarray:
@@ -183,10 +184,10 @@ def _done(parts: Iterable[Part], wanted: int) -> np.ndarray:
     return found
 
 
-def _count_invalid(folder: Path, names: Sequence[str], wanted: int) -> int:
-    """Of the inputs in this host's folder."""
-    found = 0
+def _invalid(folder: Path, names: Sequence[str], wanted: int) -> np.ndarray:
+    """Which inputs in this host's folder are invalid: bool ``[wanted]``."""
+    found = np.zeros(wanted, bool)
     for part in tables.complete_parts(folder, names):
         rows = tables.read_part(folder, "inputs", part, ["input", "valid"]).to_pylist()
-        found += sum(row["input"] < wanted and not row["valid"] for row in rows)
+        found[[row["input"] for row in rows if row["input"] < wanted and not row["valid"]]] = True
     return found

@@ -73,8 +73,9 @@ def phases(runs: Sequence[Results]) -> pa.Table:
 def nucleus_sizes(run: Results, condition: str) -> np.ndarray:
     """The least size from which on each nucleus stays recovered, in order: float64 ``[N, Q]``; 1 is the full graph."""
     recovered = run.nucleus(condition)
+    recovered[:, -1] = True  # the full graph's own, whatever rounding says
     stays = np.flip(np.logical_and.accumulate(np.flip(recovered, axis=1), axis=1), axis=1)
-    return run.sizes[np.minimum(np.argmax(stays, axis=1), len(run.sizes) - 1)]
+    return run.sizes[np.argmax(stays, axis=1)]
 
 
 def nuclei(runs: Sequence[Results]) -> pa.Table:
@@ -94,21 +95,9 @@ def nuclei(runs: Sequence[Results]) -> pa.Table:
 # --- what traces are made of ----------------------------------------------------------------------------------------
 
 
-def component_shares(run: Results, source: str) -> np.ndarray:
-    """Share of each component (residual streams, MLPs, heads) in the traces of a size, the mean over inputs.
-
-    Every input weighs the same; inputs whose trace of that size is empty are left out. float64 ``[Z + 1, C]``.
-    """
-    residual, mlp, heads = run.components(source)
-    edges = np.concatenate([residual, mlp, heads.reshape(*heads.shape[:2], -1)], axis=-1).astype(np.float64)
-    total = edges.sum(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return _mean_of_known(edges / total)
-
-
 def concentration(run: Results, source: str) -> tuple[np.ndarray, np.ndarray]:
     """Cumulative share of edges held by the top fraction of components: fractions ``[C]`` and ``[Z + 1, C]``."""
-    shares = -np.sort(-component_shares(run, source), axis=-1)
+    shares = -np.sort(-run.shares[source].reshape(len(run.sizes), -1), axis=-1)
     return np.arange(1, shares.shape[-1] + 1) / shares.shape[-1], np.cumsum(shares, axis=-1)
 
 
@@ -141,14 +130,11 @@ class Makeup(NamedTuple):
 
 def makeup(run: Results, source: str) -> Makeup:
     """Type and layer make-up of traces (Fig. 5)."""
-    residual, mlp, heads = (values.astype(np.float64) for values in run.components(source))
-    attention = heads.sum(axis=-1)
-    layers = residual + mlp + attention
-    total = layers.sum(axis=-1, keepdims=True)
-    types = np.stack([residual.sum(-1), attention.sum(-1), mlp.sum(-1)], axis=-1)
+    shares = run.shares[source]
+    types = np.stack([shares[..., 0], shares[..., 2:].sum(-1), shares[..., 1]], axis=-1).sum(axis=1)
+    layers = shares.sum(axis=-1)
     quarter = np.arange(4)[:, None] == 4 * np.arange(run.n_layers) // run.n_layers
-    with np.errstate(invalid="ignore"):
-        return Makeup(*(_mean_of_known(part / total) for part in (types, layers @ quarter.T, layers)))
+    return Makeup(types, layers @ quarter.T, layers)
 
 
 def makeups(runs: Sequence[Results]) -> pa.Table:
@@ -164,11 +150,14 @@ def makeups(runs: Sequence[Results]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over inputs without NaN; NaN where there is no other."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice")
-        return np.nanmean(values, axis=0)
+def layers(runs: Sequence[Results]) -> pa.Table:
+    """The share of every layer in the traces of each size."""
+    rows = []
+    for run, source in _traces(runs):
+        for size, shares in zip(run.sizes, makeup(run, source).layers, strict=True):
+            about = {"model": run.label, "source": source, "size": size}
+            rows += [about | {"layer": layer, "share": share} for layer, share in enumerate(shares)]
+    return pa.Table.from_pylist(rows)
 
 
 # --- correlations ---------------------------------------------------------------------------------------------------
@@ -191,6 +180,11 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Correlation(np.nan, np.nan, np.nan, np.nan, n)
     found = stats.spearmanr(x, y)
+    return Correlation(float(found.statistic), *_interval(x, y, seed), float(found.pvalue), n)
+
+
+def _interval(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95% percentile interval of the bootstrap."""
 
     def rho(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
         ranks = (stats.rankdata(values, axis=axis) for values in (x, y))
@@ -204,7 +198,7 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution  # fmt: skip
     low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return Correlation(float(found.statistic), float(low), float(high), float(found.pvalue), n)
+    return float(low), float(high)
 
 
 PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count", "tokens": "n_tokens"}
@@ -246,14 +240,11 @@ def between_models(runs: Sequence[Results], condition: str) -> list[list[Correla
         if condition not in run.conditions:
             raise InputError(f"{run.label}: not evaluated under {condition}")
         densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(condition).tolist(), strict=True)))
-    found = []
-    for one in densities:
-        row = []
-        for other in densities:
-            shared = [text for text in one if text in other]
-            row.append(spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared])))
-        found.append(row)
-    return found
+    found = {}
+    for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
+        shared = [text for text in one if text in other]
+        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
+    return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
 
 
 def shared_conditions(runs: Sequence[Results]) -> list[str]:

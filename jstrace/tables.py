@@ -7,6 +7,7 @@ when it has all its files.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from jstrace import graph
 from jstrace.composition import compose
 from jstrace.data import Row
 from jstrace.models import EdgeTree, InputError
@@ -175,8 +177,6 @@ def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Call
 
 def _counts(plan: Plan, found: Outcome) -> list[int]:
     """Edges of each trace and of the full graph."""
-    from jstrace import graph
-
     return [*graph.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
 
 
@@ -257,8 +257,7 @@ def write_part(folder: Path, part: Part, found: dict[str, pa.Table]) -> None:
     """
     for name in TABLES:
         if name in found:
-            table = found[name]
-            write_whole(folder / name / part.file, lambda stream: _write(table, stream))  # noqa: B023
+            write_whole(folder / name / part.file, functools.partial(_write, found[name]))
 
 
 def _write(table: pa.Table, stream: Any) -> None:
@@ -273,11 +272,18 @@ def read_part(folder: Path, table: str, part: Part, columns: Sequence[str] | Non
     """
     path = folder / table / part.file
     try:
-        with path.open("rb") as stream:
-            found = parquet.ParquetFile(stream, page_checksum_verification=True).read(columns)
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        found = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: damaged ({reason}); remove this file, and the same run computes its inputs again"
         ) from error
+    if table == "inputs" and found["input"].to_pylist() != list(range(part.first, part.last + 1)):
+        raise InputError(
+            f"{path}: does not hold the inputs that it is named by; remove it, and they are computed again"
+        )
     return found

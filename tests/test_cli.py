@@ -255,3 +255,74 @@ def test_info(run: Run) -> None:
     facts = json.loads(out)
     assert code == 0
     assert (facts["parameters"], facts["edges"], facts["n_layers"]) == (134_515_008, 337_578, 30)
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.tsv"
+    path.write_text("hello\td\nabc\nbye\n")
+    return path
+
+
+def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
+    out, words = (
+        str(tmp_path / "out"),
+        ("--baselines", "random,inverse", "--ablate", "residual+mlp", "--importance", "l2"),
+    )
+    code, told, err = run("run", "--data", str(rows), "--out", out, *words, "--limit", "2", "--importance", "l1,cosine")
+    assert (code, told) == (0, f"{out}: 2 inputs, 2 of them computed now\n")
+    assert re.search(r"2/2 inputs, [\d.e+]+ inputs/s, 0:00:00 left", err)
+    config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
+    assert config["importance"] == ["l2", "l1", "cosine"]
+    assert (config["ablate"], config["baselines"]) == (["residual+mlp"], ["random", "inverse"])
+    code, told, _ = run(
+        "run", "--data", str(rows), "--out", out, *words, "--importance", "l1", "--importance", "cosine"
+    )
+    assert (code, told) == (0, f"{out}: 3 inputs, 1 of them computed now\n")
+    code, _, err = run("run", "--data", str(rows), "--out", out)
+    assert code == 2
+    assert 'ablate is ["residual+mlp"] there, ["all", "residual+mlp"] here' in err
+    assert len(err.splitlines()) == 1
+    code, told, _ = run("report", out, "--out", str(tmp_path / "report"))
+    assert (code, told) == (0, f"{tmp_path}/report/index.html: smollm2\n")
+    assert "there is no other mode" in (tmp_path / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "--data", "rows.csv", "--out", "x"), "expected wikitext-2, wikitext-103 or a file"),
+        (("run", "--data", "/no/such.tsv", "--out", "x"), "cannot be read"),
+        (("run", "--data", "a.tsv", "--out", "x", "--ablate", "mlp"), "ablate 'mlp': expected some of all"),
+        (("run", "--data", "a.tsv", "--out", "x", "--baselines", "noise"), "baselines 'noise'"),
+        (("run", "--data", "a.tsv", "--out", "x", "--importance", ","), "importance '': expected some of"),
+        (("report", "/no/such/run", "--out", "x"), "no folder of a run"),
+    ],
+)
+def test_datasets_that_cannot_be_run(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+
+
+def test_a_run_that_is_interrupted(
+    run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jstrace.runs.process", interrupted)
+    code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
+    assert (code, out) == (130, "")
+    assert err == f"jstrace: stopped; the same command goes on in {tmp_path}/out\n"
+
+
+def test_what_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pyarrow" else object())
+    for words in (("run", "--data", "a.tsv", "--out", "x"), ("report", "a", "--out", "x")):
+        code, _, err = run(*words)
+        assert code == 2
+        assert "pyarrow missing: runs and reports need pip install 'jstrace[run]'" in err

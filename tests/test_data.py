@@ -80,8 +80,9 @@ def test_fingerprints_tell_rows_and_corpora_apart() -> None:
         Data("", (Row("ab", ""),), ("x",)),
         Data("", (Row("ab", "c"), Row("x")), ()),
         Data("", (Row("ab", "c"),), ("x", "x")),
+        Data("", (), ("ab", "c", "x")),
     ]
-    assert len({data.fingerprint for data in (one, *others)}) == 6
+    assert len({data.fingerprint for data in (one, *others)}) == 7
     assert Data("another name", one.rows, one.corpus).fingerprint == one.fingerprint
 
 
@@ -95,16 +96,18 @@ def test_another_corpus(tmp_path: Path) -> None:
 
 
 def test_running_text() -> None:
-    spaced = "He didn 't pay 1 @,@ 000 ( or 2 @.@ 5 ) for Ann 's well @-@ known book , did he ? Yes ."
-    assert detokenised(spaced.replace("didn 't", "did n't")) == (
-        "He didn't pay 1,000 (or 2.5) for Ann's well-known book, did he? Yes."
-    )
+    spaced = " He didn 't pay 1 @,@ 000 ( or 2 @.@ 5 ) for Ann 's well @-@ known book , did he ? They 're in . "
+    assert detokenised(spaced) == "He didn't pay 1,000 (or 2.5) for Ann's well-known book, did he? They're in."
+    assert detokenised("the 'second ' one") == "the 'second ' one"
 
 
 def test_passages_start_at_sentences_and_end_at_words() -> None:
     sentences = ["One two three.", "Four five six seven.", "Eight nine.", 'Ten "eleven" twelve.', "A b c d e f g h."]
     found = list(passages(" ".join(sentences), 5))
     assert found == [Row("One two three. Four five", "six"), Row("A b c d e", "f")]
+    titles = "He met Mr. Smith of the U.S. Army camp. J. Doe stayed there for a while."
+    assert [row.text for row in passages(titles, 5)] == ["He met Mr. Smith of", "J. Doe stayed there for"]
+    assert list(passages("One 'two three ' four five six seven.", 3)) == []
     assert list(passages("Too short.", 5)) == []
     assert list(passages("One two three four five", 5)) == [], "there must be a next word"
     assert list(passages("One two three four five six", 5)) == [Row("One two three four five", "six")]

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import jstrace
 from jstrace import batching, devices, evaluation, extraction, graph, tracing
 from jstrace.model import Model
-from jstrace.models import Decoder, InputError, make_mesh, param_shardings, rows
+from jstrace.models import Decoder, InputError, make_mesh, param_shardings
 from jstrace.pipeline import BASELINES, Outcome, Plan, process
 from tests import two_hosts
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
@@ -27,10 +27,7 @@ SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
 
 
-@pytest.fixture(autouse=True)
-def _few_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two buffers of live rows rather than a dozen: every one is compiled, and meshes change nothing about them."""
-    monkeypatch.setattr(rows, "_SHARES", (8, 32))
+pytestmark = pytest.mark.usefixtures("few_capacities")
 
 
 def model_on(mesh: Mesh | None, family: str = "llama") -> Model:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import csv
+from pyarrow import csv, parquet
 from scipy import stats
 
 from jstrace import contents, figures, report, results, run_folder, runs, statistics, tables
@@ -49,9 +49,9 @@ def evaluation_of(height: float, entropy: float, inverse: bool, ablate: str) -> 
     )  # fmt: skip
 
 
-def strata_of(rng: np.random.Generator) -> EdgeTree:
+def strata_of(rng: np.random.Generator, least: int) -> EdgeTree:
     shape, maps = (3, N_TOKENS), (3, 4, N_TOKENS, N_TOKENS)
-    return EdgeTree(*(rng.integers(0, 6, s).astype(np.uint8) for s in (shape, maps, shape, shape)))
+    return EdgeTree(*(rng.integers(least, 6, s).astype(np.uint8) for s in (shape, maps, shape, shape)))
 
 
 @pytest.fixture
@@ -67,10 +67,11 @@ def planted(tmp_path: Path) -> Planted:
         texts: list[str] | None = None,
         invalid: tuple[int, ...] = (),
         first: int = 0,
+        least: list[int] | None = None,
     ) -> Path:
         folder, rng = tmp_path / name, np.random.default_rng(0)
         rows = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
-        config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False, fingerprint=name[:1])
+        config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False) | {"model": name[:1]}
         facts: dict[str, Any] = {
             "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
             "data": {"name": "planted", "rows": len(rows), "corpus_tokens": 9},
@@ -87,7 +88,7 @@ def planted(tmp_path: Path) -> Planted:
             evaluations = tuple(
                 evaluation_of(height, entropy, case.condition.inverse, case.condition.ablate) for case in plan.cases
             )
-            strata = tuple(strata_of(rng) for _ in plan.sources)
+            strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
             tokens = np.arange(N_TOKENS, dtype=np.int32)
             found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
             entries.append(Entry(first + n, rows[n], tokens, None, found))
@@ -192,40 +193,45 @@ def test_a_nucleus_must_stay_recovered() -> None:
         sizes = np.asarray([0.1, 0.2, 0.3, 1.0])
 
         def nucleus(self, _: str) -> np.ndarray:
-            return np.asarray([[[1], [0], [1], [1]], [[0], [0], [0], [1]], [[1], [1], [1], [1]]], bool)
+            rows = [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]  # rounding can spoil the full graph's own
+            return np.asarray(rows, bool)[..., None]
 
-    assert statistics.nucleus_sizes(Once(), "")[:, 0].tolist() == [0.3, 1.0, 0.1]
+    assert statistics.nucleus_sizes(Once(), "")[:, 0].tolist() == [0.3, 1.0, 0.1, 1.0]
 
 
 def test_makeup_and_cores(planted: Planted) -> None:
-    (run,) = results.read_results([planted("a", heights_of(6), heights_of(6))])
+    """Against means of the shares of each input, from the table itself."""
+    (run,) = results.read_results([planted("a", heights_of(6), heights_of(6), invalid=(2,))])
+    folder, _ = run.parts[0]
+    rows = [r for r in parquet.read_table(folder / "components").to_pylist() if r["source"] == "l1"]
+    shares = np.asarray([[*r["residual"], *r["mlp"], *r["heads"]] for r in rows], float).reshape(5, 6, -1)
+    shares /= np.maximum(shares.sum(-1, keepdims=True), 1)
+    shares[0, 0] = 0
     made = statistics.makeup(run, "l1")
-    np.testing.assert_allclose(made.types.sum(axis=-1), 1)
-    np.testing.assert_allclose(made.quarters.sum(axis=-1), 1)
-    np.testing.assert_allclose(made.layers.sum(axis=-1), 1)
-    residual, mlp, heads = run.components("l1")
-    assert heads.shape == (6, 6, 3, 4)
-    total = residual.sum(-1) + mlp.sum(-1) + heads.sum((-1, -2))
-    np.testing.assert_allclose(made.types[2, 1], np.mean(heads[:, 2].sum((-1, -2)) / total[:, 2]))
+    for part in made:
+        np.testing.assert_allclose(part.sum(axis=-1), 1)
+    np.testing.assert_allclose(
+        made.types[2], shares[:, 2].mean(0) @ np.repeat(np.eye(3), (3, 3, 12), axis=0)[:, [0, 2, 1]]
+    )
+    by_layer = np.concatenate([np.eye(3), np.eye(3), np.repeat(np.eye(3), 4, axis=0)])
+    np.testing.assert_allclose(made.layers[3], shares[:, 3].mean(0) @ by_layer)
+    np.testing.assert_allclose(made.quarters[3], [*made.layers[3], 0][:1] + [*made.layers[3][1:], 0][:3])
     fractions, held = statistics.concentration(run, "l1")
     assert len(fractions) == 3 + 3 + 12
-    assert (np.diff(held, axis=-1) >= -1e-12).all()
-    np.testing.assert_allclose(held[:, -1], 1)
-    shares = np.concatenate([residual, mlp, heads.reshape(6, 6, -1)], axis=-1) / total[..., None]
-    np.testing.assert_allclose(held[4, 0], shares[:, 4].mean(axis=0).max())
-    rows = statistics.cores([run]).to_pylist()
-    assert {row["source"] for row in rows} == {"l1", "random baseline"}
+    np.testing.assert_allclose(held[4], np.cumsum(np.sort(shares[:, 4].mean(0))[::-1]))
+    assert {row["source"] for row in statistics.cores([run]).to_pylist()} == {"l1", "random baseline"}
+    assert statistics.layers([run]).num_rows == 2 * 6 * 3
 
 
-def test_empty_traces_are_left_out(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run,) = results.read_results([planted("a", heights_of(3), heights_of(3))])
-    residual, mlp, heads = (values.copy() for values in run.components("l1"))
-    for values in (residual, mlp, heads):
-        values[0, 0], values[:, 1] = 0, 0
-    monkeypatch.setattr(results.Results, "components", lambda *_: (residual, mlp, heads))
+def test_empty_traces_are_left_out(planted: Planted) -> None:
+    """At size 0 half of the inputs have no edge, at size 1 none has one."""
+    (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), least=[0, 2, 0, 2])])
     made = statistics.makeup(run, "l1")
-    assert np.isfinite(made.types[0]).all()
-    assert np.isnan(made.types[1]).all()
+    np.testing.assert_allclose(made.types[0].sum(), 1)
+    (run,) = results.read_results([planted("b", heights_of(2), heights_of(2), least=[2, 3])])
+    made = statistics.makeup(run, "l1")
+    assert np.isnan(made.types[:2]).all()
+    assert np.isfinite(made.types[2:]).all()
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -240,7 +246,7 @@ def test_folders_of_hosts_make_one_run(planted: Planted) -> None:
     assert [run.valid.num_rows for run in found] == [8, 4]
     assert found[0].inputs["input"].to_pylist() == list(range(8))
     assert found[0].curve("l1/all", "tv")[:, 0] == pytest.approx(heights)
-    with pytest.raises(InputError, match="the same inputs stand in more than one"):
+    with pytest.raises(InputError, match="more than one of them holds input 0"):
         results.read_results([one, planted("aaa", heights[:4], heights[:4], texts=texts)])
 
 
@@ -303,7 +309,9 @@ def test_a_report(planted: Planted, tmp_path: Path) -> None:
     assert "script" not in page.tags
     assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links), "one file is all it needs"
     assert NASTY in page.words
-    assert page.words.count("Ablated: all edges, beside it residual and MLP edges only (residual+mlp).") == 7
+    assert page.words.count("Ablated: all edges, beside it residual and MLP edges only (residual+mlp).") == 5
+    assert page.words.count("Ablated: all edges; there is no other mode to show beside it.") == 1, "before the softmax"
+    assert "Removed: the attention and MLP edges of the trace (all), beside it the MLP edges alone" in page.words
     assert page.words.count("Nothing is ablated here") == 2
     assert "11 of 12" not in page.words
     assert "12 of 12 rows evaluated, 1 invalid" in page.words
@@ -334,7 +342,7 @@ def test_a_report_of_several_models(planted: Planted, tmp_path: Path) -> None:
     assert {"models", "between-models", "tv-1", "tv-4", "random-3"} <= names
     assert "random-4" not in names
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "this run has no other mode to show beside it" in page
+    assert "there is no other mode to show beside it" in page
     assert csv.read_csv(tmp_path / "out" / "tables" / "between-models.csv").num_rows == 16
 
 
@@ -351,10 +359,39 @@ def test_axes_and_units_are_labelled(planted: Planted) -> None:
             words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
             assert any(re.search(r"size|density|%|ρ", word) for word in words), name
             if picture.ablated != contents.NOT_ABLATED:
-                assert any("all" in word for word in words), name
-                assert any("residual+mlp" in word for word in words), name
+                assert any(re.search(r"ablated: all$", word) for word in words), name
+                assert any(re.search(r"ablated: residual\+mlp$", word) for word in words), name
     labels = {axes.get_xlabel() for axes in made["correlation-1"].draw().axes}
     assert {"entropy (nats)", "loss (nats)"} <= labels
+
+
+def test_figures_that_runs_do_not_have(planted: Planted, tmp_path: Path) -> None:
+    folder = planted("a", heights_of(4), heights_of(4), plan=Plan(sizes=SIZES))
+    report.write_report([folder], tmp_path / "out", figures=("core",), tables=("core", "density"))
+    assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {
+        "index.html", "core.png", "core.svg", "core.csv", "density.csv"
+    }  # fmt: skip
+    for options, message in (
+        ({"figures": ("random",)}, "no figure random, but tv"),
+        ({"tables": ("x",)}, "no table x"),
+    ):
+        with pytest.raises(InputError, match=message):
+            report.write_report([folder], tmp_path / "other", **options)
+    assert not (tmp_path / "other").exists()
+
+
+def test_legends_name_every_model(planted: Planted) -> None:
+    """Also one that only the second panel shows."""
+    plan = Plan(ablations=("residual+mlp",), sizes=SIZES)
+    folders = [planted("a", heights_of(4), heights_of(4)), planted("b", heights_of(4), heights_of(4), plan=plan)]
+    figure = figures.all_models(results.read_results(folders), ("all", "residual+mlp"))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_long_names_are_shortened() -> None:
+    assert figures.shortened("Llama-3.1-8B") == "Llama-3.1-8B"
+    assert figures.shortened("_a\nb") == "a·b"
+    assert len(figures.shortened("x" * 80)) <= 26
 
 
 def test_outputs_that_cannot_be_written(planted: Planted, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from tests import hf_models, killed_runs, two_hosts
 from tests.conftest import TINY, tiny_params
 from tests.stand_ins import Letters
 
+pytestmark = pytest.mark.usefixtures("few_capacities")
+
 SIZES = (0.01, 0.05, 0.3, 0.7)
 DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
 WHOLE = Plan(
@@ -51,15 +53,12 @@ def read(folder: Path, table: str) -> pa.Table:
 
 def test_plans() -> None:
     names = [case.name for case in WHOLE.cases]
-    assert names[:6] == [
-        "l1/all",
-        "cosine/all",
-        "random/all",
-        "random baseline/all",
-        "l1/all/inverse",
+    both = ["l1/{}", "cosine/{}", "random/{}", "random baseline/{}", "l1/{}/inverse"]
+    assert names == [
+        *(name.format("all") for name in both),
         "l1/all/pre-softmax",
+        *(name.format("residual+mlp") for name in both),
     ]
-    assert len(names) == len(set(names)) == 12
     assert [source.name for source in WHOLE.sources] == ["l1", "cosine", "random", "random baseline"]
     assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
 
@@ -71,6 +70,7 @@ def test_plans() -> None:
         ({"importances": ()}, "importance"),
         ({"ablations": ("all", "all")}, "each once"),
         ({"ablations": ("mlp",)}, "ablate 'mlp'"),
+        ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, too"),
         ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
         ({"sizes": (0.5, 0.1)}, "increase strictly"),
         ({"seed": -1}, "seed = -1"),
@@ -86,7 +86,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
     assert done == runs.Summary(inputs=2, invalid=0, computed=2)
     curves, inputs = read(tmp_path, "curves").to_pylist(), read(tmp_path, "inputs").to_pylist()
     strata = read(tmp_path, "strata").to_pylist()
-    assert len(curves) == 2 * 12 * 5
+    assert len(curves) == 2 * 11 * 5
     for index, row in enumerate(DATA.rows[:2]):
         for case in WHOLE.cases:
             source, condition = case.source, case.condition
@@ -194,19 +194,19 @@ def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pyt
 
 
 def test_another_configuration_is_refused_with_the_difference(model: Model, tmp_path: Path) -> None:
-    runs.run(model, DATA, tmp_path, SMALL, limit=1)
+    runs.run(model, DATA, tmp_path, SMALL, limit=1, name="tiny")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = Model(Decoder(TINY, tiny_params(seed=1)), Letters())
     changes: list[tuple[Model, Data, Plan, str]] = [
         (model, DATA, Plan(sizes=SIZES, ablations=("residual+mlp",)), r'ablate is \["all"\] there, \["residual'),
         (model, DATA, Plan(sizes=SIZES, seed=1), "seed is 0 there, 1 here"),
         (model, DATA, Plan(), r"sizes is \[0.01, 0.05, 0.3, 0.7\] there"),
-        (model, Data("", DATA.rows[1:], ()), SMALL, "data is"),
-        (other, DATA, SMALL, "model is"),
+        (model, Data("other", DATA.rows[1:], ()), SMALL, r"data is letters, 4 rows \(.*\) there, other, 3 rows \("),
+        (other, DATA, SMALL, r"model is tiny, float32 \(.*\) there, other, float32 \("),
     ]
     for chosen, data, plan, message in changes:
         with pytest.raises(InputError, match=message):
-            runs.run(chosen, data, tmp_path, plan)
+            runs.run(chosen, data, tmp_path, plan, name="other")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
@@ -246,9 +246,56 @@ def test_a_damaged_part(model: Model, tmp_path: Path) -> None:
             runs.run(model, DATA, tmp_path, SMALL, part_inputs=2)
         assert path.read_bytes() == damage
     path.unlink()
+    (tmp_path / "curves" / ".jstrace-left").touch()
     assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=2).computed == 2
+    assert not list(tmp_path.glob("*/.jstrace*"))
     for name, table in whole.items():
         assert read(tmp_path, name).equals(table)
+
+
+def test_parts_that_cannot_be_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for more open files is no damage; a part that holds other inputs than its name says is."""
+    runs.run(model, DATA, tmp_path, SMALL, part_inputs=2)
+    (one, two) = sorted((tmp_path / "inputs").glob("*.parquet"))
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(InputError, match="does not hold the inputs that its name says"):
+        runs.run(model, DATA, tmp_path, SMALL)
+    one.write_bytes(content)
+
+    def refused(_: Path) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(InputError, match=r"cannot be read \(Too many open files\)"):
+        tables.read_part(tmp_path, "inputs", tables.Part(0, 1))
+
+
+def test_memory_that_somebody_else_took(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as long an input fitted before, the run stops rather than call this one invalid."""
+    run_cases, calls = evaluation.evaluate_cases, [0]
+
+    def second_fails(*rest: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
+        return run_cases(*rest, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate_cases", second_fails)
+    monkeypatch.setattr(pipeline, "_most", lambda *_: 1)
+    data = Data("d", (Row("abc"), Row("cab")), ())
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        runs.run(model, data, tmp_path, SMALL)
+    assert runs.run(model, data, tmp_path, SMALL) == runs.Summary(2, 0, 2)
+
+
+def test_a_model_is_loaded_when_the_folder_is_free(model: Model, tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path / "a"), pytest.raises(InputError, match="another run"):
+        runs.run(lambda: pytest.fail("loaded"), DATA, tmp_path / "a", SMALL)
+    (tmp_path / "a" / ".lock-3").touch()
+    with run_folder.locked(tmp_path / "a"), pytest.raises(InputError, match="another run"):
+        run_folder._acquired(tmp_path / "a")
+    assert runs.run(lambda: model, DATA, tmp_path / "a", SMALL, limit=1).computed == 1
 
 
 def test_parts_that_overlap(model: Model, tmp_path: Path) -> None:
@@ -381,7 +428,7 @@ def test_two_hosts_write_their_own_parts(folder: Path, tmp_path: Path, shared: b
     outs = [tmp_path / ("out" if shared else f"out{number}") for number in range(2)]
     code = "import sys; from tests.two_hosts import run_dataset; run_dataset(*sys.argv[1:])"
     commands = lambda number: [sys.executable, "-c", code, str(folder), str(data), str(outs[number])]  # noqa: E731
-    for computed in (7,) if shared else (7, 0):
+    for computed in (7, 0):
         ended = two_hosts.run_together(commands)
         assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
         assert [json.loads(run.stdout.splitlines()[-1])["computed"] for run in ended] == [computed] * 2
