@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,7 @@ def run_command(
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = functools.partial(load, model, dtype.value, revision, wanted, quiet=not first)
     try:
-        with _progress(shown=first) as progress:
+        with _interruptible() as check, _progress(check, shown=first) as progress:
             done = runs.run(
                 loaded, rows, out, plan, name=model, limit=limit, save_strata=save_strata, progress=progress
             )
@@ -94,7 +95,27 @@ def _show(done: Summary, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _progress(*, shown: bool) -> Iterator[Progress]:
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """What raises KeyboardInterrupt after Ctrl-C, even where the first was lost in a callback of the collector."""
+    asked: list[bool] = []
+
+    def interrupted(*_: object) -> None:
+        asked.append(True)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _progress(check: Callable[[], None], *, shown: bool) -> Iterator[Progress]:
     """Inputs done, inputs a second and time left on standard error: a bar on a terminal, else a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -105,6 +126,7 @@ def _progress(*, shown: bool) -> Iterator[Progress]:
         task = bar.add_task("inputs", total=None, pace="the first of a length compiles")
 
         def tell(done: int, before: int, wanted: int) -> None:
+            check()
             now = time.monotonic()
             pace = _pace(done - before, wanted - done, now - start)
             bar.update(task, completed=done, total=wanted, pace=pace)

@@ -49,9 +49,8 @@ def style() -> Iterator[None]:
 
 
 def shortened(label: str) -> str:
-    """A model's name in printable characters, short enough for an axis."""
-    shown = "".join(letter if letter.isprintable() else "·" for letter in label).strip("_ ") or "·"
-    return shown if len(shown) <= _LABEL else f"{shown[: _LABEL // 2 - 1]}…{shown[-_LABEL // 2 :]}"
+    """A model's name, short enough for an axis."""
+    return label if len(label) <= _LABEL else f"{label[: _LABEL // 2 - 1]}…{label[-_LABEL // 2 :]}"
 
 
 _LABEL = 26

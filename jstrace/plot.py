@@ -78,7 +78,7 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
             markersize=3,
             linewidth=1.2,
             color=color,
-            label=_printable(label),
+            label=printable(label),
         )
     axes.set(
         xscale="log",
@@ -100,7 +100,7 @@ def _write_figure(figure: Any, path: Path) -> None:
     write_whole(path, lambda stream: figure.savefig(stream, format=path.suffix[1:].lower(), dpi=160))
 
 
-def _printable(label: str) -> str:
+def printable(label: str) -> str:
     """A label without control characters, and without the leading underscore that hides it from the legend."""
     shown = "".join(letter if letter.isprintable() else "·" for letter in label)
     return f" {shown}" if shown.startswith("_") else shown

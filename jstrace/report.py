@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -19,6 +20,7 @@ from jstrace import contents
 from jstrace.contents import Picture, Table
 from jstrace.figures import style
 from jstrace.models import InputError
+from jstrace.plot import printable
 from jstrace.results import Results, read_results
 from jstrace.store import write_whole
 
@@ -94,7 +96,9 @@ def _saved(picture: Picture, folder: Path) -> bytes:
     for ending in ("png", "svg"):
         buffer = io.BytesIO()
         metadata = {"Date": None} if ending == "svg" else None
-        figure.savefig(buffer, format=ending, dpi=_DPI, metadata=metadata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(buffer, format=ending, dpi=_DPI, metadata=metadata)
         write_whole(folder / f"{picture.name}.{ending}", functools.partial(_put, buffer.getvalue()))
     return buffer.getvalue()
 
@@ -110,7 +114,11 @@ def _page(
     found: Sequence[tuple[Table, pa.Table]],
 ) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jstrace", "."), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("jstrace", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        finalize=_shown,
     )
     images = [
         {"picture": picture, "data": "data:image/svg+xml;base64," + base64.b64encode(svg).decode()}
@@ -123,6 +131,11 @@ def _page(
     return environment.get_template("report.html").render(
         runs=[_facts(run) for run in runs], images=images, tables=shown, examples=[*map(_examples, usable)]
     )
+
+
+def _shown(value: Any) -> Any:
+    """What the page shows of a value: texts without control characters."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _cells(rows: pa.Table) -> list[list[str]]:
@@ -155,6 +168,9 @@ def _facts(run: Results) -> dict[str, Any]:
     }
 
 
+_SHOWN_TEXTS = {"text": "text", "next": "next_word", "top": "top_text"}
+
+
 def _examples(run: Results) -> dict[str, Any]:
     """The inputs that use least and most of the model."""
     condition = f"{run.importance}/{run.ablations[0]}"
@@ -163,7 +179,7 @@ def _examples(run: Results) -> dict[str, Any]:
     chosen = order if len(order) <= 2 * _EXAMPLES else np.concatenate([order[:_EXAMPLES], order[-_EXAMPLES:]])
     rows = run.valid.take(chosen).to_pylist()
     texts = [
-        {"density": f"{density[at]:.3f}", "text": row["text"], "next": row["next_word"] or "", "top": row["top_text"]}
+        {"density": f"{density[at]:.3f}"} | {name: row[column] or "" for name, column in _SHOWN_TEXTS.items()}
         for at, row in zip(chosen, rows, strict=True)
     ]
     return {"label": run.label, "condition": condition, "rows": texts}

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from jstrace import run_folder, tables
 from jstrace.models import InputError
+from jstrace.plot import printable
 from jstrace.tables import Part, density_column
 
 
@@ -29,6 +30,11 @@ class Results:
     curves: pa.Table
     parts: tuple[tuple[Path, Part], ...]
     """Every part with its folder."""
+
+    @property
+    def mark(self) -> str:
+        """Of the run, which all its files carry."""
+        return run_folder.mark_of(self.manifest["config"])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -87,7 +93,7 @@ class Results:
         """
         totals = {source: (np.zeros(()), np.zeros(())) for source in self.sources}
         for folder, part in self.parts:
-            table = _plain(tables.read_part(folder, "components", part))
+            table = _plain(tables.read_part(folder, "components", part, self.mark))
             for source, (total, known) in totals.items():
                 found = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
                 if found.num_rows == 0:  # every input of the part is invalid
@@ -134,6 +140,8 @@ def read_results(folders: Sequence[str | Path]) -> list[Results]:
 def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:
     """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
     values = pc.list_flatten(column).to_numpy().astype(np.float64)
+    if values.size % (len(column) * run.n_layers):
+        raise InputError(f"{run.label}: its components are not those of a model of {run.n_layers} layers")
     return values.reshape(len(column) // len(run.sizes), len(run.sizes), run.n_layers, -1)
 
 
@@ -142,13 +150,14 @@ def _read(folders: Sequence[Path]) -> Results:
     parts = tuple((folder, part) for folder in folders for part in _complete(folder))
     if not parts:
         raise InputError(f"{folders[0]}: no part of this run is complete yet")
-    inputs, curves = (_table(parts, name) for name in ("inputs", "curves"))
+    mark = run_folder.mark_of(manifest["config"])
+    inputs, curves = (_table(parts, name, mark) for name in ("inputs", "curves"))
     indices = inputs["input"].to_numpy()
     if len(np.unique(indices)) != len(indices):
         twice = int(indices[:-1][np.diff(indices) == 0][0])
         raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice}")
     name = manifest["model"]["name"] or manifest["config"]["model"]
-    return Results(Path(name).name or name, manifest, inputs, curves, parts)
+    return Results(printable(Path(name).name or name), manifest, inputs, curves, parts)
 
 
 def _complete(folder: Path) -> list[Part]:
@@ -157,10 +166,12 @@ def _complete(folder: Path) -> list[Part]:
     return found
 
 
-def _table(parts: Sequence[tuple[Path, Part]], table: str) -> pa.Table:
+def _table(parts: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Table:
     """All parts of a table, names as plain strings, in the order of inputs and sizes."""
     order = _ORDER[:1] if table == "inputs" else _ORDER
-    return pa.concat_tables([_plain(tables.read_part(folder, table, part)) for folder, part in parts]).sort_by(order)
+    return pa.concat_tables([_plain(tables.read_part(folder, table, part, mark)) for folder, part in parts]).sort_by(
+        order
+    )
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ import jax
 
 from jstrace import devices, tables
 from jstrace.data import Data
+from jstrace.measures import NUCLEUS_LEVELS
 from jstrace.models import InputError
 from jstrace.pipeline import Plan
 from jstrace.store import write_whole
@@ -22,7 +24,6 @@ from jstrace.tables import Part
 
 FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
-_KEYS = dict.fromkeys(("config", "model", "data"), dict) | dict.fromkeys(("conditions", "sources", "sessions"), list)
 
 
 def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
@@ -53,10 +54,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not the manifest of a run of jstrace")
     if found.get("version") != VERSION:
         raise InputError(f"{path}: format version {found.get('version')}, this jstrace reads version {VERSION}")
-    wrong = [key for key, kind in _KEYS.items() if not isinstance(found.get(key), kind)]
-    if wrong:
-        raise InputError(f"{path}: damaged; it lacks {', '.join(wrong)}")
+    try:
+        _check_manifest(found)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     return found
+
+
+def _check_manifest(found: dict[str, Any]) -> None:
+    """Raise an error of some kind where the manifest lacks what others rely on."""
+    config = found["config"]
+    importances, ablations, baselines, sizes = (
+        tuple(config[k]) for k in ("importance", "ablate", "baselines", "sizes")
+    )
+    plan = Plan(importances, ablations, baselines, sizes, config["seed"])
+    names = [case.name for case in plan.cases], [source.name for source in plan.sources]
+    if (found["conditions"], found["sources"], found["nucleus_levels"]) != (*names, list(NUCLEUS_LEVELS)):
+        raise ValueError("its conditions are not those of its configuration")
+    found["model"]["name"].encode()
+    texts = (found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"])
+    numbers = (found["data"]["rows"], found["model"]["config"]["n_layers"])
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        raise TypeError("names are texts, and counts are numbers")
+    for session in found["sessions"]:
+        session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
+
+
+def mark_of(config: dict[str, Any]) -> str:
+    """A short hash of a run's configuration, which all its files carry."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -159,7 +185,7 @@ def opened(
     for turn in (jax.process_index() == 0, True):  # a shared folder has the first host's manifest when the others look
         write = functools.partial(_record, folder, config, facts, session)
         devices.together(write if turn else _nothing)
-    return devices.together(functools.partial(_whole_parts, folder, names))
+    return devices.together(functools.partial(_whole_parts, folder, names, mark_of(config)))
 
 
 def _nothing() -> None:
@@ -193,7 +219,7 @@ def _write(text: str, stream: IO[bytes]) -> None:
     stream.write(text.encode())
 
 
-def _whole_parts(folder: Path, names: Sequence[str]) -> set[Part]:
+def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:
     """The complete parts, checksums verified; strata, which may be large, when they are read."""
     try:
         for name in names:
@@ -204,7 +230,7 @@ def _whole_parts(folder: Path, names: Sequence[str]) -> set[Part]:
     check_apart(folder, complete)
     for part in complete:
         for name in (name for name in names if name != "strata"):
-            tables.read_part(folder, name, part)
+            tables.read_part(folder, name, part, mark)
     return complete
 
 

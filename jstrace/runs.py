@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 
 import jstrace
 from jstrace import devices, machine, run_folder, tables, tracing
-from jstrace.data import Data, Row, next_token, token_counts
+from jstrace.data import Data, Row, next_token, token_counts, token_fingerprint
 from jstrace.measures import NUCLEUS_LEVELS
 from jstrace.model import Model
 from jstrace.models import InputError
@@ -76,11 +77,11 @@ def run(
         if loaded.tokenizer is None:
             raise InputError("this model came without a tokenizer; a run needs one")
         counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
-        config |= {"model": loaded.fingerprint()}
+        config |= {"model": loaded.fingerprint(), "tokens": token_fingerprint(counts)}
         facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
         facts["data"] |= {"corpus_tokens": counts.total()}
         devices.check_agreed((config, wanted, part_inputs))
-        names = list(tables.schemas(plan, save_strata=save_strata))
+        names, mark = list(tables.schemas(plan, save_strata=save_strata)), run_folder.mark_of(config)
         parts = run_folder.opened(folder, config, facts, _session(loaded), names)
         done = devices.either(_done(parts, wanted))
         before = finished = int(done.sum())
@@ -94,9 +95,10 @@ def run(
             entries = _computed(loaded, plan, data.rows, chunk, advance)
             finished += len(chunk)
             mine = number % jax.process_count() == jax.process_index()
-            save = functools.partial(_saved, folder, loaded, plan, save_strata, entries, counts.__getitem__)
+            made = functools.partial(_tables, loaded, plan, save_strata, entries, counts.__getitem__)
+            save = functools.partial(_saved, folder, mark, chunk, made)
             devices.together(save if mine else _nothing)
-        return Summary(wanted, int(devices.either(_invalid(folder, names, wanted)).sum()), wanted - before)
+        return Summary(wanted, int(devices.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
 
 
 def _nothing() -> None:
@@ -147,15 +149,16 @@ def _computed(
     return [Entry(index, rows[index], ids.get(index), nexts.get(index), found[index]) for index in chunk]
 
 
-def _saved(
-    folder: Path, model: Model, plan: Plan, save_strata: bool, entries: list[Entry], count: Callable[[int], int]
-) -> None:
-    wanted = tables.schemas(plan, save_strata=save_strata)
+def _tables(
+    model: Model, plan: Plan, save_strata: bool, entries: list[Entry], count: Callable[[int], int]
+) -> dict[str, pa.Table]:
     assert model.tokenizer is not None
-    found = tables.part_tables(
-        entries, plan, wanted, parallel=model.config.parallel, word=model.tokenizer.token, count=count
-    )
-    tables.write_part(folder, Part(entries[0].index, entries[-1].index), found)
+    wanted, parallel = tables.schemas(plan, save_strata=save_strata), model.config.parallel
+    return tables.part_tables(entries, plan, wanted, parallel=parallel, word=model.tokenizer.token, count=count)
+
+
+def _saved(folder: Path, mark: str, chunk: Sequence[int], made: Callable[[], dict[str, pa.Table]]) -> None:
+    tables.write_part(folder, Part(chunk[0], chunk[-1]), made(), mark)
 
 
 def _facts(data: Data, plan: Plan) -> dict[str, Any]:
@@ -184,10 +187,10 @@ def _done(parts: Iterable[Part], wanted: int) -> np.ndarray:
     return found
 
 
-def _invalid(folder: Path, names: Sequence[str], wanted: int) -> np.ndarray:
+def _invalid(folder: Path, names: Sequence[str], mark: str, wanted: int) -> np.ndarray:
     """Which inputs in this host's folder are invalid: bool ``[wanted]``."""
     found = np.zeros(wanted, bool)
     for part in tables.complete_parts(folder, names):
-        rows = tables.read_part(folder, "inputs", part, ["input", "valid"]).to_pylist()
+        rows = tables.read_part(folder, "inputs", part, mark, ["input", "valid"]).to_pylist()
         found[[row["input"] for row in rows if row["input"] < wanted and not row["valid"]]] = True
     return found

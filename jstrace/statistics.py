@@ -177,10 +177,15 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
     """Spearman's rank correlation of the pairs in which both numbers are known."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y, n = x[known], y[known], int(known.sum())
-    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if n < 3 or _constant(x) or _constant(y):
         return Correlation(np.nan, np.nan, np.nan, np.nan, n)
     found = stats.spearmanr(x, y)
     return Correlation(float(found.statistic), *_interval(x, y, seed), float(found.pvalue), n)
+
+
+def _constant(values: np.ndarray) -> bool:
+    """Whether values differ by no more than float32 rounds."""
+    return bool(np.ptp(values) <= 1e-6 * np.max(np.abs(values)))
 
 
 def _interval(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:

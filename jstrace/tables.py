@@ -27,6 +27,7 @@ from jstrace.store import write_whole
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
 
+_MARK = b"jstrace.run"
 _NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
 
 _CURVES = pa.schema(
@@ -249,26 +250,33 @@ def complete_parts(folder: Path, names: Sequence[str]) -> set[Part]:
     return set.intersection(*(parts_of(folder, name) for name in names))
 
 
-def write_part(folder: Path, part: Part, found: dict[str, pa.Table]) -> None:
+def write_part(folder: Path, part: Part, found: dict[str, pa.Table], mark: str) -> None:
     """Write the files of a part, each of them whole or not at all, that of ``inputs`` last.
+
+    Args:
+      folder: of the run.
+      part: the range of inputs.
+      found: the tables by name.
+      mark: of the run, which ``read_part`` compares.
 
     Raises:
       InputError: there is no room, or no permission.
     """
     for name in TABLES:
         if name in found:
-            write_whole(folder / name / part.file, functools.partial(_write, found[name]))
+            marked = found[name].replace_schema_metadata({_MARK: f"{mark} {name}"})
+            write_whole(folder / name / part.file, functools.partial(_write, marked))
 
 
 def _write(table: pa.Table, stream: Any) -> None:
     parquet.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
-def read_part(folder: Path, table: str, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(folder: Path, table: str, part: Part, mark: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One file, its checksums verified.
 
     Raises:
-      InputError: it is damaged.
+      InputError: it is damaged, or of another run, another table or other inputs.
     """
     path = folder / table / part.file
     try:
@@ -282,8 +290,8 @@ def read_part(folder: Path, table: str, part: Part, columns: Sequence[str] | Non
         raise InputError(
             f"{path}: damaged ({reason}); remove this file, and the same run computes its inputs again"
         ) from error
+    if (found.schema.metadata or {}).get(_MARK) != f"{mark} {table}".encode():
+        raise InputError(f"{path}: of another run or another table; remove this file to compute its inputs again")
     if table == "inputs" and found["input"].to_pylist() != list(range(part.first, part.last + 1)):
-        raise InputError(
-            f"{path}: does not hold the inputs that it is named by; remove it, and they are computed again"
-        )
+        raise InputError(f"{path}: does not hold the inputs that its name says; remove this file to compute them again")
     return found

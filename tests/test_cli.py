@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import cli, evaluation, model, plot, scores
+from jstrace import cli, cli_options, evaluation, model, plot, runs, scores
 from jstrace.model import Model
 from jstrace.models import InputError
 from tests import hf_models
@@ -159,9 +161,9 @@ def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.Mo
 
 
 def test_choices_are_the_librarys() -> None:
-    assert [a.value for a in cli.Ablate] == list(evaluation.ABLATIONS)
-    assert [i.value for i in cli.Importance] == list(scores.IMPORTANCES)
-    assert [d.value for d in cli.Dtype] == list(model.DTYPES)
+    assert [a.value for a in cli_options.Ablate] == list(evaluation.ABLATIONS)
+    assert [i.value for i in cli_options.Importance] == list(scores.IMPORTANCES)
+    assert [d.value for d in cli_options.Dtype] == list(model.DTYPES)
 
 
 def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
@@ -318,6 +320,23 @@ def test_a_run_that_is_interrupted(
     code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     assert (code, out) == (130, "")
     assert err == f"jstrace: stopped; the same command goes on in {tmp_path}/out\n"
+
+
+def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector's callbacks swallow exceptions; the run stops at the next input all the same."""
+    process = runs.process
+
+    def swallowed(*arguments: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return process(*arguments)
+
+    monkeypatch.setattr("jstrace.runs.process", swallowed)
+    before = signal.getsignal(signal.SIGINT)
+    code, _, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--ablate", "all")
+    assert code == 130
+    assert "stopped; the same command goes on" in err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

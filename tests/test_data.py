@@ -72,6 +72,28 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_data(str(tmp_path / "a.parquet"))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1]),
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([2**30], pa.date32()),
+        pa.array([["a"]]),
+        pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]),
+    ],
+)
+def test_columns_that_are_no_texts(tmp_path: Path, column: pa.Array) -> None:
+    parquet.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"expected texts|no readable parquet"):
+        read_data(str(tmp_path / "a.parquet"))
+
+
+def test_long_cells_and_lone_carriage_returns(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"a\rb" + b"x" * 200_000 + b"\tc\r\n")
+    (row,) = read_data(str(tmp_path / "a.tsv")).rows
+    assert (len(row.text), row.text[:3], row.next_word) == (200_003, "a\rb", "c")
+
+
 def test_fingerprints_tell_rows_and_corpora_apart() -> None:
     one = Data("", (Row("ab", "c"),), ("x",))
     others = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -71,7 +72,8 @@ def planted(tmp_path: Path) -> Planted:
     ) -> Path:
         folder, rng = tmp_path / name, np.random.default_rng(0)
         rows = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
-        config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False) | {"model": name[:1]}
+        config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False)
+        config |= {"model": name[:1], "tokens": ""}
         facts: dict[str, Any] = {
             "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
             "data": {"name": "planted", "rows": len(rows), "corpus_tokens": 9},
@@ -95,7 +97,7 @@ def planted(tmp_path: Path) -> Planted:
         made = tables.part_tables(
             entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
         )
-        tables.write_part(folder, Part(first, first + len(rows) - 1), made)
+        tables.write_part(folder, Part(first, first + len(rows) - 1), made, run_folder.mark_of(config))
         return folder
 
     return write
@@ -129,6 +131,8 @@ def test_correlations_that_are_not_defined() -> None:
     for x, y in (([1.0, 2.0], [2.0, 1.0]), ([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0]), ([], [])):
         found = statistics.spearman(np.asarray(x, float), np.asarray(y, float))
         assert np.isnan([found.rho, found.low, found.high, found.p]).all()
+    noise = np.asarray([2.9968286, 2.9968295, 2.9968286, 2.9968295])
+    assert np.isnan(statistics.spearman(noise, -noise).rho), "rounding is no correlation"
     found = statistics.spearman(np.asarray([1.0, 2.0, np.nan, 4.0]), np.asarray([1.0, 2.0, 3.0, 0.0]))
     assert found.n == 3
 
@@ -248,6 +252,52 @@ def test_folders_of_hosts_make_one_run(planted: Planted) -> None:
     assert found[0].curve("l1/all", "tv")[:, 0] == pytest.approx(heights)
     with pytest.raises(InputError, match="more than one of them holds input 0"):
         results.read_results([one, planted("aaa", heights[:4], heights[:4], texts=texts)])
+
+
+def test_names_that_cannot_be_printed(planted: Planted, tmp_path: Path) -> None:
+    folder = planted("a", heights_of(4), heights_of(4), texts=["nul \0 and \x1b[31m", "b", "c", "d"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["name"] = "_a\x01b\n$x_{y}$"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (label,) = report.write_report([folder], tmp_path / "out")
+    assert label == " _a·b·$x_{y}$"
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert not {"\0", "\x1b", "\x01"} & set(page)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sessions": None},
+        {"sessions": [None]},
+        {"config": {}},
+        {"conditions": ["l1/all", "more"]},
+        {"nucleus_levels": [0.5]},
+        {"model": {"name": 5}},
+        {"model": {"name": "\udcff", "dtype": "", "config": {"n_layers": 3}}},
+        {"data": []},
+    ],
+)
+def test_manifests_that_somebody_changed(planted: Planted, change: dict[str, Any]) -> None:
+    folder = planted("a", heights_of(2), heights_of(2))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
+        results.read_results([folder])
+
+
+def test_files_in_the_wrong_place(planted: Planted) -> None:
+    """A part of another run, and another table's."""
+    one = planted("a", heights_of(2), heights_of(2))
+    two = planted("b", heights_of(2), heights_of(2))
+    name = Part(0, 1).file
+    content = (one / "curves" / name).read_bytes()
+    for other in (two / "curves" / name, one / "inputs" / name):
+        (one / "curves" / name).write_bytes(other.read_bytes())
+        with pytest.raises(InputError, match="of another run or another table; remove this file"):
+            results.read_results([one])
+    (one / "curves" / name).write_bytes(content)
+    assert len(results.read_results([one])) == 1
 
 
 def test_runs_of_the_same_name_are_told_apart() -> None:
@@ -390,7 +440,6 @@ def test_legends_name_every_model(planted: Planted) -> None:
 
 def test_long_names_are_shortened() -> None:
     assert figures.shortened("Llama-3.1-8B") == "Llama-3.1-8B"
-    assert figures.shortened("_a\nb") == "a·b"
     assert len(figures.shortened("x" * 80)) <= 26
 
 

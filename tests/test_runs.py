@@ -44,6 +44,13 @@ def model(tiny: Model) -> Model:
     return Model(tiny.decoder, Letters())
 
 
+class Backwards(Letters):
+    """Other tokens for the same texts."""
+
+    def encode(self, text: str) -> list[int]:
+        return [96 - token for token in super().encode(text)]
+
+
 def read(folder: Path, table: str) -> pa.Table:
     return parquet.read_table(folder / table)
 
@@ -202,6 +209,7 @@ def test_another_configuration_is_refused_with_the_difference(model: Model, tmp_
         (model, DATA, Plan(sizes=SIZES, seed=1), "seed is 0 there, 1 here"),
         (model, DATA, Plan(), r"sizes is \[0.01, 0.05, 0.3, 0.7\] there"),
         (model, Data("other", DATA.rows[1:], ()), SMALL, r"data is letters, 4 rows \(.*\) there, other, 3 rows \("),
+        (Model(model.decoder, Backwards()), DATA, SMALL, "tokens is"),
         (other, DATA, SMALL, r"model is tiny, float32 \(.*\) there, other, float32 \("),
     ]
     for chosen, data, plan, message in changes:
@@ -268,7 +276,7 @@ def test_parts_that_cannot_be_read(model: Model, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(InputError, match=r"cannot be read \(Too many open files\)"):
-        tables.read_part(tmp_path, "inputs", tables.Part(0, 1))
+        tables.read_part(tmp_path, "inputs", tables.Part(0, 1), "")
 
 
 def test_memory_that_somebody_else_took(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
