@@ -107,10 +107,7 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
         removed = {"all": "the attention and MLP edges", "residual+mlp": "the MLP edges alone"}
         yield (
             "necessity", "necessity (Fig. 7)", "TV of the graph without them against the size of the trace.",
-            functools.partial(
-                figures.compared, kinds=[(f"{run.importance}/{{}}/inverse", "trace removed")],
-                xlabel="size of the trace removed (share of all edges)",
-            ),
+            figures.necessity,
             f"Removed: {', beside it '.join(f'{removed[name]} of the trace ({name})' for name in run.ablations)};"
             " all others are kept, residual edges always" + _alone(run.ablations) + ".",
         )  # fmt: skip

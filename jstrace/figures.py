@@ -78,6 +78,9 @@ def _power(x: float) -> str:
     return "1" if exponent == 0 else "10" + str(exponent).translate(_RAISED)
 
 
+_REMOVED = {"all": "removed: attention and MLP", "residual+mlp": "removed: MLP alone"}
+
+
 def _each_ablation(
     ablations: Sequence[str],
     draw: Callable[[Any, str], None],
@@ -85,12 +88,13 @@ def _each_ablation(
     ylabel: str,
     xlabel: str = SIZE_LABEL,
     height: float = 2.1,
+    removes: bool = False,
 ) -> Figure:
-    """One panel for each ablation, side by side on one scale."""
+    """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away."""
     figure, grid = _panels(len(ablations), height=height, sharey=True)
     for axes, ablate in zip(grid[0], ablations, strict=True):
         draw(axes, ablate)
-        axes.set_title(f"ablated: {ablate}")
+        axes.set_title(_REMOVED[ablate] if removes else f"ablated: {ablate}")
     grid[0, 0].set_ylabel(ylabel)
     figure.supxlabel(xlabel, fontsize=7)
     return figure
@@ -122,8 +126,20 @@ def curve(run: Results) -> Figure:
     return _each_ablation(run.ablations, draw, ylabel=_TV)
 
 
-def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = SIZE_LABEL) -> Figure:
+def compared(run: Results, kinds: Sequence[tuple[str, str]]) -> Figure:
     """TV against size of several conditions, given as a pattern with ``{}`` for the ablation and a label."""
+    figure = _compared(run, kinds, height=2.35)
+    _legend_above(figure, 3)
+    return figure
+
+
+def necessity(run: Results) -> Figure:
+    """TV without the attention and MLP edges of the trace (Fig. 7)."""
+    label = "size of the trace removed (share of all edges)"
+    return _compared(run, [(f"{run.importance}/{{}}/inverse", "")], xlabel=label, removes=True)
+
+
+def _compared(run: Results, kinds: Sequence[tuple[str, str]], **options: Any) -> Figure:
 
     def draw(axes: Any, ablate: str) -> None:
         for number, (pattern, label) in enumerate(kinds):
@@ -132,11 +148,7 @@ def compared(run: Results, kinds: Sequence[tuple[str, str]], *, xlabel: str = SI
         _log_sizes(axes, run.sizes)
         axes.set_ylim(-0.02, 1.02)
 
-    height = 2.1 if len(kinds) == 1 else 2.35
-    figure = _each_ablation(ablations_of(run, kinds), draw, ylabel=_TV, xlabel=xlabel, height=height)
-    if len(kinds) > 1:
-        _legend_above(figure, 3)
-    return figure
+    return _each_ablation(ablations_of(run, kinds), draw, ylabel=_TV, **options)
 
 
 def ablations_of(run: Results, kinds: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -71,7 +71,8 @@ def run(
     """
     plan, folder, wanted = plan or Plan(), Path(out), _wanted(data, limit)
     config, facts = run_folder.configuration(plan, data, save_strata=save_strata), _facts(data, plan)
-    run_folder.check_same(folder, config, facts)  # before anything is made or loaded
+    same = functools.partial(run_folder.check_same, folder, config, facts)
+    devices.together(same)  # before anything is made or loaded
     with run_folder.locked(folder):
         loaded = model if isinstance(model, Model) else model()
         if loaded.tokenizer is None:

@@ -211,15 +211,27 @@ PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count
 next token, how often the predicted token occurs in the corpus; and the length, which might stand behind any of them."""
 
 
+def relative_density(run: Results, condition: str) -> np.ndarray:
+    """Area under TV over log10 of the size, TV as a share of that of the smallest trace: float64 ``[N]``.
+
+    Where the smallest traces keep nothing of a prediction, TV starts at its distance from what the model predicts of no
+    edge at all, which depends on the prediction's entropy. This measure has that taken out.
+    """
+    tv = run.curve(condition, "tv")
+    start = np.where(tv[:, :1] > 0, tv[:, :1], np.nan)
+    return np.trapezoid(tv / start, np.log10(run.sizes), axis=1)
+
+
 def correlations(runs: Sequence[Results]) -> pa.Table:
-    """Of density with entropy, loss, frequency and length under every condition that has a density (Fig. 8)."""
+    """Of density, as it is and relative, with entropy, loss, frequency and length under every condition (Fig. 8)."""
     rows = []
     for run in runs:
         for condition in with_density(run):
-            density = run.density(condition)
-            for name, column in PREDICTORS.items():
-                found = spearman(density, run.column(column))
-                rows.append({"model": run.label, "condition": condition, "with": name, **found._asdict()})
+            measures = {"density": run.density(condition), "relative density": relative_density(run, condition)}
+            for measure, values in measures.items():
+                for name, column in PREDICTORS.items():
+                    about = {"model": run.label, "condition": condition, "measure": measure, "with": name}
+                    rows.append(about | spearman(values, run.column(column))._asdict())
     return pa.Table.from_pylist(rows, schema=_CORRELATIONS)
 
 
@@ -230,7 +242,8 @@ _NUMBERS = [
     ("p", pa.float64()),
     ("n", pa.int64()),
 ]
-_CORRELATIONS = pa.schema([("model", pa.string()), ("condition", pa.string()), ("with", pa.string()), *_NUMBERS])
+_WHICH = [(name, pa.string()) for name in ("model", "condition", "measure", "with")]
+_CORRELATIONS = pa.schema([*_WHICH, *_NUMBERS])
 _PAIRS = pa.schema([("condition", pa.string()), ("model", pa.string()), ("other", pa.string()), *_NUMBERS])
 
 
@@ -297,7 +310,7 @@ def densities(runs: Sequence[Results]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-_TEXTS = ("text", "next_word", "tokens", "token_texts", "top_text", "counts")
+_TEXTS = ("text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts")
 
 
 def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:

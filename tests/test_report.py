@@ -140,7 +140,9 @@ def test_correlations_that_are_not_defined() -> None:
 def test_density_and_entropy_of_a_run(planted: Planted) -> None:
     heights = heights_of(60)
     (run,) = results.read_results([planted("a", heights, 10 - 5 * heights)])
-    rows = {(r["condition"], r["with"]): r for r in statistics.correlations([run]).to_pylist()}
+    found = statistics.correlations([run]).to_pylist()
+    rows = {(r["condition"], r["with"]): r for r in found if r["measure"] == "density"}
+    assert {r["rho"] is None or np.isnan(r["rho"]) for r in found if r["measure"] != "density"} == {True}, "one shape"
     assert rows["l1/all", "entropy"]["rho"] == pytest.approx(-1)
     assert rows["l1/residual+mlp", "loss"]["rho"] == pytest.approx(-1)
     assert rows["l1/all", "frequency"]["rho"] is None or np.isnan(rows["l1/all", "frequency"]["rho"])
@@ -408,7 +410,9 @@ def test_axes_and_units_are_labelled(planted: Planted) -> None:
             assert width == figures.COLUMN, name
             words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
             assert any(re.search(r"size|density|%|ρ", word) for word in words), name
-            if picture.ablated != contents.NOT_ABLATED:
+            if picture.ablated.startswith("Removed"):
+                assert {"removed: attention and MLP", "removed: MLP alone"} <= set(words)
+            elif picture.ablated != contents.NOT_ABLATED:
                 assert any(re.search(r"ablated: all$", word) for word in words), name
                 assert any(re.search(r"ablated: residual\+mlp$", word) for word in words), name
     labels = {axes.get_xlabel() for axes in made["correlation-1"].draw().axes}
