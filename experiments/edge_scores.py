@@ -1,7 +1,7 @@
 """Other edge scores, L2, IFR and cosine, through the same extraction.
 
-Command: ``python experiments/edge_scores.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
+Command: ``python experiments/edge_scores.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
 Expected: L2 is close to L1. Needs a run with several --importance.
 """
 

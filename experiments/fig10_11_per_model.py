@@ -1,8 +1,9 @@
 """Figs. 10 and 11: the curves and the make-up of every model by itself.
 
-Command: ``python experiments/fig10_11_per_model.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: as Figs. 3 and 5, with differences in where the phases begin.
+Command: ``python experiments/fig10_11_per_model.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a
+minute).
+
+Expected of SmolLM2-135M: as Figs. 3 and 5. These are of 432 passages on two CPU cores, experiments/results/smollm2.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Fig. 3: TV distance against the size of the trace, median and quartiles, with the two phases marked.
 
-Command: ``python experiments/fig3_curves.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: in the construction phase, 1e-4 to 1e-2, TV falls from near 1; refinement follows. Of SmolLM2 that holds with
-residual+mlp ablated and not with all edges (experiments/results/smollm2).
+Command: ``python experiments/fig3_curves.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
+Expected of SmolLM2-135M: with residual+mlp ablated TV falls from 0.97 at 1e-4 to 0.49 at 1e-2; with all edges ablated
+nothing happens before 10%, 0.35 at 20%. These are of 432 passages on two CPU cores, experiments/results/smollm2.
 """
 
 from __future__ import annotations

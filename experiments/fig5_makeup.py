@@ -1,8 +1,9 @@
 """Fig. 5: traces by edge type and by quarter of the layers, against size.
 
-Command: ``python experiments/fig5_makeup.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: attention is sparse in the core of 0.1% and nearly all of large traces; early layers come first.
+Command: ``python experiments/fig5_makeup.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
+Expected of SmolLM2-135M: at size 1e-3 9.5% of the edges are attention's and 49% lie in the first quarter of the
+layers. These are of 432 passages on two CPU cores, experiments/results/smollm2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Fig. 6: the random baseline, uniform scores with residual and MLP edges first.
 
-Command: ``python experiments/fig6_random.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: random traces bring the prediction back later. Needs a run with --baselines random.
+Command: ``python experiments/fig6_random.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
+Expected of SmolLM2-135M: density 4.09 against 4.65 (all), 2.91 against 2.96 (residual+mlp), where random traces are
+ahead from 2% of the edges on. Needs a run with --baselines random. These are of 432 passages on two CPU cores,
+experiments/results/smollm2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Fig. 8: Spearman's correlation of density with entropy, loss and frequency of the top token.
 
-Command: ``python experiments/fig8_correlations.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: density grows with uncertainty and for rare tokens; see experiments/results/smollm2 for where it does not.
+Command: ``python experiments/fig8_correlations.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
+Expected of SmolLM2-135M: density and entropy -0.39 (all), 0.15 (residual+mlp); relative density 0.32 and 0.45. These
+are of 432 passages on two CPU cores, experiments/results/smollm2.
 """
 
 from __future__ import annotations

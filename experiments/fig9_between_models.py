@@ -1,7 +1,8 @@
 """Fig. 9: Spearman's correlation of density between models on the same inputs.
 
-Command: ``python experiments/fig9_between_models.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
+Command: ``python experiments/fig9_between_models.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a
+minute).
+
 Expected: positive where models find the same inputs dense. Needs the runs of two models or more on the same data.
 """
 

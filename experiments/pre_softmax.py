@@ -1,7 +1,7 @@
 """The pre-softmax baseline: attention masks that enter the softmax.
 
-Command: ``python experiments/pre_softmax.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
+Command: ``python experiments/pre_softmax.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
 Expected: curves that differ little where few attention edges are kept. Needs a run with --baselines pre-softmax.
 """
 

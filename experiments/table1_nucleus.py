@@ -1,8 +1,9 @@
 """The size of the trace that each nucleus of the prediction needs.
 
-Command: ``python experiments/table1_nucleus.py RUN... --out FOLDER``
-(folders of ``jstrace run``; under a minute).
-Expected: higher levels need larger traces; the most probable token comes back first.
+Command: ``python experiments/table1_nucleus.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
+
+Expected of SmolLM2-135M: the top token needs 2% of the edges (residual+mlp) or 20% (all), the 90% nucleus 80% or all.
+These are of 432 passages on two CPU cores, experiments/results/smollm2.
 """
 
 from __future__ import annotations
