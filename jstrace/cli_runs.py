@@ -120,21 +120,31 @@ def _progress(check: Callable[[], None], *, shown: bool) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console, start, last = Console(stderr=True), time.monotonic(), [0.0]
+    console = Console(stderr=True)
     columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("inputs", total=None, pace="the first of a length compiles")
+    bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+    task = bar.add_task("inputs", total=None, pace="the first of a length compiles")
+    start, last = [0.0], [0.0]
 
-        def tell(done: int, before: int, wanted: int) -> None:
-            check()
-            now = time.monotonic()
-            pace = _pace(done - before, wanted - done, now - start)
-            bar.update(task, completed=done, total=wanted, pace=pace)
-            if shown and not console.is_terminal and (done == wanted or now - last[0] > _LINE_SECONDS):
-                last[0] = now
-                sys.stderr.write(f"{done}/{wanted} inputs, {pace}\n")
+    def tell(done: int, before: int, wanted: int) -> None:
+        check()
+        now = time.monotonic()
+        if not start[0]:  # the model is loaded, and whatever that had to say is said
+            start[0] = last[0] = now
+            bar.start()
+        bar.update(task, completed=done, total=wanted)
+        if done == before:
+            return
+        pace = _pace(done - before, wanted - done, now - start[0])
+        bar.update(task, pace=pace)
+        if shown and not console.is_terminal and (done == wanted or now - last[0] > _LINE_SECONDS):
+            last[0] = now
+            sys.stderr.write(f"{done}/{wanted} inputs, {pace}\n")
 
+    try:
         yield tell
+    finally:
+        bar.stop()
 
 
 _LINE_SECONDS = 30.0

@@ -27,7 +27,7 @@ _PART_CPU, _PART_ACCELERATOR = 16, 64
 """Inputs of a part for each device along ``data``: what a killed run computes again, at most."""
 
 Progress = Callable[[int, int, int], None]
-"""Called with the inputs done, those of them done before this call, and all."""
+"""Called with the inputs done, those of them done before this call, and all: once before the first, then after each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,7 @@ def run(
             if progress is not None:
                 progress(finished + n, before, wanted)
 
+        advance(0)
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         for number, chunk in enumerate(chunks):
             entries = _computed(loaded, plan, data.rows, chunk, advance)

@@ -60,7 +60,7 @@ def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pyt
     seen: list[tuple[int, int, int]] = []
     done = runs.run(model, DATA, tmp_path, SMALL, part_inputs=2, progress=lambda *n: seen.append(n))
     assert done == runs.Summary(4, 0, 1)
-    assert seen == [(4, 3, 4)]
+    assert seen == [(3, 3, 4), (4, 3, 4)]
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
     monkeypatch.setattr(pipeline, "_run_batch", lambda *_: pytest.fail("nothing is left to do"))
