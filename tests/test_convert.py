@@ -20,6 +20,7 @@ import jstrace
 from jstrace.convert import default_model
 from jstrace.convert.gguf_file import GgufFile
 from jstrace.models import InputError, n_params
+from tests import hf_models
 
 
 @pytest.fixture
