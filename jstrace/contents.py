@@ -10,6 +10,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from jstrace import figures, statistics
+from jstrace.evaluation import ABLATIONS
 from jstrace.results import Results
 
 NOT_ABLATED = "Nothing is ablated here: it shows the traces themselves."
@@ -134,7 +135,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
-    ablations = [name for name in ("all", "residual+mlp") if any(name in run.ablations for run in runs)]
+    ablations = [name for name in ABLATIONS if any(name in run.ablations for run in runs)]
     yield Picture(
         "models", None, "All models: how fast the prediction comes back (Fig. 3)",
         f"Median TV distance over each model's own valid inputs. n = {_range([run.valid.num_rows for run in runs])}.",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jstrace import run_folder, tables
+from jstrace.evaluation import ABLATIONS
 from jstrace.models import InputError
 from jstrace.plot import printable
 from jstrace.tables import Part, density_column
@@ -49,7 +50,7 @@ class Results:
     @property
     def ablations(self) -> tuple[str, ...]:
         """Which edges were ablated: "all", "residual+mlp" or both, in this order."""
-        return tuple(name for name in ("all", "residual+mlp") if name in self.manifest["config"]["ablate"])
+        return tuple(name for name in ABLATIONS if name in self.manifest["config"]["ablate"])
 
     @property
     def importance(self) -> str:

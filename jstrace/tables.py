@@ -20,7 +20,7 @@ from pyarrow import parquet
 from jstrace import graph
 from jstrace.composition import compose
 from jstrace.data import Row
-from jstrace.models import EdgeTree, InputError
+from jstrace.models import FAMILIES, EdgeTree, InputError
 from jstrace.pipeline import Invalid, Outcome, Plan
 from jstrace.store import write_whole
 
@@ -63,7 +63,6 @@ _COMPONENTS = pa.schema(
         ("heads", pa.list_(pa.int32())),
     ]
 )
-_FAMILIES = ("residual_attn", "attn", "residual_mlp", "mlp")
 _STRATA = pa.schema(
     [
         ("input", pa.int32()),
@@ -71,7 +70,7 @@ _STRATA = pa.schema(
         ("layers", pa.int32()),
         ("n_heads", pa.int32()),
         ("n_tokens", pa.int32()),
-        *((name, pa.binary()) for name in _FAMILIES),
+        *((name, pa.binary()) for name in FAMILIES),
     ]
 )
 _INPUTS = pa.schema(
@@ -220,7 +219,7 @@ def strata_of(row: dict[str, Any]) -> EdgeTree:
     """The strata (uint8) of one row of the table ``strata``."""
     shape = (row["layers"], row["n_tokens"])
     shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
-    return EdgeTree(**{name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in _FAMILIES})
+    return EdgeTree(**{name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in FAMILIES})
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
