@@ -20,10 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.convert.hf_config import validated
-from jstrace.convert.tokenizer import Tokenizer
+from jstrace.convert.validation import validated
 from jstrace.convert.weights import FLOATS
-from jstrace.models import InputError, ModelConfig, Params, shapes
+from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
 from jstrace.models.params import on_one_device
 
 HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"

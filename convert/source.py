@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.convert import default_model, hub, native
-from jstrace.convert.gguf_file import GgufFile
-from jstrace.convert.gguf_tokenizer import GgufTokenizer
-from jstrace.convert.hf_config import read_hf_config
-from jstrace.convert.hf_folder import open_safetensors
+from jstrace.convert import default_model, native
+from jstrace.convert.gguf.file import GgufFile
+from jstrace.convert.gguf.tokenizer import GgufTokenizer
+from jstrace.convert.hf import hub
+from jstrace.convert.hf.config import read_hf_config
+from jstrace.convert.hf.folder import open_safetensors
+from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.layouts import GGUF, HF
-from jstrace.convert.tokenizer import HfTokenizer, Tokenizer, tokenizer_or_reason
+from jstrace.convert.tokenizer import tokenizer_or_reason
 from jstrace.convert.weights import build_params
-from jstrace.models import InputError, ModelConfig, n_params, param_shardings, preset, random_params
+from jstrace.models import InputError, ModelConfig, Tokenizer, n_params, param_shardings, preset, random_params
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"

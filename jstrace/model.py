@@ -3,93 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float32, Int
 
-from jstrace.convert import (
-    Checkpoint,
-    Header,
-    Tokenizer,
-    check_target,
-    narrowed,
-    read_checkpoint,
-    read_config,
-    write_native,
-)
+from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
-from jstrace.devices import mesh_of
-from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, ModelConfig, n_params
+from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprint, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-class _Memo:
-    """The fingerprint of the arrays last asked for; static for JAX, and equal to every other memo."""
-
-    def __init__(self) -> None:
-        self.leaves: list[weakref.ref[Array]] = []
-        self.fingerprint = ""
-
-    def holds(self, leaves: list[Array]) -> bool:
-        """Whether the fingerprint is that of these very arrays."""
-        return len(leaves) == len(self.leaves) and all(
-            ref() is leaf for ref, leaf in zip(self.leaves, leaves, strict=True)
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Memo)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-class Model(nnx.Module):
-    """A decoder with its tokenizer: a pytree of weights, and a pure function of tokens and an edge mask.
-
-    ``jax.jit``, ``jax.vmap`` over masks and ``jax.grad`` in the mask work with the model as an argument; closing over
-    it would bake the weights into the compiled program.
-    """
-
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self._memo = _Memo()
-
-    def fingerprint(self) -> str:
-        """A short hash of config, dtype and every weight, computed on first use."""
-        leaves = jax.tree.leaves(self.decoder)
-        if not self._memo.holds(leaves):
-            self._memo.fingerprint = fingerprint(self.decoder)
-            self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
-        return self._memo.fingerprint
-
-    @property
-    def mesh(self) -> jax.sharding.Mesh | None:
-        """The mesh that the weights lie on; None for a single device."""
-        return mesh_of(self.decoder)
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Of the weights and of the residual stream."""
-        return self.decoder.embed[...].dtype
-
-    @property
-    def config(self) -> ModelConfig:
-        """Shape and flags of the decoder."""
-        return self.decoder.config
-
-    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
-        """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1])."""
-        return self.decoder(tokens, mask, pre_softmax=pre_softmax)
 
 
 def load(
@@ -171,29 +96,3 @@ def checked_dtype(dtype: str) -> jnp.dtype:
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; expected one of {', '.join(DTYPES)}")
     return jnp.dtype(dtype)
-
-
-def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
-    """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
-
-    It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it.
-    """
-    digest = hashlib.sha256(repr(dataclasses.asdict(decoder.config)).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
-        kind = leaf.dtype if dtype is None else dtype
-        digest.update(f"{jax.tree_util.keystr(path)} {kind} {leaf.shape}".encode())
-        digest.update(bytes(_checksum(leaf, kind).tobytes()))
-    return digest.hexdigest()[:16]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _checksum(leaf: Array, dtype: jnp.dtype) -> Array:
-    """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
-    leaf = leaf.astype(dtype)
-    kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
-    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
-    place = jnp.zeros(leaf.shape, jnp.uint32)
-    for axis in range(leaf.ndim):
-        place = place * jnp.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-    mixed = (bits ^ (place * jnp.uint32(0x85EBCA6B))) * jnp.uint32(0xC2B2AE35)
-    return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)])

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.models.config import ModelConfig
+from jstrace.models.decoder import Decoder
 from jstrace.models.errors import InputError
 from jstrace.models.params import Weight, axis_sizes, map_weights
 
@@ -64,6 +65,15 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
         return NamedSharding(mesh, PartitionSpec(*(over.get(axis) for axis in weight.axes)))
 
     return map_weights(one, config)
+
+
+def mesh_of(decoder: Decoder) -> Mesh | None:
+    """The mesh that a decoder's weights were loaded onto, or None for a single device."""
+    sharding = decoder.embed[...].sharding
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return None
+    assert isinstance(sharding.mesh, Mesh)
+    return sharding.mesh
 
 
 def check_mesh(config: ModelConfig, mesh: Mesh) -> None:

@@ -1,0 +1,39 @@
+"""Shapes that no model has are refused, whatever file they were read from."""
+
+from __future__ import annotations
+
+from jstrace.models import InputError, ModelConfig
+from jstrace.models.families import FLAGS
+
+_CHOICES = {
+    "norm": ("rms", "layer"),
+    "qk_norm": ("none", "head", "full"),
+    "activation": ("silu", "gelu", "gelu_tanh"),
+    "family": tuple(FLAGS),
+}
+
+
+def validated(config: ModelConfig, where: str) -> ModelConfig:
+    """Refuse shapes that no model has."""
+    positive = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps")
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
+    for name, known in _CHOICES.items():
+        if getattr(config, name) not in known:
+            raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if config.window is not None and config.window < 1:
+        raise InputError(f"{where}: window = {config.window}, expected a positive number")
+    if config.post_norm and (config.norm != "rms" or config.o_bias):
+        raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
+    if config.n_heads % config.n_kv_heads:
+        raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
+    if config.n_rotary % 2 or not 0 <= config.n_rotary <= config.head_dim:
+        raise InputError(
+            f"{where}: {config.n_rotary} of {config.head_dim} dimensions of a head are rotated, expected an even number"
+        )
+    for name in ("rope_divisors", "rope_long_divisors"):
+        divisors = getattr(config, name)
+        if divisors is not None and len(divisors) != config.n_rotary // 2:
+            raise InputError(f"{where}: {len(divisors)} RoPE factors, expected {config.n_rotary // 2}")
+    return config

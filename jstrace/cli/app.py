@@ -1,0 +1,83 @@
+"""The program: its commands, and what its errors and warnings look like."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from jstrace.cli.convert import convert_command
+from jstrace.cli.info import info_command
+from jstrace.cli.report import report_command
+from jstrace.cli.run import run_command
+from jstrace.cli.trace import trace_command
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="How much of a language model does this prediction really use? s-Trace, in JAX.",
+)
+
+
+def main() -> None:
+    """The console script: bad input is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter still gets the rest
+    warnings.showwarning = _warn
+    try:
+        app()
+        sys.stdout.flush()
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = _message(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"jstrace: error: {' '.join(message.split())}\n")
+        sys.exit(2)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Warnings are one line on standard error, too."""
+    sys.stderr.write(f"jstrace: {category.__name__}: {' '.join(str(message).split())}\n")
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user of an error that is no bug; None for any other."""
+    from jstrace.models import InputError
+    from jstrace.scale.memory import out_of_memory  # imports JAX, as whatever raised an InputError had to
+
+    if isinstance(error, InputError):
+        return str(error)
+    if out_of_memory(error):
+        return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
+    if isinstance(error, OSError):
+        return f"output cannot be written ({error.strerror or error})"
+    return None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from jstrace import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command("trace")(trace_command)
+app.command("run")(run_command)
+app.command("report")(report_command)
+app.command("info")(info_command)
+app.command("convert")(convert_command)

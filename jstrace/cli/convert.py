@@ -1,0 +1,30 @@
+"""``jstrace convert``: a checkpoint of jstrace's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jstrace.cli.options import MODEL_HELP, Dtype, Revision
+
+
+def convert_command(
+    source: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    out: Annotated[Path, typer.Argument(help="A new folder; it appears when it is complete.")],
+    revision: Revision = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights on disk; they load in any.")] = Dtype.BFLOAT16,
+) -> None:
+    """Write a model as a checkpoint of jstrace's own: stacked weights that load fast and onto any mesh."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from jstrace.model import convert
+
+    console = Console(stderr=True)
+    with console.status(f"converting {escape(source)}"):
+        mark = convert(
+            source, out, dtype=dtype.value, revision=revision, say=lambda text: console.print(text, markup=False)
+        )
+    typer.echo(f"{out}: {source} in {dtype.value}, fingerprint {mark}")

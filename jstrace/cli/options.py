@@ -1,0 +1,91 @@
+"""What the commands share: names of choices, the model to load, and hosts that work together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from jstrace.models import Model
+
+
+class Ablate(StrEnum):
+    """Which edges masks act on."""
+
+    ALL = "all"
+    RESIDUAL_MLP = "residual+mlp"
+
+
+class Importance(StrEnum):
+    """Edge scores."""
+
+    L1 = "l1"
+    L2 = "l2"
+    IFR = "ifr"
+    COSINE = "cosine"
+    RANDOM = "random"
+
+
+class Dtype(StrEnum):
+    """Of weights and residual stream."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+MODEL_HELP = "smollm2, a Hugging Face folder or hub id, a folder of jstrace convert, a .gguf file, or random:NAME."
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+Distributed = Annotated[
+    bool, typer.Option("--distributed", help="Join the other hosts, which run the same command; the first prints.")
+]
+MeshText = Annotated[str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs and weights over devices.")]
+
+
+def joined() -> bool:
+    """Start together with the other hosts; whether this is the first of them."""
+    from jstrace.scale.hosts import start_distributed
+
+    # Libraries that connect hosts write to descriptor 1 themselves: results keep standard output to themselves.
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    os.dup2(2, 1)
+    return start_distributed()
+
+
+def load(source: str, dtype: str, revision: str | None, mesh: str | None = None, *, quiet: bool = False) -> Model:
+    """Load the model with a sign of life on standard error."""
+    from rich.console import Console
+
+    import jstrace
+    from jstrace.model import cache_folder
+    from jstrace.scale.meshes import parse_mesh
+    from jstrace.scale.programs import keep_programs
+
+    keep_programs(cache_folder() / "programs")
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("loading the model"):
+        return jstrace.load(
+            source,
+            dtype=dtype,
+            mesh=None if mesh is None else parse_mesh(mesh),
+            revision=revision,
+            say=lambda message: console.print(message, markup=False),
+        )
+
+
+def check_installed() -> None:
+    """Name the extra where its packages are missing."""
+    import importlib.util
+
+    missing = [
+        name for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2") if not importlib.util.find_spec(name)
+    ]
+    if missing:
+        from jstrace.models import InputError
+
+        raise InputError(f"{', '.join(missing)} missing: runs and reports need pip install 'jstrace[run]'")

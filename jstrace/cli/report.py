@@ -1,0 +1,22 @@
+"""``jstrace report``: what came of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jstrace.cli.options import check_installed
+
+
+def report_command(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of jstrace run; several models are compared.")],
+    out: Annotated[Path, typer.Option(help="A folder for index.html, figures and tables.")],
+) -> None:
+    """Make the paper's figures, tables and correlations of runs, and one page with all of them."""
+    check_installed()
+    from jstrace.reports import write_report
+
+    labels = write_report(folders, out)
+    typer.echo(f"{out / 'index.html'}: {', '.join(labels)}")

@@ -1,0 +1,219 @@
+"""What can be asked of an input, as types: sources of traces, conditions of masks, plans of runs; no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
+from jstrace.models.errors import InputError
+
+IMPORTANCES = ("l1", "l2", "ifr", "cosine", "random")
+"""The kinds of edge scores (section 2 of the method)."""
+
+ABLATIONS = ("all", "residual+mlp")
+"""Which edges masks act on: all, or all but attention."""
+
+BASELINES = ("random", "inverse", "pre-softmax")
+"""What a run can evaluate beside the traces (section 6)."""
+
+FROZEN_FAMILIES = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
+"""What ``frozen`` names stand for."""
+
+_RANDOM_FROZEN = ("residual", "mlp")
+_MAX_SEED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How strata are made; static."""
+
+    importance: str
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the component table calls it."""
+        return "random baseline" if self.frozen else self.importance
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """How masks are made from strata; static."""
+
+    ablate: str = "all"
+    pre_softmax: bool = False
+    inverse: bool = False
+
+    def ranges(self, n_sizes: int) -> UInt8[np.ndarray, "N 3 2"]:
+        """Of residual, attention and MLP edges the first stratum and the one after the last that each row keeps.
+
+        Row k is trace k, and the last row the full graph. Inverse rows lack trace k, and after them all stands one row
+        more, the full graph. Ranges end at 255 at most, which marks slots that are no edge.
+        """
+        k = np.arange(1, n_sizes + 2, dtype=np.uint8)
+        every = np.stack([np.zeros_like(k), np.full_like(k, NO_EDGE)], axis=-1)
+        traced = np.stack([k, every[:, 1]] if self.inverse else [every[:, 0], k], axis=-1)
+        rows = np.stack([every if self.inverse else traced, traced if self.ablate == "all" else every, traced], axis=1)
+        return np.concatenate([rows, np.stack([every[:1]] * 3, axis=1)]) if self.inverse else rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One curve of an input: where its strata come from and how masks are made of them; static."""
+
+    source: Source
+    condition: Condition
+
+    @property
+    def name(self) -> str:
+        """What the tables call it, such as ``l1/all`` or ``l1/residual+mlp/inverse``."""
+        suffix = "/inverse" if self.condition.inverse else "/pre-softmax" if self.condition.pre_softmax else ""
+        return f"{self.source.name}/{self.condition.ablate}{suffix}"
+
+    @property
+    def has_density(self) -> bool:
+        """Whether it keeps traces rather than remove them."""
+        return not self.condition.inverse
+
+    @property
+    def density_column(self) -> str:
+        """Its column of the table of inputs."""
+        return density_column(self.name)
+
+    def under(self, ablate: str) -> Case:
+        """The same with other edges ablated."""
+        return dataclasses.replace(self, condition=dataclasses.replace(self.condition, ablate=ablate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What one batch of inputs goes through: traces from these sources, then these cases; static.
+
+    Without sources every input comes with its strata.
+    """
+
+    sources: tuple[Source, ...]
+    cases: tuple[Case, ...]
+    sizes: tuple[float, ...]
+    seed: int = 0
+    keep_scores: bool = False
+    """Whether the scores of the first source are fetched, too."""
+
+    @property
+    def importances(self) -> tuple[str, ...]:
+        """The different edge scores that the sources read."""
+        return tuple(dict.fromkeys(source.importance for source in self.sources))
+
+    @property
+    def numbered(self) -> tuple[tuple[int, Condition], ...]:
+        """Of each case the index of its strata, and its condition."""
+        at = {source: index for index, source in enumerate(self.sources)}
+        return tuple((at.get(case.source, 0), case.condition) for case in self.cases)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is asked of every input of a run.
+
+    Baselines belong to the first importance; random scores take residual and MLP edges first; masks before the softmax
+    are those of attention, so they come with ``all`` alone.
+
+    Raises:
+      InputError: an unknown or repeated name, none at all, or sizes that make no sense.
+    """
+
+    importances: tuple[str, ...] = ("l1",)
+    ablations: tuple[str, ...] = ("all",)
+    baselines: tuple[str, ...] = ()
+    sizes: tuple[float, ...] = SIZES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("importance", self.importances, IMPORTANCES),
+            ("ablate", self.ablations, ABLATIONS),
+            ("baselines", self.baselines, BASELINES),
+        ):
+            unknown = [name for name in given if name not in known]
+            if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
+                raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
+        if "pre-softmax" in self.baselines and "all" not in self.ablations:
+            raise InputError("pre-softmax masks attention: ablate all, too")
+        checked_sizes(self.sizes)
+        checked_seed(self.seed)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Every curve: each importance and baseline under each ablation."""
+        found = []
+        for ablate in self.ablations:
+            found += [Case(Source(kind), Condition(ablate)) for kind in self.importances]
+            asked = [name for name in BASELINES if name in self.baselines]
+            found += [self.baseline(name, ablate) for name in asked if name != "pre-softmax" or ablate == "all"]
+        return tuple(found)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The different ways to make strata, in the order in which cases first ask for them."""
+        return tuple(dict.fromkeys(case.source for case in self.cases))
+
+    @property
+    def ask(self) -> Ask:
+        """What a batch of the run's inputs goes through."""
+        return Ask(self.sources, self.cases, self.sizes, self.seed)
+
+    def case(self, ablate: str = "all", importance: str | None = None) -> Case:
+        """The curve of an importance, by default the first."""
+        return Case(Source(importance or self.importances[0]), Condition(ablate))
+
+    def baseline(self, name: str, ablate: str = "all") -> Case:
+        """The curve of one of ``BASELINES``, asked for or not."""
+        return {
+            "random": Case(Source("random", _RANDOM_FROZEN), Condition(ablate)),
+            "inverse": Case(Source(self.importances[0]), Condition(ablate, inverse=True)),
+            "pre-softmax": Case(Source(self.importances[0]), Condition(ablate, pre_softmax=True)),
+        }[name]
+
+
+def density_column(name: str) -> str:
+    """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
+    return "density_" + re.sub(r"\W+", "_", name)
+
+
+def checked_importance(importance: str) -> str:
+    """The name, or an ``InputError`` that lists those there are."""
+    if importance not in IMPORTANCES:
+        raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
+    return importance
+
+
+def checked_ablation(ablate: str) -> str:
+    """The name, or an ``InputError`` that lists those there are."""
+    if ablate not in ABLATIONS:
+        raise InputError(f"ablate = {ablate!r}, expected one of {', '.join(ABLATIONS)}")
+    return ablate
+
+
+def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
+    """The component names, or an ``InputError`` that lists those there are."""
+    known = list(FROZEN_FAMILIES)
+    if not isinstance(frozen, Sequence) or isinstance(frozen, str) or any(name not in known for name in frozen):
+        raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(FROZEN_FAMILIES)}")
+    return tuple(frozen)
+
+
+def checked_seed(seed: int) -> int:
+    """The seed as an int, or an ``InputError``."""
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:
+        raise InputError(f"seed = {seed!r}, expected an integer") from error
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"seed = {seed}, expected 0 to {_MAX_SEED}")
+    return seed

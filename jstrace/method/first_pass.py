@@ -1,0 +1,186 @@
+"""The first pass of extraction: where the cuts fall among the keys of all edges (section 3 of the method).
+
+``key(e) = min(priority(e), bound(target))``, and bounds are one number a node, so keys are never stored: each sweep
+makes them again, one layer at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt32
+
+from jstrace.method import indexing
+from jstrace.method.conditions import FROZEN_FAMILIES
+from jstrace.method.refinement import TOP, Cuts, Fall, nothing_needed, split, straddling
+from jstrace.method.sizes import NO_EDGE
+from jstrace.models import EdgeTree
+
+_FROZEN_BIT = np.uint32(1 << 31)
+
+_HALF = 1 << 16
+"""Keys are looked up by their upper and lower 16 bits in turn."""
+
+
+def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
+    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for no edge.
+
+    The bits of non-negative floats are ordered as the floats are.
+    """
+    raised = _raised(frozen)
+    return EdgeTree(**{family: _priority(score, family in raised) for family, score in scores.items()})
+
+
+def _raised(frozen: tuple[str, ...]) -> set[str]:
+    return {family for name in frozen for family in FROZEN_FAMILIES[name]}
+
+
+def _priority(score: Array, raised: bool) -> UInt32[Array, "*N"]:
+    score = score.astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(jnp.abs(score), jnp.uint32) + 1
+    return jnp.where(score < 0, 0, bits | _FROZEN_BIT if raised else bits)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FirstPass:
+    """The scores with the bound of every node: what all keys follow from."""
+
+    scores: EdgeTree
+    below: UInt32[Array, "L T"]
+    """Bounds of the nodes that a layer starts from."""
+    middle: UInt32[Array, "L T"]
+    """Bounds of the nodes after a layer's attention; with parallel blocks the same as ``above``."""
+    above: UInt32[Array, "L T"]
+    """Bounds of the nodes that a layer ends in."""
+    frozen: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @staticmethod
+    def of(scores: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool, frozen: tuple[str, ...]) -> FirstPass:
+        """One pass from the output, whose bound is above all keys, to level 0."""
+
+        def step(above: Array, layer: EdgeTree) -> tuple[Array, tuple[Array, Array, Array]]:
+            p = priorities(layer, frozen)
+            middle = jnp.maximum(jnp.minimum(p.residual_mlp, above), jnp.minimum(p.mlp, above))
+            node = above if parallel else middle
+            attn = jnp.max(jnp.minimum(p.attn, node[:, None]), axis=(0, 1))
+            below = jnp.maximum(jnp.minimum(p.residual_attn, node), attn)
+            if parallel:  # the MLP's edges leave from where attention's do
+                below = jnp.maximum(below, middle)
+            return below, (below, node, above)
+
+        output = jnp.zeros(scores.mlp.shape[-1], jnp.uint32).at[length - 1].set(TOP)
+        _, (below, middle, above) = jax.lax.scan(step, output, scores, reverse=True)
+        return FirstPass(scores, below, middle, above, frozen)
+
+    def sweep(self, step: Callable[[Any, Array, Array], tuple[Any, Any]], start: Any) -> tuple[Any, Any]:
+        """``jax.lax.scan`` of ``step(carry, layer, keys)`` over the layers, whose keys are flat, row-major."""
+
+        def body(carry: Any, inputs: tuple[Array, EdgeTree, Array, Array]) -> tuple[Any, Any]:
+            layer, scores, middle, above = inputs
+            p = priorities(scores, self.frozen)
+            keys = EdgeTree(
+                residual_attn=jnp.minimum(p.residual_attn, middle),
+                attn=jnp.minimum(p.attn, middle[:, None]),
+                residual_mlp=jnp.minimum(p.residual_mlp, above),
+                mlp=jnp.minimum(p.mlp, above),
+            )
+            return step(carry, layer, indexing.flat(keys))
+
+        layers = jnp.arange(self.scores.mlp.shape[0])
+        return jax.lax.scan(body, start, (layers, self.scores, self.middle, self.above))
+
+    def nodes(self, *, parallel: bool) -> UInt32[Array, "N"]:
+        """The bounds by number of node, as ``indexing.endpoints`` counts them."""
+        levels = self.below if parallel else jnp.stack([self.below, self.middle], axis=1).reshape(-1)
+        return jnp.concatenate([levels.ravel(), self.above[-1]])
+
+
+def count(first: FirstPass) -> Int[Array, ""]:
+    """Edges from which the output can be reached."""
+    return first.sweep(lambda total, _, key: (total + jnp.sum(key > 0, dtype=jnp.int32), None), jnp.int32(0))[0]
+
+
+def find_falls(first: FirstPass, need: Int[Array, "Z"]) -> Fall:
+    """The key that each cut falls to: the ``need``-th largest, from histograms of the keys' two halves; no sort."""
+    n_sizes = need.shape[0]
+
+    def upper(histogram: Array, _: Array, key: Array) -> tuple[Array, None]:
+        place = jnp.where(key > 0, key >> 16, _HALF)
+        return histogram.at[place].add(1, mode="drop"), None
+
+    uppers, _ = first.sweep(upper, jnp.zeros(_HALF, jnp.int32))
+    high, above_high = jax.vmap(_descend, in_axes=(None, 0))(uppers, need)
+    # Cuts that share an upper half share a row, that of the first of them.
+    row = jnp.full(_HALF, n_sizes, jnp.int32).at[high].min(jnp.arange(n_sizes, dtype=jnp.int32))
+
+    def lower(histogram: Array, _: Array, key: Array) -> tuple[Array, None]:
+        place = row[key >> 16] * _HALF + (key & (_HALF - 1)).astype(jnp.int32)
+        return histogram.at[jnp.where(key > 0, place, histogram.size)].add(1, mode="drop"), None
+
+    lowers, _ = first.sweep(lower, jnp.zeros(n_sizes * _HALF, jnp.int32))
+    mine = lowers.reshape(n_sizes, _HALF)[row[high]]
+    low, above_low = jax.vmap(_descend)(mine, need - above_high)
+    tied = jnp.take_along_axis(mine, low[:, None], axis=1)[:, 0]
+    fall = Fall((high.astype(jnp.uint32) << 16) | low.astype(jnp.uint32), above_high + above_low, tied)
+    total = jnp.sum(uppers)
+    beyond = need > total
+    zero = Fall(jnp.zeros_like(fall.key), jnp.broadcast_to(total, need.shape), jnp.zeros_like(tied))
+    return nothing_needed(need, jax.tree.map(lambda none, some: jnp.where(beyond, none, some), zero, fall))
+
+
+def _descend(histogram: Int[Array, "N"], need: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """The bin of the ``need``-th largest value, from 1, and how many lie in bins above it; coarse bins first."""
+    fine = histogram.reshape(256, -1)
+    block, above = _last_reaching(jnp.sum(fine, axis=1), need)
+    within, more = _last_reaching(fine[block], need - above)
+    return block * fine.shape[1] + within, above + more
+
+
+def _last_reaching(counts: Int[Array, "N"], need: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """The last bin with ``need`` values in it and above, or the first bin; and how many lie above it."""
+    from_here = jax.lax.cumsum(counts, reverse=True)
+    place = jnp.maximum(jnp.sum(from_here >= need, dtype=jnp.int32) - 1, 0)
+    return place, from_here[place] - counts[place]
+
+
+def divide(first: FirstPass, cuts: Cuts, fall: Fall, capacity: int) -> tuple[EdgeTree, Int[Array, "N"], Int[Array, ""]]:
+    """Strata by the first pass, and the edges of the groups that straddle a cut.
+
+    Returns:
+      Strata, uint8, right for all but the edges of straddling groups; the indices of those, in increasing order, the
+      number of slots where there are fewer than ``capacity``; and their number.
+    """
+    like = first.scores
+    n_slots = sum(leaf.size for _, leaf in like.items())
+    layer_like = EdgeTree(**{name: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.uint8) for name, leaf in like.items()})
+    fresh = straddling(cuts, fall)
+    offsets, strides = _numbering(like)
+
+    def step(carry: tuple[Array, Array], layer: Array, key: Array) -> tuple[tuple[Array, Array], EdgeTree]:
+        found, index = carry
+        stratum, pending = split(key, jnp.zeros(key.shape, jnp.int32), cuts, fall, fresh)
+        place = jnp.where(pending, found + jnp.cumsum(pending, dtype=jnp.int32) - 1, capacity)
+        index = index.at[place].set(offsets + layer * strides, mode="drop")
+        stratum = jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8)
+        return (found + jnp.sum(pending, dtype=jnp.int32), index), indexing.unflat(stratum, layer_like)
+
+    start = (jnp.int32(0), jnp.full(capacity, n_slots, jnp.int32))
+    (found, index), strata = first.sweep(step, start)
+    return strata, jnp.sort(index), found
+
+
+def _numbering(like: EdgeTree) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
+    """Edge indices of layer 0 in the order of a flat layer, and how much they grow with every layer."""
+    start, offsets, strides = 0, [], []
+    for _, leaf in like.items():
+        size = leaf.size // leaf.shape[0]
+        offsets.append(start + jnp.arange(size, dtype=jnp.int32))
+        strides.append(jnp.full(size, size, jnp.int32))
+        start += leaf.size
+    return jnp.concatenate(offsets), jnp.concatenate(strides)

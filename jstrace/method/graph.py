@@ -1,0 +1,80 @@
+"""The graph of one forward pass: its edges and their number (section 1 of the method)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jstrace.models import EdgeTree, InputError, ModelConfig
+
+_MAX_EDGES = 2**31
+
+
+def n_edges(config: ModelConfig, n_tokens: int) -> int:
+    """Number of edges E of the graph of ``n_tokens`` tokens: those from which the output can be reached.
+
+    Raises:
+      InputError: no tokens, or 2^31 edges or more (edges are counted in int32 on the device).
+    """
+    if n_tokens < 1:
+        raise InputError("no tokens: a trace needs at least one")
+    per_target, count = (2 if config.parallel else 3), 0
+    for reach, window in zip(target_reach(config), config.windows, strict=True):
+        first = max(0, n_tokens - 1 - reach)
+        pairs = _pairs(n_tokens, window) - _pairs(first, window)
+        count += per_target * (n_tokens - first) + config.n_heads * pairs
+    if count >= _MAX_EDGES:
+        raise InputError(
+            f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input"
+        )
+    return count
+
+
+def _pairs(n_targets: int, window: int) -> int:
+    """Pairs of a source and one of the first ``n_targets`` targets, each of which sees ``window`` sources at most."""
+    full = min(n_targets, window)
+    return full * (full + 1) // 2 + (n_targets - full) * window
+
+
+def target_reach(config: ModelConfig) -> tuple[int, ...]:
+    """Per layer, how far before the last token an attention target can lie that the output can be reached from.
+
+    0 in the last layer; with every window on the way up it grows by the window less one.
+    """
+    reach, found = 0, []
+    for window in reversed(config.windows):
+        found.append(reach)
+        reach = min(reach + window - 1, _MAX_EDGES // 2)
+    return tuple(reversed(found))
+
+
+def edge_slot_count(config: ModelConfig, n_slots: int) -> int:
+    """Slots of an ``EdgeTree`` of ``n_slots`` tokens, edges or not."""
+    return config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
+
+
+def check_slots(config: ModelConfig, n_slots: int) -> None:
+    """Refuse inputs whose padded attention maps have 2^31 slots or more: edges are indexed in int32 on the device."""
+    slots = edge_slot_count(config, n_slots)
+    if slots >= _MAX_EDGES:
+        raise InputError(f"{n_slots} tokens need {slots} slots of edges, more than {_MAX_EDGES - 1}; shorten the input")
+
+
+def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) -> EdgeTree:
+    """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool."""
+    token = jnp.arange(n_slots)
+    reach, window = jnp.asarray(target_reach(config))[:, None], jnp.asarray(config.windows)[:, None, None]
+    targets = (token >= length - 1 - reach) & (token < length)
+    distance = token[:, None] - token[None, :]
+    seen = targets[:, :, None] & (distance >= 0) & (distance < window)
+    attn = jnp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
+    return EdgeTree(targets, attn, jnp.zeros_like(targets) if config.parallel else targets, targets)
+
+
+def n_nodes(config: ModelConfig, n_tokens: int) -> int:
+    """Number of (level, token) nodes: levels 0 to 2L, or 0 to L with parallel blocks."""
+    return (_levels(config.n_layers, config.parallel) + 1) * n_tokens
+
+
+def _levels(n_layers: int, parallel: bool) -> int:
+    return n_layers if parallel else 2 * n_layers

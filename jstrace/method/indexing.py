@@ -1,0 +1,69 @@
+"""Edges by index: row-major over the families of an ``EdgeTree``, in the order of its fields (section 3)."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jstrace.models import EdgeTree
+
+
+def flat(edges: EdgeTree) -> Array:
+    """All values in the order of edge indices, ``[E_slots]``."""
+    return jnp.concatenate([jnp.ravel(values) for _, values in edges.items()])
+
+
+def unflat(values: Array, like: EdgeTree) -> EdgeTree:
+    """The inverse of ``flat``; ``like`` gives the shapes."""
+    parts, start = {}, 0
+    for name, shape in ((name, leaf.shape) for name, leaf in like.items()):
+        size = math.prod(shape)
+        parts[name] = values[start : start + size].reshape(shape)
+        start += size
+    return EdgeTree(**parts)
+
+
+def picked(tree: EdgeTree, index: Int[Array, "N"]) -> EdgeTree:
+    """For each family its values at edge indices, anything where an index is another family's."""
+    parts, start = {}, 0
+    for name, leaf in tree.items():
+        parts[name] = leaf.ravel().at[index - start].get(mode="clip")
+        start += leaf.size
+    return EdgeTree(**parts)
+
+
+def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
+    """The value of the family that each edge index belongs to in ``like``; 0 beyond the last slot."""
+    out, start = jnp.zeros(index.shape, parts.mlp.dtype), 0
+    for (_, values), (_, leaf) in zip(parts.items(), like.items(), strict=True):
+        out = jnp.where((index >= start) & (index < start + leaf.size), values, out)
+        start += leaf.size
+    return out
+
+
+def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
+    """The tree with the values at edge indices, where ``where`` holds."""
+    parts, start = {}, 0
+    for name, leaf in tree.items():
+        here = where & (index >= start) & (index < start + leaf.size)
+        place = jnp.where(here, index - start, leaf.size)
+        parts[name] = leaf.ravel().at[place].set(values.astype(leaf.dtype), mode="drop").reshape(leaf.shape)
+        start += leaf.size
+    return EdgeTree(**parts)
+
+
+def endpoints(index: Int[Array, "N"], like: EdgeTree, *, parallel: bool) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
+    """Source and target node of edges given by index; a node's number is ``level * T + token``."""
+    n_layers, n_heads, n_tokens, _ = like.attn.shape
+    per_family = n_layers * n_tokens
+    in_attn = (index >= per_family) & (index < per_family + like.attn.size)
+    rest = jnp.where(index < per_family, index, jnp.where(in_attn, index - per_family, index - like.attn.size))
+    # Residual and MLP families now count 0 .. 3 L T; attention counts its own slots.
+    family, place = rest // per_family, rest % per_family
+    layer = jnp.where(in_attn, rest // (n_heads * n_tokens * n_tokens), place // n_tokens)
+    target = jnp.where(in_attn, rest // n_tokens % n_tokens, place % n_tokens)
+    source = jnp.where(in_attn, rest % n_tokens, target)
+    level = layer if parallel else 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
+    return level * n_tokens + source, (level + 1) * n_tokens + target

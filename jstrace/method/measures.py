@@ -1,0 +1,91 @@
+"""How close a trace's prediction is to the full graph's (section 5 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int
+
+from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.models import AnyArray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """Per masked forward; entropies and surprisals in nats."""
+
+    tv: Float32[AnyArray, "*B Z"]
+    """Total variation distance from the reference, in [0, 1]."""
+    kl: Float32[AnyArray, "*B Z"]
+    """KL(reference || prediction)."""
+    nucleus: Bool[AnyArray, "*B Z 12"]
+    """Whether the nucleus is the same ordered list."""
+    nucleus_unordered: Bool[AnyArray, "*B Z 12"]
+    """Whether the nucleus is the same set."""
+    top_token: Int[AnyArray, "*B Z"]
+    entropy: Float32[AnyArray, "*B Z"]
+    surprisal: Float32[AnyArray, "*B Z"]
+    """-log p of the next token."""
+    rank: Int[AnyArray, "*B Z"]
+    """1 + the number of tokens more probable than the next token."""
+
+
+def measure(
+    logits: Float32[Array, "Z V"], reference: Float32[Array, "V"], next_token: Int[Array, ""] | int
+) -> Measures:
+    """Compare predictions with the reference, all as softmax of float32 logits."""
+    log_p, log_r = jax.nn.log_softmax(logits), jax.nn.log_softmax(reference)
+    p, r = jnp.exp(log_p), jnp.exp(log_r)
+    ordered, unordered = nucleus_recovery(p, r)
+    finite = jnp.where(r > 0, r * (log_r - log_p), 0.0)
+    chosen = log_p[:, next_token]
+    return Measures(
+        tv=jnp.clip(0.5 * jnp.sum(jnp.abs(p - r), axis=-1), 0.0, 1.0),
+        kl=jnp.maximum(jnp.sum(finite, axis=-1), 0.0),
+        nucleus=ordered,
+        nucleus_unordered=unordered,
+        top_token=jnp.argmax(p, axis=-1).astype(jnp.int32),
+        entropy=-jnp.sum(jnp.where(p > 0, p * log_p, 0.0), axis=-1),
+        surprisal=-chosen,
+        rank=1 + jnp.sum(log_p > chosen[:, None], axis=-1, dtype=jnp.int32),
+    )
+
+
+def nucleus_recovery(
+    p: Float32[Array, "Z V"], reference: Float32[Array, "V"]
+) -> tuple[Bool[Array, "Z Q"], Bool[Array, "Z Q"]]:
+    """Whether each nucleus of ``p`` is that of ``reference``: as an ordered list, and as a set.
+
+    Equal probabilities keep the order that they have in ``reference``, and by token id there. So one sort, that of the
+    reference, serves all sizes: a prefix of n tokens is the same list where no token of it is below a later one.
+    """
+    order = jnp.argsort(-reference, stable=True)
+    levels = jnp.asarray(NUCLEUS_LEVELS, jnp.float32)
+    own = jnp.cumsum(reference[order])
+    size = jnp.minimum(jnp.searchsorted(own, levels) + 1, order.size)
+    ranked = p[:, order]
+    mass = jnp.cumsum(ranked, axis=-1)
+    later = jnp.pad(jax.lax.cummax(ranked, axis=1, reverse=True)[:, 1:], ((0, 0), (0, 1)))
+    in_order = jnp.argmin(jnp.pad(ranked >= later, ((0, 0), (0, 1))), axis=-1)
+    at = size - 1
+    reached = mass[:, at]
+    before = jnp.where(at > 0, mass[:, jnp.maximum(at - 1, 0)], 0.0)
+    ordered = (size <= in_order[:, None]) & (reached >= levels) & (before < levels)
+    least = jax.lax.cummin(ranked, axis=1)[:, at]
+    unordered = (least >= later[:, at]) & (reached >= levels) & (reached - least < levels)
+    return ordered, ordered | unordered
+
+
+def density(sizes: tuple[float, ...], tv: np.ndarray) -> float:
+    """Area under TV over log10 of the size, trapezoidal, up to the full graph (section 5): 0 to 5 on default sizes.
+
+    Args:
+      sizes: the Z sizes.
+      tv: ``[Z + 1]``, the last that of the full graph.
+    """
+    points = np.log10(np.asarray([*sizes, 1.0], np.float64))
+    return float(np.trapezoid(np.asarray(tv, np.float64), points))

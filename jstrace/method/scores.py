@@ -1,0 +1,196 @@
+"""Edge scores: how much of a node each of its edges brings (section 2 of the method, Eq. 1 and 2 of the paper)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int
+
+from jstrace.method import graph
+from jstrace.method.conditions import IMPORTANCES
+from jstrace.models import Decoder, EdgeTree, Measure, clean_forward
+from jstrace.models.layers import contract
+
+
+@dataclasses.dataclass(frozen=True)
+class NormMeasure:
+    """The L1 or L2 norm of the edge: ``|A u| = A |u|``, so no array of T*T*H*D numbers is needed."""
+
+    order: int
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Norm of residual and MLP edges."""
+        del node
+        return self._norm(edge)
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Norm of attention edges."""
+        del node
+        return probs * self._norm(values)[:, None, :]
+
+    def _norm(self, x: Array) -> Array:
+        return jnp.sum(jnp.abs(x), axis=-1) if self.order == 1 else jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProximityMeasure:
+    """Proximity of the edge to its node, ``relu(|x|_1 - |x - e|_1)`` (IFR); one target's edges at a time."""
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Proximity of residual and MLP edges."""
+        return jax.nn.relu(_l1(node) - _l1(node - edge))
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Proximity of attention edges."""
+
+        def target(inputs: tuple[Array, Array]) -> Array:
+            weights, x = inputs
+            return jax.nn.relu(_l1(x) - _l1(x - weights[..., None] * values))
+
+        return jnp.moveaxis(jax.lax.map(target, (jnp.moveaxis(probs, 1, 0), node)), 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineMeasure:
+    """``(1 + cos(e, x)) / 2``; the cosine with a zero vector is zero."""
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Cosine score of residual and MLP edges."""
+        return _cosine_score(jnp.sum(edge * node, axis=-1), _l2(edge) * _l2(node))
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Cosine score of attention edges; the probability scales the vector and not its direction."""
+        inner = contract("hsd,td->hts", values, node)
+        return _cosine_score(jnp.where(probs > 0, inner, 0.0), _l2(values)[:, None, :] * _l2(node)[:, None])
+
+
+def _l1(x: Array) -> Array:
+    return jnp.sum(jnp.abs(x), axis=-1)
+
+
+def _l2(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1))
+
+
+def _cosine_score(inner: Array, norms: Array) -> Array:
+    cosine = jnp.where(norms > 0, inner / jnp.where(norms > 0, norms, 1.0), 0.0)
+    return jnp.clip((1 + cosine) / 2, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Together:
+    """Several measures of one clean pass: every value is a tuple, of one number for each."""
+
+    measures: tuple[Measure, ...]
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
+        return tuple(measure.vector(edge, node) for measure in self.measures)
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> tuple[Array, ...]:
+        return tuple(measure.attention(probs, values, node) for measure in self.measures)
+
+
+_MEASURES: Mapping[str, Measure] = {
+    "l1": NormMeasure(1),
+    "l2": NormMeasure(2),
+    "ifr": ProximityMeasure(),
+    "cosine": CosineMeasure(),
+}
+_NORMALISED = ("l1", "l2", "ifr")
+assert (*_MEASURES, "random") == IMPORTANCES
+
+
+def edge_scores(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    importance: str,
+    seed: Int[Array, ""] | int,
+) -> EdgeTree:
+    """Scores of every edge, float32; -1 in slots that are no edge.
+
+    Args:
+      model: the decoder.
+      tokens: token ids; those from ``length`` on are padding.
+      length: number of true tokens.
+      importance: one of ``IMPORTANCES``; static.
+      seed: of the random scores; the others do not read it.
+    """
+    (found,) = several_scores(model, tokens, length, importances=(importance,), seed=seed)
+    return found
+
+
+def several_scores(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    importances: tuple[str, ...],
+    seed: Int[Array, ""] | int,
+) -> tuple[EdgeTree, ...]:
+    """``edge_scores`` of several kinds, all from one clean pass."""
+    slots = graph.edge_slots(model.config, tokens.shape[0], length)
+    measured = tuple(kind for kind in importances if kind != "random")
+    values: dict[str, EdgeTree] = {}
+    if measured:
+        together = _Together(tuple(_MEASURES[kind] for kind in measured))
+        magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
+        for index, kind in enumerate(measured):
+            one = EdgeTree(**{name: family[index] for name, family in magnitudes.items()})
+            values[kind] = normalised(one, parallel=model.config.parallel) if kind in _NORMALISED else one
+    if "random" in importances:
+        values["random"] = random_scores(slots, seed)
+    return tuple(
+        jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values[kind], slots) for kind in importances
+    )
+
+
+def normalised(magnitudes: EdgeTree, *, parallel: bool) -> EdgeTree:
+    """Each magnitude as a share of those into the same node (Eq. 1); nodes that sum to zero give zeros.
+
+    With ``parallel`` blocks attention's and the MLP's edges enter the same node, otherwise two.
+    """
+
+    def share(value: Array, total: Array) -> Array:
+        return jnp.where(total == 0, 0.0, value / jnp.where(total == 0, 1.0, total))  # NaN stays NaN
+
+    middle = magnitudes.residual_attn + jnp.sum(magnitudes.attn, axis=(1, 3))
+    end = magnitudes.residual_mlp + magnitudes.mlp
+    if parallel:
+        middle = end = middle + magnitudes.mlp
+    return EdgeTree(
+        residual_attn=share(magnitudes.residual_attn, middle),
+        attn=share(magnitudes.attn, middle[:, None, :, None]),
+        residual_mlp=share(magnitudes.residual_mlp, end),
+        mlp=share(magnitudes.mlp, end),
+    )
+
+
+def random_scores(slots: EdgeTree, seed: Int[Array, ""] | int) -> EdgeTree:
+    """Uniform scores in [0, 1), each from the seed and its edge's own coordinates: padding changes none."""
+    base = jax.random.key(seed)
+
+    def one(number: int, shape: tuple[int, ...]) -> Array:
+        keys = jax.random.fold_in(base, number)
+        for depth, size in enumerate(shape):
+            fold = jax.random.fold_in
+            for axis in range(depth + 1):
+                # Only the innermost map runs over new coordinates; the outer ones run over the keys made so far.
+                fold = jax.vmap(fold, in_axes=(None, 0) if axis == 0 else (0, None))
+            keys = fold(keys, jnp.arange(size, dtype=jnp.uint32))
+        bits = jax.random.key_data(keys)[..., 0]
+        return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+    return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})

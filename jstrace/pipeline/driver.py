@@ -1,0 +1,182 @@
+"""The one driver of batches: inputs through the stages that an ``Ask`` names, as many in a call as memory holds.
+
+One policy for all who call it. An input whose clean pass is not finite, whose graph is too large to index, or which
+does not fit into memory alone, is ``Invalid``, with the reason; memory that an equally long input did fit into was
+taken by somebody else, so that error is raised. A masked pass that is not finite leaves an evaluation that is not
+valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jstrace.method import graph, sizes
+from jstrace.method.conditions import Ask
+from jstrace.models import FAMILIES, AnyArray, EdgeTree, InputError, Model
+from jstrace.pipeline import masked, stages
+from jstrace.pipeline.evaluation import Evaluation, evaluation_of
+from jstrace.pipeline.footprint import call_bytes
+from jstrace.pipeline.padding import cropped, widened
+from jstrace.scale import batching, memory, meshes
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input, checked (``inputs.tokenised``)."""
+
+    tokens: Int[np.ndarray, "T"]
+    next_token: int | None = None
+    """The true next token, where known."""
+    strata: tuple[EdgeTree, ...] = ()
+    """Where the ask has no sources."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of an input: strata of each source and an evaluation of each case."""
+
+    tokens: Int[np.ndarray, "T"]
+    n_edges: int
+    strata: tuple[EdgeTree, ...]
+    evaluations: tuple[Evaluation, ...]
+    scores: EdgeTree | None = None
+    """Of the first source, where the ask keeps them: float32; -1 in slots that are no edge."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Invalid:
+    """An input of which there are no results."""
+
+    reason: str
+    detail: str = ""
+    """More of the reason, for whom it can help."""
+    error: Exception | None = None
+    """What was raised."""
+
+    def as_error(self, where: str = "") -> Exception:
+        """What a call that promises a result for every input raises; ``where`` names the input."""
+        return self.error or InputError(f"{where}{self.reason}{self.detail}")
+
+
+class Driver:
+    """Runs batches of one model for one ask, and remembers between them how long an input did fit into memory."""
+
+    def __init__(self, model: Model, ask: Ask) -> None:
+        self.model, self.ask = model, ask
+        self._longest = 0
+
+    def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
+        """Inputs in batches of alike lengths, each batch as soon as it is done: not in the order of ``inputs``.
+
+        Raises:
+          JaxRuntimeError, MemoryError: memory ran out for an input that would fit otherwise, or on several hosts.
+        """
+        fitting: dict[int, int] = {}
+        for index, one in inputs.items():
+            length = len(one.tokens)
+            try:
+                graph.n_edges(self.model.config, length)
+                graph.check_slots(self.model.config, batching.bucket(length))
+                fitting[index] = length
+            except InputError as error:
+                yield {index: Invalid(str(error), error=error)}
+
+        def run(members: list[int], n_rows: int) -> list[Outcome | Invalid]:
+            return self._fitted([inputs[index] for index in members], n_rows)
+
+        n_devices = meshes.n_data(self.model.mesh)
+        for members, found in batching.in_batches(fitting, self._most, run, n_devices=n_devices):
+            yield dict(zip(members, found, strict=True))
+
+    def _most(self, width: int) -> int:
+        """Inputs of one call on each device."""
+        each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
+        return memory.batch_inputs(self.model.decoder, width, each)
+
+    def _fitted(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
+        """Results, or that memory does not hold the only member."""
+        length = max(len(one.tokens) for one in members)
+        try:
+            found = self._run(members, n_rows)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            # Where as long an input did fit, somebody else has taken the memory: that is no property of this one.
+            alone = len(members) == 1 and jax.process_count() == 1 and length > self._longest
+            if not alone or not memory.out_of_memory(error):
+                raise
+            return [Invalid(f"{length} tokens do not fit into memory", error=error)]
+        self._longest = max(self._longest, length)
+        return found
+
+    def _run(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
+        """One batch through its stages, and its results on the host."""
+        model, ask, rows = self.model, self.ask, [one.tokens for one in members]
+        width, mesh = batching.bucket(len(rows[0])), model.mesh
+        edges = [graph.n_edges(model.config, len(row)) for row in rows]
+        counts = batching.filled([sizes.counts(ask.sizes, count) for count in edges], n_rows)
+        nexts = batching.filled([np.asarray(one.next_token or 0, np.int32) for one in members], n_rows)
+        batch = (*batching.padded(rows, width, n_rows), counts, nexts)
+        tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
+        finite = scores = None
+        if ask.sources:
+            strata, scores, finite = self._traced(tokens, lengths, cuts)
+        else:
+            strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
+        results = () if not ask.cases else masked.evaluate_batch(
+            model.decoder, tokens, lengths, strata, chosen, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh
+        )  # fmt: skip
+        host = meshes.fetched(_OnHost(scores, strata if ask.sources else (), finite, results))
+        return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
+
+    def _traced(
+        self, tokens: jax.Array, lengths: jax.Array, cuts: jax.Array
+    ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
+        """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
+        ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
+        scored, finite = stages.score_batch(
+            self.model.decoder, tokens, lengths, ask.seed, importances=ask.importances, mesh=mesh
+        )
+        by_kind = dict(zip(ask.importances, scored, strict=True))
+        strata = tuple(
+            stages.extract_batch(
+                by_kind[source.importance], cuts, lengths, parallel=parallel, frozen=source.frozen, mesh=mesh
+            )
+            for source in ask.sources
+        )
+        return strata, by_kind[ask.sources[0].importance] if ask.keep_scores else None, finite
+
+    def _outcome(self, host: _OnHost, index: int, one: Input, n_edges: int) -> Outcome | Invalid:
+        """One input of a batch."""
+        length = len(one.tokens)
+        if host.finite is not None and not host.finite[index].all():
+            family, layer = map(int, np.argwhere(~host.finite[index].T)[0][::-1])
+            where = f" at {FAMILIES[family]} of layer {layer}; try dtype float32"
+            return Invalid(f"the forward pass over {length} tokens is not finite", where)
+        evaluations = tuple(
+            evaluation_of(result, index, self.ask.sizes, case.condition, with_next=one.next_token is not None)
+            for case, result in zip(self.ask.cases, host.results, strict=True)
+        )
+        strata = tuple(cropped(tree, index, length) for tree in host.strata) or one.strata
+        scores = None if host.scores is None else cropped(host.scores, index, length)
+        return Outcome(one.tokens, n_edges, strata, evaluations, scores)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _OnHost:
+    """What is fetched of a batch."""
+
+    scores: EdgeTree | None
+    strata: tuple[EdgeTree, ...]
+    finite: AnyArray | None
+    results: tuple[masked.BatchResult, ...]
+
+
+def _given_strata(members: list[Input], width: int, n_rows: int) -> tuple[EdgeTree, ...]:
+    """The strata that the inputs came with, padded to one batch."""
+    wide = [tuple(widened(tree, width, np.uint8(sizes.NO_EDGE)) for tree in one.strata) for one in members]
+    return jax.tree.map(lambda *leaves: batching.filled(leaves, n_rows, sizes.NO_EDGE), *wide)

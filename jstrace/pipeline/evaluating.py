@@ -1,0 +1,96 @@
+"""``jstrace.evaluate``: traces through the masked forwards (sections 4 to 6 of the method)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import overload
+
+import numpy as np
+
+from jstrace.method.conditions import Ask, Case, Condition, Source, checked_ablation
+from jstrace.models import InputError, Model
+from jstrace.pipeline.driver import Driver, Input, Invalid
+from jstrace.pipeline.evaluation import Evaluation
+from jstrace.pipeline.trace import Trace
+
+
+@overload
+def evaluate(
+    model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
+    next_token: int | None = ..., progress: Callable[[int, int], None] | None = ...,
+) -> Evaluation: ...  # fmt: skip
+@overload
+def evaluate(
+    model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
+    next_token: Sequence[int] | None = ..., progress: Callable[[int, int], None] | None = ...,
+) -> list[Evaluation]: ...  # fmt: skip
+def evaluate(
+    model: Model,
+    traces: Trace | Sequence[Trace],
+    *,
+    ablate: str = "all",
+    pre_softmax: bool = False,
+    inverse: bool = False,
+    next_token: int | Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation | list[Evaluation]:
+    """Run every trace as a masked forward and measure how much of the prediction it keeps.
+
+    Args:
+      model: the model that the traces came from.
+      traces: one trace, or a list of traces of the same sizes, evaluated in batches.
+      ablate: "all" masks every edge; "residual+mlp" leaves all attention edges in place.
+      pre_softmax: attention masks enter the softmax instead of following it.
+      inverse: remove the attention and MLP edges of each trace instead of keeping them ("necessity").
+      next_token: the true next token (one for each trace), for surprisal and rank.
+      progress: called with the number of inputs done and in all.
+
+    Raises:
+      InputError: a trace of another model's shape, or arguments that make no sense.
+    """
+    rows = [traces] if isinstance(traces, Trace) else list(traces)
+    condition = Condition(checked_ablation(ablate), pre_softmax, inverse)
+    true_next = _checked_next(model, rows, next_token)
+    for row in rows:
+        _check_origin(model, row)
+    given = {i: Input(row.tokens, true_next[i], (row.strata,)) for i, row in enumerate(rows)}
+    results: dict[int, Evaluation] = {}
+    for sizes in dict.fromkeys(row.sizes for row in rows):
+        driver = Driver(model, Ask((), (Case(Source("given"), condition),), sizes))
+        for batch in driver.batches({i: one for i, one in given.items() if rows[i].sizes == sizes}):
+            for index, found in batch.items():
+                if isinstance(found, Invalid):
+                    raise found.as_error()
+                (results[index],) = found.evaluations
+            if progress is not None:
+                progress(len(results), len(rows))
+    ordered = [results[index] for index in range(len(rows))]
+    return ordered[0] if isinstance(traces, Trace) else ordered
+
+
+def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int] | None) -> list[int | None]:
+    if next_token is None:
+        return [None] * len(rows)
+    given = np.atleast_1d(np.asarray(next_token))
+    if len(given) != len(rows) or not np.issubdtype(given.dtype, np.integer):
+        raise InputError(f"next_token: expected {len(rows)} token ids, one for each trace, got {next_token!r}")
+    wrong = given[(given < 0) | (given >= model.config.vocab_size)]
+    if wrong.size:
+        raise InputError(f"next_token {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
+    return [int(token) for token in given]
+
+
+def _check_origin(model: Model, row: Trace) -> None:
+    """Refuse traces of other models. A trace with an empty fingerprint may come from any model of the same shape."""
+    c, t = model.config, len(row.tokens)
+    rows, maps = (c.n_layers, t), (c.n_layers, c.n_heads, t, t)
+    for (name, leaf), expected in zip(row.strata.items(), (rows, maps, rows, rows), strict=True):
+        if leaf.shape != expected:
+            raise InputError(f"strata {name} have shape {leaf.shape}, this model's {expected}: another model's trace")
+    if int(row.tokens.max()) >= c.vocab_size:
+        raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
+    if row.model_fingerprint and row.model_fingerprint != model.fingerprint():
+        raise InputError(
+            f"the trace was made with model {row.model_fingerprint}, this is {model.fingerprint()}; to evaluate it"
+            ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'
+        )

@@ -1,0 +1,42 @@
+"""Estimates of the memory that an input takes in each stage, as docs/performance.md derives them."""
+
+from __future__ import annotations
+
+from jstrace.method.conditions import Ask
+from jstrace.method.graph import edge_slot_count
+from jstrace.models import ModelConfig
+
+
+def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
+    """Peak bytes of one input in a call, beside the weights: the strata of all sources stay beside the larger stage."""
+    n_sizes, traced, evaluated = len(ask.sizes), 0, 0
+    if ask.sources:
+        whole = any(source.importance == "random" for source in ask.sources)  # whose groups at cuts are large
+        traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
+    if ask.cases:
+        evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
+    held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
+    return max(traced, evaluated) + held
+
+
+def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
+    """Peak bytes of scores and extraction of one input, beside the weights.
+
+    Scores are written twice (magnitudes, then shares). Extraction reads them into an order with layers first, writes
+    strata and holds a layer's keys; on arrays of all edges (``whole``), as random scores need, it takes 60 a slot.
+    """
+    layer = edge_slot_count(config, width) // config.n_layers
+    scored = 8 * edge_slot_count(config, width) + 4 * (3 * layer + 2 * config.n_heads * width * config.d_model)
+    scored += itemsize * width * (4 * config.d_model + 3 * config.d_mlp) + 4 * config.vocab_size
+    extracted = (68 if whole else 10) * edge_slot_count(config, width) + 40 * layer + 8 * n_sizes * 65536
+    return max(scored, extracted)
+
+
+def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int) -> int:
+    """Peak bytes of the masked forwards of one input under all sizes and in full, beside the weights."""
+    n = n_sizes + 1
+    attention = 3 * 4 * n * config.n_heads * width**2
+    mlp = 3 * itemsize * n * width * config.d_mlp
+    head = 6 * 4 * n * config.vocab_size
+    state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
+    return edge_slot_count(config, width) + state + max(attention, mlp, head)

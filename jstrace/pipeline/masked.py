@@ -1,0 +1,170 @@
+"""The stage after the strata, compiled once a shape: all masked forwards of a batch, reduced to measures on the device.
+
+Sections 4 to 6 of the method. Cases differ in numbers only, the ranges of strata that their rows keep, so all of them
+run through one program; masks before the softmax need another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float32, Int, UInt8
+
+from jstrace.method.conditions import Condition
+from jstrace.method.masks import kept
+from jstrace.method.measures import Measures, measure
+from jstrace.models import AnyArray, Decoder, EdgeTree, live_rows, masked_forward
+from jstrace.scale import meshes
+from jstrace.scale.dealing import collected, dealt
+
+N_TOP = 10
+"""Tokens of the full graph's prediction that are kept."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BatchResult:
+    """Measures ``[B, Z + 1]`` and the full graph's most probable tokens ``[B, N]``."""
+
+    measures: Measures
+    full_tokens: Int[AnyArray, "*B N"]
+    full_probs: Float32[AnyArray, "*B N"]
+
+
+@functools.partial(jax.jit, static_argnames=("n_sizes", "cases", "mesh"))
+def evaluate_batch(
+    decoder: Decoder,
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
+    strata: tuple[EdgeTree, ...],
+    next_tokens: Int[AnyArray, "B"],
+    *,
+    n_sizes: int,
+    cases: tuple[tuple[int, Condition], ...],
+    mesh: Mesh | None = None,
+) -> tuple[BatchResult, ...]:
+    """All Z + 1 masked forwards of a batch under every case, in one compiled call.
+
+    On a mesh inputs are divided over its ``data`` axis, and sizes where there are fewer inputs than devices.
+
+    Args:
+      decoder: the decoder.
+      tokens, lengths: of a padded batch.
+      strata: the different strata of the batch.
+      next_tokens: the true next tokens, any token where none is known.
+      n_sizes: Z.
+      cases: for each result the index of its strata, and its condition.
+      mesh: that the batch lies on.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
+    results: dict[int, BatchResult] = {}
+    for pre_softmax in (False, True):  # the one thing that needs a program of its own
+        chosen = [index for index, (_, condition) in enumerate(cases) if condition.pre_softmax == pre_softmax]
+        if chosen:
+            alike = [cases[index] for index in chosen]
+            whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens), alike, n_sizes, mesh)
+            results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
+    return tuple(results[index] for index in range(len(cases)))
+
+
+def _at(tree: Any, index: Array | int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _evaluated(
+    batch: tuple[Decoder, Array, Array, EdgeTree, Array],
+    cases: Sequence[tuple[int, Condition]],
+    n_sizes: int,
+    mesh: Mesh | None,
+) -> BatchResult:
+    """Cases that are alike before the softmax: their rows dealt to the devices, measured there, and collected."""
+    n_inputs = batch[1].shape[0]
+    sharing = meshes.n_sharing(mesh, n_inputs)
+    ranges, full = dealt([condition.ranges(n_sizes) for _, condition in cases], sharing)
+    rows = (jnp.asarray([source for source, _ in cases]), jnp.asarray(ranges), jnp.asarray(full))
+    run = functools.partial(_measured, pre_softmax=cases[0][1].pre_softmax, sharing=sharing)
+    measured, top, probs = _over_rows(run, mesh, n_inputs)(*batch, *rows)
+    return BatchResult(jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured), top, probs)
+
+
+def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Callable[..., Any]:
+    """``_measured`` run by every device on its own inputs and its own rows of all cases."""
+    if mesh is None:
+        return run
+    one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
+    rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
+    specs = (one, each, each, whose, each, one, rows, rows)
+    return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, whose, whose))
+
+
+def _measured(
+    decoder: Decoder,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    strata: EdgeTree,
+    next_tokens: Int[Array, "B"],
+    sources: Int[Array, "C"],
+    ranges: UInt8[Array, "C N 3 2"],
+    full: Bool[Array, "C N"],
+    *,
+    pre_softmax: bool,
+    sharing: int,
+) -> tuple[Measures, Array, Array]:
+    """On one device: measures of every case's rows, and the references' most probable tokens; ``[C, B, ...]``."""
+
+    def one(case: tuple[Any, Array, Array]) -> tuple[Measures, Array, Array]:
+        source, ranges, full = case
+        logits = predicted(decoder, tokens, lengths, _at(strata, source), ranges, pre_softmax=pre_softmax)
+        reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+        if sharing > 1:
+            reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
+        return _compared(logits, reference, next_tokens)
+
+    several = strata.mlp.shape[0] > 1
+    if len(sources) > 1:
+        return jax.lax.map(lambda case: one((case[0] if several else 0, *case[1:])), (sources, ranges, full))
+    return jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
+
+
+def _compared(
+    logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array
+) -> tuple[Measures, Array, Array]:
+    """Measures of every row, and the reference's most probable tokens with their probabilities."""
+    probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
+    return jax.vmap(measure)(logits, reference, next_tokens), top, probs
+
+
+def predicted(
+    decoder: Decoder,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, "B"],
+    strata: EdgeTree,
+    ranges: UInt8[Array, "N 3 2"],
+    *,
+    pre_softmax: bool = False,
+) -> Float32[Array, "B N V"]:
+    """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
+
+    Every input under every row's ranges, their tokens' rows together.
+    """
+
+    def one(tokens: Array, length: Array, strata: EdgeTree, ranges: Array) -> Array:
+        return masked_forward(
+            decoder,
+            tokens,
+            strata,
+            keep=functools.partial(kept, ranges=ranges),
+            length=length,
+            pre_softmax=pre_softmax,
+            row_map=live_rows,
+        )
+
+    return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(
+        tokens, lengths, strata, ranges
+    )

@@ -1,0 +1,27 @@
+"""Edge trees between their inputs' true lengths and the width of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jstrace.models import EdgeTree
+
+
+def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
+    """One input of a padded batch at its true length."""
+    return EdgeTree(
+        **{
+            name: leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
+            for name, leaf in tree.items()
+        }
+    )
+
+
+def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:
+    """The inverse of ``cropped``: one input padded to ``width`` tokens with slots that are no edge."""
+
+    def pad(leaf: np.ndarray, token_axes: int) -> np.ndarray:
+        extra = [(0, 0)] * (leaf.ndim - token_axes) + [(0, width - leaf.shape[-1])] * token_axes
+        return np.pad(leaf, extra, constant_values=no_edge)
+
+    return EdgeTree(**{name: pad(np.asarray(leaf), 2 if name == "attn" else 1) for name, leaf in tree.items()})

@@ -1,0 +1,8 @@
+"""Runs as numbers, figures, tables and one page that needs nothing else; imports no JAX.
+
+Imports ``runs`` (of it what reads folders), ``show.text`` and ``method.conditions``; ``cli`` imports it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,189 @@
+"""What a report shows of its runs: every figure and table with its words (section 7 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from jstrace.method.conditions import ABLATIONS, Case
+from jstrace.reports import figures, statistics
+from jstrace.reports import tables as computed
+from jstrace.reports.results import Results
+
+NOT_ABLATED = "Nothing is ablated here: it shows the traces themselves."
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure with its words."""
+
+    kind: str
+    number: int | None
+    """Of the model, from 1, where a report has figures of several."""
+    title: str
+    caption: str
+    ablated: str
+    """Which edges were ablated, as the page says it."""
+    draw: Callable[[], Figure]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.kind if self.number is None else f"{self.kind}-{self.number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with its words."""
+
+    name: str
+    title: str
+    compute: Callable[[], pa.Table]
+
+
+def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
+    """Every figure that the runs have the numbers for."""
+    for number, run in enumerate(runs, 1):
+        yield from _of_one(run, None if len(runs) == 1 else number)
+    if len(runs) > 1:
+        yield from _of_all(runs)
+
+
+Drawing = Callable[[Results], Figure]
+
+
+def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
+    who, n = run.label, run.valid.num_rows
+    ablated = f"Ablated: {_each(run.ablations)}."
+
+    def picture(kind: str, title: str, caption: str, draw: Drawing, ablated: str = ablated) -> Picture:
+        drawn = functools.partial(draw, run)
+        return Picture(kind, number, f"{who}: {title}", f"{caption} n = {n}.", ablated, drawn)
+
+    yield picture(
+        "tv", "how fast the prediction comes back (Figs. 3 and 10)",
+        "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
+        " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
+        figures.curve,
+    )  # fmt: skip
+    yield picture(
+        "nucleus", "the size that each nucleus needs",
+        "The least size from which on the nucleus (the shortest list of most probable tokens with so much mass) is the"
+        " same ordered list as in the full graph; median and quartiles; 1 is the full graph.",
+        figures.nucleus,
+    )  # fmt: skip
+    yield picture(
+        "core", "stability of the core (Fig. 4)",
+        "Share of the edges of all inputs' traces that the components (residual stream, MLP or head of a layer) with"
+        " most of them hold; one line for each size. Grey: all components alike.",
+        figures.core, NOT_ABLATED,
+    )  # fmt: skip
+    yield picture(
+        "makeup", "what traces are made of (Figs. 5 and 11)",
+        "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any.",
+        figures.makeup, NOT_ABLATED,
+    )  # fmt: skip
+    yield from (picture(*beside) for beside in _beside(run))
+    yield picture(
+        "correlation", "density against entropy, loss and frequency (Fig. 8)",
+        "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
+        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval.",
+        figures.correlation,
+    )  # fmt: skip
+
+
+def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
+    """Baselines and other scores, as far as the run has them: kind, title, caption, figure and what was ablated."""
+    plan = run.plan
+    own = (plan.case(), f"s-Trace ({run.importance})")
+    if "random" in plan.baselines:
+        yield (
+            "random", "against random traces (Fig. 6)",
+            "Random scores, residual and MLP edges first, through the same extraction.",
+            *_compared(run, [own, (plan.baseline("random"), "random")]),
+        )  # fmt: skip
+    if "inverse" in plan.baselines:
+        removed = {"all": "the attention and MLP edges", "residual+mlp": "the MLP edges alone"}
+        yield (
+            "necessity", "necessity (Fig. 7)", "TV of the graph without them against the size of the trace.",
+            figures.necessity,
+            f"Removed: {', beside it '.join(f'{removed[name]} of the trace ({name})' for name in run.ablations)};"
+            " all others are kept, residual edges always" + _alone(run.ablations) + ".",
+        )  # fmt: skip
+    if "pre-softmax" in plan.baselines:
+        yield (
+            "pre-softmax", "masks before the softmax",
+            "Attention masks that enter the softmax, against those that follow it; with residual+mlp there are none.",
+            *_compared(run, [own, (plan.baseline("pre-softmax"), "before the softmax")]),
+        )  # fmt: skip
+    if len(plan.importances) > 1:
+        yield (
+            "importance", "edge scores compared", "The same extraction by other scores.",
+            *_compared(run, [(plan.case(importance=kind), kind) for kind in plan.importances]),
+        )  # fmt: skip
+
+
+def _compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[Drawing, str]:
+    """A comparison and what it ablates."""
+    return functools.partial(figures.compared, kinds=kinds), f"Ablated: {_each(figures.ablations_of(run, kinds))}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
+    ablations = [name for name in ABLATIONS if any(name in run.ablations for run in runs)]
+    yield Picture(
+        "models", None, "All models: how fast the prediction comes back (Fig. 3)",
+        f"Median TV distance over each model's own valid inputs. n = {_range([run.valid.num_rows for run in runs])}.",
+        f"Ablated: {_each(ablations)}.", functools.partial(figures.all_models, runs, ablations),
+    )  # fmt: skip
+    own = [runs[0].plan.case(name) for name in ablations]
+    shared = [case for case in own if case in statistics.shared_cases(runs)]
+    if shared:
+        yield Picture(
+            "between-models", None, "All models: do they agree on which inputs are dense? (Fig. 9)",
+            "Spearman's ρ of density between models, on the inputs that both have (told by their texts); n of each"
+            " pair is in the table.",
+            f"Ablated: {_each([case.condition.ablate for case in shared])}.",
+            functools.partial(figures.between_models, runs, shared),
+        )  # fmt: skip
+
+
+_ABLATED = {"all": "all edges", "residual+mlp": "residual and MLP edges only (residual+mlp)"}
+
+
+def _each(ablations: Sequence[str]) -> str:
+    return ", beside it ".join(_ABLATED[name] for name in ablations) + _alone(ablations)
+
+
+def _alone(ablations: Sequence[str]) -> str:
+    return "" if len(ablations) > 1 else "; there is no other mode to show beside it"
+
+
+def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
+    """Every table; ``usable`` are the runs with valid inputs."""
+
+    def table(name: str, title: str, compute: Callable[[Sequence[Results]], pa.Table], of: Sequence[Results]) -> Table:
+        return Table(name, title, functools.partial(compute, of))
+
+    pairs = table("between-models", "Density between models (Fig. 9)", computed.model_pairs, usable)
+    return [
+        table("validity", "Valid and invalid inputs (Table 2)", computed.validity, runs),
+        table("density", "Density", computed.densities, usable),
+        table("phases", "Fall of the median TV in each phase", computed.phases, usable),
+        table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
+              computed.correlations, usable),
+        *([pairs] if len(usable) > 1 else []),
+        table("nucleus", "The size that each nucleus needs", computed.nuclei, usable),
+        table("core", "Share of edges held by the top components (Fig. 4)", computed.cores, usable),
+        table("makeup", "Types and quarters of the depth (Fig. 5)", computed.makeups, usable),
+        table("layers", "Share of every layer (Fig. 5)", computed.layers, usable),
+        table("curves", "All curves (Figs. 3, 6, 7)", computed.curves, usable),
+        table("inputs", "All inputs, without their texts", computed.numbers_of_inputs, runs),
+    ]  # fmt: skip

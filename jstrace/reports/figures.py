@@ -1,0 +1,301 @@
+"""The paper's figures from runs, through matplotlib: a column wide, in colours that the colour-blind can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from jstrace.method.conditions import Case
+from jstrace.reports import statistics
+from jstrace.reports.results import Results
+
+COLUMN = 3.4
+"""Inches of a journal's column, in which every figure is readable."""
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, blue and vermilion first."""
+_DASHES = ("-", "--", "-.", ":")
+_STYLE: dict[str, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "legend.fontsize": 6,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.4,
+    "legend.frameon": False,
+    "svg.hashsalt": "jstrace",
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.unicode_minus": True,
+}
+SIZE_LABEL = "size of the trace (share of all edges)"
+_TV = "TV distance from the full graph"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's settings for figures made and saved inside."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def shortened(label: str) -> str:
+    """A model's name, short enough for an axis."""
+    return label if len(label) <= _LABEL else f"{label[: _LABEL // 2 - 1]}…{label[-_LABEL // 2 :]}"
+
+
+_LABEL = 26
+
+
+def _panels(count: int, *, height: float = 2.1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    return figure, np.asarray(figure.subplots(rows, count, squeeze=False, **options))
+
+
+def _log_sizes(axes: Any, sizes: np.ndarray) -> None:
+    low = np.floor(np.log10(sizes[0]) + 1e-9)
+    axes.set(xscale="log", xlim=(sizes[0] * 0.8, 1.25))
+    powers = np.arange(low, 1)
+    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers]))
+    axes.xaxis.set_major_formatter(lambda x, _: _power(x))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power(x: float) -> str:
+    exponent = round(np.log10(x))
+    return "1" if exponent == 0 else "10" + str(exponent).translate(_RAISED)
+
+
+_REMOVED = {"all": "removed: attention and MLP", "residual+mlp": "removed: MLP alone"}
+
+
+def _each_ablation(
+    ablations: Sequence[str],
+    draw: Callable[[Any, str], None],
+    *,
+    ylabel: str,
+    xlabel: str = SIZE_LABEL,
+    height: float = 2.1,
+    removes: bool = False,
+) -> Figure:
+    """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away."""
+    figure, grid = _panels(len(ablations), height=height, sharey=True)
+    for axes, ablate in zip(grid[0], ablations, strict=True):
+        draw(axes, ablate)
+        axes.set_title(_REMOVED[ablate] if removes else f"ablated: {ablate}")
+    grid[0, 0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=7)
+    return figure
+
+
+def _band(axes: Any, sizes: np.ndarray, values: np.ndarray, color: str, label: str | None, dash: str = "-") -> None:
+    low, middle, high = statistics.quartiles(values)
+    axes.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(sizes, middle, dash, color=color, label=label)
+
+
+def _phases(axes: Any) -> None:
+    start, end = statistics.CONSTRUCTION
+    axes.axvspan(start, end, color="0.5", alpha=0.12, linewidth=0)
+    axes.plot([statistics.CORE] * 2, [-0.02, 1.0], color="0.4", linewidth=0.6, linestyle=":")
+    for x, text in ((np.sqrt(start * end), "construction"), (np.sqrt(end), "refinement")):
+        axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3")
+
+
+def curve(run: Results) -> Figure:
+    """TV against size, median and quartiles, the two phases marked (Fig. 3)."""
+
+    def draw(axes: Any, ablate: str) -> None:
+        _band(axes, run.sizes, run.curve(run.plan.case(ablate), "tv"), _COLORS[0], None)
+        _log_sizes(axes, run.sizes)
+        _phases(axes)
+        axes.set_ylim(-0.02, 1.12)
+
+    return _each_ablation(run.ablations, draw, ylabel=_TV)
+
+
+def compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> Figure:
+    """TV against size of several cases, whatever their ablation, with their labels; a panel for each ablation."""
+    figure = _compared(run, kinds, height=2.35)
+    _legend_above(figure, 3)
+    return figure
+
+
+def necessity(run: Results) -> Figure:
+    """TV without the attention and MLP edges of the trace (Fig. 7)."""
+    label = "size of the trace removed (share of all edges)"
+    return _compared(run, [(run.plan.baseline("inverse"), "")], xlabel=label, removes=True)
+
+
+def _compared(run: Results, kinds: Sequence[tuple[Case, str]], **options: Any) -> Figure:
+    def draw(axes: Any, ablate: str) -> None:
+        for number, (case, label) in enumerate(kinds):
+            values = run.curve(case.under(ablate), "tv")
+            _band(axes, run.sizes, values, _COLORS[number % len(_COLORS)], label, _DASHES[number % len(_DASHES)])
+        _log_sizes(axes, run.sizes)
+        axes.set_ylim(-0.02, 1.02)
+
+    return _each_ablation(ablations_of(run, kinds), draw, ylabel=_TV, **options)
+
+
+def ablations_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[str, ...]:
+    """The ablations under which a run has all these cases."""
+    return tuple(ablate for ablate in run.ablations if all(case.under(ablate) in run.cases for case, _ in kinds))
+
+
+def _legend_above(figure: Figure, columns: int) -> None:
+    """One legend for the lines of all panels."""
+    shown: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(len(shown), columns))
+
+
+def nucleus(run: Results) -> Figure:
+    """The size that each nucleus level needs, median and quartiles."""
+    levels = [100 * level for level in run.manifest["nucleus_levels"]]
+
+    def draw(axes: Any, ablate: str) -> None:
+        needed = statistics.nucleus_sizes(run, run.plan.case(ablate))
+        low, middle, high = np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
+        axes.fill_between(levels, low, high, color=_COLORS[0], alpha=0.2, linewidth=0)
+        axes.plot(levels, middle, marker="o", markersize=2.5, color=_COLORS[0])
+        axes.set(yscale="log", xlim=(0, 101))
+        axes.yaxis.set_major_formatter(lambda y, _: _power(y))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+    return _each_ablation(
+        run.ablations, draw, ylabel="size from which on it is recovered", xlabel="nucleus (% of the probability mass)"
+    )
+
+
+def core(run: Results) -> Figure:
+    """Cumulative share of edges held by the top fraction of components, a line for each of some sizes (Fig. 4)."""
+    figure, grid = _panels(1, height=2.6)
+    axes = grid[0, 0]
+    fractions, held = statistics.concentration(run, run.importance)
+    wanted = [k for k, size in enumerate(run.sizes) if np.isclose(np.log10(size) % 1, 0) and np.isfinite(held[k]).all()]
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(wanted)))
+    for number, k in enumerate(wanted):
+        axes.plot(100 * fractions, 100 * held[k], _DASHES[number % 4], color=colors[number], label=_power(run.sizes[k]))
+    axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.6)
+    axes.set(
+        xlabel="components, those with most edges first (%)", ylabel="edges held (%)", xlim=(0, 100), ylim=(0, 101)
+    )
+    axes.legend(title="size", title_fontsize=6, loc="lower right")
+    return figure
+
+
+def makeup(run: Results) -> Figure:
+    """Type and layer make-up of traces against size (Fig. 5)."""
+    made = statistics.makeup(run, run.importance)
+    figure, grid = _panels(2, height=2.45, sharey=True)
+    depth = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, 4))
+    left, right = grid[0]
+    names = ("residual", "attention", "MLP")
+    stacks = (
+        (left, made.types, names, (_COLORS[0], _COLORS[1], _COLORS[2]), "edge type"),
+        (right, made.quarters, ("first", "second", "third", "last"), depth, "quarter of the layers"),
+    )
+    for axes, shares, labels, colors, title in stacks:
+        known = np.isfinite(shares).all(axis=-1)
+        axes.stackplot(run.sizes[known], 100 * shares[known].T, labels=labels, colors=colors, linewidth=0, alpha=0.9)
+        _log_sizes(axes, run.sizes)
+        axes.set(ylim=(0, 100))
+        axes.set_axisbelow(False)
+        axes.legend(
+            title=title, title_fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2,
+            columnspacing=0.8, handlelength=1.0,
+        )  # fmt: skip
+    left.set_ylabel("edges of the trace (%)")
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    return figure
+
+
+_PREDICTOR_LABELS = {
+    "entropy": "entropy (nats)",
+    "loss": "loss (nats)",
+    "frequency": "count of top token\nin the corpus",
+}
+
+
+def correlation(run: Results) -> Figure:
+    """Density against entropy, loss and frequency (Fig. 8), a row of panels for each ablation."""
+    figure, grid = _panels(
+        3, rows=len(run.ablations), height=0.6 + 1.35 * len(run.ablations), sharey="row", sharex="col"
+    )
+    for line, ablate in zip(grid, run.ablations, strict=True):
+        density = run.density(run.plan.case(ablate))
+        for axes, (name, label) in zip(line, _PREDICTOR_LABELS.items(), strict=True):
+            _scatter(axes, run.column(statistics.PREDICTORS[name]), density, log=name == "frequency")
+            if ablate == run.ablations[-1]:
+                axes.set_xlabel(label)
+        line[0].set_ylabel(f"density\nablated: {ablate}")
+    return figure
+
+
+def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
+    found = statistics.spearman(density, x)
+    axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=_COLORS[0], rasterized=True)
+    if log:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_locator(FixedLocator([0, 1, 100, 10000, 1000000]))
+        axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else _power(value))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
+    if np.isfinite(found.rho):
+        axes.set_title(f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]", fontsize=5.5)
+    axes.text(0.97, 0.03, f"n = {found.n}", transform=axes.transAxes, ha="right", fontsize=5, color="0.3")
+
+
+def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
+    """Median TV against size of every model (Figs. 3 and 10)."""
+    figure, grid = _panels(len(ablations), height=2.5, sharey=True)
+    for axes, ablate in zip(grid[0], ablations, strict=True):
+        for number, run in enumerate(runs):
+            case = run.plan.case(ablate)
+            if case in run.cases:
+                middle = np.median(run.curve(case, "tv"), axis=0)
+                dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
+                axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=shortened(run.label))
+        _log_sizes(axes, runs[0].sizes)
+        axes.set_title(f"ablated: {ablate}")
+        axes.set_ylim(-0.02, 1.02)
+    grid[0, 0].set_ylabel(_TV)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    _legend_above(figure, 2)
+    return figure
+
+
+def between_models(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
+    """Spearman's correlation of density between models on shared inputs (Fig. 9), a panel for each case."""
+    count, panels = len(runs), len(cases)
+    figure, grid = _panels(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
+    for number, (axes, case) in enumerate(zip(grid.ravel(), cases, strict=True)):
+        rho = np.asarray([[cell.rho for cell in row] for row in statistics.between_models(runs, case)])
+        image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr", aspect="auto")
+        for (i, j), value in np.ndenumerate(rho):
+            text = "–" if np.isnan(value) else f"{value:.2f}".replace("0.", ".")
+            axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color="w" if abs(value) > 0.6 else "k")
+        names = [shortened(run.label) for run in runs]
+        axes.set_xticks(range(count), names if number == panels - 1 else [""] * count, rotation=60, ha="right")
+        axes.set_yticks(range(count), names)
+        axes.grid(visible=False)
+        axes.set_title(f"ablated: {case.condition.ablate}")
+    label = "Spearman's ρ of density"
+    figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8, location="top", aspect=30)
+    return figure

@@ -1,0 +1,209 @@
+"""Runs read back: tables of one or several folders as arrays over valid inputs. No JAX, like all of this room."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jstrace.method.conditions import ABLATIONS, Case, Plan, density_column
+from jstrace.models.errors import InputError
+from jstrace.runs import manifest, parts
+from jstrace.runs.parts import Part
+from jstrace.show.text import printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """One run, of all its hosts. Arrays run over the N valid inputs, in the order of their indices."""
+
+    label: str
+    """The model's name, made unique among the runs of a report."""
+    manifest: dict[str, Any]
+    inputs: pa.Table
+    """All inputs, the invalid ones among them."""
+    curves: pa.Table
+    parts: tuple[tuple[Path, Part], ...]
+    """Every part with its folder."""
+
+    @property
+    def mark(self) -> str:
+        """Of the run, which all its files carry."""
+        return manifest.mark_of(self.manifest["config"])
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What was asked of every input."""
+        return manifest.plan_of(self.manifest["config"])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The sizes and 1.0, the full graph: float64 ``[Z + 1]``."""
+        return np.asarray([*self.plan.sizes, 1.0])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of all curves."""
+        return tuple(case.name for case in self.cases)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """All curves."""
+        return self.plan.cases
+
+    @property
+    def with_density(self) -> tuple[Case, ...]:
+        """The curves that have a density: all but inverse ones."""
+        return tuple(case for case in self.cases if case.has_density)
+
+    @property
+    def ablations(self) -> tuple[str, ...]:
+        """Which edges were ablated: "all", "residual+mlp" or both, in this order."""
+        return tuple(name for name in ABLATIONS if name in self.plan.ablations)
+
+    @property
+    def importance(self) -> str:
+        """The first importance, which baselines belong to."""
+        return self.plan.importances[0]
+
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return int(self.manifest["model"]["config"]["n_layers"])
+
+    @functools.cached_property
+    def valid(self) -> pa.Table:
+        """The valid inputs."""
+        return self.inputs.filter(self.inputs["valid"])
+
+    def column(self, name: str) -> np.ndarray:
+        """A number of each valid input; NaN where it is not known: float64 ``[N]``."""
+        return _numbers(self.valid[name])
+
+    def density(self, case: Case | str) -> np.ndarray:
+        """Density of each valid input in a case, given as such or by its name: float64 ``[N]``."""
+        return self.column(density_column(_name(case)))
+
+    def curve(self, case: Case | str, measure: str) -> np.ndarray:
+        """A measure of every valid input and size: float64 ``[N, Z + 1]``."""
+        return _numbers(self._of(case)[measure]).reshape(-1, len(self.sizes))
+
+    def nucleus(self, case: Case | str) -> np.ndarray:
+        """Whether each nucleus is recovered in order: bool ``[N, Z + 1, Q]``."""
+        levels = pc.list_flatten(self._of(case)["nucleus"]).to_numpy()
+        return np.asarray(levels).reshape(-1, len(self.sizes), len(self.manifest["nucleus_levels"]))
+
+    @functools.cached_property
+    def shares(self) -> dict[str, np.ndarray]:
+        """For each source the share of every component in the traces of a size: float64 ``[Z + 1, L, 2 + H]``.
+
+        Components of a layer are its residual stream, its MLP and its heads. Shares are means over inputs, which all
+        weigh the same; inputs whose trace of that size is empty are left out, and where there is no other it is NaN.
+        The parts are read one after another, as the tables of large models are large.
+        """
+        totals = {source: (np.zeros(()), np.zeros(())) for source in self.sources}
+        for folder, part in self.parts:
+            table = _plain(parts.read_part(folder, "components", part, self.mark))
+            for source, (total, known) in totals.items():
+                found = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
+                if found.num_rows == 0:  # every input of the part is invalid
+                    continue
+                edges = np.concatenate([_layered(found[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
+                share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
+                here = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0)
+                totals[source] = (total + share.sum(axis=0), known + here)
+        with np.errstate(invalid="ignore"):
+            return {source: total / known[:, None, None] for source, (total, known) in totals.items()}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of all kinds of traces."""
+        return tuple(source.name for source in self.plan.sources)
+
+    def _of(self, case: Case | str) -> pa.Table:
+        return self.curves.filter(pc.equal(self.curves["condition"], _name(case)))
+
+
+def _name(case: Case | str) -> str:
+    return case if isinstance(case, str) else case.name
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+_ORDER = [("input", "ascending"), ("k", "ascending")]
+
+
+def read_results(folders: Sequence[str | Path]) -> list[Results]:
+    """The runs in some folders; folders with parts of the same run, one for each host, make one.
+
+    Raises:
+      InputError: no folder, one without a run or without any result, damaged parts, or inputs that two folders hold.
+    """
+    groups: dict[str, list[Path]] = {}
+    for folder in map(Path, folders):
+        groups.setdefault(repr(manifest.read_manifest(folder)["config"]), []).append(folder)
+    if not groups:
+        raise InputError("no folder of a run was given")
+    found = [_read(members) for members in groups.values()]
+    labels = _unique([run.label for run in found])
+    return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
+
+
+def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:
+    """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
+    values = pc.list_flatten(column).to_numpy().astype(np.float64)
+    if values.size % (len(column) * run.n_layers):
+        raise InputError(f"{run.label}: its components are not those of a model of {run.n_layers} layers")
+    return values.reshape(len(column) // len(run.sizes), len(run.sizes), run.n_layers, -1)
+
+
+def _read(folders: Sequence[Path]) -> Results:
+    told = manifest.read_manifest(folders[0])
+    there = tuple((folder, part) for folder in folders for part in _complete(folder))
+    if not there:
+        raise InputError(f"{folders[0]}: no part of this run is complete yet")
+    mark = manifest.mark_of(told["config"])
+    inputs, curves = (_table(there, name, mark) for name in ("inputs", "curves"))
+    indices = inputs["input"].to_numpy()
+    if len(np.unique(indices)) != len(indices):
+        twice = int(indices[:-1][np.diff(indices) == 0][0])
+        raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice}")
+    name = told["model"]["name"] or told["config"]["model"]
+    return Results(printable(Path(name).name or name), told, inputs, curves, there)
+
+
+def _complete(folder: Path) -> list[Part]:
+    found = sorted(parts.complete_parts(folder, ("curves", "components", "inputs")))
+    parts.check_apart(folder, found)
+    return found
+
+
+def _table(there: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Table:
+    """All parts of a table, names as plain strings, in the order of inputs and sizes."""
+    order = _ORDER[:1] if table == "inputs" else _ORDER
+    read = [_plain(parts.read_part(folder, table, part, mark)) for folder, part in there]
+    return pa.concat_tables(read).sort_by(order)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(index, field.name, table[field.name].cast(pa.string()))
+    return table
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    found = []
+    for label in labels:
+        seen[label] = seen.get(label, 0) + 1
+        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
+    return found

@@ -1,0 +1,151 @@
+"""What the paper's figures show, as numbers computed from runs (section 7 of the method)."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from jstrace.method.conditions import Case
+from jstrace.models.errors import InputError
+from jstrace.reports.results import Results
+
+CONSTRUCTION = (1e-4, 1e-2)
+"""Sizes of the construction phase; refinement follows it."""
+CORE = 1e-3
+"""The size of the core that the paper describes, 0.1% of all edges."""
+_RESAMPLES = 2000
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
+
+
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """The three quartiles over inputs: ``[3, ...]``."""
+    return np.percentile(values, (25, 50, 75), axis=0)
+
+
+def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
+    """The least size from which on each nucleus stays recovered, in order: float64 ``[N, Q]``; 1 is the full graph."""
+    recovered = run.nucleus(case)
+    recovered[:, -1] = True  # the full graph's own, whatever rounding says
+    stays = np.flip(np.logical_and.accumulate(np.flip(recovered, axis=1), axis=1), axis=1)
+    return run.sizes[np.argmax(stays, axis=1)]
+
+
+# --- what traces are made of ----------------------------------------------------------------------------------------
+
+
+def concentration(run: Results, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative share of edges held by the top fraction of components: fractions ``[C]`` and ``[Z + 1, C]``."""
+    shares = -np.sort(-run.shares[source].reshape(len(run.sizes), -1), axis=-1)
+    return np.arange(1, shares.shape[-1] + 1) / shares.shape[-1], np.cumsum(shares, axis=-1)
+
+
+class Makeup(NamedTuple):
+    """Shares of the edges of traces, means over inputs."""
+
+    types: np.ndarray
+    """Residual, attention and MLP: ``[Z + 1, 3]``."""
+    quarters: np.ndarray
+    """Quarters of the depth, first layers first: ``[Z + 1, 4]``."""
+    layers: np.ndarray
+    """``[Z + 1, L]``."""
+
+
+def makeup(run: Results, source: str) -> Makeup:
+    """Type and layer make-up of traces (Fig. 5)."""
+    shares = run.shares[source]
+    types = np.stack([shares[..., 0], shares[..., 2:].sum(-1), shares[..., 1]], axis=-1).sum(axis=1)
+    layers = shares.sum(axis=-1)
+    quarter = np.arange(4)[:, None] == 4 * np.arange(run.n_layers) // run.n_layers
+    return Makeup(types, layers @ quarter.T, layers)
+
+
+# --- correlations ---------------------------------------------------------------------------------------------------
+
+
+class Correlation(NamedTuple):
+    """Spearman's rho with a 95% bootstrap interval and p value; NaN where it is not defined."""
+
+    rho: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
+    """Spearman's rank correlation of the pairs in which both numbers are known."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y, n = x[known], y[known], int(known.sum())
+    if n < 3 or _constant(x) or _constant(y):
+        return Correlation(np.nan, np.nan, np.nan, np.nan, n)
+    found = stats.spearmanr(x, y)
+    return Correlation(float(found.statistic), *_interval(x, y, seed), float(found.pvalue), n)
+
+
+def _constant(values: np.ndarray) -> bool:
+    """Whether values differ by no more than float32 rounds."""
+    return bool(np.ptp(values) <= 1e-6 * np.max(np.abs(values)))
+
+
+def _interval(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:
+    """The 95% percentile interval of the bootstrap."""
+
+    def rho(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        ranks = (stats.rankdata(values, axis=axis) for values in (x, y))
+        return stats.pearsonr(*ranks, axis=axis).statistic
+
+    with warnings.catch_warnings():
+        for expected in (stats.ConstantInputWarning, stats.DegenerateDataWarning):  # of some resamples of few inputs
+            warnings.simplefilter("ignore", expected)
+        resampled = stats.bootstrap(
+            (x, y), rho, paired=True, vectorized=True, n_resamples=_RESAMPLES, method="percentile", batch=200,
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution  # fmt: skip
+    low, high = np.nanpercentile(resampled, (2.5, 97.5))
+    return float(low), float(high)
+
+
+PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count", "tokens": "n_tokens"}
+"""What density is correlated with (Fig. 8), and its column: the entropy of the prediction, the surprisal of the true
+next token, how often the predicted token occurs in the corpus; and the length, which might stand behind any of them."""
+
+
+def relative_density(run: Results, case: Case) -> np.ndarray:
+    """Area under TV over log10 of the size, TV as a share of that of the smallest trace: float64 ``[N]``.
+
+    Where the smallest traces keep nothing of a prediction, TV starts at its distance from what the model predicts of no
+    edge at all, which depends on the prediction's entropy. This measure has that taken out.
+    """
+    tv = run.curve(case, "tv")
+    start = np.where(tv[:, :1] > 0, tv[:, :1], np.nan)
+    return np.trapezoid(tv / start, np.log10(run.sizes), axis=1)
+
+
+def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation]]:
+    """Correlation of density between models on the inputs that they share, told by their texts (Fig. 9).
+
+    Raises:
+      InputError: a run without the condition.
+    """
+    densities = []
+    for run in runs:
+        if case not in run.cases:
+            raise InputError(f"{run.label}: not evaluated under {case.name}")
+        densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(case).tolist(), strict=True)))
+    found = {}
+    for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
+        shared = [text for text in one if text in other]
+        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
+    return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
+
+
+def shared_cases(runs: Sequence[Results]) -> list[Case]:
+    """The cases with a density that all runs have, in the order of the first."""
+    return [case for case in runs[0].with_density if all(case in run.cases for run in runs)]

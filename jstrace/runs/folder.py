@@ -1,0 +1,127 @@
+"""The folder of a run: its lock, its manifest, and the parts that are whole, on one host or on several."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import jax
+
+from jstrace.files import write_whole
+from jstrace.models import InputError
+from jstrace.runs import parts
+from jstrace.runs.manifest import FORMAT, MANIFEST, VERSION, check_same, mark_of, read_manifest
+from jstrace.runs.parts import Part
+from jstrace.scale import hosts
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One run at a time writes into a folder; the system takes the lock from a process that ends, however it ends.
+
+    Raises:
+      InputError: another run has it, or the folder cannot be written.
+    """
+    locks = hosts.together(functools.partial(_acquired, folder))
+    try:
+        yield
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+def _acquired(folder: Path) -> list[filelock.BaseFileLock]:
+    """This process's own lock, and those of runs of more processes than this one has."""
+    found: list[filelock.BaseFileLock] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = {int(path.name.rpartition("-")[2]) for path in folder.glob(".lock-*") if path.name[6:].isdigit()}
+        foreign = {number for number in numbers if number >= jax.process_count()}
+        for number in sorted({jax.process_index(), *foreign}):
+            found.append(filelock.FileLock(folder / f".lock-{number}"))
+            found[-1].acquire(timeout=0)
+    except (filelock.Timeout, OSError, NotImplementedError) as error:
+        for lock in found:
+            lock.release()
+        if isinstance(error, filelock.Timeout):
+            raise InputError(f"{folder}: another run is writing there") from error
+        raise InputError(f"{folder}: cannot be written ({error})") from error
+    return found
+
+
+def opened(
+    folder: Path, config: dict[str, Any], facts: dict[str, Any], session: dict[str, Any], names: Sequence[str]
+) -> set[Part]:
+    """Make the folder this run's own: leftovers removed, the manifest written, all parts that are there found whole.
+
+    Every host does it with the folder that it has, which may be the same for all.
+
+    Args:
+      folder: of the run, locked.
+      config: from ``configuration``.
+      facts: what the manifest says beside it.
+      session: what the manifest says of this call, the same on every host.
+      names: of the parts.
+
+    Returns:
+      The parts in this host's folder.
+
+    Raises:
+      InputError: the folder of another run, a damaged part, or parts that overlap.
+    """
+    hosts.together(functools.partial(_clear, folder, config, facts, names))
+    for turn in (jax.process_index() == 0, True):  # a shared folder has the first host's manifest when the others look
+        write = functools.partial(_record, folder, config, facts, session)
+        hosts.together(write if turn else nothing)
+    return hosts.together(functools.partial(_whole_parts, folder, names, mark_of(config)))
+
+
+def nothing() -> None:
+    """The turn of a host that has nothing to do."""
+
+
+def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:
+    """Remove what a killed run left: files that were never whole, and those of parts that lack others."""
+    check_same(folder, config, facts)
+    complete = parts.complete_parts(folder, names)
+    try:
+        for name in names:
+            for part in parts.parts_of(folder, name) - complete:
+                (folder / name / part.file).unlink(missing_ok=True)
+        for stale in (*folder.glob(".jstrace-*"), *folder.glob("*/.jstrace-*")):
+            stale.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be cleared of what a killed run left ({error})") from error
+
+
+def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session: dict[str, Any]) -> None:
+    """Add the session to the manifest, unless it is there, and make the tables' folders."""
+    sessions = read_manifest(folder)["sessions"] if (folder / MANIFEST).exists() else []
+    if session not in sessions:
+        found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
+        text = json.dumps(found, indent=1) + "\n"
+        write_whole(folder / MANIFEST, functools.partial(_write, text))
+
+
+def _write(text: str, stream: IO[bytes]) -> None:
+    stream.write(text.encode())
+
+
+def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:
+    """The complete parts, checksums verified; strata, which may be large, when they are read."""
+    try:
+        for name in names:
+            (folder / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error})") from error
+    complete = parts.complete_parts(folder, names)
+    parts.check_apart(folder, complete)
+    for part in complete:
+        for name in (name for name in names if name != "strata"):
+            parts.read_part(folder, name, part, mark)
+    return complete

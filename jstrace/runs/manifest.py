@@ -1,0 +1,120 @@
+"""The manifest of a run: what was asked, of what, by which model; and whether two runs are the same. No JAX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jstrace.method.conditions import Plan
+from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.models.errors import InputError
+from jstrace.runs.data import Data
+
+FORMAT, VERSION = "jstrace-run", 1
+MANIFEST = "manifest.json"
+
+
+def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
+    """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices."""
+    return {
+        "importance": list(plan.importances),
+        "ablate": list(plan.ablations),
+        "baselines": list(plan.baselines),
+        "sizes": list(plan.sizes),
+        "seed": plan.seed,
+        "save_strata": save_strata,
+        "data": data.fingerprint,
+    }
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    """The plan that a configuration describes."""
+    names = ("importance", "ablate", "baselines", "sizes")
+    importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
+    return Plan(importances, ablations, baselines, sizes, config["seed"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+      InputError: the folder holds no run, or one of a newer format.
+    """
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder}: no folder of a run ({MANIFEST} cannot be read: {error})") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path}: not the manifest of a run of jstrace")
+    if found.get("version") != VERSION:
+        raise InputError(f"{path}: format version {found.get('version')}, this jstrace reads version {VERSION}")
+    try:
+        _check_manifest(found)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    return found
+
+
+def _check_manifest(found: dict[str, Any]) -> None:
+    """Raise an error of some kind where the manifest lacks what others rely on."""
+    config, plan = found["config"], plan_of(found["config"])
+    names = [case.name for case in plan.cases], [source.name for source in plan.sources]
+    if (found["conditions"], found["sources"], found["nucleus_levels"]) != (*names, list(NUCLEUS_LEVELS)):
+        raise ValueError("its conditions are not those of its configuration")
+    found["model"]["name"].encode()
+    texts = (found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"])
+    numbers = (found["data"]["rows"], found["model"]["config"]["n_layers"])
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        raise TypeError("names are texts, and counts are numbers")
+    for session in found["sessions"]:
+        session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
+
+
+def mark_of(config: dict[str, Any]) -> str:
+    """A short hash of a run's configuration, which all its files carry."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuse to go on in the folder of another run.
+
+    Args:
+      folder: that may hold a run.
+      config: from ``configuration``, or a part of it.
+      facts: what the manifest would say beside it; names of data and models go into the message.
+
+    Raises:
+      InputError: the folder holds something else; the message shows every difference.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder")
+    if not (folder / MANIFEST).exists():
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise InputError(f"{folder}: holds files, but no run; give --out a new folder")
+        return
+    manifest = read_manifest(folder)
+    there = manifest["config"]
+    differences = [
+        f"{key} is {_shown(there.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
+        for key, value in config.items()
+        if there.get(key) != value
+    ]
+    if differences:
+        raise InputError(f"{folder}: holds another run: {'; '.join(differences)}")
+
+
+def _shown(value: Any, fact: dict[str, Any] | None) -> str:
+    """A setting in words; of data and models, which are compared by fingerprint, with their names."""
+    if fact is not None:
+        about = ", ".join(f"{fact[name]}{unit}" for name, unit in _NAMED.items() if name in fact)
+        return f"{about} (fingerprint {value})"
+    text = json.dumps(value)
+    return text if len(text) < 120 else f"{text[:100]}... ({len(value)} of them)"
+
+
+_NAMED = {"name": "", "dtype": "", "rows": " rows"}

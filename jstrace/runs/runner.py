@@ -1,0 +1,212 @@
+"""Runs: every input of a dataset through a plan, in parts on disk, so that whatever stops a run, it goes on later."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+import jstrace
+from jstrace.method.conditions import Ask, Plan
+from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.models import InputError, Model
+from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.inputs import tokenised
+from jstrace.runs import folder as run_folder
+from jstrace.runs import manifest, parts, rows, schema
+from jstrace.runs.data import Data
+from jstrace.runs.parts import Part
+from jstrace.runs.rows import Entry
+from jstrace.runs.vocabulary import next_token, token_counts, token_fingerprint
+from jstrace.runs.wikitext import Row
+from jstrace.scale import hosts, machine, meshes
+
+_PART_CPU, _PART_ACCELERATOR = 16, 64
+"""Inputs of a part for each device along ``data``: what a killed run computes again, at most."""
+
+Progress = Callable[[int, int, int], None]
+"""Called with the inputs done, those of them done before this call, and all: once before the first, then after each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    inputs: int
+    invalid: int
+    computed: int
+    """In this call; the others were there."""
+
+
+def run(
+    model: Model | Callable[[], Model],
+    data: Data,
+    out: str | Path,
+    plan: Plan | None = None,
+    *,
+    name: str = "",
+    limit: int | None = None,
+    save_strata: bool = False,
+    part_inputs: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Evaluate every input and write the results into a folder, or go on with what is there.
+
+    Args:
+      model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
+      data: from ``jstrace.runs.read_data``.
+      out: the folder of the results; docs/results.md describes it.
+      plan: what is asked of every input.
+      name: what the model is called in the manifest and in reports.
+      limit: the number of inputs at most; a later call may ask for more.
+      save_strata: keep the strata of every input, too.
+      part_inputs: inputs of a part.
+      progress: see ``Progress``.
+
+    Raises:
+      InputError: a folder of another run, with the difference; a damaged part; a folder that another run is writing to;
+        no room; or a model without a tokenizer.
+    """
+    plan, folder, wanted = plan or Plan(), Path(out), _wanted(data, limit)
+    config, facts = manifest.configuration(plan, data, save_strata=save_strata), _facts(data, plan)
+    same = functools.partial(manifest.check_same, folder, config, facts)
+    hosts.together(same)  # before anything is made or loaded
+    with run_folder.locked(folder):
+        loaded = model if isinstance(model, Model) else model()
+        if loaded.tokenizer is None:
+            raise InputError("this model came without a tokenizer; a run needs one")
+        counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
+        config |= {"model": loaded.fingerprint(), "tokens": token_fingerprint(counts)}
+        facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
+        facts["data"] |= {"corpus_tokens": counts.total()}
+        hosts.check_agreed((config, wanted, part_inputs))
+        names, mark = list(schema.schemas(plan, save_strata=save_strata)), manifest.mark_of(config)
+        there = run_folder.opened(folder, config, facts, _session(loaded), names)
+        done = hosts.either(_done(there, wanted))
+        before = finished = int(done.sum())
+
+        def advance(n: int) -> None:
+            if progress is not None:
+                progress(finished + n, before, wanted)
+
+        advance(0)
+        driver = Driver(loaded, plan.ask)
+        chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
+        for number, chunk in enumerate(chunks):
+            entries = _computed(driver, {index: data.rows[index] for index in chunk}, advance)
+            finished += len(chunk)
+            mine = number % jax.process_count() == jax.process_index()
+            made = functools.partial(_tables, loaded, plan, save_strata, entries, counts.__getitem__)
+            save = functools.partial(_saved, folder, mark, chunk, made)
+            hosts.together(save if mine else run_folder.nothing)
+        return Summary(wanted, int(hosts.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
+
+
+def _wanted(data: Data, limit: int | None) -> int:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit = {limit}, expected at least one input")
+    return min(len(data.rows), limit or len(data.rows))
+
+
+def _part_size(model: Model) -> int:
+    each = _PART_CPU if jax.devices()[0].platform == "cpu" else _PART_ACCELERATOR
+    return each * meshes.n_data(model.mesh)
+
+
+def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in their order, in runs of neighbours of at most ``size``."""
+    found: list[list[int]] = []
+    for index in indices:
+        if not found or len(found[-1]) == size or found[-1][-1] + 1 != index:
+            found.append([])
+        found[-1].append(index)
+    return found
+
+
+# --- one part -------------------------------------------------------------------------------------------------------
+
+
+def _computed(driver: Driver, chunk: Mapping[int, Row], advance: Callable[[int], None]) -> list[Entry]:
+    """The inputs of one part, in their order."""
+    inputs: dict[int, Input] = {}
+    found: dict[int, Outcome | Invalid] = {}
+    for index, row in chunk.items():
+        try:
+            inputs[index] = _input_of(driver.model, row)
+        except InputError as error:
+            found[index] = Invalid(str(error))
+    for batch in driver.batches(inputs):
+        for index, outcome in batch.items():
+            found[index] = _without_gaps(outcome, driver.ask)
+            advance(len(found))
+    return [Entry(index, row, inputs.get(index), found[index]) for index, row in chunk.items()]
+
+
+def _input_of(model: Model, row: Row) -> Input:
+    assert model.tokenizer is not None
+    tokens = tokenised(model, row.text)[1][0]
+    return Input(tokens, next_token(model.tokenizer, row, tokens.tolist()))
+
+
+def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
+    """An input counts when every prediction of it is finite: half precision can overflow under a mask alone."""
+    if isinstance(found, Outcome):
+        for case, evaluation in zip(ask.cases, found.evaluations, strict=True):
+            if not evaluation.valid:
+                return Invalid(f"a prediction under {case.name} is not finite")
+    return found
+
+
+def _tables(
+    model: Model, plan: Plan, save_strata: bool, entries: list[Entry], count: Callable[[int], int]
+) -> dict[str, pa.Table]:
+    assert model.tokenizer is not None
+    wanted, parallel = schema.schemas(plan, save_strata=save_strata), model.config.parallel
+    return rows.part_tables(entries, plan, wanted, parallel=parallel, word=model.tokenizer.token, count=count)
+
+
+def _saved(folder: Path, mark: str, chunk: Sequence[int], made: Callable[[], dict[str, pa.Table]]) -> None:
+    parts.write_part(folder, Part(chunk[0], chunk[-1]), made(), mark)
+
+
+def _facts(data: Data, plan: Plan) -> dict[str, Any]:
+    """What the manifest says beside the configuration, as far as it is known without the model."""
+    return {
+        "data": {"name": data.name, "rows": len(data.rows)},
+        "conditions": [case.name for case in plan.cases],
+        "sources": [source.name for source in plan.sources],
+        "nucleus_levels": list(NUCLEUS_LEVELS),
+    }
+
+
+def _session(model: Model) -> dict[str, Any]:
+    """What the manifest says of one call; the same on every host."""
+    mesh = None if model.mesh is None else {axis: int(n) for axis, n in model.mesh.shape.items()}
+    started = datetime.datetime.fromtimestamp(hosts.agreed(int(time.time())), datetime.UTC).isoformat()
+    versions, hardware = {"jstrace": jstrace.__version__, **machine.versions()}, machine.hardware()
+    return {"started": started, "versions": versions, "hardware": hardware, "mesh": mesh}
+
+
+def _done(there: Iterable[Part], wanted: int) -> np.ndarray:
+    """Which inputs there are results of: bool ``[wanted]``."""
+    found = np.zeros(wanted, bool)
+    for part in there:
+        found[part.first : part.last + 1] = True
+    return found
+
+
+def _invalid(folder: Path, names: Sequence[str], mark: str, wanted: int) -> np.ndarray:
+    """Which inputs in this host's folder are invalid: bool ``[wanted]``."""
+    found = np.zeros(wanted, bool)
+    for part in parts.complete_parts(folder, names):
+        rows = parts.read_part(folder, "inputs", part, mark, ["input", "valid"]).to_pylist()
+        found[[row["input"] for row in rows if row["input"] < wanted and not row["valid"]]] = True
+    return found

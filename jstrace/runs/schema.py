@@ -1,0 +1,87 @@
+"""The tables of a run as pyarrow schemas; docs/results.md describes every column. No JAX."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from jstrace.method.conditions import Plan
+
+TABLES = ("curves", "components", "strata", "inputs")
+"""In the order in which a part's files are written."""
+
+FAMILIES = ("residual_attn", "attn", "residual_mlp", "mlp")
+"""The fields of an ``EdgeTree``, in the order of edge indices."""
+
+_CURVES = pa.schema(
+    [
+        ("input", pa.int32()),
+        ("condition", pa.dictionary(pa.int32(), pa.string())),
+        ("k", pa.int16()),
+        ("size", pa.float64()),
+        ("edges", pa.int64()),
+        ("tv", pa.float32()),
+        ("kl", pa.float32()),
+        ("agreement", pa.bool_()),
+        ("top_token", pa.int32()),
+        ("entropy", pa.float32()),
+        ("surprisal", pa.float32()),
+        ("rank", pa.int32()),
+        ("recovered", pa.float64()),
+        ("nucleus", pa.list_(pa.bool_())),
+        ("nucleus_unordered", pa.list_(pa.bool_())),
+    ]
+)
+_COMPONENTS = pa.schema(
+    [
+        ("input", pa.int32()),
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("k", pa.int16()),
+        ("size", pa.float64()),
+        ("edges", pa.int64()),
+        ("nodes", pa.int64()),
+        ("input_reached", pa.bool_()),
+        ("residual", pa.list_(pa.int32())),
+        ("mlp", pa.list_(pa.int32())),
+        ("heads", pa.list_(pa.int32())),
+    ]
+)
+_STRATA = pa.schema(
+    [
+        ("input", pa.int32()),
+        ("source", pa.dictionary(pa.int32(), pa.string())),
+        ("layers", pa.int32()),
+        ("n_heads", pa.int32()),
+        ("n_tokens", pa.int32()),
+        *((name, pa.binary()) for name in FAMILIES),
+    ]
+)
+_INPUTS = pa.schema(
+    [
+        ("input", pa.int32()),
+        ("valid", pa.bool_()),
+        ("reason", pa.string()),
+        ("text", pa.string()),
+        ("next_word", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("token_texts", pa.list_(pa.string())),
+        ("n_tokens", pa.int32()),
+        ("n_edges", pa.int64()),
+        ("counts", pa.list_(pa.int32())),
+        ("next_token", pa.int32()),
+        ("entropy", pa.float32()),
+        ("surprisal", pa.float32()),
+        ("rank", pa.int32()),
+        ("top_token", pa.int32()),
+        ("top_text", pa.string()),
+        ("top_prob", pa.float32()),
+        ("top_count", pa.int64()),
+    ]
+)
+
+
+def schemas(plan: Plan, *, save_strata: bool) -> dict[str, pa.Schema]:
+    """The schema of each table of a run, in the order in which a part's files are written."""
+    densities = [(case.density_column, pa.float64()) for case in plan.cases if case.has_density]
+    inputs = pa.schema([*_INPUTS, *map(pa.field, *zip(*densities, strict=True))])
+    found = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
+    return {name: found[name] for name in TABLES if name != "strata" or save_strata}

@@ -1,0 +1,57 @@
+"""How many inputs one compiled call takes, by what pays and by the memory that is free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from jstrace.models import Decoder
+from jstrace.scale.hosts import agreed
+
+_SHARE = 0.8
+"""Of the free memory that a batch may be planned for."""
+_TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
+"""Tokens in one call, each of them a row under each of 27 sizes: from 64 more bring nothing on a CPU, as measured; on
+accelerators it is a guess, some 16,000 rows, until it is measured."""
+_INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
+
+
+def free_bytes(device: jax.Device) -> int | None:
+    """What may still be allocated: on the device, or for a CPU in the machine; None where nothing tells."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    if device.platform != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def batch_inputs(decoder: Decoder, width: int, bytes_each: int) -> int:
+    """Inputs for one call on each device: a power of two, at most what pays and what memory holds, at least one.
+
+    The same on every host. A copy of one layer's weights is left room for.
+    """
+    found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
+    platform = found[0].platform
+    most = min(_INPUTS.get(platform, 4), _TOKENS.get(platform, 64) // width)
+    free = [number for number in map(free_bytes, found) if number is not None]
+    if free:
+        shared = len(found) if platform == "cpu" else 1  # devices of one machine's memory
+        weights = sum(leaf.nbytes for leaf in decoder.layers.weights().values()) // decoder.config.n_layers
+        most = min(most, (int(_SHARE * min(free)) // shared - weights) // bytes_each)
+    return agreed(1 << (max(1, most).bit_length() - 1))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the host or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

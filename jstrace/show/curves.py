@@ -1,0 +1,98 @@
+"""TV against size: a few lines for the terminal, and a figure through matplotlib."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jstrace.files import write_whole
+from jstrace.models import InputError
+from jstrace.pipeline.evaluation import Evaluation
+from jstrace.show.text import printable
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+FORMATS = (".png", ".svg")
+
+
+def terminal_plot(evaluation: Evaluation, *, height: int = 6, width: int = 60) -> str:
+    """TV (0 to 1) over log10 of the size, as rows of block characters."""
+    points = [*map(math.log10, evaluation.sizes), 0.0]
+    low = min(points[0], -1.0)
+    columns = np.interp(np.linspace(low, 0.0, width), points, evaluation.tv)
+    lines = []
+    for row in range(height, 0, -1):
+        label = "TV 1 ┤" if row == height else "   0 ┤" if row == 1 else "     │"
+        cells = (_block(tv * height - row + 1) for tv in columns)
+        lines.append(label + "".join(cells))
+    left = math.ceil(low)
+    axis = [" "] * (width + 6)
+    for power in range(left, 1):
+        text = "1" if power == 0 else f"1e{power}"
+        at = round((power - low) / -low * (width - 1))
+        start = min(at, width - len(text))
+        axis[start : start + len(text)] = text
+    return "\n".join([*lines, "      " + "".join(axis).rstrip() + "  size"])
+
+
+def _block(filling: float) -> str:
+    """A cell filled from 0 to 1; a question mark for NaN."""
+    return "?" if math.isnan(filling) else _BLOCKS[max(0, min(8, round(filling * 8)))]
+
+
+def check_plottable(path: Path) -> None:
+    """Refuse a file name or an installation that ``save_plot`` could not serve, before any work is done."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a plot is written as {' or '.join(FORMATS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise InputError("--plot needs matplotlib: pip install 'jstrace[plot]'") from error
+
+
+def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
+    """Draw one curve of TV over size for each label; PNG or SVG by the file's ending."""
+    check_plottable(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (label, evaluation), color in zip(evaluations, _colors(len(evaluations)), strict=True):
+        axes.plot(
+            [*evaluation.sizes, 1.0],
+            evaluation.tv,
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            color=color,
+            label=printable(label),
+        )
+    axes.set(
+        xscale="log",
+        ylim=(-0.02, 1.02),
+        xlabel="size of the trace (share of all edges)",
+        ylabel="TV distance from the full graph",
+    )
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.set_title(f"edges ablated: {evaluations[0][1].ablate}", fontsize="small")
+    if len(evaluations) <= 12:
+        for text in axes.legend(fontsize="x-small", frameon=False).get_texts():
+            text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _write_figure(figure, path)
+
+
+def _write_figure(figure: Any, path: Path) -> None:
+    write_whole(path, lambda stream: figure.savefig(stream, format=path.suffix[1:].lower(), dpi=160))
+
+
+def _colors(count: int) -> list[tuple[float, ...]]:
+    from matplotlib import colormaps
+
+    cmap = colormaps["viridis"]
+    return [cmap(0.85 * index / max(count - 1, 1)) for index in range(count)]

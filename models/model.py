@@ -1,0 +1,95 @@
+"""A decoder with its tokenizer, and what jstrace needs of a tokenizer."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float32, Int
+
+from jstrace.models.config import ModelConfig
+from jstrace.models.decoder import Decoder
+from jstrace.models.edges import AnyArray, EdgeTree
+from jstrace.models.fingerprints import fingerprint
+from jstrace.models.sharding import mesh_of
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What jstrace needs of a tokenizer; special tokens are the tokenizer's own defaults, no chat template."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, default special tokens included."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """One token as text, spaces included; for tables and words."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``HfTokenizer(folder)`` reads back, where there is anything to write."""
+        ...
+
+
+class _Memo:
+    """The fingerprint of the arrays last asked for; static for JAX, and equal to every other memo."""
+
+    def __init__(self) -> None:
+        self.leaves: list[weakref.ref[Array]] = []
+        self.fingerprint = ""
+
+    def holds(self, leaves: list[Array]) -> bool:
+        """Whether the fingerprint is that of these very arrays."""
+        return len(leaves) == len(self.leaves) and all(
+            ref() is leaf for ref, leaf in zip(self.leaves, leaves, strict=True)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Memo)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Model(nnx.Module):
+    """A decoder with its tokenizer: a pytree of weights, and a pure function of tokens and an edge mask.
+
+    ``jax.jit``, ``jax.vmap`` over masks and ``jax.grad`` in the mask work with the model as an argument; closing over
+    it would bake the weights into the compiled program.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self._memo = _Memo()
+
+    def fingerprint(self) -> str:
+        """A short hash of config, dtype and every weight, computed on first use."""
+        leaves = jax.tree.leaves(self.decoder)
+        if not self._memo.holds(leaves):
+            self._memo.fingerprint = fingerprint(self.decoder)
+            self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
+        return self._memo.fingerprint
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The mesh that the weights lie on; None for a single device."""
+        return mesh_of(self.decoder)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the weights and of the residual stream."""
+        return self.decoder.embed[...].dtype
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and flags of the decoder."""
+        return self.decoder.config
+
+    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
+        """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1])."""
+        return self.decoder(tokens, mask, pre_softmax=pre_softmax)
