@@ -1,1 +1,1 @@
-"""One file for each figure, table or benchmark; every file opens with its command."""
+"""The paper's figures and tables, the benchmarks, and what came out of them."""

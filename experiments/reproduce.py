@@ -6,19 +6,22 @@ the place of WikiText. It goes on where it stopped; a model that cannot be had i
 Runtime: tiny, 8 inputs of SmolLM2, some minutes on two CPU cores; laptop, 200 inputs of SmolLM2, half an hour to an
 hour there; gpu, 500 inputs of Llama-3.1-8B in bfloat16, unmeasured; paper, 5,000 inputs of the ten models, unmeasured,
 which wants a GPU or a slice of a pod for each.
-Expected: as the files of the figures say.
+Expected: as ``python experiments/figures/draw.py --list`` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from experiments.figures.draw import draw_all
+
+ROOT = Path(__file__).parents[1]
 TEN_MODELS = (
     "allenai/OLMo-2-1124-7B",
     "allenai/OLMo-2-1124-13B",
@@ -30,20 +33,6 @@ TEN_MODELS = (
     "mistralai/Mistral-7B-v0.1",
     "deepseek-ai/deepseek-llm-7b-base",
     "microsoft/phi-4",
-)
-FILES = (
-    "fig3_curves",
-    "table1_nucleus",
-    "fig4_core",
-    "fig5_makeup",
-    "fig6_random",
-    "fig7_necessity",
-    "fig8_correlations",
-    "fig9_between_models",
-    "fig10_11_per_model",
-    "table2_validity",
-    "pre_softmax",
-    "edge_scores",
 )
 
 
@@ -70,17 +59,7 @@ def run(model: str, scale: Scale, data: str, out: Path) -> bool:
     command = [sys.executable, "-m", "jstrace.cli", "run", "--model", model, "--data", data, "--out", str(out)]
     command += ["--limit", str(scale.inputs), "--baselines", "random,inverse,pre-softmax", *scale.options]
     print(" ".join(command), flush=True)
-    return subprocess.run(command, check=False, cwd=HERE.parent).returncode == 0
-
-
-def draw(name: str, runs: list[Path], out: Path) -> None:
-    """One file of a figure or table; where the runs do not have what it shows, it says so."""
-    print(f"experiments/{name}.py", flush=True)
-    sys.argv = [name, *map(str, runs), "--out", str(out)]
-    try:
-        runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
-    except SystemExit as refused:
-        print(f"  left out: {refused}", file=sys.stderr)
+    return subprocess.run(command, check=False, cwd=ROOT).returncode == 0
 
 
 def main() -> None:
@@ -102,8 +81,7 @@ def main() -> None:
         print(f"left out, as they did not come to their end: {', '.join(missing)}", file=sys.stderr)
     if not done:
         sys.exit("error: no run to make figures of")
-    for name in FILES:
-        draw(name, done, out / name)
+    draw_all(done, out)
 
 
 if __name__ == "__main__":

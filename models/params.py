@@ -151,7 +151,7 @@ def random_params(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _normal(key: jax.Array, scale: float, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
+def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
     """Drawn some rows at a time: the generator's own numbers take eight times the room of what it makes."""
 
     def row(key: jax.Array) -> jax.Array:

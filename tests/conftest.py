@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Programs are compiled once a session, though they are forgotten after every module, and processes share them.
+PROGRAMS = tempfile.mkdtemp(prefix="jstrace-programs-")
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 # Eight devices for meshes; tiny models spend their time in the compiler, which need not optimise them.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 from jaxtyping import install_import_hook
 
-# Shape strings are enforced on functions. EdgeTree stays out: pytrees also hold specs, axes and single layers.
-CHECKED = (
-    "models.layers",
-    "models.decoder",
-    "models.rows",
-    "scores",
-    "measures",
-    "first_pass",
-    "extraction",
-    "evaluation",
-    "tracing",
-)
-install_import_hook([f"jstrace.{name}" for name in CHECKED], "beartype.beartype")
+import tests.type_checks
+
+# Shape strings are enforced in every room, but in EdgeTree's own module: pytrees also hold specs, axes, single layers.
+ROOT = Path(__file__).parent.parent
+CHECKED = ("method", "pipeline", "scale", "show", "runs", "reports")
+MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "edges"))
+HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "model", "files", *(f"models.{name}" for name in MODELS))]
+install_import_hook(HOOKED, f"{tests.type_checks.__name__}.checked")
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,8 +36,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.model import Model
-from jstrace.models import Decoder, ModelConfig, random_params, rows
+from jstrace.models import Decoder, Model, ModelConfig, random_params, rows
 from jstrace.models.params import Weight, declare
 
 TINY = ModelConfig(
@@ -99,6 +97,10 @@ def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
     wanted, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
     leaves = [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))]
     return jax.tree.unflatten(tree, leaves)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 
-from jstrace import runs, tables
-from jstrace.data import Data, Row
-from jstrace.model import Model
-from jstrace.models import Decoder, rows
-from jstrace.pipeline import Plan
+from jstrace import runs
+from jstrace.method.conditions import Plan
+from jstrace.models import Decoder, Model, rows
+from jstrace.runs.data import Data, Row
+from jstrace.runs.parts import parts_of
 from tests.conftest import TINY, tiny_params
 from tests.stand_ins import Letters
 
@@ -36,12 +36,12 @@ def work(out: Path, programs: Path) -> None:
 
 def killed(out: Path, programs: Path, more: int, delay: float) -> str:
     """Start a run and kill it ``delay`` seconds after it has written so many parts; how it ended."""
-    before = len(tables.parts_of(out, "inputs"))
+    before = len(parts_of(out, "inputs"))
     child = os.fork()
     if child == 0:
         work(out, programs)
         os._exit(0)
-    while len(tables.parts_of(out, "inputs")) < before + more and os.waitpid(child, os.WNOHANG) == (0, 0):
+    while len(parts_of(out, "inputs")) < before + more and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.001)
     time.sleep(delay)
     try:
@@ -58,7 +58,7 @@ def main() -> None:
     draw, ends = random.Random(0), []
     for _ in range(KILLS):
         ends.append(killed(out, programs, draw.randrange(6), draw.uniform(0.0, 0.06)))
-    parts = len(tables.parts_of(out, "inputs"))
+    parts = len(parts_of(out, "inputs"))
     work(out, programs)
     sys.stdout.write(json.dumps({"ends": ends, "parts_before_the_last": parts}) + "\n")
 

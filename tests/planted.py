@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from jstrace import run_folder, tables
-from jstrace.data import Data, Row
-from jstrace.evaluation import Evaluation
+from jstrace.method.conditions import Plan
 from jstrace.models import EdgeTree
-from jstrace.pipeline import Invalid, Outcome, Plan
-from jstrace.tables import Entry, Part
+from jstrace.pipeline import Input, Invalid, Outcome
+from jstrace.pipeline.evaluation import Evaluation
+from jstrace.runs import folder as run_folder
+from jstrace.runs import manifest, parts, schema
+from jstrace.runs.data import Data, Row
+from jstrace.runs.parts import Part
+from jstrace.runs.rows import Entry, part_tables
 from tests.conftest import TINY
 from tests.stand_ins import Letters
 
@@ -56,19 +59,19 @@ def write_run(
 ) -> Path:
     """A run with given heights of curves and entropies; its folder."""
     folder, rng = parent / name, np.random.default_rng(0)
-    rows = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
-    config = run_folder.configuration(plan, Data("d", tuple(rows), ()), save_strata=False)
+    given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
+    config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=False)
     config |= {"model": name[:1], "tokens": ""}
     facts: dict[str, Any] = {
         "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
-        "data": {"name": "planted", "rows": len(rows), "corpus_tokens": 9},
+        "data": {"name": "planted", "rows": len(given), "corpus_tokens": 9},
         "conditions": [case.name for case in plan.cases],
         "sources": [source.name for source in plan.sources],
         "nucleus_levels": [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99],
     }
     hardware = {"devices": 1, "device": "cpu", "cpu": "some"}
     folder.mkdir()
-    wanted = tables.schemas(plan, save_strata=False)
+    wanted = schema.schemas(plan, save_strata=False)
     run_folder.opened(folder, config, facts, {"versions": {"jax": "1"}, "hardware": hardware}, list(wanted))
     entries = []
     for n, (height, entropy) in enumerate(zip(heights, entropies, strict=True)):
@@ -78,11 +81,11 @@ def write_run(
         strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
         tokens = np.arange(N_TOKENS, dtype=np.int32)
         found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
-        entries.append(Entry(first + n, rows[n], tokens, None, found))
-    made = tables.part_tables(
+        entries.append(Entry(first + n, given[n], Input(tokens), found))
+    made = part_tables(
         entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
     )
-    tables.write_part(folder, Part(first, first + len(rows) - 1), made, run_folder.mark_of(config))
+    parts.write_part(folder, Part(first, first + len(given) - 1), made, manifest.mark_of(config))
     return folder
 
 

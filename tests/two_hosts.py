@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jstrace import InputError, Trace
-from jstrace.devices import parse_mesh, start_distributed
+from jstrace.scale.hosts import start_distributed
+from jstrace.scale.meshes import parse_mesh
 
 
 def digest(trace: Trace) -> str:
@@ -22,7 +23,7 @@ def digest(trace: Trace) -> str:
 
 def ask(what: str) -> None:
     """Compare with the other process what each was asked for; print how that ended."""
-    from jstrace.devices import check_agreed
+    from jstrace.scale.hosts import check_agreed
 
     start_distributed()
     check_agreed(("the same", 1))
@@ -68,8 +69,8 @@ def run_dataset(model: str, data: str, out: str) -> None:
     first = start_distributed()
     import jstrace
     from jstrace import runs
-    from jstrace.data import read_data
-    from jstrace.pipeline import Plan
+    from jstrace.method.conditions import Plan
+    from jstrace.runs.data import read_data
 
     loaded = jstrace.load(model, mesh=parse_mesh("data=all"))
     done = runs.run(loaded, read_data(data), out, Plan(sizes=(0.01, 0.1, 0.5)), part_inputs=2)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jstrace.runs.wikitext import Row
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What this module needs of a tokenizer."""
 

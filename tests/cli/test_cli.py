@@ -1,0 +1,350 @@
+"""The command line, on the tiny model and on the real one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace import cli, model
+from jstrace.cli import options
+from jstrace.method import conditions
+from jstrace.models import InputError, Model
+from jstrace.pipeline import Driver
+from jstrace.show import curves
+from tests import hf_models
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the console script in this process: exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["jstrace", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+class Bytes:
+    """A tokenizer of single characters."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % 97 for letter in text.strip()]
+
+    def token(self, token_id: int) -> str:
+        return f"[bold]{token_id}"
+
+
+@pytest.fixture
+def stub(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """The tiny model in the place of whatever is loaded."""
+    stub = Model(tiny.decoder, Bytes())
+    monkeypatch.setattr("jstrace.model.load", lambda source, **_: stub)
+    return stub
+
+
+def test_table(run: Run, stub: Model) -> None:
+    code, out, _ = run("trace", "hello", "--top", "4")
+    assert code == 0
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["size", "edges"])
+    rows = [line.split() for line in lines[start + 1 : start + 28]]
+    assert rows[-1][0] == "full"
+    assert rows[-1][1] == str(jstrace.trace(stub, "hello").n_edges)
+    assert "[bold]" in out, "token texts are shown as they are, not read as markup"
+    assert "density" in out
+    assert "TV 1" in out
+    assert "layer" in lines[-1]
+
+
+def test_json(run: Run, stub: Model) -> None:
+    code, out, _ = run("trace", "hello", "--json", "--ablate", "residual+mlp", "--importance", "random", "--seed", "7")
+    found = json.loads(out)
+    trace = jstrace.trace(stub, "hello", importance="random", seed=7)
+    evaluation = jstrace.evaluate(stub, trace, ablate="residual+mlp")
+    assert code == 0
+    assert len(found["rows"]) == 27
+    np.testing.assert_allclose([row["tv"] for row in found["rows"]], evaluation.tv, atol=1e-6)
+    assert found["density"] == pytest.approx(evaluation.density)
+    assert (found["ablate"], found["importance"], found["seed"]) == ("residual+mlp", "random", 7)
+
+
+def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("one\n\ntwo two\nthree\n")
+    code, out, _ = run("trace", "--file", str(tmp_path / "texts"), "--json", "--plot", str(tmp_path / "a.svg"))
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "two two", "three"]
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    code, _, _ = run("trace", "one", "--save", str(tmp_path / "a.npz"), "--plot", str(tmp_path / "a.png"))
+    assert code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert jstrace.Trace.load(tmp_path / "a.npz").n_edges == jstrace.trace(stub, "one").n_edges
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trace",), "either a text or --file"),
+        (("trace", "  "), "empty"),
+        (("trace", "a", "--file", "b"), "either"),
+        (("trace", "--file", "/no/such/file"), "cannot be read"),
+        (("trace", "a", "--model", "no-such-model"), "unknown model"),
+        (("info", "no-such-model"), "unknown model"),
+        (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
+        (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
+        (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("words", [("trace", "a", "--ablate", "mlp"), ("trace", "a", "--seed", "-1"), ("nothing",)])
+def test_usage_errors(run: Run, words: tuple[str, ...]) -> None:
+    assert run(*words)[0] == 2
+
+
+def test_other_errors_are_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(source: str, **_: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("jstrace.model.load", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run("trace", "a")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version")[1].strip() == jstrace.__version__
+
+
+def test_terminal_plot_shows_the_curve(stub: Model) -> None:
+    evaluation = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
+    lines = curves.terminal_plot(evaluation).splitlines()
+    assert len(lines) == 7
+    assert lines[-1].split() == ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "size"]
+    with pytest.raises(InputError, match="png"):
+        curves.check_plottable(Path("a.gif"))
+
+
+def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(source: str, **options: Any) -> Model:
+        asked.update(source=source, dtype=options["dtype"])
+        return stub
+
+    monkeypatch.setattr("jstrace.model.load", load)
+    code, out, _ = run("trace", "hi", "--model", "some.gguf", "--dtype", "bfloat16", "--pre-softmax", "--json")
+    assert code == 0
+    assert asked == {"source": "some.gguf", "dtype": "bfloat16"}
+    expected = jstrace.evaluate(stub, jstrace.trace(stub, "hi"), pre_softmax=True)
+    np.testing.assert_allclose([row["tv"] for row in json.loads(out)["rows"]], expected.tv, atol=1e-6)
+
+
+def test_choices_are_the_librarys() -> None:
+    assert [a.value for a in options.Ablate] == list(conditions.ABLATIONS)
+    assert [i.value for i in options.Importance] == list(conditions.IMPORTANCES)
+    assert [d.value for d in options.Dtype] == list(model.DTYPES)
+
+
+def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_bytes("one\u2028still one\r\n\n".encode() + b"two\n")
+    code, out, _ = run("trace", "--file", str(tmp_path / "texts"), "--json")
+    assert code == 0
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["one\u2028still one", "two"]
+    (tmp_path / "bytes").write_bytes(b"\xff\n")
+    code, _, err = run("trace", "--file", str(tmp_path / "bytes"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    code, _, err = run("trace", "a\udcff")
+    assert code == 2
+    assert "not valid Unicode" in err
+    assert len(err.splitlines()) == 1
+    (tmp_path / "bad").write_bytes(b"good\n" * 70 + b"x" * 200_000 + b"\n")
+    code, out, err = run("trace", "--file", str(tmp_path / "bad"), "--json")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), "nothing is printed where a later line is refused"
+    assert "bad:71: 200000 tokens" in err
+
+
+def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, message in (
+        (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (OSError(28, "No space left on device"), "No space left"),
+    ):
+
+        def broken(source: str, error: Exception = error, **_: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("jstrace.model.load", broken)
+        code, _, err = run("trace", "a")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+
+
+def test_texts_that_a_plot_could_misread(run: Run, stub: Model, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.svg")
+    for text in ("$x_{ $", "_hidden", "tab\there", "日本"):
+        assert run("trace", text, "--json", "--plot", path)[0] == 0
+        ElementTree.parse(path)
+    assert run("trace", "a", "--plot", path, "--save", path)[0] == 2
+
+
+def test_plot_of_a_curve_with_gaps(stub: Model) -> None:
+    found = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
+    broken = dataclasses.replace(found, tv=np.where(np.arange(27) > 20, np.nan, found.tv))
+    assert "?" in curves.terminal_plot(broken)
+
+
+def test_info_of_a_preset(run: Run) -> None:
+    """Offline; Llama's flags are left out of the text and stand in the JSON."""
+    code, out, _ = run("info", "allenai/OLMo-2-1124-13B", "--tokens", "55")
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert code == 0
+    assert (rows["parameters"], rows["post norm"], rows["bytes bfloat16"]) == (
+        "13,716,198,400",
+        "True",
+        "27,432,396,800",
+    )
+    assert "parallel" not in rows
+    facts = json.loads(run("info", "llama-3.1-8b", "--tokens", "55", "--json")[1])
+    assert (facts["parameters"], facts["edges"], facts["parallel"]) == (8_030_261_248, 1_534_558, False)
+    assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
+
+
+def test_convert(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path / "hf")
+    code, out, _ = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"), "--dtype", "float16")
+    assert code == 0
+    mark = out.split()[-1]
+    assert jstrace.load(str(tmp_path / "out"), dtype="float16").fingerprint() == mark
+    code, out, err = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "exists already" in err
+    assert run("info", str(tmp_path / "out"))[0] == 0
+    assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
+
+
+@pytest.mark.real
+def test_info_of_a_graph_too_large(run: Run, real: Model) -> None:
+    """``real`` has fetched the model before, or standard error would say so."""
+    code, out, err = run("info", "smollm2", "--tokens", "1000000")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "graph of" in err
+
+
+@pytest.mark.real
+def test_info(run: Run) -> None:
+    code, out, _ = run("info", "smollm2", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["parameters"], facts["edges"], facts["n_layers"]) == (134_515_008, 337_578, 30)
+
+
+# --- datasets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.tsv"
+    path.write_text("hello\td\nabc\nbye\n")
+    return path
+
+
+def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
+    out, words = (
+        str(tmp_path / "out"),
+        ("--baselines", "random,inverse", "--ablate", "residual+mlp", "--importance", "l2"),
+    )
+    code, told, err = run("run", "--data", str(rows), "--out", out, *words, "--limit", "2", "--importance", "l1,cosine")
+    assert (code, told) == (0, f"{out}: 2 inputs, 2 of them computed now\n")
+    assert re.search(r"2/2 inputs, [\d.e+]+ inputs/s, 0:00:00 left", err)
+    config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
+    assert config["importance"] == ["l2", "l1", "cosine"]
+    assert (config["ablate"], config["baselines"]) == (["residual+mlp"], ["random", "inverse"])
+    code, told, _ = run(
+        "run", "--data", str(rows), "--out", out, *words, "--importance", "l1", "--importance", "cosine"
+    )
+    assert (code, told) == (0, f"{out}: 3 inputs, 1 of them computed now\n")
+    code, _, err = run("run", "--data", str(rows), "--out", out)
+    assert code == 2
+    assert 'ablate is ["residual+mlp"] there, ["all", "residual+mlp"] here' in err
+    assert len(err.splitlines()) == 1
+    code, told, _ = run("report", out, "--out", str(tmp_path / "report"))
+    assert (code, told) == (0, f"{tmp_path}/report/index.html: smollm2\n")
+    assert "there is no other mode" in (tmp_path / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "--data", "rows.csv", "--out", "x"), "expected wikitext-2, wikitext-103 or a file"),
+        (("run", "--data", "/no/such.tsv", "--out", "x"), "cannot be read"),
+        (("run", "--data", "a.tsv", "--out", "x", "--ablate", "mlp"), "ablate 'mlp': expected some of all"),
+        (("run", "--data", "a.tsv", "--out", "x", "--baselines", "noise"), "baselines 'noise'"),
+        (("run", "--data", "a.tsv", "--out", "x", "--importance", ","), "importance '': expected some of"),
+        (("report", "/no/such/run", "--out", "x"), "no folder of a run"),
+    ],
+)
+def test_datasets_that_cannot_be_run(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+
+
+def test_a_run_that_is_interrupted(
+    run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Driver, "batches", interrupted)
+    code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
+    assert (code, out) == (130, "")
+    assert err == f"jstrace: stopped; the same command goes on in {tmp_path}/out\n"
+
+
+def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector's callbacks swallow exceptions; the run stops at the next input all the same."""
+    batches = Driver.batches
+
+    def swallowed(*arguments: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return batches(*arguments)
+
+    monkeypatch.setattr(Driver, "batches", swallowed)
+    before = signal.getsignal(signal.SIGINT)
+    code, _, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--ablate", "all")
+    assert code == 130
+    assert "stopped; the same command goes on" in err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pyarrow" else object())
+    for words in (("run", "--data", "a.tsv", "--out", "x"), ("report", "a", "--out", "x")):
+        code, _, err = run(*words)
+        assert code == 2
+        assert "pyarrow missing: runs and reports need pip install 'jstrace[run]'" in err

@@ -1,0 +1,413 @@
+"""Loading at scale: slices onto meshes, jstrace's own checkpoints, revisions, presets, random weights."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from huggingface_hub import errors
+from safetensors.numpy import load_file, save_file
+
+import jstrace
+from jstrace.convert import default_model, native, read_config, source
+from jstrace.convert.layouts import HF
+from jstrace.convert.weights import build_params
+from jstrace.method.scores import NormMeasure
+from jstrace.model import convert, describe
+from jstrace.models import (
+    PRESETS,
+    Decoder,
+    InputError,
+    clean_forward,
+    make_mesh,
+    n_params,
+    param_shardings,
+    preset,
+    shapes,
+)
+from tests import hf_models
+
+COUNTS = {
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "Qwen/Qwen3-8B-Base": 8_190_735_360,
+    "Qwen/Qwen3-14B-Base": 14_768_307_200,
+    "allenai/OLMo-2-1124-7B": 7_298_617_344,
+    "allenai/OLMo-2-1124-13B": 13_716_198_400,
+    "deepseek-ai/deepseek-llm-7b-base": 6_910_365_696,
+    "microsoft/phi-4": 14_659_507_200,
+}
+
+
+# --- the paper's models ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_presets_have_their_parameters(name: str) -> None:
+    """Counted, and laid out with ``eval_shape`` through the whole decoder: nothing is allocated."""
+    config = PRESETS[name]
+    assert n_params(config) == COUNTS[name]
+    abstract = jax.eval_shape(lambda params: Decoder(config, params), shapes(config, jnp.bfloat16))
+    leaves = jax.tree.leaves(abstract)
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) == 2 * COUNTS[name]
+    tokens = jax.ShapeDtypeStruct((55,), jnp.int32)
+
+    def run(model: Decoder, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        clean = clean_forward(model, tokens, NormMeasure(1))
+        return clean.logits, clean.magnitudes.attn
+
+    logits, attn = jax.eval_shape(run, abstract, tokens)
+    assert logits.shape == (config.vocab_size,)
+    assert attn.shape == (config.n_layers, config.n_heads, 55, 55)
+    assert attn.dtype == jnp.float32
+
+
+def test_presets_are_known_offline() -> None:
+    assert set(PRESETS) == set(COUNTS)
+    assert describe("allenai/OLMo-2-1124-13B") == PRESETS["allenai/OLMo-2-1124-13B"]
+    assert preset("Llama-3.1-8b") is PRESETS["meta-llama/Llama-3.1-8B"]
+    assert preset("llama") is None
+    with pytest.raises(InputError, match=r"random:llama-3\.1-8b for random weights"):
+        jstrace.load("llama-3.1-8b")
+
+
+def test_presets_equal_the_hub_configs() -> None:
+    """The fields that the repositories publish, read by the same code as any config.json."""
+    from jstrace.convert.hf.config import from_hf_fields
+
+    shared = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": False}
+    qwen = {"vocab_size": 152064, "max_position_embeddings": 131072, "rope_theta": 1e6, "use_sliding_window": False}
+    published = {
+        "Qwen/Qwen2.5-7B": {
+            "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
+            "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "max_window_layers": 28,
+            "sliding_window": 131072, **qwen,
+        },
+        "microsoft/phi-4": {
+            "model_type": "phi3", "hidden_size": 5120, "intermediate_size": 17920, "num_attention_heads": 40,
+            "num_hidden_layers": 40, "num_key_value_heads": 10, "rms_norm_eps": 1e-5, "rope_theta": 250000,
+            "rope_scaling": None, "original_max_position_embeddings": 16384, "max_position_embeddings": 16384,
+            "sliding_window": None, "vocab_size": 100352, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "auto_map": {},
+        },
+        "meta-llama/Llama-3.1-8B": {
+            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+            "rope_scaling": {
+                "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192, "rope_type": "llama3",
+            },
+            "max_position_embeddings": 131072, "vocab_size": 128256, "mlp_bias": False, "attention_bias": False,
+        },
+        "mistralai/Mistral-7B-v0.1": {
+            "model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "max_position_embeddings": 32768, "vocab_size": 32000, "sliding_window": 4096,
+        },
+    }  # fmt: skip
+    for name, fields in published.items():
+        assert from_hf_fields(shared | fields, where=name) == PRESETS[name]
+
+
+def test_random_weights(tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gemma2"], tmp_path)
+    model, shaped = jstrace.load(f"random:{tmp_path}", dtype="bfloat16"), read_config(str(tmp_path))
+    assert model.config == shaped
+    leaves = jax.tree.leaves(model)
+    assert sum(leaf.size for leaf in leaves) == n_params(shaped)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+    assert jstrace.evaluate(model, jstrace.trace(model, [1, 2, 3])).valid
+    with pytest.raises(InputError, match="unknown model"):
+        jstrace.load("random:no-such-model")
+    with pytest.raises(InputError, match="no model named"):
+        jstrace.load("random:")
+
+
+def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source.os, "sysconf", lambda name: 2**20 if "PAGES" in name else 4096)
+    with pytest.raises(InputError, match=r"16 GB of weights do not fit into this machine's memory; try dtype bfloat16"):
+        jstrace.load("random:llama-3.1-8b", dtype="bfloat16")
+
+
+# --- meshes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "qwen2", "olmo2-gqa-sharded", "phi3", "gemma2", "gpt2", "gpt_neox"])
+def test_every_device_reads_its_own_part(variant: str, tmp_path: Path) -> None:
+    """A mesh gives the same weights; each shard is a part, fused matrices among them."""
+    hf_models.make(hf_models.varied(hf_models.VARIANTS[variant], {"vocab_size": 98}), tmp_path)
+    mesh = make_mesh(data=2, model=2)
+    one, many = jstrace.load(str(tmp_path)), jstrace.load(str(tmp_path), mesh=mesh)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one.decoder.params()), jax.tree.leaves(many.decoder.params()), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    divided = {"q", "k", "v", "o", "gate", "up", "down", "q_bias", "k_bias", "v_bias", "gate_bias", "up_bias"}
+    divided |= {"q_norm", "k_norm"} if one.config.qk_norm == "full" else set()
+    for name, stack in many.decoder.layers.weights().items():
+        share = stack.addressable_shards[0].data.size / stack.size
+        assert share == (0.5 if name in divided else 1.0), name
+    assert many.decoder.embed[...].addressable_shards[0].data.shape == (49, 32)
+    assert many.fingerprint() == one.fingerprint()
+
+
+def test_reads_are_slices(tmp_path: Path) -> None:
+    """No device's read goes beyond its share of the rows, and replicas are read once."""
+    hf_models.make(hf_models.VARIANTS["llama-mha"], tmp_path)
+    from jstrace.convert.hf.folder import open_safetensors
+
+    config, reads = read_config(str(tmp_path)), []
+
+    class Watched:
+        def __init__(self, tensor: Any) -> None:
+            self._tensor, self.name, self.shape, self.dtype = tensor, tensor.name, tensor.shape, tensor.dtype
+
+        def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
+            part = self._tensor.read(ranges)
+            reads.append((self.name, part.size / np.prod(self.shape)))
+            return part
+
+    tensors = {name: Watched(tensor) for name, tensor in open_safetensors(tmp_path).items()}
+    shardings = param_shardings(config, make_mesh(data=2, model=4))
+    build_params(config, tensors, HF["llama"], dtype=jnp.dtype("float32"), shardings=shardings, where="here")
+    queries = [share for name, share in reads if name.endswith("layers.0.self_attn.q_proj.weight")]
+    assert queries == [0.25] * 4
+    assert [share for name, share in reads if name.endswith("layers.1.input_layernorm.weight")] == [1.0]
+    assert [share for name, share in reads if "embed_tokens" in name] == [1.0], "97 rows stay whole"
+
+
+def test_meshes_that_do_not_fit(tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["llama-gqa"], tmp_path)
+    with pytest.raises(InputError, match=r"model=8 does not divide query heads 4; sizes that would: 1, 2, 4$"):
+        jstrace.load(str(tmp_path), mesh=make_mesh(model=8))
+    whole = jstrace.load(str(tmp_path), mesh=make_mesh(model=4)).decoder.layers.weights()
+    assert whole["k"].sharding.is_fully_replicated, "two key/value heads do not divide by four"
+    assert not whole["q"].sharding.is_fully_replicated
+    with pytest.raises(InputError, match="needs 16 devices, there are 8"):
+        make_mesh(data=4, model=4)
+    for size in (0, 1.5, "2", True):
+        with pytest.raises(InputError, match="positive"):
+            make_mesh(data=size)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected a mesh of jstrace\.make_mesh"):
+        jstrace.load(str(tmp_path), mesh=(1, 2))  # type: ignore[arg-type]
+    explicit = jstrace.load(str(tmp_path), mesh=jax.make_mesh((1, 2), ("data", "model")))
+    assert jstrace.trace(explicit, [1, 2, 3]).n_edges > 0
+    odd = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("x",))
+    with pytest.raises(InputError, match=r"axes \('x',\)"):
+        jstrace.load(str(tmp_path), mesh=odd)
+
+
+# --- jstrace convert ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    source, out = tmp_path_factory.mktemp("hf"), tmp_path_factory.mktemp("out") / "model"
+    hf_models.make(hf_models.varied(hf_models.VARIANTS["gemma3"], {"vocab_size": 98}), source)
+    convert(str(source), out, dtype="float32")
+    return source, out
+
+
+def test_a_converted_model_is_the_model(converted: tuple[Path, Path]) -> None:
+    source, out = converted
+    one, other = jstrace.load(str(source)), jstrace.load(str(out))
+    assert other.config == one.config == read_config(str(out))
+    assert other.fingerprint() == one.fingerprint()
+    header = json.loads((out / "jstrace.json").read_text())
+    assert header["fingerprint"] == one.fingerprint()
+    narrow = jstrace.load(str(out), dtype="bfloat16")
+    assert narrow.decoder.embed[...].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(narrow.decoder.embed[...], one.decoder.embed[...].astype(jnp.bfloat16))
+    for data, model in ((4, 1), (1, 2), (4, 2)):
+        wide = jstrace.load(str(out), mesh=make_mesh(data=data, model=model))
+        assert wide.fingerprint() == one.fingerprint()
+        assert wide.decoder.layers.weights()["up"].sharding.mesh.shape["model"] == model
+
+
+def test_convert_keeps_the_tokenizer(real: jstrace.Model, tmp_path: Path) -> None:
+    """Of a GGUF file, with a BOS token if it asks for one."""
+    from jstrace.convert.gguf.file import GgufFile
+    from jstrace.convert.gguf.tokenizer import GgufTokenizer
+    from jstrace.convert.hf.tokenizer import HfTokenizer
+
+    metadata = dict(GgufFile(default_model.default_model(print)).metadata)
+    text = "The capital of France is\n\n  Paris, 2026! <|im_start|> Ünïcödé 日本"
+    for bos in (False, True):
+        metadata["tokenizer.ggml.add_bos_token"] = bos
+        tokenizer = GgufTokenizer(metadata, "here")
+        tokenizer.save(tmp_path / str(bos))
+        back = HfTokenizer(tmp_path / str(bos))
+        ids = tokenizer.encode(text)
+        assert back.encode(text) == ids
+        assert [back.token(i) for i in ids] == [tokenizer.token(i) for i in ids]
+
+
+def test_convert_refuses(converted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = converted
+    with pytest.raises(InputError, match="exists already"):
+        convert(str(source), out)
+    with pytest.raises(InputError, match="no folder"):
+        convert(str(source), tmp_path / "no" / "where")
+    (tmp_path / "loop").symlink_to("loop")
+    for odd in ("loop/out", "x" * 300, "a\0b", "\udcfe"):
+        with pytest.raises(InputError, match="cannot be written"):
+            convert(str(source), tmp_path / odd)
+    (tmp_path / "loop").unlink()
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(native.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"GB are needed and 0\.0 GB are free"):
+            convert(str(source), tmp_path / "small")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(native.os, "fsync", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            convert(str(source), tmp_path / "full")
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+KILLED = """
+import os, signal, sys
+from jstrace.convert import native
+from jstrace.model import convert
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[3] == "header":
+    native.json.dump = die
+else:
+    native.os.replace = die
+convert(sys.argv[1], sys.argv[2], dtype="float32")
+"""
+
+
+@pytest.mark.parametrize("moment", ["header", "rename"])
+def test_a_killed_conversion_leaves_nothing_that_looks_whole(
+    converted: tuple[Path, Path], tmp_path: Path, moment: str
+) -> None:
+    source, _ = converted
+    done = subprocess.run([sys.executable, "-c", KILLED, source, tmp_path / "out", moment], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="unknown model"):
+        jstrace.load(str(tmp_path / "out"))
+    assert [path.name.split(".")[-1] for path in tmp_path.iterdir()] == ["partial"]
+    assert convert(str(source), tmp_path / "out", dtype="float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "what was left behind is cleared away"
+
+
+def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = converted
+
+    def damaged(**changes: Any) -> str:
+        folder = Path(shutil.copytree(out, tmp_path / str(len(list(tmp_path.iterdir())))))
+        fields = json.loads((folder / "jstrace.json").read_text()) | changes
+        (folder / "jstrace.json").write_text(json.dumps(fields))
+        return str(folder)
+
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(InputError, match=r"hash to \w+, expected 0123"):
+            jstrace.load(damaged(fingerprint="0123"), dtype=dtype)
+    with pytest.raises(InputError, match="of version 9"):
+        jstrace.load(damaged(version=9))
+    with pytest.raises(InputError, match="not readable"):
+        jstrace.load(damaged(config={}))
+    header = json.loads((out / "jstrace.json").read_text())
+    odd = [{"rope_theta": "x"}, {"rope_theta": float("nan")}, {"n_heads": 3}, {"family": "nobody"}, {"n_layers": 0}]
+    odd += [{"window": "7"}, {"window": 0}, {"activation": "relu"}, {"global_layers": 5}, {"rotary_dim": "x"}]
+    for changes in odd:
+        with pytest.raises(InputError):
+            describe(damaged(config=header["config"] | changes))
+    with pytest.raises(InputError, match="hash to"):
+        jstrace.load(damaged(config=header["config"] | {"window": 3}))
+    shape = json.loads((out / "jstrace.json").read_text())["config"] | {"d_mlp": 50}
+    with pytest.raises(InputError, match=r"parameter .* has shape \(7, 48, 32\), expected \(7, 50, 32\)"):
+        jstrace.load(damaged(config=shape))
+    folder = damaged()
+    shutil.rmtree(Path(folder) / "params")
+    with pytest.raises(InputError, match="parameters cannot be read"):
+        jstrace.load(folder)
+
+
+def test_dtypes_of_a_converted_model(tmp_path: Path) -> None:
+    """Widened exactly; narrowed with a check; the hash is that of what is stored."""
+    hf_models.make(hf_models.VARIANTS["llama-gqa"], tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name] = weights[name].copy()
+    weights[name][0, 0] = 1e6
+    save_file(weights, file)
+    convert(str(tmp_path / "hf"), tmp_path / "out")
+    narrow, wide = (jstrace.load(str(tmp_path / "out"), dtype=dtype) for dtype in ("bfloat16", "float32"))
+    same = jstrace.load(str(tmp_path / "hf"), dtype="bfloat16")
+    assert narrow.fingerprint() == same.fingerprint()
+    np.testing.assert_array_equal(wide.decoder.embed[...], same.decoder.embed[...].astype(jnp.float32))
+    save_file({name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}, file)
+    for folder in ("hf", "out"):
+        with pytest.raises(InputError, match=r"up.* holds numbers beyond the range of float16"):
+            jstrace.load(str(tmp_path / folder), dtype="float16")
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------
+
+
+def hub_error(kind: type[Exception], status: int) -> Exception:
+    response = types.SimpleNamespace(status_code=status, headers={}, request=None, url="https://hub.invalid", text="")
+    return kind("refused", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (lambda: hub_error(errors.GatedRepoError, 403), "gated; accept its terms"),
+        (lambda: hub_error(errors.RepositoryNotFoundError, 404), "no such repository, or it is private"),
+        (lambda: hub_error(errors.RevisionNotFoundError, 404), "no revision 'step1000'"),
+        (lambda: errors.LocalEntryNotFoundError("offline"), "not in the cache"),
+        (lambda: OSError(errno.ENOSPC, "No space left on device"), "disk is full; set HF_HOME"),
+        (lambda: OSError("Consistency check failed: file should be of size 9"), "Consistency check failed"),
+    ],
+)
+def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Any, message: str) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise error()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=message):
+        jstrace.load("EleutherAI/pythia-70m", revision="step1000", say=lambda _: None)
+
+
+def test_revisions_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt_neox"], tmp_path)
+    asked = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append((repository, options["revision"], options["allow_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    jstrace.load("EleutherAI/pythia-70m", revision="step1000", say=lambda _: None)
+    describe("allenai/OLMo-2-1124-7B", revision="stage1-step1000")
+    assert [call[:2] for call in asked] == [
+        ("EleutherAI/pythia-70m", "step1000"),
+        ("allenai/OLMo-2-1124-7B", "stage1-step1000"),
+    ]
+    assert asked[1][2] == ["config.json"]
+    with pytest.raises(InputError, match="only a hub id has revisions"):
+        jstrace.load(str(tmp_path), revision="main")

@@ -1,0 +1,224 @@
+"""Extraction equals the heap for every budget, ties included; strata nest and counts are exact."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jstrace
+from jstrace.method import extraction, graph, refinement
+from jstrace.method import sizes as sizes_of
+from jstrace.models import EdgeTree, InputError
+from tests import oracle
+from tests.conftest import TINY
+
+SHAPES = [(1, 1, 1), (1, 2, 4), (3, 2, 4), (6, 1, 2)]
+SIZES = tuple(np.linspace(0.02, 1.0, 50).tolist())
+
+
+def config_of(n_layers: int, n_heads: int) -> jstrace.ModelConfig:
+    return dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads, n_kv_heads=1)
+
+
+def random_scores(shape: tuple[int, int, int], seed: int, levels: int, removed: float = 0.0) -> EdgeTree:
+    """Uniform scores; rounded to ``levels`` values if it is not 0, and with some edges removed."""
+    n_layers, n_heads, n_tokens = shape
+    rng = np.random.default_rng(seed)
+    slots = graph.edge_slots(config_of(n_layers, n_heads), n_tokens, n_tokens)
+
+    def draw(slot: jax.Array) -> np.ndarray:
+        values = rng.random(slot.shape).astype(np.float32)
+        if levels:
+            values = np.floor(values * levels) / np.float32(levels)
+        keep = np.asarray(slot) & (rng.random(slot.shape) >= removed)
+        return np.where(keep, values, -1).astype(np.float32)
+
+    return EdgeTree(**{name: draw(slot) for name, slot in slots.items()})
+
+
+def assert_same(got: EdgeTree, expected: EdgeTree) -> None:
+    for (name, a), (_, b) in zip(got.items(), expected.items(), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), b, err_msg=name)
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    seed=st.integers(0, 2**31),
+    levels=st.sampled_from([0, 1, 2, 3, 8]),
+    first=st.sampled_from([(), ("residual", "mlp"), ("attention",)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_equals_the_heap(shape: tuple[int, int, int], seed: int, levels: int, first: tuple[str, ...]) -> None:
+    scores = random_scores(shape, seed, levels)
+    families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
+    expected = oracle.strata(scores, SIZES, tuple(f for name in first for f in families[name]))
+    assert_same(jstrace.extract(scores, SIZES, config=config_of(*shape[:2]), frozen=first), expected)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 3])
+def test_every_budget(levels: int) -> None:
+    """One cut at each number of edges, in chunks of the sizes that strata can hold."""
+    scores = random_scores((3, 2, 4), seed=levels, levels=levels)
+    config = config_of(3, 2)
+    edges = graph.n_edges(config, 4)
+    cuts = [(n + 0.5) / edges for n in range(edges)]
+    for start in range(0, len(cuts), 200):
+        chunk = tuple(cuts[start : start + 200])
+        assert_same(jstrace.extract(scores, chunk, config=config), oracle.strata(scores, chunk))
+
+
+@given(seed=st.integers(0, 2**31), levels=st.sampled_from([0, 1, 4]))
+@settings(max_examples=25, deadline=None)
+def test_whole_graph_refinement(seed: int, levels: int) -> None:
+    """With a buffer for three edges nearly every group needs the fallback; with bisection too."""
+    scores = random_scores((4, 3, 5), seed, levels)
+    cuts = jnp.asarray(sizes_of.counts(SIZES, graph.n_edges(config_of(4, 3), 5)))
+    expected = oracle.strata(scores, SIZES)
+    assert_same(_with_small_buffer(scores, cuts), expected)
+    assert_same(_with_bisection(scores, cuts), expected)
+
+
+@functools.cache
+def _compiled(name: str, replacement: Callable[..., object]) -> Callable[[EdgeTree, jax.Array], EdgeTree]:
+    def run(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(extraction, name, replacement)
+            return extraction.extract_padded(scores, cuts, scores.mlp.shape[1], parallel=False)
+
+    return jax.jit(run)
+
+
+def _with_small_buffer(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
+    return _compiled("pool_capacity", _three)(scores, cuts)
+
+
+def _with_bisection(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
+    return _compiled("select_for", _bisected)(scores, cuts)
+
+
+def _three(n_slots: int) -> int:
+    return 3
+
+
+def _bisected(n_edges: int, n_sizes: int) -> refinement.Select:
+    return lambda k, g, c: refinement._select_bisected(k, g, c, bits=(n_edges + 2).bit_length())
+
+
+def test_under_jit_and_vmap() -> None:
+    batch = [random_scores((3, 2, 4), seed, levels=seed) for seed in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batch)
+    config = config_of(3, 2)
+    strata = jax.jit(jax.vmap(lambda s: jstrace.extract(s, SIZES, config=config)))(stacked)
+    for index, scores in enumerate(batch):
+        assert_same(jax.tree.map(lambda leaf, i=index: leaf[i], strata), oracle.strata(scores, SIZES))
+
+
+def test_one_program_serves_all_values() -> None:
+    traces = 0
+
+    def counted(scores: EdgeTree) -> EdgeTree:
+        nonlocal traces
+        traces += 1
+        return jstrace.extract(scores, SIZES, config=config_of(2, 1))
+
+    compiled = jax.jit(counted)
+    for seed in range(3):
+        compiled(random_scores((2, 1, 3), seed, levels=0))
+    assert traces == 1
+
+
+@given(shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**31), levels=st.sampled_from([0, 2]))
+@settings(max_examples=25, deadline=None)
+def test_counts_are_exact_and_traces_nest(shape: tuple[int, int, int], seed: int, levels: int) -> None:
+    config = config_of(*shape[:2])
+    strata = jstrace.extract(random_scores(shape, seed, levels), SIZES, config=config)
+    flat = np.concatenate([np.ravel(leaf) for _, leaf in strata.items()])
+    edges = graph.n_edges(config, shape[2])
+    assert (flat != sizes_of.NO_EDGE).sum() == edges
+    held = [(flat <= k).sum() for k in range(len(SIZES) + 1)]
+    assert held == [*(math.floor(size * edges) for size in SIZES), edges]
+
+
+def test_padding_changes_nothing() -> None:
+    """The same scores in wider arrays, the rest of which is no edge."""
+    scores = random_scores((3, 2, 4), seed=5, levels=3)
+    cuts = jnp.asarray(sizes_of.counts(SIZES, graph.n_edges(config_of(3, 2), 4)))
+    wide = EdgeTree(
+        **{
+            name: np.pad(leaf, [(0, 0)] * (leaf.ndim - n) + [(0, 4)] * n, constant_values=-1)
+            for (name, leaf), n in zip(scores.items(), (1, 2, 1, 1), strict=True)
+        }
+    )
+    compiled = jax.jit(functools.partial(extraction.extract_padded, parallel=False))
+    narrow, padded = (compiled(s, cuts, 4) for s in (scores, wide))
+    for (name, a), (_, b) in zip(narrow.items(), padded.items(), strict=True):
+        b = np.asarray(b)
+        np.testing.assert_array_equal(np.asarray(a), b[..., :4, :4] if name == "attn" else b[..., :4])
+        assert (b == sizes_of.NO_EDGE).sum() == (np.asarray(a) == sizes_of.NO_EDGE).sum() + b.size - a.size
+
+
+@given(seed=st.integers(0, 2**31), removed=st.sampled_from([0.2, 0.5, 0.8]))
+@settings(max_examples=20, deadline=None)
+def test_removed_edges_are_no_edges(seed: int, removed: float) -> None:
+    """A negative score takes an edge out; what cannot reach the output any more leaves the graph with it."""
+    scores = random_scores((3, 2, 4), seed, levels=4, removed=removed)
+    assert_same(jstrace.extract(scores, SIZES, config=config_of(3, 2)), oracle.strata(scores, SIZES))
+
+
+@pytest.mark.parametrize("removed", [0.2, 0.6, 1.0])
+def test_fewer_edges_than_a_compiled_cut_asks_for(removed: float) -> None:
+    """Under jit E is the config's; where fewer edges reach the output, the larger traces hold them all."""
+    scores = random_scores((3, 2, 4), seed=9, levels=4, removed=removed)
+    config = config_of(3, 2)
+    got = jax.jit(lambda s: jstrace.extract(s, SIZES, config=config))(scores)
+    order = oracle.best_first(oracle.graph_of(scores))
+    cuts = sizes_of.counts(SIZES, graph.n_edges(config, 4))
+    expected = oracle.strata_of(order, cuts, scores)
+    assert_same(got, expected)
+    bisected = _with_bisection(scores, jnp.asarray(cuts))
+    assert_same(bisected, expected)
+
+
+def test_scores_of_another_shape() -> None:
+    with pytest.raises(InputError, match="shape"):
+        jstrace.extract(random_scores((3, 2, 4), 0, 0), SIZES, config=config_of(2, 2))
+
+
+def test_maximal_number_of_sizes() -> None:
+    sizes = tuple((k + 1) / 254 for k in range(254))
+    scores = random_scores((4, 3, 5), seed=1, levels=0)
+    assert_same(jstrace.extract(scores, sizes, config=config_of(4, 3)), oracle.strata(scores, sizes))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((), "0 sizes"),
+        ((0.0, 0.5), "outside"),
+        ((0.5, 1.5), "outside"),
+        ((0.5, 0.5), "increase"),
+        ((float("nan"),), "outside"),
+        (tuple((k + 1) / 255 for k in range(255)), "255 sizes"),
+    ],
+)
+def test_sizes_that_make_no_sense(sizes: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        jstrace.extract(random_scores((1, 1, 1), 0, 0), sizes, config=config_of(1, 1))
+
+
+def test_other_bad_input() -> None:
+    scores = random_scores((1, 1, 2), 0, 0)
+    with pytest.raises(InputError, match="frozen"):
+        jstrace.extract(scores, (0.5,), config=config_of(1, 1), frozen=("heads",))
+    bad = dataclasses.replace(scores, mlp=np.full_like(scores.mlp, np.nan))
+    with pytest.raises(InputError, match="NaN"):
+        jstrace.extract(bad, (0.5,), config=config_of(1, 1))

@@ -1,0 +1,57 @@
+"""The number of edges by formula, slots, names and endpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jstrace.method import graph
+from jstrace.method import sizes as sizes_of
+from jstrace.models import EdgeTree, InputError
+from tests import oracle
+from tests.conftest import TINY
+
+
+@settings(deadline=None)
+@given(n_layers=st.integers(1, 4), n_heads=st.integers(1, 3), n_tokens=st.integers(1, 6))
+def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int) -> None:
+    config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads)
+    slots = graph.edge_slots(config, n_tokens + 2, n_tokens)
+    assert sum(int(leaf.sum()) for _, leaf in slots.items()) == graph.n_edges(config, n_tokens)
+
+
+def test_known_sizes() -> None:
+    smol = dataclasses.replace(TINY, n_layers=30, n_heads=9)
+    assert graph.n_edges(smol, 50) == 337_578
+    llama = dataclasses.replace(TINY, n_layers=32, n_heads=32)
+    assert graph.n_edges(llama, 55) == 1_534_558
+
+
+def test_too_many_edges() -> None:
+    with pytest.raises(InputError, match="shorten"):
+        graph.n_edges(dataclasses.replace(TINY, n_layers=80, n_heads=64), 1_000)
+    with pytest.raises(InputError, match="no tokens"):
+        graph.n_edges(TINY, 0)
+
+
+def test_sizes_must_be_numbers() -> None:
+    with pytest.raises(InputError, match="numbers"):
+        sizes_of.checked_sizes(("a",))  # type: ignore[arg-type]
+
+
+def test_endpoints_and_flattening() -> None:
+    rng = np.random.default_rng(0)
+    rows = (3, 5)
+    tree = EdgeTree(*(rng.random(shape).astype(np.float32) for shape in (rows, (3, 2, 5, 5), rows, rows)))
+    flat = graph.flat(tree)
+    for name, leaf in graph.unflat(flat, tree).items():
+        np.testing.assert_array_equal(leaf, getattr(tree, name))
+    sources, targets = graph.endpoints(jnp.arange(flat.size), tree, parallel=False)
+    for number, (_, source, target, score) in enumerate(oracle.graph_of(tree).edges):
+        assert flat[number] == np.float32(score)
+        assert (sources[number], targets[number]) == (source[0] * 5 + source[1], target[0] * 5 + target[1])

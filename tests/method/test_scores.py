@@ -1,0 +1,65 @@
+"""Edge scores against explicit vectors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jstrace.method import graph
+from jstrace.method.conditions import IMPORTANCES, checked_importance
+from jstrace.method.scores import edge_scores, normalised, random_scores
+from jstrace.models import EdgeTree, InputError, Model
+from tests import oracle
+from tests.conftest import TINY, tiny_params
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2", "ifr", "cosine"])
+def test_equal_the_oracle(tiny: Model, tokens: np.ndarray, importance: str) -> None:
+    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), importance=importance, seed=0)
+    expected = oracle.scores(oracle.Literal(TINY, tiny_params(), tokens), importance)
+    for name, leaf in got.items():
+        np.testing.assert_allclose(leaf, getattr(expected, name), atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, importance: str) -> None:
+    n = len(tokens)
+    plain = edge_scores(tiny.decoder, jnp.asarray(tokens), n, importance=importance, seed=3)
+    wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, importance=importance, seed=3)
+    for name, leaf in plain.items():
+        cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
+        np.testing.assert_allclose(cropped, leaf, atol=1e-5, err_msg=name)
+    outside = jax.tree.map(lambda value, slot: jnp.all(value[~slot] == -1), wide, graph.edge_slots(TINY, n + 2, n))
+    assert all(jax.tree.leaves(outside))
+
+
+def test_shares_of_a_node_sum_to_one(tiny: Model, tokens: np.ndarray) -> None:
+    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), importance="l1", seed=0)
+    attn = jnp.where(got.attn < 0, 0, got.attn)
+    np.testing.assert_allclose((got.residual_attn + attn.sum((1, 3)))[:-1], 1, atol=1e-5)
+    np.testing.assert_allclose((got.residual_mlp + got.mlp)[:-1], 1, atol=1e-5)
+
+
+def test_node_of_zeros_gives_zeros() -> None:
+    rows = jnp.zeros((1, 2))
+    zeros = normalised(EdgeTree(rows, jnp.zeros((1, 1, 2, 2)), rows, rows), parallel=False)
+    assert all(bool(jnp.all(leaf == 0)) for _, leaf in zeros.items())
+
+
+def test_random_scores_are_uniform_and_seeded() -> None:
+    slots = graph.edge_slots(TINY, 32, 32)
+    one, other = random_scores(slots, 1), random_scores(slots, 2)
+    values = np.ravel(one.attn)
+    assert abs(values.mean() - 0.5) < 0.01
+    assert abs(np.std(values) - np.sqrt(1 / 12)) < 0.01
+    assert len(np.unique(values)) > 0.99 * values.size
+    assert not np.array_equal(one.attn, other.attn)
+    np.testing.assert_array_equal(one.attn, random_scores(slots, 1).attn)
+    assert not np.array_equal(one.mlp, one.residual_mlp)
+
+
+def test_unknown_importance() -> None:
+    with pytest.raises(InputError, match="l1, l2, ifr, cosine, random"):
+        checked_importance("lrp")

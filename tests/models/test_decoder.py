@@ -1,0 +1,212 @@
+"""The decoder against transformers and against the literal oracle, in float32."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jstrace
+from jstrace.method.scores import NormMeasure
+from jstrace.models import EdgeTree, Model, clean_forward, every_row, live_rows, masked_forward
+from jstrace.models.rows import capacities
+from tests import oracle
+from tests.conftest import TINY, tiny_params
+
+call = jax.jit(Model.__call__, static_argnames="pre_softmax")
+"""The model, compiled once a shape."""
+
+
+@functools.partial(jax.jit, static_argnames="skip")
+def over_masks(model: Model, tokens: jax.Array, masks: EdgeTree, *, skip: bool) -> jax.Array:
+    row_map = live_rows if skip else every_row
+    return jax.vmap(lambda mask: masked_forward(model.decoder, tokens, mask, row_map=row_map))(masks)
+
+
+def ones(config: jstrace.ModelConfig, n_tokens: int) -> EdgeTree:
+    rows = jnp.ones((config.n_layers, n_tokens), bool)
+    return EdgeTree(rows, jnp.ones((config.n_layers, config.n_heads, n_tokens, n_tokens), bool), rows, rows)
+
+
+def random_mask(n_tokens: int, rng: np.random.Generator, *, soft: bool, share: float = 0.5) -> EdgeTree:
+    def draw(shape: tuple[int, ...]) -> jax.Array:
+        keep = rng.random(shape) < share
+        return jnp.asarray(keep * rng.random(shape).astype(np.float32) if soft else keep)
+
+    rows = (TINY.n_layers, n_tokens)
+    return EdgeTree(draw(rows), draw((TINY.n_layers, TINY.n_heads, n_tokens, n_tokens)), draw(rows), draw(rows))
+
+
+@given(seed=st.integers(0, 2**31), soft=st.booleans(), pre=st.booleans(), share=st.sampled_from([0.1, 0.5, 0.9]))
+@settings(max_examples=30, deadline=None)
+def test_masked_forward_equals_the_oracle(tiny: Model, seed: int, soft: bool, pre: bool, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    n_tokens = int(rng.integers(1, 6))
+    tokens = rng.integers(0, TINY.vocab_size, n_tokens)
+    mask = random_mask(n_tokens, rng, soft=soft, share=share)
+    expected = oracle.Literal(TINY, tiny_params(), tokens).masked(mask, pre_softmax=pre)
+    got = call(tiny, jnp.asarray(tokens), mask, pre_softmax=pre)
+    np.testing.assert_allclose(got, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+@given(seed=st.integers(0, 2**31), share=st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+@settings(max_examples=15, deadline=None)
+def test_live_rows_change_nothing(tiny: Model, seed: int, share: float) -> None:
+    """Skipping dead rows equals computing them, over a vmapped axis of masks."""
+    rng = np.random.default_rng(seed)
+    tokens = jnp.asarray(rng.integers(0, TINY.vocab_size, 5))
+    masks = [random_mask(5, rng, soft=False, share=share * k / 3) for k in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
+    dense, skipping = (over_masks(tiny, tokens, stacked, skip=skip) for skip in (False, True))
+    np.testing.assert_allclose(skipping, dense, atol=1e-4)
+
+
+def test_capacities_hold_every_count() -> None:
+    for n_rows in (1, 2, 7, 16, 1350):
+        assert capacities(n_rows)[-1] == n_rows
+        assert list(capacities(n_rows)) == sorted(set(capacities(n_rows)))
+
+
+def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
+    nothing = jax.tree.map(jnp.zeros_like, ones(TINY, len(tokens)))
+    np.testing.assert_array_equal(tiny(jnp.asarray(tokens), nothing), np.zeros(TINY.vocab_size))
+
+
+def test_pre_softmax_survives_far_apart_logits() -> None:
+    """Kept sources far below the masked ones neither vanish nor overflow."""
+    from jstrace.models.layers import masked_attention_probs
+
+    logits = jnp.asarray([[[500.0, -400.0, -401.0]]])
+    visible = jnp.ones((1, 3), bool)
+    mask = jnp.asarray([[[False, True, True]]])
+    probs = masked_attention_probs(logits, visible, mask, pre_softmax=True)
+    np.testing.assert_allclose(probs[0, 0], [0, 1 / (1 + np.exp(-1)), 1 / (1 + np.e)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_soft_mask_gradient_equals_finite_differences(tiny: Model, tokens: np.ndarray, pre: bool) -> None:
+    mask = random_mask(len(tokens), np.random.default_rng(4), soft=True, share=1.0)
+    direction = random_mask(len(tokens), np.random.default_rng(5), soft=True, share=1.0)
+
+    def loss(model: Model, mask: EdgeTree) -> jax.Array:
+        return jax.nn.log_softmax(model(jnp.asarray(tokens), mask, pre_softmax=pre))[3]
+
+    gradient = jax.jit(jax.grad(loss, argnums=1))(tiny, mask)
+    along = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    step = 1e-3
+    up, down = (loss(tiny, jax.tree.map(lambda m, d, s=s: m + s * d, mask, direction)) for s in (step, -step))
+    np.testing.assert_allclose(along, (up - down) / (2 * step), rtol=2e-2)
+    assert abs(float(along)) > 1e-2
+
+
+def test_model_is_a_pytree(tiny: Model, tokens: np.ndarray) -> None:
+    """jit with the model as an argument, vmap over masks, one trace for all masks."""
+    mask = random_mask(len(tokens), np.random.default_rng(6), soft=True)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(model: Model, tokens: jax.Array, mask: EdgeTree) -> jax.Array:
+        return model(tokens, mask)
+
+    first = run(tiny, jnp.asarray(tokens), mask)
+    run(tiny, jnp.asarray(tokens[::-1].copy()), jax.tree.map(lambda m: m / 2, mask))
+    both = jax.tree.map(lambda m: jnp.stack([m, m / 2]), mask)
+    batch = jax.vmap(lambda model, t, m: model(t, m), in_axes=(None, None, 0))(tiny, jnp.asarray(tokens), both)
+    np.testing.assert_allclose(batch[0], first, atol=1e-5)
+    assert jax.tree.leaves(tiny)
+
+
+def test_padding_changes_no_logits(tiny: Model, tokens: np.ndarray) -> None:
+    wide = np.concatenate([tokens, [5, 6, 7]])
+    clean = clean_forward(tiny.decoder, jnp.asarray(tokens), NormMeasure(1)).logits
+    padded = clean_forward(tiny.decoder, jnp.asarray(wide), NormMeasure(1), length=len(tokens)).logits
+    np.testing.assert_allclose(padded, clean, atol=1e-5)
+
+
+def test_no_array_of_vectors_for_every_pair(tiny: Model) -> None:
+    """L1 and L2 scores never build T * T * H * D numbers: no intermediate is that large."""
+    n_tokens = 40
+    jaxpr = jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(tiny.decoder, jnp.zeros(n_tokens, int))
+    largest = max(v.aval.size for eqn in _equations(jaxpr.jaxpr) for v in eqn.outvars)
+    stacked_scores = TINY.n_layers * TINY.n_heads * n_tokens**2
+    assert largest <= stacked_scores < TINY.n_heads * n_tokens**2 * TINY.d_model
+
+
+def _equations(jaxpr: Any) -> Any:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+def test_float32_asks_for_the_highest_precision(tiny: Model, tokens: np.ndarray) -> None:
+    """Accelerators would use less for float32 operands unless told; bfloat16 leaves it to them."""
+    for dtype, expected in ((jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, jax.lax.Precision.DEFAULT)):
+        decoder = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), tiny.decoder)
+        mask = ones(TINY, len(tokens))
+        programs = [
+            jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(decoder, jnp.asarray(tokens)),
+            jax.make_jaxpr(lambda m, t, mask=mask: masked_forward(m, t, mask))(decoder, jnp.asarray(tokens)),
+        ]
+        dots = [e for p in programs for e in _equations(p.jaxpr) if e.primitive.name == "dot_general"]
+        assert len(dots) >= 2 * 10
+        for dot in dots:
+            if dot.invars[0].aval.dtype == dtype:
+                assert dot.params["precision"] == (expected, expected)
+
+
+def raw_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Hugging Face's weights straight from the GGUF file, the rotary rows picked one by one."""
+    import gguf
+
+    names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj"}
+    names |= {"attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj"}
+    names |= {"ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    state = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        value = gguf.dequantize(tensor.data, tensor.tensor_type)
+        parts = tensor.name.split(".")
+        if parts[0] != "blk":
+            name = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}[parts[0]]
+        else:
+            name = f"model.layers.{parts[1]}.{names[parts[2]]}"
+        if parts[0] == "blk" and parts[2] in ("attn_q", "attn_k"):
+            # llama.cpp stores pair (i, i + 32) of each head of 64 in rows 2 i and 2 i + 1.
+            rows = [64 * (r // 64) + 2 * (r % 32) + (r % 64) // 32 for r in range(len(value))]
+            value = value[rows]
+        state[f"{name}.weight"] = torch.from_numpy(np.array(value))
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    return state
+
+
+@pytest.mark.real
+def test_real_model_equals_transformers(real: Model) -> None:
+    """The torch model is built from the raw file, without this project's conversion."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from jstrace.convert.default_model import default_model
+
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100000.0, max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch_model = LlamaForCausalLM(config).eval()
+    torch_model.load_state_dict(raw_state_dict(default_model(print)))
+    assert real.tokenizer is not None
+    tokens = real.tokenizer.encode("Computation in language models is denser than it has to be, and")
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
+    got = call(real, jnp.asarray(tokens), ones(real.config, len(tokens)))
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())

@@ -1,0 +1,167 @@
+"""All that a run asks of an input: plans, one clean pass, one call for all cases, and the tables of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import jstrace
+from jstrace import runs
+from jstrace.method.conditions import ABLATIONS, Case, Condition, Plan, Source
+from jstrace.method.graph import n_edges
+from jstrace.method.sizes import counts
+from jstrace.models import InputError, Model
+from jstrace.pipeline import masked, stages
+from jstrace.runs.data import Data, Row
+from jstrace.runs.rows import strata_of
+from tests.conftest import TINY
+from tests.stand_ins import Letters
+
+pytestmark = pytest.mark.usefixtures("few_capacities")
+
+SIZES = (0.01, 0.05, 0.3, 0.7)
+DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
+WHOLE = Plan(
+    ("l1", "cosine", "random"), ("all", "residual+mlp"), ("random", "inverse", "pre-softmax"), sizes=SIZES, seed=3
+)
+SMALL = Plan(sizes=SIZES)
+
+
+@pytest.fixture
+def model(tiny: Model) -> Model:
+    return Model(tiny.decoder, Letters())
+
+
+def read(folder: Path, table: str) -> pa.Table:
+    return parquet.read_table(folder / table)
+
+
+def test_plans() -> None:
+    names = [case.name for case in WHOLE.cases]
+    both = ["l1/{}", "cosine/{}", "random/{}", "random baseline/{}", "l1/{}/inverse"]
+    assert names == [
+        *(name.format("all") for name in both),
+        "l1/all/pre-softmax",
+        *(name.format("residual+mlp") for name in both),
+    ]
+    assert [source.name for source in WHOLE.sources] == ["l1", "cosine", "random", "random baseline"]
+    assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"importances": ("l3",)}, "importance 'l3': expected some of l1"),
+        ({"importances": ()}, "importance"),
+        ({"ablations": ("all", "all")}, "each once"),
+        ({"ablations": ("mlp",)}, "ablate 'mlp'"),
+        ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, too"),
+        ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
+        ({"sizes": (0.5, 0.1)}, "increase strictly"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_plans_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan(**options)
+
+
+def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Path) -> None:
+    done = runs.run(model, DATA, tmp_path, WHOLE, name="tiny", limit=2, save_strata=True)
+    assert done == runs.Summary(inputs=2, invalid=0, computed=2)
+    curves, inputs = read(tmp_path, "curves").to_pylist(), read(tmp_path, "inputs").to_pylist()
+    strata = read(tmp_path, "strata").to_pylist()
+    assert len(curves) == 2 * 11 * 5
+    for index, row in enumerate(DATA.rows[:2]):
+        surprisal = np.nan
+        for case in WHOLE.cases:
+            source, condition = case.source, case.condition
+            trace = jstrace.trace(
+                model, row.text, importance=source.importance, frozen=source.frozen, sizes=SIZES, seed=3
+            )
+            saved = next(r for r in strata if (r["input"], r["source"]) == (index, source.name))
+            for name, leaf in strata_of(saved).items():
+                np.testing.assert_array_equal(leaf, getattr(trace.strata, name))
+            result = jstrace.evaluate(
+                model, trace, ablate=condition.ablate, pre_softmax=condition.pre_softmax, inverse=condition.inverse,
+                next_token=Letters().encode("d")[0],
+            )  # fmt: skip
+            found = [r for r in curves if (r["input"], r["condition"]) == (index, case.name)]
+            assert [r["k"] for r in found] == list(range(5))
+            assert [r["edges"] for r in found] == [*trace.counts, trace.n_edges]
+            for name in ("tv", "kl", "entropy", "surprisal"):
+                np.testing.assert_allclose([r[name] for r in found], getattr(result, name), atol=2e-5)
+            assert [r["rank"] for r in found] == result.rank.tolist()
+            assert [r["nucleus"] for r in found] == result.nucleus.tolist()
+            assert [r["recovered"] for r in found] == result.recovered.tolist()
+            assert [r["agreement"] for r in found] == result.agreement.tolist()
+            if case.has_density:
+                surprisal = result.surprisal[-1]
+                density = inputs[index][case.density_column]
+                assert density == pytest.approx(result.density, abs=1e-4)
+        assert inputs[index]["surprisal"] == pytest.approx(surprisal, abs=1e-4)
+        assert inputs[index]["top_token"] == result.full_tokens[0]
+        assert inputs[index]["tokens"] == Letters().encode(row.text)
+        assert inputs[index]["top_count"] == [*Letters().encode("helloaaa")].count(inputs[index]["top_token"])
+
+
+def test_components_are_those_of_the_traces(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, SMALL, limit=2)
+    rows = read(tmp_path, "components").to_pylist()
+    made = jstrace.trace(model, DATA.rows[1].text, sizes=SIZES).composition()
+    for row in (row for row in rows if row["input"] == 1):
+        k = row["k"]
+        assert (row["edges"], row["nodes"], row["input_reached"]) == (
+            made.edges[k], made.nodes[k], made.input_reached[k]
+        )  # fmt: skip
+        assert row["residual"] == made.residual_edges[k].tolist()
+        assert row["mlp"] == made.mlp_edges[k].tolist()
+        assert np.reshape(row["heads"], made.head_edges[k].shape).tolist() == made.head_edges[k].tolist()
+
+
+def test_all_cases_run_through_one_program(model: Model) -> None:
+    """One call gives what one call for each gives."""
+    tokens = jnp.asarray([[3, 1, 4, 1, 5, 0, 0, 0], [9, 2, 6, 0, 0, 0, 0, 0]])
+    lengths, nexts = jnp.asarray([5, 3]), jnp.asarray([2, 3])
+    score, finite = stages.score_batch(model.decoder, tokens, lengths, 0, importances=("l1", "l2"))
+    assert finite.shape == (2, 4, TINY.n_layers)
+    assert finite.all()
+    cuts = np.stack([counts(SIZES, n_edges(TINY, n)) for n in (5, 3)])
+    strata = tuple(stages.extract_batch(tree, cuts, lengths, parallel=False, frozen=()) for tree in score)
+    conditions = [Condition(a, p, i) for a in ABLATIONS for p in (False, True) for i in (False, True)]
+    cases = tuple((n % 2, condition) for n, condition in enumerate([*conditions, Condition()]))
+    together = masked.evaluate_batch(model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases)
+    for (source, condition), found in zip(cases, together, strict=True):
+        (alone,) = masked.evaluate_batch(
+            model.decoder, tokens, lengths, (strata[source],), nexts, n_sizes=4, cases=((0, condition),)
+        )
+        assert found.measures.tv.shape == (2, 5)
+        for got, expected in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(got, expected, atol=2e-5)
+    programs = masked.evaluate_batch.lower(
+        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 2
+    ).as_text()
+    more = masked.evaluate_batch.lower(
+        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 8
+    ).as_text()
+    assert len(more) < 1.2 * len(programs), "more cases are no more code"
+
+
+def test_several_scores_from_one_clean_pass(tiny: Model, tokens: np.ndarray) -> None:
+    kinds = ("cosine", "l1", "random", "ifr", "l2")
+    row, length = jnp.asarray(tokens)[None], jnp.asarray([len(tokens)])
+    found, _ = stages.score_batch(tiny.decoder, row, length, 7, importances=kinds)
+    for kind, tree in zip(kinds, found, strict=True):
+        (alone,), _ = stages.score_batch(tiny.decoder, row, length, 7, importances=(kind,))
+        for (_, got), (_, expected) in zip(tree.items(), alone.items(), strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-6)
+    lowered = stages.score_batch.lower(tiny.decoder, row, length, 7, importances=kinds).as_text()
+    one = stages.score_batch.lower(tiny.decoder, row, length, 7, importances=("l1",)).as_text()
+    assert lowered.count("stablehlo.exponential") == one.count("stablehlo.exponential"), "one softmax: one clean pass"

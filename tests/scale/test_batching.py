@@ -1,0 +1,201 @@
+"""Batches: how many inputs go into one call, what happens when memory runs out, and what the estimates are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace.method import graph
+from jstrace.method.conditions import Condition
+from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, shapes
+from jstrace.pipeline import footprint, masked, stages
+from jstrace.scale import batching, memory
+from tests.conftest import TINY
+
+SHAPE = dataclasses.replace(
+    TINY, n_layers=6, n_heads=8, n_kv_heads=4, head_dim=16, d_model=128, d_mlp=384, vocab_size=2048
+)
+SIZES = tuple(np.linspace(0.1, 0.9, 9).tolist())
+
+
+def four(width: int) -> int:
+    return 4 if width < 256 else 1
+
+
+def test_batches_hold_one_bucket_and_every_input_once() -> None:
+    lengths = dict(enumerate([3] * 9 + [20, 600, 600]))
+    calls: list[tuple[int, int]] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        calls.append((len(members), n_rows))
+        assert len({batching.bucket(lengths[i]) for i in members}) == 1
+        return [10 * i for i in members]
+
+    found = {
+        i: r
+        for members, results in batching.in_batches(lengths, four, run)
+        for i, r in zip(members, results, strict=True)
+    }
+    assert found == {i: 10 * i for i in range(12)}
+    assert calls == [(4, 4), (4, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
+
+
+def test_devices_share_the_inputs_of_a_call() -> None:
+    """As many rows for each device, or a divisor of the devices; never more padding than that takes."""
+    assert [batching.call_rows(n, 1) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 4, 8]
+    assert [batching.call_rows(n, 4) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+    assert [batching.call_rows(n, 6) for n in (2, 4, 5, 7)] == [2, 6, 6, 12]
+    calls: list[tuple[int, int]] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        calls.append((len(members), n_rows))
+        return members
+
+    found = [
+        i
+        for members, _ in batching.in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4)
+        for i in members
+    ]
+    assert found == list(range(11))
+    assert calls == [(8, 8), (3, 4)]
+
+
+def test_out_of_memory_halves_what_each_device_has() -> None:
+    rows: list[int] = []
+
+    def run(members: list[int], n_rows: int) -> list[int]:
+        rows.append(n_rows)
+        if n_rows > 1:
+            raise MemoryError
+        return members
+
+    with pytest.warns(RuntimeWarning):
+        list(batching.in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
+    assert rows[:4] == [16, 8, 4, 1]
+    assert len(rows) == 3 + 16
+
+
+def test_several_hosts_do_not_try_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(MemoryError):
+        list(batching.in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
+
+
+def _running_out(above: int, error: Exception) -> Callable[[list[int], int], list[int]]:
+    def run(members: list[int], n_rows: int) -> list[int]:
+        if n_rows > above:
+            raise error
+        return members
+
+    return run
+
+
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), MemoryError()])
+def test_out_of_memory_halves_the_batch_with_a_message(error: Exception) -> None:
+    with pytest.warns(RuntimeWarning, match=r"with 4 inputs of 8 tokens in one call; going on with 2"):
+        found = list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
+    assert [members for members, _ in found] == [[0, 1], [2, 3], [4]]
+    with pytest.warns(RuntimeWarning), pytest.raises(type(error)):
+        list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
+
+
+def test_other_errors_are_not_retried() -> None:
+    run = _running_out(0, jax.errors.JaxRuntimeError("INTERNAL: no"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        list(batching.in_batches({0: 3, 1: 3}, four, run))
+
+
+def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The public calls: the same results, a message for each stage."""
+    inputs = [[1, 2, 3], [4, 5, 6, 7], [8, 9], [1, 3, 5]]
+    expected = jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=SIZES))
+    for module, name in ((stages, "score_batch"), (masked, "evaluate_batch")):
+        real = getattr(module, name)
+
+        def limited(*args: object, real: Callable = real, **kwargs: object) -> object:
+            if len(args[1]) > 2:  # type: ignore[arg-type]
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, limited)
+    with pytest.warns(RuntimeWarning, match="going on with 2") as seen:
+        got = jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=SIZES))
+    assert len(seen) == 2
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a.tv, b.tv, atol=1e-6)
+
+
+def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = sum(leaf.nbytes for leaf in tiny.decoder.layers.weights().values()) // TINY.n_layers
+
+    def fitting(free: int | None, each: int = 1000, width: int = 16) -> int:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: None if free is None else free + 5 * layer // 4 + 2)
+        return memory.batch_inputs(tiny.decoder, width, each)
+
+    assert [fitting(free) for free in (None, 10**9, 4900, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
+    assert [fitting(None, width=width) for width in (8, 32, 48, 64, 4096)] == [4, 2, 1, 1, 1]
+
+
+def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = memory.free_bytes(jax.devices()[0])
+    assert found is not None
+    assert 2**20 < found < 2**50
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "nothing\n")
+    assert memory.free_bytes(jax.devices()[0]) >= found  # type: ignore[operator]
+
+
+def blank(shape: tuple[int, ...], dtype: object = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def edges_like(config: ModelConfig, width: int, dtype: object) -> EdgeTree:
+    rows = blank((1, config.n_layers, width), dtype)
+    return EdgeTree(rows, blank((1, config.n_layers, config.n_heads, width, width), dtype), rows, rows)
+
+
+def temporary(compiled: jax.stages.Compiled) -> int:
+    found = compiled.memory_analysis()
+    assert found is not None
+    return found.temp_size_in_bytes + found.output_size_in_bytes
+
+
+@pytest.mark.parametrize("width", [32, 256])
+def test_estimates_are_those_of_the_compiler(width: int) -> None:
+    """Within a factor of two and a half of what the compiled programs take, beside weights; not below it by much."""
+    dtype = jnp.dtype("float32")
+    decoder = jax.eval_shape(
+        lambda: Decoder(SHAPE, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes(SHAPE, dtype)))
+    )
+    tokens, one = blank((1, width)), blank((1,))
+    scored = stages.score_batch.lower(decoder, tokens, one, blank(()), importances=("l1",)).compile()
+    scores, strata = edges_like(SHAPE, width, jnp.float32), edges_like(SHAPE, width, jnp.uint8)
+    extracted = stages.extract_pooled_batch.lower(
+        scores, blank((1, len(SIZES))), one, parallel=False, frozen=()
+    ).compile()
+    held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
+    needed = max(temporary(scored), temporary(extracted) + held)
+    assert 0.8 < footprint.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+    evaluated = masked.evaluate_batch.lower(
+        decoder, tokens, one, (strata,), one, n_sizes=len(SIZES), cases=((0, Condition()),)
+    ).compile()
+    needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)
+    assert 0.8 < footprint.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+
+
+def test_extraction_needs_few_bytes_a_slot() -> None:
+    """A copy of the scores in the order of layers and the strata; keys are made again layer by layer."""
+    config = dataclasses.replace(SHAPE, n_layers=48)
+    scores = edges_like(config, 192, jnp.float32)
+    compiled = stages.extract_pooled_batch.lower(
+        scores, blank((1, len(SIZES))), blank((1,)), parallel=False, frozen=()
+    ).compile()
+    found = compiled.memory_analysis()
+    assert found is not None
+    assert found.temp_size_in_bytes < 7 * graph.edge_slot_count(config, 192)  # keys of all edges would be 4 more
