@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Programs are compiled once a session, though they are forgotten after every module, and processes share them.
+# Programs are compiled once a worker, though they are forgotten after every module, and child processes share them.
 PROGRAMS = tempfile.mkdtemp(prefix="jstrace-programs-")
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 # Eight devices for meshes; tiny models spend their time in the compiler, which need not optimise them.
@@ -18,11 +18,12 @@ from jaxtyping import install_import_hook
 
 import tests.type_checks
 
-# Shape strings are enforced in every room, but in EdgeTree's own module: pytrees also hold specs, axes, single layers.
+# Shape strings are enforced in every room. EdgeTree's own module stays out, as pytrees also hold specs, axes and single
+# layers, and so does that of meshes, which refuses other types itself.
 ROOT = Path(__file__).parent.parent
 CHECKED = ("method", "pipeline", "scale", "show", "runs", "reports")
-MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "edges"))
-HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "model", "files", *(f"models.{name}" for name in MODELS))]
+MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "edges", "sharding"))
+HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "files", *(f"models.{name}" for name in MODELS))]
 install_import_hook(HOOKED, f"{tests.type_checks.__name__}.checked")
 
 import dataclasses
@@ -38,6 +39,7 @@ import pytest
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params, rows
 from jstrace.models.params import Weight, declare
+from tests import two_hosts
 
 TINY = ModelConfig(
     family="llama",
@@ -143,3 +145,16 @@ def hf_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def two_hosts_work(hf_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> two_hosts.Work:
+    """Traces on two meshes and runs into folders, as a pair of processes computed them."""
+    from tests import hf_models
+
+    model, folder = hf_llama(), tmp_path_factory.mktemp("hosts")
+    hf_models.add_tokenizer(model)
+    lines = [f"{'the cat sat on a mat ' * (n % 3 + 1)}\tthe" for n in range(7)]
+    data = folder / "rows.tsv"
+    data.write_text("\n".join(lines) + "\n")
+    return two_hosts.done(two_hosts.Work(model, data, folder / "shared", (folder / "own0", folder / "own1")))

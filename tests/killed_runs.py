@@ -21,7 +21,7 @@ from tests.conftest import TINY, tiny_params
 from tests.stand_ins import Letters
 
 PLAN = Plan(ablations=("all", "residual+mlp"), baselines=("inverse",), sizes=(0.05, 0.3))
-DATA = Data("letters", tuple(Row(chr(97 + n % 20) * (3 + n % 4), "x") for n in range(300)), ("corpus",))
+DATA = Data("letters", tuple(Row(chr(97 + n % 20) * (3 + n % 4), "x") for n in range(150)), ("corpus",))
 KILLS = 20
 
 

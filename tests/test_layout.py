@@ -1,4 +1,4 @@
-"""Imports go one way, one import name is installed, and nothing unsafe is called."""
+"""Imports go one way, without circles; one import name is installed, and nothing unsafe is called."""
 
 from __future__ import annotations
 
@@ -6,40 +6,121 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ALLOWED = {"models": {"models"}, "convert": {"models", "convert"}, "jstrace": {"models", "jstrace", "convert"}}
-LOADING = {"model.py"}
-SOURCES = [path for folder in ALLOWED for path in sorted((ROOT / folder).glob("*.py"))]
+from tests.conftest import ROOT
+
+ALLOWED = {
+    "models": set[str](),
+    "convert": {"models"},
+    "files": {"models"},
+    "_moved": set[str](),
+    "model": {"models", "convert"},
+    "scale": {"models"},
+    "method": {"models"},
+    "pipeline": {"models", "files", "scale", "method", "_moved"},
+    "show": {"models", "files", "scale", "method", "pipeline"},
+    "runs": {"models", "files", "scale", "method", "pipeline", "__version__"},
+    "reports": {"models", "files", "method", "show", "runs"},
+    "cli": {"models", "files", "scale", "method", "pipeline", "show", "runs", "reports", "model", "__version__"}
+    | {"load", "trace", "evaluate"},
+    "__init__": {"_moved"},
+}
+"""What each room, or module at the top, may import of the others."""
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of everything that a module imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+def sources(root: Path) -> dict[str, Path]:
+    """Every module of the package by its dotted name below ``jstrace``, however deep; packages end in ``__init__``."""
+    tops = [root / "jstrace", *(root / name for name in ("models", "convert"))]
+    found = {}
+    for top in tops:
+        below = top if top.name == "jstrace" else root
+        for path in sorted(top.rglob("*.py")):
+            if not any(part.is_symlink() for part in path.parents):
+                found[".".join(path.relative_to(below).with_suffix("").parts)] = path
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_imports_go_one_way(path: Path) -> None:
-    folder = path.parent.name
-    for name in imported(path):
-        top, _, rest = name.partition(".")
-        assert top not in ("models", "convert", "tests", "experiments", "torch"), f"{path}: {name}"
-        if top == "jstrace":
-            part = rest.split(".")[0]
-            home = part if part in ("models", "convert") else "jstrace"
-            assert home in ALLOWED[folder], f"{path}: {name}"
-            if folder == "jstrace" and home == "convert":
-                assert path.name in LOADING, f"{path}: only the loading facade imports convert"
+SOURCES = sources(ROOT)
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all that a module imports, inside functions too; modules of the package are told from names."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    found |= {alias.name for alias in aliases if alias.name != "jstrace"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jstrace":
+            found.add(f"jstrace.{node.attr}")
+    return found
+
+
+def wrong(name: str, path: Path) -> Iterator[str]:
+    """What a module imports that it may not."""
+    room = name.split(".")[0]
+    for full in imported(path):
+        top, _, rest = full.partition(".")
+        if top in ("models", "convert", "tests", "experiments", "torch"):
+            yield full
+        if top == "jstrace" and rest.split(".")[0] not in {room, *ALLOWED[room]}:
+            yield full
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_go_one_way(name: str) -> None:
+    assert not list(wrong(name, SOURCES[name]))
+
+
+def test_every_room_is_seen() -> None:
+    assert {name.split(".")[0] for name in SOURCES} == set(ALLOWED)
+    assert {"convert.hf.config", "method.scores", "cli.trace", "reports.page", "models.decoder"} < set(SOURCES)
+    order = list(ALLOWED)
+    for room, rooms in ALLOWED.items():
+        assert all(order.index(other) < order.index(room) for other in rooms if other in order), "one direction"
+
+
+def test_a_wrong_import_is_found(tmp_path: Path) -> None:
+    """Lazy ones, whole packages, attributes of the package and what lies deeper: the check itself can fail."""
+    module = tmp_path / "module.py"
+    for line in (
+        "from jstrace.cli import app",
+        "def f():\n    from jstrace.runs import run",
+        "def f():\n    import jstrace.reports.page",
+        "import jstrace\ndef f():\n    return jstrace.runs",
+        "from jstrace import reports",
+        "import torch",
+        "from models import edges",
+    ):
+        module.write_text(line)
+        assert list(wrong("method.new.module", module)), line
+    module.write_text("from jstrace.models import EdgeTree\nfrom jstrace.method import graph\nimport numpy")
+    assert not list(wrong("method.module", module))
+
+
+def modules_of(name: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for full in imported(SOURCES[name]):
+        parts = full.split(".")[1:] if full.startswith("jstrace.") else []
+        known = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        found |= set([module for module in known if module in SOURCES][:1])
+    return found - {name}
+
+
+def test_no_circles() -> None:
+    """Whoever reads a module has read all that it needs before it."""
+    left = {name: modules_of(name) for name in SOURCES}
+    while ready := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert not left, "these import one another"
 
 
 def test_links_are_relative() -> None:
@@ -47,9 +128,9 @@ def test_links_are_relative() -> None:
         assert os.readlink(ROOT / "jstrace" / name) == f"../{name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_nothing_unsafe(path: Path) -> None:
-    text = path.read_text()
+@pytest.mark.parametrize("name", SOURCES)
+def test_nothing_unsafe(name: str) -> None:
+    text = SOURCES[name].read_text()
     unsafe = [
         "allow_pickle" + "=True",
         "trust_remote_code" + "=True",
@@ -62,11 +143,50 @@ def test_nothing_unsafe(path: Path) -> None:
         assert call not in text
 
 
+def run_code(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_help_does_not_import_jax() -> None:
     code = (
         "import sys\nsys.argv = ['jstrace', '--help']\nfrom jstrace.cli import main\n"
         "try:\n    main()\nfinally:\n    assert not {'jax', 'transformers', 'torch'} & set(sys.modules), 'slow'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "trace" in done.stdout
+    assert "trace" in run_code(code)
+
+
+def test_reports_do_without_jax() -> None:
+    """A machine that only draws needs no JAX: results, statistics, figures and the page."""
+    modules = [name for name in SOURCES if name.startswith("reports.") and not name.endswith("__init__")]
+    lines = [f"import jstrace.{name}" for name in modules]
+    check = "import sys; assert not {'jax', 'flax'} & set(sys.modules), sorted(sys.modules)"
+    run_code("\n".join([*lines, "from jstrace.reports import read_results, write_report", check]))
+
+
+def test_old_names_still_import() -> None:
+    """Modules that moved, with a warning that says where to; each of their homes exists."""
+    from jstrace import _moved
+
+    for homes in _moved._HOMES.values():
+        assert all(home in SOURCES for home in homes)
+    code = (
+        "import warnings\nwith warnings.catch_warnings(record=True) as seen:\n    warnings.simplefilter('always')\n"
+        "    from jstrace.results import read_results\n    from jstrace.devices import mesh_of, start_distributed\n"
+        "    from jstrace.pipeline import Plan\n    from jstrace.tables import Entry, Part, strata_of\n"
+        "    from jstrace.model import Model, load\n    import jstrace.graph\n"
+        "assert {w.category for w in seen} == {DeprecationWarning}\n"
+        "assert jstrace.graph.n_edges and jstrace.graph.SIZES is jstrace.SIZES\n"
+        "print(str(seen[0].message))\n"
+        "try:\n    jstrace.graph.none\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    told = run_code(code).splitlines()
+    assert told == ["jstrace.results is now jstrace.reports.results", "module 'jstrace.graph' has no attribute 'none'"]
+
+
+def test_what_there_is_can_be_listed() -> None:
+    """Tab completion shows the public names, before any of them is imported."""
+    shown = run_code("import jstrace, sys; assert 'jax' not in sys.modules; print(*dir(jstrace))").split()
+    named = {"load", "trace", "evaluate", "extract", "Trace", "Evaluation", "EdgeTree", "SIZES", "make_mesh"}
+    assert named < set(shown)

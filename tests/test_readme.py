@@ -1,32 +1,63 @@
-"""The README's Python runs as written, and its commands are the first two sh blocks."""
+"""The Python of the README and of the recipes runs as written; two sh blocks are the commands; links lead somewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+from tests.conftest import ROOT
+
+README, RECIPES = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/recipes.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(text: str, name: str) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(text, "python"):
+        compiled = compile(block, name, "exec")
+        exec(compiled, names)
 
 
 def test_two_commands_of_one_line() -> None:
-    run, test = blocks("sh")[:2]
+    run, test = blocks(README, "sh")[:2]
     assert len(run.splitlines()) == len(test.splitlines()) == 1
     assert 'jstrace trace "' in run
     assert test.strip().endswith("python -m pytest")
 
 
 @pytest.mark.real
-def test_python_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        compiled = compile(block, "README.md", "exec")
-        exec(compiled, names)
-    shown = re.search(r"loss ([\d.]+) with (\d+)% of the edges' mass kept", capsys.readouterr().out)
-    assert shown is not None
-    assert float(shown[1]) < 1.0, "keeping everything costs 2.0"
+def test_python_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks(README, "README.md")
+    assert capsys.readouterr().out.startswith("4.51"), "the density that the table shows"
+
+
+@pytest.mark.real
+def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What they say is the last thing they print: a sparse mask that keeps the prediction."""
+    with contextlib.chdir(tmp_path):
+        run_blocks(RECIPES, "docs/recipes.md")
+    shown = capsys.readouterr().out
+    assert "4398 edges; density 4.511" in shown
+    found = re.search(r"loss ([\d.]+) with (\d+)% of the edges' mass kept", shown)
+    assert found is not None
+    assert float(found[1]) < 1.0, "keeping everything costs 2.0"
+
+
+@pytest.mark.parametrize(
+    "path", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda path: path.name
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Files that a page links to exist, and so do the headings."""
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        found = path if not file else (path.parent / file)
+        assert found.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles], target

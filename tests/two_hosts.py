@@ -1,7 +1,11 @@
-"""Two processes that work together over loopback: what each of them does, and how tests start them."""
+"""Two processes that work together over loopback: what each of them does, and how tests start them.
+
+All that the library does on two hosts is done by one pair of processes, as starting them takes most of the time.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,27 +14,33 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jstrace import InputError, Trace
-from jstrace.scale.hosts import start_distributed
+from jstrace.scale.hosts import check_agreed, start_distributed
 from jstrace.scale.meshes import parse_mesh
+
+ROWS = ([3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8])
+MESHES = ("data=4", "data=2,model=2")
+SIZES = (0.01, 0.1, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What two processes are given, and what each of them told."""
+
+    model: Path
+    data: Path
+    shared: Path
+    """The folder of a run of both."""
+    own: tuple[Path, Path]
+    """A folder of a run for each."""
+    told: tuple[dict[str, Any], ...] = ()
 
 
 def digest(trace: Trace) -> str:
     """A hash of all strata."""
     return hashlib.sha256(b"".join(leaf.tobytes() for _, leaf in trace.strata.items())).hexdigest()
-
-
-def ask(what: str) -> None:
-    """Compare with the other process what each was asked for; print how that ended."""
-    from jstrace.scale.hosts import check_agreed
-
-    start_distributed()
-    check_agreed(("the same", 1))
-    try:
-        check_agreed(("not", what))
-    except InputError as error:
-        sys.stdout.write(f"{error}\n")
 
 
 def free_port() -> int:
@@ -64,35 +74,65 @@ def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.Comple
     return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(running, outputs, strict=True)]
 
 
-def run_dataset(model: str, data: str, out: str) -> None:
-    """Run a dataset together with the other process."""
-    first = start_distributed()
+def done(work: Work) -> Work:
+    """The work as two processes did it."""
+
+    def command(number: int) -> list[str]:
+        return [sys.executable, "-m", "tests.two_hosts", *map(str, (work.model, work.data, work.shared, *work.own))]
+
+    ended = run_together(command)
+    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
+    return dataclasses.replace(work, told=tuple(json.loads(run.stdout.splitlines()[-1]) for run in ended))
+
+
+# --- in each process ------------------------------------------------------------------------------------------------
+
+
+def refused(what: str) -> str:
+    """Compare with the other process what each was asked for; how that ended."""
+    check_agreed(("the same", 1))
+    try:
+        check_agreed(("not", what))
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def numbers(source: str) -> dict[str, Any]:
+    """Traces and evaluations on two meshes: weights whole in every process, and divided within it."""
     import jstrace
-    from jstrace import runs
-    from jstrace.method.conditions import Plan
-    from jstrace.runs.data import read_data
 
-    loaded = jstrace.load(model, mesh=parse_mesh("data=all"))
-    done = runs.run(loaded, read_data(data), out, Plan(sizes=(0.01, 0.1, 0.5)), part_inputs=2)
-    sys.stdout.write(json.dumps({"first": first, "computed": done.computed}) + "\n")
-
-
-def main() -> None:
-    """Run on two meshes: weights whole in every process, and divided within it."""
-    start_distributed()
-    import jax
-
-    import jstrace
-
-    rows, meshes, mark = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]], [], ""
-    for words in ("data=4", "data=2,model=2"):
-        model = jstrace.load(sys.argv[1], mesh=parse_mesh(words))
-        traces = jstrace.trace(model, rows)
+    meshes, mark = [], ""
+    for words in MESHES:
+        model = jstrace.load(source, mesh=parse_mesh(words))
+        traces = jstrace.trace(model, ROWS)
         results = jstrace.evaluate(model, traces)
         strata = [digest(trace) for trace in traces]
         meshes.append({"tv": [result.tv.tolist() for result in results], "strata": strata})
         mark = model.fingerprint()
-    sys.stdout.write(json.dumps({"devices": jax.device_count(), "fingerprint": mark, "meshes": meshes}) + "\n")
+    return {"fingerprint": mark, "meshes": meshes}
+
+
+def computed(source: str, data: str, out: str) -> list[int]:
+    """Run a dataset, and go on where nothing is left to do: inputs computed by each call."""
+    import jstrace
+    from jstrace import runs
+    from jstrace.method.conditions import Plan
+
+    model, rows, plan = jstrace.load(source, mesh=parse_mesh("data=all")), runs.read_data(data), Plan(sizes=SIZES)
+    return [runs.run(model, rows, out, plan, part_inputs=2).computed for _ in range(2)]
+
+
+def main() -> None:
+    """Everything, for one line of JSON."""
+    source, data, shared, *own = sys.argv[1:]
+    start_distributed()
+    import jax
+
+    number = jax.process_index()
+    told = {"devices": jax.device_count(), "refused": refused(str(number)), **numbers(source)}
+    told |= {"shared": computed(source, data, shared), "own": computed(source, data, own[number])}
+    sys.stdout.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ class Driver:
         return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
 
     def _traced(
-        self, tokens: jax.Array, lengths: jax.Array, cuts: jax.Array
+        self, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], cuts: Int[AnyArray, "B Z"]
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel

@@ -253,7 +253,7 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
     axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=_COLORS[0], rasterized=True)
     if log:
         axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_locator(FixedLocator([0, 1, 100, 10000, 1000000]))
+        axes.xaxis.set_major_locator(FixedLocator([0.0, 1.0, 1e2, 1e4, 1e6]))
         axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else _power(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))

@@ -52,12 +52,15 @@ class Bytes:
     def token(self, token_id: int) -> str:
         return f"[bold]{token_id}"
 
+    def save(self, folder: Path) -> None:
+        pass
+
 
 @pytest.fixture
 def stub(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The tiny model in the place of whatever is loaded."""
     stub = Model(tiny.decoder, Bytes())
-    monkeypatch.setattr("jstrace.model.load", lambda source, **_: stub)
+    monkeypatch.setattr("jstrace.load", lambda source, **_: stub)
     return stub
 
 
@@ -130,7 +133,7 @@ def test_other_errors_are_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def broken(source: str, **_: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("jstrace.model.load", broken)
+    monkeypatch.setattr("jstrace.load", broken)
     with pytest.raises(ValueError, match="a bug"):
         run("trace", "a")
 
@@ -155,7 +158,7 @@ def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.Mo
         asked.update(source=source, dtype=options["dtype"])
         return stub
 
-    monkeypatch.setattr("jstrace.model.load", load)
+    monkeypatch.setattr("jstrace.load", load)
     code, out, _ = run("trace", "hi", "--model", "some.gguf", "--dtype", "bfloat16", "--pre-softmax", "--json")
     assert code == 0
     assert asked == {"source": "some.gguf", "dtype": "bfloat16"}
@@ -197,7 +200,7 @@ def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.Mon
         def broken(source: str, error: Exception = error, **_: Any) -> None:
             raise error
 
-        monkeypatch.setattr("jstrace.model.load", broken)
+        monkeypatch.setattr("jstrace.load", broken)
         code, _, err = run("trace", "a")
         assert (code, len(err.splitlines())) == (2, 1)
         assert message in err

@@ -62,7 +62,7 @@ def test_presets_have_their_parameters(name: str) -> None:
     """Counted, and laid out with ``eval_shape`` through the whole decoder: nothing is allocated."""
     config = PRESETS[name]
     assert n_params(config) == COUNTS[name]
-    abstract = jax.eval_shape(lambda params: Decoder(config, params), shapes(config, jnp.bfloat16))
+    abstract = jax.eval_shape(lambda params: Decoder(config, params), shapes(config, jnp.dtype("bfloat16")))
     leaves = jax.tree.leaves(abstract)
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) == 2 * COUNTS[name]
     tokens = jax.ShapeDtypeStruct((55,), jnp.int32)

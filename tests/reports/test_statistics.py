@@ -111,10 +111,12 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
 
 
 def test_a_nucleus_must_stay_recovered() -> None:
-    class Once:
-        sizes = np.asarray([0.1, 0.2, 0.3, 1.0])
+    class Once(results.Results):
+        sizes = np.asarray([0.1, 0.2, 0.3, 1.0])  # type: ignore[assignment]
 
-        def nucleus(self, _: str) -> np.ndarray:
+        def __init__(self) -> None: ...
+
+        def nucleus(self, case: Case | str) -> np.ndarray:
             rows = [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]  # rounding can spoil the full graph's own
             return np.asarray(rows, bool)[..., None]
 

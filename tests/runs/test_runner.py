@@ -29,8 +29,8 @@ from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows
 from jstrace.runs.data import Data, Row
 from jstrace.scale import batching
-from tests import hf_models, killed_runs, two_hosts
-from tests.conftest import TINY, tiny_params
+from tests import killed_runs, two_hosts
+from tests.conftest import ROOT, TINY, tiny_params
 from tests.stand_ins import Letters
 
 pytestmark = pytest.mark.usefixtures("few_capacities")
@@ -297,33 +297,16 @@ def test_predictions_that_are_not_finite(model: Model, tmp_path: Path, monkeypat
 # --- meshes and hosts -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(hf_llama: Callable[..., Path]) -> Path:
-    """A Hugging Face folder with a tokenizer."""
-    found = hf_llama()
-    hf_models.add_tokenizer(found)
-    return found
-
-
 @pytest.mark.parametrize("shared", [True, False])
-def test_two_hosts_write_their_own_parts(folder: Path, tmp_path: Path, shared: bool) -> None:
-    lines = [f"{'the cat sat on a mat ' * (n % 3 + 1)}\tthe" for n in range(7)]
-    data = tmp_path / "rows.tsv"
-    data.write_text("\n".join(lines) + "\n")
-    outs = [tmp_path / ("out" if shared else f"out{number}") for number in range(2)]
-    code = "import sys; from tests.two_hosts import run_dataset; run_dataset(*sys.argv[1:])"
-    commands = lambda number: [sys.executable, "-c", code, str(folder), str(data), str(outs[number])]  # noqa: E731
-    for computed in (7, 0):
-        ended = two_hosts.run_together(commands)
-        assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
-        assert [json.loads(run.stdout.splitlines()[-1])["computed"] for run in ended] == [computed] * 2
-    files = [len(list(out.glob("inputs/*.parquet"))) for out in outs]
-    assert files == ([4, 4] if shared else [2, 2])
-    from jstrace.runs.data import read_data
-
+def test_two_hosts_write_their_own_parts(two_hosts_work: two_hosts.Work, tmp_path: Path, shared: bool) -> None:
+    """Into one folder or each into its own; the same command goes on where nothing is left."""
+    work = two_hosts_work
+    assert [told["shared" if shared else "own"] for told in work.told] == [[7, 0], [7, 0]]
+    outs = (work.shared,) if shared else work.own
+    assert [len(list(out.glob("inputs/*.parquet"))) for out in outs] == ([4] if shared else [2, 2])
     alone = tmp_path / "alone"
-    runs.run(jstrace.load(str(folder)), read_data(str(data)), alone, Plan(sizes=(0.01, 0.1, 0.5)))
-    found = pa.concat_tables([read(out, "curves") for out in dict.fromkeys(outs)]).sort_by(
+    runs.run(jstrace.load(str(work.model)), runs.read_data(str(work.data)), alone, Plan(sizes=two_hosts.SIZES))
+    found = pa.concat_tables([read(out, "curves") for out in outs]).sort_by(
         [("input", "ascending"), ("k", "ascending")]
     )
     np.testing.assert_allclose(found["tv"].to_numpy(), read(alone, "curves")["tv"].to_numpy(), atol=1e-5)

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -257,18 +255,15 @@ def test_sizes_bring_only_logits_together() -> None:
 # --- several hosts ---------------------------------------------------------------------------------------------------
 
 
-def test_two_hosts_give_the_numbers_of_one(hf_llama: Callable[..., Path]) -> None:
-    folder = hf_llama()
-    one = jstrace.load(str(folder))
-    ended = two_hosts.run_together(lambda _: [sys.executable, "-m", "tests.two_hosts", str(folder)])
-    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
-    traces = jstrace.trace(one, [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8]])
+def test_two_hosts_give_the_numbers_of_one(two_hosts_work: two_hosts.Work) -> None:
+    one = jstrace.load(str(two_hosts_work.model))
+    traces = jstrace.trace(one, two_hosts.ROWS)
     expected = jstrace.evaluate(one, traces)
-    for run in ended:
-        found = json.loads(run.stdout.splitlines()[-1])
-        assert found["devices"] == 4
-        assert found["fingerprint"] == one.fingerprint()
-        for mesh in found["meshes"]:
+    for told in two_hosts_work.told:
+        assert told["devices"] == 4
+        assert told["fingerprint"] == one.fingerprint()
+        assert len(told["meshes"]) == len(two_hosts.MESHES) == 2
+        for mesh in told["meshes"]:
             np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
             assert mesh["strata"] == [two_hosts.digest(trace) for trace in traces]
 
@@ -285,12 +280,11 @@ def test_the_same_command_on_two_hosts(real: Model) -> None:
     assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
 
 
-def test_different_commands_on_two_hosts() -> None:
+def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:
     """Both are refused with one line: their numbers would mix."""
-    code = "import sys; from tests.two_hosts import ask; ask(sys.argv[1])"
-    ended = two_hosts.run_together(lambda number: [sys.executable, "-c", code, str(number)])
-    for run in ended:
-        assert run.stdout.splitlines()[-1].startswith("the hosts were given different inputs"), run.stderr[-2000:]
+    assert len(two_hosts_work.told) == 2
+    for told in two_hosts_work.told:
+        assert told["refused"].startswith("the hosts were given different inputs")
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
