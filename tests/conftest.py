@@ -22,7 +22,9 @@ import tests.type_checks
 # layers, and so does that of meshes, which refuses other types itself.
 ROOT = Path(__file__).parent.parent
 CHECKED = ("method", "pipeline", "scale", "show", "runs", "reports")
-MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "edges", "sharding"))
+MODELS = sorted(
+    path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in ("__init__", "edges", "sharding")
+)
 HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "files", *(f"models.{name}" for name in MODELS))]
 install_import_hook(HOOKED, f"{tests.type_checks.__name__}.checked")
 
@@ -39,7 +41,6 @@ import pytest
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params, rows
 from jstrace.models.params import Weight, declare
-from tests import two_hosts
 
 TINY = ModelConfig(
     family="llama",
@@ -101,6 +102,15 @@ def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
     return jax.tree.unflatten(tree, leaves)
 
 
+LONGEST = ("runs/test_runner.py", "scale/test_meshes.py", "runs/test_hosts.py", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left with one when the others are done."""
+    place = {str(ROOT / "tests" / name): number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(PROGRAMS, ignore_errors=True)
 
@@ -145,16 +155,3 @@ def hf_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def two_hosts_work(hf_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> two_hosts.Work:
-    """Traces on two meshes and runs into folders, as a pair of processes computed them."""
-    from tests import hf_models
-
-    model, folder = hf_llama(), tmp_path_factory.mktemp("hosts")
-    hf_models.add_tokenizer(model)
-    lines = [f"{'the cat sat on a mat ' * (n % 3 + 1)}\tthe" for n in range(7)]
-    data = folder / "rows.tsv"
-    data.write_text("\n".join(lines) + "\n")
-    return two_hosts.done(two_hosts.Work(model, data, folder / "shared", (folder / "own0", folder / "own1")))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver
 from jstrace.show import curves
 from tests import hf_models
+from tests.conftest import ROOT
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -351,3 +355,20 @@ def test_what_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatc
         code, _, err = run(*words)
         assert code == 2
         assert "pyarrow missing: runs and reports need pip install 'jstrace[run]'" in err
+
+
+@pytest.mark.real
+def test_optimised_programs_give_the_known_table(real: Model) -> None:
+    """The only test without this suite's compiler flags: the README's table, from a process as users start it."""
+    del real  # which has fetched it
+    plain = {
+        name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    }
+    command = [sys.executable, "-m", "jstrace.cli", "trace", "The capital of France is", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["n_edges"] == 4398
+    assert found["density"] == pytest.approx(4.511, abs=2e-3)
+    assert [row["tv"] for row in found["rows"][-5:]] == pytest.approx([0.937, 0.645, 0.074, 0.006, 0], abs=2e-3)
+    assert [row["top_token_text"] for row in found["rows"][-5:]] == [" Bah", *[" Paris"] * 4]

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,9 +27,8 @@ SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
 def test_trace_equals_the_oracle(tiny: Model, tokens: np.ndarray) -> None:
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)
     expected = oracle.strata(trace.scores, SIZES)
-    for name, leaf in trace.strata.items():
-        np.testing.assert_array_equal(leaf, getattr(expected, name), err_msg=name)
-        assert leaf.dtype == np.uint8
+    chex.assert_trees_all_equal(trace.strata, expected)
+    chex.assert_type(jax.tree.leaves(trace.strata), np.uint8)
     assert trace.n_edges == graph.n_edges(TINY, len(tokens))
     assert trace.counts.tolist() == [int(size * trace.n_edges) for size in SIZES]
 
@@ -66,8 +67,7 @@ def test_a_list_equals_one_at_a_time(tiny: Model) -> None:
     for row, trace, result in zip(inputs, together, evaluations, strict=True):
         alone = jstrace.trace(tiny, row, sizes=SIZES)
         np.testing.assert_array_equal(trace.tokens, row)
-        for name, leaf in alone.strata.items():
-            np.testing.assert_array_equal(getattr(trace.strata, name), leaf)
+        chex.assert_trees_all_equal(trace.strata, alone.strata, strict=True)
         np.testing.assert_allclose(result.tv, jstrace.evaluate(tiny, alone).tv, atol=1e-5)
 
 

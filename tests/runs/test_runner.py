@@ -18,7 +18,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-import jstrace
 from jstrace import runs
 from jstrace.cli import progress
 from jstrace.method import graph
@@ -29,7 +28,7 @@ from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows
 from jstrace.runs.data import Data, Row
 from jstrace.scale import batching
-from tests import killed_runs, two_hosts
+from tests import killed_runs
 from tests.conftest import ROOT, TINY, tiny_params
 from tests.stand_ins import Letters
 
@@ -295,21 +294,6 @@ def test_predictions_that_are_not_finite(model: Model, tmp_path: Path, monkeypat
 
 
 # --- meshes and hosts -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_two_hosts_write_their_own_parts(two_hosts_work: two_hosts.Work, tmp_path: Path, shared: bool) -> None:
-    """Into one folder or each into its own; the same command goes on where nothing is left."""
-    work = two_hosts_work
-    assert [told["shared" if shared else "own"] for told in work.told] == [[7, 0], [7, 0]]
-    outs = (work.shared,) if shared else work.own
-    assert [len(list(out.glob("inputs/*.parquet"))) for out in outs] == ([4] if shared else [2, 2])
-    alone = tmp_path / "alone"
-    runs.run(jstrace.load(str(work.model)), runs.read_data(str(work.data)), alone, Plan(sizes=two_hosts.SIZES))
-    found = pa.concat_tables([read(out, "curves") for out in outs]).sort_by(
-        [("input", "ascending"), ("k", "ascending")]
-    )
-    np.testing.assert_allclose(found["tv"].to_numpy(), read(alone, "curves")["tv"].to_numpy(), atol=1e-5)
 
 
 def test_pace() -> None:

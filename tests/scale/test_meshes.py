@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import sys
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from jstrace.method.sizes import counts
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
 from jstrace.scale import batching, hosts, meshes
-from tests import two_hosts
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
 SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
@@ -48,8 +46,7 @@ def test_eight_devices_equal_one(family: str) -> None:
     assert many.fingerprint() == one.fingerprint()
     expected, got = (jstrace.trace(model, inputs(4), sizes=SIZES) for model in (one, many))
     for a, b in zip(expected, got, strict=True):
-        for (name, left), (_, right) in zip(a.strata.items(), b.strata.items(), strict=True):
-            np.testing.assert_array_equal(left, right, err_msg=name)
+        chex.assert_trees_all_equal(a.strata, b.strata, strict=True)
     for left, right in zip(jstrace.evaluate(one, expected), jstrace.evaluate(many, got), strict=True):
         np.testing.assert_allclose(right.tv, left.tv, atol=1e-5)
         np.testing.assert_array_equal(right.top_token, left.top_token)
@@ -155,8 +152,7 @@ def test_large_groups_on_a_mesh(data: int, model: int, monkeypatch: pytest.Monke
         for mesh in (None, make_mesh(data=data, model=model))
     )
     for a, b in zip(one, many, strict=True):
-        for (name, left), (_, right) in zip(a.strata.items(), b.strata.items(), strict=True):
-            np.testing.assert_array_equal(left, right, err_msg=name)
+        chex.assert_trees_all_equal(a.strata, b.strata, strict=True)
 
 
 def test_hosts_that_a_mesh_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,41 +246,6 @@ def test_sizes_bring_only_logits_together() -> None:
     for shape, operation, _ in found:
         sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in re.findall(r"\[([\d,]*)\]", shape)]
         assert max(sizes) <= 12 * 12, (shape, operation)  # measures: rows times nucleus levels; V is 98
-
-
-# --- several hosts ---------------------------------------------------------------------------------------------------
-
-
-def test_two_hosts_give_the_numbers_of_one(two_hosts_work: two_hosts.Work) -> None:
-    one = jstrace.load(str(two_hosts_work.model))
-    traces = jstrace.trace(one, two_hosts.ROWS)
-    expected = jstrace.evaluate(one, traces)
-    for told in two_hosts_work.told:
-        assert told["devices"] == 4
-        assert told["fingerprint"] == one.fingerprint()
-        assert len(told["meshes"]) == len(two_hosts.MESHES) == 2
-        for mesh in told["meshes"]:
-            np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
-            assert mesh["strata"] == [two_hosts.digest(trace) for trace in traces]
-
-
-def test_the_same_command_on_two_hosts(real: Model) -> None:
-    """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
-    words = ["trace", "The capital of France is", "--json", "--distributed"]
-    code = "import sys; from jstrace.cli import main; sys.argv[0] = 'jstrace'; main()"
-    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", code, *words])
-    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
-    assert ended[1].stdout == ""
-    printed = json.loads(ended[0].stdout)
-    expected = jstrace.evaluate(real, jstrace.trace(real, "The capital of France is"))
-    assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
-
-
-def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:
-    """Both are refused with one line: their numbers would mix."""
-    assert len(two_hosts_work.told) == 2
-    for told in two_hosts_work.told:
-        assert told["refused"].startswith("the hosts were given different inputs")
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""Two hosts give the numbers of one: traces and evaluations on meshes, the command line, and runs into folders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import jstrace
+from jstrace import runs
+from jstrace.method.conditions import Plan
+from jstrace.models import Model
+from tests import hf_models, two_hosts
+
+
+@pytest.fixture(scope="session")
+def two_hosts_work(hf_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> two_hosts.Work:
+    """Traces on two meshes and runs into folders, as a pair of processes computed them."""
+    model, folder = hf_llama(), tmp_path_factory.mktemp("hosts")
+    hf_models.add_tokenizer(model)
+    lines = [f"{'the cat sat on a mat ' * (n % 3 + 1)}\tthe" for n in range(7)]
+    data = folder / "rows.tsv"
+    data.write_text("\n".join(lines) + "\n")
+    return two_hosts.done(two_hosts.Work(model, data, folder / "shared", (folder / "own0", folder / "own1")))
+
+
+def test_two_hosts_give_the_numbers_of_one(two_hosts_work: two_hosts.Work) -> None:
+    one = jstrace.load(str(two_hosts_work.model))
+    traces = jstrace.trace(one, two_hosts.ROWS)
+    expected = jstrace.evaluate(one, traces)
+    for told in two_hosts_work.told:
+        assert told["devices"] == 4
+        assert told["fingerprint"] == one.fingerprint()
+        assert len(told["meshes"]) == len(two_hosts.MESHES) == 2
+        for mesh in told["meshes"]:
+            np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
+            assert mesh["strata"] == [two_hosts.digest(trace) for trace in traces]
+
+
+def test_the_same_command_on_two_hosts(real: Model) -> None:
+    """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
+    words = ["trace", "The capital of France is", "--json", "--distributed"]
+    code = "import sys; from jstrace.cli import main; sys.argv[0] = 'jstrace'; main()"
+    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", code, *words])
+    assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
+    assert ended[1].stdout == ""
+    printed = json.loads(ended[0].stdout)
+    expected = jstrace.evaluate(real, jstrace.trace(real, "The capital of France is"))
+    assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
+
+
+def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:
+    """Both are refused with one line: their numbers would mix."""
+    assert len(two_hosts_work.told) == 2
+    for told in two_hosts_work.told:
+        assert told["refused"].startswith("the hosts were given different inputs")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_hosts_write_their_own_parts(two_hosts_work: two_hosts.Work, tmp_path: Path, shared: bool) -> None:
+    """Into one folder or each into its own; the same command goes on where nothing is left."""
+    work = two_hosts_work
+    assert [told["shared" if shared else "own"] for told in work.told] == [[7, 0], [7, 0]]
+    outs = (work.shared,) if shared else work.own
+    assert [len(list(out.glob("inputs/*.parquet"))) for out in outs] == ([4] if shared else [2, 2])
+    alone = tmp_path / "alone"
+    runs.run(jstrace.load(str(work.model)), runs.read_data(str(work.data)), alone, Plan(sizes=two_hosts.SIZES))
+    found = pa.concat_tables([parquet.read_table(out / "curves") for out in outs]).sort_by(
+        [("input", "ascending"), ("k", "ascending")]
+    )
+    np.testing.assert_allclose(found["tv"].to_numpy(), parquet.read_table(alone / "curves")["tv"].to_numpy(), atol=1e-5)
