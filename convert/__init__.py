@@ -7,10 +7,12 @@ Imports ``jstrace.models`` alone; only ``jstrace.model``, the loading facade, im
 from jstrace.convert.default_model import cache_folder
 from jstrace.convert.native import Header, check_target, narrowed, write_native
 from jstrace.convert.source import Checkpoint, read_checkpoint, read_config
+from jstrace.models import Tokenizer
 
 __all__ = [
     "Checkpoint",
     "Header",
+    "Tokenizer",
     "cache_folder",
     "check_target",
     "narrowed",

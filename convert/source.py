@@ -21,12 +21,25 @@ from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.layouts import GGUF, HF
-from jstrace.convert.tokenizer import tokenizer_or_reason
+from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.models import InputError, ModelConfig, Tokenizer, n_params, param_shardings, preset, random_params
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"
+_OWNERS = {
+    "openai-community": ("gpt2",),
+    "EleutherAI": ("pythia-",),
+    "google": ("gemma-",),
+    "Qwen": ("Qwen",),
+    "meta-llama": ("Llama-", "Meta-Llama-"),
+    "mistralai": ("Mistral-",),
+    "allenai": ("OLMo-",),
+    "microsoft": ("phi-", "Phi-"),
+    "HuggingFaceTB": ("SmolLM",),
+    "deepseek-ai": ("deepseek-llm-",),
+}
+"""Who publishes models that people name without their owner."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -150,6 +163,9 @@ def _resolve(
         raise InputError(f"{source}: not a model; expected a folder with config.json and safetensors, or a .gguf file")
     if preset(source) is not None:
         raise InputError(f"{source}: pass the hub id or a local folder, or random:{source} for random weights")
+    known = [f"{owner}/{source}" for owner, names in _OWNERS.items() if source.startswith(names)]
+    if known:
+        raise InputError(f"unknown model {source!r}; on the hub it may be {known[0]}")
     raise InputError(
         f"unknown model {source!r}; expected {default_model.ALIAS!r}, a Hugging Face folder, a folder of jstrace"
         " convert, a .gguf file, a hub id such as org/name, or random:NAME"

@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=sorted(SCALES), required=True)
     parser.add_argument("--data", default="wikitext-2", help="as for jstrace run")
-    parser.add_argument("--mesh", help="as for jstrace run; the README says what each model wants")
+    parser.add_argument("--mesh", help="as for jstrace run; docs/pods.md says what each model wants")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     scale, out = SCALES[given.scale], given.out.resolve()

@@ -9,6 +9,12 @@ from jstrace import _moved
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __dir__() -> list[str]:
+    """The public names, before any of them is imported."""
+    return [*__all__, "__version__"]
+
 
 _moved.install()

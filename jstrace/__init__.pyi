@@ -1,11 +1,3 @@
-from . import convert as convert
-from . import method as method
-from . import models as models
-from . import pipeline as pipeline
-from . import reports as reports
-from . import runs as runs
-from . import scale as scale
-from . import show as show
 from .method.edges import Edge as Edge
 from .method.extraction import extract as extract
 from .method.sizes import SIZES as SIZES

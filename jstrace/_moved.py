@@ -13,11 +13,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 _HOMES: dict[str, tuple[str, ...]] = {
-    "batching": ("scale.batching",),
+    "batching": ("scale.batching", "scale.memory"),
+    "cli_options": ("cli.options",),
+    "cli_runs": ("cli.run", "cli.report"),
+    "cli_trace": ("cli.trace",),
     "compilation": ("scale.programs",),
     "composition": ("method.composition",),
     "contents": ("reports.contents",),
-    "data": ("runs.data", "runs.wikitext", "runs.vocabulary"),
+    "convert.families": ("convert.hf.families",),
+    "convert.gguf_file": ("convert.gguf.file",),
+    "convert.gguf_tokenizer": ("convert.gguf.tokenizer",),
+    "convert.hf_config": ("convert.hf.config", "convert.validation"),
+    "convert.hf_folder": ("convert.hf.folder",),
+    "convert.hub": ("convert.hf.hub",),
+    "convert.tokenizer": ("convert.stand_in", "convert.hf.tokenizer", "models.model"),
+    "data": ("runs.data", "runs.row", "runs.wikitext", "runs.vocabulary"),
     "devices": ("scale.meshes", "scale.hosts", "models.sharding"),
     "evaluation": (
         "pipeline.evaluation",
@@ -26,26 +36,29 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "method.conditions",
         "method.masks",
     ),
-    "extraction": ("method.extraction",),
+    "extraction": ("method.extraction", "method.conditions"),
     "figures": ("reports.figures",),
-    "first_pass": ("method.first_pass",),
+    "first_pass": ("method.first_pass", "method.conditions"),
     "graph": ("method.graph", "method.sizes", "method.edges", "method.indexing"),
     "machine": ("scale.machine",),
     "measures": ("method.measures", "method.sizes"),
     "memory": ("scale.memory", "pipeline.footprint"),
     "plot": ("show.curves", "show.text"),
     "refinement": ("method.refinement",),
-    "render": ("show.text", "show.tables"),
+    "render": ("show.text", "show.tables", "show.records"),
     "report": ("reports.page",),
     "results": ("reports.results",),
-    "run_folder": ("runs.folder", "runs.manifest"),
+    "run_folder": ("runs.folder", "runs.manifest", "runs.parts"),
     "scores": ("method.scores", "method.conditions"),
     "statistics": ("reports.statistics", "reports.tables"),
     "store": ("files", "pipeline.store"),
     "tables": ("runs.parts", "runs.rows", "runs.schema"),
-    "tracing": ("pipeline.tracing", "pipeline.trace", "pipeline.inputs", "pipeline.stages"),
+    "tracing": ("pipeline.tracing", "pipeline.trace", "pipeline.inputs", "pipeline.stages", "pipeline.padding"),
 }
 """Old module to the modules that hold its names today, below ``jstrace``."""
+
+_CHANGED = ("Entry", "between_models", "evaluate_batch", "score_batch")
+"""Names that take other arguments than they did there: better an error that says so."""
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -54,13 +67,12 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        if package != "jstrace" or name not in _HOMES:
+        if not fullname.startswith("jstrace.") or fullname.removeprefix("jstrace.") not in _HOMES:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        homes = [f"jstrace.{home}" for home in _HOMES[module.__name__.rpartition(".")[2]]]
+        homes = [f"jstrace.{home}" for home in _HOMES[module.__name__.removeprefix("jstrace.")]]
         message = f"{module.__name__} is now {', '.join(homes)}"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         module.__dict__.update(__doc__=message, __getattr__=_looking_in(module.__name__, homes))
@@ -68,7 +80,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _looking_in(name: str, homes: Sequence[str]) -> Callable[[str], Any]:
     def find(attribute: str) -> Any:
-        if not attribute.startswith("__"):
+        if not attribute.startswith("__") and attribute not in _CHANGED:
             for home in homes:
                 module = importlib.import_module(home)
                 if hasattr(module, attribute):
@@ -78,16 +90,14 @@ def _looking_in(name: str, homes: Sequence[str]) -> Callable[[str], Any]:
     return find
 
 
-def or_in(lazy: Callable[[str], Any], package: str, *homes: str) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` that also looks where names of the old module that was called so live today."""
+def or_in(lazy: Callable[[str], Any], package: str, home: str, names: Sequence[str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` that also knows some names of the old module that was called so."""
 
     def find(attribute: str) -> Any:
-        try:
+        if attribute not in names:
             return lazy(attribute)
-        except AttributeError:
-            found = _looking_in(package, homes)(attribute)
-        warnings.warn(f"{package}.{attribute} is now in {', '.join(homes)}", DeprecationWarning, stacklevel=2)
-        return found
+        warnings.warn(f"{package}.{attribute} is now {home}.{attribute}", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(home), attribute)
 
     return find
 

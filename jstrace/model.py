@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
@@ -20,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def load(
     source: str,
     *,
-    dtype: str = "float32",
+    dtype: DTypeLike = "float32",
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
@@ -31,7 +32,8 @@ def load(
       source: ``smollm2`` (the default model), a Hugging Face folder or hub id, a folder written by ``jstrace
         convert``, or a ``.gguf`` file; ``random:`` before one of these or before the name of one of the paper's models
         (``random:llama-3.1-8b``) makes random weights of that shape on the device.
-      dtype: of the weights and the residual stream; scores, softmax and measures are float32 always.
+      dtype: of the weights and the residual stream, by name or as such (``jnp.bfloat16``); scores, softmax and measures
+        are float32 always.
       mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
       revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
@@ -40,9 +42,10 @@ def load(
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
     options: dict[str, Any] = {} if say is None else {"say": say}
-    checkpoint = read_checkpoint(str(source), dtype=checked_dtype(dtype), mesh=mesh, revision=revision, **options)
+    wanted = checked_dtype(dtype)
+    checkpoint = read_checkpoint(str(source), dtype=wanted, mesh=mesh, revision=revision, **options)
     if checkpoint.stored is not None:
-        checkpoint = _verified(checkpoint, checkpoint.stored, jnp.dtype(dtype), source)
+        checkpoint = _verified(checkpoint, checkpoint.stored, wanted, source)
     return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
 
 
@@ -60,7 +63,7 @@ def convert(
     source: str,
     out: str | Path,
     *,
-    dtype: str = "bfloat16",
+    dtype: DTypeLike = "bfloat16",
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
@@ -78,10 +81,11 @@ def convert(
     Raises:
       InputError: a source that does not load, or a folder that exists or has no room.
     """
-    size = n_params(describe(source, revision=revision)) * checked_dtype(dtype).itemsize
+    kept = checked_dtype(dtype)
+    size = n_params(describe(source, revision=revision)) * kept.itemsize
     check_target(Path(out), size)
-    model = load(source, dtype=dtype, mesh=mesh, revision=revision, say=say)
-    header = Header(model.config, dtype, model.fingerprint(), str(source))
+    model = load(source, dtype=kept, mesh=mesh, revision=revision, say=say)
+    header = Header(model.config, kept.name, model.fingerprint(), str(source))
     write_native(Path(out), model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
 
@@ -91,8 +95,12 @@ def describe(source: str, *, revision: str | None = None) -> ModelConfig:
     return read_config(str(source), revision=revision)
 
 
-def checked_dtype(dtype: str) -> jnp.dtype:
-    """The dtype of that name, or an ``InputError`` that lists those there are."""
-    if dtype not in DTYPES:
+def checked_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype, given by name or as such, or an ``InputError`` that lists those there are."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; expected one of {', '.join(DTYPES)}")
-    return jnp.dtype(dtype)
+    return found

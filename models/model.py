@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
+from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
@@ -91,5 +92,12 @@ class Model(nnx.Module):
         return self.decoder.config
 
     def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
-        """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1])."""
-        return self.decoder(tokens, mask, pre_softmax=pre_softmax)
+        """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1]).
+
+        Raises:
+          InputError: tokens or masks of other shapes or kinds; token ids outside the vocabulary, which give NaN under
+            ``jax.jit``, where they are not known.
+        """
+        ids = checked_tokens(self.config, tokens)
+        logits = self.decoder(ids, checked_mask(self.config, ids.size, mask), pre_softmax=pre_softmax)
+        return nan_unless_known(self.config, ids, logits)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,12 +168,25 @@ def test_reports_do_without_jax() -> None:
     run_code("\n".join([*lines, "from jstrace.reports import read_results, write_report", check]))
 
 
+def _has(module: str, name: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return hasattr(importlib.import_module(module), name)
+
+
 def test_old_names_still_import() -> None:
     """Modules that moved, with a warning that says where to; each of their homes exists."""
     from jstrace import _moved
 
     for homes in _moved._HOMES.values():
         assert all(home in SOURCES for home in homes)
+    missing = [
+        f"{module}.{name}"
+        for module, names in json.loads((ROOT / "tests" / "old_names.json").read_text()).items()
+        for name in names
+        if not _has(f"jstrace.{module}", name)
+    ]
+    assert not missing
     code = (
         "import warnings\nwith warnings.catch_warnings(record=True) as seen:\n    warnings.simplefilter('always')\n"
         "    from jstrace.results import read_results\n    from jstrace.devices import mesh_of, start_distributed\n"
@@ -185,8 +201,17 @@ def test_old_names_still_import() -> None:
     assert told == ["jstrace.results is now jstrace.reports.results", "module 'jstrace.graph' has no attribute 'none'"]
 
 
+def test_families_of_edges_have_one_order() -> None:
+    """Where JAX is not imported they are written out again."""
+    from jstrace.models import FAMILIES
+    from jstrace.runs import schema
+
+    assert schema.FAMILIES == FAMILIES
+
+
 def test_what_there_is_can_be_listed() -> None:
     """Tab completion shows the public names, before any of them is imported."""
     shown = run_code("import jstrace, sys; assert 'jax' not in sys.modules; print(*dir(jstrace))").split()
     named = {"load", "trace", "evaluate", "extract", "Trace", "Evaluation", "EdgeTree", "SIZES", "make_mesh"}
-    assert named < set(shown)
+    assert {*named, "__version__"} < set(shown)
+    assert "runs" not in shown, "a star import must bind no room"

@@ -74,13 +74,11 @@ def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.Comple
     return [subprocess.CompletedProcess(p.args, p.returncode, *o) for p, o in zip(running, outputs, strict=True)]
 
 
-def done(work: Work) -> Work:
-    """The work as two processes did it."""
-
-    def command(number: int) -> list[str]:
-        return [sys.executable, "-m", "tests.two_hosts", *map(str, (work.model, work.data, work.shared, *work.own))]
-
-    ended = run_together(command)
+def done(work: Work, *, again: bool = False) -> Work:
+    """The work as two processes did it; ``again`` are the runs alone, by two others."""
+    given = list(map(str, (work.model, work.data, work.shared, *work.own)))
+    command = [sys.executable, "-m", "tests.two_hosts", "again" if again else "all", *given]
+    ended = run_together(lambda _: command)
     assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
     return dataclasses.replace(work, told=tuple(json.loads(run.stdout.splitlines()[-1]) for run in ended))
 
@@ -113,25 +111,29 @@ def numbers(source: str) -> dict[str, Any]:
     return {"fingerprint": mark, "meshes": meshes}
 
 
-def computed(source: str, data: str, out: str) -> list[int]:
-    """Run a dataset, and go on where nothing is left to do: inputs computed by each call."""
+def computed(source: str, data: str, out: str) -> int:
+    """Run a dataset, or go on where it stopped: inputs computed."""
     import jstrace
     from jstrace import runs
     from jstrace.method.conditions import Plan
 
     model, rows, plan = jstrace.load(source, mesh=parse_mesh("data=all")), runs.read_data(data), Plan(sizes=SIZES)
-    return [runs.run(model, rows, out, plan, part_inputs=2).computed for _ in range(2)]
+    return runs.run(model, rows, out, plan, part_inputs=2).computed
 
 
 def main() -> None:
     """Everything, for one line of JSON."""
-    source, data, shared, *own = sys.argv[1:]
+    what, source, data, shared, *own = sys.argv[1:]
     start_distributed()
     import jax
 
     number = jax.process_index()
-    told = {"devices": jax.device_count(), "refused": refused(str(number)), **numbers(source)}
-    told |= {"shared": computed(source, data, shared), "own": computed(source, data, own[number])}
+    told = {} if what == "again" else {"refused": refused(str(number)), **numbers(source)}
+    told |= {
+        "devices": jax.device_count(),
+        "shared": computed(source, data, shared),
+        "own": computed(source, data, own[number]),
+    }
     sys.stdout.write(json.dumps(told) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Parity with transformers per family, in float32, bfloat16 and float16: the README's table.
+"""Parity with transformers per family, in float32, bfloat16 and float16: the table of docs/precision.md.
 
 Command: ``python experiments/benchmarks/parity.py`` (needs torch; about a minute and a half on two CPU cores).
 

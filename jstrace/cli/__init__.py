@@ -3,6 +3,6 @@
 Nothing of JAX is imported before a command runs, so that ``jstrace --help`` answers at once.
 """
 
-from jstrace.cli.app import main
+from jstrace.cli.program import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

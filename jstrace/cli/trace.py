@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -59,6 +60,7 @@ def trace_command(
                 continue
             if save is not None:
                 traces[0].save(save)
+                sys.stderr.write(f"jstrace: wrote {save}\n")
             for line, trace, evaluation in zip(chunk, traces, evaluations, strict=True):
                 _show(loaded, line.text, trace, evaluation, top, as_json)
                 curves.append((_label(line.text), evaluation))
@@ -66,6 +68,7 @@ def trace_command(
         from jstrace.show.curves import save_plot
 
         save_plot(plot, curves)
+        sys.stderr.write(f"jstrace: wrote {plot}\n")
 
 
 _CHUNK = 64
@@ -94,15 +97,26 @@ def _texts(text: str | None, file: Path | None) -> list[Line]:
         assert text is not None
         if not text.strip():
             raise InputError("the text is empty; a trace needs at least one token")
+        if _is_file(text):
+            sys.stderr.write(f"jstrace: {text} is a file; its name is traced here, its lines with --file {text}\n")
         return [Line(text, "")]
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{file}: cannot be read as UTF-8 text ({error})") from error
     texts = [Line(line.rstrip("\r"), f"{file}:{n}: ") for n, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise InputError(f"{file}: no line holds any text")
     return texts
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a text too long for a name, or one that holds a zero byte
+        return False
 
 
 def _check_outputs(plot: Path | None, save: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The mathematics of s-Trace: graph, scores, extraction, masks, measures; pure functions of one input, never jitted.
+"""The mathematics of s-Trace: graph, scores, extraction, masks, measures; pure functions of one input.
 
 Imports ``jstrace.models`` alone; ``pipeline`` and what follows import it.
 """

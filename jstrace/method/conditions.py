@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,40 +80,9 @@ class Case:
         """Whether it keeps traces rather than remove them."""
         return not self.condition.inverse
 
-    @property
-    def density_column(self) -> str:
-        """Its column of the table of inputs."""
-        return density_column(self.name)
-
     def under(self, ablate: str) -> Case:
         """The same with other edges ablated."""
         return dataclasses.replace(self, condition=dataclasses.replace(self.condition, ablate=ablate))
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """What one batch of inputs goes through: traces from these sources, then these cases; static.
-
-    Without sources every input comes with its strata.
-    """
-
-    sources: tuple[Source, ...]
-    cases: tuple[Case, ...]
-    sizes: tuple[float, ...]
-    seed: int = 0
-    keep_scores: bool = False
-    """Whether the scores of the first source are fetched, too."""
-
-    @property
-    def importances(self) -> tuple[str, ...]:
-        """The different edge scores that the sources read."""
-        return tuple(dict.fromkeys(source.importance for source in self.sources))
-
-    @property
-    def numbered(self) -> tuple[tuple[int, Condition], ...]:
-        """Of each case the index of its strata, and its condition."""
-        at = {source: index for index, source in enumerate(self.sources)}
-        return tuple((at.get(case.source, 0), case.condition) for case in self.cases)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +131,6 @@ class Plan:
         """The different ways to make strata, in the order in which cases first ask for them."""
         return tuple(dict.fromkeys(case.source for case in self.cases))
 
-    @property
-    def ask(self) -> Ask:
-        """What a batch of the run's inputs goes through."""
-        return Ask(self.sources, self.cases, self.sizes, self.seed)
-
     def case(self, ablate: str = "all", importance: str | None = None) -> Case:
         """The curve of an importance, by default the first."""
         return Case(Source(importance or self.importances[0]), Condition(ablate))
@@ -179,11 +142,6 @@ class Plan:
             "inverse": Case(Source(self.importances[0]), Condition(ablate, inverse=True)),
             "pre-softmax": Case(Source(self.importances[0]), Condition(ablate, pre_softmax=True)),
         }[name]
-
-
-def density_column(name: str) -> str:
-    """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
-    return "density_" + re.sub(r"\W+", "_", name)
 
 
 def checked_importance(importance: str) -> str:

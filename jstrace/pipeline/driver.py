@@ -1,9 +1,9 @@
 """The one driver of batches: inputs through the stages that an ``Ask`` names, as many in a call as memory holds.
 
-One policy for all who call it. An input whose clean pass is not finite, whose graph is too large to index, or which
-does not fit into memory alone, is ``Invalid``, with the reason; memory that an equally long input did fit into was
-taken by somebody else, so that error is raised. A masked pass that is not finite leaves an evaluation that is not
-valid.
+One policy on memory and NaN for all who call it. An input whose clean pass is not finite, whose graph is too large to
+index, or which does not fit into memory alone, is ``Invalid``, with the reason; memory that an equally long input did
+fit into was taken by somebody else, so that error is raised. A masked pass that is not finite leaves an evaluation that
+is not valid.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace.method import graph, sizes
-from jstrace.method.conditions import Ask
 from jstrace.models import FAMILIES, AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline import masked, stages
+from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import call_bytes
 from jstrace.pipeline.padding import cropped, widened
@@ -34,6 +34,8 @@ class Input:
     """The true next token, where known."""
     strata: tuple[EdgeTree, ...] = ()
     """Where the ask has no sources."""
+    sizes: tuple[float, ...] | None = None
+    """Of those strata, where they are not the ask's, but as many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Driver:
             alone = len(members) == 1 and jax.process_count() == 1 and length > self._longest
             if not alone or not memory.out_of_memory(error):
                 raise
-            return [Invalid(f"{length} tokens do not fit into memory", error=error)]
+            return [Invalid(f"{length} tokens do not fit into memory", error=_without_frames(error))]
         self._longest = max(self._longest, length)
         return found
 
@@ -157,12 +159,20 @@ class Driver:
             where = f" at {FAMILIES[family]} of layer {layer}; try dtype float32"
             return Invalid(f"the forward pass over {length} tokens is not finite", where)
         evaluations = tuple(
-            evaluation_of(result, index, self.ask.sizes, case.condition, with_next=one.next_token is not None)
+            evaluation_of(
+                result, index, one.sizes or self.ask.sizes, case.condition, with_next=one.next_token is not None
+            )
             for case, result in zip(self.ask.cases, host.results, strict=True)
         )
         strata = tuple(cropped(tree, index, length) for tree in host.strata) or one.strata
         scores = None if host.scores is None else cropped(host.scores, index, length)
         return Outcome(one.tokens, n_edges, strata, evaluations, scores)
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error without its traceback, whose frames would keep a batch's arrays on the device."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 @jax.tree_util.register_dataclass

@@ -7,8 +7,9 @@ from typing import overload
 
 import numpy as np
 
-from jstrace.method.conditions import Ask, Case, Condition, Source, checked_ablation
+from jstrace.method.conditions import Case, Condition, Source, checked_ablation
 from jstrace.models import InputError, Model
+from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
@@ -22,7 +23,7 @@ def evaluate(
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: Sequence[int] | None = ..., progress: Callable[[int, int], None] | None = ...,
+    next_token: Sequence[int | None] | None = ..., progress: Callable[[int, int], None] | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
 def evaluate(
     model: Model,
@@ -31,7 +32,7 @@ def evaluate(
     ablate: str = "all",
     pre_softmax: bool = False,
     inverse: bool = False,
-    next_token: int | Sequence[int] | None = None,
+    next_token: int | Sequence[int | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Run every trace as a masked forward and measure how much of the prediction it keeps.
@@ -42,7 +43,7 @@ def evaluate(
       ablate: "all" masks every edge; "residual+mlp" leaves all attention edges in place.
       pre_softmax: attention masks enter the softmax instead of following it.
       inverse: remove the attention and MLP edges of each trace instead of keeping them ("necessity").
-      next_token: the true next token (one for each trace), for surprisal and rank.
+      next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
       progress: called with the number of inputs done and in all.
 
     Raises:
@@ -53,11 +54,14 @@ def evaluate(
     true_next = _checked_next(model, rows, next_token)
     for row in rows:
         _check_origin(model, row)
-    given = {i: Input(row.tokens, true_next[i], (row.strata,)) for i, row in enumerate(rows)}
+    given = {i: Input(row.tokens, true_next[i], (row.strata,), tuple(row.sizes)) for i, row in enumerate(rows)}
     results: dict[int, Evaluation] = {}
-    for sizes in dict.fromkeys(row.sizes for row in rows):
-        driver = Driver(model, Ask((), (Case(Source("given"), condition),), sizes))
-        for batch in driver.batches({i: one for i, one in given.items() if rows[i].sizes == sizes}):
+    for n_sizes in sorted(
+        {len(row.sizes) for row in rows}
+    ):  # of which the program depends, not on the sizes themselves
+        alike = {i: one for i, one in given.items() if len(rows[i].sizes) == n_sizes}
+        ask = Ask((), (Case(Source("given"), condition),), tuple(rows[min(alike)].sizes))
+        for batch in Driver(model, ask).batches(alike):
             for index, found in batch.items():
                 if isinstance(found, Invalid):
                     raise found.as_error()
@@ -68,16 +72,17 @@ def evaluate(
     return ordered[0] if isinstance(traces, Trace) else ordered
 
 
-def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int] | None) -> list[int | None]:
+def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int | None] | None) -> list[int | None]:
     if next_token is None:
         return [None] * len(rows)
-    given = np.atleast_1d(np.asarray(next_token))
-    if len(given) != len(rows) or not np.issubdtype(given.dtype, np.integer):
+    given = list(next_token) if isinstance(next_token, Sequence | np.ndarray) else [next_token]
+    known = np.asarray([token for token in given if token is not None])
+    if len(given) != len(rows) or (known.size and not np.issubdtype(known.dtype, np.integer)):
         raise InputError(f"next_token: expected {len(rows)} token ids, one for each trace, got {next_token!r}")
-    wrong = given[(given < 0) | (given >= model.config.vocab_size)]
+    wrong = known[(known < 0) | (known >= model.config.vocab_size)]
     if wrong.size:
         raise InputError(f"next_token {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
-    return [int(token) for token in given]
+    return [None if token is None else int(token) for token in given]
 
 
 def _check_origin(model: Model, row: Trace) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jstrace.method.conditions import Ask
 from jstrace.method.graph import edge_slot_count
 from jstrace.models import ModelConfig
+from jstrace.pipeline.ask import Ask
 
 
 def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:

@@ -16,6 +16,8 @@ def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, li
     """Whether ``inputs`` is a single one, and the token ids of each."""
     if not hasattr(inputs, "__len__"):
         raise InputError(f"expected a text, token ids or a list of them, got {type(inputs).__name__}")
+    if isinstance(inputs, list | tuple) and not inputs:
+        return False, []  # no inputs, no traces
     first = inputs[0] if len(inputs) else 0
     single = isinstance(inputs, str) or (np.ndim(first) == 0 and not isinstance(first, str))
     rows: Sequence[Tokens] = [inputs] if single else inputs  # type: ignore[list-item,assignment]

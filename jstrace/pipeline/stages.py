@@ -1,6 +1,7 @@
 """The stages of a batch up to its strata, compiled once a shape: scores from one clean pass, and extraction.
 
-Here and in ``masked`` alone functions are jitted; on a mesh every device works on its own inputs.
+Here and in ``masked`` alone stages are jitted, beside ``extract``, which users call; on a mesh every device works on
+its own inputs.
 """
 
 from __future__ import annotations

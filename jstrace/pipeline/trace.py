@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from jstrace.scale import batching
 FORMAT, VERSION = "jstrace-trace", 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trace:
     """The nested traces of one input: all Z masks in one uint8 stratum per edge. Arrays are numpy's, of the true T."""
 
@@ -45,17 +47,26 @@ class Trace:
     seed: int = 0
     model_fingerprint: str = ""
 
-    def mask(self, k: int) -> EdgeTree:
-        """The bool mask of trace ``k``; ``k = Z`` is the full graph."""
-        return jax.tree.map(lambda stratum: stratum <= self._index(k), self.strata)
+    def mask(self, k: int | None = None, *, size: float | None = None) -> EdgeTree:
+        """The bool mask of a trace, given by its index or by its size.
+
+        Args:
+          k: index into ``sizes``; ``k = Z`` is the full graph.
+          size: one of ``sizes``, or 1 for the full graph.
+
+        Raises:
+          InputError: no such trace, a fraction in the place of an index, or neither or both of the two.
+        """
+        index = self._index(k, size)
+        return jax.tree.map(lambda stratum: stratum <= index, self.strata)
 
     def masks(self) -> EdgeTree:
         """The bool masks of all traces and of the full graph, on a leading axis of Z + 1, for ``jax.vmap``."""
         return jax.tree.map(lambda *masks: np.stack(masks), *(self.mask(k) for k in range(len(self.sizes) + 1)))
 
-    def edges(self, k: int) -> list[Edge]:
-        """The edges of trace ``k``, highest score first; ``k = Z`` is the full graph."""
-        return edges_where(self.mask(k), self.scores, self.strata)
+    def edges(self, k: int | None = None, *, size: float | None = None) -> list[Edge]:
+        """The edges of a trace, given as for ``mask``, highest score first."""
+        return edges_where(self.mask(k, size=size), self.scores, self.strata)
 
     def first_edges(self, count: int) -> list[Edge]:
         """The first ``count`` edges that best-first search takes, highest score first: the trace of that size."""
@@ -89,10 +100,26 @@ class Trace:
             _check(found, path)
         return found
 
-    def _index(self, k: int) -> int:
-        if not 0 <= k <= len(self.sizes):
-            raise InputError(f"k = {k}, expected 0 to {len(self.sizes)} (the full graph)")
-        return k
+    def __repr__(self) -> str:
+        """Short: the arrays of a trace hold hundreds of thousands of numbers."""
+        sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
+        return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, importance {self.importance!r})"
+
+    def _index(self, k: int | None, size: float | None) -> int:
+        if (k is None) == (size is None):
+            raise InputError("expected an index k or a size, one of the two")
+        if size is not None:
+            found = [index for index, own in enumerate([*self.sizes, 1.0]) if math.isclose(own, size, rel_tol=1e-6)]
+            if not found:
+                raise InputError(f"size = {size}: not one of this trace's sizes {[*self.sizes, 1.0]}")
+            return found[-1]
+        try:
+            index = operator.index(k)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
+        if not 0 <= index <= len(self.sizes):
+            raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
+        return index
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import overload
 
-from jstrace.method.conditions import Ask, Source, checked_frozen, checked_importance, checked_seed
+from jstrace.method.conditions import Source, checked_frozen, checked_importance, checked_seed
 from jstrace.method.sizes import SIZES, checked_sizes, counts
 from jstrace.models import Model
+from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.inputs import Tokens, tokenised
 from jstrace.pipeline.trace import Trace

@@ -1,6 +1,7 @@
 """Runs as numbers, figures, tables and one page that needs nothing else; imports no JAX.
 
-Imports ``runs`` (of it what reads folders), ``show.text`` and ``method.conditions``; ``cli`` imports it.
+Imports ``runs`` (of it what reads folders), ``show.text``, ``method.conditions``, ``files`` and errors; ``cli`` imports
+it.
 """
 
 import lazy_loader

@@ -91,7 +91,7 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
     yield picture(
         "correlation", "density against entropy, loss and frequency (Fig. 8)",
         "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
-        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval.",
+        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
         figures.correlation,
     )  # fmt: skip
 

@@ -257,9 +257,9 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
         axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else _power(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
-    if np.isfinite(found.rho):
-        axes.set_title(f"ρ = {found.rho:.2f} [{found.low:.2f}, {found.high:.2f}]", fontsize=5.5)
-    axes.text(0.97, 0.03, f"n = {found.n}", transform=axes.transAxes, ha="right", fontsize=5, color="0.3")
+    interval = f" [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.low) else ""
+    rho = f"ρ = {found.rho:.2f}{interval}, " if np.isfinite(found.rho) else ""
+    axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
 
 
 def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:

@@ -22,7 +22,7 @@ from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
 from jstrace.reports.results import Results, read_results
-from jstrace.show.text import printable
+from jstrace.show.text import printable, shown
 
 _DPI = 300
 Item = TypeVar("Item")
@@ -168,9 +168,6 @@ def _facts(run: Results) -> dict[str, Any]:
     }
 
 
-_SHOWN_TEXTS = {"text": "text", "next": "next_word", "top": "top_text"}
-
-
 def _examples(run: Results) -> dict[str, Any]:
     """The inputs that use least and most of the model."""
     case = run.plan.case(run.ablations[0])
@@ -179,7 +176,12 @@ def _examples(run: Results) -> dict[str, Any]:
     chosen = order if len(order) <= 2 * _EXAMPLES else np.concatenate([order[:_EXAMPLES], order[-_EXAMPLES:]])
     rows = run.valid.take(chosen).to_pylist()
     texts = [
-        {"density": f"{density[at]:.3f}"} | {name: row[column] or "" for name, column in _SHOWN_TEXTS.items()}
+        {
+            "density": f"{density[at]:.3f}",
+            "text": row["text"],
+            "next": row["next_word"] or "",
+            "top": shown(row["top_text"]),
+        }
         for at, row in zip(chosen, rows, strict=True)
     ]
     return {"label": run.label, "condition": case.name, "rows": texts}

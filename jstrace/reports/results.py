@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jstrace.method.conditions import ABLATIONS, Case, Plan, density_column
+from jstrace.method.conditions import ABLATIONS, Case, Plan
 from jstrace.models.errors import InputError
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
+from jstrace.runs.schema import density_column
 from jstrace.show.text import printable
 
 

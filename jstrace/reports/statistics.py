@@ -18,6 +18,8 @@ CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""
 CORE = 1e-3
 """The size of the core that the paper describes, 0.1% of all edges."""
+FEW = 10
+"""Inputs from which on a correlation has an interval; below, p is exact."""
 _RESAMPLES = 2000
 
 
@@ -80,13 +82,25 @@ class Correlation(NamedTuple):
 
 
 def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
-    """Spearman's rank correlation of the pairs in which both numbers are known."""
+    """Spearman's rank correlation of the pairs in which both numbers are known; of fewer than ``FEW`` no interval."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y, n = x[known], y[known], int(known.sum())
     if n < 3 or _constant(x) or _constant(y):
         return Correlation(np.nan, np.nan, np.nan, np.nan, n)
     found = stats.spearmanr(x, y)
+    if n < FEW:  # the usual p is that of many inputs, and resamples of a handful are mostly repeats of them
+        return Correlation(float(found.statistic), np.nan, np.nan, _exact_p(x, y), n)
     return Correlation(float(found.statistic), *_interval(x, y, seed), float(found.pvalue), n)
+
+
+def _exact_p(x: np.ndarray, y: np.ndarray) -> float:
+    """Two-sided p of Spearman's rho over all orders of the inputs."""
+    one, other = stats.rankdata(x), stats.rankdata(y)
+
+    def rho(values: np.ndarray, axis: int = -1) -> np.ndarray:
+        return stats.pearsonr(values, np.broadcast_to(other, values.shape), axis=axis).statistic
+
+    return float(stats.permutation_test((one,), rho, permutation_type="pairings", n_resamples=np.inf).pvalue)
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -1,6 +1,6 @@
 from .data import Data as Data
 from .data import read_data as read_data
+from .row import Row as Row
 from .runner import Progress as Progress
 from .runner import Summary as Summary
 from .runner import run as run
-from .wikitext import Row as Row

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jstrace.models.errors import InputError
 from jstrace.runs import wikitext
-from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT, Row
+from jstrace.runs.row import Row
+from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
 _READERS = (".tsv", ".jsonl", ".parquet", ".txt")
 _CORPUS_PARAGRAPHS = 20_000
@@ -78,13 +80,18 @@ def _file_rows(path: Path) -> tuple[Row, ...]:
     rows = tuple(_parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path))
     if not rows:
         raise InputError(f"{path}: no row holds any text")
+    if path.suffix == ".tsv" and all(row.next_word is None for row in rows):
+        message = f"{path}: no row has a tab and a next word after it, so surprisals and ranks will be missing"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     return rows
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     read = {".tsv": _tsv_row, ".jsonl": _json_row, ".txt": lambda _, line: Row(line)}[path.suffix]
     for number, line in enumerate(lines, 1):

@@ -66,7 +66,7 @@ def opened(
       config: from ``configuration``.
       facts: what the manifest says beside it.
       session: what the manifest says of this call, the same on every host.
-      names: of the parts.
+      names: of the tables.
 
     Returns:
       The parts in this host's folder.

@@ -14,7 +14,8 @@ from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
 from jstrace.models import FAMILIES, EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
-from jstrace.runs.wikitext import Row
+from jstrace.runs.row import Row
+from jstrace.runs.schema import density_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Call
     if whole.surprisal is not None and whole.rank is not None:
         found |= {"surprisal": float(whole.surprisal[-1]), "rank": int(whole.rank[-1])}
     densities = zip(plan.cases, entry.found.evaluations, strict=True)
-    return found | {case.density_column: e.density for case, e in densities if e.density is not None}
+    return found | {density_column(case.name): e.density for case, e in densities if e.density is not None}
 
 
 def _counts(plan: Plan, found: Outcome) -> list[int]:

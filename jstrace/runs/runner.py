@@ -15,18 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 import jstrace
-from jstrace.method.conditions import Ask, Plan
+from jstrace.method.conditions import Plan
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import InputError, Model
+from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.inputs import tokenised
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
 from jstrace.runs.data import Data
 from jstrace.runs.parts import Part
+from jstrace.runs.row import Row
 from jstrace.runs.rows import Entry
 from jstrace.runs.vocabulary import next_token, token_counts, token_fingerprint
-from jstrace.runs.wikitext import Row
 from jstrace.scale import hosts, machine, meshes
 
 _PART_CPU, _PART_ACCELERATOR = 16, 64
@@ -98,7 +99,7 @@ def run(
                 progress(finished + n, before, wanted)
 
         advance(0)
-        driver = Driver(loaded, plan.ask)
+        driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed))
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         for number, chunk in enumerate(chunks):
             entries = _computed(driver, {index: data.rows[index] for index in chunk}, advance)
@@ -207,6 +208,6 @@ def _invalid(folder: Path, names: Sequence[str], mark: str, wanted: int) -> np.n
     """Which inputs in this host's folder are invalid: bool ``[wanted]``."""
     found = np.zeros(wanted, bool)
     for part in parts.complete_parts(folder, names):
-        rows = parts.read_part(folder, "inputs", part, mark, ["input", "valid"]).to_pylist()
-        found[[row["input"] for row in rows if row["input"] < wanted and not row["valid"]]] = True
+        table = parts.read_part(folder, "inputs", part, mark, ["input", "valid"]).to_pylist()
+        found[[row["input"] for row in table if row["input"] < wanted and not row["valid"]]] = True
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 
 from jstrace.method.conditions import Plan
@@ -79,9 +81,14 @@ _INPUTS = pa.schema(
 )
 
 
+def density_column(name: str) -> str:
+    """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
+    return "density_" + re.sub(r"\W+", "_", name)
+
+
 def schemas(plan: Plan, *, save_strata: bool) -> dict[str, pa.Schema]:
     """The schema of each table of a run, in the order in which a part's files are written."""
-    densities = [(case.density_column, pa.float64()) for case in plan.cases if case.has_density]
+    densities = [(density_column(case.name), pa.float64()) for case in plan.cases if case.has_density]
     inputs = pa.schema([*_INPUTS, *map(pa.field, *zip(*densities, strict=True))])
     found = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
     return {name: found[name] for name in TABLES if name != "strata" or save_strata}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from jstrace.runs.wikitext import Row
+from jstrace.runs.row import Row
 
 
 @runtime_checkable

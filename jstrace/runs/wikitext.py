@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from jstrace.models.errors import InputError
+from jstrace.runs.row import Row
 
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-103": "wikitext-103-raw-v1"}
 """Corpora by name, with their configuration on the hub."""
 HUB_NAME = "Salesforce/wikitext"
 N_WORDS, COUNT = 40, 5000
 """The paper's passages."""
-
-
-class Row(NamedTuple):
-    """One input."""
-
-    text: str
-    next_word: str | None = None
 
 
 def paragraphs(name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from pathlib import Path
 
 import chex
@@ -14,9 +15,10 @@ import pytest
 
 import jstrace
 from jstrace.method import graph
-from jstrace.method.conditions import ABLATIONS
+from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.models import Decoder, EdgeTree, InputError, Model
-from jstrace.pipeline import masked, stages
+from jstrace.pipeline import Driver, Input, Invalid, masked, stages
+from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import TINY, tiny_params
@@ -193,7 +195,7 @@ def test_files_that_are_no_traces(tiny: Model, tokens: np.ndarray, tmp_path: Pat
 
 def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
     for inputs, message in (
-        ([], "no tokens"),
+        (np.asarray([], int), "no tokens"),
         ([[1, 2], []], "input 1: no tokens"),
         ([96, 97], "97 is outside"),
         ([-1], "-1 is outside"),
@@ -216,6 +218,64 @@ def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
     with pytest.raises(InputError, match="was made with model"):
         jstrace.evaluate(stranger, trace)
     assert jstrace.evaluate(stranger, dataclasses.replace(trace, model_fingerprint="")).valid
+
+
+def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:
+    """Sizes are fractions, so a float in the place of an index is refused rather than rounded."""
+    trace = jstrace.trace(tiny, tokens, sizes=SIZES)
+    chex.assert_trees_all_equal(trace.mask(size=0.1), trace.mask(2))
+    chex.assert_trees_all_equal(trace.mask(size=1.0), trace.mask(len(SIZES)))
+    assert trace.edges(size=0.05) == trace.edges(np.int64(1))
+    for arguments, message in (
+        (((0.1,), {}), r"for a size use mask\(size=0.1\)"),
+        (((1.0,), {}), "an index is an integer"),
+        (((), {"size": 0.2}), r"size = 0.2: not one of this trace's sizes \[0.01"),
+        (((), {}), "one of the two"),
+        (((2,), {"size": 0.1}), "one of the two"),
+        (((-1,), {}), "k = -1, expected 0 to 6"),
+    ):
+        for ask in (trace.mask, trace.edges):
+            with pytest.raises(InputError, match=message):
+                inspect.unwrap(ask)(trace, *arguments[0], **arguments[1])  # type: ignore[operator]
+    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 6 sizes from 0.01 to 0.9, importance 'l1')"
+
+
+def test_no_inputs_and_unknown_next_tokens(tiny: Model) -> None:
+    assert jstrace.trace(tiny, []) == jstrace.evaluate(tiny, []) == []
+    traces = jstrace.trace(tiny, [[1, 2], [3, 4, 5]], sizes=SIZES)
+    known, unknown = jstrace.evaluate(tiny, traces, next_token=[3, None])
+    assert known.rank is not None
+    assert unknown.rank is None
+    assert unknown.surprisal is None
+
+
+def test_traces_of_different_sizes_share_a_program(tiny: Model) -> None:
+    """As many sizes, one call; each result has its own sizes and density."""
+    given = [SIZES, tuple(size * 0.9 for size in SIZES), (0.5,)]
+    traces = [jstrace.trace(tiny, [1, 2, 3, 4], sizes=sizes) for sizes in given]
+    seen: list[tuple[int, int]] = []
+    results = jstrace.evaluate(tiny, traces, progress=lambda *numbers: seen.append(numbers))
+    assert seen == [(1, 3), (3, 3)]
+    for trace, result in zip(traces, results, strict=True):
+        alone = jstrace.evaluate(tiny, trace)
+        assert result.sizes == trace.sizes
+        assert result.density == pytest.approx(alone.density, abs=1e-5)
+
+
+def test_memory_errors_keep_no_arrays(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that does not fit is told of without the frames that held its batch."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
+
+    monkeypatch.setattr(masked, "evaluate_batch", fails)
+    case = Case(Source("l1"), Condition())
+    driver = Driver(tiny, Ask((case.source,), (case,), SIZES))
+    (batch,) = driver.batches({0: Input(np.arange(60, dtype=np.int32))})
+    assert isinstance(batch[0], Invalid)
+    error = batch[0].error
+    assert error is not None
+    assert (error.__traceback__, error.__context__, error.__cause__) == (None, None, None)
 
 
 def test_predictions_that_are_not_finite_are_said_to_be(tiny: Model, tokens: np.ndarray) -> None:

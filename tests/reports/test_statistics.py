@@ -110,6 +110,17 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
     assert [r["share_full_graph"] for r in levels] == [0.0] * 10 + [1.0] * 2
 
 
+def test_few_inputs_prove_little() -> None:
+    """Four inputs in reverse order are one of 24 orders: no p of zero, and no interval of a single point."""
+    x = np.arange(4.0)
+    found = statistics.spearman(x, -x)
+    assert found.rho == pytest.approx(-1)
+    assert found.p == pytest.approx(2 / 24)
+    assert np.isnan([found.low, found.high]).all()
+    assert statistics.spearman(np.arange(9.0), np.asarray([2.0, 1, 3, 5, 4, 7, 6, 9, 8])).p < 1e-3
+    assert np.isfinite(statistics.spearman(np.arange(10.0), np.arange(10.0) ** 2).low)
+
+
 def test_a_nucleus_must_stay_recovered() -> None:
     class Once(results.Results):
         sizes = np.asarray([0.1, 0.2, 0.3, 1.0])  # type: ignore[assignment]

@@ -30,6 +30,12 @@ def two_hosts_work(hf_llama: Callable[..., Path], tmp_path_factory: pytest.TempP
     return two_hosts.done(two_hosts.Work(model, data, folder / "shared", (folder / "own0", folder / "own1")))
 
 
+@pytest.fixture(scope="session")
+def two_hosts_again(two_hosts_work: two_hosts.Work) -> two_hosts.Work:
+    """The same runs by another pair of processes, for which nothing is left."""
+    return two_hosts.done(two_hosts_work, again=True)
+
+
 def test_two_hosts_give_the_numbers_of_one(two_hosts_work: two_hosts.Work) -> None:
     one = jstrace.load(str(two_hosts_work.model))
     traces = jstrace.trace(one, two_hosts.ROWS)
@@ -63,10 +69,13 @@ def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_two_hosts_write_their_own_parts(two_hosts_work: two_hosts.Work, tmp_path: Path, shared: bool) -> None:
+def test_two_hosts_write_their_own_parts(
+    two_hosts_work: two_hosts.Work, two_hosts_again: two_hosts.Work, tmp_path: Path, shared: bool
+) -> None:
     """Into one folder or each into its own; the same command goes on where nothing is left."""
     work = two_hosts_work
-    assert [told["shared" if shared else "own"] for told in work.told] == [[7, 0], [7, 0]]
+    for found, computed in ((work.told, 7), (two_hosts_again.told, 0)):
+        assert [told["shared" if shared else "own"] for told in found] == [computed] * 2
     outs = (work.shared,) if shared else work.own
     assert [len(list(out.glob("inputs/*.parquet"))) for out in outs] == ([4] if shared else [2, 2])
     alone = tmp_path / "alone"

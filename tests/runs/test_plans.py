@@ -21,6 +21,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.runs.data import Data, Row
 from jstrace.runs.rows import strata_of
+from jstrace.runs.schema import density_column
 from tests.conftest import TINY
 from tests.stand_ins import Letters
 
@@ -104,7 +105,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
             assert [r["agreement"] for r in found] == result.agreement.tolist()
             if case.has_density:
                 surprisal = result.surprisal[-1]
-                density = inputs[index][case.density_column]
+                density = inputs[index][density_column(case.name)]
                 assert density == pytest.approx(result.density, abs=1e-4)
         assert inputs[index]["surprisal"] == pytest.approx(surprisal, abs=1e-4)
         assert inputs[index]["top_token"] == result.full_tokens[0]

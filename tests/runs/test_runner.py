@@ -173,6 +173,25 @@ def test_memory_that_somebody_else_took(model: Model, tmp_path: Path, monkeypatc
     assert runs.run(model, data, tmp_path, SMALL) == runs.Summary(2, 0, 2)
 
 
+def test_memory_that_somebody_else_took_in_another_part(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run knows of memory outlives its parts: a part whose first call fails makes no input invalid."""
+    run_cases, calls = masked.evaluate_batch, [0]
+
+    def second_fails(*rest: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
+        return run_cases(*rest, **options)
+
+    monkeypatch.setattr(masked, "evaluate_batch", second_fails)
+    data = Data("d", (Row("abc"), Row("cab")), ())
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        runs.run(model, data, tmp_path, SMALL, part_inputs=1)
+    assert runs.run(model, data, tmp_path, SMALL, part_inputs=1) == runs.Summary(2, 0, 1)
+
+
 def test_a_model_is_loaded_when_the_folder_is_free(model: Model, tmp_path: Path) -> None:
     with run_folder.locked(tmp_path / "a"), pytest.raises(InputError, match="another run"):
         runs.run(lambda: pytest.fail("loaded"), DATA, tmp_path / "a", SMALL)

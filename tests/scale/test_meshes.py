@@ -18,6 +18,7 @@ from jstrace.method.conditions import ABLATIONS, BASELINES, Condition, Plan
 from jstrace.method.sizes import counts
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
+from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, hosts, meshes
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
@@ -76,7 +77,8 @@ def test_sizes_over_devices(family: str, data: int, model: int, options: dict[st
 def through(model: Model, plan: Plan, rows: dict[int, np.ndarray]) -> dict[int, Any]:
     """What the driver makes of inputs."""
     given = {index: Input(row, next_token=5) for index, row in rows.items()}
-    return {index: found for batch in Driver(model, plan.ask).batches(given) for index, found in batch.items()}
+    driver = Driver(model, Ask(plan.sources, plan.cases, plan.sizes))
+    return {index: found for batch in driver.batches(given) for index, found in batch.items()}
 
 
 @pytest.mark.parametrize(("data", "model", "count"), [(4, 2, 3), (2, 1, 2)])

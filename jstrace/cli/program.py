@@ -47,11 +47,12 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 def _message(error: Exception) -> str | None:
     """What to tell the user of an error that is no bug; None for any other."""
-    from jstrace.models import InputError
-    from jstrace.scale.memory import out_of_memory  # imports JAX, as whatever raised an InputError had to
+    from jstrace.models.errors import InputError
 
     if isinstance(error, InputError):
         return str(error)
+    from jstrace.scale.memory import out_of_memory  # imports JAX, which reports do without
+
     if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
     if isinstance(error, OSError):

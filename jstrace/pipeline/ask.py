@@ -1,0 +1,32 @@
+"""What a batch of inputs goes through."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jstrace.method.conditions import Case, Condition, Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What one batch of inputs goes through: traces from these sources, then these cases; static.
+
+    Without sources every input comes with its strata.
+    """
+
+    sources: tuple[Source, ...]
+    cases: tuple[Case, ...]
+    sizes: tuple[float, ...]
+    seed: int = 0
+    keep_scores: bool = False
+    """Whether the scores of the first source are fetched, too."""
+
+    @property
+    def importances(self) -> tuple[str, ...]:
+        """The different edge scores that the sources read."""
+        return tuple(dict.fromkeys(source.importance for source in self.sources))
+
+    @property
+    def numbered(self) -> tuple[tuple[int, Condition], ...]:
+        """Of each case the index of its strata, and its condition."""
+        return tuple((self.sources.index(case.source) if self.sources else 0, case.condition) for case in self.cases)

@@ -1,0 +1,60 @@
+"""What a model is called with, checked: nothing that would give an answer to another question passes without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jstrace.models.config import ModelConfig
+from jstrace.models.edges import EdgeTree
+from jstrace.models.errors import InputError
+
+
+def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
+    """Token ids of one input, int ``[T]``.
+
+    Raises:
+      InputError: another shape or kind, more tokens than learned positions, or, where they are known, ids outside the
+        vocabulary (under ``jax.jit`` they are not: see ``nan_unless_known``).
+    """
+    ids = jnp.asarray(tokens)
+    if ids.ndim != 1 or ids.size == 0:
+        raise InputError(f"tokens of shape {ids.shape}: expected those of one input, [T]; for [B, T] use jax.vmap")
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise InputError(f"tokens are {ids.dtype}, expected integers")
+    if config.learned_positions and ids.size > config.max_positions:
+        raise InputError(f"{ids.size} tokens, more than the {config.max_positions} positions of this model")
+    if not isinstance(ids, jax.core.Tracer):
+        outside = ids[(ids < 0) | (ids >= config.vocab_size)]
+        if outside.size:
+            raise InputError(f"token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
+    return ids
+
+
+def nan_unless_known(config: ModelConfig, tokens: jax.Array, logits: jax.Array) -> jax.Array:
+    """The logits, all NaN if a token id is outside the vocabulary: what a compiled program can say."""
+    if not isinstance(tokens, jax.core.Tracer):
+        return logits
+    return jnp.where(jnp.any((tokens < 0) | (tokens >= config.vocab_size)), jnp.nan, logits)
+
+
+def checked_mask(config: ModelConfig, n_tokens: int, mask: Any) -> EdgeTree:
+    """A mask of every edge of ``n_tokens`` tokens, bool or float.
+
+    Raises:
+      InputError: no ``EdgeTree``, arrays of other shapes, or integers, such as strata.
+    """
+    if not isinstance(mask, EdgeTree):
+        raise InputError(f"mask is {type(mask).__name__}, expected an EdgeTree")
+    rows, maps = (config.n_layers, n_tokens), (config.n_layers, config.n_heads, n_tokens, n_tokens)
+    arrays = {}
+    for (name, leaf), shape in zip(mask.items(), (rows, maps, rows, rows), strict=True):
+        array = jnp.asarray(leaf)
+        if array.shape != shape:
+            raise InputError(f"mask {name} has shape {array.shape}, expected {shape}; for several masks use jax.vmap")
+        if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.floating)):
+            raise InputError(f"mask {name} is {array.dtype}, expected bool or float; the mask of strata is strata <= k")
+        arrays[name] = array
+    return EdgeTree(**arrays)
