@@ -190,7 +190,7 @@ def test_old_names_still_import() -> None:
     code = (
         "import warnings\nwith warnings.catch_warnings(record=True) as seen:\n    warnings.simplefilter('always')\n"
         "    from jstrace.results import read_results\n    from jstrace.devices import mesh_of, start_distributed\n"
-        "    from jstrace.pipeline import Plan\n    from jstrace.tables import Entry, Part, strata_of\n"
+        "    from jstrace.pipeline import Plan\n    from jstrace.tables import Part, strata_of\n"
         "    from jstrace.model import Model, load\n    import jstrace.graph\n"
         "assert {w.category for w in seen} == {DeprecationWarning}\n"
         "assert jstrace.graph.n_edges and jstrace.graph.SIZES is jstrace.SIZES\n"

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import operator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ class Trace:
     seed: int = 0
     model_fingerprint: str = ""
 
-    def mask(self, k: int | None = None, *, size: float | None = None) -> EdgeTree:
+    def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
 
         Args:
@@ -64,7 +64,7 @@ class Trace:
         """The bool masks of all traces and of the full graph, on a leading axis of Z + 1, for ``jax.vmap``."""
         return jax.tree.map(lambda *masks: np.stack(masks), *(self.mask(k) for k in range(len(self.sizes) + 1)))
 
-    def edges(self, k: int | None = None, *, size: float | None = None) -> list[Edge]:
+    def edges(self, k: SupportsIndex | None = None, *, size: float | None = None) -> list[Edge]:
         """The edges of a trace, given as for ``mask``, highest score first."""
         return edges_where(self.mask(k, size=size), self.scores, self.strata)
 
@@ -105,7 +105,7 @@ class Trace:
         sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
         return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, importance {self.importance!r})"
 
-    def _index(self, k: int | None, size: float | None) -> int:
+    def _index(self, k: Any, size: float | None) -> int:
         if (k is None) == (size is None):
             raise InputError("expected an index k or a size, one of the two")
         if size is not None:
@@ -114,7 +114,7 @@ class Trace:
                 raise InputError(f"size = {size}: not one of this trace's sizes {[*self.sizes, 1.0]}")
             return found[-1]
         try:
-            index = operator.index(k)  # type: ignore[arg-type]
+            index = operator.index(k)
         except TypeError as error:
             raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
         if not 0 <= index <= len(self.sizes):

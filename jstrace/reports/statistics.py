@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -97,7 +97,7 @@ def _exact_p(x: np.ndarray, y: np.ndarray) -> float:
     """Two-sided p of Spearman's rho over all orders of the inputs."""
     one, other = stats.rankdata(x), stats.rankdata(y)
 
-    def rho(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    def rho(values: np.ndarray, axis: int = -1) -> Any:
         return stats.pearsonr(values, np.broadcast_to(other, values.shape), axis=axis).statistic
 
     return float(stats.permutation_test((one,), rho, permutation_type="pairings", n_resamples=np.inf).pvalue)

@@ -100,8 +100,9 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
     assert code == 0
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["one", "two two", "three"]
     assert "<svg" in (tmp_path / "a.svg").read_text()
-    code, _, _ = run("trace", "one", "--save", str(tmp_path / "a.npz"), "--plot", str(tmp_path / "a.png"))
+    code, _, err = run("trace", "one", "--save", str(tmp_path / "a.npz"), "--plot", str(tmp_path / "a.png"))
     assert code == 0
+    assert err == f"jstrace: wrote {tmp_path}/a.npz\njstrace: wrote {tmp_path}/a.png\n"
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert jstrace.Trace.load(tmp_path / "a.npz").n_edges == jstrace.trace(stub, "one").n_edges
 
@@ -112,7 +113,8 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
         (("trace",), "either a text or --file"),
         (("trace", "  "), "empty"),
         (("trace", "a", "--file", "b"), "either"),
-        (("trace", "--file", "/no/such/file"), "cannot be read"),
+        (("trace", "--file", "/no/such/file"), "/no/such/file: cannot be read (No such file or directory)"),
+        (("trace", "x", "--model", "gpt2"), "unknown model 'gpt2'; on the hub it may be openai-community/gpt2"),
         (("trace", "a", "--model", "no-such-model"), "unknown model"),
         (("info", "no-such-model"), "unknown model"),
         (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
@@ -140,6 +142,15 @@ def test_other_errors_are_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("jstrace.load", broken)
     with pytest.raises(ValueError, match="a bug"):
         run("trace", "a")
+
+
+def test_the_name_of_a_file_is_a_text(run: Run, stub: Model, tmp_path: Path) -> None:
+    """It is traced, as asked, with a hint."""
+    (tmp_path / "texts.txt").write_text("one")
+    code, out, err = run("trace", str(tmp_path / "texts.txt"), "--json")
+    assert (code, json.loads(out)["text"]) == (0, f"{tmp_path}/texts.txt")
+    name = f"{tmp_path}/texts.txt"
+    assert err == f"jstrace: {name} is a file; its name is traced here, its lines with --file {name}\n"
 
 
 def test_version(run: Run) -> None:
@@ -307,7 +318,7 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     ("words", "message"),
     [
         (("run", "--data", "rows.csv", "--out", "x"), "expected wikitext-2, wikitext-103 or a file"),
-        (("run", "--data", "/no/such.tsv", "--out", "x"), "cannot be read"),
+        (("run", "--data", "/no/such.tsv", "--out", "x"), "/no/such.tsv: cannot be read (No such file or directory)"),
         (("run", "--data", "a.tsv", "--out", "x", "--ablate", "mlp"), "ablate 'mlp': expected some of all"),
         (("run", "--data", "a.tsv", "--out", "x", "--baselines", "noise"), "baselines 'noise'"),
         (("run", "--data", "a.tsv", "--out", "x", "--importance", ","), "importance '': expected some of"),

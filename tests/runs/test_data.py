@@ -193,3 +193,13 @@ def test_next_tokens() -> None:
 def test_token_counts() -> None:
     counts = token_counts(Letters(), ["aab", "b"])
     assert (counts[0], counts[1], counts[2], counts.total()) == (2, 2, 0, 4)
+
+
+def test_a_table_without_next_words_is_told_of(tmp_path: Path) -> None:
+    """Spaces in the place of tabs would leave every surprisal out without a word."""
+    (tmp_path / "spaces.tsv").write_text("a text    word\nanother    word\n")
+    with pytest.warns(RuntimeWarning, match="no row has a tab and a next word"):
+        found = read_data(str(tmp_path / "spaces.tsv"))
+    assert [row.next_word for row in found.rows] == [None, None]
+    (tmp_path / "tabs.tsv").write_text("a text\tword\nanother\n")
+    assert [row.next_word for row in read_data(str(tmp_path / "tabs.tsv")).rows] == ["word", None]
