@@ -236,7 +236,7 @@ def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:
     ):
         with pytest.raises(InputError, match=message):
             inspect.unwrap(trace.mask)(trace, *arguments[0], **arguments[1])  # type: ignore[operator]
-    with pytest.raises(InputError, match="size = 0.2: not one"):
+    with pytest.raises(InputError, match=r"size = 0\.2: not one"):
         trace.edges(size=0.2)
     assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 6 sizes from 0.01 to 0.9, importance 'l1')"
 
