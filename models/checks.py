@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
@@ -19,7 +20,7 @@ def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
       InputError: another shape or kind, more tokens than learned positions, or, where they are known, ids outside the
         vocabulary (under ``jax.jit`` they are not: see ``nan_unless_known``).
     """
-    ids = jnp.asarray(tokens)
+    ids = tokens if isinstance(tokens, jax.Array) else _on_host(tokens)
     if ids.ndim != 1 or ids.size == 0:
         raise InputError(f"tokens of shape {ids.shape}: expected those of one input, [T]; for [B, T] use jax.vmap")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
@@ -30,7 +31,16 @@ def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
         outside = ids[(ids < 0) | (ids >= config.vocab_size)]
         if outside.size:
             raise InputError(f"token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
-    return ids
+    return jnp.asarray(ids)
+
+
+def _on_host(tokens: Any) -> np.ndarray:
+    """Token ids as numpy's, in which no number is narrowed before it is looked at."""
+    try:
+        found = np.asarray(tokens)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"tokens: expected a flat list of integers, got {type(tokens).__name__}") from error
+    return found if found.size else found.astype(np.int32)
 
 
 def nan_unless_known(config: ModelConfig, tokens: jax.Array, logits: jax.Array) -> jax.Array:
@@ -51,7 +61,10 @@ def checked_mask(config: ModelConfig, n_tokens: int, mask: Any) -> EdgeTree:
     rows, maps = (config.n_layers, n_tokens), (config.n_layers, config.n_heads, n_tokens, n_tokens)
     arrays = {}
     for (name, leaf), shape in zip(mask.items(), (rows, maps, rows, rows), strict=True):
-        array = jnp.asarray(leaf)
+        try:
+            array = jnp.asarray(leaf)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"mask {name} is {type(leaf).__name__}, expected an array of bool or float") from error
         if array.shape != shape:
             raise InputError(f"mask {name} has shape {array.shape}, expected {shape}; for several masks use jax.vmap")
         if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.floating)):

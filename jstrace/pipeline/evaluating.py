@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from jstrace.method.conditions import Case, Condition, Source, checked_ablation
-from jstrace.models import InputError, Model
+from jstrace.models import AnyArray, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
@@ -32,7 +32,7 @@ def evaluate(
     ablate: str = "all",
     pre_softmax: bool = False,
     inverse: bool = False,
-    next_token: int | Sequence[int | None] | None = None,
+    next_token: int | Sequence[int | None] | AnyArray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | list[Evaluation]:
     """Run every trace as a masked forward and measure how much of the prediction it keeps.
@@ -72,15 +72,17 @@ def evaluate(
     return ordered[0] if isinstance(traces, Trace) else ordered
 
 
-def _checked_next(model: Model, rows: list[Trace], next_token: int | Sequence[int | None] | None) -> list[int | None]:
+def _checked_next(model: Model, rows: list[Trace], next_token: Any) -> list[int | None]:
     if next_token is None:
         return [None] * len(rows)
-    given = list(next_token) if isinstance(next_token, Sequence | np.ndarray) else [next_token]
-    known = np.asarray([token for token in given if token is not None])
-    if len(given) != len(rows) or (known.size and not np.issubdtype(known.dtype, np.integer)):
+    several = isinstance(next_token, Sequence) or np.ndim(next_token) > 0
+    given: list[Any] = list(next_token) if several else [next_token]
+    known = [token for token in given if token is not None]
+    whole = all(np.ndim(token) == 0 and np.issubdtype(np.asarray(token).dtype, np.integer) for token in known)
+    if len(given) != len(rows) or not whole or isinstance(next_token, bytes | bytearray):
         raise InputError(f"next_token: expected {len(rows)} token ids, one for each trace, got {next_token!r}")
-    wrong = known[(known < 0) | (known >= model.config.vocab_size)]
-    if wrong.size:
+    wrong = [token for token in known if not 0 <= token < model.config.vocab_size]
+    if wrong:
         raise InputError(f"next_token {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
     return [None if token is None else int(token) for token in given]
 

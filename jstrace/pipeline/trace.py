@@ -109,10 +109,15 @@ class Trace:
         if (k is None) == (size is None):
             raise InputError("expected an index k or a size, one of the two")
         if size is not None:
-            found = [index for index, own in enumerate([*self.sizes, 1.0]) if math.isclose(own, size, rel_tol=1e-6)]
-            if not found:
-                raise InputError(f"size = {size}: not one of this trace's sizes {[*self.sizes, 1.0]}")
-            return found[-1]
+            known = [*self.sizes, 1.0]
+            try:
+                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
+                close = math.isclose(known[found], float(size), rel_tol=1e-6)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"size = {size!r}, expected a number") from error
+            if not close:
+                raise InputError(f"size = {size}: not one of this trace's sizes {known}")
+            return found
         try:
             index = operator.index(k)
         except TypeError as error:

@@ -24,11 +24,13 @@ def test_masks_that_are_none(tiny: Model, tokens: np.ndarray) -> None:
         (two, r"mask residual_attn has shape \(2, 3, 7\), expected \(3, 7\); for several masks use jax.vmap"),
         (dataclasses.replace(whole, attn=whole.attn[:, :1]), r"mask attn has shape \(3, 1, 7, 7\)"),
         (whole.mlp, "expected an EdgeTree"),
+        (dataclasses.replace(whole, mlp=None), "mask mlp is NoneType"),
     ):
         with pytest.raises(InputError, match=message):
             tiny(tokens, mask)
-        with pytest.raises(InputError, match=message):
-            jax.jit(lambda model, ids, mask: model(ids, mask))(tiny, tokens, mask)
+        if message != "mask mlp is NoneType":  # no leaf of a pytree
+            with pytest.raises(InputError, match=message):
+                jax.jit(lambda model, ids, mask: model(ids, mask))(tiny, tokens, mask)
 
 
 def test_tokens_that_are_none(tiny: Model) -> None:
@@ -37,10 +39,14 @@ def test_tokens_that_are_none(tiny: Model) -> None:
         ([1, -1], "token id -1 is outside"),
         ([[1, 2], [3, 4]], r"tokens of shape \(2, 2\): expected those of one input"),
         ([], "tokens of shape"),
-        ([0.5, 1.0], "tokens are float32, expected integers"),
+        ([0.5, 1.0], "tokens are float64, expected integers"),
+        ([1, 2**32 + 3], "token id 4294967299 is outside"),
     ):
         with pytest.raises(InputError, match=message):
             tiny(np.asarray(ids), ones(TINY, 2))
+    for odd in ("abc", [[1], [2, 3]], [2**70, 1], None):
+        with pytest.raises(InputError, match=r"tokens"):
+            tiny(odd, ones(TINY, 2))  # type: ignore[arg-type]
 
 
 def test_unknown_tokens_under_jit_are_marked(tiny: Model) -> None:

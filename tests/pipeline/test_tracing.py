@@ -248,6 +248,17 @@ def test_no_inputs_and_unknown_next_tokens(tiny: Model) -> None:
     assert known.rank is not None
     assert unknown.rank is None
     assert unknown.surprisal is None
+    (same,) = jstrace.evaluate(tiny, traces[:1], next_token=jnp.asarray([3]))
+    assert same.rank == pytest.approx(known.rank)
+    for wrong in ([5, True], [[5], [6]], ["a", 5]):
+        with pytest.raises(InputError, match="expected 2 token ids"):
+            inspect.unwrap(jstrace.evaluate)(tiny, traces, next_token=wrong)
+
+
+def test_sizes_that_are_nearly_the_same(tiny: Model) -> None:
+    trace = jstrace.trace(tiny, [1] * 20, sizes=(0.3, 0.9999995))
+    chex.assert_trees_all_equal(trace.mask(size=0.9999995), trace.mask(1))
+    chex.assert_trees_all_equal(trace.mask(size=1), trace.mask(2))
 
 
 def test_traces_of_different_sizes_share_a_program(tiny: Model) -> None:
