@@ -1,3 +1,4 @@
+from .checks import check_ids as check_ids
 from .config import ModelConfig as ModelConfig
 from .decoder import Clean as Clean
 from .decoder import Decoder as Decoder
@@ -7,6 +8,7 @@ from .decoder import masked_forward as masked_forward
 from .edges import FAMILIES as FAMILIES
 from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
+from .edges import edge_shapes as edge_shapes
 from .errors import InputError as InputError
 from .fingerprints import fingerprint as fingerprint
 from .model import Model as Model

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace.models.config import ModelConfig
-from jstrace.models.edges import EdgeTree
+from jstrace.models.edges import EdgeTree, edge_shapes
 from jstrace.models.errors import InputError
 
 
@@ -25,13 +25,22 @@ def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
         raise InputError(f"tokens of shape {ids.shape}: expected those of one input, [T]; for [B, T] use jax.vmap")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise InputError(f"tokens are {ids.dtype}, expected integers")
-    if config.learned_positions and ids.size > config.max_positions:
-        raise InputError(f"{ids.size} tokens, more than the {config.max_positions} positions of this model")
+    check_ids(config, ids)
+    return jnp.asarray(ids)
+
+
+def check_ids(config: ModelConfig, ids: jax.Array | np.ndarray, where: str = "") -> None:
+    """Refuse ids outside the vocabulary, where they are known, and more of them than learned positions.
+
+    Raises:
+      InputError: with the first such id or the number of tokens, after ``where``, which names the input.
+    """
     if not isinstance(ids, jax.core.Tracer):
         outside = ids[(ids < 0) | (ids >= config.vocab_size)]
         if outside.size:
-            raise InputError(f"token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
-    return jnp.asarray(ids)
+            raise InputError(f"{where}token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
+    if config.learned_positions and ids.size > config.max_positions:
+        raise InputError(f"{where}{ids.size} tokens, more than the {config.max_positions} positions of this model")
 
 
 def _on_host(tokens: Any) -> np.ndarray:
@@ -58,15 +67,16 @@ def checked_mask(config: ModelConfig, n_tokens: int, mask: Any) -> EdgeTree:
     """
     if not isinstance(mask, EdgeTree):
         raise InputError(f"mask is {type(mask).__name__}, expected an EdgeTree")
-    rows, maps = (config.n_layers, n_tokens), (config.n_layers, config.n_heads, n_tokens, n_tokens)
-    arrays = {}
-    for (name, leaf), shape in zip(mask.items(), (rows, maps, rows, rows), strict=True):
+    shapes, arrays = edge_shapes(config.n_layers, config.n_heads, n_tokens), {}
+    for name, leaf in mask.items():
         try:
             array = jnp.asarray(leaf)
         except (ValueError, TypeError) as error:
             raise InputError(f"mask {name} is {type(leaf).__name__}, expected an array of bool or float") from error
-        if array.shape != shape:
-            raise InputError(f"mask {name} has shape {array.shape}, expected {shape}; for several masks use jax.vmap")
+        if array.shape != shapes[name]:
+            raise InputError(
+                f"mask {name} has shape {array.shape}, expected {shapes[name]}; for several masks use jax.vmap"
+            )
         if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.floating)):
             raise InputError(f"mask {name} is {array.dtype}, expected bool or float; the mask of strata is strata <= k")
         arrays[name] = array

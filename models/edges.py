@@ -51,3 +51,9 @@ class EdgeTree:
 
 
 FAMILIES = tuple(field.name for field in dataclasses.fields(EdgeTree))
+
+
+def edge_shapes(n_layers: int, n_heads: int, n_tokens: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of one input's ``EdgeTree``, by family."""
+    rows = (n_layers, n_tokens)
+    return dict(zip(FAMILIES, (rows, (n_layers, n_heads, n_tokens, n_tokens), rows, rows), strict=True))

@@ -41,7 +41,7 @@ from jstrace.method.refinement import (
     straddling,
 )
 from jstrace.method.sizes import NO_EDGE, checked_sizes, counts
-from jstrace.models import EdgeTree, InputError, ModelConfig
+from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
 
 
 def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, frozen: Sequence[str] = ()) -> EdgeTree:
@@ -84,12 +84,10 @@ def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, fr
 
 
 def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
-    n_tokens = scores.residual_attn.shape[-1]
-    rows = (config.n_layers, n_tokens)
-    expected = (rows, (config.n_layers, config.n_heads, n_tokens, n_tokens), rows, rows)
-    for (name, leaf), shape in zip(scores.items(), expected, strict=True):
-        if leaf.shape != shape:
-            raise InputError(f"scores {name} have shape {leaf.shape}, expected {shape}")
+    expected = edge_shapes(config.n_layers, config.n_heads, scores.residual_attn.shape[-1])
+    for name, leaf in scores.items():
+        if leaf.shape != expected[name]:
+            raise InputError(f"scores {name} have shape {leaf.shape}, expected {expected[name]}")
 
 
 def extract_pooled(

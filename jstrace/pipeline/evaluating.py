@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from jstrace.method.conditions import Case, Condition, Source, checked_ablation
-from jstrace.models import AnyArray, InputError, Model
+from jstrace.models import AnyArray, InputError, Model, edge_shapes
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
@@ -56,9 +56,7 @@ def evaluate(
         _check_origin(model, row)
     given = {i: Input(row.tokens, true_next[i], (row.strata,), tuple(row.sizes)) for i, row in enumerate(rows)}
     results: dict[int, Evaluation] = {}
-    for n_sizes in sorted(
-        {len(row.sizes) for row in rows}
-    ):  # of which the program depends, not on the sizes themselves
+    for n_sizes in sorted({len(row.sizes) for row in rows}):  # programs depend on their number alone
         alike = {i: one for i, one in given.items() if len(rows[i].sizes) == n_sizes}
         ask = Ask((), (Case(Source("given"), condition),), tuple(rows[min(alike)].sizes))
         for batch in Driver(model, ask).batches(alike):
@@ -89,11 +87,13 @@ def _checked_next(model: Model, rows: list[Trace], next_token: Any) -> list[int 
 
 def _check_origin(model: Model, row: Trace) -> None:
     """Refuse traces of other models. A trace with an empty fingerprint may come from any model of the same shape."""
-    c, t = model.config, len(row.tokens)
-    rows, maps = (c.n_layers, t), (c.n_layers, c.n_heads, t, t)
-    for (name, leaf), expected in zip(row.strata.items(), (rows, maps, rows, rows), strict=True):
-        if leaf.shape != expected:
-            raise InputError(f"strata {name} have shape {leaf.shape}, this model's {expected}: another model's trace")
+    c = model.config
+    shapes = edge_shapes(c.n_layers, c.n_heads, len(row.tokens))
+    for name, leaf in row.strata.items():
+        if leaf.shape != shapes[name]:
+            raise InputError(
+                f"strata {name} have shape {leaf.shape}, this model's {shapes[name]}: another model's trace"
+            )
     if int(row.tokens.max()) >= c.vocab_size:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
     if row.model_fingerprint and row.model_fingerprint != model.fingerprint():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jstrace.models import InputError, Model
+from jstrace.models import InputError, Model, check_ids
 
 Tokens = str | Sequence[int] | np.ndarray
 """A text, or token ids."""
@@ -43,11 +43,5 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
         raise InputError(f"{where}no tokens: a trace needs at least one")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"{where}token ids must be a flat list of integers, got {ids.dtype} of shape {ids.shape}")
-    wrong = ids[(ids < 0) | (ids >= model.config.vocab_size)]
-    if wrong.size:
-        raise InputError(f"{where}token id {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
-    if model.config.learned_positions and ids.size > model.config.max_positions:
-        raise InputError(
-            f"{where}{ids.size} tokens, more than the {model.config.max_positions} positions of this model"
-        )
+    check_ids(model.config, ids, where)
     return ids.astype(np.int32)

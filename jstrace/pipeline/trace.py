@@ -17,7 +17,7 @@ from jstrace.method.composition import Composition, compose
 from jstrace.method.edges import Edge, edges_where
 from jstrace.method.sizes import NO_EDGE, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
-from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig
+from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig, edge_shapes
 from jstrace.pipeline import stages, store
 from jstrace.pipeline.padding import cropped, widened
 from jstrace.scale import batching
@@ -180,8 +180,7 @@ def _check(trace: Trace, path: Path) -> None:
     if trace.token_texts is not None and len(trace.token_texts) != t:
         raise InputError(f"{path}: {len(trace.token_texts)} texts for {t} tokens")
     checked_sizes(trace.sizes)
-    rows = (c.n_layers, t)
-    expected = dict(zip(FAMILIES, (rows, (c.n_layers, c.n_heads, t, t), rows, rows), strict=True))
+    expected = edge_shapes(c.n_layers, c.n_heads, t)
     for kind, dtype in (("scores", np.float32), ("strata", np.uint8)):
         for name, leaf in getattr(trace, kind).items():
             if leaf.shape != expected[name] or leaf.dtype != dtype:
