@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
-from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprint, n_params
+from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -51,9 +51,9 @@ def load(
 
 def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str) -> Checkpoint:
     """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
-    found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
-    if found != stored.fingerprint:
-        raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
+    found = fingerprints(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
+    if stored.fingerprint not in found:
+        raise InputError(f"{where}: its weights hash to {found.current}, expected {stored.fingerprint}; it is damaged")
     if checkpoint.params["embed"].dtype == dtype:
         return checkpoint
     return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))

@@ -10,7 +10,9 @@ from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
 from .edges import edge_shapes as edge_shapes
 from .errors import InputError as InputError
+from .fingerprints import Fingerprints as Fingerprints
 from .fingerprints import fingerprint as fingerprint
+from .fingerprints import fingerprints as fingerprints
 from .model import Model as Model
 from .model import Tokenizer as Tokenizer
 from .params import Params as Params

@@ -15,7 +15,7 @@ from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
-from jstrace.models.fingerprints import fingerprint
+from jstrace.models.fingerprints import Fingerprints, fingerprints
 from jstrace.models.sharding import mesh_of
 
 
@@ -37,11 +37,11 @@ class Tokenizer(Protocol):
 
 
 class _Memo:
-    """The fingerprint of the arrays last asked for; static for JAX, and equal to every other memo."""
+    """The fingerprints of the arrays last asked for; static for JAX, and equal to every other memo."""
 
     def __init__(self) -> None:
         self.leaves: list[weakref.ref[Array]] = []
-        self.fingerprint = ""
+        self.fingerprints = Fingerprints("")
 
     def holds(self, leaves: list[Array]) -> bool:
         """Whether the fingerprint is that of these very arrays."""
@@ -70,11 +70,15 @@ class Model(nnx.Module):
 
     def fingerprint(self) -> str:
         """A short hash of config, dtype and every weight, computed on first use."""
+        return self.fingerprints().current
+
+    def fingerprints(self) -> Fingerprints:
+        """The fingerprint with those of earlier versions: ``mark in model.fingerprints()`` for marks found on disk."""
         leaves = jax.tree.leaves(self.decoder)
         if not self._memo.holds(leaves):
-            self._memo.fingerprint = fingerprint(self.decoder)
+            self._memo.fingerprints = fingerprints(self.decoder)
             self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
-        return self._memo.fingerprint
+        return self._memo.fingerprints
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:

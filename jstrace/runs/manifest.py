@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def _check_manifest(found: dict[str, Any]) -> None:
 def mark_of(config: dict[str, Any]) -> str:
     """A short hash of a run's configuration, which all its files carry."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known_as(folder: Path, marks: Sequence[str]) -> str:
+    """The fingerprint to go on with: that in the folder, where an earlier version of jstrace gave it to this model.
+
+    Args:
+      folder: of the run.
+      marks: the model's fingerprint, and those of earlier versions.
+    """
+    there = read_manifest(folder)["config"]["model"] if (folder / MANIFEST).exists() else None
+    return next((mark for mark in marks if mark == there), marks[0])
 
 
 def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:

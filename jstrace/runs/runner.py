@@ -85,7 +85,7 @@ def run(
         if loaded.tokenizer is None:
             raise InputError("this model came without a tokenizer; a run needs one")
         counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
-        config |= {"model": loaded.fingerprint(), "tokens": token_fingerprint(counts)}
+        config |= {"model": manifest.known_as(folder, loaded.fingerprints().every), "tokens": token_fingerprint(counts)}
         facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
         facts["data"] |= {"corpus_tokens": counts.total()}
         hosts.check_agreed((config, wanted, part_inputs))
