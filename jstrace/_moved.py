@@ -57,7 +57,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
 }
 """Old module to the modules that hold its names today, below ``jstrace``."""
 
-_CHANGED = ("Entry", "between_models", "evaluate_batch", "score_batch")
+_CHANGED = ("Entry", "between_models", "evaluate_batch", "extract_padded", "random_scores", "score_batch")
 """Names that take other arguments than they did there: better an error that says so."""
 
 

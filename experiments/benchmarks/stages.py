@@ -56,7 +56,7 @@ class Batch:
     def compiled(self) -> dict[str, jax.stages.Compiled]:
         """The programs, compiled but not run; arrays may be shapes."""
         c, (n_rows, width) = self.decoder.config, self.tokens.shape
-        extract = stages.extract_pooled_batch.lower(
+        extract = stages.extract_program.lower(
             edges_like(c, n_rows, width, jnp.float32), self.cuts, self.lengths, parallel=c.parallel, frozen=()
         )
         strata = (edges_like(c, n_rows, width, jnp.uint8),)

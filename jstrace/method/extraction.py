@@ -1,10 +1,9 @@
 """Greedy best-first extraction on the device, all sizes at once, without a heap (section 3 of the method).
 
-One backward pass gives every edge the key at which best-first search takes it: ``key(e) = min(priority(e),
-b(target))``, ``b(node) = max`` of the keys of the edges leaving it. Edges of equal key form a group; where a cut falls
-inside a group, the same pass runs within it, on the edges and nodes that the group discovered, until no cut straddles
-a group. Groups at cuts are small, so they are refined in a compact buffer; where they are not (many equal or random
-scores), the same refinement runs on the whole graph.
+One backward pass gives every edge the key at which best-first search takes it (``relaxation``). Edges of equal key
+form a group; where a cut falls inside a group, the same pass runs within it, on the edges and nodes that the group
+discovered, until no cut straddles a group. Groups at cuts are small, so they are refined in a compact buffer; where
+they are not (many equal or random scores), the same refinement runs on the whole graph.
 """
 
 from __future__ import annotations
@@ -16,71 +15,67 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jstrace.method import graph, indexing
+from jstrace.method import sizes as sizes_of
 from jstrace.method.conditions import checked_frozen
-from jstrace.method.first_pass import (
-    FirstPass,
-    count,
-    divide,
-    find_falls,
-    priorities,
-)
+from jstrace.method.first_pass import FirstPass, divide, find_falls, priorities, ranked
 from jstrace.method.refinement import (
-    TOP,
     Cuts,
     Pool,
-    Relaxed,
     make_pool,
     refine,
-    relax_list,
     select_for,
     select_sorted,
     split,
     straddling,
 )
-from jstrace.method.sizes import NO_EDGE, checked_sizes, counts
-from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
+from jstrace.method.relaxation import Relaxed, output_bounds, relax_list, relax_tree
+from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
+from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig, edge_shapes
 
 
-def extract(scores: EdgeTree, sizes: Sequence[float], *, config: ModelConfig, frozen: Sequence[str] = ()) -> EdgeTree:
+def extract(
+    scores: EdgeTree,
+    sizes: Sequence[float] = SIZES,
+    *,
+    config: ModelConfig,
+    length: int | Int[Array, ""] | None = None,
+    counts: Int[AnyArray, "Z"] | None = None,
+    frozen: Sequence[str] = (),
+) -> EdgeTree:
     """Strata of one input: for every edge the index of the smallest trace that holds it.
 
-    A pure function that works under ``jax.jit`` and ``jax.vmap``; there E is taken from ``config`` and the number of
-    tokens, while concrete scores may mark further slots as no edges, and E is counted.
+    A pure function, the same under ``jax.jit`` and ``jax.vmap``. Which slots are edges follows from the config and the
+    number of tokens; of every edge any finite score will do, and what stands in the other slots is not read.
 
     Args:
-      scores: float32 ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``, ``[L,T]``; a negative score marks a slot that is no edge.
-      sizes: fractions of E, strictly increasing; trace k holds ``floor(sizes[k] * E)`` edges.
+      scores: float32 ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``, ``[L,T]``; the larger, the earlier.
+      sizes: fractions of the number of edges E, strictly increasing; trace k holds ``floor(sizes[k] * E)`` edges.
       config: the model's config.
+      length: number of true tokens, where those from there on are padding; all T by default.
+      counts: edges of each trace, increasing, instead of sizes; needed where ``length`` is not known before the call.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
 
     Returns:
-      uint8 strata: k, or Z for edges in no trace, or 255 for slots that are no edge; ``strata <= k`` is mask k.
+      uint8 strata: k, or Z for edges in no trace, or 255 for slots that are no edge; ``strata <= k`` is mask k. Under
+      ``jax.jit``, where values are not known, scores that are not finite give 255 everywhere.
 
     Raises:
-      InputError: sizes or component names that make no sense, or NaN among concrete scores.
+      InputError: sizes, counts or component names that make no sense, scores of another shape, or not finite.
     """
-    sizes = checked_sizes(sizes)
     scores = jax.tree.map(jnp.asarray, scores)
     n_tokens = scores.residual_attn.shape[-1]
-    edges = graph.n_edges(config, n_tokens)
-    graph.check_slots(config, n_tokens)
     _check_shapes(scores, config)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(scores)):
-        if any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(scores)):
-            raise InputError("scores hold NaN")
-        if config.parallel and bool(jnp.any(scores.residual_mlp >= 0)):
-            raise InputError("scores: residual_mlp is no edge of parallel blocks; its scores must be negative")
-        edges = int(_count_reachable(scores, parallel=config.parallel))
-    return _extract(
-        scores,
-        jnp.asarray(counts(sizes, edges)),
-        n_tokens,
-        parallel=config.parallel,
-        frozen=checked_frozen(frozen),
-    )
+    graph.check_slots(config, n_tokens)
+    true = n_tokens if length is None else length
+    cuts = _cuts(sizes, counts, config, true, n_tokens)
+    strata, finite = _extract(scores, cuts, true, config=config, frozen=checked_frozen(frozen))
+    if not isinstance(finite, jax.core.Tracer) and not finite:
+        raise InputError("scores hold NaN or infinities at edges; every edge needs a finite score")
+    return strata
 
 
 def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
@@ -90,22 +85,84 @@ def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
             raise InputError(f"scores {name} have shape {leaf.shape}, expected {expected[name]}")
 
 
-def extract_pooled(
+def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:
+    """Edges of each trace."""
+    known = not isinstance(length, jax.core.Tracer)
+    if known and not 1 <= int(length) <= n_tokens:
+        raise InputError(f"length = {length}, expected 1 to {n_tokens}")
+    if counts is None:
+        if not known:
+            raise InputError("the length is not known before the call: give counts of edges rather than sizes")
+        return sizes_of.counts(checked_sizes(sizes), graph.n_edges(config, int(length)))
+    if np.ndim(counts) != 1 or not 1 <= len(counts) <= sizes_of.MAX_SIZES:
+        raise InputError(f"counts of shape {np.shape(counts)}, expected 1 to {sizes_of.MAX_SIZES} numbers of edges")
+    if not jnp.issubdtype(jnp.asarray(counts).dtype, jnp.integer):
+        raise InputError(f"counts are {jnp.asarray(counts).dtype}, expected integers")
+    if not isinstance(counts, jax.core.Tracer) and (np.min(counts) < 0 or np.any(np.diff(counts) < 0)):
+        raise InputError("counts must not be negative, nor decrease")
+    return jnp.asarray(counts, jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "frozen"))
+def _extract(
+    scores: EdgeTree, cuts: Int[AnyArray, "Z"], length: Any, *, config: ModelConfig, frozen: tuple[str, ...]
+) -> tuple[EdgeTree, Bool[Array, ""]]:
+    """Strata, 255 everywhere unless the scores of all edges are finite, and whether they are."""
+    slots = graph.edge_slots(config, scores.mlp.shape[-1], length)
+    finite = jnp.stack(
+        [
+            jnp.all(jnp.isfinite(score) | ~slot)
+            for (_, score), (_, slot) in zip(scores.items(), slots.items(), strict=True)
+        ]
+    ).all()
+    marked = jax.tree.map(lambda score, slot: jnp.where(slot, score.astype(jnp.float32), jnp.nan), scores, slots)
+    marked = ranked(marked) if frozen else marked
+    step = functools.partial(extract_padded, parallel=config.parallel, frozen=frozen)
+    strata, complete = step(marked, cuts, length)
+
+    def whole(_: EdgeTree, scores: EdgeTree, cuts: Array, length: Array) -> EdgeTree:
+        return step(scores, cuts, length, whole=True)[0]
+
+    strata = _when(~complete, whole, strata, marked, jnp.asarray(cuts), jnp.asarray(length))
+    return jax.tree.map(lambda stratum: jnp.where(finite, stratum, NO_EDGE).astype(jnp.uint8), strata), finite
+
+
+def extract_padded(
     scores: EdgeTree,
-    counts: Int[Array, "Z"],
+    counts: Int[AnyArray, "Z"],
     length: Int[Array, ""] | int,
     *,
     parallel: bool,
     frozen: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata of one input of which only the first ``length`` tokens are true; ``counts`` are edges per trace.
 
-    Padded slots carry negative scores. Where a size repeats or is empty, the first trace that holds an edge counts.
-    ``parallel`` says whether a layer is one level of nodes or two.
+    Where a size repeats or is empty, the first trace that holds an edge counts.
+
+    Args:
+      scores: float32; NaN in slots that are no edge, and with ``frozen`` not negative.
+      counts: edges of each trace.
+      length: number of true tokens.
+      parallel: whether a layer is one level of nodes or two.
+      frozen: components that rank before all others.
+      whole: refine groups of any size, on arrays of all edges: the slow way, with some 60 bytes a slot.
 
     Returns:
-      The strata, and whether they are right: the edges of groups at cuts may be too many for the pool.
+      The strata, and whether they are right: without ``whole`` the edges of groups at cuts may be too many for a pool.
     """
+    way = _on_all_edges if whole else _in_a_pool
+    return way(scores, counts, length, parallel=parallel, frozen=frozen)
+
+
+def _in_a_pool(
+    scores: EdgeTree,
+    counts: Int[AnyArray, "Z"],
+    length: Int[Array, ""] | int,
+    *,
+    parallel: bool,
+    frozen: tuple[str, ...],
+) -> tuple[EdgeTree, Bool[Array, ""]]:
     first = FirstPass.of(scores, length, parallel=parallel, frozen=frozen)
     cuts = _opened(counts)
     fall = find_falls(first, cuts.need)
@@ -113,42 +170,34 @@ def extract_pooled(
     capacity = pool_capacity(n_slots)
     strata, index, found = divide(first, cuts, fall, capacity)
     complete = found <= capacity
-    sources, targets = indexing.endpoints(index, scores, parallel=parallel)
+    ends = indexing.endpoints(index, scores, parallel=parallel)
     nodes = first.nodes(parallel=parallel)
     rank = indexing.joined(priorities(indexing.picked(scores, index), frozen), index, scores)
-    target = nodes.at[targets].get(mode="clip")
+    source, target = (nodes.at[end].get(mode="clip") for end in ends)
     key = jnp.minimum(rank, target)
-    opens = key == nodes.at[sources].get(mode="clip")
     valid = index < n_slots
-    small = make_pool(
-        rank,
-        key < target,
-        opens,
-        indexing.joined(indexing.picked(strata, index), index, scores).astype(jnp.int32),
-        valid,
-    )
+    stratum = indexing.joined(indexing.picked(strata, index), index, scores).astype(jnp.int32)
     fresh = straddling(cuts, fall)
     refined = refine(
-        small,
+        make_pool(rank, key < target, key == source, stratum, valid),
         dataclasses.replace(fresh, open=fresh.open & complete),
-        lambda pool: relax_list(pool, sources, targets, nodes.shape[0]),
+        lambda pool: relax_list(pool.rank, pool.seed, pool.opens, ends, nodes.shape[0]),
         select_for(capacity, counts.shape[0]),
     )
     return indexing.replaced(strata, index, refined, valid), complete
 
 
-def extract_whole(
+def _on_all_edges(
     scores: EdgeTree,
-    counts: Int[Array, "Z"],
+    counts: Int[AnyArray, "Z"],
     length: Int[Array, ""] | int,
     *,
     parallel: bool,
-    frozen: tuple[str, ...] = (),
-) -> EdgeTree:
-    """The same for groups of any size, on arrays of all edges: the slow way, with some 60 bytes a slot."""
+    frozen: tuple[str, ...],
+) -> tuple[EdgeTree, Bool[Array, ""]]:
     priority = priorities(scores, frozen)
-    available = _into_output(priority, length, parallel=parallel)
-    first = relax_tree(priority, available, jax.tree.map(lambda p: p > 0, priority), parallel=parallel)
+    n_tokens = scores.mlp.shape[-1]
+    first = relax_tree(priority, output_bounds(n_tokens, length), parallel=parallel)
     n_sizes, key, cuts = counts.shape[0], indexing.flat(first.key), _opened(counts)
     everyone = jnp.zeros(key.shape, jnp.int32)
     fall = select_sorted(key, everyone, cuts, span=2**32)
@@ -157,41 +206,18 @@ def extract_whole(
     flat_priority, seed, opens = indexing.flat(priority), indexing.flat(first.seed), indexing.flat(first.opens)
 
     def relax_whole(pool: Pool) -> Relaxed[Array]:
-        trees = (indexing.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
-        result = relax_tree(*trees, parallel=parallel)
+        rank, free, counted = (indexing.unflat(part, priority) for part in (pool.rank, pool.seed, pool.opens))
+        nothing = jnp.zeros(n_tokens, jnp.uint32)
+        result = relax_tree(rank, nothing, parallel=parallel, free=free, counted=counted)
         return Relaxed(indexing.flat(result.key), indexing.flat(result.seed), indexing.flat(result.opens))
 
     pool = make_pool(flat_priority, seed, opens, stratum, pending)
     stratum = refine(pool, fresh, relax_whole, select_for(key.shape[0], n_sizes))
-    return indexing.unflat(jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8), priority)
+    strata = indexing.unflat(jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8), priority)
+    return strata, jnp.ones((), bool)
 
 
-def extract_padded(
-    scores: EdgeTree,
-    counts: Int[Array, "Z"],
-    length: Int[Array, ""] | int,
-    *,
-    parallel: bool,
-    frozen: tuple[str, ...] = (),
-) -> EdgeTree:
-    """``extract_pooled``, and ``extract_whole`` where that is not complete, in one program."""
-    strata, complete = extract_pooled(scores, counts, length, parallel=parallel, frozen=frozen)
-
-    def whole(_: EdgeTree, scores: EdgeTree, counts: Array, length: Array) -> EdgeTree:
-        return extract_whole(scores, counts, length, parallel=parallel, frozen=frozen)
-
-    return _when(~complete, whole, strata, scores, counts, jnp.asarray(length))
-
-
-_extract = jax.jit(extract_padded, static_argnames=("parallel", "frozen"))
-
-
-@functools.partial(jax.jit, static_argnames="parallel")
-def _count_reachable(scores: EdgeTree, *, parallel: bool) -> Int[Array, ""]:
-    return count(FirstPass.of(scores, scores.mlp.shape[-1], parallel=parallel, frozen=()))
-
-
-def _opened(counts: Int[Array, "Z"]) -> Cuts:
+def _opened(counts: Int[AnyArray, "Z"]) -> Cuts:
     """All cuts in one group, that of all edges."""
     n_sizes = counts.shape[0]
     return Cuts(jnp.zeros(n_sizes, jnp.int32), counts.astype(jnp.int32), jnp.ones(n_sizes, bool))
@@ -200,49 +226,6 @@ def _opened(counts: Int[Array, "Z"]) -> Cuts:
 def pool_capacity(n_slots: int) -> int:
     """Edges that the compact buffer holds, for a graph of ``n_slots`` slots."""
     return min(n_slots, max(2048, n_slots // 128))
-
-
-def _into_output(edges: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool) -> EdgeTree:
-    """True at the edges into the output node: the last token's on the last level."""
-    n_layers, n_tokens = edges.mlp.shape
-    last = jnp.zeros((n_layers, n_tokens), bool).at[-1, length - 1].set(True)
-    attn = jnp.broadcast_to(last[:, None, :, None] & parallel, edges.attn.shape)
-    return EdgeTree(last & parallel, attn, last, last)
-
-
-def relax_tree(priority: EdgeTree, available: EdgeTree, counted: EdgeTree, *, parallel: bool) -> Relaxed[EdgeTree]:
-    """Keys of all edges, in one pass from the last level to the first.
-
-    ``available`` edges need no discovered target; only ``counted`` edges discover their source.
-    """
-
-    def step(above: Array, inputs: tuple[EdgeTree, EdgeTree, EdgeTree]) -> tuple[Array, Relaxed[EdgeTree]]:
-        p, free, counts = inputs
-
-        def key(name: str, target: Array) -> tuple[Array, Array]:
-            bound = jnp.where(getattr(free, name), TOP, target)
-            return jnp.minimum(getattr(p, name), bound), bound
-
-        def reach(name: str, keys: Array) -> Array:
-            return jnp.where(getattr(counts, name), keys, 0)
-
-        (residual_mlp, bound_rm), (mlp, bound_m) = key("residual_mlp", above), key("mlp", above)
-        middle = jnp.maximum(reach("residual_mlp", residual_mlp), reach("mlp", mlp))
-        # With parallel blocks all edges of a layer enter the same node; the MLP's leave from where attention's do.
-        node = above if parallel else middle
-        (residual_attn, bound_ra), (attn, bound_a) = key("residual_attn", node), key("attn", node[:, None])
-        below = jnp.maximum(reach("residual_attn", residual_attn), jnp.max(reach("attn", attn), axis=(0, 1)))
-        below, middle = (jnp.maximum(below, middle),) * 2 if parallel else (below, middle)
-        keys = EdgeTree(residual_attn, attn, residual_mlp, mlp)
-        bounds = EdgeTree(bound_ra, bound_a, bound_rm, bound_m)
-        sources = EdgeTree(below, below, middle, middle)
-        seeds = jax.tree.map(jnp.less, keys, bounds)
-        opens = jax.tree.map(lambda c, k, b: c & (k == b), counts, keys, sources)
-        return below, Relaxed(keys, seeds, opens)
-
-    n_tokens = priority.mlp.shape[-1]
-    start = jnp.zeros(n_tokens, jnp.uint32)
-    return jax.lax.scan(step, start, (priority, available, counted), reverse=True)[1]
 
 
 def _when(condition: Bool[Array, ""], function: Callable[..., EdgeTree], value: EdgeTree, *operands: Any) -> EdgeTree:

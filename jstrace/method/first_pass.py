@@ -17,33 +17,55 @@ from jaxtyping import Array, Int, UInt32
 
 from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_FAMILIES
-from jstrace.method.refinement import TOP, Cuts, Fall, nothing_needed, split, straddling
+from jstrace.method.refinement import Cuts, Fall, nothing_needed, split, straddling
+from jstrace.method.relaxation import output_bounds, relax_layer
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 
-_FROZEN_BIT = np.uint32(1 << 31)
+_HIGH_BIT = np.uint32(1 << 31)
+_LEAST_NORMAL = np.uint32(1 << 23)
 
 _HALF = 1 << 16
 """Keys are looked up by their upper and lower 16 bits in turn."""
 
 
 def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
-    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for no edge.
+    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for NaN, which is no edge.
 
-    The bits of non-negative floats are ordered as the floats are.
+    With frozen components one bit less is left for the scores, so they must not be negative (``ranked`` makes them so).
     """
-    raised = _raised(frozen)
-    return EdgeTree(**{family: _priority(score, family in raised) for family, score in scores.items()})
+    if not frozen:
+        return jax.tree.map(lambda score: jnp.where(jnp.isnan(score), 0, _ordered(score)), scores)
+    raised = {family for name in frozen for family in FROZEN_FAMILIES[name]}
+    return EdgeTree(**{family: _raised(score, family in raised) for family, score in scores.items()})
 
 
-def _raised(frozen: tuple[str, ...]) -> set[str]:
-    return {family for name in frozen for family in FROZEN_FAMILIES[name]}
+def _ordered(score: Array) -> UInt32[Array, "*N"]:
+    """The bits of floats, turned so that they are ordered as the floats are, both zeros being one."""
+    score = jnp.where(score == 0, 0.0, score.astype(jnp.float32))
+    bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | _HIGH_BIT)
 
 
-def _priority(score: Array, raised: bool) -> UInt32[Array, "*N"]:
-    score = score.astype(jnp.float32)
-    bits = jax.lax.bitcast_convert_type(jnp.abs(score), jnp.uint32) + 1
-    return jnp.where(score < 0, 0, bits | _FROZEN_BIT if raised else bits)
+def _raised(score: Array, frozen: bool) -> UInt32[Array, "*N"]:
+    """The bits of floats that are not negative, which are ordered as the floats are."""
+    bits = jax.lax.bitcast_convert_type(jnp.abs(score.astype(jnp.float32)), jnp.uint32) + 1
+    return jnp.where(jnp.isnan(score), 0, bits | _HIGH_BIT if frozen else bits)
+
+
+def ranked(scores: EdgeTree) -> EdgeTree:
+    """Positive floats in the place of any: of the same order, equal where those are; NaN, which is no edge, stays.
+
+    Ranks are read as the bits of floats, from the least that is normal: ordered as integers are, and none is rounded.
+    """
+    values = jax.tree.map(_ordered, scores)
+    order = jnp.sort(indexing.flat(values))
+
+    def one(value: Array, score: Array) -> Array:
+        rank = jnp.searchsorted(order, value.ravel()).astype(jnp.uint32).reshape(value.shape)
+        return jnp.where(jnp.isnan(score), jnp.nan, jax.lax.bitcast_convert_type(rank + _LEAST_NORMAL, jnp.float32))
+
+    return jax.tree.map(one, values, scores)
 
 
 @jax.tree_util.register_dataclass
@@ -64,17 +86,11 @@ class FirstPass:
     def of(scores: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool, frozen: tuple[str, ...]) -> FirstPass:
         """One pass from the output, whose bound is above all keys, to level 0."""
 
-        def step(above: Array, layer: EdgeTree) -> tuple[Array, tuple[Array, Array, Array]]:
-            p = priorities(layer, frozen)
-            middle = jnp.maximum(jnp.minimum(p.residual_mlp, above), jnp.minimum(p.mlp, above))
-            node = above if parallel else middle
-            attn = jnp.max(jnp.minimum(p.attn, node[:, None]), axis=(0, 1))
-            below = jnp.maximum(jnp.minimum(p.residual_attn, node), attn)
-            if parallel:  # the MLP's edges leave from where attention's do
-                below = jnp.maximum(below, middle)
-            return below, (below, node, above)
+        def step(above: Array, scores: EdgeTree) -> tuple[Array, tuple[Array, Array, Array]]:
+            layer = relax_layer(priorities(scores, frozen), above, parallel=parallel)
+            return layer.below, (layer.below, layer.middle, above)
 
-        output = jnp.zeros(scores.mlp.shape[-1], jnp.uint32).at[length - 1].set(TOP)
+        output = output_bounds(scores.mlp.shape[-1], length)
         _, (below, middle, above) = jax.lax.scan(step, output, scores, reverse=True)
         return FirstPass(scores, below, middle, above, frozen)
 
@@ -92,18 +108,13 @@ class FirstPass:
             )
             return step(carry, layer, indexing.flat(keys))
 
-        layers = jnp.arange(self.scores.mlp.shape[0])
+        layers = jnp.arange(self.scores.mlp.shape[0], dtype=jnp.int32)
         return jax.lax.scan(body, start, (layers, self.scores, self.middle, self.above))
 
     def nodes(self, *, parallel: bool) -> UInt32[Array, "N"]:
         """The bounds by number of node, as ``indexing.endpoints`` counts them."""
         levels = self.below if parallel else jnp.stack([self.below, self.middle], axis=1).reshape(-1)
         return jnp.concatenate([levels.ravel(), self.above[-1]])
-
-
-def count(first: FirstPass) -> Int[Array, ""]:
-    """Edges from which the output can be reached."""
-    return first.sweep(lambda total, _, key: (total + jnp.sum(key > 0, dtype=jnp.int32), None), jnp.int32(0))[0]
 
 
 def find_falls(first: FirstPass, need: Int[Array, "Z"]) -> Fall:

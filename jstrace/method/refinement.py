@@ -5,32 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
+from jstrace.method.relaxation import TOP, Relaxed
 from jstrace.method.sizes import NO_EDGE
-
-TOP = np.uint32(0xFFFFFFFF)
-"""A key above that of every edge."""
-
-Values = TypeVar("Values")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Relaxed(Generic[Values]):
-    """The result of one pass over edges, as an ``EdgeTree`` or as flat arrays."""
-
-    key: Values
-    """uint32: the level of priority at which the search takes the edge; 0 is never."""
-    seed: Values
-    """bool: the edge was available before the search fell to its key."""
-    opens: Values
-    """bool: the edge's source is discovered at its key."""
 
 
 @jax.tree_util.register_dataclass
@@ -170,21 +151,3 @@ def refine(pool: Pool, cuts: Cuts, relax: Relax, select: Select) -> Int[Array, "
         return _with_first_raised(Pool(rank, found.seed & pending, found.opens & pending, stratum)), fresh
 
     return jax.lax.while_loop(lambda state: jnp.any(state[1].open), body, (pool, cuts))[0].stratum
-
-
-def relax_list(pool: Pool, sources: Array, targets: Array, n_nodes: int) -> Relaxed[Array]:
-    """``extraction.relax_tree`` for edges in a list: repeated until nothing changes, at most once a level."""
-
-    def keys(node: Array) -> tuple[Array, Array]:
-        bound = jnp.where(pool.seed, TOP, node.at[targets].get(mode="fill", fill_value=0))
-        return jnp.minimum(pool.rank, bound), bound
-
-    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        node, _ = state
-        fresh = jnp.zeros_like(node).at[sources].max(jnp.where(pool.opens, keys(node)[0], 0), mode="drop")
-        return fresh, jnp.any(fresh != node)
-
-    start = (jnp.zeros(n_nodes, jnp.uint32), jnp.ones((), bool))
-    node, _ = jax.lax.while_loop(lambda state: state[1], body, start)
-    key, bound = keys(node)
-    return Relaxed(key, key < bound, pool.opens & (key == node.at[sources].get(mode="fill", fill_value=0)))

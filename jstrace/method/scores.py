@@ -119,14 +119,14 @@ def edge_scores(
     importance: str,
     seed: Int[Array, ""] | int,
 ) -> EdgeTree:
-    """Scores of every edge, float32; -1 in slots that are no edge.
+    """Scores of every edge, float32; NaN in slots that are no edge.
 
     Args:
       model: the decoder.
       tokens: token ids; those from ``length`` on are padding.
       length: number of true tokens.
       importance: one of ``IMPORTANCES``; static.
-      seed: of the random scores; the others do not read it.
+      seed: of the random scores, which the tokens go into, too; the others do not read it.
     """
     (found,) = several_scores(model, tokens, length, importances=(importance,), seed=seed)
     return found
@@ -151,9 +151,9 @@ def several_scores(
             one = EdgeTree(**{name: family[index] for name, family in magnitudes.items()})
             values[kind] = normalised(one, parallel=model.config.parallel) if kind in _NORMALISED else one
     if "random" in importances:
-        values["random"] = random_scores(slots, seed)
+        values["random"] = random_scores(slots, input_key(seed, tokens, length))
     return tuple(
-        jax.tree.map(lambda value, slot: jnp.where(slot, value, -1.0), values[kind], slots) for kind in importances
+        jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), values[kind], slots) for kind in importances
     )
 
 
@@ -178,9 +178,20 @@ def normalised(magnitudes: EdgeTree, *, parallel: bool) -> EdgeTree:
     )
 
 
-def random_scores(slots: EdgeTree, seed: Int[Array, ""] | int) -> EdgeTree:
-    """Uniform scores in [0, 1), each from the seed and its edge's own coordinates: padding changes none."""
-    base = jax.random.key(seed)
+def input_key(seed: Int[Array, ""] | int, tokens: Int[Array, "T"], length: Int[Array, ""] | int) -> Array:
+    """The key of an input's random scores: of the seed, its tokens and their places, so that padding changes none.
+
+    Other inputs get draws of their own, or a baseline's bands over inputs would lack the variance of the draw.
+    """
+    place = jnp.arange(tokens.shape[0], dtype=jnp.uint32)
+    mixed = jax.vmap(lambda i, token: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), token))
+    words = jax.random.key_data(mixed(place, tokens.astype(jnp.uint32)))
+    low, high = jnp.sum(jnp.where((place < length)[:, None], words, 0), axis=0, dtype=jnp.uint32)
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), low), high)
+
+
+def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:
+    """Uniform scores in [0, 1), each from the key and its edge's own coordinates: padding changes none."""
 
     def one(number: int, shape: tuple[int, ...]) -> Array:
         keys = jax.random.fold_in(base, number)

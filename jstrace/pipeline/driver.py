@@ -21,7 +21,7 @@ from jstrace.pipeline import masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import call_bytes
-from jstrace.pipeline.padding import cropped, widened
+from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.scale import batching, memory, meshes
 
 
@@ -165,7 +165,7 @@ class Driver:
             for case, result in zip(self.ask.cases, host.results, strict=True)
         )
         strata = tuple(cropped(tree, index, length) for tree in host.strata) or one.strata
-        scores = None if host.scores is None else cropped(host.scores, index, length)
+        scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))
         return Outcome(one.tokens, n_edges, strata, evaluations, scores)
 
 

@@ -25,3 +25,14 @@ def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:
         return np.pad(leaf, extra, constant_values=no_edge)
 
     return EdgeTree(**{name: pad(np.asarray(leaf), 2 if name == "attn" else 1) for name, leaf in tree.items()})
+
+
+def without_marks(scores: EdgeTree) -> EdgeTree:
+    """Scores as a ``Trace`` holds them: -1, not NaN, in slots that are no edge."""
+    return EdgeTree(**{name: np.where(np.isnan(leaf), np.float32(-1), leaf) for name, leaf in scores.items()})
+
+
+def with_marks(scores: EdgeTree, slots: EdgeTree) -> EdgeTree:
+    """Scores as the stages take them: NaN in slots that are no edge."""
+    pairs = zip(scores.items(), slots.items(), strict=True)
+    return EdgeTree(**{name: np.where(np.asarray(slot), leaf, np.float32(np.nan)) for (name, leaf), (_, slot) in pairs})

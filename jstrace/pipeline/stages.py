@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jstrace.method import scores
-from jstrace.method.extraction import extract_pooled, extract_whole
+from jstrace.method import graph, scores
+from jstrace.method.extraction import extract_padded
+from jstrace.method.first_pass import ranked
 from jstrace.models import AnyArray, Decoder, EdgeTree
 from jstrace.scale import meshes
 
@@ -38,14 +39,16 @@ def score_batch(
     def score(decoder: Decoder, tokens: Array, lengths: Array) -> tuple[tuple[EdgeTree, ...], Array]:
         one = functools.partial(scores.several_scores, importances=importances, seed=seed)
         found = jax.vmap(one, in_axes=(None, 0, 0))(decoder, tokens, lengths)
-        return found, functools.reduce(jnp.logical_and, map(_finite, found))
+        slots = jax.vmap(functools.partial(graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
+        return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(decoder, tokens, lengths)
 
 
-def _finite(tree: EdgeTree) -> Bool[Array, "B 4 L"]:
-    leaves = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(2, leaf.ndim))) for _, leaf in tree.items()]
-    return jnp.stack(leaves, axis=1)
+def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:
+    """By family of edges and layer, whether every edge has a finite score; other slots hold NaN."""
+    good = jax.tree.map(lambda leaf, slot: jnp.isfinite(leaf) | ~slot, tree, slots)
+    return jnp.stack([jnp.all(leaf, axis=tuple(range(2, leaf.ndim))) for _, leaf in good.items()], axis=1)
 
 
 def extract_batch(
@@ -55,45 +58,38 @@ def extract_batch(
     *,
     parallel: bool,
     frozen: tuple[str, ...],
+    signed: bool = False,
     mesh: Mesh | None = None,
 ) -> EdgeTree:
-    """Strata of a padded batch.
+    """Strata of a padded batch, of scores with NaN in slots that are no edge.
 
     Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores),
-    a second one runs, which is compiled, and whose memory is taken, only then.
+    a second one runs, which is compiled, and whose memory is taken, only then. ``signed`` says that scores may be
+    negative.
     """
-    strata, complete = extract_pooled_batch(score, cuts, lengths, parallel=parallel, frozen=frozen, mesh=mesh)
-    if complete:
-        return strata
-    return extract_whole_batch(score, cuts, lengths, parallel=parallel, frozen=frozen, mesh=mesh)
+    options = {"parallel": parallel, "frozen": frozen, "signed": signed, "mesh": mesh}
+    strata, complete = extract_program(score, cuts, lengths, **options)
+    return strata if complete else extract_program(score, cuts, lengths, whole=True, **options)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "mesh"))
-def extract_pooled_batch(
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "signed", "whole", "mesh"))
+def extract_program(
     score: EdgeTree,
     cuts: Int[AnyArray, "B Z"],
     lengths: Int[AnyArray, "B"],
     *,
     parallel: bool,
     frozen: tuple[str, ...],
+    signed: bool = False,
+    whole: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
-    """Strata of a padded batch and whether all of them are right, compiled once a shape."""
-    extract = jax.vmap(functools.partial(extract_pooled, parallel=parallel, frozen=frozen))
-    strata, complete = meshes.over_inputs(extract, mesh, lengths.shape[0], whole=True)(score, cuts, lengths)
+    """``extract_padded`` of a batch, compiled once a shape, and whether all of its strata are right."""
+
+    def extract(score: EdgeTree, cuts: Array, length: Array) -> tuple[EdgeTree, Array]:
+        score = ranked(score) if frozen and signed else score
+        return extract_padded(score, cuts, length, parallel=parallel, frozen=frozen, whole=whole)
+
+    run = meshes.over_inputs(jax.vmap(extract), mesh, lengths.shape[0], whole=True)
+    strata, complete = run(score, cuts, lengths)
     return strata, jnp.all(complete)
-
-
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "mesh"))
-def extract_whole_batch(
-    score: EdgeTree,
-    cuts: Int[AnyArray, "B Z"],
-    lengths: Int[AnyArray, "B"],
-    *,
-    parallel: bool,
-    frozen: tuple[str, ...],
-    mesh: Mesh | None = None,
-) -> EdgeTree:
-    """Strata of a padded batch whatever its groups, compiled once a shape."""
-    extract = jax.vmap(functools.partial(extract_whole, parallel=parallel, frozen=frozen))
-    return meshes.over_inputs(extract, mesh, lengths.shape[0], whole=True)(score, cuts, lengths)

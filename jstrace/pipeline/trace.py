@@ -19,7 +19,7 @@ from jstrace.method.sizes import NO_EDGE, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
 from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig, edge_shapes
 from jstrace.pipeline import stages, store
-from jstrace.pipeline.padding import cropped, widened
+from jstrace.pipeline.padding import cropped, widened, with_marks
 from jstrace.scale import batching
 
 FORMAT, VERSION = "jstrace-trace", 1
@@ -70,11 +70,19 @@ class Trace:
 
     def first_edges(self, count: int) -> list[Edge]:
         """The first ``count`` edges that best-first search takes, highest score first: the trace of that size."""
-        width = batching.bucket(len(self.tokens))
-        score = jax.tree.map(lambda leaf: leaf[None], widened(self.scores, width, np.float32(-1)))
+        n_tokens = len(self.tokens)
+        slots = graph.edge_slots(self.config, n_tokens, n_tokens)
+        marked = widened(with_marks(self.scores, slots), batching.bucket(n_tokens), np.float32(np.nan))
+        score = jax.tree.map(lambda leaf: leaf[None], marked)
         cuts = np.full((1, len(self.sizes)), min(count, self.n_edges), np.int32)
-        lengths = np.asarray([len(self.tokens)], np.int32)
-        found = stages.extract_batch(score, cuts, lengths, parallel=self.config.parallel, frozen=self.frozen)
+        found = stages.extract_batch(
+            score,
+            cuts,
+            np.asarray([n_tokens], np.int32),
+            parallel=self.config.parallel,
+            frozen=self.frozen,
+            signed=True,
+        )
         first = jax.tree.map(lambda leaf: leaf == 0, cropped(jax.device_get(found), 0, len(self.tokens)))
         return edges_where(first, self.scores, self.strata)
 

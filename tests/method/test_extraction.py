@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 
 import chex
@@ -44,6 +46,19 @@ def random_scores(shape: tuple[int, int, int], seed: int, levels: int, removed: 
         return np.where(keep, values, -1).astype(np.float32)
 
     return EdgeTree(**{name: draw(slot) for name, slot in slots.items()})
+
+
+def marked(scores: EdgeTree) -> EdgeTree:
+    """Scores as the stages have them: NaN where the oracle reads a negative number."""
+    return jax.tree.map(lambda leaf: jnp.where(leaf < 0, jnp.nan, leaf), scores)
+
+
+def in_one(scores: EdgeTree, cuts: jax.Array, length: int, frozen: tuple[str, ...] = ()) -> EdgeTree:
+    """Extraction in the pool, and on all edges where that is not complete, of scores that may lack edges."""
+    step = functools.partial(extraction.extract_padded, parallel=False, frozen=frozen)
+    lean, complete = step(marked(scores), cuts, length)
+    whole, _ = step(marked(scores), cuts, length, whole=True)
+    return jax.tree.map(lambda a, b: jnp.where(complete, a, b), lean, whole)
 
 
 def assert_same(got: EdgeTree, expected: EdgeTree) -> None:
@@ -92,7 +107,7 @@ def _compiled(name: str, replacement: Callable[..., object]) -> Callable[[EdgeTr
     def run(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(extraction, name, replacement)
-            return extraction.extract_padded(scores, cuts, scores.mlp.shape[1], parallel=False)
+            return in_one(scores, cuts, scores.mlp.shape[1])
 
     return jax.jit(run)
 
@@ -151,7 +166,7 @@ def test_padding_changes_nothing() -> None:
             for (name, leaf), n in zip(scores.items(), (1, 2, 1, 1), strict=True)
         }
     )
-    compiled = jax.jit(functools.partial(extraction.extract_padded, parallel=False))
+    compiled = jax.jit(in_one)
     narrow, padded = (compiled(s, cuts, 4) for s in (scores, wide))
     for (name, a), (_, b) in zip(narrow.items(), padded.items(), strict=True):
         b = np.asarray(b)
@@ -162,23 +177,117 @@ def test_padding_changes_nothing() -> None:
 @given(seed=st.integers(0, 2**31), removed=st.sampled_from([0.2, 0.5, 0.8]))
 @settings(max_examples=20, deadline=None)
 def test_removed_edges_are_no_edges(seed: int, removed: float) -> None:
-    """A negative score takes an edge out; what cannot reach the output any more leaves the graph with it."""
+    """What cannot reach the output any more leaves the graph with an edge that is none."""
     scores = random_scores((3, 2, 4), seed, levels=4, removed=removed)
-    assert_same(jstrace.extract(scores, SIZES, config=config_of(3, 2)), oracle.strata(scores, SIZES))
+    order = oracle.best_first(oracle.graph_of(scores))
+    cuts = sizes_of.counts(SIZES, len(order))
+    assert_same(_compiled_plain(scores, jnp.asarray(cuts)), oracle.strata_of(order, cuts, scores))
 
 
 @pytest.mark.parametrize("removed", [0.2, 0.6, 1.0])
-def test_fewer_edges_than_a_compiled_cut_asks_for(removed: float) -> None:
-    """Under jit E is the config's; where fewer edges reach the output, the larger traces hold them all."""
+def test_fewer_edges_than_a_cut_asks_for(removed: float) -> None:
+    """Where fewer edges reach the output, the larger traces hold them all."""
     scores = random_scores((3, 2, 4), seed=9, levels=4, removed=removed)
-    config = config_of(3, 2)
-    got = jax.jit(lambda s: jstrace.extract(s, SIZES, config=config))(scores)
     order = oracle.best_first(oracle.graph_of(scores))
-    cuts = sizes_of.counts(SIZES, graph.n_edges(config, 4))
+    cuts = sizes_of.counts(SIZES, graph.n_edges(config_of(3, 2), 4))
     expected = oracle.strata_of(order, cuts, scores)
-    assert_same(got, expected)
-    bisected = _with_bisection(scores, jnp.asarray(cuts))
-    assert_same(bisected, expected)
+    assert_same(_compiled_plain(scores, jnp.asarray(cuts)), expected)
+    assert_same(_with_bisection(scores, jnp.asarray(cuts)), expected)
+
+
+def _compiled_plain(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
+    return _compiled("pool_capacity", extraction.pool_capacity)(scores, cuts)
+
+
+# --- one function, whatever the scores ------------------------------------------------------------------------------
+
+
+def ranks(scores: EdgeTree) -> EdgeTree:
+    """Numbers from 0 of the same order, on the host; -1 in slots that are no edge, for the oracle."""
+    slots = graph.edge_slots(config_of(scores.mlp.shape[0], scores.attn.shape[1]), *(scores.mlp.shape[1],) * 2)
+    values = np.unique(np.concatenate([np.ravel(leaf) for _, leaf in scores.items()]))
+    found = {
+        name: np.where(np.asarray(slot), np.searchsorted(values, leaf), -1)
+        for (name, leaf), (_, slot) in zip(scores.items(), slots.items(), strict=True)
+    }
+    return EdgeTree(**found)
+
+
+@pytest.mark.parametrize("first", [(), ("attention",)])
+@pytest.mark.parametrize("levels", [0, 5])
+def test_any_finite_score_is_a_score(levels: int, first: tuple[str, ...]) -> None:
+    """Signed scores, both zeros, huge and tiny ones: eagerly and under jit the heap's order, and no edge is lost."""
+    shape, rng = (3, 2, 4), np.random.default_rng(levels)
+    config = config_of(3, 2)
+
+    def draw(leaf: np.ndarray) -> np.ndarray:
+        values = rng.normal(size=leaf.shape).astype(np.float32) * np.float32(10.0) ** rng.integers(-38, 38, leaf.shape)
+        values = np.round(rng.normal(size=leaf.shape) * levels) * np.float32(-1.0) if levels else values
+        return np.where(rng.random(leaf.shape) < 0.1, np.float32(-0.0), values).astype(np.float32)
+
+    scores = jax.tree.map(draw, random_scores(shape, 0, 0))
+    families = {"attention": ("attn",)}
+    expected = oracle.strata(ranks(scores), SIZES, tuple(f for name in first for f in families[name]))
+    assert_same(jstrace.extract(scores, SIZES, config=config, frozen=first), expected)
+    compiled = jax.jit(lambda s: jstrace.extract(s, SIZES, config=config, frozen=first))
+    assert_same(compiled(scores), expected)
+    held = sum(int((np.asarray(leaf) <= len(SIZES)).sum()) for _, leaf in expected.items())
+    assert held == graph.n_edges(config, 4)
+
+
+def test_slots_that_are_no_edge_are_not_read() -> None:
+    scores = random_scores((3, 2, 4), seed=5, levels=3)
+    odd = jax.tree.map(lambda leaf: np.where(leaf < 0, np.float32(np.nan), leaf), scores)
+    config = config_of(3, 2)
+    assert_same(
+        jstrace.extract(odd, SIZES, config=config), jax.device_get(jstrace.extract(scores, config=config, sizes=SIZES))
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite(bad: float) -> None:
+    """Refused where they are known; under jit every slot is marked as none, so that no mask looks like an answer."""
+    config = config_of(1, 1)
+    scores = random_scores((1, 1, 2), 0, 0)
+    wrong = dataclasses.replace(scores, mlp=np.full_like(scores.mlp, bad))
+    with pytest.raises(InputError, match="finite"):
+        jstrace.extract(wrong, (0.5,), config=config)
+    strata = jax.jit(lambda s: jstrace.extract(s, (0.5,), config=config))(wrong)
+    assert all(bool((leaf == sizes_of.NO_EDGE).all()) for _, leaf in strata.items())
+
+
+def test_lengths_and_counts_of_a_padded_input() -> None:
+    """A length that is traced, with counts of edges, gives what the true tokens alone give."""
+    config = config_of(3, 2)
+    scores = random_scores((3, 2, 4), seed=3, levels=0)
+    wide = EdgeTree(
+        **{
+            name: np.pad(leaf, [(0, 0)] * (leaf.ndim - n) + [(0, 3)] * n, constant_values=7)
+            for (name, leaf), n in zip(scores.items(), (1, 2, 1, 1), strict=True)
+        }
+    )
+    counts = sizes_of.counts(SIZES, graph.n_edges(config, 4))
+    got = jax.jit(lambda s, n, c: jstrace.extract(s, config=config, length=n, counts=c))(wide, 4, counts)
+    same = jstrace.extract(wide, SIZES, config=config, length=4)
+    for tree in (got, same):
+        short = {name: leaf[..., :4, :4] if name == "attn" else leaf[..., :4] for name, leaf in tree.items()}
+        assert_same(EdgeTree(**short), oracle.strata(scores, SIZES))
+    with pytest.raises(InputError, match="counts of edges rather than sizes"):
+        jax.jit(lambda s, n: jstrace.extract(s, SIZES, config=config, length=n))(wide, 4)
+    for wrong in ([[3]], [], [-1, 2], [2, 1], [0.5]):
+        with pytest.raises(InputError, match="counts"):
+            inspect.unwrap(jstrace.extract)(scores, config=config, counts=np.asarray(wrong))
+    for length in (0, 5):
+        with pytest.raises(InputError, match="length"):
+            jstrace.extract(scores, SIZES, config=config, length=length)
+
+
+def test_x64_changes_nothing() -> None:
+    scores = random_scores((3, 2, 4), seed=3, levels=4)
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = jstrace.extract(scores, SIZES, config=config_of(3, 2))
+    assert_same(got, oracle.strata(scores, SIZES))
 
 
 def test_scores_of_another_shape() -> None:
@@ -212,6 +321,3 @@ def test_other_bad_input() -> None:
     scores = random_scores((1, 1, 2), 0, 0)
     with pytest.raises(InputError, match="frozen"):
         jstrace.extract(scores, (0.5,), config=config_of(1, 1), frozen=("heads",))
-    bad = dataclasses.replace(scores, mlp=np.full_like(scores.mlp, np.nan))
-    with pytest.raises(InputError, match="NaN"):
-        jstrace.extract(bad, (0.5,), config=config_of(1, 1))

@@ -97,7 +97,7 @@ def test_few_programs_serve_many_inputs(tiny: Model) -> None:
     rng = np.random.default_rng(0)
     inputs = [rng.integers(0, TINY.vocab_size, n) for n in (*range(1, 9), 20, *range(17, 30))]
     sizes = tuple(size * 0.99 for size in SIZES)
-    programs = [stages.score_batch, stages.extract_pooled_batch, masked.evaluate_batch]
+    programs = [stages.score_batch, stages.extract_program, masked.evaluate_batch]
     before = [program._cache_size() for program in programs]
     jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=sizes))
     grown = [program._cache_size() - start for program, start in zip(programs, before, strict=True)]

@@ -176,9 +176,7 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     tokens, one = blank((1, width)), blank((1,))
     scored = stages.score_batch.lower(decoder, tokens, one, blank(()), importances=("l1",)).compile()
     scores, strata = edges_like(SHAPE, width, jnp.float32), edges_like(SHAPE, width, jnp.uint8)
-    extracted = stages.extract_pooled_batch.lower(
-        scores, blank((1, len(SIZES))), one, parallel=False, frozen=()
-    ).compile()
+    extracted = stages.extract_program.lower(scores, blank((1, len(SIZES))), one, parallel=False, frozen=()).compile()
     held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
     needed = max(temporary(scored), temporary(extracted) + held)
     assert 0.8 < footprint.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
@@ -193,7 +191,7 @@ def test_extraction_needs_few_bytes_a_slot() -> None:
     """A copy of the scores in the order of layers and the strata; keys are made again layer by layer."""
     config = dataclasses.replace(SHAPE, n_layers=48)
     scores = edges_like(config, 192, jnp.float32)
-    compiled = stages.extract_pooled_batch.lower(
+    compiled = stages.extract_program.lower(
         scores, blank((1, len(SIZES))), blank((1,)), parallel=False, frozen=()
     ).compile()
     found = compiled.memory_analysis()

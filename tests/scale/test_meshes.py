@@ -204,7 +204,7 @@ def programs(mesh: Mesh, n_rows: int) -> dict[str, jax.stages.Compiled]:
     (tokens, lengths), cuts = batch_on(mesh, n_rows)
     scored = stages.score_batch.lower(decoder, tokens, lengths, 0, importances=("l1",), mesh=mesh).compile()
     (score,), _ = scored(decoder, tokens, lengths, 0)
-    extracted = stages.extract_pooled_batch.lower(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh).compile()
+    extracted = stages.extract_program.lower(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh).compile()
     strata, _ = extracted(score, cuts, lengths)
     nexts = meshes.placed(np.zeros(n_rows, np.int32), mesh)
     options = {"n_sizes": len(SIZES), "cases": ((0, Condition()),), "mesh": mesh}
