@@ -1,15 +1,21 @@
 from .method.edges import Edge as Edge
+from .method.edges import Edges as Edges
 from .method.extraction import extract as extract
 from .method.sizes import SIZES as SIZES
 from .model import load as load
 from .models import EdgeTree as EdgeTree
+from .models import Importance as Importance
 from .models import InputError as InputError
 from .models import Model as Model
 from .models import ModelConfig as ModelConfig
 from .models import make_mesh as make_mesh
+from .pipeline.driver import Invalid as Invalid
 from .pipeline.evaluating import evaluate as evaluate
+from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
 from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
+from .pipeline.tracing import trace_iter as trace_iter
+from .show.curves import plot_curves as plot_curves
 
 __version__: str

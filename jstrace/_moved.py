@@ -9,7 +9,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -60,6 +60,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
 _CHANGED = ("Entry", "between_models", "evaluate_batch", "extract_padded", "random_scores", "score_batch")
 """Names that take other arguments than they did there: better an error that says so."""
 
+_RENAMED = {
+    "FAMILIES": "EDGE_KINDS",
+    "FROZEN_FAMILIES": "FROZEN_KINDS",
+    "Measure": "Importance",
+    "NormMeasure": "Norm",
+    "ProximityMeasure": "Proximity",
+    "CosineMeasure": "Cosine",
+}
+"""Names that are others now."""
+
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Makes a module for an old name, each of whose attributes is looked up where it lives today."""
@@ -80,24 +90,31 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _looking_in(name: str, homes: Sequence[str]) -> Callable[[str], Any]:
     def find(attribute: str) -> Any:
-        if not attribute.startswith("__") and attribute not in _CHANGED:
-            for home in homes:
-                module = importlib.import_module(home)
-                if hasattr(module, attribute):
-                    return getattr(module, attribute)
+        modules = [importlib.import_module(home) for home in homes]
+        if attribute == "__all__":  # a star import takes what the old module would have given
+            return [
+                key for module in modules for key in vars(module) if not key.startswith("_") and key not in _CHANGED
+            ]
+        if attribute in _CHANGED:
+            raise ImportError(f"{name}.{attribute} is gone: what took its place takes other arguments ({homes[0]})")
+        for there in (attribute, _RENAMED.get(attribute, attribute)):
+            for module in modules:
+                if not attribute.startswith("__") and hasattr(module, there):
+                    return getattr(module, there)
         raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
     return find
 
 
-def or_in(lazy: Callable[[str], Any], package: str, home: str, names: Sequence[str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` that also knows some names of the old module that was called so."""
+def renamed(lazy: Callable[[str], Any], package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` that also knows old names: each with the path of what it is called today."""
 
     def find(attribute: str) -> Any:
         if attribute not in names:
             return lazy(attribute)
-        warnings.warn(f"{package}.{attribute} is now {home}.{attribute}", DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(home), attribute)
+        warnings.warn(f"{package}.{attribute} is now {names[attribute]}", DeprecationWarning, stacklevel=2)
+        module, _, name = names[attribute].rpartition(".")
+        return getattr(importlib.import_module(module), name)
 
     return find
 

@@ -2,10 +2,10 @@ from .checks import check_ids as check_ids
 from .config import ModelConfig as ModelConfig
 from .decoder import Clean as Clean
 from .decoder import Decoder as Decoder
-from .decoder import Measure as Measure
+from .decoder import Importance as Importance
 from .decoder import clean_forward as clean_forward
 from .decoder import masked_forward as masked_forward
-from .edges import FAMILIES as FAMILIES
+from .edges import EDGE_KINDS as EDGE_KINDS
 from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
 from .edges import edge_shapes as edge_shapes
@@ -26,3 +26,8 @@ from .rows import live_rows as live_rows
 from .sharding import make_mesh as make_mesh
 from .sharding import mesh_of as mesh_of
 from .sharding import param_shardings as param_shardings
+from .slots import edge_slots as edge_slots
+from .slots import empty_mask as empty_mask
+from .slots import full_mask as full_mask
+from .slots import mask_of as mask_of
+from .slots import target_reach as target_reach

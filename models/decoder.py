@@ -120,8 +120,14 @@ def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Arra
 
 
 @runtime_checkable
-class Measure(Protocol):
-    """How large an edge is, given its vector and the node that it enters (Eq. 1); both in float32."""
+class Importance(Protocol):
+    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
+
+    One of your own goes to ``jstrace.trace(importance=)``. It must be hashable and compare by value, as a frozen
+    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
+    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
+    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
+    """
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
         """Magnitude of residual and MLP edges."""
@@ -147,7 +153,7 @@ class Clean:
 
 
 def clean_forward(
-    model: Decoder, tokens: Int[Array, "T"], measure: Measure, *, length: Int[Array, ""] | int | None = None
+    model: Decoder, tokens: Int[Array, "T"], measure: Importance, *, length: Int[Array, ""] | int | None = None
 ) -> Clean:
     """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
 

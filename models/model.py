@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
+from jstrace.models import slots
 from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
@@ -94,6 +96,22 @@ class Model(nnx.Module):
     def config(self) -> ModelConfig:
         """Shape and flags of the decoder."""
         return self.decoder.config
+
+    def full_mask(self, n_tokens: int) -> EdgeTree:
+        """The mask that keeps every edge of ``n_tokens`` tokens: numpy, bool, false in slots that are no edge."""
+        return slots.full_mask(self.config, n_tokens)
+
+    def empty_mask(self, n_tokens: int) -> EdgeTree:
+        """The mask that keeps no edge of ``n_tokens`` tokens: numpy, bool."""
+        return slots.empty_mask(self.config, n_tokens)
+
+    def mask_of(self, edges: Iterable[Any], n_tokens: int) -> EdgeTree:
+        """The mask that keeps these edges alone, such as those of ``trace.edges(k)``: numpy, bool.
+
+        Raises:
+          InputError: what is no edge of a graph of ``n_tokens`` tokens.
+        """
+        return slots.mask_of(self.config, edges, n_tokens)
 
     def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
         """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1]).

@@ -15,7 +15,7 @@ from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
 
-FAMILIES = ("residual_attn", "attn", "residual_mlp", "mlp")
+EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 Edge = tuple[int, ...]
 """Index into an EdgeTree: family number, then position."""
 
@@ -32,7 +32,7 @@ def graph_of(scores: EdgeTree, parallel: bool = False) -> Graph:
     """The graph of every slot with a score that is not negative."""
     n_layers, n_tokens = scores.mlp.shape
     edges = []
-    for family, name in enumerate(FAMILIES):
+    for family, name in enumerate(EDGE_KINDS):
         for index, score in np.ndenumerate(np.asarray(getattr(scores, name))):
             if score < 0:
                 continue
@@ -56,7 +56,7 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
         seen.add(node)
         for number in into.get(node, []):
             edge, _, _, score = graph.edges[number]
-            heapq.heappush(heap, (FAMILIES[edge[0]] not in first, -score, number))
+            heapq.heappush(heap, (EDGE_KINDS[edge[0]] not in first, -score, number))
 
     discover(graph.output)
     order = []
@@ -75,10 +75,10 @@ def strata(scores: EdgeTree, sizes: tuple[float, ...], first: tuple[str, ...] = 
 
 def strata_of(order: list[Edge], cuts: Any, scores: EdgeTree) -> EdgeTree:
     """Strata of edges in the order taken: the first cut that lies beyond each."""
-    out = {name: np.full(getattr(scores, name).shape, NO_EDGE, np.uint8) for name in FAMILIES}
+    out = {name: np.full(getattr(scores, name).shape, NO_EDGE, np.uint8) for name in EDGE_KINDS}
     for place, (family, *index) in enumerate(order):
         stratum = next((k for k, cut in enumerate(cuts) if place < cut), len(cuts))
-        out[FAMILIES[family]][tuple(index)] = stratum
+        out[EDGE_KINDS[family]][tuple(index)] = stratum
     return EdgeTree(**out)
 
 
@@ -283,7 +283,7 @@ def scores(model: Literal, importance: str) -> EdgeTree:
         sizes = {edge: magnitude(vector, whole) for edge, vector in edges.items()}
         total = 1.0 if importance == "cosine" else sum(sizes.values()) or 1.0
         for (family, *index), size in sizes.items():
-            out[FAMILIES[family]][tuple(index)] = size / total
+            out[EDGE_KINDS[family]][tuple(index)] = size / total
     return EdgeTree(**out)
 
 

@@ -17,10 +17,10 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {
-    "models": set[str](),
+    "_moved": set[str](),
+    "models": {"_moved"},
     "convert": {"models"},
     "files": {"models"},
-    "_moved": set[str](),
     "model": {"models", "convert"},
     "scale": {"models"},
     "method": {"models"},
@@ -201,12 +201,27 @@ def test_old_names_still_import() -> None:
     assert told == ["jstrace.results is now jstrace.reports.results", "module 'jstrace.graph' has no attribute 'none'"]
 
 
-def test_families_of_edges_have_one_order() -> None:
+def test_names_that_changed_are_told() -> None:
+    """Renamed ones warn, star imports of old modules bind what those held, and what took other arguments says so."""
+    code = (
+        "import warnings\nwith warnings.catch_warnings(record=True) as seen:\n    warnings.simplefilter('always')\n"
+        "    from jstrace.models import FAMILIES, Measure\n    from jstrace.graph import *\n"
+        "    from jstrace.scores import NormMeasure\n"
+        "print(sorted({str(w.message) for w in seen})[1])\n"
+        "assert FAMILIES[1] == 'attn' and n_edges and NormMeasure(1)\n"
+        "try:\n    from jstrace.tracing import score_batch\nexcept ImportError as error:\n    print(error)\n"
+    )
+    told = run_code(code).splitlines()
+    assert told[0] == "jstrace.models.FAMILIES is now jstrace.models.edges.EDGE_KINDS"
+    assert "takes other arguments" in told[1]
+
+
+def test_kinds_of_edges_have_one_order() -> None:
     """Where JAX is not imported they are written out again."""
-    from jstrace.models import FAMILIES
+    from jstrace.models import EDGE_KINDS
     from jstrace.runs import schema
 
-    assert schema.FAMILIES == FAMILIES
+    assert schema.EDGE_KINDS == EDGE_KINDS
 
 
 def test_what_there_is_can_be_listed() -> None:

@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jstrace
-from jstrace.method.scores import NormMeasure
+from jstrace.method.scores import Norm
 from jstrace.models import Decoder, clean_forward
 from tests import hf_models
 
@@ -35,7 +35,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 @jax.jit
 def logits_of(decoder: Decoder, tokens: jax.Array) -> jax.Array:
     """Next-token logits of the clean pass."""
-    return clean_forward(decoder, tokens, NormMeasure(1)).logits
+    return clean_forward(decoder, tokens, Norm(1)).logits
 
 
 def compared(folder: Path, torch_model: Any, dtype: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,7 +22,7 @@ ABLATIONS = ("all", "residual+mlp")
 BASELINES = ("random", "inverse", "pre-softmax")
 """What a run can evaluate beside the traces (section 6)."""
 
-FROZEN_FAMILIES = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
+FROZEN_KINDS = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
 """What ``frozen`` names stand for."""
 
 _RANDOM_FROZEN = ("residual", "mlp")
@@ -32,13 +33,19 @@ _MAX_SEED = 2**31 - 1
 class Source:
     """How strata are made; static."""
 
-    importance: str
+    importance: Any
+    """One of ``IMPORTANCES``, or a ``models.Importance`` of one's own."""
     frozen: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What the component table calls it."""
-        return "random baseline" if self.frozen else self.importance
+        return "random baseline" if self.frozen else name_of(self.importance)
+
+    @property
+    def signed(self) -> bool:
+        """Whether scores may be negative; those of ``IMPORTANCES`` are not."""
+        return self.importance not in IMPORTANCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +151,32 @@ class Plan:
         }[name]
 
 
-def checked_importance(importance: str) -> str:
-    """The name, or an ``InputError`` that lists those there are."""
-    if importance not in IMPORTANCES:
-        raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
+def name_of(importance: Any) -> str:
+    """What tables call an edge score."""
+    return importance if isinstance(importance, str) else str(getattr(importance, "name", type(importance).__name__))
+
+
+def checked_importance(importance: Any) -> Any:
+    """The name of an edge score, or one of one's own (``models.Importance``).
+
+    Raises:
+      InputError: a name that is not known, with those there are; or what cannot score edges, or be hashed.
+    """
+    if isinstance(importance, str):
+        if importance not in IMPORTANCES:
+            raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
+        return importance
+    methods = all(callable(getattr(importance, name, None)) for name in ("vector", "attention"))
+    if not methods or isinstance(importance, type):
+        known = ", ".join(IMPORTANCES)
+        raise InputError(
+            f"importance is {importance!r:.80}; expected one of {known}, or an object with vector and attention"
+            " (jstrace.Importance); for scores that are there already, use jstrace.Trace.from_scores"
+        )
+    try:
+        hash(importance)
+    except TypeError as error:
+        raise InputError(f"importance {name_of(importance)} cannot be hashed; make it a frozen dataclass") from error
     return importance
 
 
@@ -160,9 +189,9 @@ def checked_ablation(ablate: str) -> str:
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
     """The component names, or an ``InputError`` that lists those there are."""
-    known = list(FROZEN_FAMILIES)
+    known = list(FROZEN_KINDS)
     if not isinstance(frozen, Sequence) or isinstance(frozen, str) or any(name not in known for name in frozen):
-        raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(FROZEN_FAMILIES)}")
+        raise InputError(f"frozen = {frozen!r}, expected a sequence of {', '.join(FROZEN_KINDS)}")
     return tuple(frozen)
 
 

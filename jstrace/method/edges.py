@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from jstrace.models import EdgeTree
+from jstrace.method.frames import frame
+from jstrace.models import EDGE_KINDS, EdgeTree
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +32,73 @@ class Edge:
     stratum: int
 
 
-def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> list[Edge]:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Edges(Sequence[Edge]):
+    """Edges as columns of the same length N; a sequence of ``Edge`` that makes each one when it is asked for."""
+
+    kind: np.ndarray
+    """One of residual_attn, attn, residual_mlp and mlp: texts ``[N]``."""
+    layer: Int[np.ndarray, "N"]
+    head: Int[np.ndarray, "N"]
+    """-1 but for attn."""
+    source: Int[np.ndarray, "N"]
+    target: Int[np.ndarray, "N"]
+    score: Float[np.ndarray, "N"]
+    stratum: Int[np.ndarray, "N"]
+    """Index of the smallest trace that holds the edge; Z for none."""
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @overload
+    def __getitem__(self, index: int) -> Edge: ...
+    @overload
+    def __getitem__(self, index: slice | np.ndarray) -> Edges: ...
+    def __getitem__(self, index: Any) -> Edge | Edges:
+        """One edge, or those of a slice, of a bool array or of an array of indices."""
+        columns = [column[index] for column in self.columns().values()]
+        if np.ndim(columns[0]) > 0:
+            return Edges(*columns)
+        kind, layer, head, source, target, score, stratum = columns
+        head = None if head < 0 else int(head)
+        return Edge(str(kind), int(layer), head, int(source), int(target), float(score), int(stratum))
+
+    def __iter__(self) -> Iterator[Edge]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Edges):
+            return NotImplemented
+        theirs = other.columns()
+        return all(np.array_equal(column, theirs[name]) for name, column in self.columns().items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{(self.kind == kind).sum():,} {kind}" for kind in EDGE_KINDS)
+        return f"Edges({len(self):,} edges: {kinds})"
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A data frame of the columns, ``head`` being -1 but for attn; needs pandas."""
+        return frame(self.columns())
+
+
+def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> Edges:
     """The edges at which ``chosen`` (bool) holds, highest score first, ties by edge index; numpy on the host."""
-    found: list[Edge] = []
+    parts = []
     for kind, wanted in chosen.items():
-        score, stratum = np.asarray(getattr(scores, kind)), np.asarray(getattr(strata, kind))
-        for index in map(tuple, np.argwhere(np.asarray(wanted)).tolist()):
-            head = index[1] if kind == "attn" else None
-            found.append(
-                Edge(
-                    kind,
-                    index[0],
-                    head,
-                    index[-1],
-                    index[2 if kind == "attn" else 1],
-                    float(score[index]),
-                    int(stratum[index]),
-                )
-            )
-    return sorted(found, key=lambda edge: -edge.score)
+        places = np.nonzero(np.asarray(wanted))
+        layer, target, source = places[0], places[-2] if kind == "attn" else places[-1], places[-1]
+        head = places[1] if kind == "attn" else np.full(len(layer), -1)
+        score, stratum = (np.asarray(getattr(tree, kind))[places] for tree in (scores, strata))
+        stratum = stratum.astype(np.int64)
+        parts.append(
+            (np.full(len(layer), kind, dtype="U13"), layer, head, source, target, score, stratum.astype(np.int64))
+        )
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(-columns[5], kind="stable")
+    return Edges(*(column[order] for column in columns))

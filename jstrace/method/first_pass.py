@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from jstrace.method import indexing
-from jstrace.method.conditions import FROZEN_FAMILIES
+from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.refinement import Cuts, Fall, nothing_needed, split, straddling
 from jstrace.method.relaxation import output_bounds, relax_layer
 from jstrace.method.sizes import NO_EDGE
@@ -36,8 +36,8 @@ def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
     """
     if not frozen:
         return jax.tree.map(lambda score: jnp.where(jnp.isnan(score), 0, _ordered(score)), scores)
-    raised = {family for name in frozen for family in FROZEN_FAMILIES[name]}
-    return EdgeTree(**{family: _raised(score, family in raised) for family, score in scores.items()})
+    raised = {kind for name in frozen for kind in FROZEN_KINDS[name]}
+    return EdgeTree(**{kind: _raised(score, kind in raised) for kind, score in scores.items()})
 
 
 def _ordered(score: Array) -> UInt32[Array, "*N"]:

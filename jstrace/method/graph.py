@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Int
-
-from jstrace.models import EdgeTree, InputError, ModelConfig
+from jstrace.models import InputError, ModelConfig
+from jstrace.models import edge_slots as edge_slots
+from jstrace.models import target_reach as target_reach
 
 _MAX_EDGES = 2**31
 
@@ -36,18 +35,6 @@ def _pairs(n_targets: int, window: int) -> int:
     return full * (full + 1) // 2 + (n_targets - full) * window
 
 
-def target_reach(config: ModelConfig) -> tuple[int, ...]:
-    """Per layer, how far before the last token an attention target can lie that the output can be reached from.
-
-    0 in the last layer; with every window on the way up it grows by the window less one.
-    """
-    reach, found = 0, []
-    for window in reversed(config.windows):
-        found.append(reach)
-        reach = min(reach + window - 1, _MAX_EDGES // 2)
-    return tuple(reversed(found))
-
-
 def edge_slot_count(config: ModelConfig, n_slots: int) -> int:
     """Slots of an ``EdgeTree`` of ``n_slots`` tokens, edges or not."""
     return config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
@@ -58,17 +45,6 @@ def check_slots(config: ModelConfig, n_slots: int) -> None:
     slots = edge_slot_count(config, n_slots)
     if slots >= _MAX_EDGES:
         raise InputError(f"{n_slots} tokens need {slots} slots of edges, more than {_MAX_EDGES - 1}; shorten the input")
-
-
-def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int) -> EdgeTree:
-    """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool."""
-    token = jnp.arange(n_slots)
-    reach, window = jnp.asarray(target_reach(config))[:, None], jnp.asarray(config.windows)[:, None, None]
-    targets = (token >= length - 1 - reach) & (token < length)
-    distance = token[:, None] - token[None, :]
-    seen = targets[:, :, None] & (distance >= 0) & (distance < window)
-    attn = jnp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
-    return EdgeTree(targets, attn, jnp.zeros_like(targets) if config.parallel else targets, targets)
 
 
 def n_nodes(config: ModelConfig, n_tokens: int) -> int:

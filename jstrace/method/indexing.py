@@ -26,7 +26,7 @@ def unflat(values: Array, like: EdgeTree) -> EdgeTree:
 
 
 def picked(tree: EdgeTree, index: Int[Array, "N"]) -> EdgeTree:
-    """For each family its values at edge indices, anything where an index is another family's."""
+    """For each kind its values at edge indices, anything where an index is another kind's."""
     parts, start = {}, 0
     for name, leaf in tree.items():
         parts[name] = leaf.ravel().at[index - start].get(mode="clip")
@@ -35,7 +35,7 @@ def picked(tree: EdgeTree, index: Int[Array, "N"]) -> EdgeTree:
 
 
 def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
-    """The value of the family that each edge index belongs to in ``like``; 0 beyond the last slot."""
+    """The value of the kind that each edge index belongs to in ``like``; 0 beyond the last slot."""
     out, start = jnp.zeros(index.shape, parts.mlp.dtype), 0
     for (_, values), (_, leaf) in zip(parts.items(), like.items(), strict=True):
         out = jnp.where((index >= start) & (index < start + leaf.size), values, out)
@@ -57,13 +57,13 @@ def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[
 def endpoints(index: Int[Array, "N"], like: EdgeTree, *, parallel: bool) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
     """Source and target node of edges given by index; a node's number is ``level * T + token``."""
     n_layers, n_heads, n_tokens, _ = like.attn.shape
-    per_family = n_layers * n_tokens
-    in_attn = (index >= per_family) & (index < per_family + like.attn.size)
-    rest = jnp.where(index < per_family, index, jnp.where(in_attn, index - per_family, index - like.attn.size))
+    per_kind = n_layers * n_tokens
+    in_attn = (index >= per_kind) & (index < per_kind + like.attn.size)
+    rest = jnp.where(index < per_kind, index, jnp.where(in_attn, index - per_kind, index - like.attn.size))
     # Residual and MLP families now count 0 .. 3 L T; attention counts its own slots.
-    family, place = rest // per_family, rest % per_family
+    kind, place = rest // per_kind, rest % per_kind
     layer = jnp.where(in_attn, rest // (n_heads * n_tokens * n_tokens), place // n_tokens)
     target = jnp.where(in_attn, rest // n_tokens % n_tokens, place % n_tokens)
     source = jnp.where(in_attn, rest % n_tokens, target)
-    level = layer if parallel else 2 * layer + jnp.where(in_attn | (family == 0), 0, 1)
+    level = layer if parallel else 2 * layer + jnp.where(in_attn | (kind == 0), 0, 1)
     return level * n_tokens + source, (level + 1) * n_tokens + target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,16 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method.conditions import IMPORTANCES
-from jstrace.models import Decoder, EdgeTree, Measure, clean_forward
+from jstrace.models import Decoder, EdgeTree, Importance, clean_forward
 from jstrace.models.layers import contract
 
 
 @dataclasses.dataclass(frozen=True)
-class NormMeasure:
+class Norm:
     """The L1 or L2 norm of the edge: ``|A u| = A |u|``, so no array of T*T*H*D numbers is needed."""
 
     order: int
+    shares: ClassVar[bool] = True
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
         """Norm of residual and MLP edges."""
@@ -38,8 +40,10 @@ class NormMeasure:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProximityMeasure:
+class Proximity:
     """Proximity of the edge to its node, ``relu(|x|_1 - |x - e|_1)`` (IFR); one target's edges at a time."""
+
+    shares: ClassVar[bool] = True
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
         """Proximity of residual and MLP edges."""
@@ -58,7 +62,7 @@ class ProximityMeasure:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineMeasure:
+class Cosine:
     """``(1 + cos(e, x)) / 2``; the cosine with a zero vector is zero."""
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
@@ -88,27 +92,21 @@ def _cosine_score(inner: Array, norms: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Together:
-    """Several measures of one clean pass: every value is a tuple, of one number for each."""
+    """Several scores of one clean pass: every value is a tuple, of one number for each."""
 
-    measures: tuple[Measure, ...]
+    several: tuple[Importance, ...]
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
-        return tuple(measure.vector(edge, node) for measure in self.measures)
+        return tuple(one.vector(edge, node) for one in self.several)
 
     def attention(
         self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
     ) -> tuple[Array, ...]:
-        return tuple(measure.attention(probs, values, node) for measure in self.measures)
+        return tuple(one.attention(probs, values, node) for one in self.several)
 
 
-_MEASURES: Mapping[str, Measure] = {
-    "l1": NormMeasure(1),
-    "l2": NormMeasure(2),
-    "ifr": ProximityMeasure(),
-    "cosine": CosineMeasure(),
-}
-_NORMALISED = ("l1", "l2", "ifr")
-assert (*_MEASURES, "random") == IMPORTANCES
+_BY_NAME: Mapping[str, Importance] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}
+assert (*_BY_NAME, "random") == IMPORTANCES
 
 
 def edge_scores(
@@ -116,7 +114,7 @@ def edge_scores(
     tokens: Int[Array, "T"],
     length: Int[Array, ""] | int,
     *,
-    importance: str,
+    importance: str | Importance,
     seed: Int[Array, ""] | int,
 ) -> EdgeTree:
     """Scores of every edge, float32; NaN in slots that are no edge.
@@ -125,7 +123,7 @@ def edge_scores(
       model: the decoder.
       tokens: token ids; those from ``length`` on are padding.
       length: number of true tokens.
-      importance: one of ``IMPORTANCES``; static.
+      importance: one of ``IMPORTANCES``, or what measures edges; static.
       seed: of the random scores, which the tokens go into, too; the others do not read it.
     """
     (found,) = several_scores(model, tokens, length, importances=(importance,), seed=seed)
@@ -137,19 +135,20 @@ def several_scores(
     tokens: Int[Array, "T"],
     length: Int[Array, ""] | int,
     *,
-    importances: tuple[str, ...],
+    importances: tuple[str | Importance, ...],
     seed: Int[Array, ""] | int,
 ) -> tuple[EdgeTree, ...]:
     """``edge_scores`` of several kinds, all from one clean pass."""
     slots = graph.edge_slots(model.config, tokens.shape[0], length)
-    measured = tuple(kind for kind in importances if kind != "random")
-    values: dict[str, EdgeTree] = {}
+    measured = {kind: _BY_NAME[kind] if isinstance(kind, str) else kind for kind in importances if kind != "random"}
+    values: dict[str | Importance, EdgeTree] = {}
     if measured:
-        together = _Together(tuple(_MEASURES[kind] for kind in measured))
+        together = _Together(tuple(measured.values()))
         magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
-        for index, kind in enumerate(measured):
-            one = EdgeTree(**{name: family[index] for name, family in magnitudes.items()})
-            values[kind] = normalised(one, parallel=model.config.parallel) if kind in _NORMALISED else one
+        for index, (kind, own) in enumerate(measured.items()):
+            one = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
+            shares = getattr(own, "shares", False)
+            values[kind] = normalised(one, parallel=model.config.parallel) if shares else one
     if "random" in importances:
         values["random"] = random_scores(slots, input_key(seed, tokens, length))
     return tuple(

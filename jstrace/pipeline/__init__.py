@@ -9,4 +9,6 @@ import lazy_loader
 from jstrace import _moved
 
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__getattr__ = _moved.or_in(_lazy, __name__, "jstrace.method.conditions", ("BASELINES", "Case", "Plan", "Source"))
+__getattr__ = _moved.renamed(
+    _lazy, __name__, {name: f"jstrace.method.conditions.{name}" for name in ("BASELINES", "Case", "Plan", "Source")}
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from jstrace.method.conditions import Case, Condition, Source
 
@@ -22,7 +23,7 @@ class Ask:
     """Whether the scores of the first source are fetched, too."""
 
     @property
-    def importances(self) -> tuple[str, ...]:
+    def importances(self) -> tuple[Any, ...]:
         """The different edge scores that the sources read."""
         return tuple(dict.fromkeys(source.importance for source in self.sources))
 

@@ -9,6 +9,7 @@ is not valid.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace.method import graph, sizes
-from jstrace.models import FAMILIES, AnyArray, EdgeTree, InputError, Model
+from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
@@ -57,7 +58,7 @@ class Invalid:
     reason: str
     detail: str = ""
     """More of the reason, for whom it can help."""
-    error: Exception | None = None
+    error: Exception | None = dataclasses.field(default=None, repr=False)
     """What was raised."""
 
     def as_error(self, where: str = "") -> Exception:
@@ -143,11 +144,9 @@ class Driver:
             self.model.decoder, tokens, lengths, ask.seed, importances=ask.importances, mesh=mesh
         )
         by_kind = dict(zip(ask.importances, scored, strict=True))
+        extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh)
         strata = tuple(
-            stages.extract_batch(
-                by_kind[source.importance], cuts, lengths, parallel=parallel, frozen=source.frozen, mesh=mesh
-            )
-            for source in ask.sources
+            extract(by_kind[one.importance], cuts, lengths, frozen=one.frozen, signed=one.signed) for one in ask.sources
         )
         return strata, by_kind[ask.sources[0].importance] if ask.keep_scores else None, finite
 
@@ -155,8 +154,8 @@ class Driver:
         """One input of a batch."""
         length = len(one.tokens)
         if host.finite is not None and not host.finite[index].all():
-            family, layer = map(int, np.argwhere(~host.finite[index].T)[0][::-1])
-            where = f" at {FAMILIES[family]} of layer {layer}; try dtype float32"
+            kind, layer = map(int, np.argwhere(~host.finite[index].T)[0][::-1])
+            where = f" at {EDGE_KINDS[kind]} of layer {layer}; try dtype float32"
             return Invalid(f"the forward pass over {length} tokens is not finite", where)
         evaluations = tuple(
             evaluation_of(

@@ -1,98 +1,209 @@
-"""``jstrace.evaluate``: traces through the masked forwards (sections 4 to 6 of the method)."""
+"""``jstrace.evaluate``: traces, or masks of one's own, through the masked forwards (sections 4 to 6 of the method)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, overload
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from jstrace.method.conditions import Case, Condition, Source, checked_ablation
-from jstrace.models import AnyArray, InputError, Model, edge_shapes
+from jstrace.models import AnyArray, EdgeTree, InputError, Model, edge_shapes
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
+from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.trace import Trace
+from jstrace.pipeline.tracing import Progress, chunk_size, keeps_invalid
+
+Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 
 
 @overload
 def evaluate(
     model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: int | None = ..., progress: Callable[[int, int], None] | None = ...,
+    next_token: int | None = ..., progress: Progress | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: Sequence[int | None] | None = ..., progress: Callable[[int, int], None] | None = ...,
+    next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
+@overload
+def evaluate(
+    model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
+    next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
+    progress: Progress | None = ...,
+) -> list[Evaluation | Invalid]: ...  # fmt: skip
+@overload
+def evaluate(
+    model: Model, traces: Trace | Tokens, *, masks: EdgeTree, ablate: str = ..., pre_softmax: bool = ...,
+    next_token: int | None = ...,
+) -> Evaluation: ...  # fmt: skip
 def evaluate(
     model: Model,
-    traces: Trace | Sequence[Trace],
+    traces: Trace | Traces | Tokens,
     *,
+    masks: EdgeTree | None = None,
     ablate: str = "all",
     pre_softmax: bool = False,
     inverse: bool = False,
     next_token: int | Sequence[int | None] | AnyArray | None = None,
+    on_invalid: str = "raise",
     progress: Callable[[int, int], None] | None = None,
-) -> Evaluation | list[Evaluation]:
+) -> Evaluation | Invalid | list[Evaluation] | list[Evaluation | Invalid]:
     """Run every trace as a masked forward and measure how much of the prediction it keeps.
 
     Args:
       model: the model that the traces came from.
-      traces: one trace, or a list of traces of the same sizes, evaluated in batches.
+      traces: one trace, or a list of traces of the same sizes, evaluated in batches; with ``masks`` the text, token ids
+        or trace whose tokens the masks are for.
+      masks: masks of one's own in the place of a trace's, with a leading axis of N: bool, or floats in [0, 1]. The
+        rows of the result are theirs, in their order, and that of the full graph.
       ablate: "all" masks every edge; "residual+mlp" leaves all attention edges in place.
       pre_softmax: attention masks enter the softmax instead of following it.
-      inverse: remove the attention and MLP edges of each trace instead of keeping them ("necessity").
+      inverse: remove the attention and MLP edges of each trace instead of keeping them.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
+      on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
+        its place, as does what ``trace(on_invalid="keep")`` could not trace.
       progress: called with the number of inputs done and in all.
 
     Raises:
       InputError: a trace of another model's shape, or arguments that make no sense.
     """
+    checked_model(model)
+    keep = keeps_invalid(on_invalid)
+    condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
+    if masks is not None:
+        return _of_masks(model, traces, masks, condition, next_token)
+    single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(traces)
-    condition = Condition(checked_ablation(ablate), pre_softmax, inverse)
-    true_next = _checked_next(model, rows, next_token)
-    for row in rows:
-        _check_origin(model, row)
-    given = {i: Input(row.tokens, true_next[i], (row.strata,), tuple(row.sizes)) for i, row in enumerate(rows)}
-    results: dict[int, Evaluation] = {}
-    for n_sizes in sorted({len(row.sizes) for row in rows}):  # programs depend on their number alone
-        alike = {i: one for i, one in given.items() if len(rows[i].sizes) == n_sizes}
-        ask = Ask((), (Case(Source("given"), condition),), tuple(rows[min(alike)].sizes))
+    found = _evaluated(model, rows, condition, _checked_next(model, len(rows), next_token), keep, progress)
+    return found[0] if single else found
+
+
+def evaluate_iter(
+    model: Model,
+    traces: Iterable[Trace | Invalid],
+    *,
+    ablate: str = "all",
+    pre_softmax: bool = False,
+    inverse: bool = False,
+    on_invalid: str = "raise",
+    chunk: int | None = None,
+) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
+    """Each trace with its evaluation, in their order, computed as they are asked for: for streams of ``trace_iter``.
+
+    Args:
+      model, ablate, pre_softmax, inverse, on_invalid: as in ``evaluate``.
+      traces: any iterable of traces; ``chunk`` of them are read at once.
+      chunk: traces that are evaluated together, 64 for each device by default.
+    """
+    checked_model(model)
+    condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
+    return _stream(model, iter(traces), condition, keeps_invalid(on_invalid), chunk_size(model, chunk))
+
+
+def _stream(
+    model: Model, left: Iterator[Trace | Invalid], condition: Condition, keep: bool, size: int
+) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
+    while rows := list(itertools.islice(left, size)):
+        yield from zip(rows, _evaluated(model, rows, condition, [None] * len(rows), keep, None), strict=True)
+
+
+def _evaluated(
+    model: Model,
+    rows: Sequence[Any],
+    condition: Condition,
+    true_next: list[int | None],
+    keep: bool,
+    progress: Progress | None,
+) -> list[Evaluation | Invalid]:
+    """An evaluation of every trace, in their order."""
+    results: dict[int, Evaluation | Invalid] = {}
+
+    def put(index: int, found: Evaluation | Invalid) -> None:
+        if isinstance(found, Invalid) and not keep:
+            raise found.as_error(f"trace {index}: " if len(rows) > 1 else "")
+        results[index] = found
+
+    given = {}
+    for index, row in enumerate(rows):
+        problem = row if isinstance(row, Invalid) else _problem(model, row)
+        if problem is None:
+            assert isinstance(row, Trace)
+            given[index] = Input(row.tokens, true_next[index], (row.strata,), tuple(row.sizes))
+        else:
+            put(index, problem)
+    for n_sizes in sorted({len(one.sizes or ()) for one in given.values()}):  # programs depend on their number alone
+        alike = {index: one for index, one in given.items() if len(one.sizes or ()) == n_sizes}
+        ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
         for batch in Driver(model, ask).batches(alike):
             for index, found in batch.items():
-                if isinstance(found, Invalid):
-                    raise found.as_error()
-                (results[index],) = found.evaluations
+                put(index, found if isinstance(found, Invalid) else found.evaluations[0])
             if progress is not None:
                 progress(len(results), len(rows))
-    ordered = [results[index] for index in range(len(rows))]
-    return ordered[0] if isinstance(traces, Trace) else ordered
+    return [results[index] for index in range(len(rows))]
 
 
-def _checked_next(model: Model, rows: list[Trace], next_token: Any) -> list[int | None]:
+def _of_masks(model: Model, tokens: Any, masks: EdgeTree, condition: Condition, next_token: Any) -> Evaluation:
+    """An evaluation of masks of one's own."""
+    if condition.inverse:
+        raise InputError("inverse is for traces; invert the masks")
+    if isinstance(tokens, Trace):
+        ids = tokens.tokens
+    else:
+        single, rows = listed(model, tokens)
+        if not single:
+            raise InputError("with masks evaluate takes one input: a text, its token ids or a trace of it")
+        ids = token_ids(model, rows[0])
+    stack = checked_masks(model, masks, len(ids))
+    return evaluate_masks(model, ids, stack, condition, _checked_next(model, 1, next_token)[0])
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} = {value!r}, expected True or False")
+    return bool(value)
+
+
+def _checked_next(model: Model, n_rows: int, next_token: Any) -> list[int | None]:
     if next_token is None:
-        return [None] * len(rows)
+        return [None] * n_rows
     several = isinstance(next_token, Sequence) or np.ndim(next_token) > 0
     given: list[Any] = list(next_token) if several else [next_token]
     known = [token for token in given if token is not None]
     whole = all(np.ndim(token) == 0 and np.issubdtype(np.asarray(token).dtype, np.integer) for token in known)
-    if len(given) != len(rows) or not whole or isinstance(next_token, bytes | bytearray):
-        raise InputError(f"next_token: expected {len(rows)} token ids, one for each trace, got {next_token!r}")
+    if len(given) != n_rows or not whole or isinstance(next_token, bytes | bytearray):
+        raise InputError(f"next_token: expected {n_rows} token ids, one for each trace, got {next_token!r}")
     wrong = [token for token in known if not 0 <= token < model.config.vocab_size]
     if wrong:
         raise InputError(f"next_token {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
     return [None if token is None else int(token) for token in given]
 
 
-def _check_origin(model: Model, row: Trace) -> None:
+def _problem(model: Model, row: Any) -> Invalid | None:
+    """Why a trace cannot be evaluated with this model, if it cannot."""
+    try:
+        _check_origin(model, row)
+    except InputError as error:
+        return Invalid(str(error), error=error)
+    return None
+
+
+def _check_origin(model: Model, row: Any) -> None:
     """Refuse traces of other models. A trace with an empty fingerprint may come from any model of the same shape."""
+    if not isinstance(row, Trace):
+        raise InputError(f"expected a trace or a list of traces, got {type(row).__name__}")
     c = model.config
     shapes = edge_shapes(c.n_layers, c.n_heads, len(row.tokens))
-    for name, leaf in row.strata.items():
-        if leaf.shape != shapes[name]:
+    for kind, leaf in row.strata.items():
+        if leaf.shape != shapes[kind]:
             raise InputError(
-                f"strata {name} have shape {leaf.shape}, this model's {shapes[name]}: another model's trace"
+                f"strata {kind} have shape {leaf.shape}, this model's {shapes[kind]}: another model's trace"
             )
     if int(row.tokens.max()) >= c.vocab_size:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
@@ -101,3 +212,4 @@ def _check_origin(model: Model, row: Trace) -> None:
             f"the trace was made with model {row.model_fingerprint}, this is {model.fingerprint()}; to evaluate it"
             ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'
         )
+    check(row, "the trace does not hold together: ", exact=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +13,47 @@ Tokens = str | Sequence[int] | np.ndarray
 """A text, or token ids."""
 
 
-def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, list[np.ndarray]]:
-    """Whether ``inputs`` is a single one, and the token ids of each."""
-    if not hasattr(inputs, "__len__"):
+def checked_model(model: object) -> None:
+    """Refuse what is no model, with the call that makes one."""
+    if not isinstance(model, Model):
+        hint = f": jstrace.load({model!r})" if isinstance(model, str) else ""
+        raise InputError(f"model is {type(model).__name__}, expected what jstrace.load returns{hint}")
+
+
+def token_texts(model: Model, ids: np.ndarray) -> tuple[str, ...] | None:
+    """Each token as text, if the model has a tokenizer."""
+    return None if model.tokenizer is None else tuple(model.tokenizer.token(int(token)) for token in ids)
+
+
+def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Tokens]]:
+    """Whether ``inputs`` is a single one, and a list of them.
+
+    Raises:
+      InputError: no model, or what is neither a text, token ids nor a list of them.
+    """
+    checked_model(model)
+    sequence = isinstance(inputs, Sequence) or (hasattr(inputs, "ndim") and inputs.ndim > 0)
+    if not sequence or isinstance(inputs, bytes | bytearray):
         raise InputError(f"expected a text, token ids or a list of them, got {type(inputs).__name__}")
     if isinstance(inputs, list | tuple) and not inputs:
         return False, []  # no inputs, no traces
     first = inputs[0] if len(inputs) else 0
     single = isinstance(inputs, str) or (np.ndim(first) == 0 and not isinstance(first, str))
-    rows: Sequence[Tokens] = [inputs] if single else inputs  # type: ignore[list-item,assignment]
-    return single, [_token_ids(model, row, "" if single else f"input {i}: ") for i, row in enumerate(rows)]
+    return single, [inputs] if single else inputs
 
 
-def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
+def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, list[np.ndarray]]:
+    """Whether ``inputs`` is a single one, and the token ids of each."""
+    single, rows = listed(model, inputs)
+    return single, [token_ids(model, row, "" if single else f"input {i}: ") for i, row in enumerate(rows)]
+
+
+def token_ids(model: Model, row: Tokens, where: str = "") -> np.ndarray:
+    """Token ids of one input, int32 ``[T]``.
+
+    Raises:
+      InputError: with the reason, after ``where``, which names the input.
+    """
     if isinstance(row, str):
         if model.tokenizer is None:
             raise InputError(f"{where}this model came without a tokenizer; pass token ids")
@@ -35,6 +64,8 @@ def _token_ids(model: Model, row: Tokens, where: str) -> np.ndarray:
         except UnicodeEncodeError as error:
             raise InputError(f"{where}the text is not valid Unicode ({error.reason} at {error.start})") from error
         row = model.tokenizer.encode(row)
+    if isinstance(row, Sequence) and any(isinstance(token, bool | np.bool_) for token in row):
+        raise InputError(f"{where}token ids must be integers, and a bool is none")
     try:
         ids = np.asarray(row)
     except (ValueError, TypeError) as error:

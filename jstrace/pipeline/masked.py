@@ -124,7 +124,7 @@ def _measured(
         reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
         if sharing > 1:
             reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
-        return _compared(logits, reference, next_tokens)
+        return compared(logits, reference, next_tokens)
 
     several = strata.mlp.shape[0] > 1
     if len(sources) > 1:
@@ -132,7 +132,7 @@ def _measured(
     return jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
 
 
-def _compared(
+def compared(
     logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array
 ) -> tuple[Measures, Array, Array]:
     """Measures of every row, and the reference's most probable tokens with their probabilities."""

@@ -7,6 +7,7 @@ its own inputs.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,13 @@ def score_batch(
     lengths: Int[AnyArray, "B"],
     seed: Int[Array, ""] | int,
     *,
-    importances: tuple[str, ...],
+    importances: tuple[Any, ...],
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
     """Scores of several kinds from one clean pass of a padded batch.
 
     Returns:
-      The scores of each kind, and where those of an input are all finite: by family of edges and layer.
+      The scores of each kind, and where those of an input are all finite: by kind of edge and layer.
     """
 
     def score(decoder: Decoder, tokens: Array, lengths: Array) -> tuple[tuple[EdgeTree, ...], Array]:
@@ -46,7 +47,7 @@ def score_batch(
 
 
 def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:
-    """By family of edges and layer, whether every edge has a finite score; other slots hold NaN."""
+    """By kind of edge and layer, whether every edge has a finite score; other slots hold NaN."""
     good = jax.tree.map(lambda leaf, slot: jnp.isfinite(leaf) | ~slot, tree, slots)
     return jnp.stack([jnp.all(leaf, axis=tuple(range(2, leaf.ndim))) for _, leaf in good.items()], axis=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,20 +15,28 @@ from jaxtyping import Int
 
 from jstrace.method import graph
 from jstrace.method.composition import Composition, compose
-from jstrace.method.edges import Edge, edges_where
-from jstrace.method.sizes import NO_EDGE, checked_sizes
+from jstrace.method.conditions import checked_frozen
+from jstrace.method.edges import Edges, edges_where
+from jstrace.method.sizes import SIZES, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
-from jstrace.models import FAMILIES, EdgeTree, InputError, ModelConfig, edge_shapes
-from jstrace.pipeline import stages, store
-from jstrace.pipeline.padding import cropped, widened, with_marks
+from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig
+from jstrace.pipeline import store
+from jstrace.pipeline.coherence import check
+from jstrace.pipeline.comparing import same
+from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
 
 FORMAT, VERSION = "jstrace-trace", 1
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Trace:
-    """The nested traces of one input: all Z masks in one uint8 stratum per edge. Arrays are numpy's, of the true T."""
+    """The nested traces of one input: all Z masks in one uint8 stratum per edge. Arrays are numpy's, of the true T.
+
+    It is a record on the host, with texts and a config, and no pytree: ``scores``, ``strata`` and what ``mask`` and
+    ``masks`` give are, for ``jax.jit`` and ``jax.vmap``. Two of them are equal where all that they hold is.
+    """
 
     tokens: Int[np.ndarray, "T"]
     token_texts: tuple[str, ...] | None
@@ -39,13 +48,58 @@ class Trace:
     counts: Int[np.ndarray, "Z"]
     """Edges of each trace, ``floor(size * E)``."""
     scores: EdgeTree
-    """float32; -1 in slots that are no edge."""
+    """float32; -1 in slots that are no edge, whose stratum is 255."""
     strata: EdgeTree
     """uint8: the smallest trace that holds the edge; Z for none; 255 in slots that are no edge."""
     importance: str = "l1"
     frozen: tuple[str, ...] = ()
     seed: int = 0
     model_fingerprint: str = ""
+
+    @staticmethod
+    def from_scores(
+        model: Model,
+        tokens: Tokens,
+        scores: EdgeTree,
+        *,
+        sizes: Sequence[float] = SIZES,
+        frozen: Sequence[str] = (),
+        importance: str = "own",
+    ) -> Trace:
+        """The traces that best-first search finds over scores of one's own.
+
+        Args:
+          model: that the scores belong to.
+          tokens: the text, or its token ids ``[T]``.
+          scores: any finite number for every edge, the larger the earlier: ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``,
+            ``[L,T]``; what stands in slots that are no edge is not read.
+          sizes: fractions of all edges, strictly increasing, at most 254.
+          frozen: components that rank before all others: any of "residual", "attention", "mlp".
+          importance: what to call the scores.
+
+        Raises:
+          InputError: tokens, scores or sizes that make no sense.
+        """
+        single, rows = tokenised(model, tokens)
+        if not single:
+            raise InputError("from_scores takes one input: a text or its token ids")
+        (ids,), config = rows, model.config
+        graph.check_slots(config, batching.bucket(len(ids)))
+        own, n_edges = checked_scores(scores, config, len(ids)), graph.n_edges(config, len(ids))
+        cuts, first = edge_counts(checked_sizes(sizes), n_edges), checked_frozen(frozen)
+        return Trace(
+            tokens=ids,
+            token_texts=token_texts(model, ids),
+            config=config,
+            n_edges=n_edges,
+            sizes=checked_sizes(sizes),
+            counts=cuts,
+            scores=own,
+            strata=searched(own, cuts, config, first),
+            importance=str(importance),
+            frozen=first,
+            model_fingerprint=model.fingerprint(),
+        )
 
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
@@ -64,26 +118,21 @@ class Trace:
         """The bool masks of all traces and of the full graph, on a leading axis of Z + 1, for ``jax.vmap``."""
         return jax.tree.map(lambda *masks: np.stack(masks), *(self.mask(k) for k in range(len(self.sizes) + 1)))
 
-    def edges(self, k: SupportsIndex | None = None, *, size: float | None = None) -> list[Edge]:
+    def edges(self, k: SupportsIndex | None = None, *, size: float | None = None) -> Edges:
         """The edges of a trace, given as for ``mask``, highest score first."""
         return edges_where(self.mask(k, size=size), self.scores, self.strata)
 
-    def first_edges(self, count: int) -> list[Edge]:
-        """The first ``count`` edges that best-first search takes, highest score first: the trace of that size."""
-        n_tokens = len(self.tokens)
-        slots = graph.edge_slots(self.config, n_tokens, n_tokens)
-        marked = widened(with_marks(self.scores, slots), batching.bucket(n_tokens), np.float32(np.nan))
-        score = jax.tree.map(lambda leaf: leaf[None], marked)
-        cuts = np.full((1, len(self.sizes)), min(count, self.n_edges), np.int32)
-        found = stages.extract_batch(
-            score,
-            cuts,
-            np.asarray([n_tokens], np.int32),
-            parallel=self.config.parallel,
-            frozen=self.frozen,
-            signed=True,
-        )
-        first = jax.tree.map(lambda leaf: leaf == 0, cropped(jax.device_get(found), 0, len(self.tokens)))
+    def first_edges(self, count: SupportsIndex) -> Edges:
+        """The first ``count`` edges that best-first search takes, highest score first: the trace of that size.
+
+        Raises:
+          InputError: a count that is no whole number of edges.
+        """
+        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
+            raise InputError(f"count = {count!r}, expected a number of edges")
+        cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
+        found = searched(self.scores, cuts, self.config, self.frozen)
+        first = jax.tree.map(lambda leaf: leaf == 0, found)
         return edges_where(first, self.scores, self.strata)
 
     def composition(self) -> Composition:
@@ -105,8 +154,13 @@ class Trace:
         with store.reading(path, "trace"):
             header, arrays = store.read(path, kind=FORMAT, version=VERSION)
             found = _assembled(header, arrays)
-            _check(found, path)
+            check(found, f"{path}: ")
         return found
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if isinstance(other, Trace) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
@@ -161,7 +215,7 @@ def _arrays(trace: Trace) -> dict[str, np.ndarray]:
 
 
 def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
-    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in FAMILIES}) for kind in ("scores", "strata")}
+    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in ("scores", "strata")}
     sizes, texts = tuple(header["sizes"]), header["token_texts"]
     return Trace(
         tokens=arrays["tokens"],
@@ -176,23 +230,3 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         model_fingerprint=header["model_fingerprint"],
         **trees,
     )
-
-
-def _check(trace: Trace, path: Path) -> None:
-    """Refuse arrays whose shapes and types are not those of the config."""
-    c, t = trace.config, len(trace.tokens)
-    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or graph.n_edges(c, t) != trace.n_edges:
-        raise InputError(f"{path}: its tokens and its number of edges do not belong together")
-    if trace.tokens.min() < 0 or trace.tokens.max() >= c.vocab_size:
-        raise InputError(f"{path}: its tokens are outside the vocabulary of {c.vocab_size}")
-    if trace.token_texts is not None and len(trace.token_texts) != t:
-        raise InputError(f"{path}: {len(trace.token_texts)} texts for {t} tokens")
-    checked_sizes(trace.sizes)
-    expected = edge_shapes(c.n_layers, c.n_heads, t)
-    for kind, dtype in (("scores", np.float32), ("strata", np.uint8)):
-        for name, leaf in getattr(trace, kind).items():
-            if leaf.shape != expected[name] or leaf.dtype != dtype:
-                raise InputError(f"{path}: {kind}.{name} is {leaf.dtype}{leaf.shape}, expected {dtype}{expected[name]}")
-    held = np.bincount(np.concatenate([np.ravel(leaf) for _, leaf in trace.strata.items()]), minlength=256)
-    if held[:NO_EDGE].sum() != trace.n_edges or (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():
-        raise InputError(f"{path}: its strata do not hold the edges that its sizes ask for")

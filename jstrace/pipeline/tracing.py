@@ -2,82 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import overload
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, overload
 
-from jstrace.method.conditions import Source, checked_frozen, checked_importance, checked_seed
+from jstrace.method.conditions import Source, checked_frozen, checked_importance, checked_seed, name_of
 from jstrace.method.sizes import SIZES, checked_sizes, counts
-from jstrace.models import Model
+from jstrace.models import Importance, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
-from jstrace.pipeline.inputs import Tokens, tokenised
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, token_texts
 from jstrace.pipeline.trace import Trace
+from jstrace.scale import meshes
+
+CHUNK = 64
+"""Inputs for each device along ``data`` that a stream reads at once."""
+
+Progress = Callable[[int, int], None]
 
 
 @overload
 def trace(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, importance: str = ..., sizes: Sequence[float] = ..., frozen: Sequence[str] = ...,
-    seed: int = ..., progress: Callable[[int, int], None] | None = ...,
+    model: Model, inputs: Tokens, *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
+    frozen: Sequence[str] = ..., seed: int = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
-    model: Model, inputs: Sequence[Tokens], *, importance: str = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., seed: int = ..., progress: Callable[[int, int], None] | None = ...,
+    model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
+    frozen: Sequence[str] = ..., seed: int = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
+@overload
+def trace(
+    model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
+    frozen: Sequence[str] = ..., seed: int = ..., on_invalid: Literal["keep"], progress: Progress | None = ...,
+) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
     *,
-    importance: str = "l1",
+    importance: str | Importance = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Trace | list[Trace]:
+    on_invalid: str = "raise",
+    progress: Progress | None = None,
+) -> Trace | Invalid | list[Trace] | list[Trace | Invalid]:
     """Trace one input or a list of them: the nested sub-graphs that best-first search keeps at each size.
 
     Args:
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
-      importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random".
+      importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random", or one of your own
+        (``jstrace.Importance``).
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
-      seed: of random scores.
+      seed: of random scores; every input has a draw of its own.
+      on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
+        place, and the others are traced.
       progress: called with the number of inputs done and in all.
 
     Raises:
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
-    single, rows = tokenised(model, inputs)
-    source = Source(checked_importance(importance), checked_frozen(frozen))
-    ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
-    mark, results = model.fingerprint(), dict[int, Trace]()
-    for batch in Driver(model, ask).batches({index: Input(row) for index, row in enumerate(rows)}):
-        for index, found in batch.items():
-            if isinstance(found, Invalid):
-                raise found.as_error("" if single else f"input {index}: ")
-            results[index] = _assembled(model, found, ask, mark)
-        if progress is not None:
-            progress(len(results), len(rows))
-    ordered = [results[index] for index in range(len(rows))]
-    return ordered[0] if single else ordered
+    single, rows = listed(model, inputs)
+    tracer = _Tracer.of(model, importance, sizes, frozen, seed, on_invalid)
+    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress)
+    return found[0] if single else found
 
 
-def _assembled(model: Model, found: Outcome, ask: Ask, mark: str) -> Trace:
-    (source,), (strata,) = ask.sources, found.strata
-    assert found.scores is not None
-    tokenizer = model.tokenizer
-    return Trace(
-        tokens=found.tokens,
-        token_texts=None if tokenizer is None else tuple(tokenizer.token(int(token)) for token in found.tokens),
-        config=model.config,
-        n_edges=found.n_edges,
-        sizes=ask.sizes,
-        counts=counts(ask.sizes, found.n_edges),
-        scores=found.scores,
-        strata=strata,
-        importance=source.importance,
-        frozen=source.frozen,
-        seed=ask.seed,
-        model_fingerprint=mark,
-    )
+def trace_iter(
+    model: Model,
+    inputs: Iterable[Tokens],
+    *,
+    importance: str | Importance = "l1",
+    sizes: Sequence[float] = SIZES,
+    frozen: Sequence[str] = (),
+    seed: int = 0,
+    on_invalid: str = "raise",
+    chunk: int | None = None,
+) -> Iterator[Trace | Invalid]:
+    """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
+
+    Args:
+      model, importance, sizes, frozen, seed, on_invalid: as in ``trace``.
+      inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
+      chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
+
+    Raises:
+      InputError: as ``trace``; an input that raises ends the stream.
+    """
+    checked_model(model)
+    if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+        raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
+    tracer = _Tracer.of(model, importance, sizes, frozen, seed, on_invalid)
+    return _stream(tracer, iter(inputs), chunk_size(model, chunk))
+
+
+def _stream(tracer: _Tracer, left: Iterator[Tokens], size: int) -> Iterator[Trace | Invalid]:
+    start = 0
+    while rows := list(itertools.islice(left, size)):
+        yield from tracer.run(rows, lambda index, start=start: f"input {start + index}: ")  # type: ignore[misc]
+        start += len(rows)
+
+
+def chunk_size(model: Model, chunk: Any) -> int:
+    """Inputs that a stream reads at once."""
+    if chunk is None:
+        return CHUNK * meshes.n_data(model.mesh)
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise InputError(f"chunk = {chunk!r}, expected a number of inputs")
+    return chunk
+
+
+def keeps_invalid(on_invalid: str) -> bool:
+    """Whether inputs without results keep their places, or an ``InputError``."""
+    if on_invalid not in ("raise", "keep"):
+        raise InputError(f"on_invalid = {on_invalid!r}, expected raise or keep")
+    return on_invalid == "keep"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tracer:
+    """Traces lists of inputs in one way; what it learns of memory lasts from one to the next."""
+
+    driver: Driver
+    keep: bool
+    mark: str
+
+    @staticmethod
+    def of(
+        model: Model,
+        importance: Any,
+        sizes: Sequence[float],
+        frozen: Sequence[str],
+        seed: int,
+        on_invalid: str,
+    ) -> _Tracer:
+        source = Source(checked_importance(importance), checked_frozen(frozen))
+        ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
+        return _Tracer(Driver(model, ask), keeps_invalid(on_invalid), model.fingerprint())
+
+    def run(
+        self, rows: Sequence[Tokens], where: Callable[[int], str], progress: Progress | None = None
+    ) -> list[Trace | Invalid]:
+        """A trace for every input, in their order."""
+        found: dict[int, Trace | Invalid] = {}
+        inputs: dict[int, Input] = {}
+        for index, row in enumerate(rows):
+            try:
+                inputs[index] = Input(token_ids(self.driver.model, row, where(index)))
+            except InputError as error:
+                if not self.keep:
+                    raise
+                found[index] = Invalid(str(error), error=error)
+        for batch in self.driver.batches(inputs):
+            for index, outcome in batch.items():
+                if isinstance(outcome, Invalid) and not self.keep:
+                    raise outcome.as_error(where(index))
+                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome)
+            if progress is not None:
+                progress(len(found), len(rows))
+        return [found[index] for index in range(len(rows))]
+
+    def _assembled(self, found: Outcome) -> Trace:
+        model, ask = self.driver.model, self.driver.ask
+        (source,), (strata,) = ask.sources, found.strata
+        assert found.scores is not None
+        return Trace(
+            tokens=found.tokens,
+            token_texts=token_texts(model, found.tokens),
+            config=model.config,
+            n_edges=found.n_edges,
+            sizes=ask.sizes,
+            counts=counts(ask.sizes, found.n_edges),
+            scores=found.scores,
+            strata=strata,
+            importance=name_of(source.importance),
+            frozen=source.frozen,
+            seed=ask.seed,
+            model_fingerprint=self.mark,
+        )

@@ -12,7 +12,7 @@ import pyarrow as pa
 from jstrace.method import sizes as sizes_of
 from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
-from jstrace.models import FAMILIES, EdgeTree
+from jstrace.models import EDGE_KINDS, EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
 from jstrace.runs.row import Row
 from jstrace.runs.schema import density_column
@@ -128,4 +128,6 @@ def strata_of(row: dict[str, Any]) -> EdgeTree:
     """The strata (uint8) of one row of the table ``strata``."""
     shape = (row["layers"], row["n_tokens"])
     shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
-    return EdgeTree(**{name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in FAMILIES})
+    return EdgeTree(
+        **{name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
+    )

@@ -11,7 +11,7 @@ from jstrace.method.conditions import Plan
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
 
-FAMILIES = ("residual_attn", "attn", "residual_mlp", "mlp")
+EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 """The fields of an ``EdgeTree``, in the order of edge indices."""
 
 _CURVES = pa.schema(
@@ -54,7 +54,7 @@ _STRATA = pa.schema(
         ("layers", pa.int32()),
         ("n_heads", pa.int32()),
         ("n_tokens", pa.int32()),
-        *((name, pa.binary()) for name in FAMILIES),
+        *((name, pa.binary()) for name in EDGE_KINDS),
     ]
 )
 _INPUTS = pa.schema(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from jstrace.files import write_whole
 from jstrace.models import InputError
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.show.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 FORMATS = (".png", ".svg")
@@ -48,29 +51,54 @@ def check_plottable(path: Path) -> None:
     """Refuse a file name or an installation that ``save_plot`` could not serve, before any work is done."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a plot is written as {' or '.join(FORMATS)}")
+    _check_installed("--plot")
+
+
+def _check_installed(what: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise InputError("--plot needs matplotlib: pip install 'jstrace[plot]'") from error
+        raise InputError(f"{what} needs matplotlib: pip install 'jstrace[plot]'") from error
 
 
 def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
     """Draw one curve of TV over size for each label; PNG or SVG by the file's ending."""
     check_plottable(path)
+    figure = _drawn(evaluations)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _write_figure(figure, path)
+
+
+def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation]) -> Figure:
+    """TV over size as a matplotlib ``Figure``, which notebooks show and ``figure.savefig`` writes.
+
+    Args:
+      results: one evaluation, several of them, or several by their labels.
+
+    Raises:
+      InputError: nothing to draw, or matplotlib is not installed.
+    """
+    if isinstance(results, Evaluation):
+        results = [results]
+    if not isinstance(results, Mapping):
+        results = {f"result {number}": one for number, one in enumerate(results, 1)}
+    wrong = [type(one).__name__ for one in results.values() if not isinstance(one, Evaluation)]
+    if wrong or not results:
+        raise InputError(f"expected evaluations to draw, got {wrong[0] if wrong else 'none'}")
+    _check_installed("plot_curves")
+    return _drawn(list(results.items()))
+
+
+def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
     for (label, evaluation), color in zip(evaluations, _colors(len(evaluations)), strict=True):
-        axes.plot(
-            [*evaluation.sizes, 1.0],
-            evaluation.tv,
-            marker="o",
-            markersize=3,
-            linewidth=1.2,
-            color=color,
-            label=printable(label),
-        )
+        order = np.argsort(evaluation.row_sizes, kind="stable")  # masks of one's own come in any order
+        points, tv = evaluation.row_sizes[order], evaluation.tv[order]
+        axes.plot(points, tv, marker="o", markersize=3, linewidth=1.2, color=color, label=printable(label))
     axes.set(
         xscale="log",
         ylim=(-0.02, 1.02),
@@ -78,13 +106,12 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
         ylabel="TV distance from the full graph",
     )
     axes.grid(alpha=0.3, linewidth=0.5)
-    axes.set_title(f"edges ablated: {evaluations[0][1].ablate}", fontsize="small")
+    ablated = dict.fromkeys(evaluation.ablate for _, evaluation in evaluations)
+    axes.set_title(f"edges ablated: {', '.join(ablated)}", fontsize="small")
     if len(evaluations) <= 12:
         for text in axes.legend(fontsize="x-small", frameon=False).get_texts():
             text.set_parse_math(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        _write_figure(figure, path)
+    return figure
 
 
 def _write_figure(figure: Any, path: Path) -> None:

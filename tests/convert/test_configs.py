@@ -11,7 +11,7 @@ import pytest
 
 from jstrace.convert.hf.config import IRRELEVANT, from_hf_fields
 from jstrace.convert.hf.families import FAMILIES as READERS
-from jstrace.method.scores import NormMeasure
+from jstrace.method.scores import Norm
 from jstrace.models import Decoder, InputError, clean_forward, n_params, shapes
 from tests.conftest import FAMILIES, family_config
 
@@ -233,7 +233,7 @@ def test_half_precision_scores_in_float32(family: str) -> None:
     model = jax.eval_shape(lambda params: Decoder(config, params), shapes(config, jnp.dtype("bfloat16")))
 
     def run(model: Decoder, tokens: jax.Array) -> tuple[Any, ...]:
-        clean = clean_forward(model, tokens, NormMeasure(1))
+        clean = clean_forward(model, tokens, Norm(1))
         return clean.logits, *jax.tree.leaves(clean.magnitudes)
 
     found = jax.eval_shape(run, model, jax.ShapeDtypeStruct((5,), jnp.int32))

@@ -17,7 +17,7 @@ from jstrace.convert import read_config
 from jstrace.convert.gguf import file as gguf_file
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
-from jstrace.method.scores import NormMeasure
+from jstrace.method.scores import Norm
 from jstrace.models import InputError, clean_forward
 from tests import hf_models
 from tests.conftest import TINY, tiny_params
@@ -117,7 +117,7 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 97, 20)
     with torch.no_grad():
         expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
-    logits = clean_forward(model.decoder, jnp.asarray(tokens), NormMeasure(1)).logits
+    logits = clean_forward(model.decoder, jnp.asarray(tokens), Norm(1)).logits
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
     assert model.config.global_layers == theirs.config.global_layers
     assert read_config(str(tmp_path / "tiny.gguf")) == model.config

@@ -25,7 +25,7 @@ import jstrace
 from jstrace.convert import default_model, native, read_config, source
 from jstrace.convert.layouts import HF
 from jstrace.convert.weights import build_params
-from jstrace.method.scores import NormMeasure
+from jstrace.method.scores import Norm
 from jstrace.model import convert, describe
 from jstrace.models import (
     PRESETS,
@@ -68,7 +68,7 @@ def test_presets_have_their_parameters(name: str) -> None:
     tokens = jax.ShapeDtypeStruct((55,), jnp.int32)
 
     def run(model: Decoder, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        clean = clean_forward(model, tokens, NormMeasure(1))
+        clean = clean_forward(model, tokens, Norm(1))
         return clean.logits, clean.magnitudes.attn
 
     logits, attn = jax.eval_shape(run, abstract, tokens)

@@ -14,7 +14,7 @@ import jstrace
 from jstrace.method import graph
 from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
-from jstrace.method.scores import NormMeasure, edge_scores
+from jstrace.method.scores import Norm, edge_scores
 from jstrace.models import (
     Decoder,
     EdgeTree,
@@ -188,7 +188,7 @@ def test_evaluation_equals_the_oracle(family: str, condition: Condition) -> None
 
 @jax.jit
 def clean(decoder: Decoder, tokens: jax.Array, length: jax.Array) -> jax.Array:
-    return clean_forward(decoder, tokens, NormMeasure(1), length=length).logits
+    return clean_forward(decoder, tokens, Norm(1), length=length).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)

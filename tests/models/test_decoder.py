@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace.method.scores import NormMeasure
+from jstrace.method.scores import Norm
 from jstrace.models import EdgeTree, Model, clean_forward, every_row, live_rows, masked_forward
 from jstrace.models.rows import capacities
 from tests import oracle
@@ -127,15 +127,15 @@ def test_model_is_a_pytree(tiny: Model, tokens: np.ndarray) -> None:
 
 def test_padding_changes_no_logits(tiny: Model, tokens: np.ndarray) -> None:
     wide = np.concatenate([tokens, [5, 6, 7]])
-    clean = clean_forward(tiny.decoder, jnp.asarray(tokens), NormMeasure(1)).logits
-    padded = clean_forward(tiny.decoder, jnp.asarray(wide), NormMeasure(1), length=len(tokens)).logits
+    clean = clean_forward(tiny.decoder, jnp.asarray(tokens), Norm(1)).logits
+    padded = clean_forward(tiny.decoder, jnp.asarray(wide), Norm(1), length=len(tokens)).logits
     np.testing.assert_allclose(padded, clean, atol=1e-5)
 
 
 def test_no_array_of_vectors_for_every_pair(tiny: Model) -> None:
     """L1 and L2 scores never build T * T * H * D numbers: no intermediate is that large."""
     n_tokens = 40
-    jaxpr = jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(tiny.decoder, jnp.zeros(n_tokens, int))
+    jaxpr = jax.make_jaxpr(lambda m, t: clean_forward(m, t, Norm(1)))(tiny.decoder, jnp.zeros(n_tokens, int))
     largest = max(v.aval.size for eqn in _equations(jaxpr.jaxpr) for v in eqn.outvars)
     stacked_scores = TINY.n_layers * TINY.n_heads * n_tokens**2
     assert largest <= stacked_scores < TINY.n_heads * n_tokens**2 * TINY.d_model
@@ -156,7 +156,7 @@ def test_float32_asks_for_the_highest_precision(tiny: Model, tokens: np.ndarray)
         decoder = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), tiny.decoder)
         mask = ones(TINY, len(tokens))
         programs = [
-            jax.make_jaxpr(lambda m, t: clean_forward(m, t, NormMeasure(1)))(decoder, jnp.asarray(tokens)),
+            jax.make_jaxpr(lambda m, t: clean_forward(m, t, Norm(1)))(decoder, jnp.asarray(tokens)),
             jax.make_jaxpr(lambda m, t, mask=mask: masked_forward(m, t, mask))(decoder, jnp.asarray(tokens)),
         ]
         dots = [e for p in programs for e in _equations(p.jaxpr) if e.primitive.name == "dot_general"]

@@ -110,7 +110,7 @@ def test_first_edges_are_the_heaps(tiny: Model, tokens: np.ndarray) -> None:
     for count in (1, 5, 17, 10**6):
         got = {
             (
-                oracle.FAMILIES.index(e.kind),
+                oracle.EDGE_KINDS.index(e.kind),
                 e.layer,
                 *((e.head, e.target, e.source) if e.kind == "attn" else (e.target,)),
             )

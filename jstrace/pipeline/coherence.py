@@ -1,0 +1,50 @@
+"""Whether what a trace holds belongs together: of traces that were read, or made with ``dataclasses.replace``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jstrace.method import graph
+from jstrace.method.sizes import NO_EDGE, checked_sizes
+from jstrace.models import InputError, edge_shapes
+
+
+def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
+    """Refuse what does not belong together: shapes and types are those of the config, strata those of the sizes.
+
+    Args:
+      trace: a ``Trace`` that was read, or made with ``dataclasses.replace``.
+      where: names the trace.
+      exact: whether traces must hold exactly the edges that their sizes ask for.
+
+    Raises:
+      InputError: with the reason, after ``where``.
+    """
+    c, t = trace.config, len(trace.tokens)
+    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or graph.n_edges(c, t) != trace.n_edges:
+        raise InputError(f"{where}its tokens and its number of edges do not belong together")
+    if trace.tokens.min() < 0 or trace.tokens.max() >= c.vocab_size:
+        raise InputError(f"{where}its tokens are outside the vocabulary of {c.vocab_size}")
+    if trace.token_texts is not None and len(trace.token_texts) != t:
+        raise InputError(f"{where}{len(trace.token_texts)} texts for {t} tokens")
+    checked_sizes(trace.sizes)
+    expected = edge_shapes(c.n_layers, c.n_heads, t)
+    for field, dtype in (("scores", np.float32), ("strata", np.uint8)):
+        for kind, leaf in getattr(trace, field).items():
+            if not isinstance(leaf, np.ndarray) or leaf.shape != expected[kind] or leaf.dtype != dtype:
+                wanted = f"{dtype.__name__}{expected[kind]}"
+                raise InputError(f"{where}{field} {kind} are {_words(leaf)}, expected {wanted} of numpy")
+    held = np.zeros(256, np.int64)
+    for _, leaf in trace.strata.items():
+        for layer in leaf:  # one at a time, as counting takes eight bytes a slot
+            held += np.bincount(np.ravel(layer), minlength=256)
+    if held[: len(trace.sizes) + 1].sum() != trace.n_edges or held[:NO_EDGE].sum() != trace.n_edges:
+        raise InputError(f"{where}its strata do not hold {trace.n_edges} edges in {len(trace.sizes)} sizes")
+    if exact and (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():
+        raise InputError(f"{where}its strata do not hold the edges that its sizes ask for")
+
+
+def _words(leaf: Any) -> str:
+    return f"{type(leaf).__name__} {getattr(leaf, 'dtype', '')}{getattr(leaf, 'shape', '')}"

@@ -1,0 +1,133 @@
+"""Masks of one's own through the masked forwards: the same measures as of traces (sections 4 and 5 of the method)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jstrace.method import graph
+from jstrace.method.conditions import Condition
+from jstrace.method.sizes import SIZES
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, edge_shapes, live_rows, masked_forward
+from jstrace.pipeline.evaluation import Evaluation, evaluation_of
+from jstrace.pipeline.masked import BatchResult, compared
+from jstrace.scale import batching
+
+_ROWS = len(SIZES)
+"""Masks of one call: as many as a trace has."""
+
+
+def evaluate_masks(
+    model: Model, tokens: Int[np.ndarray, "T"], masks: EdgeTree, condition: Condition, next_token: int | None
+) -> Evaluation:
+    """Predictions under a stack of checked masks, compared with the full graph's.
+
+    Args:
+      model: the model.
+      tokens: of the input.
+      masks: bool or float, with a leading axis of N masks.
+      condition: which edges they act on, and where.
+      next_token: the true next token, where known.
+
+    Returns:
+      N rows and that of the full graph; sizes are shares of all edges.
+    """
+    n_tokens, n_masks = len(tokens), masks.mlp.shape[0]
+    slots = graph.edge_slots(model.config, n_tokens, n_tokens, np)
+    kept = np.zeros(n_masks)
+    for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
+        kept += np.sum(leaf * np.asarray(slot), axis=tuple(range(1, leaf.ndim)), dtype=np.float64)
+    sizes = tuple((kept / graph.n_edges(model.config, n_tokens)).tolist())
+    wide, length = batching.padded([tokens], batching.bucket(n_tokens), 1)
+    found = []
+    for start in range(0, n_masks, _ROWS):
+        chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + _ROWS], masks)
+        rows = batching.call_rows(chunk.mlp.shape[0], 1)
+        batch = _widened(chunk, min(rows, _ROWS), wide.shape[1])
+        one = predicted_and_compared(
+            model.decoder, wide[0], length[0], batch, next_token or 0, ablate=condition.ablate,
+            pre_softmax=condition.pre_softmax,
+        )  # fmt: skip
+        found.append((jax.device_get(one), chunk.mlp.shape[0]))
+    return evaluation_of(_joined(found), 0, sizes, condition, with_next=next_token is not None, with_density=False)
+
+
+@functools.partial(jax.jit, static_argnames=("ablate", "pre_softmax"))
+def predicted_and_compared(
+    decoder: Decoder,
+    tokens: Int[AnyArray, "T"],
+    length: Int[AnyArray, ""],
+    masks: EdgeTree,
+    next_token: Int[Array, ""] | int,
+    *,
+    ablate: str,
+    pre_softmax: bool,
+) -> BatchResult:
+    """Measures of every mask's prediction and of the full graph's, the last row, compiled once a shape."""
+    rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.ones_like(leaf[:1])]), masks)
+
+    def one(mask: EdgeTree) -> Array:
+        if ablate != "all":
+            mask = EdgeTree(mask.residual_attn, jnp.ones_like(mask.attn), mask.residual_mlp, mask.mlp)
+        return masked_forward(decoder, tokens, mask, length=length, pre_softmax=pre_softmax, row_map=live_rows)
+
+    logits = jax.vmap(one)(rows)
+    measured, top, probs = compared(logits[None], logits[None, -1], jnp.asarray(next_token)[None])
+    return BatchResult(measured, top, probs)
+
+
+def _widened(masks: EdgeTree, n_rows: int, width: int) -> EdgeTree:
+    """Masks padded to the shape of a call with zeros, which keep nothing."""
+
+    def pad(leaf: np.ndarray, token_axes: int) -> np.ndarray:
+        tail = [(0, width - leaf.shape[-1])] * token_axes
+        return np.pad(leaf, [(0, n_rows - len(leaf)), *[(0, 0)] * (leaf.ndim - 1 - token_axes), *tail])
+
+    return EdgeTree(**{kind: pad(leaf, 2 if kind == "attn" else 1) for kind, leaf in masks.items()})
+
+
+def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
+    """The rows of all calls, and the full graph's once."""
+    last, _ = parts[-1]
+
+    def rows(*leaves: np.ndarray) -> np.ndarray:
+        kept = [leaf[:, :count] for leaf, (_, count) in zip(leaves, parts, strict=True)]
+        return np.concatenate([*kept, leaves[-1][:, -1:]], axis=1)
+
+    measures = jax.tree.map(rows, *(part.measures for part, _ in parts))
+    return BatchResult(measures, last.full_tokens, last.full_probs)
+
+
+def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> EdgeTree:
+    """A stack of masks on the host, bool or float32, with a leading axis; a single mask is a stack of one.
+
+    Raises:
+      InputError: no ``EdgeTree``, none at all, other shapes, integers, or floats outside [0, 1].
+    """
+    if not isinstance(masks, EdgeTree):
+        raise InputError(f"{where}masks are {type(masks).__name__}, expected an EdgeTree with a leading axis of masks")
+    shapes, found = edge_shapes(model.config.n_layers, model.config.n_heads, n_tokens), {}
+    counts = set()
+    for kind, leaf in masks.items():
+        array = np.asarray(leaf)
+        array = array[None] if array.ndim == len(shapes[kind]) else array
+        if array.shape[1:] != shapes[kind] or not len(array):
+            shape = f"{np.shape(leaf)}, expected (N, {', '.join(map(str, shapes[kind]))})"
+            raise InputError(f"{where}masks {kind} have shape {shape}, of a mask or more")
+        if array.dtype != bool:
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise InputError(f"{where}masks {kind} are {array.dtype}, expected bool or float")
+            array = array.astype(np.float32)
+            if not ((array >= 0) & (array <= 1)).all():
+                raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
+        found[kind] = array
+        counts.add(len(array))
+    if len(counts) > 1:
+        raise InputError(f"{where}masks of {sorted(counts)} rows: every kind of edge needs as many")
+    return EdgeTree(**found)

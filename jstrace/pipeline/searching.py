@@ -1,0 +1,48 @@
+"""Best-first search over scores on the host, one input alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jstrace.method import graph
+from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
+from jstrace.pipeline import stages
+from jstrace.pipeline.padding import cropped, widened, with_marks
+from jstrace.scale import batching
+
+
+def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
+    """Scores of one input as float32 on the host, -1 in slots that are no edge.
+
+    Raises:
+      InputError: no ``EdgeTree``, arrays of other shapes, or an edge without a finite score.
+    """
+    if not isinstance(scores, EdgeTree):
+        raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
+    shapes, found = edge_shapes(config.n_layers, config.n_heads, n_tokens), {}
+    slots = graph.edge_slots(config, n_tokens, n_tokens, np)
+    for kind, leaf in scores.items():
+        array = np.asarray(leaf)
+        if array.shape != shapes[kind] or (array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16"):
+            raise InputError(f"scores {kind} are {array.dtype}{array.shape}, expected floats of {shapes[kind]}")
+        with np.errstate(over="ignore"):
+            array = np.where(getattr(slots, kind), array.astype(np.float32), np.float32(-1))
+        if not np.isfinite(array).all():
+            raise InputError(f"scores {kind} hold NaN or infinities at edges; every edge needs a finite float32")
+        found[kind] = array
+    return EdgeTree(**found)
+
+
+def searched(scores: EdgeTree, cuts: Int[np.ndarray, "Z"], config: ModelConfig, frozen: tuple[str, ...]) -> EdgeTree:
+    """Strata on the host, of scores from ``checked_scores`` and the edges of each trace."""
+    n_tokens = scores.mlp.shape[-1]
+    slots = graph.edge_slots(config, n_tokens, n_tokens, np)
+    marked = widened(with_marks(scores, slots), batching.bucket(n_tokens), np.float32(np.nan))
+    batch = jax.tree.map(lambda leaf: leaf[None], marked)
+    lengths = np.asarray([n_tokens], np.int32)
+    found = stages.extract_batch(batch, cuts[None], lengths, parallel=config.parallel, frozen=frozen, signed=True)
+    return cropped(jax.device_get(found), 0, n_tokens)

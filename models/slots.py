@@ -1,0 +1,95 @@
+"""Which slots of an ``EdgeTree`` are edges of the graph of a forward pass, and masks made of them (section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jstrace.models.config import ModelConfig
+from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
+from jstrace.models.errors import InputError
+
+_FAR = 2**30
+"""A reach beyond every input."""
+
+
+def target_reach(config: ModelConfig) -> tuple[int, ...]:
+    """Per layer, how far before the last token an attention target can lie that the output can be reached from.
+
+    0 in the last layer; with every window on the way up it grows by the window less one.
+    """
+    reach, found = 0, []
+    for window in reversed(config.windows):
+        found.append(reach)
+        reach = min(reach + window - 1, _FAR)
+    return tuple(reversed(found))
+
+
+def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int, xp: Any = jnp) -> EdgeTree:
+    """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool.
+
+    ``xp`` is ``jax.numpy``, or ``numpy`` for arrays on the host.
+    """
+    token = xp.arange(n_slots)
+    reach, window = xp.asarray(target_reach(config))[:, None], xp.asarray(config.windows)[:, None, None]
+    targets = (token >= length - 1 - reach) & (token < length)
+    distance = token[:, None] - token[None, :]
+    seen = targets[:, :, None] & (distance >= 0) & (distance < window)
+    attn = xp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
+    return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, targets)
+
+
+def full_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
+    """The mask that keeps every edge of ``n_tokens`` tokens: numpy, bool, false in slots that are no edge."""
+    _check_tokens(n_tokens)
+    return jax.tree.map(np.array, edge_slots(config, n_tokens, n_tokens, np))  # of one's own, to write to
+
+
+def empty_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
+    """The mask that keeps no edge of ``n_tokens`` tokens: numpy, bool."""
+    _check_tokens(n_tokens)
+    shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
+    return EdgeTree(**{kind: np.zeros(shape, bool) for kind, shape in shapes.items()})
+
+
+def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTree:
+    """The mask that keeps these edges alone: numpy, bool.
+
+    Args:
+      config: of the model.
+      edges: each a ``jstrace.Edge``, or anything with its kind, layer, head, source and target.
+      n_tokens: of the input.
+
+    Raises:
+      InputError: what is no edge of a graph of ``n_tokens`` tokens.
+    """
+    full, found = full_mask(config, n_tokens), empty_mask(config, n_tokens)
+    for edge in edges:
+        place = _place(edge)
+        try:
+            known = edge.kind in EDGE_KINDS and all(i >= 0 for i in place) and bool(getattr(full, edge.kind)[place])
+        except (IndexError, TypeError):
+            known = False
+        if not known:
+            raise InputError(f"{edge!r} is no edge of this model's graph of {n_tokens} tokens")
+        getattr(found, edge.kind)[place] = True
+    return found
+
+
+def _place(edge: Any) -> tuple[int, ...]:
+    try:
+        if edge.kind == "attn":
+            return (edge.layer, -1 if edge.head is None else edge.head, edge.target, edge.source)
+        return (edge.layer, edge.target if edge.source == edge.target and edge.head is None else -1)
+    except AttributeError as error:
+        raise InputError(f"{edge!r} is no edge: expected its kind, layer, head, source and target") from error
+
+
+def _check_tokens(n_tokens: Any) -> None:
+    if not isinstance(n_tokens, int | np.integer) or isinstance(n_tokens, bool) or n_tokens < 1:
+        raise InputError(f"n_tokens = {n_tokens!r}, expected the number of tokens, at least 1")
