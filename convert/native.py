@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jstrace.convert.partials import new_partial, remove_abandoned
 from jstrace.convert.validation import validated
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
@@ -58,18 +58,6 @@ def check_target(out: Path, needed: int) -> None:
         raise InputError(f"{out}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free on that disk")
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove what a killed conversion into the same folder left behind: that of a process which is gone."""
-    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        owner = partial.name.split(".")[-2]
-        try:
-            os.kill(int(owner), 0)
-        except ProcessLookupError:
-            shutil.rmtree(partial, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue  # not ours, or alive under another user
-
-
 def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header: Header) -> None:
     """Write a checkpoint, all or nothing.
 
@@ -78,11 +66,10 @@ def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header:
     """
     from orbax.checkpoint import v1 as ocp
 
-    target = out.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target, partial = out.resolve(), None
     try:
-        _remove_abandoned(target)
-        partial.mkdir()
+        remove_abandoned(target)
+        partial = new_partial(target)
         with _quiet():
             ocp.save(partial / _PARAMS, params)
         if tokenizer is not None:
@@ -96,7 +83,8 @@ def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header:
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
         raise InputError(f"{out}: cannot be written ({str(error)[:200]})") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_header(folder: Path) -> Header:

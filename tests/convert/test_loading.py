@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
 import jstrace
-from jstrace.convert import default_model, native, read_config, source
+from jstrace.convert import default_model, native, partials, read_config, source
 from jstrace.convert.layouts import HF
 from jstrace.convert.weights import build_params
 from jstrace.method.scores import Norm
@@ -310,6 +313,52 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(
     assert [path.name.split(".")[-1] for path in tmp_path.iterdir()] == ["partial"]
     assert convert(str(source), tmp_path / "out", dtype="float32")
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "what was left behind is cleared away"
+
+
+def left_behind(out: Path, monkeypatch: pytest.MonkeyPatch, host: str, pid: int, days: float = 0) -> Path:
+    """A folder under way as a process of that host made it, with what it wrote some days ago."""
+    with monkeypatch.context() as patch:
+        patch.setattr(partials.socket, "gethostname", lambda: host)
+        patch.setattr(partials.os, "getpid", lambda: pid)
+        partial = partials.new_partial(out)
+    (partial / "params").mkdir()
+    (partial / "params" / "data").write_text("weights")
+    grow_old(partial, days)
+    return partial
+
+
+def grow_old(partial: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    for path in (*partial.rglob("*"), partial):
+        os.utime(path, (then, then))
+
+
+def test_what_another_host_is_writing_stays(
+    converted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ids say nothing here; only what nobody touched for days is removed, whoever left it."""
+    source, _ = converted
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    out, here, alive = tmp_path / "out", socket.gethostname(), os.getpid()
+    stay = [left_behind(out, monkeypatch, "elsewhere", pid) for pid in (gone.pid, alive)]
+    stay += [left_behind(out, monkeypatch, here, alive), left_behind(out, monkeypatch, "elsewhere", alive, days=2)]
+    go = [left_behind(out, monkeypatch, here, gone.pid), left_behind(out, monkeypatch, "elsewhere", gone.pid, days=4)]
+    go += [left_behind(out, monkeypatch, here, alive, days=4)]
+    busy = left_behind(out, monkeypatch, "elsewhere", gone.pid, days=4)
+    (busy / "params" / "data").write_text("more weights")
+    for name, days in (("1", 0), (str(gone.pid), 0), (str(alive), 2)):
+        old = tmp_path / f".out.{name}.partial"
+        old.mkdir()
+        grow_old(old, days)
+        stay.append(old)
+    ancient, others = tmp_path / ".out.99999999.partial", tmp_path / f".out.other.{gone.pid}.partial"
+    for path in (ancient, others):
+        path.mkdir()
+        grow_old(path, 9)
+    convert(str(source), out, dtype="float32")
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (out, busy, others, *stay)}
+    assert not any(path.exists() for path in (ancient, *go))
 
 
 def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) -> None:
