@@ -27,6 +27,7 @@ from jstrace.models.params import on_one_device
 
 HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"
 _FORMAT, _VERSION = "jstrace-model", 1
+_FIELDS = ("format", "version", "config", "dtype", "fingerprint", "source")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +97,26 @@ def read_header(folder: Path) -> Header:
     path = folder / HEADER
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["format"] != _FORMAT or fields["version"] != _VERSION:
-            raise InputError(
-                f"{path}: {fields['format']} of version {fields['version']}, expected {_FORMAT} {_VERSION}"
-            )
-        config = validated(ModelConfig.from_json(fields["config"]), str(path))
-        if fields["dtype"] not in FLOATS:
-            raise InputError(f"{path}: dtype {fields['dtype']!r} is not known")
-        return Header(config, fields["dtype"], str(fields["fingerprint"]), str(fields["source"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: not readable ({error!r})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable ({error!r})") from error
+    missing = _FIELDS if not isinstance(fields, dict) else [name for name in _FIELDS if name not in fields]
+    if missing:
+        raise InputError(f"{path}: not readable ({', '.join(missing)} missing)")
+    if fields["format"] != _FORMAT or fields["version"] != _VERSION:
+        raise InputError(f"{path}: {fields['format']} of version {fields['version']}, expected {_FORMAT} {_VERSION}")
+    if fields["dtype"] not in FLOATS:
+        raise InputError(f"{path}: dtype {fields['dtype']!r} is not known")
+    return Header(_config(fields["config"], path), fields["dtype"], str(fields["fingerprint"]), str(fields["source"]))
+
+
+def _config(fields: Any, path: Path) -> ModelConfig:
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: not readable (config is no object)")
+    try:
+        config = ModelConfig.from_json(fields)
+    except TypeError as error:
+        raise InputError(f"{path}: not readable ({' '.join(str(error).split())[:200]})") from error
+    return validated(config, str(path))
 
 
 def reading_dtype(stored: jnp.dtype, wanted: jnp.dtype) -> jnp.dtype:

@@ -50,9 +50,10 @@ def read_rope(
     kind = rope.take("rope_type") or rope.take("type") or "default"
     rope.take("type")
     theta = rope.number("rope_theta", theta)
-    rotary_dim = int(head_dim * rope.number("partial_rotary_factor", share))
-    if rotary_dim > head_dim:
-        raise InputError(f"{where}: partial_rotary_factor turns {rotary_dim} dimensions of {head_dim}")
+    turned = head_dim * rope.number("partial_rotary_factor", share)
+    if turned > head_dim:
+        raise InputError(f"{where}: partial_rotary_factor turns {turned:g} dimensions of {head_dim}")
+    rotary_dim = int(turned)
     found: dict[str, Any] = {"rope_theta": theta, "rope_divisors": None}
     found["rotary_dim"] = None if rotary_dim == head_dim else rotary_dim
     if kind == "linear":

@@ -40,6 +40,8 @@ _OWNERS = {
     "deepseek-ai": ("deepseek-llm-",),
 }
 """Who publishes models that people name without their owner."""
+_NO_MACHINE_HAS = 2**50
+"""Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -120,15 +122,19 @@ def read_checkpoint(
 
 
 def _check_room(config: ModelConfig, dtype: jnp.dtype) -> None:
-    """Refuse to draw for minutes what a CPU's memory cannot hold."""
+    """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
     needed = n_params(config) * dtype.itemsize
-    if jax.default_backend() == "cpu" and needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    on_cpu = jax.default_backend() == "cpu"
+    if needed > (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if on_cpu else _NO_MACHINE_HAS):
         raise InputError(f"{needed / 1e9:.0f} GB of weights do not fit into this machine's memory; {_ROOM}")
 
 
 @contextlib.contextmanager
 def _refusing(source: str) -> Iterator[None]:
-    """Turn what damaged files and odd paths raise in the libraries that read them into an ``InputError``."""
+    """Turn what the system says of files and of memory into an ``InputError``.
+
+    Other errors are left as they are: what damaged files raise is refused where each is parsed, and the rest are bugs.
+    """
     try:
         yield
     except InputError:
@@ -137,7 +143,7 @@ def _refusing(source: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"{source}: its weights do not fit into the device's memory; {_ROOM}") from error
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError) as error:
+    except OSError as error:
         raise InputError(f"{source}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
     except MemoryError as error:
         raise InputError(f"{source}: its weights do not fit into memory; {_ROOM}") from error
@@ -152,9 +158,12 @@ def _resolve(
         raise InputError(f"{source}: only a hub id has revisions, and this is none")
     if source == default_model.ALIAS:
         return default_model.default_model(say)
-    path = Path(source).expanduser()
     if not source:
         raise InputError(f"no model named; expected {default_model.ALIAS!r}, a folder, a .gguf file or a hub id")
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{source}: cannot be read ({error})") from error
     if path.is_dir():
         return path
     if path.is_file():

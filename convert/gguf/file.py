@@ -29,7 +29,7 @@ class GgufFile:
         try:
             reader = GGUFReader(path)
             self.metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError, OverflowError) as error:
+        except Exception as error:  # the gguf package raises errors of every kind for damaged files
             raise InputError(f"{path}: not a whole GGUF file ({error})") from error
         self.path = path
         found = {tensor.name: tensor for tensor in reader.tensors}
@@ -107,6 +107,8 @@ def _config(
         raise InputError(f"{where}: architecture {architecture!r} is not supported; supported: {known}")
     if "token_embd.weight" not in tensors:
         raise InputError(f"{where}: weight token_embd.weight is missing")
+    if len(tensors["token_embd.weight"].shape) != 2:
+        raise InputError(f"{where}: weight token_embd.weight is no matrix")
     prefix = f"{architecture}."
     named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     f = Fields(named, f"{where}: {architecture}")

@@ -85,7 +85,7 @@ def read_hf_config(folder: Path) -> ModelConfig:
         raise InputError(f"{folder}: no config.json; a Hugging Face model folder holds config.json and *.safetensors")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
@@ -106,10 +106,7 @@ def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
     source.fixed("quantization_config", None)
     source.fixed("is_encoder_decoder", False)
     source.fixed("pruned_heads", {}, None)
-    try:
-        config = FAMILIES[model_type](source)
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{where}: {error}") from error
+    config = FAMILIES[model_type](source)
     source.refuse_unread(IRRELEVANT)
     return validated(config, where)
 

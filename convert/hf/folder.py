@@ -58,15 +58,16 @@ def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
+            slices = {name: _Slice(handle, name) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-        for full_name in handle.keys():  # noqa: SIM118  a handle is no mapping
+        for full_name, weight in slices.items():
             if _BUFFER.search(full_name) or (images and full_name.startswith(_IMAGES)):
                 continue
             name = _bare(full_name)
             if name in found:
                 raise InputError(f"{path}: weight {full_name} stands in the folder twice")
-            found[name] = _Slice(handle, full_name)
+            found[name] = weight
     return found
 
 
@@ -89,9 +90,11 @@ def _files(folder: Path) -> list[Path]:
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index}: not a readable index of shards ({error!r})") from error
     for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{index}: shard name {name!r} cannot be read, expected a text")
         if Path(name).name != name:
             raise InputError(f"{index}: shard name {name!r} leaves the folder")
         if not (folder / name).is_file():

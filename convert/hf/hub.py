@@ -43,7 +43,7 @@ def fetch(
         raise InputError(f"{repository}: the hub has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
         raise InputError(f"{at}: not in the cache, and the hub cannot be reached; pass a local folder") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except Exception as error:  # besides the client's own errors those of httpx and hf_xet, which share no class
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise InputError(f"{at}: the disk is full; set HF_HOME to a folder with room") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
