@@ -9,15 +9,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jstrace import InputError, Trace
-from jstrace.scale.hosts import check_agreed, start_distributed
+from jstrace.scale.hosts import check_agreed, start_distributed, together
 from jstrace.scale.meshes import parse_mesh
 
 ROWS = ([3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8])
@@ -96,6 +99,35 @@ def refused(what: str) -> str:
     return ""
 
 
+def stopped(number: int) -> list[str]:
+    """How each process ends where the second fails, exits or is interrupted in a step, or the first while it waits."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test in the background of a shell ignores
+
+    def ended(step: Callable[[], Any]) -> str:
+        try:
+            return str(together(step))
+        except BaseException as error:
+            return f"{type(error).__name__}: {error}"
+
+    def fails(error: BaseException) -> Callable[[], str]:
+        def step() -> str:
+            if number == 1:
+                raise error
+            return "done"
+
+        return step
+
+    def waits() -> str:
+        if number == 1:
+            time.sleep(2)
+        else:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return "done"
+
+    steps = [fails(error) for error in (ValueError("no"), KeyboardInterrupt(), SystemExit(3))]
+    return [ended(step) for step in (*steps, waits, lambda: "done")]
+
+
 def numbers(source: str) -> dict[str, Any]:
     """Traces and evaluations on two meshes: weights whole in every process, and divided within it."""
     import jstrace
@@ -128,7 +160,7 @@ def main() -> None:
     import jax
 
     number = jax.process_index()
-    told = {} if what == "again" else {"refused": refused(str(number)), **numbers(source)}
+    told = {} if what == "again" else {"refused": refused(str(number)), "stopped": stopped(number), **numbers(source)}
     told |= {
         "devices": jax.device_count(),
         "shared": computed(source, data, shared),

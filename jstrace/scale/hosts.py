@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
@@ -82,21 +85,51 @@ def either(mask: np.ndarray) -> np.ndarray:
 
 
 def together(step: Callable[[], Result]) -> Result:
-    """The step's result; where it fails on one host, every host raises, rather than wait for that one.
+    """The step's result; where it fails or is stopped on one host, every host raises, rather than wait for it.
+
+    So it does where a host is interrupted while it waits for the others. Between steps nothing holds Ctrl-C.
 
     Raises:
-      InputError: the step failed elsewhere; here its own error is raised.
+      InputError: the step failed elsewhere, or was interrupted there; here its own error is raised, whatever it is.
     """
     if jax.process_count() == 1:
         return step()
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         result = step()
-    except Exception as error:  # whatever it is, the others must hear of it
+    except BaseException as error:  # whatever it is, Ctrl-C and exits too, the others must hear of it
         failure = error
-    if either(np.asarray(failure is not None)):
-        raise failure or InputError("another host failed; its own message says why")
+    with _interrupts_held() as held:
+        ended = [failure is not None, isinstance(failure, KeyboardInterrupt)]
+        failed, interrupted = either(np.asarray(ended)).tolist()
+        interrupted |= bool(either(np.asarray(bool(held))))  # while waiting for the slowest; this time none waits
+    if failure is not None:
+        raise failure
+    if held:
+        raise KeyboardInterrupt
+    if interrupted:
+        raise InputError("another host was interrupted, so this one stops, too")
+    if failed:
+        raise InputError("another host failed; its own message says why")
     return result
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[list[int]]:
+    """Ctrl-C only noted, in the list, while hosts wait for each other: one that left would strand the rest."""
+    held: list[int] = []
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _in_main_thread():
+        yield held  # another's handler, or no handler is ours to change
+        return
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def check_agreed(what: object) -> None:

@@ -68,6 +68,21 @@ def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None
         assert told["refused"].startswith("the hosts were given different inputs")
 
 
+def test_a_host_that_stops_stops_the_others(two_hosts_work: two_hosts.Work) -> None:
+    """Whatever it was, Ctrl-C and exits too; and they work together again after it."""
+    first, second = (told["stopped"] for told in two_hosts_work.told)
+    failed = "another host failed; its own message says why"
+    interrupted = "another host was interrupted, so this one stops, too"
+    assert first == [
+        f"InputError: {failed}",
+        f"InputError: {interrupted}",
+        f"InputError: {failed}",
+        "KeyboardInterrupt: ",
+        "done",
+    ]
+    assert second == ["ValueError: no", "KeyboardInterrupt: ", "SystemExit: 3", f"InputError: {interrupted}", "done"]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_hosts_write_their_own_parts(
     two_hosts_work: two_hosts.Work, two_hosts_again: two_hosts.Work, tmp_path: Path, shared: bool
