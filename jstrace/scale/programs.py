@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import jax
 
 _WORTH_KEEPING = 0.1
 """Seconds of compilation from which a program is kept."""
+MOST_BYTES = 10**9
+"""Of all programs kept, when a process starts."""
 
 
 def keep_programs(folder: Path) -> None:
     """Keep programs in ``folder``, unless JAX was told of one already (``JAX_COMPILATION_CACHE_DIR``).
 
+    Beyond 1 GB those that were not used for longest, to the day, are removed first: what a process adds waits for the
+    next one. JAX's own bound (``JAX_COMPILATION_CACHE_MAX_SIZE``, of which -1 is none) takes the place of this one. It
+    is not the default as it needs filelock, and keeps nothing more once a program lacks its note of when it was used,
+    as do all that were kept without the bound, and the one that a killed process was writing.
+
     For entry points: it changes JAX's configuration. ``JAX_ENABLE_COMPILATION_CACHE=false`` switches it off.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if _untouched("jax_persistent_cache_min_compile_time_secs", 1.0):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    if _untouched("jax_compilation_cache_max_size", -1):
+        _remove_beyond(folder, MOST_BYTES)
+
+
+def _untouched(name: str, default: float) -> bool:
+    """Whether a setting of JAX is as JAX has it, which no user asked for."""
+    return name.upper() not in os.environ and jax.config.values[name] == default
+
+
+def _remove_beyond(folder: Path, most: int) -> None:
+    """Remove programs until the rest has ``most`` bytes; other processes may do the same, or read and write there."""
+    found: list[tuple[float, int, str]] = []
+    with contextlib.suppress(OSError):  # no folder yet, or none of ours
+        for entry in os.scandir(folder):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                facts = entry.stat(follow_symlinks=False)
+                if entry.name.endswith("-cache") and entry.is_file(follow_symlinks=False):
+                    found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, entry.path))
+    left = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if left <= most:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            left -= size
