@@ -123,9 +123,16 @@ def map_weights(function: Callable[..., Any], config: ModelConfig, *trees: Any, 
 
 
 def on_one_device(config: ModelConfig) -> dict[str, Any]:
-    """Shardings that put every weight onto the first device."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    """Shardings that put every weight onto the default device: ``jax.default_device``'s, or the first of this host."""
+    here = jax.sharding.SingleDeviceSharding(_default_device())
     return map_weights(lambda _: here, config)
+
+
+def _default_device() -> jax.Device:
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is None or isinstance(chosen, str):  # the name of a platform
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
 
 
 def n_params(config: ModelConfig) -> int:

@@ -39,9 +39,12 @@ from jstrace.models import (
     n_params,
     param_shardings,
     preset,
+    random_params,
     shapes,
 )
 from tests import hf_models
+from tests.conftest import TINY
+from tests.convert.test_gguf import write_gguf
 
 COUNTS = {
     "meta-llama/Llama-3.1-8B": 8_030_261_248,
@@ -212,6 +215,39 @@ def test_meshes_that_do_not_fit(tmp_path: Path) -> None:
     odd = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("x",))
     with pytest.raises(InputError, match=r"axes \('x',\)"):
         jstrace.load(str(tmp_path), mesh=odd)
+
+
+@pytest.mark.parametrize("kind", ["random", "hf", "gguf", "native"])
+def test_the_default_device_of_the_context(converted: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    """All weights go there, and are the same; nothing stays on the first device, which may be full."""
+    write_gguf(tmp_path / "tiny.gguf")
+    names = {"random": f"random:{converted[0]}", "hf": converted[0], "gguf": tmp_path / "tiny.gguf"}
+    name = str(names.get(kind, converted[1]))
+    one, there = jstrace.load(name), jax.devices()[3]
+    before = {id(array) for array in jax.live_arrays()}
+    for device in (there, "cpu"):
+        with jax.default_device(device):
+            other = jstrace.load(name)
+            narrow = jstrace.load(name, dtype="bfloat16")
+        found = {leaf.device for model in (other, narrow) for leaf in jax.tree.leaves(model)}
+        assert found == {there if device is there else jax.devices()[0]}
+        assert other.fingerprint() == one.fingerprint()
+        if device is there:
+            made = [array for array in jax.live_arrays() if id(array) not in before]
+            assert {array.device for array in made} == {there}
+
+
+def test_random_weights_of_a_key_from_elsewhere() -> None:
+    """Onto the default device, or onto a mesh without the first device, whose key is on the first."""
+    key, dtype = jax.random.key(0), jnp.dtype("float32")
+    one = random_params(TINY, key=key, dtype=dtype)
+    with jax.default_device(jax.devices()[3]):
+        other = random_params(TINY, key=key, dtype=dtype)
+    assert {leaf.device for leaf in jax.tree.leaves(other)} == {jax.devices()[3]}
+    mesh = make_mesh(data=2, model=2, devices=jax.devices()[4:])
+    many = random_params(TINY, key=key, dtype=dtype, shardings=param_shardings(TINY, mesh))
+    for params in (other, many):
+        jax.tree.map(np.testing.assert_array_equal, params, one)
 
 
 # --- jstrace convert ------------------------------------------------------------------------------------------------
