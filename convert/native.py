@@ -49,7 +49,7 @@ def check_target(out: Path, needed: int) -> None:
     except (OSError, RuntimeError, ValueError) as error:  # a name too long or not UTF-8, a loop of links
         raise InputError(f"{out!s:.100}: cannot be written ({str(error)[:100]})") from error
     if found:
-        raise InputError(f"{out}: exists already; convert into a new folder")
+        raise InputError(f"{out}: exists already; convert into a new or an empty folder")
     if not parent.is_dir():
         raise InputError(f"{out}: cannot be written (there is no folder {parent})")
     if not os.access(parent, os.W_OK):

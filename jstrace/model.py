@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
-    source: str,
+    source: str | os.PathLike[str],
     *,
     dtype: DTypeLike = "float32",
     mesh: jax.sharding.Mesh | None = None,
@@ -43,10 +44,10 @@ def load(
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
     options: dict[str, Any] = {} if say is None else {"say": say}
-    wanted = checked_dtype(dtype)
-    checkpoint = read_checkpoint(str(source), dtype=wanted, mesh=mesh, revision=revision, **options)
+    name, wanted = _named(source), checked_dtype(dtype)
+    checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, **options)
     if checkpoint.stored is not None:
-        checkpoint = _verified(checkpoint, checkpoint.stored, wanted, source)
+        checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name)
     return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
 
 
@@ -61,7 +62,7 @@ def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: s
 
 
 def convert(
-    source: str,
+    source: str | os.PathLike[str],
     out: str | Path,
     *,
     dtype: DTypeLike = "bfloat16",
@@ -74,26 +75,36 @@ def convert(
     Args:
       source, dtype, mesh, revision, say: as in ``load``; the checkpoint loads in any dtype, but holds no
         more than this one.
-      out: a new folder. It appears when it is complete: a conversion that is killed leaves nothing that looks whole.
+      out: a new or an empty folder. It is filled when all is complete: a conversion that is killed leaves nothing that
+        looks whole.
 
     Returns:
       The model's fingerprint, which loading checks.
 
     Raises:
-      InputError: a source that does not load, or a folder that exists or has no room.
+      InputError: a source that does not load, or a folder that holds something or has no room.
     """
-    kept = checked_dtype(dtype)
-    size = n_params(describe(source, revision=revision)) * kept.itemsize
-    check_target(Path(out), size)
-    model = load(source, dtype=kept, mesh=mesh, revision=revision, say=say)
-    header = Header(model.config, kept.name, model.fingerprint(), str(source))
-    write_native(Path(out), model.decoder.params(), model.tokenizer, header)
+    name, target, kept = _named(source), Path(_named(out, "out", "a folder")), checked_dtype(dtype)
+    size = n_params(describe(name, revision=revision)) * kept.itemsize
+    check_target(target, size)
+    model = load(name, dtype=kept, mesh=mesh, revision=revision, say=say)
+    header = Header(model.config, kept.name, model.fingerprint(), name)
+    write_native(target, model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
 
 
-def describe(source: str, *, revision: str | None = None) -> ModelConfig:
+def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelConfig:
     """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched."""
-    return read_config(str(source), revision=revision)
+    return read_config(_named(source), revision=revision)
+
+
+def _named(given: Any, what: str = "source", expected: str = "a name, a hub id, a folder or a .gguf file") -> str:
+    """What was given as a text, or an ``InputError`` where it is neither a text nor a path."""
+    found = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(found, str):
+        remedy = "; it is loaded already: pass what it was loaded from" if isinstance(given, Model) else ""
+        raise InputError(f"{what} is a {type(given).__name__}, expected {expected}, as text or path{remedy}")
+    return found
 
 
 def checked_dtype(dtype: DTypeLike) -> jnp.dtype:

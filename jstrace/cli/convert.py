@@ -12,7 +12,7 @@ from jstrace.cli.options import MODEL_HELP, Dtype, Revision
 
 def convert_command(
     source: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    out: Annotated[Path, typer.Argument(help="A new folder; it appears when it is complete.")],
+    out: Annotated[Path, typer.Argument(help="A new or an empty folder; it is filled when all is complete.")],
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights on disk; they load in any.")] = Dtype.BFLOAT16,
 ) -> None:

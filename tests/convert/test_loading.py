@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -320,6 +321,30 @@ def test_convert_refuses(converted: tuple[Path, Path], tmp_path: Path, monkeypat
         with pytest.raises(InputError, match="No space left on device"):
             convert(str(source), tmp_path / "full")
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_convert_into_an_empty_folder(converted: tuple[Path, Path], tmp_path: Path) -> None:
+    """It is as good as a new one, as the help says; one that holds anything is not."""
+    source, out = converted
+    (tmp_path / "empty").mkdir()
+    assert convert(source, tmp_path / "empty", dtype="float32") == jstrace.load(out).fingerprint()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").write_text("")
+    with pytest.raises(InputError, match="exists already; convert into a new or an empty folder"):
+        convert(source, tmp_path / "full")
+
+
+def test_sources_that_are_no_text(converted: tuple[Path, Path], tmp_path: Path) -> None:
+    source, out = converted
+    model = jstrace.load(out)
+    for odd in (None, 5, b"smollm2", ["smollm2"], model):
+        for read in (jstrace.load, describe, functools.partial(convert, out=tmp_path / "new")):
+            with pytest.raises(InputError, match=rf"^source is a {type(odd).__name__}, expected a name, a hub id"):
+                read(odd)
+    with pytest.raises(InputError, match="it is loaded already: pass what it was loaded from"):
+        convert(model, tmp_path / "new")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="out is a NoneType, expected a folder"):
+        convert(source, None)  # type: ignore[arg-type]
 
 
 KILLED = """
