@@ -1,8 +1,8 @@
+from .loading import load as load
 from .method.edges import Edge as Edge
 from .method.edges import Edges as Edges
 from .method.extraction import extract as extract
 from .method.sizes import SIZES as SIZES
-from .model import load as load
 from .models import EdgeTree as EdgeTree
 from .models import Importance as Importance
 from .models import InputError as InputError

@@ -42,6 +42,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "graph": ("method.graph", "method.sizes", "method.edges", "method.indexing"),
     "machine": ("scale.machine",),
     "measures": ("method.measures", "method.sizes"),
+    "model": ("loading", "models.model", "models.fingerprints"),
     "memory": ("scale.memory", "pipeline.footprint"),
     "plot": ("show.curves", "show.text"),
     "refinement": ("method.refinement",),

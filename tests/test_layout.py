@@ -21,14 +21,14 @@ ALLOWED = {
     "models": {"_moved"},
     "convert": {"models"},
     "files": {"models"},
-    "model": {"models", "convert"},
+    "loading": {"models", "convert"},
     "scale": {"models"},
     "method": {"models"},
     "pipeline": {"models", "files", "scale", "method", "_moved"},
     "show": {"models", "files", "scale", "method", "pipeline"},
     "runs": {"models", "files", "scale", "method", "pipeline", "__version__"},
     "reports": {"models", "files", "method", "show", "runs"},
-    "cli": {"models", "files", "scale", "method", "pipeline", "show", "runs", "reports", "model", "__version__"}
+    "cli": {"models", "files", "scale", "method", "pipeline", "show", "runs", "reports", "loading", "__version__"}
     | {"load", "trace", "evaluate"},
     "__init__": {"_moved"},
 }

@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.benchmarks import cost_model
 from experiments.benchmarks.stages import Batch, batch_of, blank_batch
 from experiments.benchmarks.timing import matrix_rate, record, timed
+from jstrace.loading import describe
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.sizes import NO_EDGE, SIZES
-from jstrace.model import describe
 from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params
 from jstrace.pipeline import footprint
 from jstrace.scale import batching

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.benchmarks.stages import blank_batch
 from experiments.benchmarks.timing import record
-from jstrace.model import cache_folder, describe
+from jstrace.loading import cache_folder, describe
 
 TEXT = "The capital of France is"
 LAYERS = (24, 96)

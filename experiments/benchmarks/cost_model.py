@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
+from jstrace.loading import describe
 from jstrace.method.graph import n_edges
 from jstrace.method.sizes import SIZES
-from jstrace.model import describe
 from jstrace.models import PRESETS, EdgeTree, ModelConfig, n_params
 from jstrace.pipeline import Trace
 

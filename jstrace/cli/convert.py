@@ -20,7 +20,7 @@ def convert_command(
     from rich.console import Console
     from rich.markup import escape
 
-    from jstrace.model import convert
+    from jstrace.loading import convert
 
     console = Console(stderr=True)
     with console.status(f"converting {escape(source)}"):

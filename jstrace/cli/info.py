@@ -22,8 +22,8 @@ def info_command(
     """
     import dataclasses
 
+    from jstrace.loading import describe
     from jstrace.method import graph
-    from jstrace.model import describe
     from jstrace.models import n_params
 
     config = describe(model, revision=revision)

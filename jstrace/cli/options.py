@@ -62,7 +62,7 @@ def load(source: str, dtype: str, revision: str | None, mesh: str | None = None,
     from rich.console import Console
 
     import jstrace
-    from jstrace.model import cache_folder
+    from jstrace.loading import cache_folder
     from jstrace.scale.meshes import parse_mesh
     from jstrace.scale.programs import keep_programs
 

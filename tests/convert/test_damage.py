@@ -15,10 +15,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import jstrace
-import jstrace.model
+import jstrace.loading
 from jstrace.convert import native, source
 from jstrace.convert.hf import config as hf_config
-from jstrace.model import convert, describe
+from jstrace.loading import convert, describe
 from jstrace.models import InputError
 from tests import hf_models
 from tests.convert.test_configs import minimal
@@ -149,7 +149,7 @@ def test_a_fault_of_our_own_is_a_traceback(
     )
     loads, reads = functools.partial(jstrace.load, str(folder)), functools.partial(describe, str(folder))
     places: list[tuple[Any, str, Callable[[], Any]]] = [(source, "build_params", loads)]
-    places += [(jstrace.model, "Decoder", loads), (source, "random_params", random_weights)]
+    places += [(jstrace.loading, "Decoder", loads), (source, "random_params", random_weights)]
     places += [(hf_config, "validated", reads), (source, "read_hf_config", reads)]
     for module, name, read in places:
         with monkeypatch.context() as patch:

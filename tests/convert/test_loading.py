@@ -29,8 +29,8 @@ import jstrace
 from jstrace.convert import default_model, native, partials, read_config, source
 from jstrace.convert.layouts import HF
 from jstrace.convert.weights import build_params
+from jstrace.loading import convert, describe
 from jstrace.method.scores import Norm
-from jstrace.model import convert, describe
 from jstrace.models import (
     PRESETS,
     Decoder,
@@ -350,7 +350,7 @@ def test_sources_that_are_no_text(converted: tuple[Path, Path], tmp_path: Path) 
 KILLED = """
 import os, signal, sys
 from jstrace.convert import native
-from jstrace.model import convert
+from jstrace.loading import convert
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "header":

@@ -15,7 +15,6 @@ from jax.typing import DTypeLike
 from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
 from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints, n_params
-from jstrace.models import fingerprint as fingerprint  # kept for those who import it from here
 
 DTYPES = ("float32", "bfloat16", "float16")
 
