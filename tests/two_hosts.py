@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -143,11 +144,15 @@ def numbers(source: str) -> dict[str, Any]:
     return {"fingerprint": mark, "meshes": meshes}
 
 
-def computed(source: str, data: str, out: str) -> int:
-    """Run a dataset, or go on where it stopped: inputs computed."""
+def computed(source: str, data: str, out: str, seconds: float) -> int:
+    """Run a dataset, or go on where it stopped, by a clock that ticks so far at each look: inputs computed."""
     import jstrace
     from jstrace import runs
     from jstrace.method.conditions import Plan
+    from jstrace.runs import saving
+
+    ticks = itertools.count()
+    saving.clock = lambda: seconds * next(ticks)
 
     model, rows, plan = jstrace.load(source, mesh=parse_mesh("data=all")), runs.read_data(data), Plan(sizes=SIZES)
     return runs.run(model, rows, out, plan, part_inputs=2).computed
@@ -163,8 +168,8 @@ def main() -> None:
     told = {} if what == "again" else {"refused": refused(str(number)), "stopped": stopped(number), **numbers(source)}
     told |= {
         "devices": jax.device_count(),
-        "shared": computed(source, data, shared),
-        "own": computed(source, data, own[number]),
+        "shared": computed(source, data, shared, 1e-3),
+        "own": computed(source, data, own[number], (40.0, 70.0)[number]),  # hosts whose clocks differ
     }
     sys.stdout.write(json.dumps(told) + "\n")
 

@@ -1,8 +1,9 @@
-"""Signs of life of a run: inputs done, their pace, and Ctrl-C that is not lost."""
+"""Signs of life of a run: inputs done and saved, their pace, and signals to stop that are not lost."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
 import time
@@ -13,57 +14,101 @@ if TYPE_CHECKING:
     from jstrace.runs import Progress
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """What raises KeyboardInterrupt after Ctrl-C, even where the first was lost in a callback of the collector."""
-    asked: list[bool] = []
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop."""
 
-    def interrupted(*_: object) -> None:
-        asked.append(True)
-        raise KeyboardInterrupt
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+        """As shells have it: 130 after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def interruptible(*, terminable: bool = True) -> Iterator[Callable[[], None]]:
+    """What raises ``Stopped`` after a signal, even where the signal's own was lost in a callback of the collector.
+
+    Args:
+      terminable: SIGTERM, too, which schedulers send before they kill; JAX may want it itself on several hosts.
+    """
+    asked: list[int] = []
+
+    def interrupted(number: int, _: object) -> None:
+        asked.append(number)
+        raise Stopped(number)
 
     def check() -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise Stopped(asked[0])
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    caught = (signal.SIGINT, signal.SIGTERM) if terminable else (signal.SIGINT,)
+    before = {number: signal.signal(number, interrupted) for number in caught}
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def shown_progress(check: Callable[[], None], *, shown: bool) -> Iterator[Progress]:
-    """Inputs done, inputs a second and time left on standard error: a bar on a terminal, else a line now and then."""
+def shown_progress(check: Callable[[], None], *, shown: bool) -> Iterator[tuple[Progress, Callable[[int], None]]]:
+    """Inputs done and saved, inputs a second and time left on standard error: a bar on a terminal, else lines.
+
+    Yields:
+      What ``runs.run`` calls with its progress, and what it calls when it has saved results.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
+    columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-    task = bar.add_task("inputs", total=None, pace="the first of a length compiles")
-    start, last = [0.0], [0.0]
+    task = bar.add_task("inputs", total=None, state="the first of a length compiles")
+    state = _State()
 
     def tell(done: int, before: int, wanted: int) -> None:
         check()
-        now = time.monotonic()
-        if not start[0]:  # the model is loaded, and whatever that had to say is said
-            start[0] = last[0] = now
+        if not state.start:  # the model is loaded, and whatever that had to say is said
+            state.start = state.last_line = time.monotonic()
             bar.start()
-        bar.update(task, completed=done, total=wanted)
-        if done == before:
+        state.done, state.before, state.wanted = done, before, wanted
+        show()
+
+    def saved(count: int) -> None:
+        state.saved = count
+        if state.start:
+            show()
+
+    def show() -> None:
+        bar.update(task, completed=state.done, total=state.wanted)
+        if state.done == state.before:
             return
-        pace = _pace(done - before, wanted - done, now - start[0])
-        bar.update(task, pace=pace)
-        if shown and not console.is_terminal and (done == wanted or now - last[0] > _LINE_SECONDS):
-            last[0] = now
-            sys.stderr.write(f"{done}/{wanted} inputs, {pace}\n")
+        now = time.monotonic()
+        text = state.text(now)
+        bar.update(task, state=text)
+        if shown and not console.is_terminal and (state.saved == state.wanted or now - state.last_line > _LINE_SECONDS):
+            state.last_line = now
+            sys.stderr.write(f"{state.done}/{state.wanted} inputs, {text}\n")
 
     try:
-        yield tell
+        yield tell, saved
     finally:
         bar.stop()
+
+
+@dataclasses.dataclass
+class _State:
+    """How far a run is; times in seconds of the monotonic clock, 0 before the first input."""
+
+    done: int = 0
+    before: int = 0
+    wanted: int = 0
+    saved: int = 0
+    start: float = 0.0
+    last_line: float = 0.0
+
+    def text(self, now: float) -> str:
+        """What is saved, the pace, and the time left."""
+        return f"{self.saved} saved, {_pace(self.done - self.before, self.wanted - self.done, now - self.start)}"
 
 
 _LINE_SECONDS = 30.0

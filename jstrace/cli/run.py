@@ -56,13 +56,14 @@ def run_command(
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = functools.partial(load, model, dtype.value, revision, wanted, quiet=not first)
     try:
-        with interruptible() as check, shown_progress(check, shown=first) as progress:
+        with interruptible(terminable=not distributed) as check, shown_progress(check, shown=first) as (tell, saved):
             done = runs.run(
-                loaded, rows, out, plan, name=model, limit=limit, save_strata=save_strata, progress=progress
-            )
-    except KeyboardInterrupt:
+                loaded, rows, out, plan,
+                name=model, limit=limit, save_strata=save_strata, progress=tell, on_save=saved,
+            )  # fmt: skip
+    except KeyboardInterrupt as stopped:
         sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
     if first:
         _show(done, out)
 

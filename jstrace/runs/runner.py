@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from jstrace.runs.data import Data
 from jstrace.runs.parts import Part
 from jstrace.runs.row import Row
 from jstrace.runs.rows import Entry
+from jstrace.runs.saving import Saver
 from jstrace.runs.vocabulary import next_token, token_counts, token_fingerprint
 from jstrace.scale import hosts, machine, meshes
 
 _PART_CPU, _PART_ACCELERATOR = 16, 64
-"""Inputs of a part for each device along ``data``: what a killed run computes again, at most."""
+"""Inputs of a part for each device along ``data``: they are computed together."""
 
 Progress = Callable[[int, int, int], None]
 """Called with the inputs done, those of them done before this call, and all: once before the first, then after each."""
@@ -58,8 +59,12 @@ def run(
     save_strata: bool = False,
     part_inputs: int | None = None,
     progress: Progress | None = None,
+    on_save: Callable[[int], None] | None = None,
 ) -> Summary:
     """Evaluate every input and write the results into a folder, or go on with what is there.
+
+    Results are written when a part is finished, when they have waited for a minute, and when an exception, such as
+    KeyboardInterrupt, ends the run: only a kill costs what was computed since.
 
     Args:
       model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
@@ -69,8 +74,10 @@ def run(
       name: what the model is called in the manifest and in reports.
       limit: the number of inputs at most; a later call may ask for more.
       save_strata: keep the strata of every input, too.
-      part_inputs: inputs of a part.
+      part_inputs: inputs of a part, which are computed together.
       progress: see ``Progress``.
+      on_save: called with the number of inputs whose results are in the folder: once before the first, then each time
+        that there are more.
 
     Raises:
       InputError: a folder of another run, with the difference; a damaged part; a folder that another run is writing to;
@@ -92,22 +99,17 @@ def run(
         names, mark = list(schema.schemas(plan, save_strata=save_strata)), manifest.mark_of(config)
         there = run_folder.opened(folder, config, facts, _session(loaded), names)
         done = hosts.either(_done(there, wanted))
-        before = finished = int(done.sum())
-
-        def advance(n: int) -> None:
-            if progress is not None:
-                progress(finished + n, before, wanted)
-
-        advance(0)
+        before = int(done.sum())
+        tell = _Told(progress, on_save, before, wanted)
+        make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
+        saver = Saver(folder, mark, names, make, tell.saved)
         driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed))
-        chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
-        for number, chunk in enumerate(chunks):
-            entries = _computed(driver, {index: data.rows[index] for index in chunk}, advance)
-            finished += len(chunk)
-            mine = number % jax.process_count() == jax.process_index()
-            made = functools.partial(_tables, loaded, plan, save_strata, entries, counts.__getitem__)
-            save = functools.partial(_saved, folder, mark, chunk, made)
-            hosts.together(save if mine else run_folder.nothing)
+        for number, chunk in _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded)).items():
+            with saver.part(number):
+                for entries in _computed(driver, {index: data.rows[index] for index in chunk}):
+                    saver.add(entries)
+                    tell.finished(len(entries))
+                    saver.save_if_due()
         return Summary(wanted, int(hosts.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
 
 
@@ -122,33 +124,54 @@ def _part_size(model: Model) -> int:
     return each * meshes.n_data(model.mesh)
 
 
-def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in their order, in runs of neighbours of at most ``size``."""
-    found: list[list[int]] = []
+def _chunks(indices: Iterable[int], size: int) -> dict[int, list[int]]:
+    """Indices by part: wherever a run was stopped, the same are computed together, for the same numbers."""
+    found: dict[int, list[int]] = {}
     for index in indices:
-        if not found or len(found[-1]) == size or found[-1][-1] + 1 != index:
-            found.append([])
-        found[-1].append(index)
+        found.setdefault(index // size, []).append(index)
     return found
+
+
+class _Told:
+    """Whom a run tells how far it is."""
+
+    def __init__(
+        self, progress: Progress | None, on_save: Callable[[int], None] | None, before: int, wanted: int
+    ) -> None:
+        self._progress, self._on_save, self._before, self._wanted = progress, on_save, before, wanted
+        self._n_finished = self._n_saved = before
+        self.saved(0)
+        if progress is not None:
+            progress(before, before, wanted)
+
+    def finished(self, n_inputs: int) -> None:
+        for _ in range(n_inputs):
+            self._n_finished += 1
+            if self._progress is not None:
+                self._progress(self._n_finished, self._before, self._wanted)
+
+    def saved(self, n_inputs: int) -> None:
+        self._n_saved += n_inputs
+        if self._on_save is not None:
+            self._on_save(self._n_saved)
 
 
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
-def _computed(driver: Driver, chunk: Mapping[int, Row], advance: Callable[[int], None]) -> list[Entry]:
-    """The inputs of one part, in their order."""
+def _computed(driver: Driver, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]:
+    """The inputs of one part, as soon as they are finished: not in their order."""
     inputs: dict[int, Input] = {}
-    found: dict[int, Outcome | Invalid] = {}
+    refused: list[Entry] = []
     for index, row in chunk.items():
         try:
             inputs[index] = _input_of(driver.model, row)
         except InputError as error:
-            found[index] = Invalid(str(error))
+            refused.append(Entry(index, row, None, Invalid(str(error))))
+    yield refused
     for batch in driver.batches(inputs):
-        for index, outcome in batch.items():
-            found[index] = _without_gaps(outcome, driver.ask)
-            advance(len(found))
-    return [Entry(index, row, inputs.get(index), found[index]) for index, row in chunk.items()]
+        found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
+        yield [Entry(index, chunk[index], inputs[index], outcome) for index, outcome in found.items()]
 
 
 def _input_of(model: Model, row: Row) -> Input:
@@ -167,15 +190,11 @@ def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
 
 
 def _tables(
-    model: Model, plan: Plan, save_strata: bool, entries: list[Entry], count: Callable[[int], int]
+    model: Model, plan: Plan, save_strata: bool, count: Callable[[int], int], entries: list[Entry]
 ) -> dict[str, pa.Table]:
     assert model.tokenizer is not None
     wanted, parallel = schema.schemas(plan, save_strata=save_strata), model.config.parallel
     return rows.part_tables(entries, plan, wanted, parallel=parallel, word=model.tokenizer.token, count=count)
-
-
-def _saved(folder: Path, mark: str, chunk: Sequence[int], made: Callable[[], dict[str, pa.Table]]) -> None:
-    parts.write_part(folder, Part(chunk[0], chunk[-1]), made(), mark)
 
 
 def _facts(data: Data, plan: Plan) -> dict[str, Any]:

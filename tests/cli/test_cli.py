@@ -20,7 +20,7 @@ import pytest
 
 import jstrace
 from jstrace import cli, model
-from jstrace.cli import options
+from jstrace.cli import options, progress
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver
@@ -297,7 +297,7 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     )
     code, told, err = run("run", "--data", str(rows), "--out", out, *words, "--limit", "2", "--importance", "l1,cosine")
     assert (code, told) == (0, f"{out}: 2 inputs, 2 of them computed now\n")
-    assert re.search(r"2/2 inputs, [\d.e+]+ inputs/s, 0:00:00 left", err)
+    assert re.search(r"2/2 inputs, 2 saved, [\d.e+]+ inputs/s, 0:00:00 left", err)
     config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
     assert config["importance"] == ["l2", "l1", "cosine"]
     assert (config["ablate"], config["baselines"]) == (["residual+mlp"], ["random", "inverse"])
@@ -341,6 +341,35 @@ def test_a_run_that_is_interrupted(
     code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     assert (code, out) == (130, "")
     assert err == f"jstrace: stopped; the same command goes on in {tmp_path}/out\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_keeps_what_is_done(
+    run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """Ctrl-C, or the SIGTERM of a scheduler, while the third input is computed."""
+    run_batch, calls = Driver._run, [0]
+
+    def stopped(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            signal.raise_signal(number)
+        return run_batch(*arguments)
+
+    monkeypatch.setattr(Driver, "_run", stopped)
+    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    before, words = signal.getsignal(number), ("run", "--data", str(rows), "--out", str(tmp_path / "out"))
+    found, out, err = run(*words, "--ablate", "all")
+    assert (found, out) == (code, "")
+    told = [line.split(",")[:2] for line in err.splitlines()]
+    assert told[:2] == [["1/3 inputs", " 0 saved"], ["2/3 inputs", " 0 saved"]]
+    assert err.splitlines()[-1] == f"jstrace: stopped; the same command goes on in {tmp_path}/out"
+    assert signal.getsignal(number) is before
+    found, out, err = run(*words, "--ablate", "all")
+    assert out == f"{tmp_path}/out: 3 inputs, 1 of them computed now\n"
+    told = [line.split(",")[:2] for line in err.splitlines()]
+    assert told == [["3/3 inputs", " 2 saved"], ["3/3 inputs", " 3 saved"]]
 
 
 def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

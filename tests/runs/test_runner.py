@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import json
 import os
 import resource
@@ -25,9 +28,9 @@ from jstrace.method.conditions import Plan
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, masked
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, rows
+from jstrace.runs import manifest, parts, rows, saving
 from jstrace.runs.data import Data, Row
-from jstrace.scale import batching
+from jstrace.scale import batching, hosts
 from tests import killed_runs
 from tests.conftest import ROOT, TINY, tiny_params
 from tests.stand_ins import Letters
@@ -170,7 +173,7 @@ def test_memory_that_somebody_else_took(model: Model, tmp_path: Path, monkeypatc
     data = Data("d", (Row("abc"), Row("cab")), ())
     with pytest.raises(jax.errors.JaxRuntimeError):
         runs.run(model, data, tmp_path, SMALL)
-    assert runs.run(model, data, tmp_path, SMALL) == runs.Summary(2, 0, 2)
+    assert runs.run(model, data, tmp_path, SMALL) == runs.Summary(2, 0, 1), "what was finished before was written"
 
 
 def test_memory_that_somebody_else_took_in_another_part(
@@ -254,6 +257,176 @@ def test_twenty_kills(tmp_path: Path) -> None:
     assert found == expected
     leftovers = [path.name for path in out.rglob("*") if path.name.startswith(".jstrace")]
     assert leftovers == []
+
+
+# --- parts that close early -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every input is a batch, in the order of lengths: 0, 1, 3, 2."""
+    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+
+
+def inputs_of(folder: Path) -> list[tuple[int, int]]:
+    return sorted((part.first, part.last) for part in parts.parts_of(folder, "inputs"))
+
+
+class Stops:
+    """Progress that stops the run after so many inputs."""
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        self.after, self.error = after, error
+
+    def __call__(self, done: int, before: int, wanted: int) -> None:
+        if done == self.after:
+            raise self.error
+
+
+@pytest.mark.usefixtures("one_by_one")
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_what_is_finished_outlives_a_stop(model: Model, tmp_path: Path, error: BaseException) -> None:
+    """Inputs of a part finish in the order of lengths; each that did is written, and those alone."""
+    saved: list[int] = []
+    with pytest.raises(type(error)):
+        runs.run(model, DATA, tmp_path / "a", SMALL, progress=Stops(3, error), on_save=saved.append)
+    assert inputs_of(tmp_path / "a") == [(0, 1), (3, 3)]
+    assert saved == [0]
+    assert runs.run(model, DATA, tmp_path / "a", SMALL, on_save=saved.append).computed == 1
+    assert saved == [0, 3, 4]
+    runs.run(model, DATA, tmp_path / "whole", SMALL)
+    assert inputs_of(tmp_path / "whole") == [(0, 3)]
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
+
+
+def test_a_part_that_was_stopped_has_the_same_batches(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were left are computed together as they would have been, so that numbers are the same."""
+    data = Data("d", tuple(Row(text) for text in ("abc", "a longer text", "cab", "bca", "acb", "cba")), ())
+    batches: list[list[list[int]]] = []
+    run_batch = Driver._run
+
+    def noted(self: Driver, members: list[Any], n_rows: int) -> Any:
+        batches.append([one.tokens.tolist() for one in members])
+        return run_batch(self, members, n_rows)
+
+    monkeypatch.setattr(Driver, "_most", lambda *_: 2)
+    monkeypatch.setattr(Driver, "_run", noted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(model, data, tmp_path / "a", SMALL, progress=Stops(2, KeyboardInterrupt()))
+    assert inputs_of(tmp_path / "a") == [(0, 0), (2, 2)]
+    runs.run(model, data, tmp_path / "a", SMALL)
+    assert inputs_of(tmp_path / "a") == [(0, 0), (1, 1), (2, 2), (3, 5)]
+    stopped, batches[:] = sorted(batches), []
+    runs.run(model, data, tmp_path / "whole", SMALL)
+    assert stopped == sorted(batches)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_stop_while_a_part_is_written(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between its files: they are written all the same."""
+    write, calls = parts._write, [0]
+
+    def stopped(*arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(parts, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(model, DATA, tmp_path, SMALL)
+    assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
+
+
+@pytest.fixture
+def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which every batch takes more than a minute."""
+    ticks = itertools.count()
+    monkeypatch.setattr(saving, "clock", lambda: 61.0 * next(ticks))
+
+
+@pytest.mark.usefixtures("one_by_one", "minutes")
+def test_parts_close_by_time(model: Model, tmp_path: Path) -> None:
+    """What a minute has finished is written, and small parts become one when the others are there."""
+    seen: list[list[tuple[int, int]]] = []
+    saved: list[int] = []
+    out, plan = tmp_path / "slow", Plan(sizes=SIZES, baselines=("random",))
+    done = runs.run(
+        model, DATA, out, plan, save_strata=True, on_save=saved.append, progress=lambda *_: seen.append(inputs_of(out))
+    )
+    assert done == runs.Summary(4, 0, 4)
+    assert seen == [[], [], [(0, 0)], [(0, 0), (1, 1)], [(0, 0), (1, 1), (3, 3)]]
+    assert saved == [0, 1, 2, 3, 4]
+    assert inputs_of(out) == [(0, 3)]
+    runs.run(model, DATA, tmp_path / "fast", plan, save_strata=True, part_inputs=4)
+    for name in ("curves", "components", "strata", "inputs"):
+        (one,), (other,) = ((tmp_path / which / name).glob("*") for which in ("slow", "fast"))
+        assert parquet.read_table(one).equals(parquet.read_table(other), check_metadata=True)
+    assert not list(out.rglob(".jstrace*"))
+
+
+@pytest.mark.usefixtures("one_by_one", "minutes")
+def test_hosts_agree_on_time(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another host's clock says that it is not yet a minute, nobody writes."""
+    monkeypatch.setattr(hosts, "agreed", lambda number: 0 if number == 1 else number)
+    seen: list[list[tuple[int, int]]] = []
+    runs.run(model, DATA, tmp_path, SMALL, progress=lambda *_: seen.append(inputs_of(tmp_path)))
+    assert seen == [[]] * 5
+
+
+@pytest.mark.usefixtures("one_by_one", "minutes")
+def test_parts_that_cannot_be_joined(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for the joined part, or a stop meanwhile: the small ones stay."""
+    write = parts._write
+
+    def refused(error: BaseException, path: Path, *rest: Any) -> None:
+        if path.name.startswith(".jstrace") and path.parent.name == "inputs":
+            raise error
+        write(path, *rest)
+
+    for name, error in (("full", InputError("no room")), ("stopped", KeyboardInterrupt())):
+        monkeypatch.setattr(parts, "_write", functools.partial(refused, error))
+        with pytest.raises(type(error)):
+            runs.run(model, DATA, tmp_path / name, SMALL)
+        assert inputs_of(tmp_path / name) == [(n, n) for n in range(4)]
+        assert not list((tmp_path / name).rglob(".jstrace*"))
+        assert runs.run(model, DATA, tmp_path / name, SMALL).computed == 0
+    monkeypatch.setattr(parts, "_write", write)
+    monkeypatch.setattr(parts, "_LARGE", 1000)
+    runs.run(model, DATA, tmp_path / "large", SMALL)
+    assert inputs_of(tmp_path / "large") == [(n, n) for n in range(4)]
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_kill_while_parts_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Whichever file was the last to be moved: no input is there twice, and those of other parts are all there."""
+    names, pieces = ["curves", "components", "inputs"], [parts.Part(n, n) for n in range(3)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for part in (*pieces, parts.Part(3, 3)):
+            (tmp_path / name / part.file).touch()
+        (tmp_path / name / parts._hidden(parts.Part(0, 2))).touch()
+    moves = [0]
+
+    def counted(move: Callable[..., Any], *arguments: Any) -> Any:
+        moves[0] += 1
+        if moves[0] > at:
+            raise KeyboardInterrupt
+        return move(*arguments)
+
+    for name in ("unlink", "replace"):
+        move = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda *arguments, move=move: counted(move, *arguments))
+    with contextlib.suppress(KeyboardInterrupt):
+        parts._swap(tmp_path, pieces, parts.Part(0, 2), names)
+    monkeypatch.undo()
+    left = parts.complete_parts(tmp_path, names)
+    parts.check_apart(tmp_path, left)
+    assert parts.Part(3, 3) in left
+    assert len(left) == 4 or parts.Part(0, 2) in left or at in (3, 4, 5)
 
 
 # --- inputs that do not work ----------------------------------------------------------------------------------------
