@@ -56,7 +56,14 @@ def part_tables(
         rows["components"] += _component_rows(entry.index, entry.found, plan, parallel)
         if "strata" in rows:
             rows["strata"] += _strata_rows(entry.index, entry.found, plan)
-    return {name: pa.Table.from_pylist(rows[name], schema=schema) for name, schema in wanted.items()}
+    return {name: _table(rows[name], schema) for name, schema in wanted.items()}
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table; pyarrow drops what the schema lacks without a word, which is a bug of the caller."""
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    assert not unknown, f"no column {', '.join(sorted(unknown))} in the schema"
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Callable[[int], int]) -> dict[str, Any]:
