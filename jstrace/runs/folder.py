@@ -24,15 +24,36 @@ from jstrace.scale import hosts
 def locked(folder: Path) -> Iterator[None]:
     """One run at a time writes into a folder; the system takes the lock from a process that ends, however it ends.
 
+    A folder that was made for a run that fails before it has written anything is removed.
+
     Raises:
       InputError: another run has it, or the folder cannot be written.
     """
+    missing = hosts.together(functools.partial(_missing, folder))  # looked at before any host makes a shared one
     locks = hosts.together(functools.partial(_acquired, folder))
     try:
         yield
+    except BaseException:
+        _remove_empty(missing, locks)
+        raise
     finally:
         for lock in locks:
             lock.release()
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it, as far as they are not there, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(made: Sequence[Path], locks: Sequence[filelock.BaseFileLock]) -> None:
+    """Remove folders that hold nothing but this process's locks."""
+    with contextlib.suppress(OSError):  # another host's lock is there, or another run's: let them have it
+        if made and all(path.name.startswith(".lock-") for path in made[0].iterdir()):
+            for lock in locks:
+                Path(lock.lock_file).unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
 
 
 def _acquired(folder: Path) -> list[filelock.BaseFileLock]:

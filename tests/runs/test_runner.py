@@ -58,6 +58,17 @@ def read(folder: Path, table: str) -> pa.Table:
     return parquet.read_table(folder / table)
 
 
+class Stops:
+    """Progress that stops the run after so many inputs."""
+
+    def __init__(self, after: int, error: BaseException) -> None:
+        self.after, self.error = after, error
+
+    def __call__(self, done: int, before: int, wanted: int) -> None:
+        if done == self.after:
+            raise self.error
+
+
 # --- the folder -----------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +123,26 @@ def test_folders_that_are_no_runs(model: Model, tmp_path: Path) -> None:
         runs.run(model, DATA, tmp_path / "new", SMALL, limit=0)
     with pytest.raises(InputError, match="without a tokenizer"):
         runs.run(Model(model.decoder), DATA, tmp_path / "new", SMALL)
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(model: Model, tmp_path: Path) -> None:
+    """Neither its own nor those above it; folders that were there stay, and so does what holds anything."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "older" / "sibling").mkdir(parents=True)
+
+    def fails() -> Model:
+        raise InputError("no such model")
+
+    for out in ("new", "new/inner", "mine", "older/inner"):
+        for start, message in ((fails, "no such model"), (Model(model.decoder), "without a tokenizer")):
+            with pytest.raises(InputError, match=message):
+                runs.run(start, DATA, tmp_path / out, SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "older"]
+    assert [path.name for path in (tmp_path / "older").iterdir()] == ["sibling"]
+    with pytest.raises(ZeroDivisionError):
+        runs.run(model, DATA, tmp_path / "kept", SMALL, limit=1, progress=Stops(0, ZeroDivisionError()))
+    assert (tmp_path / "kept" / "manifest.json").exists()
+    assert runs.run(model, DATA, tmp_path / "kept", SMALL, limit=1).computed == 1
 
 
 def test_two_runs_in_one_folder(model: Model, tmp_path: Path) -> None:
@@ -270,17 +301,6 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def inputs_of(folder: Path) -> list[tuple[int, int]]:
     return sorted((part.first, part.last) for part in parts.parts_of(folder, "inputs"))
-
-
-class Stops:
-    """Progress that stops the run after so many inputs."""
-
-    def __init__(self, after: int, error: BaseException) -> None:
-        self.after, self.error = after, error
-
-    def __call__(self, done: int, before: int, wanted: int) -> None:
-        if done == self.after:
-            raise self.error
 
 
 @pytest.mark.usefixtures("one_by_one")
