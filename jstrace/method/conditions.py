@@ -115,13 +115,18 @@ class Plan:
             ("ablate", self.ablations, ABLATIONS),
             ("baselines", self.baselines, BASELINES),
         ):
+            if not isinstance(given, Sequence) or isinstance(given, str) or any(not isinstance(n, str) for n in given):
+                raise InputError(f"{what} = {given!r}, expected a tuple of some of {', '.join(known)}")
             unknown = [name for name in given if name not in known]
             if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
                 raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
         if "pre-softmax" in self.baselines and "all" not in self.ablations:
             raise InputError("pre-softmax masks attention: ablate all, too")
         checked_sizes(self.sizes)
-        checked_seed(self.seed)
+        # Manifests hold Python's own numbers, an int among the sizes as it was given.
+        sizes = tuple(size if isinstance(size, int | float) else float(size) for size in self.sizes)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -198,6 +203,8 @@ def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:
 def checked_seed(seed: int) -> int:
     """The seed as an int, or an ``InputError``."""
     try:
+        if isinstance(seed, bool):
+            raise TypeError("True would be 1")
         seed = operator.index(seed)
     except TypeError as error:
         raise InputError(f"seed = {seed!r}, expected an integer") from error

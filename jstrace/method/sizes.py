@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -33,10 +33,15 @@ def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
     """The sizes as floats.
 
     Raises:
-      InputError: none, more than 254, outside (0, 1], or not strictly increasing.
+      InputError: no numbers in an order, none, more than 254, outside (0, 1], or not strictly increasing.
     """
+    if isinstance(sizes, str | bytes | Set | Mapping | Iterator):  # have no order, are gone when read, or are letters
+        raise InputError(f"sizes = {sizes!r}, expected a sequence of numbers")
     try:
-        values = tuple(float(size) for size in sizes)
+        given = tuple(sizes)
+        if any(isinstance(size, str | bytes | bool | np.bool_) for size in given):
+            raise TypeError("float() would take them")
+        values = tuple(float(size) for size in given)
     except (TypeError, ValueError) as error:
         raise InputError(f"sizes must be numbers, got {sizes!r}") from error
     if not 1 <= len(values) <= MAX_SIZES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -80,10 +81,12 @@ def run(
         that there are more.
 
     Raises:
-      InputError: a folder of another run, with the difference; a damaged part; a folder that another run is writing to;
-        no room; or a model without a tokenizer.
+      InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
+        that another run is writing to; no room; or a model without a tokenizer.
     """
-    plan, folder, wanted = plan or Plan(), Path(out), _wanted(data, limit)
+    _check_types(data, plan, name)
+    limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
+    plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
     config, facts = manifest.configuration(plan, data, save_strata=save_strata), _facts(data, plan)
     same = functools.partial(manifest.check_same, folder, config, facts)
     hosts.together(same)  # before anything is made or loaded
@@ -113,10 +116,24 @@ def run(
         return Summary(wanted, int(hosts.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
 
 
-def _wanted(data: Data, limit: int | None) -> int:
-    if limit is not None and limit < 1:
-        raise InputError(f"limit = {limit}, expected at least one input")
-    return min(len(data.rows), limit or len(data.rows))
+def _check_types(data: Any, plan: Any, name: Any) -> None:
+    """Refuse what would fail later, with a worse message, or stand in the manifest."""
+    for what, given, kind, expected in (
+        ("data", data, Data, "what jstrace.runs.read_data gives"),
+        ("plan", plan, Plan | None, "a jstrace.method.conditions.Plan"),
+        ("name", name, str, "a text"),
+    ):
+        if not isinstance(given, kind):
+            raise InputError(f"{what} = {given!r}, expected {expected}")
+
+
+def _count(what: str, given: Any) -> int | None:
+    """A number of inputs, where there is one."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < 1:
+        raise InputError(f"{what} = {given!r}, expected an integer, at least one input")
+    return operator.index(given)
 
 
 def _part_size(model: Model) -> int:

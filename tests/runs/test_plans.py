@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from jstrace.pipeline import masked, stages
 from jstrace.runs.data import Data, Row
 from jstrace.runs.rows import strata_of
 from jstrace.runs.schema import density_column
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 from tests.stand_ins import Letters
 
 pytestmark = pytest.mark.usefixtures("few_capacities")
@@ -72,6 +76,60 @@ def test_plans() -> None:
 def test_plans_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Plan(**options)
+
+
+OTHER_TYPES = {
+    "Plan(seed=True)": "seed = True, expected an integer",
+    "Plan(seed='1')": "seed = '1', expected an integer",
+    "Plan(seed=1.0)": "seed = 1.0, expected an integer",
+    "Plan(sizes='0.1')": "sizes = '0.1', expected a sequence of numbers",
+    "Plan(sizes={0.1})": "sizes = {0.1}, expected a sequence of numbers",
+    "Plan(sizes={0.1: 1})": "sizes = {0.1: 1}, expected a sequence of numbers",
+    "Plan(sizes=iter([0.1]))": "sizes = <list_iterator",
+    "Plan(sizes=0.1)": "sizes must be numbers, got 0.1",
+    "Plan(sizes=('0.1',))": "sizes must be numbers, got ('0.1',)",
+    "Plan(sizes=(True,))": "sizes must be numbers, got (True,)",
+    "Plan(sizes=np.array([True]))": "sizes must be numbers, got array([ True])",
+    "Plan('l1')": "importance = 'l1', expected a tuple of some of l1, l2",
+    "Plan({'l1'})": "importance = {'l1'}, expected a tuple of some of l1, l2",
+    "Plan((['l1'],))": "importance = (['l1'],), expected a tuple of some of l1, l2",
+    "Plan(ablations='all')": "ablate = 'all', expected a tuple of some of all, residual+mlp",
+    "Plan(baselines=None)": "baselines = None, expected a tuple of some of random, inverse, pre-softmax",
+    "started(limit='5')": "limit = '5', expected an integer",
+    "started(limit=True)": "limit = True, expected an integer",
+    "started(limit=2.0)": "limit = 2.0, expected an integer",
+    "started(part_inputs=0)": "part_inputs = 0, expected an integer, at least one input",
+    "started(part_inputs=-1)": "part_inputs = -1, expected an integer",
+    "started(part_inputs=False)": "part_inputs = False, expected an integer",
+    "started(name=None)": "name = None, expected a text",
+    "started(plan='l1')": "plan = 'l1', expected a jstrace.method.conditions.Plan",
+    "started(data='texts.tsv')": "data = 'texts.tsv', expected what jstrace.runs.read_data gives",
+    "json.dumps([Plan(sizes=np.float32([0.25, 0.5])).sizes, Plan(seed=np.int64(3)).seed])": "'[[0.25, 0.5], 3]'",
+    "json.dumps(Plan(sizes=[0.5, 1]).sizes)": "'[0.5, 1]'",
+}
+"""What becomes of arguments of other types without the tests' own checks: an ``InputError``, or Python's numbers."""
+
+
+def test_arguments_of_other_types(tmp_path: Path) -> None:
+    code = (
+        "import json, sys\nimport numpy as np\nfrom jstrace import InputError, runs\n"
+        "from jstrace.method.conditions import Plan\n"
+        "def started(**given):\n"
+        "    rows = given.pop('data', runs.Data('d', (runs.Row('abc'),), ()))\n"
+        "    return runs.run(lambda: 1 / 0, rows, sys.argv[1], **given)\n"
+        "def told(call):\n"
+        "    try:\n        return repr(eval(call))\n    except InputError as error:\n        return str(error)\n"
+        "print(json.dumps({call: told(call) for call in json.load(sys.stdin)}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], input=json.dumps(list(OTHER_TYPES)), cwd=ROOT,
+        env=os.environ | {"JAXTYPING_DISABLE": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert {call: found[call][: len(message)] for call, message in OTHER_TYPES.items()} == OTHER_TYPES
+    assert not any("\n" in message for message in found.values())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Path) -> None:
