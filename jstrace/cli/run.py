@@ -15,35 +15,50 @@ from jstrace.cli.progress import interruptible, shown_progress
 if TYPE_CHECKING:
     from jstrace.runs import Summary
 
-_DATA_HELP = "wikitext-2, wikitext-103, or a .tsv, .jsonl, .parquet or .txt file of texts and their next words."
+_DATA_HELP = (
+    "wikitext-2 or wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
+    ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line).'
+)
+_OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped."
+_LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
+_BASELINES_HELP = "What is evaluated beside the traces, by the first importance; none by default."
+_WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
+_SEED_HELP = "Of random scores and of passages drawn from WikiText."
+_STRATA_HELP = "Keep the strata of every input, too: a byte for each pair of tokens, head and layer."
+_CORPUS_HELP = (
+    "Another file of texts in which predicted tokens are counted; by default the data's texts, or of WikiText up to"
+    " 20,000 paragraphs."
+)
 
 
 def run_command(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    out: Annotated[Path, typer.Option(help="The folder of the results; the same command goes on where it stopped.")],
+    out: Annotated[Path, typer.Option(help=_OUT_HELP)],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many inputs; ask for more later.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=_LIMIT_HELP)] = None,
     ablate: Annotated[
-        list[str], typer.Option(metavar="all,residual+mlp", help="Which edges are ablated; both by default.")
+        list[str],
+        typer.Option(metavar="all,residual+mlp", help="Which edges are ablated; several with commas."),
     ] = ["all,residual+mlp"],  # noqa: B006 - typer's way to give a default
     baselines: Annotated[
         list[str] | None,
-        typer.Option(metavar="random,inverse,pre-softmax", help="What is evaluated beside the traces."),
+        typer.Option(metavar="random,inverse,pre-softmax", help=_BASELINES_HELP),
     ] = None,
-    importance: Annotated[
-        list[str], typer.Option(metavar="l1,l2,ifr,cosine,random", help="Edge scores; baselines are of the first.")
-    ] = ["l1"],  # noqa: B006
-    words: Annotated[int, typer.Option(min=1, help="Of a passage of WikiText.")] = 40,
-    count: Annotated[int, typer.Option(min=1, help="Passages drawn from WikiText.")] = 5000,
-    corpus: Annotated[str | None, typer.Option(help="Another file of texts in which tokens are counted.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of random scores and of drawn passages.")] = 0,
-    save_strata: Annotated[bool, typer.Option("--save-strata", help="Keep the strata of every input.")] = False,
+    importance: Annotated[list[str], typer.Option(metavar="l1,l2,ifr,cosine,random", help="Edge scores.")] = ["l1"],  # noqa: B006
+    words: Annotated[int, typer.Option(min=1, help=_WORDS_HELP)] = 40,
+    count: Annotated[int, typer.Option(min=1, help="Passages drawn from WikiText, at most.")] = 5000,
+    corpus: Annotated[str | None, typer.Option(help=_CORPUS_HELP)] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help=_SEED_HELP)] = 0,
+    save_strata: Annotated[bool, typer.Option("--save-strata", help=_STRATA_HELP)] = False,
 ) -> None:
-    """Evaluate every input of a dataset, into tables that outlive whatever stops the run."""
+    """Evaluate every input of a dataset, into tables that outlive whatever stops the run.
+
+    What is finished is written about every minute, and on Ctrl-C.
+    """
     check_installed()
     from jstrace import runs
     from jstrace.method.conditions import Plan

@@ -314,6 +314,17 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     assert "there is no other mode" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_help_says_what_data_is(run: Run) -> None:
+    """What a row is in each format, and which options are of WikiText alone."""
+    code, out, _ = run("run", "--help")
+    shown = " ".join(re.sub(r"[│╭╮╰╯─]|<[a-z]+>", " ", out).split())
+    assert code == 0
+    for words in ("a tab and the word that truly follows", '{"text": ..., "next": ...}', ".txt (a text a line)"):
+        assert words in shown
+    assert "[required] --out" in re.sub(r"\* ", "", shown)
+    assert "rows of files stay as they are" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
