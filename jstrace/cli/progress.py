@@ -78,19 +78,23 @@ def shown_progress(check: Callable[[], None], *, shown: bool) -> Iterator[tuple[
         if state.start:
             show()
 
-    def show() -> None:
+    def show(*, last: bool = False) -> None:
         bar.update(task, completed=state.done, total=state.wanted)
         if state.done == state.before:
             return
         now = time.monotonic()
         text = state.text(now)
         bar.update(task, state=text)
-        if shown and not console.is_terminal and (state.saved == state.wanted or now - state.last_line > _LINE_SECONDS):
+        due = last or state.saved == state.wanted or now - state.last_line > _LINE_SECONDS
+        if shown and not console.is_terminal and due:
             state.last_line = now
             sys.stderr.write(f"{state.done}/{state.wanted} inputs, {text}\n")
 
     try:
         yield tell, saved
+    except BaseException:
+        show(last=True)
+        raise
     finally:
         bar.stop()
 

@@ -40,6 +40,7 @@ class Saver:
         self._tables, self._on_save = tables, on_save
         self._waiting: dict[int, Entry] = {}
         self._written: set[parts.Part] = set()
+        self._untold = 0
         self._mine = True
         self._since = clock()
 
@@ -49,10 +50,11 @@ class Saver:
         self._mine, self._written = number % jax.process_count() == jax.process_index(), set()
         try:
             yield
+            self._save()
         except BaseException:
             self._write()  # alone: other hosts may be anywhere
+            self._tell()
             raise
-        self._save()
         hosts.together(self._join)
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -65,11 +67,14 @@ class Saver:
             self._save()
 
     def _save(self) -> None:
-        n_inputs = len(self._waiting)
         hosts.together(self._write)
         self._since = clock()
-        if n_inputs:
-            self._on_save(n_inputs)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._untold:
+            self._on_save(self._untold)
+            self._untold = 0
 
     def _write(self) -> None:
         """Write what waits; where it is cut short and called again, the same files are written."""
@@ -78,6 +83,7 @@ class Saver:
                 members = [self._waiting[index] for index in part.inputs]
                 parts.write_part(self._folder, part, self._tables(members), self._mark)
             self._written.add(part)
+            self._untold += len(part.inputs)
             self._waiting = {index: entry for index, entry in self._waiting.items() if index not in part.inputs}
 
     def _join(self) -> None:

@@ -311,9 +311,9 @@ def test_what_is_finished_outlives_a_stop(model: Model, tmp_path: Path, error: B
     with pytest.raises(type(error)):
         runs.run(model, DATA, tmp_path / "a", SMALL, progress=Stops(3, error), on_save=saved.append)
     assert inputs_of(tmp_path / "a") == [(0, 1), (3, 3)]
-    assert saved == [0]
+    assert saved == [0, 3]
     assert runs.run(model, DATA, tmp_path / "a", SMALL, on_save=saved.append).computed == 1
-    assert saved == [0, 3, 4]
+    assert saved == [0, 3, 3, 4]
     runs.run(model, DATA, tmp_path / "whole", SMALL)
     assert inputs_of(tmp_path / "whole") == [(0, 3)]
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
@@ -356,8 +356,10 @@ def test_a_stop_while_a_part_is_written(model: Model, tmp_path: Path, monkeypatc
         write(*arguments)
 
     monkeypatch.setattr(parts, "_write", stopped)
+    saved: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        runs.run(model, DATA, tmp_path, SMALL)
+        runs.run(model, DATA, tmp_path, SMALL, on_save=saved.append)
+    assert saved == [0, 4]
     assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
 
 
