@@ -93,6 +93,13 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
+class Named:
+    """An importance of one's own by its name alone: what the files of a run say of it."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What is asked of every input of a run.
 
@@ -103,23 +110,17 @@ class Plan:
       InputError: an unknown or repeated name, none at all, or sizes that make no sense.
     """
 
-    importances: tuple[str, ...] = ("l1",)
+    importances: tuple[Any, ...] = ("l1",)
+    """Names of edge scores, or ``models.Importance`` of one's own: in files they go by their names."""
     ablations: tuple[str, ...] = ("all",)
     baselines: tuple[str, ...] = ()
     sizes: tuple[float, ...] = SIZES
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for what, given, known in (
-            ("importance", self.importances, IMPORTANCES),
-            ("ablate", self.ablations, ABLATIONS),
-            ("baselines", self.baselines, BASELINES),
-        ):
-            if not isinstance(given, Sequence) or isinstance(given, str) or any(not isinstance(n, str) for n in given):
-                raise InputError(f"{what} = {given!r}, expected a tuple of some of {', '.join(known)}")
-            unknown = [name for name in given if name not in known]
-            if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
-                raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
+        _check_importances(self.importances)
+        _check_names("ablate", self.ablations, ABLATIONS)
+        _check_names("baselines", self.baselines, BASELINES)
         if "pre-softmax" in self.baselines and "all" not in self.ablations:
             raise InputError("pre-softmax masks attention: ablate all, too")
         checked_sizes(self.sizes)
@@ -143,7 +144,12 @@ class Plan:
         """The different ways to make strata, in the order in which cases first ask for them."""
         return tuple(dict.fromkeys(case.source for case in self.cases))
 
-    def case(self, ablate: str = "all", importance: str | None = None) -> Case:
+    @property
+    def importance_names(self) -> tuple[str, ...]:
+        """What tables and files call the importances."""
+        return tuple(map(name_of, self.importances))
+
+    def case(self, ablate: str = "all", importance: Any = None) -> Case:
         """The curve of an importance, by default the first."""
         return Case(Source(importance or self.importances[0]), Condition(ablate))
 
@@ -154,6 +160,27 @@ class Plan:
             "inverse": Case(Source(self.importances[0]), Condition(ablate, inverse=True)),
             "pre-softmax": Case(Source(self.importances[0]), Condition(ablate, pre_softmax=True)),
         }[name]
+
+
+def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
+    """Refuse other than a sequence of different known names; only baselines may be none."""
+    if not isinstance(given, Sequence) or isinstance(given, str) or any(not isinstance(name, str) for name in given):
+        raise InputError(f"{what} = {given!r}, expected a tuple of some of {', '.join(known)}")
+    unknown = [name for name in given if name not in known]
+    if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
+        raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
+
+
+def _check_importances(given: Any) -> None:
+    """Refuse what ``_check_names`` refuses, but for importances of one's own, whose names must be new."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        _check_names("importance", given, IMPORTANCES)
+    own = [checked_importance(one) for one in given if not isinstance(one, str | Named)]
+    taken = [name_of(one) for one in own if name_of(one) in IMPORTANCES]
+    if taken:
+        raise InputError(f"importance {taken[0]!r} of your own needs another name: that one is taken")
+    names = [name_of(one) for one in given]
+    _check_names("importance", names, (*IMPORTANCES, *(name_of(one) for one in given if not isinstance(one, str))))
 
 
 def name_of(importance: Any) -> str:

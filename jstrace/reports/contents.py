@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jstrace.method.conditions import ABLATIONS, Case
+from jstrace.method.conditions import ABLATIONS, Case, name_of
 from jstrace.reports import figures, statistics
 from jstrace.reports import tables as computed
 from jstrace.reports.results import Results
@@ -123,7 +123,7 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
     if len(plan.importances) > 1:
         yield (
             "importance", "edge scores compared", "The same extraction by other scores.",
-            *_compared(run, [(plan.case(importance=kind), kind) for kind in plan.importances]),
+            *_compared(run, [(plan.case(importance=kind), name_of(kind)) for kind in plan.importances]),
         )  # fmt: skip
 
 

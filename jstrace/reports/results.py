@@ -71,7 +71,7 @@ class Results:
     @property
     def importance(self) -> str:
         """The first importance, which baselines belong to."""
-        return self.plan.importances[0]
+        return self.plan.importance_names[0]
 
     @property
     def n_layers(self) -> int:

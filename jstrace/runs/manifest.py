@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstrace.method.conditions import Plan
+from jstrace.method.conditions import IMPORTANCES, Named, Plan
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models.errors import InputError
 from jstrace.runs.data import Data
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
     """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices."""
     return {
-        "importance": list(plan.importances),
+        "importance": list(plan.importance_names),
         "ablate": list(plan.ablations),
         "baselines": list(plan.baselines),
         "sizes": list(plan.sizes),
@@ -34,6 +34,7 @@ def plan_of(config: dict[str, Any]) -> Plan:
     """The plan that a configuration describes."""
     names = ("importance", "ablate", "baselines", "sizes")
     importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
+    importances = tuple(name if name in IMPORTANCES else Named(name) for name in importances)
     return Plan(importances, ablations, baselines, sizes, config["seed"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,9 +21,11 @@ import jstrace
 from jstrace import runs
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Plan, Source
 from jstrace.method.graph import n_edges
+from jstrace.method.scores import Norm
 from jstrace.method.sizes import counts
 from jstrace.models import InputError, Model
 from jstrace.pipeline import masked, stages
+from jstrace.reports import write_report
 from jstrace.runs.data import Data, Row
 from jstrace.runs.rows import strata_of
 from jstrace.runs.schema import density_column
@@ -92,7 +95,7 @@ OTHER_TYPES = {
     "Plan(sizes=np.array([True]))": "sizes must be numbers, got array([ True])",
     "Plan('l1')": "importance = 'l1', expected a tuple of some of l1, l2",
     "Plan({'l1'})": "importance = {'l1'}, expected a tuple of some of l1, l2",
-    "Plan((['l1'],))": "importance = (['l1'],), expected a tuple of some of l1, l2",
+    "Plan((['l1'],))": "importance is ['l1']; expected one of l1, l2, ifr, cosine,",
     "Plan(ablations='all')": "ablate = 'all', expected a tuple of some of all, residual+mlp",
     "Plan(baselines=None)": "baselines = None, expected a tuple of some of random, inverse, pre-softmax",
     "started(limit='5')": "limit = '5', expected an integer",
@@ -169,6 +172,40 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
         assert inputs[index]["top_token"] == result.full_tokens[0]
         assert inputs[index]["tokens"] == Letters().encode(row.text)
         assert inputs[index]["top_count"] == [*Letters().encode("helloaaa")].count(inputs[index]["top_token"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """An importance of one's own."""
+
+    name: str = "mine"
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
+        return -Norm(2).vector(edge, node)
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
+        return -Norm(2).attention(probs, values, node)
+
+
+def test_an_importance_of_ones_own_in_runs_and_reports(model: Model, tmp_path: Path) -> None:
+    """Beside others, under its name, which the run goes on with; the report draws it."""
+    plan = Plan(("l1", Mine()), sizes=SIZES)
+    runs.run(model, DATA, tmp_path / "run", plan, limit=1)
+    assert runs.run(model, DATA, tmp_path / "run", plan, limit=2).computed == 1
+    rows = [row for row in read(tmp_path / "run", "curves").to_pylist() if row["condition"] == "mine/all"]
+    for index in range(2):
+        trace = jstrace.trace(model, DATA.rows[index].text, importance=Mine(), sizes=SIZES)
+        found = [row["tv"] for row in rows if row["input"] == index]
+        np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)
+    write_report([tmp_path / "run"], tmp_path / "report")
+    assert "mine" in (tmp_path / "report" / "index.html").read_text()
+    for importances, message in (
+        ((Mine("l1"),), "another name"),
+        ((Mine(), Mine()), "each once"),
+        ((5,), "expected one of l1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Plan(importances)
 
 
 def test_components_are_those_of_the_traces(model: Model, tmp_path: Path) -> None:
