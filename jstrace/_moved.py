@@ -16,7 +16,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "batching": ("scale.batching", "scale.memory"),
     "cli_options": ("cli.options",),
     "cli_runs": ("cli.run", "cli.report"),
-    "cli_trace": ("cli.trace",),
+    "cli_trace": ("cli.trace", "cli.texts"),
     "compilation": ("scale.programs",),
     "composition": ("method.composition",),
     "contents": ("reports.contents",),

@@ -1,4 +1,4 @@
-"""The command line: a module for each command, and the options that they share; nothing imports it.
+"""The command line: a module for each command, what ``trace`` is made of, and shared options; nothing imports it.
 
 Nothing of JAX is imported before a command runs, so that ``jstrace --help`` answers at once.
 """

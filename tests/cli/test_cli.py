@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,53 +18,15 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import cli, model
+from jstrace import loading
 from jstrace.cli import options, progress
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver
 from jstrace.show import curves
 from tests import hf_models
+from tests.cli.conftest import Run
 from tests.conftest import ROOT
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the console script in this process: exit code, standard output and standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["jstrace", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-class Bytes:
-    """A tokenizer of single characters."""
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) % 97 for letter in text.strip()]
-
-    def token(self, token_id: int) -> str:
-        return f"[bold]{token_id}"
-
-    def save(self, folder: Path) -> None:
-        pass
-
-
-@pytest.fixture
-def stub(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The tiny model in the place of whatever is loaded."""
-    stub = Model(tiny.decoder, Bytes())
-    monkeypatch.setattr("jstrace.load", lambda source, **_: stub)
-    return stub
 
 
 def test_table(run: Run, stub: Model) -> None:
@@ -151,6 +112,10 @@ def test_the_name_of_a_file_is_a_text(run: Run, stub: Model, tmp_path: Path) -> 
     assert (code, json.loads(out)["text"]) == (0, f"{tmp_path}/texts.txt")
     name = f"{tmp_path}/texts.txt"
     assert err == f"jstrace: {name} is a file; its name is traced here, its lines with --file {name}\n"
+    for name in (".", str(tmp_path)):
+        code, out, err = run("trace", name, "--json")
+        assert (code, json.loads(out)["text"]) == (0, name)
+        assert err == f"jstrace: {name} is a folder; its name is traced here, a file's lines with --file\n"
 
 
 def test_version(run: Run) -> None:
@@ -184,7 +149,7 @@ def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.Mo
 def test_choices_are_the_librarys() -> None:
     assert [a.value for a in options.Ablate] == list(conditions.ABLATIONS)
     assert [i.value for i in options.Importance] == list(conditions.IMPORTANCES)
-    assert [d.value for d in options.Dtype] == list(model.DTYPES)
+    assert [d.value for d in options.Dtype] == list(loading.DTYPES)
 
 
 def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
@@ -203,6 +168,31 @@ def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
     code, out, err = run("trace", "--file", str(tmp_path / "bad"), "--json")
     assert (code, out, len(err.splitlines())) == (2, "", 1), "nothing is printed where a later line is refused"
     assert "bad:71: 200000 tokens" in err
+
+
+def test_files_that_hold_no_texts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "zero").write_bytes(b"one\ntw\0o\n")
+    for name, message in (
+        ("", "cannot be read (Is a directory)"),
+        ("empty", "no line holds any text"),
+        ("zero", "zero:2: holds a zero byte; expected lines of UTF-8 text"),
+    ):
+        code, out, err = run("trace", "--file", str(tmp_path / name))
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert message in err
+
+    def denied(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)  # root reads every file
+    assert run("trace", "--file", "a.txt") == (2, "", "jstrace: error: a.txt: cannot be read (Permission denied)\n")
+
+
+def test_a_long_word(run: Run, stub: Model) -> None:
+    code, out, err = run("trace", "a" * 100_000)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "100000 tokens" in err
 
 
 def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,100 @@
+"""What ``jstrace trace`` shows and writes: tables or JSON, a figure, a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from jstrace.models.errors import InputError
+
+if TYPE_CHECKING:
+    from jstrace.cli.computing import Result
+    from jstrace.models import Model
+    from jstrace.pipeline import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What was asked for."""
+
+    top: int
+    as_json: bool
+    plot: Path | None
+    save: Path | None
+
+    def check(self, *, of_file: bool) -> None:
+        """Refuse what could not be written, before the work.
+
+        Raises:
+          InputError: a path that cannot be written, one for two outputs, or ``--save`` with ``--file``.
+        """
+        if self.save is not None and of_file:
+            raise InputError("--save writes one trace; it does not go with --file")
+        if self.plot is None and self.save is None:
+            return
+        from jstrace.files import check_writable
+        from jstrace.show.curves import check_plottable
+
+        for path in (self.plot, self.save):
+            if path is not None:
+                check_writable(path)
+        if self.plot is not None:
+            check_plottable(self.plot)
+            if self.save is not None and self.plot.resolve() == self.save.resolve():
+                raise InputError(f"{self.plot}: --plot and --save name the same file")
+
+
+def show(model: Model, results: list[Result], output: Output) -> None:
+    """Print results as they come; ``--save`` has one, which is written first."""
+    if output.save is not None:
+        results[0].trace.save(output.save)
+        sys.stderr.write(f"jstrace: wrote {output.save}\n")
+    for result in results:
+        _print(model, result, output)
+
+
+def plot(path: Path, curves: list[tuple[str, Evaluation]]) -> None:
+    """Write the figure of all texts and their evaluations."""
+    from jstrace.show.curves import save_plot
+
+    save_plot(path, [(_label(text), evaluation) for text, evaluation in curves])
+    sys.stderr.write(f"jstrace: wrote {path}\n")
+
+
+def _label(text: str) -> str:
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _print(model: Model, result: Result, output: Output) -> None:
+    from jstrace.show import records
+
+    def word(token: int) -> str:
+        return str(token) if model.tokenizer is None else model.tokenizer.token(token)
+
+    if output.as_json:
+        typer.echo(json.dumps(records.as_json(*result, word, top=output.top)))
+        return
+    from rich.console import Console
+
+    from jstrace.show import curves, tables
+    from jstrace.show.text import prediction_line, shown
+
+    trace, evaluation = result.trace, result.evaluation
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
+    heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
+    console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
+                  + (", before the softmax" if evaluation.pre_softmax else ""), markup=False)  # fmt: skip
+    console.print(f"{shown(result.text)} → {prediction_line(evaluation, word)}", markup=False)
+    console.print(tables.curve_table(trace, evaluation, word))
+    console.print(curves.terminal_plot(evaluation), markup=False)
+    console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)
+    if not evaluation.valid:
+        console.print("some predictions are not finite: try --dtype float32", markup=False)
+    if output.top:
+        console.print(tables.edge_table(trace, output.top))
