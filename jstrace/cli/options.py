@@ -30,6 +30,15 @@ class Importance(StrEnum):
     RANDOM = "random"
 
 
+class Kind(StrEnum):
+    """Edges that are listed."""
+
+    ALL = "all"
+    ATTENTION = "attention"
+    RESIDUAL = "residual"
+    MLP = "mlp"
+
+
 class Dtype(StrEnum):
     """Of weights and residual stream."""
 

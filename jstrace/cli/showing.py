@@ -23,6 +23,7 @@ class Output:
     """What was asked for."""
 
     top: int
+    kind: str
     as_json: bool
     plot: Path | None
     save: Path | None
@@ -31,8 +32,11 @@ class Output:
         """Refuse what could not be written, before the work.
 
         Raises:
-          InputError: a path that cannot be written, one for two outputs, or ``--save`` with ``--file``.
+          InputError: a path that cannot be written, one for two outputs, ``--save`` with ``--file``, or ``--kind``
+            without ``--top``.
         """
+        if self.kind != "all" and not self.top:
+            raise InputError("--kind says which edges --top lists; add --top 20")
         if self.save is not None and of_file:
             raise InputError("--save writes one trace; it does not go with --file")
         if self.plot is None and self.save is None:
@@ -77,11 +81,12 @@ def _print(model: Model, result: Result, output: Output) -> None:
         return str(token) if model.tokenizer is None else model.tokenizer.token(token)
 
     if output.as_json:
-        typer.echo(json.dumps(records.as_json(*result, word, top=output.top)))
+        typer.echo(json.dumps(records.as_json(*result, word, top=output.top, kind=output.kind)))
         return
     from rich.console import Console
 
     from jstrace.show import curves, tables
+    from jstrace.show.strongest import attention
     from jstrace.show.text import prediction_line, shown
 
     trace, evaluation = result.trace, result.evaluation
@@ -97,4 +102,8 @@ def _print(model: Model, result: Result, output: Output) -> None:
     if not evaluation.valid:
         console.print("some predictions are not finite: try --dtype float32", markup=False)
     if output.top:
-        console.print(tables.edge_table(trace, output.top))
+        console.print(tables.edge_table(trace, output.top, output.kind))
+    if output.top and output.kind == "attention":
+        found = attention(trace, evaluation)
+        console.print(tables.attention_heading(trace, evaluation, found, word), markup=False)
+        console.print(tables.attention_table(trace, found))

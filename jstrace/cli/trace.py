@@ -10,7 +10,18 @@ import typer
 
 from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
-from jstrace.cli.options import MODEL_HELP, Ablate, Distributed, Dtype, Importance, MeshText, Revision, joined, load
+from jstrace.cli.options import (
+    MODEL_HELP,
+    Ablate,
+    Distributed,
+    Dtype,
+    Importance,
+    Kind,
+    MeshText,
+    Revision,
+    joined,
+    load,
+)
 from jstrace.cli.texts import read_texts, token_rows
 
 
@@ -27,13 +38,16 @@ def trace_command(
     importance: Annotated[Importance, typer.Option(help="The edge score.")] = Importance.L1,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of random scores.")] = 0,
     top: Annotated[int, typer.Option(min=0, help="Also list this many of the strongest edges, in words.")] = 0,
+    kind: Annotated[
+        Kind, typer.Option(help="Of the edges that --top lists; attention adds edges by head and by source token.")
+    ] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each text.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write TV against size as a .png or .svg file.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the trace as an .npz file.")] = None,
 ) -> None:
     """Trace a text: the 26 sub-graphs that best keep its prediction, and how well they do."""
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
-    output = showing.Output(top, as_json, plot, save)  # later leaves the others waiting
+    output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh

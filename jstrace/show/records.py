@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jstrace.method.edges import Edge
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
+from jstrace.show.strongest import attention, strongest
 from jstrace.show.text import Word, in_words, words_of
 
 
-def as_json(text: str | None, trace: Trace, evaluation: Evaluation, word: Word, *, top: int) -> dict[str, Any]:
-    """Everything that the tables show, for ``--json``."""
+def as_json(
+    text: str | None, trace: Trace, evaluation: Evaluation, word: Word, *, top: int, kind: str = "all"
+) -> dict[str, Any]:
+    """Everything that the tables show, for ``--json``.
+
+    Args:
+      text: the input, where it was a text.
+      trace: its trace.
+      evaluation: of that trace.
+      word: texts of tokens.
+      top: how many edges ``edges`` has, the first that best-first search takes, and so ``edges_of_kind``.
+      kind: of the edges in ``edges_of_kind`` (``strongest.KINDS``); it is empty for "all".
+    """
     made = trace.composition()
     rows = [
         {
@@ -49,12 +62,34 @@ def as_json(text: str | None, trace: Trace, evaluation: Evaluation, word: Word, 
             for token, prob in zip(evaluation.full_tokens, evaluation.full_probs, strict=True)
         ],
         "rows": rows,
-        "edges": [
-            {"kind": e.kind, "layer": e.layer, "head": e.head, "source": e.source, "target": e.target,
-             "score": e.score, "stratum": e.stratum, "words": in_words(e, words)}
-            for e in trace.first_edges(top)
-        ] if top else [],
-    }  # fmt: skip
+        "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
+        "kind": kind,
+        "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
+        "attention": _attention(trace, evaluation),
+    }
+
+
+def _edge(edge: Edge, words: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "kind": edge.kind,
+        "layer": edge.layer,
+        "head": edge.head,
+        "source": edge.source,
+        "target": edge.target,
+        "score": edge.score,
+        "stratum": edge.stratum,
+        "words": in_words(edge, words),
+    }
+
+
+def _attention(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
+    """Edges by layer and head, and by source token, of the trace at which the prediction is back."""
+    found = attention(trace, evaluation)
+    return {
+        "size": [*trace.sizes, 1.0][found.k],
+        "head_edges": found.heads.tolist(),
+        "source_edges": found.sources.tolist(),
+    }
 
 
 def _number(value: Any) -> float | None:

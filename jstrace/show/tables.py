@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
+from jstrace.show.strongest import Attention, strongest
 from jstrace.show.text import Word, in_words, shown, words_of
 
 
 def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     """The Z + 1 rows: size, edges, composition and how much of the prediction is kept."""
     made = trace.composition()
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in ("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus"):
-        table.add_column(name, justify="right")
+    table = _table("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus")
     table.add_column("top token")
     for k, size in enumerate([*trace.sizes, None]):
         shares = ("-" if math.isnan(v[k]) else f"{100 * v[k]:.1f}" for v in (made.residual, made.attention, made.mlp))
@@ -34,14 +35,54 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     return table
 
 
-def edge_table(trace: Trace, count: int) -> Table:
-    """The first ``count`` edges that best-first search takes, in words, highest score first."""
-    words = words_of(trace)
+def _table(*numbers: str) -> Table:
+    """An empty table that starts with columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("score", justify="right")
-    table.add_column("in size", justify="right")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def edge_table(trace: Trace, count: int, kind: str = "all") -> Table:
+    """Edges in words, ``count`` at most, as ``strongest.strongest`` orders them."""
+    words = words_of(trace)
+    table = _table("score", "in size")
     table.add_column("edge")
-    for edge in trace.first_edges(count):
+    for edge in strongest(trace, count, kind):
         size = "full" if edge.stratum >= len(trace.sizes) else f"{trace.sizes[edge.stratum]:g}"
         table.add_row(f"{edge.score:.3f}", size, Text(in_words(edge, words)))
     return table
+
+
+def attention_heading(trace: Trace, evaluation: Evaluation, found: Attention, word: Word) -> str:
+    """Which trace the numbers of ``attention_table`` are of, in a line."""
+    what = f"{found.heads.sum():,} of {found.all_heads.sum():,} attention edges"
+    if found.k == len(trace.sizes):
+        return f"{what}: the full graph, as no smaller trace keeps its top token"
+    top, size = shown(word(int(evaluation.full_tokens[0]))), trace.sizes[found.k]
+    return f"{what} are in the trace of size {size:g}, the smallest from which on the top token is {top}"
+
+
+def attention_table(trace: Trace, found: Attention, *, rows: int = 10) -> Table:
+    """The heads and the source tokens with most edges in that trace, each with its edges in the full graph."""
+    words = words_of(trace)
+    table = _table()
+    for name in ("head", "edges", "of", "from token", "edges", "of"):
+        table.add_column(name, justify="right" if name in ("edges", "of") else "left")
+    heads = [
+        (f"layer {at // found.heads.shape[1]} head {at % found.heads.shape[1]}", f"{kept}", f"{every}")
+        for at, kept, every in _largest(found.heads.ravel(), found.all_heads.ravel(), rows)
+    ]
+    sources = [
+        (f"{shown(words[at])} [{at}]", f"{kept}", f"{every}")
+        for at, kept, every in _largest(found.sources, found.all_sources, rows)
+    ]
+    for pair in itertools.zip_longest(heads, sources, fillvalue=("", "", "")):
+        table.add_row(*(Text(cell) for cells in pair for cell in cells))
+    return table
+
+
+def _largest(kept: np.ndarray, every: np.ndarray, rows: int) -> list[tuple[int, int, int]]:
+    """Index, kept edges and all edges where most are kept, ties by index."""
+    order = np.argsort(-kept, kind="stable")[:rows]
+    return [(int(at), int(kept[at]), int(every[at])) for at in order]

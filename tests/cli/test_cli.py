@@ -23,7 +23,7 @@ from jstrace.cli import options, progress
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver
-from jstrace.show import curves
+from jstrace.show import curves, strongest
 from tests import hf_models
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
@@ -41,6 +41,22 @@ def test_table(run: Run, stub: Model) -> None:
     assert "density" in out
     assert "TV 1" in out
     assert "layer" in lines[-1]
+
+
+def test_attention_alone(run: Run, stub: Model) -> None:
+    words = ("trace", "hello", "--top", "4", "--kind", "attention")
+    code, out, _ = run(*words)
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["score", "in"])
+    assert code == 0
+    assert all(
+        re.search(r"layer \d head \d: from '\[bold\]\d+' \[\d\] to ", line) for line in lines[start + 1 : start + 5]
+    )
+    assert "attention edges" in lines[start + 5]
+    assert lines[start + 6].split() == ["head", "edges", "of", "from", "token", "edges", "of"]
+    found = json.loads(run(*words, "--json")[1])
+    assert [edge["kind"] for edge in found["edges_of_kind"]] == ["attn"] * 4
+    assert found["edges"] == json.loads(run("trace", "hello", "--top", "4", "--json")[1])["edges"]
 
 
 def test_json(run: Run, stub: Model) -> None:
@@ -80,6 +96,7 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
         (("info", "no-such-model"), "unknown model"),
         (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
         (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
+        (("trace", "a", "--kind", "mlp"), "add --top"),
         (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
     ],
 )
@@ -149,6 +166,7 @@ def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.Mo
 def test_choices_are_the_librarys() -> None:
     assert [a.value for a in options.Ablate] == list(conditions.ABLATIONS)
     assert [i.value for i in options.Importance] == list(conditions.IMPORTANCES)
+    assert {k.value for k in options.Kind} == {"all", *strongest.KINDS}
     assert [d.value for d in options.Dtype] == list(loading.DTYPES)
 
 

@@ -1,0 +1,79 @@
+"""The strongest edges of one kind, and how many attention edges each head and each source token has; numpy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+from jstrace.method.sizes import NO_EDGE
+from jstrace.models import EdgeTree
+
+if TYPE_CHECKING:
+    from jstrace.method.edges import Edge
+    from jstrace.pipeline.evaluation import Evaluation
+    from jstrace.pipeline.trace import Trace
+
+KINDS = {"attention": ("attn",), "residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",)}
+"""The families of each kind of edge."""
+
+
+def strongest(trace: Trace, count: int, kind: str = "all") -> list[Edge]:
+    """The edges that ``--top`` lists.
+
+    Args:
+      trace: of one input.
+      count: edges at most.
+      kind: of ``KINDS``: its edges that enter the smallest traces first; within a stratum those of highest score, ties
+        by edge index. "all": the first that best-first search takes, highest score first.
+    """
+    if kind == "all":
+        return trace.first_edges(count)
+    families = KINDS[kind]
+    stratum = np.concatenate([getattr(trace.strata, name).ravel() for name in families])
+    score = np.concatenate([getattr(trace.scores, name).ravel() for name in families])
+    held = np.cumsum(np.bincount(stratum, minlength=NO_EDGE)[:NO_EDGE])
+    count = min(count, int(held[-1]))
+    near = np.flatnonzero(stratum <= np.searchsorted(held, count))  # few of all edges: only these are sorted
+    first = near[np.lexsort((-score[near], stratum[near]))[:count]]
+    return sorted(_edges_at(trace, families, first), key=lambda edge: edge.stratum)
+
+
+def _edges_at(trace: Trace, families: tuple[str, ...], places: Int[np.ndarray, "N"]) -> list[Edge]:
+    """The edges at these places of the families one after another, highest score first."""
+    from jstrace.method.edges import edges_where
+
+    masks = {name: np.zeros(leaf.shape, bool) for name, leaf in trace.strata.items()}
+    start = 0
+    for name in families:
+        end = start + masks[name].size
+        masks[name].ravel()[places[(places >= start) & (places < end)] - start] = True
+        start = end
+    return edges_where(EdgeTree(**masks), trace.scores, trace.strata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """Attention edges of one trace and, as ``all_``, of the full graph: of each head, and of each source token."""
+
+    k: int
+    """Index of the trace; Z is the full graph."""
+    heads: Int[np.ndarray, "L H"]
+    all_heads: Int[np.ndarray, "L H"]
+    sources: Int[np.ndarray, "T"]
+    all_sources: Int[np.ndarray, "T"]
+
+
+def attention(trace: Trace, evaluation: Evaluation) -> Attention:
+    """Of the smallest trace from which on, in all larger ones too, the top token is the full graph's."""
+    other = np.flatnonzero(~evaluation.agreement)
+    k = min(int(other[-1]) + 1 if len(other) else 0, len(trace.sizes))
+    (heads, sources), (all_heads, all_sources) = (_totals(trace.strata.attn <= at) for at in (k, len(trace.sizes)))
+    return Attention(k, heads, all_heads, sources, all_sources)
+
+
+def _totals(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of kept attention edges, bool ``[L, H, T, S]``: those of each head, and those from each source."""
+    return kept.sum((2, 3)), kept.sum((0, 1, 2))
