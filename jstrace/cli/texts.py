@@ -83,8 +83,7 @@ def _tokens(model: Model, line: Line) -> np.ndarray:
 
     try:
         row = tokenised(model, line.text)[1][0]
-        graph.n_edges(model.config, len(row))
-        graph.check_slots(model.config, batching.bucket(len(row)))
+        graph.check_slots(model.config, len(row), batching.bucket)
     except InputError as error:
         raise InputError(f"{line.where}{error}") from error
     return row

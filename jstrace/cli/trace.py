@@ -22,6 +22,7 @@ from jstrace.cli.options import (
     joined,
     load,
 )
+from jstrace.cli.room import check_room
 from jstrace.cli.texts import read_texts, token_rows
 
 
@@ -54,6 +55,7 @@ def trace_command(
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
     rows = token_rows(loaded, lines)  # all of them, so that a bad line stops it before any output
     asked = Asked(importance.value, seed, ablate.value, pre_softmax)
+    check_room(loaded, lines, rows, asked)
     _check_agreed([row.tolist() for row in rows], model, dtype, mesh, asked)
     curves = []
     with contextlib.closing(chunks(loaded, [line.text for line in lines], rows, asked)) as found:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable
+
 from jstrace.models import InputError, ModelConfig
 from jstrace.models import edge_slots as edge_slots
 from jstrace.models import target_reach as target_reach
@@ -40,11 +43,27 @@ def edge_slot_count(config: ModelConfig, n_slots: int) -> int:
     return config.n_layers * (config.n_heads * n_slots**2 + 3 * n_slots)
 
 
-def check_slots(config: ModelConfig, n_slots: int) -> None:
-    """Refuse inputs whose padded attention maps have 2^31 slots or more: edges are indexed in int32 on the device."""
-    slots = edge_slot_count(config, n_slots)
-    if slots >= _MAX_EDGES:
-        raise InputError(f"{n_slots} tokens need {slots} slots of edges, more than {_MAX_EDGES - 1}; shorten the input")
+def check_slots(config: ModelConfig, n_tokens: int, padded: Callable[[int], int] | None = None) -> None:
+    """Refuse inputs whose attention maps have 2^31 slots or more: edges are indexed in int32 on the device.
+
+    Args:
+      config: of the model.
+      n_tokens: of the input.
+      padded: the number of tokens that so many are padded to; by default none are added.
+
+    Raises:
+      InputError: with the number of tokens that would fit.
+    """
+
+    def slots(tokens: int) -> int:
+        return edge_slot_count(config, tokens if padded is None else padded(tokens))
+
+    if slots(n_tokens) >= _MAX_EDGES:
+        fitting = bisect.bisect_left(range(n_tokens), _MAX_EDGES, key=slots) - 1
+        raise InputError(
+            f"{n_tokens} tokens are too many: this model's graph of them is too large to index; up to {fitting} tokens"
+            " fit, so shorten the input"
+        )
 
 
 def n_nodes(config: ModelConfig, n_tokens: int) -> int:

@@ -84,7 +84,7 @@ class Driver:
             length = len(one.tokens)
             try:
                 graph.n_edges(self.model.config, length)
-                graph.check_slots(self.model.config, batching.bucket(length))
+                graph.check_slots(self.model.config, length, batching.bucket)
                 fitting[index] = length
             except InputError as error:
                 yield {index: Invalid(str(error), error=error)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ _SHARE = 0.8
 _TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
 """Tokens in one call, each of them a row under each of 27 sizes: from 64 more bring nothing on a CPU, as measured; on
 accelerators it is a guess, some 16,000 rows, until it is measured."""
+_OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "bad_alloc", "cannot allocate memory")
+"""What errors of XLA (INTERNAL on a CPU), of its threads and of the system say, in lower case."""
 _INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
 
 
@@ -23,17 +26,41 @@ def free_bytes(device: jax.Device) -> int | None:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    if device.platform != "cpu":
-        return None
+    return _machine_bytes("MemAvailable") if device.platform == "cpu" else None
+
+
+def total_bytes(device: jax.Device) -> int | None:
+    """What can be allocated at most, by whomever: of the device, or of a machine with its swap; None if not known."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return _machine_bytes("MemTotal", "SwapTotal") if device.platform == "cpu" else None
+
+
+def _machine_bytes(*names: str) -> int | None:
+    """The sum of these lines of /proc/meminfo; where there is none, all of the machine's memory, if that is known."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+        lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
+        found = [1024 * int(words[1]) for words in lines if words and words[0].rstrip(":") in names]
+        if len(found) == len(names):
+            return sum(found)
+    except (OSError, ValueError, IndexError):
         pass
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def room_of_all(decoder: Decoder, of: Callable[[jax.Device], int | None]) -> int | None:
+    """``free_bytes`` or ``total_bytes`` of all devices that hold the model, if each has what the least here has."""
+    sharding = decoder.embed[...].sharding
+    found = [(device, of(device)) for device in sharding.addressable_devices]
+    known = [number for _, number in found if number is not None]
+    if not known:
+        return None
+    shared = len(found) if found[0][0].platform == "cpu" else 1  # devices of one machine's memory
+    return min(known) * len(sharding.device_set) // shared
 
 
 def batch_inputs(decoder: Decoder, width: int, bytes_each: int) -> int:
@@ -52,6 +79,6 @@ def batch_inputs(decoder: Decoder, width: int, bytes_each: int) -> int:
     return agreed(1 << (max(1, most).bit_length() - 1))
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on the host or on a device."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on a device, whatever the error is called."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)

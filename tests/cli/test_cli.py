@@ -22,7 +22,8 @@ from jstrace import loading
 from jstrace.cli import options, progress
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
-from jstrace.pipeline import Driver
+from jstrace.pipeline import Driver, footprint
+from jstrace.scale import memory
 from jstrace.show import curves, strongest
 from tests import hf_models
 from tests.cli.conftest import Run
@@ -210,12 +211,41 @@ def test_files_that_hold_no_texts(run: Run, tmp_path: Path, monkeypatch: pytest.
 def test_a_long_word(run: Run, stub: Model) -> None:
     code, out, err = run("trace", "a" * 100_000)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert "100000 tokens" in err
+    assert "100000 tokens are too many" in err
+    assert "up to" in err
+
+
+def test_memory_is_looked_at_before_the_work(
+    run: Run, stub: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused where the machine certainly lacks it; a warning where it is not free; the longest text decides."""
+    needed = 20 * 10**8
+    monkeypatch.setattr(footprint, "text_bytes", lambda config, n_tokens, *_, **__: n_tokens * 10**8)
+    (tmp_path / "texts").write_text(f"short\n{'a' * 20}\nb\n")
+    words = ("trace", "--file", str(tmp_path / "texts"), "--json")
+
+    def have(total: float, free: float) -> tuple[int, str, str]:
+        monkeypatch.setattr(memory, "total_bytes", lambda device: int(total))
+        monkeypatch.setattr(memory, "free_bytes", lambda device: int(free))
+        return run(*words)
+
+    code, out, err = have(needed / 1.6, needed / 1.6)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "texts:2: 20 tokens need about 2.0 GB, 1.2 GB are there, enough for about 12 tokens; shorten" in err
+    code, out, err = have(needed / 1.4, needed / 1.4)
+    assert (code, len(out.splitlines()), len(err.splitlines())) == (0, 3, 1), "an estimate may be wrong"
+    assert "are free" in err
+    assert "memory may run out" in err
+    assert have(needed, needed)[2] == ""
 
 
 def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for error, message in (
         (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), "out of memory"),
+        (RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 56 bytes."), "out of memory"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
+        (np._core._exceptions._ArrayMemoryError((9,), np.dtype("int8")), "out of memory"),
+        (OSError(12, "Cannot allocate memory"), "out of memory"),
         (MemoryError(), "out of memory"),
         (OSError(28, "No space left on device"), "No space left"),
     ):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jstrace.method import graph, indexing
 from jstrace.method import sizes as sizes_of
 from jstrace.models import EdgeTree, InputError
+from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import TINY
 
@@ -38,6 +39,17 @@ def test_too_many_edges() -> None:
         graph.n_edges(dataclasses.replace(TINY, n_layers=80, n_heads=64), 1_000)
     with pytest.raises(InputError, match="no tokens"):
         graph.n_edges(TINY, 0)
+
+
+def test_too_many_slots() -> None:
+    """The message has the tokens of the input and how many would fit, padded as they will be."""
+    config = dataclasses.replace(TINY, n_layers=30, n_heads=9)
+    for padded, fitting in ((None, 2820), (batching.bucket, 2560)):
+        graph.check_slots(config, fitting, padded)
+        with pytest.raises(InputError, match=f"^3000 tokens are too many.*up to {fitting} tokens fit"):
+            graph.check_slots(config, 3000, padded)
+        with pytest.raises(InputError, match=f"up to {fitting} tokens"):
+            graph.check_slots(config, fitting + 1, padded)
 
 
 def test_sizes_must_be_numbers() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,7 +99,16 @@ def _running_out(above: int, error: Exception) -> Callable[[list[int], int], lis
     return run
 
 
-@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), MemoryError()])
+NO_MEMORY = (
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"),
+    jax.errors.JaxRuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 5662867360 bytes."),
+    jax.errors.JaxRuntimeError("INTERNAL: std::bad_alloc"),
+    MemoryError(),
+)
+"""What JAX raises, on devices and on a CPU."""
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
 def test_out_of_memory_halves_the_batch_with_a_message(error: Exception) -> None:
     with pytest.warns(RuntimeWarning, match=r"with 4 inputs of 8 tokens in one call; going on with 2"):
         found = list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
@@ -147,8 +158,30 @@ def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     found = memory.free_bytes(jax.devices()[0])
     assert found is not None
     assert 2**20 < found < 2**50
+    total = memory.total_bytes(jax.devices()[0])
+    assert total is not None
+    assert total > found
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "nothing\n")
     assert memory.free_bytes(jax.devices()[0]) >= found  # type: ignore[operator]
+    assert found < memory.total_bytes(jax.devices()[0]) <= total  # type: ignore[operator]
+
+
+def test_memory_of_a_machine_counts_its_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 60 kB\nSwapTotal: 20 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: lines)
+    device = jax.devices()[0]
+    assert (memory.free_bytes(device), memory.total_bytes(device)) == (60 * 1024, 120 * 1024)
+
+
+def test_room_of_a_mesh_is_that_of_all_its_devices(tiny: Model) -> None:
+    """Devices of one machine's memory have it once; others each have their own."""
+    devices = jax.devices()[:4]
+    sharding = types.SimpleNamespace(addressable_devices=set(devices[:2]), device_set=set(devices))
+    decoder = types.SimpleNamespace(embed={...: types.SimpleNamespace(sharding=sharding)})
+    room = inspect.unwrap(memory.room_of_all)
+    assert room(decoder, lambda device: 100 + device.id) == 200  # two hosts of two devices
+    assert room(decoder, lambda device: None) is None
+    assert memory.room_of_all(tiny.decoder, lambda device: 100) == 100
 
 
 def blank(shape: tuple[int, ...], dtype: object = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -185,6 +218,14 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     ).compile()
     needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)
     assert 0.8 < footprint.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+
+
+def test_a_text_needs_the_larger_stage() -> None:
+    for n_tokens, width in ((60, 64), (1000, 1024)):
+        traced, lean = (footprint.trace_bytes(SHAPE, width, 26, 4, whole=whole) for whole in (True, False))
+        evaluated = footprint.evaluate_bytes(SHAPE, width, 26, 4)
+        assert footprint.text_bytes(SHAPE, n_tokens, 26, 4) == max(lean, evaluated)
+        assert footprint.text_bytes(SHAPE, n_tokens, 26, 4, whole=True) == max(traced, evaluated)
 
 
 def test_extraction_needs_few_bytes_a_slot() -> None:
