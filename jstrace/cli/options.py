@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +66,29 @@ def joined() -> bool:
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
     os.dup2(2, 1)
     return start_distributed()
+
+
+def by_first(first: bool, step: Callable[[], None]) -> None:
+    """A step of the first host alone; the others wait, and fail where it does.
+
+    Raises:
+      BrokenPipeError: on every host, which ends it without a word: nobody reads the first one's output any more.
+      Exception: the step's own, or an ``InputError`` on the other hosts.
+    """
+    import numpy as np
+
+    from jstrace.scale import hosts
+
+    def unread() -> bool:
+        try:
+            if first:
+                step()
+        except BrokenPipeError:
+            return True
+        return False
+
+    if hosts.either(np.asarray(hosts.together(unread))):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def load(source: str, dtype: str, revision: str | None, mesh: str | None = None, *, quiet: bool = False) -> Model:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +85,11 @@ def _print(model: Model, result: Result, output: Output) -> None:
     if output.as_json:
         typer.echo(json.dumps(records.as_json(*result, word, top=output.top, kind=output.kind)))
         return
+    typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours
+
+
+def _tables(model: Model, result: Result, output: Output, word: Callable[[int], str]) -> str:
+    """All of a text's tables as one string: rich, which prints, would end the program itself at a broken pipe."""
     from rich.console import Console
 
     from jstrace.show import curves, tables
@@ -90,7 +97,8 @@ def _print(model: Model, result: Result, output: Output) -> None:
     from jstrace.show.text import prediction_line, shown
 
     trace, evaluation = result.trace, result.evaluation
-    console = Console(highlight=False, soft_wrap=True)
+    as_there, written = Console(), io.StringIO()
+    console = Console(file=written, force_terminal=as_there.is_terminal, highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
@@ -107,3 +115,4 @@ def _print(model: Model, result: Result, output: Output) -> None:
         found = attention(trace, evaluation)
         console.print(tables.attention_heading(trace, evaluation, found, word), markup=False)
         console.print(tables.attention_table(trace, found))
+    return written.getvalue()

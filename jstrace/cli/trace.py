@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,11 +20,17 @@ from jstrace.cli.options import (
     Kind,
     MeshText,
     Revision,
+    by_first,
     joined,
     load,
 )
 from jstrace.cli.room import check_room
-from jstrace.cli.texts import read_texts, token_rows
+from jstrace.cli.texts import Line, read_texts, token_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jstrace.models import Model
 
 
 def trace_command(
@@ -50,25 +57,24 @@ def trace_command(
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
+    from jstrace.scale.hosts import check_agreed, together
+
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    rows = token_rows(loaded, lines)  # all of them, so that a bad line stops it before any output
     asked = Asked(importance.value, seed, ablate.value, pre_softmax)
-    check_room(loaded, lines, rows, asked)
-    _check_agreed([row.tolist() for row in rows], model, dtype, mesh, asked)
+    rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
+    check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []
     with contextlib.closing(chunks(loaded, [line.text for line in lines], rows, asked)) as found:
         for results in found:
-            if first:
-                showing.show(loaded, results, output)
-                curves += [(result.text, result.evaluation) for result in results]
-    if plot is not None and first:
-        showing.plot(plot, curves)
+            by_first(first, functools.partial(showing.show, loaded, results, output))
+            curves += [(result.text, result.evaluation) for result in results]
+    if plot is not None:
+        by_first(first, functools.partial(showing.plot, plot, curves))
 
 
-def _check_agreed(*what: object) -> None:
-    """Refuse what other hosts were not asked for."""
-    from jstrace.scale.hosts import check_agreed
-
-    check_agreed(what)
+def _checked_rows(model: Model, lines: list[Line], asked: Asked) -> list[np.ndarray]:
+    rows = token_rows(model, lines)
+    check_room(model, lines, rows, asked)
+    return rows

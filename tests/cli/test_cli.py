@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import io
 import json
 import os
 import re
@@ -19,11 +21,11 @@ import pytest
 
 import jstrace
 from jstrace import loading
-from jstrace.cli import options, progress
+from jstrace.cli import options, showing
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, footprint
-from jstrace.scale import memory
+from jstrace.scale import hosts, memory
 from jstrace.show import curves, strongest
 from tests import hf_models
 from tests.cli.conftest import Run
@@ -257,6 +259,53 @@ def test_memory_and_output_errors_are_one_line(run: Run, monkeypatch: pytest.Mon
         code, _, err = run("trace", "a")
         assert (code, len(err.splitlines())) == (2, 1)
         assert message in err
+
+
+class Unread(io.StringIO):
+    """Standard output of ``jstrace ... | head`` when head has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--top", "3")])
+def test_a_pipe_that_nobody_reads(
+    run: Run, stub: Model, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends without a word; rich must not end it, or other hosts would not hear of it."""
+    ended: list[type[BaseException]] = []
+
+    def noted(*arguments: Any) -> None:
+        try:
+            show(*arguments)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    show = showing.show
+    monkeypatch.setattr(showing, "show", noted)
+    monkeypatch.setattr("sys.stdout", Unread())
+    code, _, err = run("trace", "hello", *words)
+    assert (code, err, ended) == (1, "", [BrokenPipeError])
+
+
+def test_what_nobody_reads_ends_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word on those that print nothing, either."""
+    seen: list[bool] = []
+
+    def either(mask: np.ndarray) -> np.ndarray:
+        seen.append(bool(mask))
+        return np.asarray(True)
+
+    def unread() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(hosts, "either", either)
+    for first in (True, False):
+        with pytest.raises(BrokenPipeError) as raised:
+            options.by_first(first, unread)
+        assert raised.value.errno == errno.EPIPE
+    assert seen == [True, False], "only the first has printed"
 
 
 def test_texts_that_a_plot_could_misread(run: Run, stub: Model, tmp_path: Path) -> None:

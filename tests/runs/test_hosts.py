@@ -61,6 +61,23 @@ def test_the_same_command_on_two_hosts(real: Model) -> None:
     assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
 
 
+def test_what_the_first_host_cannot_print_ends_both(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
+    """A full disk: a line from each, though there is more to compute."""
+    model = hf_llama()
+    hf_models.add_tokenizer(model)
+    (tmp_path / "texts").write_text("the cat\n" * 8)
+    words = ["trace", "--file", str(tmp_path / "texts"), "--model", str(model), "--json", "--distributed"]
+    full = "if os.environ['JAX_PROCESS_ID'] == '0':\n    os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+    few = "from jstrace.cli import computing, main\ncomputing._CHUNK = 1\n"
+    script = f"import os, sys\n{full}{few}sys.argv[0] = 'jstrace'\nmain()"
+    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", script, *words])
+    assert [run.returncode for run in ended] == [2, 2], [run.stderr[-2000:] for run in ended]
+    for run, message in zip(ended, ("No space left on device", "another host failed"), strict=True):
+        lines = [line for line in run.stderr.splitlines() if line.startswith("jstrace: error: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
+
+
 def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:
     """Both are refused with one line: their numbers would mix."""
     assert len(two_hosts_work.told) == 2
