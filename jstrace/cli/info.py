@@ -13,12 +13,12 @@ from jstrace.cli.options import MODEL_HELP, Revision
 def info_command(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     revision: Revision = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Size of the input that the graph is counted for.")] = 50,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the input whose graph is counted.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print a model's architecture, its parameters and the size of its graph; reads no weights.
 
-    The paper's ten models are known offline. Flags that are Llama's are left out, but for --json.
+    The paper's ten models are known offline. Only --json has the flags that are as in Llama.
     """
     import dataclasses
 

@@ -49,12 +49,17 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
-MODEL_HELP = "smollm2, a Hugging Face folder or hub id, a folder of jstrace convert, a .gguf file, or random:NAME."
+MODEL_HELP = (
+    "smollm2 (fetched once), a Hugging Face folder or hub id, a folder that jstrace convert wrote, a .gguf file, or"
+    " random: before one of these, or before a model of the paper, for random weights."
+)
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
 Distributed = Annotated[
-    bool, typer.Option("--distributed", help="Join the other hosts, which run the same command; the first prints.")
+    bool, typer.Option("--distributed", help="Work with other hosts that run the same command; the first prints.")
 ]
-MeshText = Annotated[str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs and weights over devices.")]
+MeshText = Annotated[
+    str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs over N and weights over M devices.")
+]
 
 
 def joined() -> bool:

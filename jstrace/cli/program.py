@@ -19,7 +19,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="How much of a language model does this prediction really use? s-Trace, in JAX.",
+    help="How much of a language model does this prediction really use? s-Trace, in JAX.\n\n"
+    'Start with: jstrace trace "The capital of France is"',
 )
 
 

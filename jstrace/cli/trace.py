@@ -33,27 +33,34 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
+_KIND_HELP = "With --top: the strongest edges of this kind; attention adds how many each head and source token has."
+
+
 def trace_command(
-    text: Annotated[str | None, typer.Argument(help="The text whose next token is traced.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Trace every line of this file instead.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The text; its next token is what is predicted.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Trace every line of this UTF-8 file instead.")] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
-    ablate: Annotated[Ablate, typer.Option(help="Which edges are ablated.")] = Ablate.ALL,
-    pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Let attention masks enter the softmax.")] = False,
-    importance: Annotated[Importance, typer.Option(help="The edge score.")] = Importance.L1,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of random scores.")] = 0,
-    top: Annotated[int, typer.Option(min=0, help="Also list this many of the strongest edges, in words.")] = 0,
-    kind: Annotated[
-        Kind, typer.Option(help="Of the edges that --top lists; attention adds edges by head and by source token.")
-    ] = Kind.ALL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each text.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write TV against size as a .png or .svg file.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the trace as an .npz file.")] = None,
+    ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
+    pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
+    importance: Annotated[Importance, typer.Option(help="The score that ranks edges.")] = Importance.L1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random.")] = 0,
+    top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
+    kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw TV against size into this .png or .svg file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the trace of the text into this .npz file.")] = None,
 ) -> None:
-    """Trace a text: the 26 sub-graphs that best keep its prediction, and how well they do."""
+    """Trace a text: 26 growing sub-graphs of one forward pass, and how much of its prediction each keeps.
+
+    A trace takes the strongest edges, best first from the output, until it has
+    its size, a share of all edges; all others are ablated. The search is greedy:
+    these are not the best sub-graphs of their sizes. TV is the distance from the
+    model's own prediction, from 0 (the same) to 1.
+    """
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)

@@ -142,6 +142,14 @@ def test_version(run: Run) -> None:
     assert run("--version")[1].strip() == jstrace.__version__
 
 
+def test_help_promises_no_best_sub_graphs(run: Run) -> None:
+    for words in (("--help",), ("trace", "--help")):
+        code, out, _ = run(*words)
+        assert code == 0
+        assert "that best keep" not in " ".join(out.split())
+    assert "not the best sub-graphs" in " ".join(out.split())
+
+
 def test_terminal_plot_shows_the_curve(stub: Model) -> None:
     evaluation = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
     lines = curves.terminal_plot(evaluation).splitlines()
