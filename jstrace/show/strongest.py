@@ -12,15 +12,15 @@ from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 
 if TYPE_CHECKING:
-    from jstrace.method.edges import Edge
+    from jstrace.method.edges import Edges
     from jstrace.pipeline.evaluation import Evaluation
     from jstrace.pipeline.trace import Trace
 
 KINDS = {"attention": ("attn",), "residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",)}
-"""The families of each kind of edge."""
+"""The arrays of each kind of edge."""
 
 
-def strongest(trace: Trace, count: int, kind: str = "all") -> list[Edge]:
+def strongest(trace: Trace, count: int, kind: str = "all") -> Edges:
     """The edges that ``--top`` lists.
 
     Args:
@@ -31,23 +31,24 @@ def strongest(trace: Trace, count: int, kind: str = "all") -> list[Edge]:
     """
     if kind == "all":
         return trace.first_edges(count)
-    families = KINDS[kind]
-    stratum = np.concatenate([getattr(trace.strata, name).ravel() for name in families])
-    score = np.concatenate([getattr(trace.scores, name).ravel() for name in families])
+    kinds = KINDS[kind]
+    stratum = np.concatenate([getattr(trace.strata, name).ravel() for name in kinds])
+    score = np.concatenate([getattr(trace.scores, name).ravel() for name in kinds])
     held = np.cumsum(np.bincount(stratum, minlength=NO_EDGE)[:NO_EDGE])
     count = min(count, int(held[-1]))
     near = np.flatnonzero(stratum <= np.searchsorted(held, count))  # few of all edges: only these are sorted
     first = near[np.lexsort((-score[near], stratum[near]))[:count]]
-    return sorted(_edges_at(trace, families, first), key=lambda edge: edge.stratum)
+    found = _edges_at(trace, kinds, first)
+    return found[np.argsort(found.stratum, kind="stable")]
 
 
-def _edges_at(trace: Trace, families: tuple[str, ...], places: Int[np.ndarray, "N"]) -> list[Edge]:
-    """The edges at these places of the families one after another, highest score first."""
+def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]) -> Edges:
+    """The edges at these places of the arrays one after another, highest score first."""
     from jstrace.method.edges import edges_where
 
     masks = {name: np.zeros(leaf.shape, bool) for name, leaf in trace.strata.items()}
     start = 0
-    for name in families:
+    for name in kinds:
         end = start + masks[name].size
         masks[name].ravel()[places[(places >= start) & (places < end)] - start] = True
         start = end
