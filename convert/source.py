@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.convert import default_model, native
+from jstrace.convert import default_model, kept, native
 from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf import hub
@@ -23,7 +23,18 @@ from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.layouts import GGUF, HF
 from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
-from jstrace.models import InputError, ModelConfig, Tokenizer, n_params, param_shardings, preset, random_params
+from jstrace.models import (
+    Decoder,
+    Fingerprints,
+    InputError,
+    ModelConfig,
+    Tokenizer,
+    fingerprints,
+    n_params,
+    param_shardings,
+    preset,
+    random_params,
+)
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"
@@ -54,6 +65,8 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     stored: native.Header | None = None
     """Of a folder of ``jstrace convert``: what its parameters must hash to, and in which dtype."""
+    fingerprints: Fingerprints | None = None
+    """Where they are known already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +211,22 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
+    """From what an earlier start kept of the file, or from the file."""
+    there = kept.find(path, request.dtype, request.say) if request.mesh is None else None
+    if there is not None:
+        words = None if there.tokenizer is None else GgufTokenizer.of_text(*there.tokenizer)
+        return Checkpoint(there.config, there.params, words, fingerprints=there.fingerprints)
+    made = _dequantised(path, request)
+    if request.mesh is not None:
+        return made
+    marks = fingerprints(Decoder(made.config, made.params))
+    text = made.tokenizer.as_text() if isinstance(made.tokenizer, GgufTokenizer) else None
+    if made.tokenizer is None or text is not None:
+        kept.keep(path, kept.Kept(made.config, made.params, marks, text), request.say)
+    return dataclasses.replace(made, fingerprints=marks)
+
+
+def _dequantised(path: Path, request: Request) -> Checkpoint:
     file = GgufFile(path)
     params = build_params(
         file.config,

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
+from jstrace.convert import kept_weights as kept_weights
 from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints, n_params
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -47,7 +48,10 @@ def load(
     checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, **options)
     if checkpoint.stored is not None:
         checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name)
-    return Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+    model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
+    if checkpoint.fingerprints is not None:
+        model.remember(checkpoint.fingerprints)
+    return model
 
 
 def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str) -> Checkpoint:

@@ -54,7 +54,9 @@ def fingerprints(decoder: Decoder, dtype: jnp.dtype | None = None) -> Fingerprin
     to it. Of the config only fields that differ from their defaults count, so that a new one changes no hash, and
     weights go by their names in ``Decoder.params``.
     """
-    found = [_Digest.of(path, leaf, dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(decoder.params())]
+    named = jax.tree_util.tree_leaves_with_path(decoder.params())
+    sums = jax.device_get(_checksums([leaf for _, leaf in named], dtype))
+    found = [_Digest.of(path, leaf, dtype, own) for (path, leaf), own in zip(named, sums, strict=True)]
     return Fingerprints(_current(decoder.config, found), _first(decoder.config, found))
 
 
@@ -73,10 +75,10 @@ class _Digest:
     sums: bytes
 
     @staticmethod
-    def of(path: Any, leaf: Array, dtype: jnp.dtype | None) -> _Digest:
+    def of(path: Any, leaf: Array, dtype: jnp.dtype | None, sums: Any) -> _Digest:
         kind = leaf.dtype if dtype is None else dtype
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return _Digest(name, f"{kind} {leaf.shape}", np.asarray(_checksum(leaf, kind)).tobytes())
+        return _Digest(name, f"{kind} {leaf.shape}", np.asarray(sums).tobytes())
 
 
 def _current(config: ModelConfig, weights: Sequence[_Digest]) -> str:
@@ -100,6 +102,11 @@ def _first(config: ModelConfig, weights: Sequence[_Digest]) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=1)
+def _checksums(leaves: list[Array], dtype: jnp.dtype | None) -> list[Array]:
+    """Those of all weights in one program, of which few take long to compile or to find on disk."""
+    return [_checksum(leaf, leaf.dtype if dtype is None else dtype) for leaf in leaves]
+
+
 def _checksum(leaf: Array, dtype: jnp.dtype) -> Array:
     """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
     leaf = leaf.astype(dtype)

@@ -76,11 +76,14 @@ class Model(nnx.Module):
 
     def fingerprints(self) -> Fingerprints:
         """The fingerprint with those of earlier versions: ``mark in model.fingerprints()`` for marks found on disk."""
-        leaves = jax.tree.leaves(self.decoder)
-        if not self._memo.holds(leaves):
-            self._memo.fingerprints = fingerprints(self.decoder)
-            self._memo.leaves = [weakref.ref(leaf) for leaf in leaves]
+        if not self._memo.holds(jax.tree.leaves(self.decoder)):
+            self.remember(fingerprints(self.decoder))
         return self._memo.fingerprints
+
+    def remember(self, known: Fingerprints) -> None:
+        """Take fingerprints of these very weights that were computed elsewhere."""
+        self._memo.fingerprints = known
+        self._memo.leaves = [weakref.ref(leaf) for leaf in jax.tree.leaves(self.decoder)]
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:

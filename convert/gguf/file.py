@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.gguf.header import StoredTensor, read_header
 from jstrace.convert.validation import validated
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError, ModelConfig
@@ -24,15 +26,12 @@ class GgufFile:
     """An opened GGUF file: ``metadata``, ``config`` and its ``tensors`` by name."""
 
     def __init__(self, path: Path) -> None:
-        from gguf import GGUFReader
-
         try:
-            reader = GGUFReader(path)
-            self.metadata = {name: field.contents() for name, field in reader.fields.items()}
-        except Exception as error:  # the gguf package raises errors of every kind for damaged files
+            self.metadata, tensors = read_header(path)
+        except (ValueError, OSError, struct.error, MemoryError, OverflowError) as error:
             raise InputError(f"{path}: not a whole GGUF file ({error})") from error
         self.path = path
-        found = {tensor.name: tensor for tensor in reader.tensors}
+        found = {tensor.name: tensor for tensor in tensors}
         divisors = _Dequantised(found.pop(_ROPE_DIVISORS), path).whole() if _ROPE_DIVISORS in found else None
         self.config = _config(self.metadata, found, divisors, str(path))
         kept: dict[str, np.ndarray] = {}
@@ -48,14 +47,14 @@ class _Dequantised:
 
     def __init__(
         self,
-        tensor: Any,
+        tensor: StoredTensor,
         path: Path,
         n_interleaved: int = 0,
         offset: float = 0.0,
         kept: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.name = tensor.name
-        self.shape = tuple(int(n) for n in reversed(tensor.shape))
+        self.shape = tuple(reversed(tensor.shape))
         self._tensor, self._path, self._heads, self._offset = tensor, path, n_interleaved, offset
         self._kept = {} if kept is None else kept  # the matrix read last, for the next device's part of it
 

@@ -34,6 +34,19 @@ class GgufTokenizer:
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise InputError(f"{where}: its tokenizer metadata cannot be used ({error!r})") from error
 
+    @classmethod
+    def of_text(cls, text: str, bos: list[int]) -> GgufTokenizer:
+        """What ``as_text`` gave."""
+        import tokenizers
+
+        found = cls.__new__(cls)
+        found._tokenizer, found._bos = tokenizers.Tokenizer.from_str(text), bos
+        return found
+
+    def as_text(self) -> tuple[str, list[int]]:
+        """The tokenizer as JSON of the ``tokenizers`` library, and the ids that it puts before every text."""
+        return self._tokenizer.to_str(), self._bos
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, after a BOS token if the file asks for one."""
         return self._bos + self._tokenizer.encode(text, add_special_tokens=False).ids

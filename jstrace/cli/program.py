@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jstrace.cli.cache import cache_command
 from jstrace.cli.convert import convert_command
 from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
@@ -83,3 +84,4 @@ app.command("run")(run_command)
 app.command("report")(report_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)
+app.command("cache")(cache_command)

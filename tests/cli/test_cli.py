@@ -518,3 +518,24 @@ def test_optimised_programs_give_the_known_table(real: Model) -> None:
     assert found["density"] == pytest.approx(4.511, abs=2e-3)
     assert [row["tv"] for row in found["rows"][-5:]] == pytest.approx([0.937, 0.645, 0.074, 0.006, 0], abs=2e-3)
     assert [row["top_token_text"] for row in found["rows"][-5:]] == [" Bah", *[" Paris"] * 4]
+
+
+def test_what_is_kept_can_be_seen_and_cleared(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path))
+    for name in ("model.gguf", "weights/one/embed.npy", "programs/two", "weights/.half/three", "own/file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(10**6))
+    facts = {"source": {"path": "/models/one.gguf"}, "dtype": "float32"}
+    (tmp_path / "weights" / "one" / "entry.json").write_text(json.dumps(facts))
+    _, shown, _ = run("cache")
+    assert [line.split()[:4] for line in shown.splitlines()[1:4]] == [
+        ["1.0", "MB", "model:", "the"],
+        ["2.0", "MB", "weights:", "of"],
+        ["1.0", "MB", "programs:", "compiled"],
+    ]
+    assert "/models/one.gguf in float32" in shown
+    run("cache", "--clear", "programs")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "own", "weights"]
+    code, shown, _ = run("cache", "--clear", "all")
+    assert code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own"], "what is not ours stays"

@@ -1,0 +1,74 @@
+"""``jstrace cache``: what is kept between starts, and how to be rid of it."""
+
+from __future__ import annotations
+
+import shutil
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Part(StrEnum):
+    """What the cache folder holds."""
+
+    ALL = "all"
+    WEIGHTS = "weights"
+    PROGRAMS = "programs"
+    MODEL = "model"
+
+
+def cache_command(
+    clear: Annotated[
+        Part | None, typer.Option(help="Remove dequantised weights, compiled programs, the default model, or all.")
+    ] = None,
+) -> None:
+    """Show what jstrace keeps between starts, and where; everything is made or fetched again when it is needed."""
+    from jstrace.loading import cache_folder
+
+    folder = cache_folder()
+    if clear is not None:
+        for part in (part for part in Part if part is not Part.ALL and clear in (part, Part.ALL)):
+            _remove(folder, part)
+    typer.echo(f"{folder}")
+    for kind, what in _WHAT.items():
+        typer.echo(f"{_bytes(_places(folder, kind)) / 1e6:10,.1f} MB  {kind.value}: {what}")
+    for line in _weights():
+        typer.echo(line)
+
+
+_WHAT: dict[Part, str] = {
+    Part.MODEL: "the default model, as it was fetched",
+    Part.WEIGHTS: "of GGUF files, dequantised and stacked for the next start",
+    Part.PROGRAMS: "compiled programs",
+}
+
+
+def _places(folder: Path, part: Part) -> list[Path]:
+    if part is Part.MODEL:
+        return [path for path in folder.glob("*.gguf") if path.is_file()]
+    return [path for path in [folder / part.value] if path.is_dir()]
+
+
+def _bytes(places: list[Path]) -> int:
+    files = (file for place in places for file in ([place] if place.is_file() else place.rglob("*")))
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _weights() -> list[str]:
+    """A line for each entry, those not used for longest first."""
+    from jstrace.loading import kept_weights
+
+    there = ((size / 1e6, facts["source"]["path"], facts["dtype"]) for _, facts, size in kept_weights())
+    return [f"{size:10,.1f} MB    {path} in {dtype}" for size, path, dtype in there]
+
+
+def _remove(folder: Path, part: Part) -> None:
+    from jstrace.models import InputError
+
+    for place in _places(folder, part):
+        try:
+            place.unlink() if place.is_file() else shutil.rmtree(place)
+        except OSError as error:
+            raise InputError(f"{place}: cannot be removed ({error.strerror or error})") from error

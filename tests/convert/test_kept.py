@@ -1,0 +1,217 @@
+"""Dequantised weights that are kept for the next start: found, checked, bounded, and never in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace.convert import kept, source
+from jstrace.convert.gguf import header
+from jstrace.models import InputError, Model
+from tests.conftest import TINY
+from tests.convert.test_gguf import write_gguf
+
+F32 = jnp.dtype("float32")
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny file, of which it pays to keep the weights."""
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept, "_WORTH", 0)
+    write_gguf(tmp_path / "tiny.gguf")
+    return tmp_path / "tiny.gguf"
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were dequantised, rather than found."""
+    found: list[Path] = []
+    before = source._dequantised
+
+    def dequantised(path: Path, request: Any) -> Any:
+        found.append(path)
+        return before(path, request)
+
+    monkeypatch.setattr(source, "_dequantised", dequantised)
+    return found
+
+
+def entry(gguf: Path) -> Path:
+    folder = kept._folder_of(gguf, F32)
+    assert folder is not None
+    return folder
+
+
+def same(one: Model, other: Model) -> None:
+    chex.assert_trees_all_equal(one.decoder.params(), other.decoder.params())
+    assert one.config == other.config
+    assert one.fingerprints() == other.fingerprints()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_second_start_maps_what_the_first_made(gguf: Path, made: list[Path], dtype: str) -> None:
+    first, second = (jstrace.load(str(gguf), dtype=dtype) for _ in range(2))
+    assert made == [gguf]
+    same(first, second)
+    assert second.dtype == jnp.dtype(dtype)
+    jax.tree.map(lambda leaf: leaf.block_until_ready(), second.decoder)
+
+
+def test_a_changed_file_is_another(gguf: Path, made: list[Path]) -> None:
+    jstrace.load(str(gguf))
+    os.utime(gguf, ns=(0, 1))
+    jstrace.load(str(gguf))
+    assert len(made) == 2
+
+
+def cut(folder: Path) -> None:
+    file = folder / "layers.up.npy"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def turn_a_bit(folder: Path) -> None:
+    file = folder / "layers.up.npy"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.write_bytes(bytes(content))
+
+
+def swap(folder: Path) -> None:
+    shutil.copy(folder / "layers.k.npy", folder / "layers.v.npy")
+
+
+def change(**facts: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        there = json.loads((folder / "entry.json").read_text())
+        (folder / "entry.json").write_text(json.dumps(there | facts))
+
+    return damage
+
+
+DAMAGES = {
+    "cut": cut,
+    "turned": turn_a_bit,
+    "swapped": swap,
+    "missing": lambda folder: (folder / "embed.npy").unlink(),
+    "no json": lambda folder: (folder / "entry.json").write_text("{"),
+    "a list": lambda folder: (folder / "entry.json").write_text("[]"),
+    "other": change(source={"path": "elsewhere"}),
+    "later": change(version=2),
+    "odd": change(config={"family": 3}),
+    "pickled": lambda folder: np.save(folder / "embed.npy", np.array([{}]), allow_pickle=True),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_amiss_is_told_and_made_again(gguf: Path, made: list[Path], told: list[str], damage: str) -> None:
+    first = jstrace.load(str(gguf))
+    DAMAGES[damage](entry(gguf))
+    second = jstrace.load(str(gguf), say=told.append)
+    assert len(made) == 2
+    assert len(told) == 1
+    assert "is damaged" in told[0]
+    same(first, second)
+    jstrace.load(str(gguf), say=told.append)
+    assert (len(made), len(told)) == (2, 1), "it is whole again"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_sentence(gguf: Path, told: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "weights").write_text("a file stands there")
+    assert jstrace.load(str(gguf), say=told.append).config.family == "llama"
+    assert len(told) == 1
+    assert "cannot be kept" in told[0]
+
+
+def test_a_full_disk_costs_a_sentence(gguf: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    jstrace.load(str(gguf), say=told.append)
+    assert told == [f"{entry(gguf).parent}: the weights cannot be kept for the next start (No space left on device)"]
+    assert list(entry(gguf).parent.iterdir()) == []
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    jstrace.load(str(gguf), say=told.append)
+    assert "0.0 GB are free" in told[1]
+
+
+def test_two_starts_at_once(gguf: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that comes second finds the place taken, and leaves it."""
+    write = kept._write
+
+    def slowly(folder: Path, *rest: Any) -> None:
+        write(folder, *rest)
+        monkeypatch.setattr(kept, "_write", write)
+        jstrace.load(str(gguf))  # another start, from beginning to end
+
+    monkeypatch.setattr(kept, "_write", slowly)
+    first = jstrace.load(str(gguf))
+    assert len(made) == 2
+    assert [path.name for path in entry(gguf).parent.iterdir()] == [entry(gguf).name]
+    same(first, jstrace.load(str(gguf)))
+    assert len(made) == 2
+
+
+def test_entries_are_bounded(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those not used for longest go first; an entry that is larger than all may be is not kept."""
+    paths = [gguf.with_name(f"{name}.gguf") for name in "abc"]
+    for age, path in enumerate(paths):
+        shutil.copy(gguf, path)
+        jstrace.load(str(path))
+        os.utime(entry(path) / "entry.json", (1000 + age, 1000 + age))
+    jstrace.load(str(paths[0]))  # used again
+    (_, facts, size), *_ = kept.entries()
+    assert facts["source"]["path"] == str(paths[1].resolve())
+    monkeypatch.setenv("JSTRACE_KEPT_GB", str(2.5 * size / 1e9))
+    jstrace.load(str(gguf))
+    assert [entry(path).exists() for path in (*paths, gguf)] == [True, False, False, True]
+    for off in ("0", "none"):
+        monkeypatch.setenv("JSTRACE_KEPT_GB", off)
+        jstrace.load(str(paths[1]))
+        assert not entry(paths[1]).exists()
+
+
+def test_small_models_are_not_worth_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "_WORTH", 2**24)
+    jstrace.load(str(gguf))
+    assert not entry(gguf).exists()
+
+
+def test_the_header_is_that_of_the_gguf_package(gguf: Path) -> None:
+    """Every value and every weight, as the package reads them."""
+    from gguf import GGUFReader
+
+    metadata, tensors = header.read_header(gguf)
+    reader = GGUFReader(gguf)
+    theirs = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    assert metadata == theirs
+    for one, other in zip(tensors, reader.tensors, strict=True):
+        assert (one.name, one.shape, one.tensor_type) == (other.name, tuple(other.shape.tolist()), other.tensor_type)
+        np.testing.assert_array_equal(one.data, other.data)
+        assert one.data.dtype == other.data.dtype
+    assert TINY.n_layers == metadata["llama.block_count"]
+
+
+@pytest.mark.parametrize("content", [b"", b"GGU", b"GGUF\3\0\0\0" + b"\xff" * 16, b"GGUF\0\0\0\3" + b"\0" * 64])
+def test_headers_that_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.gguf").write_bytes(content)
+    with pytest.raises(InputError, match="not a whole GGUF file"):
+        jstrace.load(str(tmp_path / "odd.gguf"))
