@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -69,6 +69,8 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTre
       InputError: what is no edge of a graph of ``n_tokens`` tokens.
     """
     full, found = full_mask(config, n_tokens), empty_mask(config, n_tokens)
+    if hasattr(edges, "columns") and _put_columns(edges.columns(), full, found):
+        return found
     for edge in edges:
         place = _place(edge)
         try:
@@ -79,6 +81,20 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTre
             raise InputError(f"{edge!r} is no edge of this model's graph of {n_tokens} tokens")
         getattr(found, edge.kind)[place] = True
     return found
+
+
+def _put_columns(columns: Mapping[str, np.ndarray], full: EdgeTree, found: EdgeTree) -> bool:
+    """Set the edges of ``jstrace.Edges`` all at once, unless one of them is none, which is then looked for."""
+    for kind, mask in found.items():
+        layer, head, source, target = (
+            columns[name][columns["kind"] == kind] for name in ("layer", "head", "source", "target")
+        )
+        places = (layer, head, target, source) if kind == "attn" else (layer, target)
+        inside = all(((at >= 0) & (at < size)).all() for at, size in zip(places, mask.shape, strict=True))
+        if not inside or not getattr(full, kind)[places].all() or (kind != "attn" and (source != target).any()):
+            return False
+        mask[places] = True
+    return True
 
 
 def _place(edge: Any) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace import InputError, Trace
+from jstrace.cli.progress import interruptible
 from jstrace.scale.hosts import check_agreed, start_distributed, together
 from jstrace.scale.meshes import parse_mesh
 
@@ -126,7 +127,9 @@ def stopped(number: int) -> list[str]:
         return "done"
 
     steps = [fails(error) for error in (ValueError("no"), KeyboardInterrupt(), SystemExit(3))]
-    return [ended(step) for step in (*steps, waits, lambda: "done")]
+    found = [ended(step) for step in (*steps, waits, lambda: "done")]
+    with interruptible(terminable=False):  # the handler of the command
+        return [*found, ended(waits), ended(lambda: "done")]
 
 
 def numbers(source: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,6 +189,16 @@ def name_of(importance: Any) -> str:
     return importance if isinstance(importance, str) else str(getattr(importance, "name", type(importance).__name__))
 
 
+def identity_of(importance: Any) -> str:
+    """What tells an importance of one's own from another of its name: its class and its attributes, in words.
+
+    Code that changes under the same words is not seen; a ``version`` among the attributes would be.
+    """
+    kind = type(importance)
+    state = ", ".join(f"{key}={value!r}" for key, value in sorted(getattr(importance, "__dict__", {}).items()))
+    return f"{kind.__module__}.{kind.__qualname__}({state})"
+
+
 def checked_importance(importance: Any) -> Any:
     """The name of an edge score, or one of one's own (``models.Importance``).
 
@@ -209,6 +220,13 @@ def checked_importance(importance: Any) -> Any:
         hash(importance)
     except TypeError as error:
         raise InputError(f"importance {name_of(importance)} cannot be hashed; make it a frozen dataclass") from error
+    if type(importance).__hash__ is object.__hash__ and getattr(importance, "__dict__", None):
+        raise InputError(
+            f"importance {name_of(importance)} has attributes and compares by identity: a change of them would not be"
+            " seen; make it a frozen dataclass"
+        )
+    if not re.fullmatch(r"\w+", name_of(importance)):
+        raise InputError(f"importance {name_of(importance)!r}: a name is of letters, digits and underscores")
     return importance
 
 

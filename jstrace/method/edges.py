@@ -37,7 +37,7 @@ class Edges(Sequence[Edge]):
     """Edges as columns of the same length N; a sequence of ``Edge`` that makes each one when it is asked for."""
 
     kind: np.ndarray
-    """One of residual_attn, attn, residual_mlp and mlp: texts ``[N]``."""
+    """One of residual_attn, attn, residual_mlp and mlp: an object array ``[N]`` of these four texts."""
     layer: Int[np.ndarray, "N"]
     head: Int[np.ndarray, "N"]
     """-1 but for attn."""
@@ -90,15 +90,16 @@ class Edges(Sequence[Edge]):
 def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> Edges:
     """The edges at which ``chosen`` (bool) holds, highest score first, ties by edge index; numpy on the host."""
     parts = []
-    for kind, wanted in chosen.items():
+    for number, (kind, wanted) in enumerate(chosen.items()):
         places = np.nonzero(np.asarray(wanted))
-        layer, target, source = places[0], places[-2] if kind == "attn" else places[-1], places[-1]
-        head = places[1] if kind == "attn" else np.full(len(layer), -1)
         score, stratum = (np.asarray(getattr(tree, kind))[places] for tree in (scores, strata))
-        stratum = stratum.astype(np.int64)
-        parts.append(
-            (np.full(len(layer), kind, dtype="U13"), layer, head, source, target, score, stratum.astype(np.int64))
-        )
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(-columns[5], kind="stable")
+        layer, *head, target = places[: -1 if kind == "attn" else None]
+        source = places[-1]
+        none = np.full(len(layer), -1)
+        whole = (np.full(len(layer), number), layer, head[0] if head else none, source, target, stratum)
+        parts.append((*(column.astype(np.int32) for column in whole), score))
+    kinds, layer, heads, source, target, stratum, score = (np.concatenate(c) for c in zip(*parts, strict=True))
+    order = np.argsort(-score, kind="stable")
+    names = np.asarray(EDGE_KINDS, object)[kinds]
+    columns = (names, layer, heads, source, target, score, stratum)
     return Edges(*(column[order] for column in columns))

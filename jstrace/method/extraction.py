@@ -48,7 +48,8 @@ def extract(
 ) -> EdgeTree:
     """Strata of one input: for every edge the index of the smallest trace that holds it.
 
-    A pure function, the same under ``jax.jit`` and ``jax.vmap``. Which slots are edges follows from the config and the
+    A pure function, the same under ``jax.jit`` and ``jax.vmap``, in one program with some 45 bytes a slot, which
+    batches of ``jstrace.trace`` do without. Which slots are edges follows from the config and the
     number of tokens; of every edge any finite score will do, and what stands in the other slots is not read.
 
     Args:
@@ -100,6 +101,8 @@ def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any,
         raise InputError(f"counts are {jnp.asarray(counts).dtype}, expected integers")
     if not isinstance(counts, jax.core.Tracer) and (np.min(counts) < 0 or np.any(np.diff(counts) < 0)):
         raise InputError("counts must not be negative, nor decrease")
+    if isinstance(counts, np.ndarray):
+        counts = np.minimum(counts, np.iinfo(np.int32).max)  # more than there are edges, in any case
     return jnp.asarray(counts, jnp.int32)
 
 

@@ -42,8 +42,8 @@ def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
 
 def _ordered(score: Array) -> UInt32[Array, "*N"]:
     """The bits of floats, turned so that they are ordered as the floats are, both zeros being one."""
-    score = jnp.where(score == 0, 0.0, score.astype(jnp.float32))
-    bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
+    bits = jnp.where(bits << 1 == 0, 0, bits)  # not a comparison of floats, which may take the smallest for zero
     return jnp.where(bits >> 31 == 1, ~bits, bits | _HIGH_BIT)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jstrace.method import graph
+from jstrace.method.composition import counted
 from jstrace.method.sizes import NO_EDGE, checked_sizes
 from jstrace.models import InputError, edge_shapes
 
@@ -36,10 +37,7 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
             if not isinstance(leaf, np.ndarray) or leaf.shape != expected[kind] or leaf.dtype != dtype:
                 wanted = f"{dtype.__name__}{expected[kind]}"
                 raise InputError(f"{where}{field} {kind} are {_words(leaf)}, expected {wanted} of numpy")
-    held = np.zeros(256, np.int64)
-    for _, leaf in trace.strata.items():
-        for layer in leaf:  # one at a time, as counting takes eight bytes a slot
-            held += np.bincount(np.ravel(layer), minlength=256)
+    held = sum((counted(leaf) for _, leaf in trace.strata.items()), start=np.zeros(256, np.int64))
     if held[: len(trace.sizes) + 1].sum() != trace.n_edges or held[:NO_EDGE].sum() != trace.n_edges:
         raise InputError(f"{where}its strata do not hold {trace.n_edges} edges in {len(trace.sizes)} sizes")
     if exact and (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():

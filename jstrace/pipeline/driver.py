@@ -63,7 +63,9 @@ class Invalid:
 
     def as_error(self, where: str = "") -> Exception:
         """What a call that promises a result for every input raises; ``where`` names the input."""
-        return self.error or InputError(f"{where}{self.reason}{self.detail}")
+        if self.error is None or isinstance(self.error, InputError):
+            return InputError(f"{where}{self.reason}{self.detail}")
+        return self.error
 
 
 class Driver:

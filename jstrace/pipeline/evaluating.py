@@ -78,9 +78,11 @@ def evaluate(
     keep = keeps_invalid(on_invalid)
     condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
     if masks is not None:
+        if keep or progress is not None:
+            raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
         return _of_masks(model, traces, masks, condition, next_token)
     single = isinstance(traces, Trace)
-    rows = [traces] if isinstance(traces, Trace) else list(traces)
+    rows = [traces] if isinstance(traces, Trace) else list(_checked_traces(traces))
     found = _evaluated(model, rows, condition, _checked_next(model, len(rows), next_token), keep, progress)
     return found[0] if single else found
 
@@ -104,14 +106,17 @@ def evaluate_iter(
     """
     checked_model(model)
     condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
-    return _stream(model, iter(traces), condition, keeps_invalid(on_invalid), chunk_size(model, chunk))
+    return _stream(model, iter(_checked_traces(traces)), condition, keeps_invalid(on_invalid), chunk_size(model, chunk))
 
 
 def _stream(
     model: Model, left: Iterator[Trace | Invalid], condition: Condition, keep: bool, size: int
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
+    start = 0
     while rows := list(itertools.islice(left, size)):
-        yield from zip(rows, _evaluated(model, rows, condition, [None] * len(rows), keep, None), strict=True)
+        found = _evaluated(model, rows, condition, [None] * len(rows), keep, None, start=start)
+        yield from zip(rows, found, strict=True)
+        start += len(rows)
 
 
 def _evaluated(
@@ -121,13 +126,15 @@ def _evaluated(
     true_next: list[int | None],
     keep: bool,
     progress: Progress | None,
+    start: int | None = None,
 ) -> list[Evaluation | Invalid]:
-    """An evaluation of every trace, in their order."""
+    """An evaluation of every trace, in their order; in a stream the first of them has the number ``start``."""
     results: dict[int, Evaluation | Invalid] = {}
 
     def put(index: int, found: Evaluation | Invalid) -> None:
         if isinstance(found, Invalid) and not keep:
-            raise found.as_error(f"trace {index}: " if len(rows) > 1 else "")
+            alone = start is None and len(rows) == 1
+            raise found.as_error("" if alone else f"trace {(start or 0) + index}: ")
         results[index] = found
 
     given = {}
@@ -154,7 +161,8 @@ def _of_masks(model: Model, tokens: Any, masks: EdgeTree, condition: Condition, 
     if condition.inverse:
         raise InputError("inverse is for traces; invert the masks")
     if isinstance(tokens, Trace):
-        ids = tokens.tokens
+        _check_origin(model, tokens)
+        ids = token_ids(model, tokens.tokens)
     else:
         single, rows = listed(model, tokens)
         if not single:
@@ -162,6 +170,12 @@ def _of_masks(model: Model, tokens: Any, masks: EdgeTree, condition: Condition, 
         ids = token_ids(model, rows[0])
     stack = checked_masks(model, masks, len(ids))
     return evaluate_masks(model, ids, stack, condition, _checked_next(model, 1, next_token)[0])
+
+
+def _checked_traces(traces: Any) -> Iterable[Any]:
+    if isinstance(traces, str | bytes | Trace) or not isinstance(traces, Iterable):
+        raise InputError(f"expected traces, got {type(traces).__name__}")
+    return traces
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -71,6 +71,12 @@ class Evaluation:
         """The largest nucleus level recovered in order, or 0: float ``[Z + 1]``."""
         return np.max(np.where(self.nucleus, NUCLEUS_LEVELS, 0.0), axis=-1)
 
+    @property
+    def back(self) -> int:
+        """The first row from which on the top token is the full graph's, in all larger ones too; Z where none is."""
+        missed = np.flatnonzero(~self.agreement)
+        return min(int(missed[-1]) + 1 if len(missed) else 0, len(self.sizes))
+
     def to_pandas(self) -> pd.DataFrame:
         """A row for every size and the full graph; needs pandas."""
         columns = {"size": self.row_sizes}
@@ -88,11 +94,13 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """Short: the size at which the full graph's top token is back for good, and the density."""
-        missed = np.flatnonzero(~self.agreement)
-        back = self.row_sizes[missed[-1] + 1] if len(missed) and missed[-1] + 1 < len(self.tv) else self.row_sizes[0]
         words = [f"{len(self.sizes)} sizes and the full graph", f"ablate {self.ablate!r}"]
         words += [name for name in ("pre_softmax", "inverse") if getattr(self, name)]
-        words += [] if self.density is None else [f"density {self.density:.3f}", f"top token back at {back:g}"]
+        words += (
+            []
+            if self.density is None
+            else [f"density {self.density:.3f}", f"top token back at {self.row_sizes[self.back]:g}"]
+        )
         return f"Evaluation({', '.join(words)})"
 
 

@@ -12,12 +12,18 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
     """Peak bytes of one input in a call, beside the weights: the strata of all sources stay beside the larger stage."""
     n_sizes, traced, evaluated = len(ask.sizes), 0, 0
     if ask.sources:
-        whole = any(source.importance == "random" for source in ask.sources)  # whose groups at cuts are large
+        # Groups at cuts of random scores are large, and signed ones under frozen components are sorted first.
+        whole = any(one.importance == "random" or (one.signed and one.frozen) for one in ask.sources)
         traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
     if ask.cases:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
     return max(traced, evaluated) + held
+
+
+def masks_bytes(config: ModelConfig, width: int, n_masks: int, itemsize: int) -> int:
+    """Peak bytes of the masked forwards of one input under masks of one's own, which exist whole as float32."""
+    return evaluate_bytes(config, width, n_masks, itemsize) + 8 * (n_masks + 1) * edge_slot_count(config, width)
 
 
 def text_bytes(config: ModelConfig, n_tokens: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:

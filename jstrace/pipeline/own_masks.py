@@ -16,11 +16,14 @@ from jstrace.method.conditions import Condition
 from jstrace.method.sizes import SIZES
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, edge_shapes, live_rows, masked_forward
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
+from jstrace.pipeline.footprint import masks_bytes
 from jstrace.pipeline.masked import BatchResult, compared
-from jstrace.scale import batching
+from jstrace.scale import batching, hosts, memory
 
 _ROWS = len(SIZES)
-"""Masks of one call: as many as a trace has."""
+"""Masks of one call: as many as a trace has, or fewer where memory is short."""
+_SHARE = 0.8
+"""Of the free memory that a call is planned for."""
 
 
 def evaluate_masks(
@@ -44,18 +47,31 @@ def evaluate_masks(
     for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
         kept += np.sum(leaf * np.asarray(slot), axis=tuple(range(1, leaf.ndim)), dtype=np.float64)
     sizes = tuple((kept / graph.n_edges(model.config, n_tokens)).tolist())
-    wide, length = batching.padded([tokens], batching.bucket(n_tokens), 1)
-    found = []
-    for start in range(0, n_masks, _ROWS):
-        chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + _ROWS], masks)
+    width = batching.bucket(n_tokens)
+    graph.check_slots(model.config, n_tokens, batching.bucket)
+    wide, length = batching.padded([tokens], width, 1)
+    step, found = _most_rows(model, width), []
+    for start in range(0, n_masks, step):
+        chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
-        batch = _widened(chunk, min(rows, _ROWS), wide.shape[1])
+        batch = _widened(chunk, min(rows, step), width)
         one = predicted_and_compared(
             model.decoder, wide[0], length[0], batch, next_token or 0, ablate=condition.ablate,
             pre_softmax=condition.pre_softmax,
         )  # fmt: skip
         found.append((jax.device_get(one), chunk.mlp.shape[0]))
     return evaluation_of(_joined(found), 0, sizes, condition, with_next=next_token is not None, with_density=False)
+
+
+def _most_rows(model: Model, width: int) -> int:
+    """Masks of one call, the same on every host."""
+    device = min(model.decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
+    free, rows = memory.free_bytes(device), _ROWS
+    while (
+        free is not None and rows > 1 and masks_bytes(model.config, width, rows, model.dtype.itemsize) > _SHARE * free
+    ):
+        rows //= 2
+    return hosts.agreed(rows)
 
 
 @functools.partial(jax.jit, static_argnames=("ablate", "pre_softmax"))
@@ -123,7 +139,7 @@ def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> E
         if array.dtype != bool:
             if not jnp.issubdtype(array.dtype, jnp.floating):
                 raise InputError(f"{where}masks {kind} are {array.dtype}, expected bool or float")
-            array = array.astype(np.float32)
+            array = array.astype(np.float32, copy=False)
             if not ((array >= 0) & (array <= 1)).all():
                 raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
         found[kind] = array

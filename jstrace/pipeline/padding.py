@@ -8,13 +8,13 @@ from jstrace.models import EdgeTree
 
 
 def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
-    """One input of a padded batch at its true length."""
-    return EdgeTree(
-        **{
-            name: leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
-            for name, leaf in tree.items()
-        }
-    )
+    """One input of a padded batch at its true length; copied where a view would keep a much larger batch alive."""
+
+    def crop(name: str, leaf: np.ndarray) -> np.ndarray:
+        found = leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
+        return found.copy() if 2 * found.size < leaf.size else found
+
+    return EdgeTree(**{name: crop(name, leaf) for name, leaf in tree.items()})
 
 
 def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:

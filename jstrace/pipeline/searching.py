@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -19,7 +20,7 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
     """Scores of one input as float32 on the host, -1 in slots that are no edge.
 
     Raises:
-      InputError: no ``EdgeTree``, arrays of other shapes, or an edge without a finite score.
+      InputError: no ``EdgeTree``, other shapes, integers (such as strata), or an edge without a finite score.
     """
     if not isinstance(scores, EdgeTree):
         raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
@@ -27,7 +28,7 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
     slots = graph.edge_slots(config, n_tokens, n_tokens, np)
     for kind, leaf in scores.items():
         array = np.asarray(leaf)
-        if array.shape != shapes[kind] or (array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16"):
+        if array.shape != shapes[kind] or not jnp.issubdtype(array.dtype, jnp.floating):
             raise InputError(f"scores {kind} are {array.dtype}{array.shape}, expected floats of {shapes[kind]}")
         with np.errstate(over="ignore"):
             array = np.where(getattr(slots, kind), array.astype(np.float32), np.float32(-1))

@@ -1,7 +1,7 @@
 """The stages of a batch up to its strata, compiled once a shape: scores from one clean pass, and extraction.
 
-Here and in ``masked`` alone stages are jitted, beside ``extract``, which users call; on a mesh every device works on
-its own inputs.
+Here, in ``masked`` and in ``own_masks`` alone stages are jitted, beside ``extract``, which users call; on a mesh every
+device works on its own inputs.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def extract_batch(
     a second one runs, which is compiled, and whose memory is taken, only then. ``signed`` says that scores may be
     negative.
     """
+    signed = signed and bool(frozen)  # without frozen components the sign makes no other program
     options = {"parallel": parallel, "frozen": frozen, "signed": signed, "mesh": mesh}
     strata, complete = extract_program(score, cuts, lengths, **options)
     return strata if complete else extract_program(score, cuts, lengths, whole=True, **options)[0]

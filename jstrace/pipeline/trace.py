@@ -84,15 +84,16 @@ class Trace:
         if not single:
             raise InputError("from_scores takes one input: a text or its token ids")
         (ids,), config = rows, model.config
-        graph.check_slots(config, batching.bucket(len(ids)))
+        graph.check_slots(config, len(ids), batching.bucket)
         own, n_edges = checked_scores(scores, config, len(ids)), graph.n_edges(config, len(ids))
-        cuts, first = edge_counts(checked_sizes(sizes), n_edges), checked_frozen(frozen)
+        sizes, first = checked_sizes(sizes), checked_frozen(frozen)
+        cuts = edge_counts(sizes, n_edges)
         return Trace(
             tokens=ids,
             token_texts=token_texts(model, ids),
             config=config,
             n_edges=n_edges,
-            sizes=checked_sizes(sizes),
+            sizes=sizes,
             counts=cuts,
             scores=own,
             strata=searched(own, cuts, config, first),

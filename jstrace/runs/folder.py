@@ -109,8 +109,9 @@ def nothing() -> None:
 def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:
     """Remove what a killed run left: files that were never whole, and those of parts that lack others."""
     check_same(folder, config, facts)
-    complete = parts.complete_parts(folder, names)
     try:
+        parts.finish_joins(folder, names)
+        complete = parts.complete_parts(folder, names)
         for name in names:
             for part in parts.parts_of(folder, name) - complete:
                 (folder / name / part.file).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstrace.method.conditions import IMPORTANCES, Named, Plan
+from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models.errors import InputError
 from jstrace.runs.data import Data
@@ -19,7 +19,8 @@ MANIFEST = "manifest.json"
 
 def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
     """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices."""
-    return {
+    own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
+    return ({"own_importances": own} if own else {}) | {
         "importance": list(plan.importance_names),
         "ablate": list(plan.ablations),
         "baselines": list(plan.baselines),
@@ -78,6 +79,12 @@ def _check_manifest(found: dict[str, Any]) -> None:
 def mark_of(config: dict[str, Any]) -> str:
     """A short hash of a run's configuration, which all its files carry."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def adopted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration to go on with: as the folder has it, which may write the same otherwise (1 for 1.0)."""
+    there = read_manifest(folder)["config"] if (folder / MANIFEST).exists() else {}
+    return {key: there[key] if key in there and there[key] == value else value for key, value in config.items()}
 
 
 def known_as(folder: Path, marks: Sequence[str]) -> str:

@@ -89,8 +89,9 @@ def _write(path: Path, table: pa.Table, mark: str) -> None:
 def join(folder: Path, pieces: Sequence[Part], names: Sequence[str], mark: str) -> None:
     """Write parts that lie side by side as one, with the same rows, and remove them; large ones stay as they are.
 
-    Nothing is lost where it fails. The old parts give way to the new one, already written under other names, in one
-    short moment: a kill in it costs their inputs, and none is there twice.
+    Nothing is lost where it fails or is stopped, and nothing is there twice: the new part is written under other names
+    first; from the moment that the old ones give way to it, the swap is finished, at the latest by the next start
+    (``finish_joins``).
 
     Raises:
       InputError: there is no room, or no permission, or one of the files is damaged.
@@ -99,34 +100,65 @@ def join(folder: Path, pieces: Sequence[Part], names: Sequence[str], mark: str) 
     try:
         if sum((folder / name / part.file).stat().st_size for name in names for part in pieces) > _LARGE:
             return
-        for name in names:
-            tables = [read_part(folder, name, part, mark) for part in pieces]
-            joined = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-            _write(folder / name / _hidden(whole), joined, f"{mark} {name}")
-        _swap(folder, pieces, whole, names)
+        try:
+            for name in names:
+                tables = [read_part(folder, name, part, mark) for part in pieces]
+                joined = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+                _write(folder / name / _hidden(whole), joined, f"{mark} {name}")
+        except BaseException:
+            for name in names:
+                (folder / name / _hidden(whole)).unlink(missing_ok=True)
+            raise
+        try:
+            _swap(folder, pieces, whole, names)
+        except BaseException:
+            _swap(folder, pieces, whole, names)
+            raise
     except OSError as error:
         raise InputError(f"{folder}: parts cannot be joined ({error.strerror or error})") from error
-    finally:
-        for name in names:
-            (folder / name / _hidden(whole)).unlink(missing_ok=True)
+
+
+def finish_joins(folder: Path, names: Sequence[str]) -> None:
+    """Finish what a kill cut short after the old parts had begun to give way: every table but ``inputs`` is there.
+
+    Raises:
+      OSError: a file cannot be renamed or removed.
+    """
+    *others, inputs = names = [name for name in TABLES if name in names]
+    for path in sorted((folder / inputs).glob(f"{_HIDDEN}*.parquet")):
+        match = _NAME.fullmatch(path.name.removeprefix(_HIDDEN))
+        if match is None:
+            continue
+        whole = Part(int(match[1]), int(match[2]))
+        if all((folder / name / whole.file).is_file() for name in others):
+            there = {part for name in names for part in parts_of(folder, name)} - {whole}
+            _swap(folder, [part for part in there if whole.first <= part.first <= whole.last], whole, names)
+
+
+_HIDDEN = ".jstrace-"
 
 
 def _hidden(part: Part) -> str:
     """The name of a file that is not there yet, which the next start removes."""
-    return f".jstrace-{part.file}"
+    return f"{_HIDDEN}{part.file}"
 
 
 def _swap(folder: Path, pieces: Sequence[Part], whole: Part, names: Sequence[str]) -> None:
-    """Let the files of one part take the place of others'; a part counts with its file of ``inputs``, the last name."""
+    """Let the files of one part take the place of others', as far as they have not; ``inputs`` is the last of names."""
     *others, inputs = (folder / name for name in names)
     for table in others:
-        (table / _hidden(whole)).replace(table / whole.file)
+        _rename(table / _hidden(whole), table / whole.file)
     for part in pieces:
-        (inputs / part.file).unlink()
-    (inputs / _hidden(whole)).replace(inputs / whole.file)
+        (inputs / part.file).unlink(missing_ok=True)
+    _rename(inputs / _hidden(whole), inputs / whole.file)
     for table in others:
         for part in pieces:
-            (table / part.file).unlink()
+            (table / part.file).unlink(missing_ok=True)
+
+
+def _rename(path: Path, target: Path) -> None:
+    if path.exists():
+        path.replace(target)
 
 
 def read_part(folder: Path, table: str, part: Part, mark: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -96,6 +96,7 @@ def run(
             raise InputError("this model came without a tokenizer; a run needs one")
         counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
         config |= {"model": manifest.known_as(folder, loaded.fingerprints().every), "tokens": token_fingerprint(counts)}
+        config = manifest.adopted(folder, config)
         facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
         facts["data"] |= {"corpus_tokens": counts.total()}
         hosts.check_agreed((config, wanted, part_inputs))

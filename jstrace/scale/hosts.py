@@ -102,11 +102,12 @@ def together(step: Callable[[], Result]) -> Result:
     with _interrupts_held() as held:
         ended = [failure is not None, isinstance(failure, KeyboardInterrupt)]
         failed, interrupted = either(np.asarray(ended)).tolist()
-        interrupted |= bool(either(np.asarray(bool(held))))  # while waiting for the slowest; this time none waits
+        here = bool(held)
+        interrupted |= bool(either(np.asarray(here)))  # while waiting for the slowest; this time none waits
     if failure is not None:
         raise failure
-    if held:
-        raise KeyboardInterrupt
+    if here:
+        _let_out()
     if interrupted:
         raise InputError("another host was interrupted, so this one stops, too")
     if failed:
@@ -116,16 +117,28 @@ def together(step: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[list[int]]:
-    """Ctrl-C only noted, in the list, while hosts wait for each other: one that left would strand the rest."""
+    """Ctrl-C only noted, in the list, while hosts wait for each other: one that left would strand the rest.
+
+    One that comes after they have agreed is for the handler that stood there before, whose turn it is again.
+    """
     held: list[int] = []
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _in_main_thread():
-        yield held  # another's handler, or no handler is ours to change
+    before = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
+    if not callable(before):
+        yield held  # a handler that is not Python's, or a thread that may set none
         return
     signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:
         yield held
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before)
+
+
+def _let_out() -> None:
+    """Do now what Ctrl-C would have done."""
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(signal.SIGINT, None)
+    raise KeyboardInterrupt
 
 
 def _in_main_thread() -> bool:

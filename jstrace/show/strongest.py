@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from jstrace.method.composition import counted
+from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from jstrace.pipeline.evaluation import Evaluation
     from jstrace.pipeline.trace import Trace
 
-KINDS = {"attention": ("attn",), "residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",)}
+KINDS = FROZEN_KINDS
 """The arrays of each kind of edge."""
 
 
@@ -34,7 +36,7 @@ def strongest(trace: Trace, count: int, kind: str = "all") -> Edges:
     kinds = KINDS[kind]
     stratum = np.concatenate([getattr(trace.strata, name).ravel() for name in kinds])
     score = np.concatenate([getattr(trace.scores, name).ravel() for name in kinds])
-    held = np.cumsum(np.bincount(stratum, minlength=NO_EDGE)[:NO_EDGE])
+    held = np.cumsum(counted(stratum[None])[:NO_EDGE])
     count = min(count, int(held[-1]))
     near = np.flatnonzero(stratum <= np.searchsorted(held, count))  # few of all edges: only these are sorted
     first = near[np.lexsort((-score[near], stratum[near]))[:count]]
@@ -57,7 +59,7 @@ def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Attention edges of one trace and, as ``all_``, of the full graph: of each head, and of each source token."""
+    """Attention edges of each head and of each source token: those of one trace, and all that there are."""
 
     k: int
     """Index of the trace; Z is the full graph."""
@@ -69,8 +71,7 @@ class Attention:
 
 def attention(trace: Trace, evaluation: Evaluation) -> Attention:
     """Of the smallest trace from which on, in all larger ones too, the top token is the full graph's."""
-    other = np.flatnonzero(~evaluation.agreement)
-    k = min(int(other[-1]) + 1 if len(other) else 0, len(trace.sizes))
+    k = evaluation.back
     (heads, sources), (all_heads, all_sources) = (_totals(trace.strata.attn <= at) for at in (k, len(trace.sizes)))
     return Attention(k, heads, all_heads, sources, all_sources)
 

@@ -235,6 +235,18 @@ def test_any_finite_score_is_a_score(levels: int, first: tuple[str, ...]) -> Non
     assert held == graph.n_edges(config, 4)
 
 
+def test_the_smallest_scores_keep_their_order() -> None:
+    """Subnormals, which a processor may take for zero; and counts beyond those of int32."""
+    config, scores = config_of(3, 2), random_scores((3, 2, 4), seed=5, levels=0)
+    small = jax.tree.map(lambda leaf: np.where(leaf < 0, leaf, np.floor(leaf * 1000) * np.float32(1e-42)), scores)
+    same = jax.tree.map(lambda leaf: np.where(leaf < 0, leaf, np.floor(leaf * 1000)), scores)
+    assert_same(
+        jstrace.extract(small, SIZES, config=config), jax.device_get(jstrace.extract(same, SIZES, config=config))
+    )
+    strata = jstrace.extract(scores, config=config, counts=np.asarray([3, 2**32 + 3]))
+    assert sum(int((np.asarray(leaf) <= 1).sum()) for _, leaf in strata.items()) == graph.n_edges(config, 4)
+
+
 def test_slots_that_are_no_edge_are_not_read() -> None:
     scores = random_scores((3, 2, 4), seed=5, levels=3)
     odd = jax.tree.map(lambda leaf: np.where(leaf < 0, np.float32(np.nan), leaf), scores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ import jstrace
 from jstrace.method import graph
 from jstrace.method.scores import Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model, slots
-from jstrace.pipeline import inputs, own_masks, searching
+from jstrace.pipeline import inputs, own_masks, searching, stages
 from tests import oracle
 from tests.conftest import TINY, family_config, tiny_params
 
@@ -140,6 +141,42 @@ def test_importance_that_has_no_hash(tiny: Model, tokens: np.ndarray) -> None:
         jstrace.trace(tiny, tokens, importance=Loose())
 
 
+def test_importance_that_could_change_unseen(tiny: Model, tokens: np.ndarray) -> None:
+    """A program is compiled for it, and would give the old scores after an attribute changed."""
+
+    class Changing:
+        def __init__(self) -> None:
+            self.power = 1.0
+
+        vector, attention = Scaled.vector, Scaled.attention
+
+    with pytest.raises(InputError, match="compares by identity"):
+        jstrace.trace(tiny, tokens, importance=Changing())
+    with pytest.raises(InputError, match="letters, digits and underscores"):
+        jstrace.trace(tiny, tokens, importance=Scaled(name="my score"))
+
+
+def test_strata_and_masks_are_no_scores(tiny: Model, trace: jstrace.Trace) -> None:
+    for wrong in (trace.strata, trace.mask(2)):
+        with pytest.raises(InputError, match="expected floats"):
+            jstrace.Trace.from_scores(tiny, trace.tokens, wrong, sizes=SIZES)
+
+
+def test_random_scores_are_the_same_under_every_generator(tiny: Model, tokens: np.ndarray) -> None:
+    plain = jstrace.trace(tiny, tokens, sizes=SIZES, importance="random", seed=3)
+    with jax.default_prng_impl("rbg"):
+        assert jstrace.trace(tiny, tokens, sizes=SIZES, importance="random", seed=3) == plain
+
+
+def test_own_scores_use_the_program_of_traces(tiny: Model, trace: jstrace.Trace) -> None:
+    """Nothing is compiled again for what is the same work."""
+    before = stages.extract_program._cache_size()
+    jstrace.Trace.from_scores(tiny, trace.tokens, trace.scores, sizes=SIZES)
+    assert stages.extract_program._cache_size() <= before + 1  # a mesh of one device is no mesh
+    trace.first_edges(3)
+    assert stages.extract_program._cache_size() <= before + 1
+
+
 # --- own masks ------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +233,32 @@ def test_masks_that_make_no_sense(tiny: Model, trace: jstrace.Trace) -> None:
         jstrace.evaluate(tiny, trace, masks=good, inverse=True)
     with pytest.raises(InputError, match="one input"):
         inspect.unwrap(jstrace.evaluate)(tiny, [[1, 2], [3, 4]], masks=good)
+
+
+def test_masks_of_another_models_trace(tiny: Model, trace: jstrace.Trace) -> None:
+    stranger = Model(Decoder(TINY, tiny_params(seed=7)))
+    with pytest.raises(InputError, match="was made with model"):
+        jstrace.evaluate(stranger, trace, masks=trace.masks())
+    with pytest.raises(InputError, match="on_invalid and progress"):
+        jstrace.evaluate(tiny, trace, masks=trace.masks(), on_invalid="keep")  # type: ignore[call-overload]
+
+
+def test_few_programs_serve_any_number_of_masks(tiny: Model, trace: jstrace.Trace) -> None:
+    program = own_masks.predicted_and_compared
+    before = program._cache_size()
+    for count in range(1, 12):
+        jstrace.evaluate(tiny, trace, masks=jax.tree.map(lambda leaf, n=count: leaf[np.arange(n) % 7], trace.masks()))
+    assert program._cache_size() - before <= 5
+
+
+def test_short_memory_makes_fewer_masks_a_call(
+    tiny: Model, trace: jstrace.Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = jstrace.evaluate(tiny, trace, masks=trace.masks())
+    monkeypatch.setattr(own_masks.memory, "free_bytes", lambda _: 10**5)
+    assert own_masks._most_rows(tiny, 8) < 5
+    few = jstrace.evaluate(tiny, trace, masks=trace.masks())
+    np.testing.assert_allclose(few.tv, whole.tv, atol=1e-6)
 
 
 def test_full_and_empty_masks_and_masks_of_edges(tiny: Model, trace: jstrace.Trace) -> None:
@@ -261,8 +324,11 @@ def test_one_bad_input_does_not_discard_a_list(tiny: Model) -> None:
     chex.assert_trees_all_equal(found[3].strata, jstrace.trace(tiny, rows[3], sizes=SIZES).strata)
     results = jstrace.evaluate(tiny, found, on_invalid="keep")
     assert [isinstance(one, jstrace.Invalid) for one in results] == [False, True, True, False, True]
-    with pytest.raises(InputError, match=r"input 1: no tokens"):
+    with pytest.raises(InputError, match=r"trace 1: input 1: no tokens"):
         jstrace.evaluate(tiny, found)
+    with pytest.raises(InputError, match=r"trace 2: the trace was made with"):
+        strange = dataclasses.replace(found[3], model_fingerprint="2-0")  # type: ignore[type-var]
+        list(jstrace.evaluate_iter(tiny, iter([found[0], found[3], strange]), chunk=2))
     stranger = Model(Decoder(TINY, tiny_params(seed=7)))
     kept = jstrace.evaluate(stranger, found, on_invalid="keep")
     assert all(isinstance(one, jstrace.Invalid) for one in kept)
@@ -324,6 +390,11 @@ def test_other_odd_arguments(tiny: Model, trace: jstrace.Trace) -> None:
             jstrace.evaluate(tiny, _replaced(trace, **changed))
     with pytest.raises(InputError, match="expected a trace"):
         inspect.unwrap(jstrace.evaluate)(tiny, [5])
+    for wrong in (None, 5, "text"):
+        with pytest.raises(InputError, match="expected traces"):
+            inspect.unwrap(jstrace.evaluate)(tiny, wrong)
+    with pytest.raises(InputError, match="expected traces"):
+        inspect.unwrap(jstrace.evaluate_iter)(tiny, trace)
 
 
 def _replaced(trace: jstrace.Trace, **changes: Any) -> jstrace.Trace:
@@ -348,6 +419,13 @@ def test_records_compare_and_are_readable(tiny: Model, tokens: np.ndarray, trace
     assert len(repr(one)) < 120
     assert one.row_sizes.tolist() == [*SIZES, 1.0]
     assert len(one.row_sizes) == len(one.tv)
+
+
+def test_a_trace_holds_no_larger_batch(tiny: Model) -> None:
+    """Its arrays are its own where a view would keep a whole batch alive."""
+    traces = jstrace.trace(tiny, [[1, 2], [3, 4], [5, 6]], sizes=SIZES)
+    for leaf in (traces[0].strata.attn, traces[0].scores.attn):
+        assert leaf.base is None or leaf.base.nbytes < 2 * leaf.nbytes
 
 
 def test_edges_as_columns(trace: jstrace.Trace) -> None:
@@ -387,6 +465,6 @@ def test_results_as_frames_and_figures(tiny: Model, trace: jstrace.Trace, monkey
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), result.tv)
     with pytest.raises(InputError, match="none"):
         jstrace.plot_curves([])
-    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="pip install pandas"):
         result.to_pandas()

@@ -179,12 +179,18 @@ class Mine:
     """An importance of one's own."""
 
     name: str = "mine"
+    sign: float = -1.0
 
     def vector(self, edge: jax.Array, node: jax.Array) -> jax.Array:
-        return -Norm(2).vector(edge, node)
+        return self.sign * Norm(2).vector(edge, node)
 
     def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> jax.Array:
-        return -Norm(2).attention(probs, values, node)
+        return self.sign * Norm(2).attention(probs, values, node)
+
+
+def test_sizes_written_otherwise_are_the_same_run(model: Model, tmp_path: Path) -> None:
+    runs.run(model, DATA, tmp_path, Plan(sizes=(0.5, 1)), limit=1)
+    assert runs.run(model, DATA, tmp_path, Plan(sizes=(0.5, 1.0)), limit=2).computed == 1
 
 
 def test_an_importance_of_ones_own_in_runs_and_reports(model: Model, tmp_path: Path) -> None:
@@ -199,6 +205,8 @@ def test_an_importance_of_ones_own_in_runs_and_reports(model: Model, tmp_path: P
         np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)
     write_report([tmp_path / "run"], tmp_path / "report")
     assert "mine" in (tmp_path / "report" / "index.html").read_text()
+    with pytest.raises(InputError, match=r"own_importances is .*sign=-1.*there, .*sign=1"):
+        runs.run(model, DATA, tmp_path / "run", Plan(("l1", Mine(sign=1.0)), sizes=SIZES))
     for importances, message in (
         ((Mine("l1"),), "another name"),
         ((Mine(), Mine()), "each once"),

@@ -422,33 +422,63 @@ def test_parts_that_cannot_be_joined(model: Model, tmp_path: Path, monkeypatch: 
     assert inputs_of(tmp_path / "large") == [(n, n) for n in range(4)]
 
 
-@pytest.mark.parametrize("at", range(12))
-def test_a_kill_while_parts_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Whichever file was the last to be moved: no input is there twice, and those of other parts are all there."""
-    names, pieces = ["curves", "components", "inputs"], [parts.Part(n, n) for n in range(3)]
-    for name in names:
-        (tmp_path / name).mkdir()
-        for part in (*pieces, parts.Part(3, 3)):
-            (tmp_path / name / part.file).touch()
-        (tmp_path / name / parts._hidden(parts.Part(0, 2))).touch()
+NAMES, PIECES = ["curves", "components", "inputs"], [parts.Part(n, n) for n in range(3)]
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int, *, once: bool) -> None:
+    """A stop at the file operation of this number: one, or as a kill is, no operation from there on."""
     moves = [0]
 
-    def counted(move: Callable[..., Any], *arguments: Any) -> Any:
+    def counted(move: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         moves[0] += 1
-        if moves[0] > at:
+        if moves[0] == at + 1 or (moves[0] > at and not once):
             raise KeyboardInterrupt
-        return move(*arguments)
+        return move(*arguments, **options)
 
     for name in ("unlink", "replace"):
         move = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda *arguments, move=move: counted(move, *arguments))
+        monkeypatch.setattr(Path, name, lambda *given, move=move, **options: counted(move, *given, **options))
+
+
+@pytest.mark.parametrize("at", range(13))
+def test_a_kill_while_parts_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Whichever file was the last to be moved: no input is there twice, and after the next start none is missing."""
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        for part in (*PIECES, parts.Part(3, 3)):
+            (tmp_path / name / part.file).touch()
+        (tmp_path / name / parts._hidden(parts.Part(0, 2))).touch()
+    stopping(monkeypatch, at, once=False)
     with contextlib.suppress(KeyboardInterrupt):
-        parts._swap(tmp_path, pieces, parts.Part(0, 2), names)
+        parts._swap(tmp_path, PIECES, parts.Part(0, 2), NAMES)
     monkeypatch.undo()
-    left = parts.complete_parts(tmp_path, names)
+    parts.check_apart(tmp_path, parts.complete_parts(tmp_path, NAMES))
+    parts.finish_joins(tmp_path, NAMES)
+    left = parts.complete_parts(tmp_path, NAMES)
     parts.check_apart(tmp_path, left)
-    assert parts.Part(3, 3) in left
-    assert len(left) == 4 or parts.Part(0, 2) in left or at in (3, 4, 5)
+    assert sorted(index for part in left for index in part.inputs) == [0, 1, 2, 3]
+    parts.finish_joins(tmp_path, NAMES)
+    assert parts.complete_parts(tmp_path, NAMES) == left
+
+
+@pytest.mark.usefixtures("one_by_one", "minutes")
+@pytest.mark.parametrize("at", [0, 1, 4, 9])
+def test_a_stop_while_parts_are_joined(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """What has begun is finished: no input is computed again, and no row is there twice."""
+    swap = parts._swap
+
+    def stopped(*arguments: Any) -> None:
+        monkeypatch.setattr(parts, "_swap", swap)
+        stopping(monkeypatch, at, once=True)
+        swap(*arguments)
+
+    monkeypatch.setattr(parts, "_swap", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(model, DATA, tmp_path, SMALL)
+    monkeypatch.undo()
+    assert inputs_of(tmp_path) == [(0, 3)]
+    assert len(read(tmp_path, "curves")) == 4 * (len(SIZES) + 1)
+    assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
 
 
 # --- inputs that do not work ----------------------------------------------------------------------------------------
