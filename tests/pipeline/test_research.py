@@ -326,8 +326,8 @@ def test_one_bad_input_does_not_discard_a_list(tiny: Model) -> None:
     assert [isinstance(one, jstrace.Invalid) for one in results] == [False, True, True, False, True]
     with pytest.raises(InputError, match=r"trace 1: input 1: no tokens"):
         jstrace.evaluate(tiny, found)
+    strange = dataclasses.replace(found[3], model_fingerprint="2-0")  # type: ignore[type-var]
     with pytest.raises(InputError, match=r"trace 2: the trace was made with"):
-        strange = dataclasses.replace(found[3], model_fingerprint="2-0")  # type: ignore[type-var]
         list(jstrace.evaluate_iter(tiny, iter([found[0], found[3], strange]), chunk=2))
     stranger = Model(Decoder(TINY, tiny_params(seed=7)))
     kept = jstrace.evaluate(stranger, found, on_invalid="keep")
