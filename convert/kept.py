@@ -24,6 +24,7 @@ import numpy as np
 from jstrace.convert.default_model import cache_folder
 from jstrace.convert.partials import new_partial, remove_abandoned
 from jstrace.models import Fingerprints, ModelConfig, n_params, shapes
+from jstrace.models.params import on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
@@ -161,15 +162,16 @@ def _read(folder: Path, path: Path, dtype: jnp.dtype) -> Kept:
         raise ValueError("of another file")
     config = ModelConfig.from_json(facts["config"])
 
-    def load(way: Any, blank: jax.ShapeDtypeStruct) -> jax.Array:
+    def load(way: Any, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
         name = jax.tree_util.keystr(way, simple=True, separator=".")
         words = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         stored = np.dtype(np.uint16) if dtype.itemsize == 2 else dtype
         if words.shape != blank.shape or words.dtype != stored or _sum(words) != facts["sums"][name]:
             raise ValueError(f"{name} is not what was written")
-        return jax.device_put(words.view(dtype))
+        return jax.device_put(words.view(dtype), place)
 
-    params = jax.tree_util.tree_map_with_path(load, shapes(config, dtype))
+    # Placed as dequantised weights are: programs for arrays that may lie anywhere are others.
+    params = jax.tree_util.tree_map_with_path(load, shapes(config, dtype), on_one_device(config))
     current, *earlier = facts["fingerprints"]
     tokenizer = None
     if facts["bos"] is not None:

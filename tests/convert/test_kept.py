@@ -70,6 +70,10 @@ def test_the_second_start_maps_what_the_first_made(gguf: Path, made: list[Path],
     first, second = (jstrace.load(str(gguf), dtype=dtype) for _ in range(2))
     assert made == [gguf]
     same(first, second)
+    places = ([leaf.sharding for leaf in jax.tree.leaves(model.decoder)] for model in (first, second))
+    assert next(places) == next(places)
+    committed = {leaf.committed for model in (first, second) for leaf in jax.tree.leaves(model.decoder)}
+    assert committed == {True}, "or the programs of the first start would not serve the second"
     assert second.dtype == jnp.dtype(dtype)
     jax.tree.map(lambda leaf: leaf.block_until_ready(), second.decoder)
 
