@@ -60,7 +60,7 @@ def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: s
     if stored.fingerprint not in found:
         raise InputError(f"{where}: its weights hash to {found.current}, expected {stored.fingerprint}; it is damaged")
     if checkpoint.params["embed"].dtype == dtype:
-        return checkpoint
+        return dataclasses.replace(checkpoint, fingerprints=found if jnp.dtype(stored.dtype) == dtype else None)
     return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))
 
 
