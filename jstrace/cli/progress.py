@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jstrace.runs import Progress
+clock: Callable[[], float] = time.monotonic
 
 
 class Stopped(KeyboardInterrupt):
@@ -49,70 +46,158 @@ def interruptible(*, terminable: bool = True) -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+def say(message: str) -> None:
+    """One line on standard error of what takes time, on terminals and in pipes."""
+    sys.stderr.write(f"jstrace: {message}\n")
+
+
 @contextlib.contextmanager
-def shown_progress(check: Callable[[], None], *, shown: bool) -> Iterator[tuple[Progress, Callable[[int], None]]]:
+def shown_progress(check: Callable[[], None], compiled: Callable[[], float], *, shown: bool) -> Iterator[Shown]:
     """Inputs done and saved, inputs a second and time left on standard error: a bar on a terminal, else lines.
 
+    Args:
+      check: called between inputs; what it raises ends the run.
+      compiled: seconds of compilation so far, which the pace leaves out.
+      shown: whether to show anything.
+
     Yields:
-      What ``runs.run`` calls with its progress, and what it calls when it has saved results.
+      What ``runs.run`` calls.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-    bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-    task = bar.add_task("inputs", total=None, state="the first of a length compiles")
-    state = _State()
-
-    def tell(done: int, before: int, wanted: int) -> None:
-        check()
-        if not state.start:  # the model is loaded, and whatever that had to say is said
-            state.start = state.last_line = time.monotonic()
-            bar.start()
-        state.done, state.before, state.wanted = done, before, wanted
-        show()
-
-    def saved(count: int) -> None:
-        state.saved = count
-        if state.start:
-            show()
-
-    def show(*, last: bool = False) -> None:
-        bar.update(task, completed=state.done, total=state.wanted)
-        if state.done == state.before:
-            return
-        now = time.monotonic()
-        text = state.text(now)
-        bar.update(task, state=text)
-        due = last or state.saved == state.wanted or now - state.last_line > _LINE_SECONDS
-        if shown and not console.is_terminal and due:
-            state.last_line = now
-            sys.stderr.write(f"{state.done}/{state.wanted} inputs, {text}\n")
-
+    found = Shown(check, compiled, shown=shown)
     try:
-        yield tell, saved
+        yield found
     except BaseException:
-        show(last=True)
+        found.show(last=True)
         raise
     finally:
-        bar.stop()
+        found.stop()
 
 
-@dataclasses.dataclass
-class _State:
-    """How far a run is; times in seconds of the monotonic clock, 0 before the first input."""
+class Shown:
+    """What a run shows of itself: its methods are what ``runs.run`` calls."""
 
-    done: int = 0
-    before: int = 0
-    wanted: int = 0
-    saved: int = 0
-    start: float = 0.0
-    last_line: float = 0.0
+    def __init__(self, check: Callable[[], None], compiled: Callable[[], float], *, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def text(self, now: float) -> str:
-        """What is saved, the pace, and the time left."""
-        return f"{self.saved} saved, {_pace(self.done - self.before, self.wanted - self.done, now - self.start)}"
+        console = Console(stderr=True)
+        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+        self._bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+        self._task = self._bar.add_task("inputs", total=None, state="")
+        self._check, self._pace = check, Pace(compiled)
+        self._lines = shown and not console.is_terminal
+        self._done = self._before = self._wanted = self._saved = 0
+        self._started, self._told = False, _Told()
+
+    def progress(self, done: int, before: int, wanted: int) -> None:
+        """``progress`` of ``runs.run``."""
+        self._check()
+        self._done, self._before, self._wanted = done, before, wanted
+        if self._started:
+            self._pace.finished()
+        else:  # the model is loaded, and whatever that had to say is said
+            self._started = True
+            self._pace.start()
+            self._bar.start()
+            if before and self._lines:
+                say(f"{before} of {wanted} inputs are there already")
+        self.show()
+
+    def batch(self, n_inputs: int, n_tokens: int) -> None:
+        """``on_batch`` of ``runs.run``."""
+        self._check()
+        if self._pace.begins(n_inputs, n_tokens):
+            message = f"compiling for inputs of up to {n_tokens} tokens"
+            self._bar.update(self._task, state=message)
+            if self._lines:
+                say(f"{message}, then running them")
+
+    def saved(self, count: int) -> None:
+        """``on_save`` of ``runs.run``."""
+        self._saved = count
+        if self._started:
+            self.show()
+
+    def show(self, *, last: bool = False) -> None:
+        """Bring the bar up to date, or write a line where one is due; ``last``: whenever it was written before."""
+        self._bar.update(self._task, completed=self._done, total=self._wanted)
+        if self._done == self._before or not (last or self._pace.whole):
+            return
+        text = f"{self._saved} saved, {self._pace.text(self._wanted - self._done)}"
+        self._bar.update(self._task, state=text)
+        if self._lines and (last or self._saved == self._wanted or self._told.due(steady=self._pace.steady)):
+            sys.stderr.write(f"{self._done}/{self._wanted} inputs, {text}\n")
+
+    def stop(self) -> None:
+        """End the bar."""
+        self._bar.stop()
+
+
+class _Told:
+    """When a line is due: the first at once, also the first of a steady pace, then every 30 s."""
+
+    def __init__(self) -> None:
+        self._at, self._steady = -float("inf"), False
+
+    def due(self, *, steady: bool) -> bool:
+        now = clock()
+        if now - self._at < _LINE_SECONDS and steady <= self._steady:
+            return False
+        self._at, self._steady = now, steady
+        return True
+
+
+class Pace:
+    """Inputs a second without compilation: of batches that are not the first of a length, as soon as there are any.
+
+    The first of a length also starts programs for the first time, which JAX does not count as compilation.
+    """
+
+    def __init__(self, compiled: Callable[[], float]) -> None:
+        """``compiled``: seconds of compilation so far."""
+        self._compiled = compiled
+        self._lengths: set[int] = set()
+        self._spent = dict.fromkeys((True, False), (0, 0.0))
+        self._is_first, self._inputs, self._left = True, 0, 0
+        self._mark = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether no batch is half told."""
+        return self._left <= 0
+
+    @property
+    def steady(self) -> bool:
+        """Whether a batch was not the first of its length."""
+        return self._spent[False][0] > 0
+
+    def start(self) -> None:
+        """Time counts from here."""
+        self._mark = self._now()
+
+    def begins(self, n_inputs: int, n_tokens: int) -> bool:
+        """A batch begins; whether it is the first of its length."""
+        self._is_first = n_tokens not in self._lengths
+        self._lengths.add(n_tokens)
+        self._inputs = self._left = n_inputs
+        return self._is_first
+
+    def finished(self) -> None:
+        """An input is finished; those of a batch all at once, but told one by one."""
+        self._left -= 1
+        if self._left == 0:
+            before, self._mark = self._mark, self._now()
+            inputs, seconds = self._spent[self._is_first]
+            self._spent[self._is_first] = inputs + self._inputs, seconds + self._mark - before
+
+    def text(self, left: int) -> str:
+        """The pace and the time that so many inputs take."""
+        inputs, seconds = self._spent[not self.steady]
+        apart = "" if self.steady or not left else ", compilation apart"
+        return _pace(inputs, left, seconds) + apart
+
+    def _now(self) -> float:
+        return clock() - self._compiled()
 
 
 _LINE_SECONDS = 30.0
@@ -121,4 +206,5 @@ _LINE_SECONDS = 30.0
 def _pace(done: int, left: int, seconds: float) -> str:
     rate = done / max(seconds, 1e-9)
     remaining = round(left / rate) if rate else 0
-    return f"{rate:.3g} inputs/s, {remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d} left"
+    about = "about " if left else ""
+    return f"{rate:.3g} inputs/s, {about}{remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d} left"

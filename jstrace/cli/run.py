@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstrace.cli.options import MODEL_HELP, Distributed, Dtype, MeshText, Revision, check_installed, joined, load
-from jstrace.cli.progress import interruptible, shown_progress
+from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
+    from jstrace.models import Model
     from jstrace.runs import Summary
 
 _DATA_HELP = (
@@ -29,6 +30,9 @@ _CORPUS_HELP = (
     "Another file of texts in which predicted tokens are counted; by default the data's texts, or of WikiText up to"
     " 20,000 paragraphs."
 )
+
+_LARGE, _MANY = 2**24, 1000
+"""Bytes of a file, and texts, from which on reading and counting take seconds."""
 
 
 def run_command(
@@ -62,25 +66,51 @@ def run_command(
     check_installed()
     from jstrace import runs
     from jstrace.method.conditions import Plan
-    from jstrace.scale.hosts import check_agreed
 
     plan = Plan(_listed(importance), _listed(ablate), _listed(baselines or []), seed=seed)
+    speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
+    if speaks and any(map(_is_slow, (data, corpus or ""))):
+        say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
+    if speaks:
+        say(f"{len(rows.rows):,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
+    from jstrace.scale.hosts import check_agreed
+    from jstrace.scale.programs import compile_seconds
+
     first = joined() if distributed else True
     check_agreed((model, revision, dtype, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
-    loaded = functools.partial(load, model, dtype.value, revision, wanted, quiet=not first)
+
+    def loaded() -> Model:
+        if first:
+            say(f"loading {model}")
+        found = load(model, dtype.value, revision, wanted, quiet=not first)
+        if first and len(rows.corpus) >= _MANY:
+            say(f"counting the tokens of {len(rows.corpus):,} texts")
+        return found
+
     try:
-        with interruptible(terminable=not distributed) as check, shown_progress(check, shown=first) as (tell, saved):
+        with (
+            interruptible(terminable=not distributed) as check,
+            compile_seconds() as compiled,
+            shown_progress(check, compiled, shown=first) as shown,
+        ):
             done = runs.run(
-                loaded, rows, out, plan,
-                name=model, limit=limit, save_strata=save_strata, progress=tell, on_save=saved,
+                loaded, rows, out, plan, name=model, limit=limit, save_strata=save_strata,
+                progress=shown.progress, on_save=shown.saved, on_batch=shown.batch,
             )  # fmt: skip
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")
         raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
     if first:
         _show(done, out)
+
+
+def _is_slow(data: str) -> bool:
+    """Whether reading takes a while: WikiText, and large files. What is wrong with others is one line, at once."""
+    from jstrace.runs.wikitext import WIKITEXT
+
+    return data in WIKITEXT or (os.path.isfile(data) and os.path.getsize(data) > _LARGE)
 
 
 def _listed(words: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -24,6 +24,9 @@ from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import call_bytes
 from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.scale import batching, memory, meshes
+
+OnBatch = Callable[[int, int], None]
+"""Called with the inputs of a batch, and the tokens that they are padded to, before it is computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,9 @@ class Invalid:
 class Driver:
     """Runs batches of one model for one ask, and remembers between them how long an input did fit into memory."""
 
-    def __init__(self, model: Model, ask: Ask) -> None:
-        self.model, self.ask = model, ask
+    def __init__(self, model: Model, ask: Ask, on_batch: OnBatch | None = None) -> None:
+        """``on_batch`` is told of every batch before it is computed."""
+        self.model, self.ask, self._on_batch = model, ask, on_batch
         self._longest = 0
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
@@ -106,6 +110,8 @@ class Driver:
     def _fitted(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
         """Results, or that memory does not hold the only member."""
         length = max(len(one.tokens) for one in members)
+        if self._on_batch is not None:
+            self._on_batch(len(members), batching.bucket(length))
         try:
             found = self._run(members, n_rows)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:

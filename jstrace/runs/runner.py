@@ -20,7 +20,7 @@ from jstrace.method.conditions import Plan
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
 from jstrace.pipeline.inputs import tokenised
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
@@ -61,6 +61,7 @@ def run(
     part_inputs: int | None = None,
     progress: Progress | None = None,
     on_save: Callable[[int], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Summary:
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
@@ -79,6 +80,8 @@ def run(
       progress: see ``Progress``.
       on_save: called with the number of inputs whose results are in the folder: once before the first, then each time
         that there are more.
+      on_batch: called before a batch is computed, with its inputs and the tokens that they are padded to: the first of
+        a length compiles.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
@@ -107,7 +110,7 @@ def run(
         tell = _Told(progress, on_save, before, wanted)
         make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
         saver = Saver(folder, mark, names, make, tell.saved)
-        driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed))
+        driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed), on_batch)
         for number, chunk in _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded)).items():
             with saver.part(number):
                 for entries in _computed(driver, {index: data.rows[index] for index in chunk}):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -54,3 +56,19 @@ def _remove_beyond(folder: Path, most: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)
             left -= size
+
+
+@contextlib.contextmanager
+def compile_seconds() -> Iterator[Callable[[], float]]:
+    """How long JAX has traced, lowered and compiled since this was entered, or fetched programs from disk: seconds."""
+    seconds = 0.0
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        nonlocal seconds
+        seconds += duration_secs if event.startswith("/jax/core/compile/") else 0.0
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield lambda: seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

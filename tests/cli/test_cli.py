@@ -21,7 +21,7 @@ import pytest
 
 import jstrace
 from jstrace import loading
-from jstrace.cli import options, showing
+from jstrace.cli import options, progress, showing
 from jstrace.method import conditions
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, footprint
@@ -402,8 +402,9 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     assert (code, told) == (0, f"{out}: 3 inputs, 1 of them computed now\n")
     code, _, err = run("run", "--data", str(rows), "--out", out)
     assert code == 2
-    assert 'ablate is ["residual+mlp"] there, ["all", "residual+mlp"] here' in err
-    assert len(err.splitlines()) == 1
+    begun, message = err.splitlines()
+    assert begun == f"jstrace: 3 inputs in {rows}; starting JAX"
+    assert 'ablate is ["residual+mlp"] there, ["all", "residual+mlp"] here' in message
     code, told, _ = run("report", out, "--out", str(tmp_path / "report"))
     assert (code, told) == (0, f"{tmp_path}/report/index.html: smollm2\n")
     assert "there is no other mode" in (tmp_path / "report" / "index.html").read_text()
@@ -446,7 +447,11 @@ def test_a_run_that_is_interrupted(
     monkeypatch.setattr(Driver, "batches", interrupted)
     code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     assert (code, out) == (130, "")
-    assert err == f"jstrace: stopped; the same command goes on in {tmp_path}/out\n"
+    assert err.splitlines() == [
+        f"jstrace: 3 inputs in {rows}; starting JAX",
+        "jstrace: loading smollm2",
+        f"jstrace: stopped; the same command goes on in {tmp_path}/out",
+    ]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -467,15 +472,62 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
     before, words = signal.getsignal(number), ("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     found, out, err = run(*words, "--ablate", "all")
     assert (found, out) == (code, "")
-    told, stopped_in = err.splitlines()
-    assert told.startswith("2/3 inputs, 2 saved, ")
-    assert stopped_in == f"jstrace: stopped; the same command goes on in {tmp_path}/out"
+    assert [line.split(",")[:2] for line in err.splitlines()] == [
+        [f"jstrace: 3 inputs in {rows}; starting JAX"],
+        ["jstrace: loading smollm2"],
+        ["jstrace: compiling for inputs of up to 8 tokens", " then running them"],
+        ["1/3 inputs", " 0 saved"],
+        ["2/3 inputs", " 0 saved"],  # the first of a steady pace
+        ["2/3 inputs", " 2 saved"],
+        [f"jstrace: stopped; the same command goes on in {tmp_path}/out"],
+    ]
     assert signal.getsignal(number) is before
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     found, out, err = run(*words, "--ablate", "all")
     assert out == f"{tmp_path}/out: 3 inputs, 1 of them computed now\n"
-    told = [line.split(",")[:2] for line in err.splitlines()]
+    assert "jstrace: 2 of 3 inputs are there already\n" in err
+    told = [line.split(",")[:2] for line in err.splitlines() if not line.startswith("jstrace: ")]
     assert told == [["3/3 inputs", " 2 saved"], ["3/3 inputs", " 3 saved"]]
+
+
+def test_a_run_says_what_it_does_before_jax_is_imported(tmp_path: Path) -> None:
+    """The first word comes at once, though imports take seconds; so does what is wrong with the arguments."""
+    (tmp_path / "rows.txt").write_text("hello\n")
+    stop = "class Stop:\n    def find_spec(self, name, *_):\n        if name == 'jax':\n            sys.exit(9)\n"
+    script = f"import sys\n{stop}sys.meta_path.insert(0, Stop())\nfrom jstrace.cli import main\nmain()"
+    for data, code, expected in (
+        (tmp_path / "rows.txt", 9, f"jstrace: 1 inputs in {tmp_path}/rows.txt; starting JAX\n"),
+        ("no.txt", 2, "jstrace: error: no.txt: cannot be read (No such file or directory)\n"),
+    ):
+        words = ["run", "--data", str(data), "--out", str(tmp_path / "out")]
+        ended = subprocess.run(
+            [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", expected)
+
+
+def test_reading_what_takes_long_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WikiText and large files; of several hosts only the first speaks, before they meet, too."""
+
+    def read(*_: Any, **__: Any) -> None:
+        raise InputError("read")
+
+    monkeypatch.setattr("jstrace.runs.read_data", read)
+    words = ("run", "--data", "wikitext-2", "--out", "x")
+    assert run(*words)[2] == "jstrace: reading wikitext-2\njstrace: error: read\n"
+    assert run(*words, "--distributed")[2] == "jstrace: error: read\n"
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    assert run(*words, "--distributed")[2] == "jstrace: reading wikitext-2\njstrace: error: read\n"
+    monkeypatch.setattr("jstrace.cli.run._LARGE", 1)
+    assert run("run", "--data", __file__, "--out", "x")[2].startswith(f"jstrace: reading {__file__}\n")
+
+
+def test_counting_many_tokens_is_said(
+    run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jstrace.cli.run._MANY", 3)
+    _, _, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--limit", "1", "--ablate", "all")
+    assert "jstrace: loading smollm2\njstrace: counting the tokens of 3 texts\n" in err
 
 
 def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,6 +390,18 @@ def test_parts_close_by_time(model: Model, tmp_path: Path) -> None:
     assert not list(out.rglob(".jstrace*"))
 
 
+@pytest.mark.usefixtures("one_by_one")
+def test_batches_are_told_before_they_are_computed(model: Model, tmp_path: Path) -> None:
+    """With the tokens that inputs are padded to; progress is what it was."""
+    told: list[tuple[int, ...]] = []
+    runs.run(
+        model, DATA, tmp_path, SMALL, progress=lambda *now: told.append(now), on_batch=lambda *now: told.append(now)
+    )
+    batches = [(1, 8)] * 3 + [(1, 16)]
+    assert told[0] == (0, 0, 4)
+    assert told[1:] == [one for n, batch in enumerate(batches) for one in (batch, (n + 1, 0, 4))]
+
+
 @pytest.mark.usefixtures("one_by_one", "minutes")
 def test_hosts_agree_on_time(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another host's clock says that it is not yet a minute, nobody writes."""
@@ -541,7 +553,7 @@ def test_predictions_that_are_not_finite(model: Model, tmp_path: Path, monkeypat
 
 
 def test_pace() -> None:
-    assert progress._pace(10, 3600, 20.0) == "0.5 inputs/s, 2:00:00 left"
+    assert progress._pace(10, 3600, 20.0) == "0.5 inputs/s, about 2:00:00 left"
     assert progress._pace(0, 10, 0.0).startswith("0 inputs/s")
 
 

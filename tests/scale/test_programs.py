@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jstrace.scale import programs
@@ -105,3 +107,17 @@ def test_what_stays_of_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(programs.os, "unlink", refuse)
     programs._remove_beyond(tmp_path, 0)
     assert len(names(tmp_path)) == 3
+
+
+def test_seconds_of_compilation() -> None:
+    """They grow with a new program alone; JAX calls nobody afterwards."""
+    with programs.compile_seconds() as compiled:
+        assert compiled() == 0
+        double = jax.jit(lambda x: x * 2)
+        double(jnp.ones(3))
+        once = compiled()
+        assert once > 0
+        double(jnp.ones(3))
+        assert compiled() == once
+    jax.jit(lambda x: x * 3)(jnp.ones(3))
+    assert compiled() == once
