@@ -1,3 +1,4 @@
+from .loading import enable_cache as enable_cache
 from .loading import load as load
 from .method.edges import Edge as Edge
 from .method.edges import Edges as Edges

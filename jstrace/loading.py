@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_che
 from jstrace.convert import cache_folder as cache_folder  # for entry points
 from jstrace.convert import kept_weights as kept_weights
 from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints, n_params
+from jstrace.scale.programs import keep_programs
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -94,6 +96,34 @@ def convert(
     header = Header(model.config, kept.name, model.fingerprint(), name)
     write_native(target, model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
+
+
+def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
+    """Keep compiled programs on disk for later processes, as the command line does; call it once, best of all first.
+
+    It is asked for, and no part of ``load``, as it sets JAX's own persistent cache: from here on JAX keeps every
+    program of this process there that took 0.1 s to compile, those of other libraries, too. Settings of JAX that are
+    there already hold: its folder (``JAX_COMPILATION_CACHE_DIR`` or ``jax.config``), its bounds, or that it is
+    switched off. Programs compiled before the call are not kept.
+
+    Args:
+      folder: where; by default that of the command line, ``programs`` in ``$JSTRACE_CACHE`` or the user's cache folder.
+        JAX runs what it finds there, so others must not be able to write there. It is kept to 1 GB: those that were
+        not used for longest go first, when this is called.
+
+    Returns:
+      The folder in use, as JAX has it, with a warning where it is not the one asked for; None where JAX's cache is
+      switched off, or, with a warning, where the folder cannot be written.
+
+    Raises:
+      InputError: a folder that is neither text nor path.
+    """
+    wanted = cache_folder() / "programs" if folder is None else Path(_named(folder, "folder", "a folder")).expanduser()
+    found = keep_programs(wanted)
+    if found is not None and folder is not None and found != str(wanted):
+        message = f"JAX keeps compiled programs in {found} already, so {wanted} is not used"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return found
 
 
 def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelConfig:
