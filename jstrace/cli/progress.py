@@ -21,11 +21,11 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible(*, terminable: bool = True) -> Iterator[Callable[[], None]]:
-    """What raises ``Stopped`` after a signal, even where the signal's own was lost in a callback of the collector.
+def interruptible() -> Iterator[Callable[[], None]]:
+    """What raises ``Stopped`` after Ctrl-C, or SIGTERM, which schedulers send before they kill.
 
-    Args:
-      terminable: SIGTERM, too, which schedulers send before they kill; JAX may want it itself on several hosts.
+    Even where the signal's own was lost in a callback of the collector. For one host: several agree on when to stop
+    (``hosts.interrupts_agreed``), and JAX may want SIGTERM itself there.
     """
     asked: list[int] = []
 
@@ -37,8 +37,7 @@ def interruptible(*, terminable: bool = True) -> Iterator[Callable[[], None]]:
         if asked:
             raise Stopped(asked[0])
 
-    caught = (signal.SIGINT, signal.SIGTERM) if terminable else (signal.SIGINT,)
-    before = {number: signal.signal(number, interrupted) for number in caught}
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
     finally:

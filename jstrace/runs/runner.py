@@ -66,7 +66,8 @@ def run(
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
     Results are written when a part is finished, when they have waited for a minute, and when an exception, such as
-    KeyboardInterrupt, ends the run: only a kill costs what was computed since.
+    KeyboardInterrupt, ends the run: only a kill costs what was computed since. Several hosts stop together, at the end
+    of a batch.
 
     Args:
       model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
@@ -111,12 +112,15 @@ def run(
         make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
         saver = Saver(folder, mark, names, make, tell.saved)
         driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed), on_batch)
-        for number, chunk in _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded)).items():
-            with saver.part(number):
-                for entries in _computed(driver, {index: data.rows[index] for index in chunk}):
-                    saver.add(entries)
-                    tell.finished(len(entries))
-                    saver.save_if_due()
+        chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
+        with hosts.interrupts_agreed() as stop_if_asked:
+            for number, chunk in chunks.items():
+                with saver.part(number):
+                    for entries in _computed(driver, {index: data.rows[index] for index in chunk}):
+                        saver.add(entries)
+                        tell.finished(len(entries))
+                        saver.save_if_due()
+                        stop_if_asked()
         return Summary(wanted, int(hosts.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
 
 

@@ -87,7 +87,7 @@ def either(mask: np.ndarray) -> np.ndarray:
 def together(step: Callable[[], Result]) -> Result:
     """The step's result; where it fails or is stopped on one host, every host raises, rather than wait for it.
 
-    So it does where a host is interrupted while it waits for the others. Between steps nothing holds Ctrl-C.
+    So it does where a host is interrupted while it waits for the others; between steps see ``interrupts_agreed``.
 
     Raises:
       InputError: the step failed elsewhere, or was interrupted there; here its own error is raised, whatever it is.
@@ -116,17 +116,48 @@ def together(step: Callable[[], Result]) -> Result:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[list[int]]:
-    """Ctrl-C only noted, in the list, while hosts wait for each other: one that left would strand the rest.
+def interrupts_agreed() -> Iterator[Callable[[], None]]:
+    """What raises a Ctrl-C, which is only noted inside, on every host at once; all call it at one point.
+
+    A host that left a computation in the middle would strand the others in it. A second Ctrl-C does so all the same,
+    for those who do not want to wait. One host is interrupted as ever.
+
+    Yields:
+      A function that raises KeyboardInterrupt on a host that was interrupted, ``InputError`` on the others.
+    """
+    if jax.process_count() == 1:
+        yield lambda: None
+        return
+    with _interrupts_held(once=True) as held:
+
+        def stop_if_asked() -> None:
+            if held:
+                raise KeyboardInterrupt
+
+        yield lambda: together(stop_if_asked)
+
+
+@contextlib.contextmanager
+def _interrupts_held(*, once: bool = False) -> Iterator[list[int]]:
+    """Ctrl-C only noted, in the list, while hosts need each other: one that left would strand the rest.
 
     One that comes after they have agreed is for the handler that stood there before, whose turn it is again.
+
+    Args:
+      once: let the second through.
     """
     held: list[int] = []
     before = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
     if not callable(before):
         yield held  # a handler that is not Python's, or a thread that may set none
         return
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+
+    def note(number: int, _: object) -> None:
+        if once and held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield held
     finally:

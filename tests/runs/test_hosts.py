@@ -17,6 +17,7 @@ import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import Model
+from jstrace.runs import parts
 from tests import hf_models, two_hosts
 
 
@@ -77,6 +78,34 @@ def test_what_the_first_host_cannot_print_ends_both(hf_llama: Callable[..., Path
         lines = [line for line in run.stderr.splitlines() if line.startswith("jstrace: error: ")]
         assert len(lines) == 1
         assert message in lines[0]
+
+
+def test_an_interrupted_run_stops_on_both_hosts(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
+    """Ctrl-C on one while both compute: both end after that batch, and what is finished is written."""
+    model = hf_llama()
+    hf_models.add_tokenizer(model)
+    (tmp_path / "rows.txt").write_text("the cat\nthe cat sat on a mat and the cat sat on a mat\nthe mat\n")
+    script = """
+import os, signal, sys
+from jstrace.cli import main
+from jstrace.pipeline import Driver
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run_batch = Driver._run
+def interrupted(*arguments):
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        signal.raise_signal(signal.SIGINT)
+    return run_batch(*arguments)
+Driver._run = interrupted
+sys.argv[0] = "jstrace"
+main()
+"""
+    words = ["run", "--data", str(tmp_path / "rows.txt"), "--model", str(model), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, *words, "--ablate", "all", "--distributed"]
+    ended = two_hosts.run_together(lambda _: command)
+    assert [run.returncode for run in ended] == [2, 130], [run.stderr[-2000:] for run in ended]
+    assert "jstrace: error: another host was interrupted, so this one stops, too\n" in ended[0].stderr
+    assert f"jstrace: stopped; the same command goes on in {tmp_path}/out\n" in ended[1].stderr
+    assert {part.inputs for part in parts.parts_of(tmp_path / "out", "inputs")} == {range(1), range(2, 3)}
 
 
 def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:
