@@ -58,7 +58,7 @@ def keep_programs(folder: Path) -> str | None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
     if _untouched("jax_compilation_cache_max_size", -1):
         _remove_beyond(folder, MOST_BYTES)
-    compilation_cache.reset_cache()  # JAX looks once, at the first program, whether there is a folder
+    compilation_cache.reset_cache()  # JAX looks once, at the first program, whether they are kept
     return str(folder)
 
 

@@ -49,7 +49,10 @@ def count(name, **_):
     if name.rpartition("/")[2] in counts:
         counts[name.rpartition("/")[2]] += 1
 jax.monitoring.register_event_listener(count)
-jax.jit(lambda x: x * 2)(3.0)  # JAX has looked for a folder, and found none
+on = jax.config.jax_enable_compilation_cache
+jax.config.update("jax_enable_compilation_cache", False)
+jax.jit(lambda x: x * 2)(3.0)  # JAX looks once whether programs are kept
+jax.config.update("jax_enable_compilation_cache", on)
 import jstrace
 where = jstrace.enable_cache(*sys.argv[2:])
 assert jstrace.enable_cache() == where, "the second call is no other"
@@ -92,7 +95,7 @@ def test_a_folder_of_the_users_own_stays(tmp_path: Path) -> None:
 
 
 def test_programs_of_python_are_kept_when_asked_for(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
-    """The second process compiles nothing, though JAX had looked for a folder before it was told of one."""
+    """The second process compiles nothing, though JAX had found before that programs are not kept."""
     model, every = hf_llama(), {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JSTRACE_CACHE": str(tmp_path)}
     where, kept = str(tmp_path / "programs"), []
     for _ in range(2):
