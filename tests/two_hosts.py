@@ -128,7 +128,7 @@ def stopped(number: int) -> list[str]:
 
     steps = [fails(error) for error in (ValueError("no"), KeyboardInterrupt(), SystemExit(3))]
     found = [ended(step) for step in (*steps, waits, lambda: "done")]
-    with interruptible(terminable=False):  # the handler of the command
+    with interruptible():  # the handler of the command
         return [*found, ended(waits), ended(lambda: "done")]
 
 
