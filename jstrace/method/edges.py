@@ -67,6 +67,9 @@ class Edges(Sequence[Edge]):
         return (self[index] for index in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
+        """Whether all columns are equal; to a list of ``Edge``, whether it holds the same edges."""
+        if isinstance(other, list):
+            return list(self) == other
         if not isinstance(other, Edges):
             return NotImplemented
         theirs = other.columns()

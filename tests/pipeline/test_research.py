@@ -441,7 +441,7 @@ def test_edges_as_columns(trace: jstrace.Trace) -> None:
     assert list(edges)[3] == edges[3]
     attn = edges[edges.kind == "attn"]
     assert {edge.kind for edge in attn} == {"attn"}
-    assert edges[:2] == edges[np.asarray([0, 1])]
+    assert edges[:2] == edges[np.asarray([0, 1])] == [edges[0], edges[1]]
     assert edges[:2] != edges[1:3]
     assert "attn" in repr(edges)
     frame = edges.to_pandas()
