@@ -99,9 +99,14 @@ def project_out(w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[A
 
 
 def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
-    """What attention adds to the residual stream, without the constants of the node."""
-    out = project_out(w, mixed)
+    """What attention adds to the residual stream, without the constants of the node; ``w`` as ``_turned`` gives it."""
+    out = fn.contract("rhe,ehd->rd", mixed, w["o"])
     return fn.norm(config, w, "attn_post_norm", out) if config.post_norm else out
+
+
+def _turned(w: Mapping[str, Array]) -> dict[str, Array]:
+    """Weights with W_O as ``[d, H, D]``: as XLA on CPUs multiplies by it: blocks of rows share the copy."""
+    return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))}
 
 
 def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
@@ -266,7 +271,7 @@ def masked_forward(
         q, k, v = row_map(qkv_rows, w, state.x, targets | sources, None if config.zero_key else state.idle)
         logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
         probs = fn.masked_attention_probs(logits, sight.visible, mask.attn, pre_softmax=pre_softmax)
-        attn = row_map(out_rows, w, fn.mix_values(probs, v), targets)
+        attn = row_map(out_rows, _turned(w), fn.mix_values(probs, v), targets)
         middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
         edge = _scaled(row_map(mlp_rows, w, state.x if config.parallel else middle, mask.mlp != 0), mask.mlp)
         reached = mask.mlp != 0

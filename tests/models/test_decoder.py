@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 import jstrace
 from jstrace.method.scores import Norm
 from jstrace.models import EdgeTree, Model, clean_forward, every_row, live_rows, masked_forward
-from jstrace.models.rows import capacities
+from jstrace.models.rows import BLOCKS, capacities, in_blocks, in_capacity
 from tests import oracle
 from tests.conftest import TINY, tiny_params
 
@@ -74,6 +76,52 @@ def test_capacities_hold_every_count() -> None:
     for n_rows in (1, 2, 7, 16, 1350):
         assert capacities(n_rows)[-1] == n_rows
         assert list(capacities(n_rows)) == sorted(set(capacities(n_rows)))
+
+
+@pytest.mark.parametrize("form", [in_blocks, in_capacity])
+def test_every_count_of_live_rows(form: Callable[..., Any]) -> None:
+    """Live rows get their own results, dead ones zeros or theirs: counts at every edge of a block and of a buffer."""
+    n_rows = 2 * BLOCKS[0] + 88
+    weights, x = jnp.float32(3), jnp.arange(1.0, n_rows + 1)
+    order = np.random.default_rng(0).permutation(n_rows)
+    applied = jax.jit(functools.partial(form, lambda w, x: {"y": x * w, "two": jnp.stack([x, -x], axis=1)}))
+    near = (edge + more for edge in (*BLOCKS, 320, 512, 576, *capacities(n_rows)) for more in (-1, 0, 1))
+    for count in sorted({0, 1, n_rows, *(n for n in near if n <= n_rows)}):
+        live = np.isin(np.arange(n_rows), order[:count])
+        got = applied(weights, x, jnp.asarray(live))
+        np.testing.assert_array_equal(np.asarray(got["y"])[live], np.asarray(3 * x)[live])
+        np.testing.assert_array_equal(np.asarray(got["two"])[live], np.stack([x, -x], axis=1)[live])
+        assert count == n_rows or np.isin(np.asarray(got["y"])[~live], [0, *np.asarray(3 * x)[~live]]).all()
+
+
+def test_programs_have_few_bodies_of_a_row_function() -> None:
+    """Two, whatever the number of rows: a dozen took most of the first call's time."""
+
+    def function(w: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x @ w)
+
+    w, x, live = jnp.ones((7, 24)), jnp.ones((3, 432, 7)), jnp.ones((3, 432), bool)
+    over_rows = jax.jit(jax.vmap(functools.partial(live_rows, function), in_axes=(None, 0, 0)))
+    compiled = over_rows.lower(w, x, live).compile().as_text()
+    assert compiled is not None
+    assert len(re.findall(r" = \S+ tanh\(", compiled)) == len(BLOCKS)
+
+
+def test_blocks_of_rows_copy_no_weights(tiny: Model) -> None:
+    """In the loops over blocks all that is computed has the rows of a block, or all rows, in front."""
+    n_masks, n_tokens = 60, 5
+    masks = [random_mask(n_tokens, np.random.default_rng(k), soft=False) for k in range(n_masks)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
+    compiled = over_masks.lower(tiny, jnp.arange(n_tokens), stacked, skip=True).compile().as_text()
+    assert compiled is not None
+    parts = {part.strip().split(" ")[0]: part for part in compiled.split("\n\n")}
+    bodies = [parts[name] for name in re.findall(r" while\(.*body=(%[\w.-]+)", compiled)]
+    blocks = [body for body in bodies if " while(" not in body]  # not the loop over layers
+    assert len(blocks) == 3 * len(BLOCKS)
+    for body in blocks:
+        rows = re.findall(r" = f32\[(\d+)[\d,]*\]\S* (?:fusion|copy|transpose|convert)\(", body)
+        assert rows
+        assert {int(n) for n in rows} <= {*BLOCKS, n_masks * n_tokens}
 
 
 def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
