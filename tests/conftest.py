@@ -38,7 +38,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.models import Decoder, Model, ModelConfig, random_params, rows
+from jstrace.models import Decoder, Model, ModelConfig, random_params
 from jstrace.models.params import Weight, declare
 
 TINY = ModelConfig(
@@ -119,12 +119,6 @@ def _forget_programs() -> Iterator[None]:
     """Every compiled program holds mappings of memory, of which a process may have 65,530 by default."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def few_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two buffers of live rows rather than a dozen, every one of which is compiled, where they change nothing."""
-    monkeypatch.setattr(rows, "_SHARES", (8, 32))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import jax
 
 from jstrace import runs
 from jstrace.method.conditions import Plan
-from jstrace.models import Decoder, Model, rows
+from jstrace.models import Decoder, Model
 from jstrace.runs.data import Data, Row
 from jstrace.runs.parts import parts_of
 from tests.conftest import TINY, tiny_params
@@ -27,7 +27,6 @@ KILLS = 20
 
 def work(out: Path, programs: Path) -> None:
     """One run, in parts of a single input."""
-    rows._SHARES = (8, 32)  # two buffers of live rows: every one is compiled
     jax.config.update("jax_enable_compilation_cache", True)
     jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -23,8 +23,6 @@ GOLDEN = Path(__file__).parent / "golden"
 FIRST = "f5525de38bc695b5"
 """The model's fingerprint when the files were written."""
 
-pytestmark = pytest.mark.usefixtures("few_capacities")
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:

@@ -23,8 +23,6 @@ from jstrace.pipeline import inputs, own_masks, searching, stages
 from tests import oracle
 from tests.conftest import TINY, family_config, tiny_params
 
-pytestmark = pytest.mark.usefixtures("few_capacities")
-
 SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
 
 

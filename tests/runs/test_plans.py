@@ -32,8 +32,6 @@ from jstrace.runs.schema import density_column
 from tests.conftest import ROOT, TINY
 from tests.stand_ins import Letters
 
-pytestmark = pytest.mark.usefixtures("few_capacities")
-
 SIZES = (0.01, 0.05, 0.3, 0.7)
 DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
 WHOLE = Plan(

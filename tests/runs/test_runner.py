@@ -35,8 +35,6 @@ from tests import killed_runs
 from tests.conftest import ROOT, TINY, tiny_params
 from tests.stand_ins import Letters
 
-pytestmark = pytest.mark.usefixtures("few_capacities")
-
 SIZES = (0.01, 0.05, 0.3, 0.7)
 DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
 SMALL = Plan(sizes=SIZES)

@@ -26,9 +26,6 @@ SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
 
 
-pytestmark = pytest.mark.usefixtures("few_capacities")
-
-
 def model_on(mesh: Mesh | None, family: str = "llama") -> Model:
     config = dataclasses.replace(family_config(family), vocab_size=98)
     params = tiny_params(config)
