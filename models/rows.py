@@ -97,13 +97,19 @@ def in_blocks(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "
     order = jnp.sort(jnp.where(live, jnp.arange(n_rows, dtype=jnp.int32), n_rows))
     order = jnp.pad(order, (0, sizes[0]), constant_values=n_rows)
     left, start = jnp.sum(live, dtype=jnp.int32), jnp.int32(0)
-    out = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(function, weights, x))
+    kinds = jax.eval_shape(function, weights, x)
+    out = jax.tree.map(lambda y: jnp.zeros(y.shape, _scattered(y.dtype)), kinds)
     for size in sizes:
         turns = left // size if size != sizes[-1] else -(-left // size)
         block = functools.partial(_block, function, weights, x, order, start, size)
         out = jax.lax.fori_loop(0, turns, block, out)
         left, start = left - turns * size, start + turns * size
-    return out
+    return jax.tree.map(lambda y, kind: y.astype(kind.dtype), out, kinds)
+
+
+def _scattered(dtype: Any) -> Any:
+    """The dtype of a buffer of results: XLA on CPUs would widen all of one in half precision at every turn."""
+    return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
 
 
 def _block(
@@ -112,7 +118,7 @@ def _block(
     """``out`` with the results of the ``size`` rows that ``order`` names from the block's start on."""
     picked = jax.lax.dynamic_slice(order, (start + turn * size,), (size,))
     found = function(weights, x.at[picked].get(mode="fill", fill_value=0))
-    return jax.tree.map(lambda y, new: y.at[picked].set(new, mode="drop"), out, found)
+    return jax.tree.map(lambda y, new: y.at[picked].set(new.astype(y.dtype), mode="drop"), out, found)
 
 
 def in_capacity(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:

@@ -107,8 +107,10 @@ def test_programs_have_few_bodies_of_a_row_function() -> None:
     assert len(re.findall(r" = \S+ tanh\(", compiled)) == len(BLOCKS)
 
 
-def test_blocks_of_rows_copy_no_weights(tiny: Model) -> None:
-    """In the loops over blocks all that is computed has the rows of a block, or all rows, in front."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_of_rows_copy_no_weights(tiny: Model, dtype: str) -> None:
+    """In the loops over blocks nothing but blocks is computed, and the buffer that each is written into."""
+    tiny = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny)
     n_masks, n_tokens = 60, 5
     masks = [random_mask(n_tokens, np.random.default_rng(k), soft=False) for k in range(n_masks)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *masks)
@@ -119,9 +121,9 @@ def test_blocks_of_rows_copy_no_weights(tiny: Model) -> None:
     blocks = [body for body in bodies if " while(" not in body]  # not the loop over layers
     assert len(blocks) == 3 * len(BLOCKS)
     for body in blocks:
-        rows = re.findall(r" = f32\[(\d+)[\d,]*\]\S* (?:fusion|copy|transpose|convert)\(", body)
-        assert rows
-        assert {int(n) for n in rows} <= {*BLOCKS, n_masks * n_tokens}
+        rows = re.findall(r"(\w+)\S* = b?f\d+\[(\d+)[\d,]*\]\S* (?:fusion|copy|transpose|convert)\(", body)
+        assert {int(n) for name, n in rows if "scatter" in name} == {n_masks * n_tokens}
+        assert {int(n) for name, n in rows if "scatter" not in name} <= {*BLOCKS}
 
 
 def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
