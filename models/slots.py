@@ -69,13 +69,16 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTre
       InputError: what is no edge of a graph of ``n_tokens`` tokens.
     """
     full, found = full_mask(config, n_tokens), empty_mask(config, n_tokens)
-    if hasattr(edges, "columns") and _put_columns(edges.columns(), full, found):
+    columns = getattr(edges, "columns", None)
+    if callable(columns) and _put_columns(columns(), full, found):
         return found
+    if not isinstance(edges, Iterable):
+        raise InputError(f"expected edges, got {type(edges).__name__}")
     for edge in edges:
         place = _place(edge)
         try:
             known = edge.kind in EDGE_KINDS and all(i >= 0 for i in place) and bool(getattr(full, edge.kind)[place])
-        except (IndexError, TypeError):
+        except (IndexError, TypeError, ValueError):
             known = False
         if not known:
             raise InputError(f"{edge!r} is no edge of this model's graph of {n_tokens} tokens")
@@ -85,6 +88,8 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTre
 
 def _put_columns(columns: Mapping[str, np.ndarray], full: EdgeTree, found: EdgeTree) -> bool:
     """Set the edges of ``jstrace.Edges`` all at once, unless one of them is none, which is then looked for."""
+    if not np.isin(columns["kind"], EDGE_KINDS).all() or (columns["head"][columns["kind"] != "attn"] >= 0).any():
+        return False
     for kind, mask in found.items():
         layer, head, source, target = (
             columns[name][columns["kind"] == kind] for name in ("layer", "head", "source", "target")

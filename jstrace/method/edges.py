@@ -56,6 +56,8 @@ class Edges(Sequence[Edge]):
     def __getitem__(self, index: slice | np.ndarray) -> Edges: ...
     def __getitem__(self, index: Any) -> Edge | Edges:
         """One edge, or those of a slice, of a bool array or of an array of indices."""
+        if isinstance(index, bool | np.bool_) or index is None or np.ndim(index) > 1:
+            raise TypeError(f"edges are indexed by integers, slices, bool arrays or arrays of integers, not {index!r}")
         columns = [column[index] for column in self.columns().values()]
         if np.ndim(columns[0]) > 0:
             return Edges(*columns)

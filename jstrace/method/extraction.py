@@ -84,6 +84,8 @@ def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
     for name, leaf in scores.items():
         if leaf.shape != expected[name]:
             raise InputError(f"scores {name} have shape {leaf.shape}, expected {expected[name]}")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise InputError(f"scores {name} are {leaf.dtype}, expected floats")
 
 
 def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:
@@ -99,9 +101,11 @@ def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any,
         raise InputError(f"counts of shape {np.shape(counts)}, expected 1 to {sizes_of.MAX_SIZES} numbers of edges")
     if not jnp.issubdtype(jnp.asarray(counts).dtype, jnp.integer):
         raise InputError(f"counts are {jnp.asarray(counts).dtype}, expected integers")
-    if not isinstance(counts, jax.core.Tracer) and (np.min(counts) < 0 or np.any(np.diff(counts) < 0)):
+    if not isinstance(counts, jax.core.Tracer) and (
+        np.min(counts) < 0 or np.any(np.asarray(counts)[1:] < np.asarray(counts)[:-1])
+    ):
         raise InputError("counts must not be negative, nor decrease")
-    if isinstance(counts, np.ndarray):
+    if not isinstance(counts, jax.Array):
         counts = np.minimum(counts, np.iinfo(np.int32).max)  # more than there are edges, in any case
     return jnp.asarray(counts, jnp.int32)
 
@@ -111,6 +115,7 @@ def _extract(
     scores: EdgeTree, cuts: Int[AnyArray, "Z"], length: Any, *, config: ModelConfig, frozen: tuple[str, ...]
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata, 255 everywhere unless the scores of all edges are finite, and whether they are."""
+    scores = jax.tree.map(lambda score: score.astype(jnp.float32), scores)
     slots = graph.edge_slots(config, scores.mlp.shape[-1], length)
     finite = jnp.stack(
         [
@@ -118,7 +123,7 @@ def _extract(
             for (_, score), (_, slot) in zip(scores.items(), slots.items(), strict=True)
         ]
     ).all()
-    marked = jax.tree.map(lambda score, slot: jnp.where(slot, score.astype(jnp.float32), jnp.nan), scores, slots)
+    marked = jax.tree.map(lambda score, slot: jnp.where(slot, score, jnp.nan), scores, slots)
     marked = ranked(marked) if frozen else marked
     step = functools.partial(extract_padded, parallel=config.parallel, frozen=frozen)
     strata, complete = step(marked, cuts, length)

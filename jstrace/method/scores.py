@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
-from jstrace.method.conditions import IMPORTANCES
-from jstrace.models import Decoder, EdgeTree, Importance, clean_forward
+from jstrace.method.conditions import IMPORTANCES, name_of
+from jstrace.models import Decoder, EdgeTree, Importance, InputError, clean_forward
 from jstrace.models.layers import contract
 
 
@@ -97,12 +97,24 @@ class _Together:
     several: tuple[Importance, ...]
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
-        return tuple(one.vector(edge, node) for one in self.several)
+        return tuple(_checked(one, "vector", one.vector(edge, node), edge.shape[:1]) for one in self.several)
 
     def attention(
         self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
     ) -> tuple[Array, ...]:
-        return tuple(one.attention(probs, values, node) for one in self.several)
+        return tuple(
+            _checked(one, "attention", one.attention(probs, values, node), probs.shape) for one in self.several
+        )
+
+
+def _checked(importance: Importance, method: str, found: Any, shape: tuple[int, ...]) -> Array:
+    """What an importance gave, as float32; a shape that would be broadcast, or other numbers, are refused."""
+    there, kind = getattr(found, "shape", None), getattr(found, "dtype", None)
+    if there != shape or kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        raise InputError(
+            f"importance {name_of(importance)}: {method} gave {kind} of shape {there}, expected floats of shape {shape}"
+        )
+    return jnp.asarray(found, jnp.float32)
 
 
 _BY_NAME: Mapping[str, Importance] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}

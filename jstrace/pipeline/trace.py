@@ -174,6 +174,8 @@ class Trace:
         if size is not None:
             known = [*self.sizes, 1.0]
             try:
+                if isinstance(size, bool | str):
+                    raise TypeError
                 found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
                 close = math.isclose(known[found], float(size), rel_tol=1e-6)
             except (TypeError, ValueError, OverflowError) as error:
@@ -182,6 +184,8 @@ class Trace:
                 raise InputError(f"size = {size}: not one of this trace's sizes {known}")
             return found
         try:
+            if isinstance(k, bool | np.bool_):
+                raise TypeError
             index = operator.index(k)
         except TypeError as error:
             raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
@@ -221,7 +225,7 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     return Trace(
         tokens=arrays["tokens"],
         token_texts=None if texts is None else tuple(texts),
-        config=ModelConfig.from_json(header["config"]),
+        config=_config(header["config"], trees["strata"]),
         n_edges=header["n_edges"],
         sizes=sizes,
         counts=edge_counts(sizes, header["n_edges"]),
@@ -231,3 +235,11 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         model_fingerprint=header["model_fingerprint"],
         **trees,
     )
+
+
+def _config(fields: dict[str, Any], strata: EdgeTree) -> ModelConfig:
+    """The config, unless it speaks of other layers and heads than the arrays have: of any number of them."""
+    found = ModelConfig.from_json(fields)
+    if strata.attn.shape[:2] != (found.n_layers, found.n_heads):
+        raise ValueError(f"arrays of {strata.attn.shape[:2]} layers and heads")
+    return found

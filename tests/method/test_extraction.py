@@ -243,6 +243,12 @@ def test_the_smallest_scores_keep_their_order() -> None:
     assert_same(
         jstrace.extract(small, SIZES, config=config), jax.device_get(jstrace.extract(same, SIZES, config=config))
     )
+    with pytest.raises(InputError, match="decrease"):
+        inspect.unwrap(jstrace.extract)(scores, config=config, counts=np.asarray([5, 3], np.uint32))
+    with pytest.raises(InputError, match="expected floats"):
+        jstrace.extract(jax.tree.map(lambda leaf: leaf * 1j, scores), SIZES, config=config)
+    with jax.enable_x64(True), pytest.raises(InputError, match="finite"):
+        jstrace.extract(jax.tree.map(lambda leaf: leaf.astype(float) * 1e300, scores), SIZES, config=config)
     strata = jstrace.extract(scores, config=config, counts=np.asarray([3, 2**32 + 3]))
     assert sum(int((np.asarray(leaf) <= 1).sum()) for _, leaf in strata.items()) == graph.n_edges(config, 4)
 

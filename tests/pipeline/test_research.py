@@ -466,3 +466,48 @@ def test_results_as_frames_and_figures(tiny: Model, trace: jstrace.Trace, monkey
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="pip install pandas"):
         result.to_pandas()
+
+
+# --- what a careless hand brought -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Careless(Scaled):
+    """An importance that forgets an axis, or gives other numbers than floats."""
+
+    damage: str = ""
+
+    def vector(self, edge: jax.Array, node: jax.Array) -> Any:
+        found = super().vector(edge, node)
+        return {"token": found[:1], "none": None, "complex": found * 1j, "bools": found > 1}.get(self.damage, found)
+
+    def attention(self, probs: jax.Array, values: jax.Array, node: jax.Array) -> Any:
+        found = super().attention(probs, values, node)
+        return {"heads": found[:1], "source": found[:, :, :1]}.get(self.damage, found)
+
+
+@pytest.mark.parametrize("damage", ["token", "none", "complex", "bools", "heads", "source"])
+def test_importances_of_other_shapes_and_numbers(tiny: Model, tokens: np.ndarray, damage: str) -> None:
+    """Broadcasting would give every head, source or token the same score."""
+    method = "attention" if damage in ("heads", "source") else "vector"
+    with pytest.raises(InputError, match=f"importance scaled: {method} gave"):
+        jstrace.trace(tiny, tokens, importance=Careless(damage=damage))
+
+
+def test_edges_that_are_none(tiny: Model, trace: jstrace.Trace) -> None:
+    n_tokens, edges = len(trace.tokens), trace.edges(4)
+    headed = dataclasses.replace(edges, head=np.zeros_like(edges.head))
+    for wrong in (dataclasses.replace(edges, kind=np.full(len(edges), "attention", object)), headed):
+        with pytest.raises(InputError, match="is no edge"):
+            tiny.mask_of(wrong, n_tokens)
+    for nothing in (edges[0], None, 5):
+        with pytest.raises(InputError, match="expected edges"):
+            inspect.unwrap(slots.mask_of)(TINY, nothing, n_tokens)
+    with pytest.raises(InputError, match="is no edge"):
+        tiny.mask_of(edges.to_pandas(), n_tokens)
+    for index in (True, None, np.array([[0, 1]])):
+        with pytest.raises(TypeError, match="edges are indexed by"):
+            edges[index]
+    for k in (True, False):
+        with pytest.raises(InputError, match="an index is an integer"):
+            inspect.unwrap(jstrace.Trace.edges)(trace, k)
