@@ -119,7 +119,7 @@ DAMAGES = {
     "other": change(source={"path": "elsewhere"}),
     "later": change(version=2),
     "odd": change(config={"family": 3}),
-    "pickled": lambda folder: np.save(folder / "embed.npy", np.array([{}]), allow_pickle=True),
+    "pickled": lambda folder: np.save(folder / "embed.npy", np.array([{}])),
 }
 
 
