@@ -24,7 +24,7 @@ import numpy as np
 from jstrace.convert.default_model import cache_folder
 from jstrace.convert.partials import new_partial, remove_abandoned
 from jstrace.models import Fingerprints, ModelConfig, n_params, shapes
-from jstrace.models.params import on_one_device
+from jstrace.models.params import Weight, map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
@@ -134,12 +134,15 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
-    sums = {}
-    for name, leaf in _named(kept.params):
+    sums: dict[str, int] = {}
+
+    def save(name: str, _: Weight, leaf: jax.Array) -> None:
         words = np.asarray(leaf)
         words = words.view(np.uint16) if dtype.itemsize == 2 else words  # numpy's files know no bfloat16
         np.save(folder / f"{name}.npy", words, allow_pickle=False)
         sums[name] = _sum(words)
+
+    map_weights(save, kept.config, kept.params, named=True)
     if kept.tokenizer is not None:
         (folder / _TOKENIZER).write_text(kept.tokenizer[0], encoding="utf-8")
     facts = {
@@ -162,8 +165,7 @@ def _read(folder: Path, path: Path, dtype: jnp.dtype) -> Kept:
         raise ValueError("of another file")
     config = ModelConfig.from_json(facts["config"])
 
-    def load(way: Any, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
-        name = jax.tree_util.keystr(way, simple=True, separator=".")
+    def load(name: str, _: Weight, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
         words = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         stored = np.dtype(np.uint16) if dtype.itemsize == 2 else dtype
         if words.shape != blank.shape or words.dtype != stored or _sum(words) != facts["sums"][name]:
@@ -171,17 +173,12 @@ def _read(folder: Path, path: Path, dtype: jnp.dtype) -> Kept:
         return jax.device_put(words.view(dtype), place)
 
     # Placed as dequantised weights are: programs for arrays that may lie anywhere are others.
-    params = jax.tree_util.tree_map_with_path(load, shapes(config, dtype), on_one_device(config))
+    params = map_weights(load, config, shapes(config, dtype), on_one_device(config), named=True)
     current, *earlier = facts["fingerprints"]
     tokenizer = None
     if facts["bos"] is not None:
         tokenizer = ((folder / _TOKENIZER).read_text(encoding="utf-8"), [int(token) for token in facts["bos"]])
     return Kept(config, params, Fingerprints(current, tuple(earlier)), tokenizer)
-
-
-def _named(params: dict[str, Any]) -> Iterator[tuple[str, jax.Array]]:
-    for way, leaf in jax.tree_util.tree_leaves_with_path(params):
-        yield jax.tree_util.keystr(way, simple=True, separator="."), leaf
 
 
 def _sum(words: np.ndarray) -> int:

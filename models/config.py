@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-_FAR = 2**30
+FAR = 2**30
 """Stands for a reach without bound; more tokens than any input has."""
 
 
@@ -69,7 +69,7 @@ class ModelConfig:
     """Factor on cosines and sines (longrope's attention factor)."""
     rope_long_divisors: tuple[float, ...] | None = None
     """Divisors in place of ``rope_divisors`` for inputs longer than ``rope_switch`` tokens (longrope)."""
-    rope_switch: int = _FAR
+    rope_switch: int = FAR
     window: int | None = None
     """Width of sliding-window attention: only sources with target - source < window are seen."""
     global_layers: tuple[int, ...] = ()
@@ -117,13 +117,13 @@ class ModelConfig:
     def windows(self) -> tuple[int, ...]:
         """How many sources each layer's targets see at most; a number beyond any input where all are seen."""
         every = range(self.n_layers)
-        local = _FAR if self.window is None else min(self.window, _FAR)
-        return tuple(_FAR if layer in self.global_layers else local for layer in every)
+        local = FAR if self.window is None else min(self.window, FAR)
+        return tuple(FAR if layer in self.global_layers else local for layer in every)
 
     @property
     def kinds(self) -> tuple[int, ...]:
         """1 for the layers with a window, 0 for the others."""
-        return tuple(int(width < _FAR) for width in self.windows)
+        return tuple(int(width < FAR) for width in self.windows)
 
     @property
     def zero_key(self) -> bool:

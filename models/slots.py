@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jstrace.models.config import ModelConfig
+from jstrace.models.config import FAR, ModelConfig
 from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
 from jstrace.models.errors import InputError
-
-_FAR = 2**30
-"""A reach beyond every input."""
 
 
 def target_reach(config: ModelConfig) -> tuple[int, ...]:
@@ -26,7 +23,7 @@ def target_reach(config: ModelConfig) -> tuple[int, ...]:
     reach, found = 0, []
     for window in reversed(config.windows):
         found.append(reach)
-        reach = min(reach + window - 1, _FAR)
+        reach = min(reach + window - 1, FAR)
     return tuple(reversed(found))
 
 

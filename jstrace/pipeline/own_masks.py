@@ -18,6 +18,7 @@ from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, edge_
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes
 from jstrace.pipeline.masked import BatchResult, compared
+from jstrace.pipeline.padding import widened
 from jstrace.scale import batching, hosts, memory
 
 _ROWS = len(SIZES)
@@ -100,12 +101,7 @@ def predicted_and_compared(
 
 def _widened(masks: EdgeTree, n_rows: int, width: int) -> EdgeTree:
     """Masks padded to the shape of a call with zeros, which keep nothing."""
-
-    def pad(leaf: np.ndarray, token_axes: int) -> np.ndarray:
-        tail = [(0, width - leaf.shape[-1])] * token_axes
-        return np.pad(leaf, [(0, n_rows - len(leaf)), *[(0, 0)] * (leaf.ndim - 1 - token_axes), *tail])
-
-    return EdgeTree(**{kind: pad(leaf, 2 if kind == "attn" else 1) for kind, leaf in masks.items()})
+    return jax.tree.map(lambda leaf: batching.filled(list(leaf), n_rows), widened(masks, width, np.bool_(False)))
 
 
 def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
