@@ -43,6 +43,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "machine": ("scale.machine",),
     "measures": ("method.measures", "method.sizes"),
     "model": ("loading", "models.model", "models.fingerprints"),
+    "models.errors": ("errors",),
     "memory": ("scale.memory", "pipeline.footprint"),
     "plot": ("show.curves", "show.text"),
     "refinement": ("method.refinement",),
@@ -50,9 +51,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "report": ("reports.page",),
     "results": ("reports.results",),
     "run_folder": ("runs.folder", "runs.manifest", "runs.parts"),
-    "scores": ("method.scores", "method.conditions"),
+    "scores": ("method.scores", "method.scoring", "method.conditions"),
     "statistics": ("reports.statistics", "reports.tables"),
-    "store": ("files", "pipeline.store"),
+    "store": ("files", "archives"),
     "tables": ("runs.parts", "runs.rows", "runs.schema"),
     "tracing": ("pipeline.tracing", "pipeline.trace", "pipeline.inputs", "pipeline.stages", "pipeline.padding"),
 }
@@ -116,6 +117,15 @@ def renamed(lazy: Callable[[str], Any], package: str, names: Mapping[str, str]) 
         warnings.warn(f"{package}.{attribute} is now {names[attribute]}", DeprecationWarning, stacklevel=2)
         module, _, name = names[attribute].rpartition(".")
         return getattr(importlib.import_module(module), name)
+
+    return find
+
+
+def nothing_else(package: str) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that knows no name, for ``renamed``."""
+
+    def find(attribute: str) -> Any:
+        raise AttributeError(f"module {package!r} has no attribute {attribute!r}")
 
     return find
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -12,5 +12,5 @@ _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __getattr__ = _moved.renamed(
     _lazy,
     __name__,
-    {"Measure": "jstrace.models.decoder.Importance", "FAMILIES": "jstrace.models.edges.EDGE_KINDS"},
+    {"Measure": "jstrace.models.clean.Importance", "FAMILIES": "jstrace.models.edges.EDGE_KINDS"},
 )

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jstrace.errors import InputError as InputError
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree, edge_shapes
-from jstrace.models.errors import InputError
 
 
 def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:

@@ -1,25 +1,26 @@
 """The one decoder: a Flax NNX module used as a typed pytree, its forward pass a pure function of an edge mask.
 
-Both passes scan over stacked layers. ``masked_forward`` multiplies every edge's vector by its mask (section 4 of the
-method); ``clean_forward`` returns what the edge scores need as a value, without hooks.
+``masked_forward`` scans over stacked layers and multiplies every edge's vector by its mask (section 4 of the method);
+what is ablated carries nothing, or a ``Replacement`` (section 8). The full pass is in ``clean``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from jstrace import _moved
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
+from jstrace.models.replacement import Replacement, spread
 from jstrace.models.rows import RowMap, every_row
 
 
@@ -50,10 +51,17 @@ class Decoder(nnx.Module):
         self.final_norm_shift = nnx.Param(params["final_norm_shift"]) if "final_norm_shift" in params else None
         self.head = nnx.Param(params["head"]) if "head" in params else None
 
-    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
+    def __call__(
+        self,
+        tokens: Int[AnyArray, "T"],
+        mask: EdgeTree,
+        *,
+        replace: Replacement | None = None,
+        pre_softmax: bool = False,
+    ) -> Float32[Array, "V"]:
         """Next-token logits under an edge mask (bool, or float in [0, 1] for soft masks)."""
         mask = jax.tree.map(jnp.asarray, mask)
-        return masked_forward(self, jnp.asarray(tokens), mask, pre_softmax=pre_softmax)
+        return masked_forward(self, jnp.asarray(tokens), mask, replace=replace, pre_softmax=pre_softmax)
 
     def params(self) -> dict[str, Any]:
         """The nested dict of arrays that it was made of."""
@@ -99,12 +107,12 @@ def project_out(w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[A
 
 
 def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
-    """What attention adds to the residual stream, without the constants of the node; ``w`` as ``_turned`` gives it."""
+    """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
     out = fn.contract("rhe,ehd->rd", mixed, w["o"])
     return fn.norm(config, w, "attn_post_norm", out) if config.post_norm else out
 
 
-def _turned(w: Mapping[str, Array]) -> dict[str, Array]:
+def turned(w: Mapping[str, Array]) -> dict[str, Array]:
     """Weights with W_O as ``[d, H, D]``: as XLA on CPUs multiplies by it: blocks of rows share the copy."""
     return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))}
 
@@ -121,111 +129,6 @@ def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Arra
     return x + w["o_bias"] if "o_bias" in w else x
 
 
-# --- the clean pass -------------------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Importance(Protocol):
-    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
-
-    One of your own goes to ``jstrace.trace(importance=)``. It must be hashable and compare by value, as a frozen
-    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
-    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
-    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
-    """
-
-    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
-        """Magnitude of residual and MLP edges."""
-        ...
-
-    def attention(
-        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
-    ) -> Float32[Array, "H T S"]:
-        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
-
-        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
-        """
-        ...
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Clean:
-    """What a clean pass returns: next-token logits and the magnitude of every edge."""
-
-    logits: Float32[Array, "V"]
-    magnitudes: EdgeTree
-
-
-def clean_forward(
-    model: Decoder, tokens: Int[Array, "T"], measure: Importance, *, length: Int[Array, ""] | int | None = None
-) -> Clean:
-    """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
-
-    Norms after a sub-layer and the final norm are linearised (section 1): attention vectors carry the post-norm's
-    weight and the inverse RMS of all attention at their target; vectors into the output node carry the final norm's
-    weight, and under LayerNorm lose their mean. Tokens from ``length`` on are padding: they change nothing before
-    them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple.
-    """
-    config = model.config
-    sights = fn.sights(config, tokens.shape[0], length)
-
-    def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
-        layer, kind, last = inputs
-        w = layer.weights()
-        probs, values, attn = _attended(config, w, x, jax.tree.map(lambda table: table[kind], sights))
-        final = functools.partial(_into_output, model, last)
-        middle = with_constants(w, x + attn)
-        edge = mlp(config, w, x if config.parallel else middle)
-        out = middle + edge
-        node, wide_x = final(out), x.astype(jnp.float32)
-        if config.parallel:
-            attention = measure.attention(probs, final(values), node)
-            one = measure.vector(final(x), node)
-            return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
-        wide_middle = middle.astype(jnp.float32)
-        return out, EdgeTree(
-            residual_attn=measure.vector(wide_x, wide_middle),
-            attn=measure.attention(probs, values, wide_middle),
-            residual_mlp=measure.vector(final(middle), node),
-            mlp=measure.vector(final(edge), node),
-        )
-
-    layers = jnp.arange(config.n_layers)
-    x, magnitudes = jax.lax.scan(
-        step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds), layers == config.n_layers - 1)
-    )
-    return Clean(model.next_token_logits(x[_last(tokens, length)]), magnitudes)
-
-
-def _attended(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
-) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
-    """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
-    q, k, v = project_qkv(config, w, x)
-    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
-    probs = fn.attention_probs(logits, sight.visible)
-    mixed = fn.mix_values(probs, v)
-    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
-    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
-    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
-    whole = project_out(w, mixed)
-    if not config.post_norm:
-        return probs, values, whole
-    inverse = fn.inverse_rms(whole, config.norm_eps)
-    weight = fn.gain(config, w["attn_post_norm"])
-    normed = fn.norm(config, w, "attn_post_norm", whole)
-    return probs * inverse[None, :, 0, None], values * weight, normed
-
-
-def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
-    """Vectors in float32; under the final norm's linear part if the layer is the last one."""
-    wide = x.astype(jnp.float32)
-    if model.config.norm == "layer":
-        wide = wide - jnp.where(last, jnp.mean(wide, axis=-1, keepdims=True), 0.0)
-    return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)
-
-
 # --- the masked pass ------------------------------------------------------------------------------------------------
 
 
@@ -240,9 +143,11 @@ def masked_forward(
     edges: EdgeTree,
     *,
     keep: Callable[[EdgeTree], EdgeTree] = same,
+    replace: Replacement | None = None,
     length: Int[Array, ""] | int | None = None,
     pre_softmax: bool = False,
     row_map: RowMap = every_row,
+    remat: bool = False,
 ) -> Float32[Array, "V"]:
     """Next-token logits with every edge's vector multiplied by its mask (section 4; Eq. 3 of the paper).
 
@@ -252,51 +157,135 @@ def masked_forward(
       edges: masks, or anything with the same axes that ``keep`` turns into masks, one layer at a time: with uint8
         strata the masks of all sizes never exist at once.
       keep: from one layer's slice of ``edges`` to its mask, bool or float.
+      replace: what ablated edges carry (section 8); nothing by default.
       length: number of true tokens; all by default.
-      pre_softmax: let attention masks enter the softmax instead of following it.
+      pre_softmax: let attention masks enter the softmax instead of following it; without ``replace`` alone.
       row_map: how per-token functions are applied; see ``models.rows``.
+      remat: keep the residual stream alone of every layer for the backward pass, and compute the rest again.
     """
     config = model.config
+    assert replace is None or not pre_softmax, "before the softmax nothing can be replaced"
     sights = fn.sights(config, tokens.shape[0], length)
-    qkv_rows, out_rows, mlp_rows = (functools.partial(f, config) for f in (project_qkv, attention_output, mlp))
+    one = functools.partial(_zeroed if replace is None else _replaced, config)
 
-    def step(state: _State, inputs: tuple[Layer, EdgeTree, Array]) -> tuple[_State, None]:
-        layer, layer_edges, kind = inputs
-        w, mask = layer.weights(), keep(layer_edges)
+    def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
+        layer, layer_edges, kind, other = inputs
         sight = jax.tree.map(lambda table: table[kind], sights)
-        targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
-        # Keys of unreached tokens stay in the denominator: those of the idle state. Keys after the last target are
-        # not read.
-        sources = state.reached & (jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0)
-        q, k, v = row_map(qkv_rows, w, state.x, targets | sources, None if config.zero_key else state.idle)
-        logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
-        probs = fn.masked_attention_probs(logits, sight.visible, mask.attn, pre_softmax=pre_softmax)
-        attn = row_map(out_rows, _turned(w), fn.mix_values(probs, v), targets)
-        middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
-        edge = _scaled(row_map(mlp_rows, w, state.x if config.parallel else middle, mask.mlp != 0), mask.mlp)
-        reached = mask.mlp != 0
-        if config.parallel:
-            idle = with_constants(w, jnp.zeros_like(state.idle[None]))[0]
-            return _State(middle + edge, reached | targets | (mask.residual_attn != 0), idle), None
-        return _State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle), None
+        given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map)
+        return one(given, state), None
 
     x = model.embedded(tokens)
-    start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0]))
-    state, _ = jax.lax.scan(step, start, (model.layers, edges, jnp.asarray(config.kinds)))
-    return model.next_token_logits(state.x[_last(tokens, length)])
+    idle = jnp.zeros_like(x[0] if replace is None else x)
+    start = _State(x, jnp.ones(x.shape[:1], bool), idle)
+    bare = None if replace is None else replace.bare()
+    layers = (model.layers, edges, jnp.asarray(config.kinds), bare)
+    state, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, start, layers)
+    return model.next_token_logits(state.x[(tokens.shape[0] if length is None else length) - 1])
 
 
 class _State(NamedTuple):
-    """The residual stream, which of its tokens any edge reaches, and the state of those that none does."""
+    """The residual stream, which of its tokens any edge reaches, and the state of those that none does.
+
+    That state is one for all tokens where ablated edges carry nothing, and one a token where they are replaced.
+    """
 
     x: Float[Array, "T D"]
     reached: Bool[Array, "T"]
-    idle: Float[Array, "D"]
+    idle: Float[Array, "D"] | Float[Array, "T D"]
+
+
+class _Given(NamedTuple):
+    """What one layer is computed with."""
+
+    w: Mapping[str, Array]
+    mask: EdgeTree
+    sight: fn.Sight
+    other: Replacement | None
+    pre_softmax: bool
+    row_map: RowMap
+
+
+def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
+    """One layer whose ablated edges carry nothing."""
+    w, mask, sight, row_map = given.w, given.mask, given.sight, given.row_map
+    targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
+    # Keys of unreached tokens stay in the denominator: those of the idle state.
+    sources = state.reached & _before_a(targets)
+    idle = None if config.zero_key else state.idle
+    logits, v = _attending(config, given, state.x, targets | sources, idle)
+    probs = fn.masked_attention_probs(logits, sight.visible, mask.attn, pre_softmax=given.pre_softmax)
+    attn = row_map(functools.partial(attention_output, config), turned(w), fn.mix_values(probs, v), targets)
+    middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
+    reached = mask.mlp != 0
+    edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, reached)
+    edge = _scaled(edge, mask.mlp)
+    if config.parallel:
+        idle = with_constants(w, jnp.zeros_like(state.idle[None]))[0]
+        return _State(middle + edge, reached | targets | (mask.residual_attn != 0), idle)
+    return _State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle)
+
+
+def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
+    """One layer whose ablated edges carry the replacement.
+
+    A node after attention always hangs on its token's query, so nothing of it is constant; but nobody reads it where
+    both of its edges to the MLP's side are ablated, and the node beyond it is then the same under every mask.
+    """
+    w, mask, other, row_map, n_tokens = given.w, given.mask, given.other, given.row_map, state.x.shape[0]
+    assert other is not None
+    targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
+    live = state.reached & (targets | _before_a(targets))
+    logits, v = _attending(config, given, state.x, live, state.idle)
+    probs = fn.attention_probs(logits, given.sight.visible)
+    kept = mask.attn.astype(jnp.float32)
+    mixed = fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values)
+    attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
+    states = (spread(each, n_tokens) for each in (other.attn_input, other.mlp_input, other.mlp_output))
+    attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
+    middle = with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
+    edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
+    edge = _blended(edge, mask.mlp, mlp_output)
+    if config.parallel:
+        return _State(middle + edge, targets, state.idle)
+    return _State(_blended(middle, mask.residual_mlp, mlp_input) + edge, targets, mlp_input + mlp_output)
+
+
+def _attending(
+    config: ModelConfig, given: _Given, x: Float[Array, "T D"], live: Bool[Array, "T"], idle: Array | None
+) -> tuple[Float32[Array, "H T S"], Float[Array, "S K d"]]:
+    """Attention logits and values of the rows that are live, and of the idle state elsewhere."""
+    q, k, v = given.row_map(functools.partial(project_qkv, config), given.w, x, live, idle)
+    cos, sin = given.sight.cos, given.sight.sin
+    return fn.attention_logits(config, fn.rotate(q, cos, sin), fn.rotate(k, cos, sin)), v
+
+
+def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"]) -> Float[Array, "T H d"]:
+    """Weighted sum of replaced values: one for the first source and one for all others, or one for each."""
+    if values.shape[0] != 2:
+        return fn.mix_values(probs, spread(values, probs.shape[-1]))
+    first, others = probs[..., :1], jnp.sum(probs[..., 1:], axis=-1, keepdims=True)
+    return fn.mix_values(jnp.concatenate([first, others], axis=-1), values)
+
+
+def _before_a(targets: Bool[Array, "T"]) -> Bool[Array, "T"]:
+    """Tokens at or before a target: keys after the last one are not read."""
+    return jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0
 
 
 def _scaled(x: Float[Array, "T D"], mask: Array) -> Float[Array, "T D"]:
-    return x * mask.astype(x.dtype)[:, None]
+    """Rows multiplied by their masks: soft ones in float32, and so their gradients."""
+    if mask.dtype == bool:
+        return x * mask.astype(x.dtype)[:, None]
+    return (x * mask.astype(jnp.float32)[:, None]).astype(x.dtype)
 
 
-def _last(tokens: Array, length: Any) -> Any:
-    return (tokens.shape[0] if length is None else length) - 1
+def _blended(x: Float[Array, "T D"], mask: Array, other: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """``m x + (1 - m) other``, exactly ``x`` where m is one."""
+    if mask.dtype == bool:
+        return jnp.where(mask[:, None], x, other)
+    soft = mask.astype(jnp.float32)[:, None]
+    return (x * soft + other * (1 - soft)).astype(x.dtype)
+
+
+_GONE = {name: f"jstrace.models.clean.{name}" for name in ("Clean", "Importance", "clean_forward")}
+__getattr__ = _moved.renamed(_moved.nothing_else(__name__), __name__, _GONE)

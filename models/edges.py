@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     AnyArray = Any

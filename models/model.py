@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
+from jstrace.errors import InputError
 from jstrace.models import slots
 from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import Fingerprints, fingerprints
+from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.sharding import mesh_of
 
 
@@ -116,13 +118,27 @@ class Model(nnx.Module):
         """
         return slots.mask_of(self.config, edges, n_tokens)
 
-    def __call__(self, tokens: Int[AnyArray, "T"], mask: EdgeTree, *, pre_softmax: bool = False) -> Float32[Array, "V"]:
+    def __call__(
+        self,
+        tokens: Int[AnyArray, "T"],
+        mask: EdgeTree,
+        *,
+        replace: Replacement | None = None,
+        pre_softmax: bool = False,
+    ) -> Float32[Array, "V"]:
         """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1]).
 
+        What a mask ablates carries nothing, or what ``replace`` says (section 8 of the method).
+
         Raises:
-          InputError: tokens or masks of other shapes or kinds; token ids outside the vocabulary, which give NaN under
-            ``jax.jit``, where they are not known.
+          InputError: tokens, masks or replacements of other shapes or kinds; token ids outside the vocabulary, which
+            give NaN under ``jax.jit``, where they are not known; a replacement before the softmax.
         """
         ids = checked_tokens(self.config, tokens)
-        logits = self.decoder(ids, checked_mask(self.config, ids.size, mask), pre_softmax=pre_softmax)
+        if replace is not None:
+            check_fits(checked_arrays(replace), self.config, ids.size)
+            if pre_softmax:
+                raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
+        mask = checked_mask(self.config, ids.size, mask)
+        logits = self.decoder(ids, mask, replace=replace, pre_softmax=pre_softmax)
         return nan_unless_known(self.config, ids, logits)

@@ -52,11 +52,12 @@ def every_row(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "
 def live_rows(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None) -> Any:
     """Apply ``function`` to the live rows; not reverse-differentiable.
 
-    Dead rows give ``function(weights, idle)``, computed once for all of them, or zeros where ``idle`` is None.
+    Dead rows give ``function(weights, idle)``, or zeros where ``idle`` is None: of one state for all of them, or of one
+    for each, computed once for a whole batch that shares it.
     """
     if idle is not None:
         out = live_rows(function, weights, x, live)
-        rest = function(weights, idle[None])
+        rest = function(weights, idle[None] if idle.ndim < x.ndim else idle)
         return jax.tree.map(lambda y, r: jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y, r), out, rest)
 
     @jax.custom_batching.custom_vmap

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jstrace.errors import InputError
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
-from jstrace.models.errors import InputError
 from jstrace.models.params import Weight, axis_sizes, map_weights
 
 DATA, MODEL = "data", "model"

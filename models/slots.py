@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from jstrace.errors import InputError
 from jstrace.models.config import FAR, ModelConfig
 from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
-from jstrace.models.errors import InputError
 
 
 def target_reach(config: ModelConfig) -> tuple[int, ...]:

@@ -219,9 +219,40 @@ class Literal:
                     yield (2 * index + 2, i), edges, np.zeros(c.d_model), final(out[i])
             x = out
 
-    def masked(self, mask: EdgeTree, *, pre_softmax: bool = False) -> np.ndarray:
-        """Logits with each edge's vector multiplied by its mask, one edge at a time."""
+    def states(self) -> dict[str, np.ndarray]:
+        """What a clean pass may give in the place of ablated edges: [L, T, ...] each."""
+        c, x = self.config, self.embedded
+        found: dict[str, list[np.ndarray]] = {name: [] for name in ("attn_input", "values", "mlp_input", "mlp_output")}
+        for index in range(c.n_layers):
+            w = self.layer(index)
+            logits, u = self.attention(index, w, x)
+            probs = np.stack([[softmax(row) for row in head] for head in logits])
+            attn = np.einsum("hts,hsd->td", probs, u)
+            middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn)
+            middle = middle + w.get("o_bias", np.zeros(c.d_model))
+            mlp = self.mlp(w, x if c.parallel else middle)
+            values = self.heads(w, "v", self.norm(w, "attn_norm", x) if c.pre_norm else x)
+            for name, state in zip(found, (x, values, middle, mlp), strict=True):
+                found[name].append(state)
+            x = middle + mlp
+        return {name: np.stack(each) for name, each in found.items()}
+
+    def masked(
+        self, mask: EdgeTree, *, pre_softmax: bool = False, replace: dict[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Logits with each edge's vector multiplied by its mask, one edge at a time.
+
+        An ablated edge carries what ``replace`` has for its layer and token ([L, T, ...] or [L, 2, ...]), or nothing.
+        """
+
+        def other(name: str, layer: int, token: int) -> Any:
+            if replace is None:
+                return np.zeros((c.n_kv_heads, c.head_dim)) if name == "values" else np.zeros(c.d_model)
+            entries = np.asarray(replace[name], np.float64)[layer]
+            return entries[min(token, len(entries) - 1)]
+
         x, c = self.embedded, self.config
+        groups = c.n_heads // c.n_kv_heads
         for index in range(c.n_layers):
             w = self.layer(index)
             logits, u = self.attention(index, w, x)
@@ -237,12 +268,18 @@ class Literal:
                         weight = softmax(row) * kept
                     for j in range(self.n_tokens):
                         attn[i] += weight[j] * u[h, j]
-                middle[i] = float(mask.residual_attn[index, i]) * x[i] + w.get("o_bias", 0.0)
+                        if replace is not None:
+                            ablated = softmax(row)[j] * (1 - kept[j])
+                            attn[i] += ablated * (other("values", index, j)[h // groups] @ w["o"][h])
+                m = float(mask.residual_attn[index, i])
+                middle[i] = m * x[i] + (1 - m) * other("attn_input", index, i) + w.get("o_bias", 0.0)
                 middle[i] += self.norm(w, "attn_post_norm", attn[i]) if c.post_norm else attn[i]
             mlp = self.mlp(w, x if c.parallel else middle)
             for i in range(self.n_tokens):
-                out[i] = middle[i] if c.parallel else float(mask.residual_mlp[index, i]) * middle[i]
-                out[i] += float(mask.mlp[index, i]) * mlp[i]
+                m = 1.0 if c.parallel else float(mask.residual_mlp[index, i])
+                out[i] = m * middle[i] + (1 - m) * other("mlp_input", index, i)
+                m = float(mask.mlp[index, i])
+                out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
             x = out
         return self.logits(x[-1])
 

@@ -49,7 +49,7 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 def _message(error: Exception) -> str | None:
     """What to tell the user of an error that is no bug; None for any other."""
-    from jstrace.models.errors import InputError
+    from jstrace.errors import InputError
 
     if isinstance(error, InputError):
         return str(error)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     from jstrace.cli.computing import Result

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

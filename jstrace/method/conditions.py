@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from jstrace.errors import InputError
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
-from jstrace.models.errors import InputError
 
-IMPORTANCES = ("l1", "l2", "ifr", "cosine", "random")
-"""The kinds of edge scores (section 2 of the method)."""
+GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds")
+"""Edge scores from gradients in the mask (section 8)."""
+
+IMPORTANCES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
+"""The kinds of edge scores (sections 2 and 8 of the method)."""
+
+REPLACEMENTS = ("zero", "mean", "resample")
+"""What ablated edges carry, by name (section 8): nothing, means over reference texts, or the states of another text."""
+
+ORDERS = ("best-first", "score")
+"""How scores become traces: by best-first search from the output, so that they stay connected, or by rank alone."""
 
 ABLATIONS = ("all", "residual+mlp")
 """Which edges masks act on: all, or all but attention."""
@@ -37,11 +46,21 @@ class Source:
     importance: Any
     """One of ``IMPORTANCES``, or a ``models.Importance`` of one's own."""
     frozen: tuple[str, ...] = ()
+    order: str = "best-first"
+    """One of ``ORDERS``."""
+    replace: str = "mean"
+    """What ablated edges carry while gradients are taken: one of ``REPLACEMENTS``, or "own"; others do not read it."""
 
     @property
     def name(self) -> str:
         """What the component table calls it."""
-        return "random baseline" if self.frozen else name_of(self.importance)
+        name = "random baseline" if self.frozen else name_of(self.importance)
+        return name if self.order == "best-first" else f"{name} by {self.order}"
+
+    @property
+    def scoring(self) -> tuple[Any, str]:
+        """What its scores depend on: two sources of one scoring have the same."""
+        return self.importance, self.replace if takes_passes(self.importance) else "zero"
 
     @property
     def signed(self) -> bool:
@@ -56,6 +75,8 @@ class Condition:
     ablate: str = "all"
     pre_softmax: bool = False
     inverse: bool = False
+    replace: str = "zero"
+    """What ablated edges carry: one of ``REPLACEMENTS``, or "own"."""
 
     def ranges(self, n_sizes: int) -> UInt8[np.ndarray, "N 3 2"]:
         """Of residual, attention and MLP edges the first stratum and the one after the last that each row keeps.
@@ -81,7 +102,8 @@ class Case:
     def name(self) -> str:
         """What the tables call it, such as ``l1/all`` or ``l1/residual+mlp/inverse``."""
         suffix = "/inverse" if self.condition.inverse else "/pre-softmax" if self.condition.pre_softmax else ""
-        return f"{self.source.name}/{self.condition.ablate}{suffix}"
+        replaced = "" if self.condition.replace == "zero" else f"/{self.condition.replace}"
+        return f"{self.source.name}/{self.condition.ablate}{replaced}{suffix}"
 
     @property
     def has_density(self) -> bool:
@@ -91,6 +113,10 @@ class Case:
     def under(self, ablate: str) -> Case:
         """The same with other edges ablated."""
         return dataclasses.replace(self, condition=dataclasses.replace(self.condition, ablate=ablate))
+
+    def replaced(self, replace: str) -> Case:
+        """The same with ablated edges that carry something else."""
+        return dataclasses.replace(self, condition=dataclasses.replace(self.condition, replace=replace))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +143,19 @@ class Plan:
     baselines: tuple[str, ...] = ()
     sizes: tuple[float, ...] = SIZES
     seed: int = 0
+    replacements: tuple[str, ...] = ("zero",)
+    """What ablated edges carry: names of ``REPLACEMENTS``."""
+    orders: tuple[str, ...] = ("best-first",)
+    """How the importances' scores become traces: names of ``ORDERS``."""
 
     def __post_init__(self) -> None:
         _check_importances(self.importances)
         _check_names("ablate", self.ablations, ABLATIONS)
         _check_names("baselines", self.baselines, BASELINES)
-        if "pre-softmax" in self.baselines and "all" not in self.ablations:
-            raise InputError("pre-softmax masks attention: ablate all, too")
+        _check_names("replace", self.replacements, REPLACEMENTS)
+        _check_names("order", self.orders, ORDERS)
+        if "pre-softmax" in self.baselines and ("all" not in self.ablations or "zero" not in self.replacements):
+            raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
         checked_sizes(self.sizes)
         # Manifests hold Python's own numbers, an int among the sizes as it was given.
         sizes = tuple(size if isinstance(size, int | float) else float(size) for size in self.sizes)
@@ -132,13 +164,28 @@ class Plan:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """Every curve: each importance and baseline under each ablation."""
+        """Every curve: each importance in each order and each baseline, under each ablation and replacement."""
         found = []
         for ablate in self.ablations:
-            found += [Case(Source(kind), Condition(ablate)) for kind in self.importances]
-            asked = [name for name in BASELINES if name in self.baselines]
-            found += [self.baseline(name, ablate) for name in asked if name != "pre-softmax" or ablate == "all"]
+            for replace in self.replacements:
+                found += [
+                    Case(Source(kind, order=order), Condition(ablate, replace=replace))
+                    for kind in self.importances
+                    for order in self.orders
+                ]
+                asked = [name for name in BASELINES if name in self.baselines]
+                found += [
+                    self.baseline(name, ablate).replaced(replace)
+                    for name in asked
+                    if name != "pre-softmax" or (ablate, replace) == ("all", "zero")
+                ]
         return tuple(found)
+
+    @property
+    def takes_reference(self) -> bool:
+        """Whether anything of it depends on reference texts."""
+        gradients = any(takes_passes(one) for one in self.importances)
+        return gradients or any(name != "zero" for name in self.replacements)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -152,14 +199,16 @@ class Plan:
 
     def case(self, ablate: str = "all", importance: Any = None) -> Case:
         """The curve of an importance, by default the first."""
-        return Case(Source(importance or self.importances[0]), Condition(ablate))
+        source = Source(importance or self.importances[0], order=self.orders[0])
+        return Case(source, Condition(ablate, replace=self.replacements[0]))
 
     def baseline(self, name: str, ablate: str = "all") -> Case:
         """The curve of one of ``BASELINES``, asked for or not."""
+        traced, replace = Source(self.importances[0], order=self.orders[0]), self.replacements[0]
         return {
-            "random": Case(Source("random", _RANDOM_FROZEN), Condition(ablate)),
-            "inverse": Case(Source(self.importances[0]), Condition(ablate, inverse=True)),
-            "pre-softmax": Case(Source(self.importances[0]), Condition(ablate, pre_softmax=True)),
+            "random": Case(Source("random", _RANDOM_FROZEN), Condition(ablate, replace=replace)),
+            "inverse": Case(traced, Condition(ablate, inverse=True, replace=replace)),
+            "pre-softmax": Case(traced, Condition(ablate, pre_softmax=True)),
         }[name]
 
 
@@ -182,6 +231,11 @@ def _check_importances(given: Any) -> None:
         raise InputError(f"importance {taken[0]!r} of your own needs another name: that one is taken")
     names = [name_of(one) for one in given]
     _check_names("importance", names, (*IMPORTANCES, *(name_of(one) for one in given if not isinstance(one, str))))
+
+
+def takes_passes(importance: Any) -> bool:
+    """Whether a score runs passes of its own under a replacement, rather than measure the edges of a clean one."""
+    return importance in GRADIENTS if isinstance(importance, str) else hasattr(importance, "edge_scores")
 
 
 def name_of(importance: Any) -> str:
@@ -210,11 +264,13 @@ def checked_importance(importance: Any) -> Any:
             raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
         return importance
     methods = all(callable(getattr(importance, name, None)) for name in ("vector", "attention"))
+    methods = methods or callable(getattr(importance, "edge_scores", None))
     if not methods or isinstance(importance, type):
         known = ", ".join(IMPORTANCES)
         raise InputError(
             f"importance is {importance!r:.80}; expected one of {known}, or an object with vector and attention"
-            " (jstrace.Importance); for scores that are there already, use jstrace.Trace.from_scores"
+            " (jstrace.Importance) or with edge_scores (jstrace.GradientScore); for scores that are there already, use"
+            " jstrace.Trace.from_scores"
         )
     try:
         hash(importance)
@@ -225,8 +281,8 @@ def checked_importance(importance: Any) -> Any:
             f"importance {name_of(importance)} has attributes and compares by identity: a change of them would not be"
             " seen; make it a frozen dataclass"
         )
-    if not re.fullmatch(r"\w+", name_of(importance)):
-        raise InputError(f"importance {name_of(importance)!r}: a name is of letters, digits and underscores")
+    if not re.fullmatch(r"[\w*+-]+", name_of(importance)):
+        raise InputError(f"importance {name_of(importance)!r}: a name is of letters, digits and any of _*+-")
     return importance
 
 
@@ -235,6 +291,13 @@ def checked_ablation(ablate: str) -> str:
     if ablate not in ABLATIONS:
         raise InputError(f"ablate = {ablate!r}, expected one of {', '.join(ABLATIONS)}")
     return ablate
+
+
+def checked_order(order: str) -> str:
+    """The name, or an ``InputError`` that lists those there are."""
+    if order not in ORDERS:
+        raise InputError(f"order = {order!r}, expected one of {', '.join(ORDERS)}")
+    return order
 
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:

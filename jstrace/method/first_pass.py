@@ -13,18 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Int, UInt32
 
 from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_KINDS
+from jstrace.method.ordering import HIGH_BIT, bits_of, is_none, ordered, ordered_floats, unless_none
 from jstrace.method.refinement import Cuts, Fall, nothing_needed, split, straddling
 from jstrace.method.relaxation import output_bounds, relax_layer
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 
-_HIGH_BIT = np.uint32(1 << 31)
 _LEAST_NORMAL = np.uint32(1 << 23)
-_INFINITY = np.uint32(0x7F800000)
 
 _HALF = 1 << 16
 """Keys are looked up by their upper and lower 16 bits in turn."""
@@ -36,35 +35,15 @@ def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
     With frozen components one bit less is left for the scores, so they must not be negative (``ranked`` makes them so).
     """
     if not frozen:
-        return jax.tree.map(lambda score: _unless_none(_bits(score), _ordered(_bits(score))), scores)
+        return jax.tree.map(ordered_floats, scores)
     raised = {kind for name in frozen for kind in FROZEN_KINDS[name]}
-    return EdgeTree(**{kind: _raised(_bits(score), kind in raised) for kind, score in scores.items()})
-
-
-def _bits(score: Array) -> UInt32[Array, "*N"]:
-    """All below is integers: comparing floats, a processor may take the smallest for zero."""
-    return jax.lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
-
-
-def _is_none(bits: UInt32[Array, "*N"]) -> Bool[Array, "*N"]:
-    """Whether bits are those of a NaN."""
-    return bits << 1 > _INFINITY << 1
-
-
-def _unless_none(bits: UInt32[Array, "*N"], priority: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
-    return jnp.where(_is_none(bits), 0, priority)
-
-
-def _ordered(bits: UInt32[Array, "*N"]) -> UInt32[Array, "*N"]:
-    """The bits of floats, turned so that they are ordered as the floats are, both zeros being one."""
-    bits = jnp.where(bits << 1 == 0, 0, bits)
-    return jnp.where(bits >> 31 == 1, ~bits, bits | _HIGH_BIT)
+    return EdgeTree(**{kind: _raised(bits_of(score), kind in raised) for kind, score in scores.items()})
 
 
 def _raised(bits: UInt32[Array, "*N"], frozen: bool) -> UInt32[Array, "*N"]:
     """The bits of floats that are not negative, which are ordered as the floats are."""
-    priority = (bits & ~_HIGH_BIT) + 1
-    return _unless_none(bits, priority | _HIGH_BIT if frozen else priority)
+    priority = (bits & ~HIGH_BIT) + 1
+    return unless_none(bits, priority | HIGH_BIT if frozen else priority)
 
 
 def ranked(scores: EdgeTree) -> EdgeTree:
@@ -72,12 +51,12 @@ def ranked(scores: EdgeTree) -> EdgeTree:
 
     Ranks are read as the bits of floats, from the least that is normal: ordered as integers are, and none is rounded.
     """
-    values = jax.tree.map(lambda score: _ordered(_bits(score)), scores)
+    values = jax.tree.map(lambda score: ordered(bits_of(score)), scores)
     order = jnp.sort(indexing.flat(values))
 
     def one(value: Array, score: Array) -> Array:
         rank = jnp.searchsorted(order, value.ravel()).astype(jnp.uint32).reshape(value.shape)
-        bits = jnp.where(_is_none(_bits(score)), _bits(score), rank + _LEAST_NORMAL)
+        bits = jnp.where(is_none(bits_of(score)), bits_of(score), rank + _LEAST_NORMAL)
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
     return jax.tree.map(one, values, scores)

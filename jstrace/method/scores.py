@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from jstrace.method import graph
-from jstrace.method.conditions import IMPORTANCES, name_of
-from jstrace.models import Decoder, EdgeTree, Importance, InputError, clean_forward
+from jstrace.method.conditions import name_of
+from jstrace.models import EdgeTree, Importance, InputError
 from jstrace.models.layers import contract
 
 
@@ -91,17 +90,19 @@ def _cosine_score(inner: Array, norms: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Together:
+class Together:
     """Several scores of one clean pass: every value is a tuple, of one number for each."""
 
     several: tuple[Importance, ...]
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
+        """Magnitudes of residual and MLP edges, of each measure."""
         return tuple(_checked(one, "vector", one.vector(edge, node), edge.shape[:1]) for one in self.several)
 
     def attention(
         self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
     ) -> tuple[Array, ...]:
+        """Magnitudes of attention edges, of each measure."""
         return tuple(
             _checked(one, "attention", one.attention(probs, values, node), probs.shape) for one in self.several
         )
@@ -117,55 +118,8 @@ def _checked(importance: Importance, method: str, found: Any, shape: tuple[int, 
     return jnp.asarray(found, jnp.float32)
 
 
-_BY_NAME: Mapping[str, Importance] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}
-assert (*_BY_NAME, "random") == IMPORTANCES
-
-
-def edge_scores(
-    model: Decoder,
-    tokens: Int[Array, "T"],
-    length: Int[Array, ""] | int,
-    *,
-    importance: str | Importance,
-    seed: Int[Array, ""] | int,
-) -> EdgeTree:
-    """Scores of every edge, float32; NaN in slots that are no edge.
-
-    Args:
-      model: the decoder.
-      tokens: token ids; those from ``length`` on are padding.
-      length: number of true tokens.
-      importance: one of ``IMPORTANCES``, or what measures edges; static.
-      seed: of the random scores, which the tokens go into, too; the others do not read it.
-    """
-    (found,) = several_scores(model, tokens, length, importances=(importance,), seed=seed)
-    return found
-
-
-def several_scores(
-    model: Decoder,
-    tokens: Int[Array, "T"],
-    length: Int[Array, ""] | int,
-    *,
-    importances: tuple[str | Importance, ...],
-    seed: Int[Array, ""] | int,
-) -> tuple[EdgeTree, ...]:
-    """``edge_scores`` of several kinds, all from one clean pass."""
-    slots = graph.edge_slots(model.config, tokens.shape[0], length)
-    measured = {kind: _BY_NAME[kind] if isinstance(kind, str) else kind for kind in importances if kind != "random"}
-    values: dict[str | Importance, EdgeTree] = {}
-    if measured:
-        together = _Together(tuple(measured.values()))
-        magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
-        for index, (kind, own) in enumerate(measured.items()):
-            one = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
-            shares = getattr(own, "shares", False)
-            values[kind] = normalised(one, parallel=model.config.parallel) if shares else one
-    if "random" in importances:
-        values["random"] = random_scores(slots, input_key(seed, tokens, length))
-    return tuple(
-        jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), values[kind], slots) for kind in importances
-    )
+MEASURES: Mapping[str, Importance] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}
+"""What is measured of an edge, by name."""
 
 
 def normalised(magnitudes: EdgeTree, *, parallel: bool) -> EdgeTree:

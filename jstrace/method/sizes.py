@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 
 SIZES: tuple[float, ...] = (
     *(1e-5, 2e-5, 4e-5, 8e-5),

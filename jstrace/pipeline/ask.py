@@ -23,9 +23,14 @@ class Ask:
     """Whether the scores of the first source are fetched, too."""
 
     @property
-    def importances(self) -> tuple[Any, ...]:
-        """The different edge scores that the sources read."""
-        return tuple(dict.fromkeys(source.importance for source in self.sources))
+    def scorings(self) -> tuple[tuple[Any, str], ...]:
+        """The different edge scores that the sources read, each with what ablated edges carry meanwhile."""
+        return tuple(dict.fromkeys(source.scoring for source in self.sources))
+
+    @property
+    def replacements(self) -> tuple[str, ...]:
+        """What ablated edges carry in the cases, by name."""
+        return tuple(dict.fromkeys(case.condition.replace for case in self.cases))
 
     @property
     def numbered(self) -> tuple[tuple[int, Condition], ...]:

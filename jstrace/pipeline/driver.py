@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from jstrace.method import graph, sizes
-from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model
+from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.pipeline import masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import call_bytes
 from jstrace.pipeline.padding import cropped, widened, without_marks
+from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, memory, meshes
 
 OnBatch = Callable[[int, int], None]
@@ -74,9 +75,12 @@ class Invalid:
 class Driver:
     """Runs batches of one model for one ask, and remembers between them how long an input did fit into memory."""
 
-    def __init__(self, model: Model, ask: Ask, on_batch: OnBatch | None = None) -> None:
-        """``on_batch`` is told of every batch before it is computed."""
+    def __init__(
+        self, model: Model, ask: Ask, on_batch: OnBatch | None = None, replacing: Replacing | None = None
+    ) -> None:
+        """``on_batch`` is told of every batch before it is computed; ``replacing`` says what names stand for."""
         self.model, self.ask, self._on_batch = model, ask, on_batch
+        self._replacing = replacing or Replacing(model)
         self._longest = 0
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
@@ -91,6 +95,7 @@ class Driver:
             try:
                 graph.n_edges(self.model.config, length)
                 graph.check_slots(self.model.config, length, batching.bucket)
+                self._replacing.check(length)
                 fitting[index] = length
             except InputError as error:
                 yield {index: Invalid(str(error), error=error)}
@@ -134,29 +139,39 @@ class Driver:
         tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
         finite = scores = None
         if ask.sources:
-            strata, scores, finite = self._traced(tokens, lengths, cuts)
+            strata, scores, finite = self._traced(tokens, lengths, cuts, width)
         else:
             strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
         results = () if not ask.cases else masked.evaluate_batch(
-            model.decoder, tokens, lengths, strata, chosen, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh
+            model.decoder, tokens, lengths, strata, chosen, self._named(ask.replacements, self._replacing.stack, width),
+            n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
         )  # fmt: skip
         host = meshes.fetched(_OnHost(scores, strata if ask.sources else (), finite, results))
         return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
 
+    def _named(
+        self, names: Sequence[str], of: Callable[[str, int], Replacement | None], width: int
+    ) -> dict[str, Replacement]:
+        """Replacements of a batch by their names; zero has none."""
+        found = ((name, of(name, width)) for name in names)
+        return {name: one for name, one in found if one is not None}
+
     def _traced(
-        self, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], cuts: Int[AnyArray, "B Z"]
+        self, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], cuts: Int[AnyArray, "B Z"], width: int
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
+        others = self._named([replace for _, replace in ask.scorings], self._replacing.one, width)
         scored, finite = stages.score_batch(
-            self.model.decoder, tokens, lengths, ask.seed, importances=ask.importances, mesh=mesh
+            self.model.decoder, tokens, lengths, ask.seed, scorings=ask.scorings, replacements=others, mesh=mesh
         )
-        by_kind = dict(zip(ask.importances, scored, strict=True))
+        by_kind = dict(zip(ask.scorings, scored, strict=True))
         extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh)
         strata = tuple(
-            extract(by_kind[one.importance], cuts, lengths, frozen=one.frozen, signed=one.signed) for one in ask.sources
+            extract(by_kind[one.scoring], cuts, lengths, frozen=one.frozen, signed=one.signed, order=one.order)
+            for one in ask.sources
         )
-        return strata, by_kind[ask.sources[0].importance] if ask.keep_scores else None, finite
+        return strata, by_kind[ask.sources[0].scoring] if ask.keep_scores else None, finite
 
     def _outcome(self, host: _OnHost, index: int, one: Input, n_edges: int) -> Outcome | Invalid:
         """One input of a batch."""

@@ -16,6 +16,7 @@ from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
+from jstrace.pipeline.replacing import Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, chunk_size, keeps_invalid
 
@@ -25,23 +26,23 @@ Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 @overload
 def evaluate(
     model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: int | None = ..., progress: Progress | None = ...,
+    replace: Replace = ..., next_token: int | None = ..., progress: Progress | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
+    replace: Replace = ..., next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
+    replace: Replace = ..., next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Evaluation | Invalid]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Trace | Tokens, *, masks: EdgeTree, ablate: str = ..., pre_softmax: bool = ...,
-    next_token: int | None = ...,
+    replace: Replace = ..., next_token: int | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 def evaluate(
     model: Model,
@@ -51,6 +52,7 @@ def evaluate(
     ablate: str = "all",
     pre_softmax: bool = False,
     inverse: bool = False,
+    replace: Replace = None,
     next_token: int | Sequence[int | None] | AnyArray | None = None,
     on_invalid: str = "raise",
     progress: Callable[[int, int], None] | None = None,
@@ -66,6 +68,9 @@ def evaluate(
       ablate: "all" masks every edge; "residual+mlp" leaves all attention edges in place.
       pre_softmax: attention masks enter the softmax instead of following it.
       inverse: remove the attention and MLP edges of each trace instead of keeping them.
+      replace: what ablated edges carry (section 8 of the method): nothing ("zero"), "mean" or "resample" of the
+        reference that comes with jstrace, a ``jstrace.Replacement``, or several of them: TV, KL, entropy and surprisal
+        are then means over them, a nucleus is recovered where it is under all, and top tokens are the first one's.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
@@ -76,14 +81,15 @@ def evaluate(
     """
     checked_model(model)
     keep = keeps_invalid(on_invalid)
-    condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
+    condition, replacing = _condition(model, ablate, pre_softmax, inverse, replace)
     if masks is not None:
         if keep or progress is not None:
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
-        return _of_masks(model, traces, masks, condition, next_token)
+        return _of_masks(model, traces, masks, condition, replacing, next_token)
     single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(_checked_traces(traces))
-    found = _evaluated(model, rows, condition, _checked_next(model, len(rows), next_token), keep, progress)
+    true_next = _checked_next(model, len(rows), next_token)
+    found = _evaluated(model, rows, (condition, replacing), true_next, keep, progress)
     return found[0] if single else found
 
 
@@ -94,27 +100,37 @@ def evaluate_iter(
     ablate: str = "all",
     pre_softmax: bool = False,
     inverse: bool = False,
+    replace: Replace = None,
     on_invalid: str = "raise",
     chunk: int | None = None,
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
     """Each trace with its evaluation, in their order, computed as they are asked for: for streams of ``trace_iter``.
 
     Args:
-      model, ablate, pre_softmax, inverse, on_invalid: as in ``evaluate``.
+      model, ablate, pre_softmax, inverse, replace, on_invalid: as in ``evaluate``.
       traces: any iterable of traces; ``chunk`` of them are read at once.
       chunk: traces that are evaluated together, 64 for each device by default.
     """
     checked_model(model)
-    condition = Condition(checked_ablation(ablate), _flag("pre_softmax", pre_softmax), _flag("inverse", inverse))
-    return _stream(model, iter(_checked_traces(traces)), condition, keeps_invalid(on_invalid), chunk_size(model, chunk))
+    how = _condition(model, ablate, pre_softmax, inverse, replace)
+    return _stream(model, iter(_checked_traces(traces)), how, keeps_invalid(on_invalid), chunk_size(model, chunk))
+
+
+def _condition(model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: Any) -> tuple[Condition, Replacing]:
+    """How masks are made and what ablated edges carry, checked."""
+    name, replacing = named(model, replace)
+    before = _flag("pre_softmax", pre_softmax)
+    if before and name != "zero":
+        raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
+    return Condition(checked_ablation(ablate), before, _flag("inverse", inverse), name), replacing
 
 
 def _stream(
-    model: Model, left: Iterator[Trace | Invalid], condition: Condition, keep: bool, size: int
+    model: Model, left: Iterator[Trace | Invalid], how: tuple[Condition, Replacing], keep: bool, size: int
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
     start = 0
     while rows := list(itertools.islice(left, size)):
-        found = _evaluated(model, rows, condition, [None] * len(rows), keep, None, start=start)
+        found = _evaluated(model, rows, how, [None] * len(rows), keep, None, start=start)
         yield from zip(rows, found, strict=True)
         start += len(rows)
 
@@ -122,7 +138,7 @@ def _stream(
 def _evaluated(
     model: Model,
     rows: Sequence[Any],
-    condition: Condition,
+    how: tuple[Condition, Replacing],
     true_next: list[int | None],
     keep: bool,
     progress: Progress | None,
@@ -147,8 +163,9 @@ def _evaluated(
             put(index, problem)
     for n_sizes in sorted({len(one.sizes or ()) for one in given.values()}):  # programs depend on their number alone
         alike = {index: one for index, one in given.items() if len(one.sizes or ()) == n_sizes}
+        condition, replacing = how
         ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
-        for batch in Driver(model, ask).batches(alike):
+        for batch in Driver(model, ask, replacing=replacing).batches(alike):
             for index, found in batch.items():
                 put(index, found if isinstance(found, Invalid) else found.evaluations[0])
             if progress is not None:
@@ -156,7 +173,9 @@ def _evaluated(
     return [results[index] for index in range(len(rows))]
 
 
-def _of_masks(model: Model, tokens: Any, masks: EdgeTree, condition: Condition, next_token: Any) -> Evaluation:
+def _of_masks(
+    model: Model, tokens: Any, masks: EdgeTree, condition: Condition, replacing: Replacing, next_token: Any
+) -> Evaluation:
     """An evaluation of masks of one's own."""
     if condition.inverse:
         raise InputError("inverse is for traces; invert the masks")
@@ -169,7 +188,8 @@ def _of_masks(model: Model, tokens: Any, masks: EdgeTree, condition: Condition, 
             raise InputError("with masks evaluate takes one input: a text, its token ids or a trace of it")
         ids = token_ids(model, rows[0])
     stack = checked_masks(model, masks, len(ids))
-    return evaluate_masks(model, ids, stack, condition, _checked_next(model, 1, next_token)[0])
+    replacing.check(len(ids))
+    return evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0])
 
 
 def _checked_traces(traces: Any) -> Iterable[Any]:

@@ -50,6 +50,8 @@ class Evaluation:
     ablate: str = "all"
     pre_softmax: bool = False
     inverse: bool = False
+    replace: str = "zero"
+    """What ablated edges carried: "zero", or the name of the replacement, of several their first."""
 
     @property
     def row_sizes(self) -> Float[np.ndarray, "Z1"]:
@@ -95,6 +97,7 @@ class Evaluation:
     def __repr__(self) -> str:
         """Short: the size at which the full graph's top token is back for good, and the density."""
         words = [f"{len(self.sizes)} sizes and the full graph", f"ablate {self.ablate!r}"]
+        words += [f"replace {self.replace!r}"] if self.replace != "zero" else []
         words += [name for name in ("pre_softmax", "inverse") if getattr(self, name)]
         words += (
             []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +19,11 @@ from jaxtyping import Array, Bool, Float32, Int, UInt8
 from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
 from jstrace.method.measures import Measures, measure
-from jstrace.models import AnyArray, Decoder, EdgeTree, live_rows, masked_forward
+from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, live_rows, masked_forward
 from jstrace.scale import meshes
 from jstrace.scale.dealing import collected, dealt
 
+_NONE: Mapping[str, Replacement] = {}
 N_TOP = 10
 """Tokens of the full graph's prediction that are kept."""
 
@@ -44,6 +45,7 @@ def evaluate_batch(
     lengths: Int[AnyArray, "B"],
     strata: tuple[EdgeTree, ...],
     next_tokens: Int[AnyArray, "B"],
+    replacements: Mapping[str, Replacement] = _NONE,
     *,
     n_sizes: int,
     cases: tuple[tuple[int, Condition], ...],
@@ -58,18 +60,19 @@ def evaluate_batch(
       tokens, lengths: of a padded batch.
       strata: the different strata of the batch.
       next_tokens: the true next tokens, any token where none is known.
+      replacements: by the names in the cases, on a leading axis of those whose measures are averaged; "zero" is none.
       n_sizes: Z.
       cases: for each result the index of its strata, and its condition.
       mesh: that the batch lies on.
     """
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
     results: dict[int, BatchResult] = {}
-    for pre_softmax in (False, True):  # the one thing that needs a program of its own
-        chosen = [index for index, (_, condition) in enumerate(cases) if condition.pre_softmax == pre_softmax]
-        if chosen:
-            alike = [cases[index] for index in chosen]
-            whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens), alike, n_sizes, mesh)
-            results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
+    kinds = [(condition.pre_softmax, condition.replace) for _, condition in cases]  # what needs programs of their own
+    for kind in dict.fromkeys(kinds):
+        chosen = [index for index, own in enumerate(kinds) if own == kind]
+        alike, others = [cases[index] for index in chosen], replacements.get(kind[1])
+        whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens, others), alike, n_sizes, mesh)
+        results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
     return tuple(results[index] for index in range(len(cases)))
 
 
@@ -78,7 +81,7 @@ def _at(tree: Any, index: Array | int) -> Any:
 
 
 def _evaluated(
-    batch: tuple[Decoder, Array, Array, EdgeTree, Array],
+    batch: tuple[Decoder, Array, Array, EdgeTree, Array, Replacement | None],
     cases: Sequence[tuple[int, Condition]],
     n_sizes: int,
     mesh: Mesh | None,
@@ -99,7 +102,7 @@ def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Cal
         return run
     one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
     rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
-    specs = (one, each, each, whose, each, one, rows, rows)
+    specs = (one, each, each, whose, each, one, one, rows, rows)
     return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, whose, whose))
 
 
@@ -109,6 +112,7 @@ def _measured(
     lengths: Int[Array, "B"],
     strata: EdgeTree,
     next_tokens: Int[Array, "B"],
+    others: Replacement | None,
     sources: Int[Array, "C"],
     ranges: UInt8[Array, "C N 3 2"],
     full: Bool[Array, "C N"],
@@ -120,11 +124,16 @@ def _measured(
 
     def one(case: tuple[Any, Array, Array]) -> tuple[Measures, Array, Array]:
         source, ranges, full = case
-        logits = predicted(decoder, tokens, lengths, _at(strata, source), ranges, pre_softmax=pre_softmax)
-        reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
-        if sharing > 1:
-            reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
-        return compared(logits, reference, next_tokens)
+
+        def under(other: Replacement | None) -> tuple[Measures, Array, Array]:
+            rows = _at(strata, source), ranges
+            logits = predicted(decoder, tokens, lengths, *rows, replace=other, pre_softmax=pre_softmax)
+            reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+            if sharing > 1:
+                reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
+            return compared(logits, reference, next_tokens)
+
+        return under(None) if others is None else averaged(*jax.lax.map(under, others))
 
     several = strata.mlp.shape[0] > 1
     if len(sources) > 1:
@@ -140,6 +149,18 @@ def compared(
     return jax.vmap(measure)(logits, reference, next_tokens), top, probs
 
 
+def averaged(measures: Measures, top: Array, probs: Array) -> tuple[Measures, Array, Array]:
+    """What ``compared`` gave under several replacements, on a leading axis, as one.
+
+    TV, KL, entropy and surprisal are means; a nucleus counts as recovered where it is under all of them; the top token
+    and the rank are those under the first. The full graph is the same under all.
+    """
+    means = {name: jnp.mean(getattr(measures, name), axis=0) for name in ("tv", "kl", "entropy", "surprisal")}
+    every = {name: jnp.all(getattr(measures, name), axis=0) for name in ("nucleus", "nucleus_unordered")}
+    first = {name: getattr(measures, name)[0] for name in ("top_token", "rank")}
+    return Measures(**means, **every, **first), top[0], probs[0]
+
+
 def predicted(
     decoder: Decoder,
     tokens: Int[Array, "B T"],
@@ -147,6 +168,7 @@ def predicted(
     strata: EdgeTree,
     ranges: UInt8[Array, "N 3 2"],
     *,
+    replace: Replacement | None = None,
     pre_softmax: bool = False,
 ) -> Float32[Array, "B N V"]:
     """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
@@ -160,6 +182,7 @@ def predicted(
             tokens,
             strata,
             keep=functools.partial(kept, ranges=ranges),
+            replace=replace,
             length=length,
             pre_softmax=pre_softmax,
             row_map=live_rows,

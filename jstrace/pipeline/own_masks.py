@@ -14,11 +14,22 @@ from jaxtyping import Array, Int
 from jstrace.method import graph
 from jstrace.method.conditions import Condition
 from jstrace.method.sizes import SIZES
-from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, edge_shapes, live_rows, masked_forward
+from jstrace.models import (
+    AnyArray,
+    Decoder,
+    EdgeTree,
+    InputError,
+    Model,
+    Replacement,
+    edge_shapes,
+    live_rows,
+    masked_forward,
+)
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes
-from jstrace.pipeline.masked import BatchResult, compared
+from jstrace.pipeline.masked import BatchResult, averaged, compared
 from jstrace.pipeline.padding import widened
+from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, hosts, memory
 
 _ROWS = len(SIZES)
@@ -28,7 +39,12 @@ _SHARE = 0.8
 
 
 def evaluate_masks(
-    model: Model, tokens: Int[np.ndarray, "T"], masks: EdgeTree, condition: Condition, next_token: int | None
+    model: Model,
+    tokens: Int[np.ndarray, "T"],
+    masks: EdgeTree,
+    condition: Condition,
+    replacing: Replacing,
+    next_token: int | None,
 ) -> Evaluation:
     """Predictions under a stack of checked masks, compared with the full graph's.
 
@@ -37,6 +53,7 @@ def evaluate_masks(
       tokens: of the input.
       masks: bool or float, with a leading axis of N masks.
       condition: which edges they act on, and where.
+      replacing: what its replacement stands for.
       next_token: the true next token, where known.
 
     Returns:
@@ -51,13 +68,14 @@ def evaluate_masks(
     width = batching.bucket(n_tokens)
     graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
+    others = replacing.stack(condition.replace, width)
     step, found = _most_rows(model, width), []
     for start in range(0, n_masks, step):
         chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
         batch = _widened(chunk, min(rows, step), width)
         one = predicted_and_compared(
-            model.decoder, wide[0], length[0], batch, next_token or 0, ablate=condition.ablate,
+            model.decoder, wide[0], length[0], batch, next_token or 0, others, ablate=condition.ablate,
             pre_softmax=condition.pre_softmax,
         )  # fmt: skip
         found.append((jax.device_get(one), chunk.mlp.shape[0]))
@@ -82,6 +100,7 @@ def predicted_and_compared(
     length: Int[AnyArray, ""],
     masks: EdgeTree,
     next_token: Int[Array, ""] | int,
+    others: Replacement | None = None,
     *,
     ablate: str,
     pre_softmax: bool,
@@ -89,14 +108,18 @@ def predicted_and_compared(
     """Measures of every mask's prediction and of the full graph's, the last row, compiled once a shape."""
     rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.ones_like(leaf[:1])]), masks)
 
-    def one(mask: EdgeTree) -> Array:
+    def one(mask: EdgeTree, other: Replacement | None) -> Array:
         if ablate != "all":
             mask = EdgeTree(mask.residual_attn, jnp.ones_like(mask.attn), mask.residual_mlp, mask.mlp)
-        return masked_forward(decoder, tokens, mask, length=length, pre_softmax=pre_softmax, row_map=live_rows)
+        return masked_forward(
+            decoder, tokens, mask, replace=other, length=length, pre_softmax=pre_softmax, row_map=live_rows
+        )
 
-    logits = jax.vmap(one)(rows)
-    measured, top, probs = compared(logits[None], logits[None, -1], jnp.asarray(next_token)[None])
-    return BatchResult(measured, top, probs)
+    def under(other: Replacement | None) -> tuple[Any, Array, Array]:
+        logits = jax.vmap(one, in_axes=(0, None))(rows, other)
+        return compared(logits[None], logits[None, -1], jnp.asarray(next_token)[None])
+
+    return BatchResult(*(under(None) if others is None else averaged(*jax.lax.map(under, others))))
 
 
 def _widened(masks: EdgeTree, n_rows: int, width: int) -> EdgeTree:

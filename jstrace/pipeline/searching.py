@@ -1,4 +1,4 @@
-"""Best-first search over scores on the host, one input alone."""
+"""Traces of scores on the host, one input alone."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
     return EdgeTree(**found)
 
 
-def searched(scores: EdgeTree, cuts: Int[np.ndarray, "Z"], config: ModelConfig, frozen: tuple[str, ...]) -> EdgeTree:
+def searched(
+    scores: EdgeTree, cuts: Int[np.ndarray, "Z"], config: ModelConfig, frozen: tuple[str, ...], order: str
+) -> EdgeTree:
     """Strata on the host, of scores from ``checked_scores`` and the edges of each trace."""
     n_tokens = scores.mlp.shape[-1]
     slots = graph.edge_slots(config, n_tokens, n_tokens, np)
     marked = widened(with_marks(scores, slots), batching.bucket(n_tokens), np.float32(np.nan))
     batch = jax.tree.map(lambda leaf: leaf[None], marked)
     lengths = np.asarray([n_tokens], np.int32)
-    found = stages.extract_batch(batch, cuts[None], lengths, parallel=config.parallel, frozen=frozen, signed=True)
+    options: dict[str, Any] = {"parallel": config.parallel, "frozen": frozen, "signed": True, "order": order}
+    found = stages.extract_batch(batch, cuts[None], lengths, **options)
     return cropped(jax.device_get(found), 0, n_tokens)

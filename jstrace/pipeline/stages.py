@@ -7,6 +7,7 @@ device works on its own inputs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,36 +15,50 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from jstrace.method import graph, scores
+from jstrace.method import graph
 from jstrace.method.extraction import extract_padded
 from jstrace.method.first_pass import ranked
-from jstrace.models import AnyArray, Decoder, EdgeTree
+from jstrace.method.ranking import by_score
+from jstrace.method.scoring import several_scores
+from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement
 from jstrace.scale import meshes
 
 
-@functools.partial(jax.jit, static_argnames=("importances", "mesh"))
+@functools.partial(jax.jit, static_argnames=("scorings", "mesh"))
 def score_batch(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],
     lengths: Int[AnyArray, "B"],
     seed: Int[Array, ""] | int,
     *,
-    importances: tuple[Any, ...],
+    scorings: tuple[tuple[Any, str], ...],
+    replacements: Mapping[str, Replacement],
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
-    """Scores of several kinds from one clean pass of a padded batch.
+    """Scores of several kinds of a padded batch.
+
+    Args:
+      decoder: the decoder.
+      tokens, lengths: of a padded batch.
+      seed: of random scores.
+      scorings: ``Source.scoring`` of each kind.
+      replacements: what ablated edges carry while gradients are taken, by name, the same for all inputs.
+      mesh: that the batch lies on.
 
     Returns:
       The scores of each kind, and where those of an input are all finite: by kind of edge and layer.
     """
 
-    def score(decoder: Decoder, tokens: Array, lengths: Array) -> tuple[tuple[EdgeTree, ...], Array]:
-        one = functools.partial(scores.several_scores, importances=importances, seed=seed)
+    def score(
+        whole: tuple[Decoder, Mapping[str, Replacement]], tokens: Array, lengths: Array
+    ) -> tuple[tuple[EdgeTree, ...], Array]:
+        decoder, others = whole
+        one = functools.partial(several_scores, scorings=scorings, seed=seed, replacements=others)
         found = jax.vmap(one, in_axes=(None, 0, 0))(decoder, tokens, lengths)
         slots = jax.vmap(functools.partial(graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
-    return meshes.over_inputs(score, mesh, tokens.shape[0])(decoder, tokens, lengths)
+    return meshes.over_inputs(score, mesh, tokens.shape[0])((decoder, dict(replacements)), tokens, lengths)
 
 
 def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:
@@ -60,14 +75,17 @@ def extract_batch(
     parallel: bool,
     frozen: tuple[str, ...],
     signed: bool = False,
+    order: str = "best-first",
     mesh: Mesh | None = None,
 ) -> EdgeTree:
     """Strata of a padded batch, of scores with NaN in slots that are no edge.
 
     Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores),
     a second one runs, which is compiled, and whose memory is taken, only then. ``signed`` says that scores may be
-    negative.
+    negative. In the order of scores alone nothing is searched.
     """
+    if order == "score":
+        return rank_program(score, cuts, frozen=frozen, mesh=mesh)
     signed = signed and bool(frozen)  # without frozen components the sign makes no other program
     options = {"parallel": parallel, "frozen": frozen, "signed": signed, "mesh": mesh}
     strata, complete = extract_program(score, cuts, lengths, **options)
@@ -95,3 +113,12 @@ def extract_program(
     run = meshes.over_inputs(jax.vmap(extract), mesh, lengths.shape[0], whole=True)
     strata, complete = run(score, cuts, lengths)
     return strata, jnp.all(complete)
+
+
+@functools.partial(jax.jit, static_argnames=("frozen", "mesh"))
+def rank_program(
+    score: EdgeTree, cuts: Int[AnyArray, "B Z"], *, frozen: tuple[str, ...], mesh: Mesh | None = None
+) -> EdgeTree:
+    """``by_score`` of a batch, compiled once a shape."""
+    run = meshes.over_inputs(jax.vmap(functools.partial(by_score, frozen=frozen)), mesh, cuts.shape[0], whole=True)
+    return run(score, cuts)

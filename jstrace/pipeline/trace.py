@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from jstrace import archives
 from jstrace.method import graph
 from jstrace.method.composition import Composition, compose
-from jstrace.method.conditions import checked_frozen
+from jstrace.method.conditions import checked_frozen, checked_order
 from jstrace.method.edges import Edges, edges_where
 from jstrace.method.sizes import SIZES, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
 from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig
-from jstrace.pipeline import store
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.comparing import same
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
@@ -55,6 +55,10 @@ class Trace:
     frozen: tuple[str, ...] = ()
     seed: int = 0
     model_fingerprint: str = ""
+    order: str = "best-first"
+    """How the scores became traces: by best-first search, or "score", by rank alone."""
+    replace: str = "zero"
+    """What ablated edges carried while scores were made; nothing where these take no gradients."""
 
     @staticmethod
     def from_scores(
@@ -65,8 +69,9 @@ class Trace:
         sizes: Sequence[float] = SIZES,
         frozen: Sequence[str] = (),
         importance: str = "own",
+        order: str = "best-first",
     ) -> Trace:
-        """The traces that best-first search finds over scores of one's own.
+        """The traces that best-first search, or their order alone, finds over scores of one's own.
 
         Args:
           model: that the scores belong to.
@@ -76,6 +81,7 @@ class Trace:
           sizes: fractions of all edges, strictly increasing, at most 254.
           frozen: components that rank before all others: any of "residual", "attention", "mlp".
           importance: what to call the scores.
+          order: "best-first", or "score".
 
         Raises:
           InputError: tokens, scores or sizes that make no sense.
@@ -96,10 +102,11 @@ class Trace:
             sizes=sizes,
             counts=cuts,
             scores=own,
-            strata=searched(own, cuts, config, first),
+            strata=searched(own, cuts, config, first, checked_order(order)),
             importance=str(importance),
             frozen=first,
             model_fingerprint=model.fingerprint(),
+            order=order,
         )
 
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
@@ -124,7 +131,7 @@ class Trace:
         return edges_where(self.mask(k, size=size), self.scores, self.strata)
 
     def first_edges(self, count: SupportsIndex) -> Edges:
-        """The first ``count`` edges that best-first search takes, highest score first: the trace of that size.
+        """The first ``count`` edges that the trace's order takes, highest score first: the trace of that size.
 
         Raises:
           InputError: a count that is no whole number of edges.
@@ -132,7 +139,7 @@ class Trace:
         if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
             raise InputError(f"count = {count!r}, expected a number of edges")
         cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
-        found = searched(self.scores, cuts, self.config, self.frozen)
+        found = searched(self.scores, cuts, self.config, self.frozen, self.order)
         first = jax.tree.map(lambda leaf: leaf == 0, found)
         return edges_where(first, self.scores, self.strata)
 
@@ -142,7 +149,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""
-        store.write(Path(path), _header(self), _arrays(self))
+        archives.write(Path(path), _header(self), _arrays(self))
 
     @staticmethod
     def load(path: str | Path) -> Trace:
@@ -152,8 +159,8 @@ class Trace:
           InputError: no such file, not a trace, of a newer version, or damaged.
         """
         path = Path(path)
-        with store.reading(path, "trace"):
-            header, arrays = store.read(path, kind=FORMAT, version=VERSION)
+        with archives.reading(path, "trace"):
+            header, arrays = archives.read(path, kind=FORMAT, version=VERSION)
             found = _assembled(header, arrays)
             check(found, f"{path}: ")
         return found
@@ -208,6 +215,8 @@ def _header(trace: Trace) -> dict[str, Any]:
         "importance": trace.importance,
         "frozen": trace.frozen,
         "seed": trace.seed,
+        "order": trace.order,
+        "replace": trace.replace,
         "token_texts": trace.token_texts,
     }
 
@@ -233,6 +242,8 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         frozen=tuple(header["frozen"]),
         seed=header["seed"],
         model_fingerprint=header["model_fingerprint"],
+        order=checked_order(header.get("order", "best-first")),
+        replace=str(header.get("replace", "zero")),
         **trees,
     )
 

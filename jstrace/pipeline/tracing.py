@@ -7,12 +7,22 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
-from jstrace.method.conditions import Source, checked_frozen, checked_importance, checked_seed, name_of
+from jstrace.method.conditions import (
+    Source,
+    checked_frozen,
+    checked_importance,
+    checked_order,
+    checked_seed,
+    name_of,
+    takes_passes,
+)
+from jstrace.method.gradients import GradientScore
 from jstrace.method.sizes import SIZES, checked_sizes, counts
 from jstrace.models import Importance, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, token_texts
+from jstrace.pipeline.replacing import Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.scale import meshes
 
@@ -24,26 +34,31 @@ Progress = Callable[[int, int], None]
 
 @overload
 def trace(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., seed: int = ..., progress: Progress | None = ...,
+    model: Model, inputs: Tokens, *, importance: str | Importance | GradientScore = ..., sizes: Sequence[float] = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., seed: int = ..., progress: Progress | None = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., seed: int = ..., on_invalid: Literal["keep"], progress: Progress | None = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    on_invalid: Literal["keep"], progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
     *,
-    importance: str | Importance = "l1",
+    importance: str | Importance | GradientScore = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
+    order: str = "best-first",
+    replace: Replace = "mean",
     seed: int = 0,
     on_invalid: str = "raise",
     progress: Progress | None = None,
@@ -53,10 +68,15 @@ def trace(
     Args:
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
-      importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random", or one of your own
-        (``jstrace.Importance``).
+      importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random"; from gradients in the mask
+        "gradient", "integrated", "l1*gradient" or "rounds" (section 8 of the method), which keep far more of a
+        prediction and cost 2 to 20 times as much; or one of your own (``jstrace.Importance``,
+        ``jstrace.GradientScore``).
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
+      order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
+      replace: what ablated edges carry while gradients are taken: "mean" (over the reference that comes with jstrace),
+        "zero" or "resample", or a ``jstrace.Replacement``; the other scores do not read it.
       seed: of random scores; every input has a draw of its own.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
@@ -66,7 +86,7 @@ def trace(
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
     single, rows = listed(model, inputs)
-    tracer = _Tracer.of(model, importance, sizes, frozen, seed, on_invalid)
+    tracer = _Tracer.of(model, importance, sizes, frozen, order, replace, seed, on_invalid)
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress)
     return found[0] if single else found
 
@@ -75,9 +95,11 @@ def trace_iter(
     model: Model,
     inputs: Iterable[Tokens],
     *,
-    importance: str | Importance = "l1",
+    importance: str | Importance | GradientScore = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
+    order: str = "best-first",
+    replace: Replace = "mean",
     seed: int = 0,
     on_invalid: str = "raise",
     chunk: int | None = None,
@@ -85,7 +107,7 @@ def trace_iter(
     """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
 
     Args:
-      model, importance, sizes, frozen, seed, on_invalid: as in ``trace``.
+      model, importance, sizes, frozen, order, replace, seed, on_invalid: as in ``trace``.
       inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
       chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
 
@@ -95,7 +117,7 @@ def trace_iter(
     checked_model(model)
     if isinstance(inputs, str) or not isinstance(inputs, Iterable):
         raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
-    tracer = _Tracer.of(model, importance, sizes, frozen, seed, on_invalid)
+    tracer = _Tracer.of(model, importance, sizes, frozen, order, replace, seed, on_invalid)
     return _stream(tracer, iter(inputs), chunk_size(model, chunk))
 
 
@@ -136,12 +158,17 @@ class _Tracer:
         importance: Any,
         sizes: Sequence[float],
         frozen: Sequence[str],
+        order: str,
+        replace: Replace,
         seed: int,
         on_invalid: str,
     ) -> _Tracer:
-        source = Source(checked_importance(importance), checked_frozen(frozen))
+        kind, first, (name, replacing) = checked_importance(importance), checked_frozen(frozen), named(model, replace)
+        source = Source(kind, first, checked_order(order), name)
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
-        return _Tracer(Driver(model, ask), keeps_invalid(on_invalid), model.fingerprint())
+        if not takes_passes(kind):
+            replacing = Replacing(model)
+        return _Tracer(Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint())
 
     def run(
         self, rows: Sequence[Tokens], where: Callable[[int], str], progress: Progress | None = None
@@ -180,6 +207,8 @@ class _Tracer:
             strata=strata,
             importance=name_of(source.importance),
             frozen=source.frozen,
+            order=source.order,
+            replace=source.scoring[1],
             seed=ask.seed,
             model_fingerprint=self.mark,
         )

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from jstrace.errors import InputError
 from jstrace.files import write_whole
-from jstrace.models.errors import InputError
 from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jstrace.errors import InputError
 from jstrace.method.conditions import ABLATIONS, Case, Plan
-from jstrace.models.errors import InputError
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import density_column

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.models.errors import InputError
 from jstrace.reports.results import Results
 
 CONSTRUCTION = (1e-4, 1e-2)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jstrace.errors import InputError
 from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of
 from jstrace.method.sizes import NUCLEUS_LEVELS
-from jstrace.models.errors import InputError
 from jstrace.runs.data import Data
 
 FORMAT, VERSION = "jstrace-run", 1

@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
+from jstrace.errors import InputError
 from jstrace.files import write_whole
-from jstrace.models.errors import InputError
 from jstrace.runs.schema import TABLES
 
 _MARK = b"jstrace.run"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jstrace.models.errors import InputError
+from jstrace.errors import InputError
 from jstrace.runs.row import Row
 
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-103": "wikitext-103-raw-v1"}

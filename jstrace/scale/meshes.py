@@ -45,14 +45,16 @@ def over_inputs(
 ) -> Callable[..., Any]:
     """``function(decoder or nothing, batch, ...) -> batch`` run by every device on its own inputs.
 
-    Arguments are divided along their first axis, but for decoders, which are whole along ``data``. With ``whole`` the
-    devices along ``model`` all do the same, rather than divide what has no heads or widths to divide.
+    Arguments are divided along their first axis, but for decoders, and tuples that start with one, which are whole
+    along ``data``. With ``whole`` the devices along ``model`` all do the same, rather than divide what has no heads or
+    widths to divide.
     """
     if mesh is None:
         return function
 
     def run(*arguments: Any) -> Any:
-        specs = tuple(PartitionSpec() if isinstance(a, Decoder) else PartitionSpec(INPUTS) for a in arguments)
+        heads = (a[0] if isinstance(a, tuple) else a for a in arguments)
+        specs = tuple(PartitionSpec() if isinstance(head, Decoder) else PartitionSpec(INPUTS) for head in heads)
         return manual(function, divided(mesh, n_inputs), specs, PartitionSpec(INPUTS), whole=whole)(*arguments)
 
     return run

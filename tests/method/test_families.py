@@ -14,7 +14,8 @@ import jstrace
 from jstrace.method import graph
 from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
-from jstrace.method.scores import Norm, edge_scores
+from jstrace.method.scores import Norm
+from jstrace.method.scoring import edge_scores
 from jstrace.models import (
     Decoder,
     EdgeTree,

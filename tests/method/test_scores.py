@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jstrace.method import graph
-from jstrace.method.conditions import IMPORTANCES, checked_importance
-from jstrace.method.scores import edge_scores, normalised, random_scores
+from jstrace.method.conditions import GRADIENTS, IMPORTANCES, checked_importance
+from jstrace.method.scores import normalised, random_scores
+from jstrace.method.scoring import edge_scores
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
@@ -31,7 +32,9 @@ def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, importance: s
     wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, importance=importance, seed=3)
     for name, leaf in plain.items():
         cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
-        np.testing.assert_allclose(cropped, leaf, atol=1e-5, err_msg=name)
+        # Gradients are sums of many products, which other widths round otherwise, and no shares.
+        bounds = {"rtol": 2e-4, "atol": 1e-4} if importance in GRADIENTS else {"atol": 1e-5}
+        np.testing.assert_allclose(cropped, leaf, **bounds, err_msg=name)
     outside = jax.tree.map(lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, graph.edge_slots(TINY, n + 2, n))
     assert all(jax.tree.leaves(outside))
 

@@ -150,7 +150,7 @@ def test_importance_that_could_change_unseen(tiny: Model, tokens: np.ndarray) ->
 
     with pytest.raises(InputError, match="compares by identity"):
         jstrace.trace(tiny, tokens, importance=Changing())
-    with pytest.raises(InputError, match="letters, digits and underscores"):
+    with pytest.raises(InputError, match="letters, digits and any of"):
         jstrace.trace(tiny, tokens, importance=Scaled(name="my score"))
 
 

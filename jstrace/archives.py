@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.errors import InputError
 from jstrace.files import write_whole
-from jstrace.models import InputError
 
 _DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, RecursionError),

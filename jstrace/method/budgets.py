@@ -1,0 +1,115 @@
+"""Masks of a given number of edges, hard or soft, from one number an edge (section 8 of the method).
+
+Values are NaN in slots that are no edge. Nothing here sorts: a cut is found by counting.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int
+
+from jstrace.method.ordering import ordered_floats
+from jstrace.models import EdgeTree
+
+_MOST_TURNS = 60
+_CLOSE = 1e-4
+"""Of the number of edges, or of one where there are fewer: how far a soft mask's sum may be off."""
+
+
+def total(tree: EdgeTree) -> Array:
+    """The sum of all leaves."""
+    return functools.reduce(jnp.add, (jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def extremes(values: EdgeTree) -> tuple[Array, Array]:
+    """The least and the greatest value of all kinds of edges, some of which may have none."""
+    leaves = jax.tree.leaves(values)
+    low = functools.reduce(jnp.minimum, (jnp.min(jnp.where(jnp.isnan(x), jnp.inf, x)) for x in leaves))
+    high = functools.reduce(jnp.maximum, (jnp.max(jnp.where(jnp.isnan(x), -jnp.inf, x)) for x in leaves))
+    return low, high
+
+
+def largest(values: EdgeTree, count: Int[Array, ""] | int) -> EdgeTree:
+    """The bool mask of the ``count`` edges of the largest values; edges equal to the last of them are in it, too."""
+    keys = jax.tree.map(ordered_floats, values)
+
+    def turn(index: Array, found: Array) -> Array:
+        trial = found | (jnp.uint32(1) << (31 - index).astype(jnp.uint32))
+        enough = total(jax.tree.map(lambda key: (key >= trial).astype(jnp.int32), keys)) >= count
+        return jnp.where(enough, trial, found)
+
+    least = jax.lax.fori_loop(0, 32, turn, jnp.uint32(0))
+    return jax.tree.map(lambda key: (key >= jnp.maximum(least, 1)) & (count > 0), keys)
+
+
+@jax.custom_vjp
+def soft_mask(
+    values: EdgeTree, count: Float32[Array, ""] | Int[Array, ""], temperature: Float32[Array, ""] | float
+) -> EdgeTree:
+    """``sigmoid((values - t) / temperature)`` with t such that the mask sums to ``count``; zero in slots of NaN.
+
+    Its derivative is implicit, through t: with ``s = m (1 - m)`` and the cotangent g, that of the values is
+    ``s / temperature * (g - sum(g s) / sum(s))``, so that no step leaves the budget. Count and temperature have none.
+    """
+    return _at(values, _threshold(values, count, temperature), temperature)
+
+
+def _forward(values: EdgeTree, count: Any, temperature: Any) -> tuple[EdgeTree, Any]:
+    mask = soft_mask(values, count, temperature)
+    return mask, (mask, count, temperature)
+
+
+def _backward(kept: Any, cotangent: EdgeTree) -> tuple[EdgeTree, Any, Any]:
+    mask, count, temperature = kept
+    slope = jax.tree.map(lambda m: m * (1 - m), mask)
+    weight = total(slope)
+    mean = total(jax.tree.map(jnp.multiply, slope, cotangent)) / jnp.where(weight > 0, weight, 1.0)
+    gradient = jax.tree.map(lambda s, g: s / temperature * (g - mean), slope, cotangent)
+    return gradient, _no_cotangent(count), _no_cotangent(temperature)
+
+
+def _no_cotangent(value: Any) -> Any:
+    """What stands for the derivative in something that has none."""
+    found = jnp.asarray(value)
+    if jnp.issubdtype(found.dtype, jnp.floating):
+        return jnp.zeros_like(found)
+    return np.zeros(found.shape, jax.dtypes.float0)
+
+
+soft_mask.defvjp(_forward, _backward)
+
+
+def _at(values: EdgeTree, threshold: Array, temperature: Array | float) -> EdgeTree:
+    return jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0.0, jax.nn.sigmoid((x - threshold) / temperature)), values)
+
+
+def _threshold(values: EdgeTree, count: Any, temperature: Any) -> Array:
+    """Newton's method on the sum, kept inside a bracket that every turn narrows."""
+    low, high = extremes(values)
+    low, high = low - 20 * temperature, high + 20 * temperature
+    target = jnp.asarray(count, jnp.float32)
+    bound = _CLOSE * jnp.maximum(1.0, target)
+
+    def excess(t: Array) -> tuple[Array, Array]:
+        mask = _at(values, t, temperature)
+        return total(mask) - target, total(jax.tree.map(lambda m: m * (1 - m), mask)) / temperature
+
+    def going(state: tuple[Any, ...]) -> Array:
+        turn, _, _, _, over, _ = state
+        return (turn < _MOST_TURNS) & (jnp.abs(over) > bound)
+
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        turn, t, low, high, over, slope = state
+        low, high = jnp.where(over > 0, t, low), jnp.where(over > 0, high, t)
+        tried = t + over / jnp.where(slope > 0, slope, 1.0)
+        t = jnp.where((tried > low) & (tried < high) & (slope > 0), tried, (low + high) / 2)
+        return (turn + 1, t, low, high, *excess(t))
+
+    start = (low + high) / 2
+    found: tuple[Any, ...] = jax.lax.while_loop(going, step, (jnp.int32(0), start, low, high, *excess(start)))
+    return found[1]

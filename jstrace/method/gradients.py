@@ -1,0 +1,223 @@
+"""Edge scores from gradients in the mask: attribution, its integral, and rounds of it (section 8 of the method).
+
+An edge with vector x and mask m carries ``m x + (1 - m) r``, so the gradient in m is the first-order effect of the edge
+against what replaces it: attribution patching, with one backward pass for all edges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int
+
+from jstrace.method import graph
+from jstrace.method.budgets import extremes, largest, soft_mask, total
+from jstrace.method.scores import Norm, normalised
+from jstrace.models import Decoder, EdgeTree, Replacement, clean_forward, masked_forward
+
+_LEAST_SHARE = -14.0
+"""Of the logarithms of shares and of the first gradient: what is smaller is as good as zero."""
+_LEAST_GRADIENT = -20.0
+"""Of the logarithms of later gradients."""
+_TINY = 1e-30
+
+
+class Pass(NamedTuple):
+    """One input, with what its edges are replaced by and the prediction that is to be kept."""
+
+    decoder: Decoder
+    tokens: Int[Array, "T"]
+    length: Int[Array, ""] | int
+    replace: Replacement | None
+    target: Float32[Array, "V"] | None = None
+    """Log-probabilities of the prediction to keep; the model's own by default."""
+
+    def slots(self) -> EdgeTree:
+        """Which slots are edges."""
+        return graph.edge_slots(self.decoder.config, self.tokens.shape[0], self.length)
+
+    def logits(self, mask: EdgeTree) -> Float32[Array, "V"]:
+        """The prediction under a soft mask; only the residual stream is kept for its backward pass."""
+        return masked_forward(
+            self.decoder, self.tokens, mask, replace=self.replace, length=self.length, remat=True
+        )  # fmt: skip
+
+
+@runtime_checkable
+class GradientScore(Protocol):
+    """An edge score that needs whole passes of its own rather than one edge's vector; hashable, compared by value."""
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """Scores of every edge, float32; what stands in slots that are no edge is not read."""
+        ...
+
+
+def full_mask(slots: EdgeTree) -> EdgeTree:
+    """The mask of all edges as floats, for gradients in it."""
+    return jax.tree.map(lambda slot: slot.astype(jnp.float32), slots)
+
+
+def logit_gradient(one: Pass, mask: EdgeTree, token: Int[Array, ""] | int) -> EdgeTree:
+    """d logit of a token / d mask."""
+    return jax.grad(lambda mask: one.logits(mask)[token])(mask)
+
+
+def kl_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "V"]) -> EdgeTree:
+    """d KL(target || prediction) / d mask, of a target in log-probabilities."""
+    return jax.grad(lambda mask: kl(target, one.logits(mask)))(mask)
+
+
+def kl(target: Float32[Array, "V"], logits: Float32[Array, "V"]) -> Float32[Array, ""]:
+    """KL(target || softmax(logits)) in nats, of a target in log-probabilities."""
+    kept = jnp.exp(target)
+    return jnp.sum(jnp.where(kept > 0, kept * (target - jax.nn.log_softmax(logits)), 0.0))
+
+
+def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> EdgeTree:
+    """The gradient of a token's logit averaged along m from 0 to 1, by midpoints, signed.
+
+    Its sum over all edges is the logit of the full graph less that of the empty mask, up to the rule's error.
+    """
+    slots = full_mask(one.slots())
+
+    def step(summed: EdgeTree, m: Array) -> tuple[EdgeTree, None]:
+        found = logit_gradient(one, jax.tree.map(lambda slot: slot * m, slots), token)
+        return jax.tree.map(jnp.add, summed, found), None
+
+    middles = (jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps
+    summed, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, slots), middles)
+    return jax.tree.map(lambda leaf: leaf / steps, summed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """|d logit of the predicted token / d mask| at the full mask; one forward and one backward pass."""
+
+    name: str = "gradient"
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        full = full_mask(one.slots())
+        token = jnp.argmax(one.logits(full) if one.target is None else one.target)
+        return jax.tree.map(jnp.abs, logit_gradient(one, full, token))
+
+
+@dataclasses.dataclass(frozen=True)
+class Integrated:
+    """|integrated gradients| of the predicted token's logit along all masks from 0 to 1."""
+
+    steps: int = 16
+    name: str = "integrated"
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        token = jnp.argmax(one.logits(full_mask(one.slots())) if one.target is None else one.target)
+        return jax.tree.map(jnp.abs, integrated_gradients(one, self.steps, token))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareTimesGradient:
+    """The L1 share times |d top logit / d mask| to a power, at the full mask; one forward and one backward pass."""
+
+    power: float = 0.5
+    name: str = "l1*gradient"
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        return jax.tree.map(jnp.exp, _first_order(one, self.power)[0])
+
+
+def _first_order(one: Pass, power: float) -> tuple[EdgeTree, Float32[Array, "V"]]:
+    """log share + power * log |gradient| at the full mask, and the log-probabilities to keep."""
+    clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length)
+    shares = normalised(clean.magnitudes, parallel=one.decoder.config.parallel)
+    target = jax.nn.log_softmax(clean.logits) if one.target is None else one.target
+    found = logit_gradient(one, full_mask(one.slots()), jnp.argmax(target))
+    both = jax.tree.map(lambda share, g: _log(share, _LEAST_SHARE) + power * _log(g, _LEAST_SHARE), shares, found)
+    return both, target
+
+
+def _log(x: Array, least: float) -> Array:
+    return jnp.maximum(jnp.log(jnp.abs(x) + _TINY), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """Gradients at ever smaller cuts, each inside the last: one forward and one backward pass a cut, and one before.
+
+    It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient of KL(full
+    || masked) in the mask of that size goes into x, ``x += weight * log |g|``, and the best of x inside the last cut
+    are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the memory of all
+    gradients, and that the order is settled cut by cut.
+    """
+
+    cuts: int = 10
+    largest: float = 0.4
+    smallest: float = 0.01
+    weight: float = 0.25
+    power: float = 0.5
+    temperature: float = 0.5
+    """Of the soft masks that gradients are taken in, at the largest size; 0 for hard ones at every size."""
+    last_temperature: float = 0.5
+    """At the smallest; in between it changes by equal factors."""
+    name: str = "rounds"
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        x, target = _first_order(one, self.power)
+        slots = one.slots()
+        x = jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), x, slots)
+        n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
+
+        def cut(state: tuple[EdgeTree, EdgeTree, EdgeTree], at: tuple[Array, Array]) -> tuple[Any, None]:
+            (x, inside, survived), (size, temperature) = state, at
+            count = jnp.floor(size * n_edges).astype(jnp.int32)
+            found = kl_gradient(one, self._mask(_within(x, inside), count, temperature), target)
+            x = _moved(x, found, self.weight)
+            inside = largest(_within(x, inside), count)
+            return (x, inside, jax.tree.map(jnp.add, survived, inside)), None
+
+        sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
+        none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
+        (x, _, survived), _ = jax.lax.scan(cut, (x, slots, none), (sizes, self._temperatures()))
+        return jax.tree.map(jnp.add, survived, _unit(x))
+
+    def _temperatures(self) -> Array:
+        if self.temperature <= 0:
+            return jnp.zeros(self.cuts)
+        return jnp.asarray(np.geomspace(self.temperature, self.last_temperature, self.cuts), jnp.float32)
+
+    def _mask(self, x: EdgeTree, count: Array, temperature: Array) -> EdgeTree:
+        if self.temperature > 0:
+            return soft_mask(x, count, temperature)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), largest(x, count))
+
+
+def _within(x: EdgeTree, inside: EdgeTree) -> EdgeTree:
+    """Values of the edges inside; NaN elsewhere."""
+    return jax.tree.map(lambda value, there: jnp.where(there, value, jnp.nan), x, inside)
+
+
+def _moved(x: EdgeTree, gradient: EdgeTree, weight: float) -> EdgeTree:
+    """``x + weight * log |gradient|``; NaN stays."""
+    return jax.tree.map(lambda value, g: value + weight * _log(g, _LEAST_GRADIENT), x, gradient)
+
+
+def _unit(x: EdgeTree) -> EdgeTree:
+    """Values in the same order in [0, 1)."""
+    low, high = extremes(x)
+    return jax.tree.map(lambda leaf: (leaf - low) / (high - low + 1), x)
+
+
+GRADIENT_SCORES: dict[str, Callable[[], GradientScore]] = {
+    "gradient": Gradient,
+    "integrated": Integrated,
+    "l1*gradient": ShareTimesGradient,
+    "rounds": Rounds,
+}
+"""By the names that ``jstrace.trace(importance=)`` knows."""

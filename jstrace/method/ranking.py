@@ -1,0 +1,31 @@
+"""Traces in the order of scores alone: the highest first, whether or not they hang together (section 8)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jstrace.method import indexing
+from jstrace.method.conditions import FROZEN_KINDS
+from jstrace.method.ordering import ordered_floats
+from jstrace.method.sizes import NO_EDGE
+from jstrace.models import EdgeTree
+
+
+def by_score(scores: EdgeTree, counts: Int[Array, "Z"], *, frozen: tuple[str, ...] = ()) -> EdgeTree:
+    """Strata of one input by rank: frozen components first, then the score, then the lower edge index.
+
+    Args:
+      scores: float32; NaN in slots that are no edge.
+      counts: edges of each trace, not decreasing.
+      frozen: components that rank before all others.
+    """
+    raised = {kind for name in frozen for kind in FROZEN_KINDS[name]}
+    keys = indexing.flat(EdgeTree(**{kind: ordered_floats(score) for kind, score in scores.items()}))
+    first = indexing.flat(
+        EdgeTree(**{kind: jnp.full(score.shape, kind in raised) for kind, score in scores.items()})
+    )  # fmt: skip
+    order = jnp.lexsort((~keys, ~first, keys == 0))
+    rank = jnp.zeros(keys.size, jnp.int32).at[order].set(jnp.arange(keys.size, dtype=jnp.int32))
+    stratum = jnp.searchsorted(counts, rank, side="right")
+    return indexing.unflat(jnp.where(keys > 0, stratum, NO_EDGE).astype(jnp.uint8), scores)

@@ -1,0 +1,100 @@
+"""Edge scores of an input by name: measured in one clean pass, from passes of their own, or random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jstrace.method import graph
+from jstrace.method.conditions import GRADIENTS, IMPORTANCES, Source, takes_passes
+from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
+from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.models import Decoder, EdgeTree, Importance, InputError, Replacement, clean_forward
+
+assert (*MEASURES, "random", *GRADIENTS) == IMPORTANCES
+assert (*GRADIENT_SCORES,) == GRADIENTS
+
+
+def edge_scores(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    importance: str | Importance | GradientScore,
+    seed: Int[Array, ""] | int,
+    replace: Replacement | None = None,
+) -> EdgeTree:
+    """Scores of every edge, float32; NaN in slots that are no edge.
+
+    Args:
+      model: the decoder.
+      tokens: token ids; those from ``length`` on are padding.
+      length: number of true tokens.
+      importance: one of ``IMPORTANCES``, or what measures edges; static.
+      seed: of the random scores, which the tokens go into, too; the others do not read it.
+      replace: what ablated edges carry while gradients are taken; nothing by default.
+    """
+    replacements = {} if replace is None else {"own": replace}
+    scoring = Source(importance, replace="zero" if replace is None else "own").scoring
+    (found,) = several_scores(model, tokens, length, scorings=(scoring,), seed=seed, replacements=replacements)
+    return found
+
+
+def several_scores(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    *,
+    scorings: tuple[tuple[Any, str], ...],
+    seed: Int[Array, ""] | int,
+    replacements: Mapping[str, Replacement],
+) -> tuple[EdgeTree, ...]:
+    """``edge_scores`` of several kinds, those that measure edges all from one clean pass.
+
+    Args:
+      model, tokens, length, seed: as in ``edge_scores``.
+      scorings: ``Source.scoring`` of each: importances with the names of what ablated edges carry; static.
+      replacements: by those names; "zero" is none.
+    """
+    slots = graph.edge_slots(model.config, tokens.shape[0], length)
+    kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
+    measured = {kind: MEASURES[kind] if isinstance(kind, str) else kind for kind in kinds}
+    values: dict[Any, EdgeTree] = {}
+    if measured:
+        together = Together(tuple(measured.values()))
+        magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
+        for index, (kind, own) in enumerate(measured.items()):
+            one = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
+            shares = getattr(own, "shares", False)
+            values[kind, "zero"] = normalised(one, parallel=model.config.parallel) if shares else one
+    for kind, replace in scorings:
+        if kind == "random":
+            values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
+        elif takes_passes(kind):
+            score = GRADIENT_SCORES[kind]() if isinstance(kind, str) else kind
+            one_pass = Pass(model, tokens, length, replacements.get(replace))
+            values[kind, replace] = _checked(score.edge_scores(one_pass), slots)
+    return tuple(
+        jax.tree.map(
+            lambda value, slot: jnp.where(slot, value, jnp.nan),
+            values[kind, replace],
+            slots,
+        )
+        for kind, replace in scorings
+    )
+
+
+def _checked(found: Any, slots: EdgeTree) -> EdgeTree:
+    """What a gradient score gave, as float32.
+
+    Raises:
+      InputError: no ``EdgeTree`` of floats of these shapes.
+    """
+    shapes = [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(found)]
+    if not isinstance(found, EdgeTree) or shapes != [leaf.shape for leaf in jax.tree.leaves(slots)]:
+        raise InputError(f"edge_scores gave {type(found).__name__} of {shapes}, expected an EdgeTree like its slots()")
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)

@@ -1,0 +1,336 @@
+"""What ablated edges carry: means, resampled states and noise of reference texts (section 8 of the method)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jstrace.method.conditions import REPLACEMENTS, checked_seed
+from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
+from jstrace.models.replacement import check_fits, checked_arrays
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
+from jstrace.scale import batching
+
+_ROWS = 8
+"""Texts of one call."""
+_RESAMPLED = 2
+"""Other inputs whose states "resample" stands for."""
+
+Replace = Replacement | Sequence[Replacement] | str | None
+"""One of ``REPLACEMENTS``, a replacement, or several whose measures are averaged; None is "zero"."""
+
+
+def mean_replacement(model: Model, texts: Tokens | Sequence[Tokens] | None = None) -> Replacement:
+    """Means over all tokens of the texts, those of the first position (the attention sink) apart from all others.
+
+    Args:
+      model: from ``jstrace.load``.
+      texts: texts, or token ids; by default the reference that comes with jstrace, of a few hundred sentences.
+
+    Raises:
+      InputError: no texts, or none with a second token.
+    """
+    first, rest = _moments(model, texts)
+    pairs = {name: np.stack([first.mean[name], rest.mean[name]], axis=1) for name in first.mean}
+    return _placed(pairs, "mean", model)
+
+
+def noise_replacement(
+    model: Model, texts: Tokens | Sequence[Tokens] | None = None, seed: int = 0, *, n_tokens: int = 2
+) -> Replacement:
+    """A draw from the Gaussian with the texts' mean and variance, number by number.
+
+    Args:
+      model, texts: as in ``mean_replacement``.
+      seed: of the draw.
+      n_tokens: a draw for each of so many tokens, which the input must have; by default one for the first and one for
+        all others.
+
+    Raises:
+      InputError: as ``mean_replacement``.
+    """
+    if isinstance(n_tokens, bool) or not isinstance(n_tokens, int | np.integer) or n_tokens < 1:
+        raise InputError(f"n_tokens = {n_tokens!r}, expected the number of tokens, at least 1")
+    first, rest = _moments(model, texts)
+    rng, found = np.random.default_rng(checked_seed(seed)), {}
+    for name in first.mean:
+        drawn = rng.standard_normal((n_tokens, *first.mean[name].shape))
+        each = [(first if i == 0 else rest) for i in range(n_tokens)]
+        found[name] = np.stack([m.mean[name] + m.deviation[name] * z for m, z in zip(each, drawn, strict=True)], axis=1)
+    return _placed(found, "noise", model)
+
+
+def resample_replacement(model: Model, text_or_tokens: Tokens) -> Replacement:
+    """The states of another input: of the same number of tokens as the inputs that it is for.
+
+    Raises:
+      InputError: a text or tokens that cannot be traced.
+    """
+    single, rows = listed(model, text_or_tokens)
+    if not single:
+        raise InputError("resample_replacement takes one input: a text or its token ids")
+    return _states_of(model, token_ids(model, rows[0]))
+
+
+_states = jax.jit(hidden_states)
+
+
+def _states_of(model: Model, ids: np.ndarray) -> Replacement:
+    found = _states(model.decoder, jnp.asarray(ids))
+    return Replacement(**found.arrays(), name="resample", model_fingerprint=model.fingerprint())
+
+
+# --- moments of reference texts -------------------------------------------------------------------------------------
+
+
+class _Moments(NamedTuple):
+    """Mean and standard deviation of every number of a state, ``[L, ...]`` in float64, by the arrays' names."""
+
+    mean: dict[str, np.ndarray]
+    deviation: dict[str, np.ndarray]
+
+
+def _moments(model: Model, texts: Any) -> tuple[_Moments, _Moments]:
+    """Those of first tokens, and those of all others."""
+    rows = _reference_ids(model, texts)
+    if not any(len(row) > 1 for row in rows):
+        raise InputError("the reference has no second token in any of its texts: of what are the means to be?")
+    groups: dict[int, list[np.ndarray]] = {}
+    for row in rows:
+        groups.setdefault(batching.bucket(len(row)), []).append(row)
+    sums: Any = None
+    for width, members in groups.items():
+        for start in range(0, len(members), _ROWS):
+            tokens, lengths = batching.padded(members[start : start + _ROWS], width, _ROWS)
+            lengths[len(members[start : start + _ROWS]) :] = 0
+            found = jax.device_get(_summed(model.decoder, tokens, lengths))
+            wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+            sums = wide if sums is None else jax.tree.map(np.add, sums, wide)
+    counts = (len(rows), sum(len(row) - 1 for row in rows))
+    return _moments_of(sums[0], counts[0]), _moments_of(sums[1], counts[1])
+
+
+def _moments_of(sums: tuple[Replacement, Replacement], count: int) -> _Moments:
+    once, squared = (one.arrays() for one in sums)
+    mean = {name: total / count for name, total in once.items()}
+    return _Moments(mean, {name: np.sqrt(np.maximum(squared[name] / count - mean[name] ** 2, 0)) for name in mean})
+
+
+@jax.jit
+def _summed(
+    decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"]
+) -> tuple[tuple[Replacement, Replacement], tuple[Replacement, Replacement]]:
+    """Sums of states and of their squares, each ``[L, ...]``: over first tokens, and over all others."""
+
+    def one(tokens: Array, length: Array) -> Any:
+        place = jnp.arange(tokens.shape[0])
+        shares = ((place == 0) & (length > 0), (place > 0) & (place < length))
+
+        def sums(states: Replacement) -> Any:
+            wide = jax.tree.map(lambda state: state.astype(jnp.float32), states)
+            squares = jax.tree.map(jnp.square, wide)
+            return tuple(
+                tuple(jax.tree.map(functools.partial(_over, share), each) for each in (wide, squares))
+                for share in shares
+            )
+
+        return hidden_states(decoder, tokens, take=sums)
+
+    found = jax.vmap(one)(tokens, lengths)
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found)
+
+
+def _over(share: Array, x: Array) -> Array:
+    """The sum over tokens of which ``share`` is true."""
+    return jnp.sum(jnp.where(share.reshape(-1, *[1] * (x.ndim - 1)), x, 0), axis=0)
+
+
+def _placed(arrays: dict[str, np.ndarray], name: str, model: Model) -> Replacement:
+    """In the model's dtype, on its devices."""
+    whole = {key: jnp.asarray(array, model.dtype) for key, array in arrays.items()}
+    return Replacement(**whole, name=name, model_fingerprint=model.fingerprint())
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def built_in_reference() -> tuple[str, ...]:
+    """The texts that come with jstrace, a sentence each, written for it."""
+    path = importlib.resources.files("jstrace.pipeline") / "reference.txt"
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+def _reference_ids(model: Model, texts: Any) -> list[np.ndarray]:
+    """Token ids of every text; of the built-in reference where there is none."""
+    checked_model(model)
+    if texts is None and model.tokenizer is None:
+        raise InputError("this model came without a tokenizer: give the reference as token ids")
+    single, rows = listed(model, built_in_reference() if texts is None else texts)
+    if not len(rows):
+        raise InputError("the reference is empty; means need at least one text")
+    return [token_ids(model, row, "" if single else f"reference text {i}: ") for i, row in enumerate(rows)]
+
+
+def reference_mark(texts: Sequence[Tokens] | None) -> str:
+    """A short hash of reference texts."""
+    rows = built_in_reference() if texts is None else texts
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row if isinstance(row, str) else np.asarray(row).tolist()).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+# --- by name ----------------------------------------------------------------------------------------------------------
+
+
+class Replacing:
+    """What names of replacements stand for with one model, made when first asked for."""
+
+    def __init__(
+        self,
+        model: Model,
+        reference: Sequence[Tokens] | None = None,
+        own: Sequence[Replacement] = (),
+        keep: Path | None = None,
+    ) -> None:
+        """Of reference texts, by default the built-in ones; ``own`` ones take the place of what has their name.
+
+        Means are kept in the folder ``keep`` for the next process, if one is given.
+        """
+        self.model, self.reference, self.own, self.keep = model, reference, tuple(own), keep
+        self._streams: list[np.ndarray] | None = None
+        self._resampled: dict[int, tuple[Replacement, ...]] = {}
+
+    def check(self, n_tokens: int) -> None:
+        """Refuse an input of another number of tokens than the replacements of one's own.
+
+        Raises:
+          InputError: with both numbers.
+        """
+        for one in self.own:
+            check_fits(one, self.model.config, n_tokens)
+
+    def stack(self, name: str, width: int) -> Replacement | None:
+        """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero".
+
+        Raises:
+          InputError: a reference of too few tokens.
+        """
+        found = self._found(name, width)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.bare() for one in found)) if found else None
+
+    def one(self, name: str, width: int) -> Replacement | None:
+        """The first of them."""
+        found = self._found(name, width)
+        return found[0].bare() if found else None
+
+    def _found(self, name: str, width: int) -> tuple[Replacement, ...]:
+        if self.own and name == self.own[0].name:
+            return self.own
+        if name == "zero":
+            return ()
+        if name == "mean":
+            return (self._mean(),)
+        if width not in self._resampled:
+            self._resampled = {width: tuple(_states_of(self.model, row[:width]) for row in self._rows(width))}
+        return self._resampled[width]
+
+    def _mean(self) -> Replacement:
+        mark = f"{self.model.fingerprint()}-{reference_mark(self.reference)}"
+        if mark not in _MEANS:
+            path = None if self.keep is None else self.keep / f"mean-{mark}.npz"
+            _MEANS[mark] = _kept(path) or _made(self.model, self.reference, path)
+            while len(_MEANS) > _MOST_MEANS:
+                del _MEANS[next(iter(_MEANS))]
+        return _MEANS[mark]
+
+    def _rows(self, width: int) -> list[np.ndarray]:
+        """Token ids of at least ``width`` tokens, of different places of the reference."""
+        if self._streams is None:
+            self._streams = _streams(self.model, self.reference)
+        if any(len(stream) < width for stream in self._streams):
+            shortest = min(map(len, self._streams))
+            raise InputError(f"the reference has {shortest} tokens for each other input, fewer than the {width} needed")
+        return self._streams
+
+
+_MEANS: dict[str, Replacement] = {}
+"""Means made in this process, by the model's fingerprint and the reference: they are small."""
+_MOST_MEANS = 8
+
+
+def _kept(path: Path | None) -> Replacement | None:
+    """The means in a file of one's own cache, if they can be read."""
+    try:
+        return None if path is None or not path.exists() else Replacement.load(path)
+    except InputError:
+        return None
+
+
+def _made(model: Model, reference: Sequence[Tokens] | None, path: Path | None) -> Replacement:
+    found = mean_replacement(model, reference)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found.save(path)
+        except (OSError, InputError):
+            pass  # a cache that cannot be written costs the next process the seconds that it took
+    return found
+
+
+def _streams(model: Model, reference: Sequence[Tokens] | None) -> list[np.ndarray]:
+    """Other inputs: halves of the reference, each as one long text."""
+    rows = list(built_in_reference() if reference is None else reference)
+    half = -(-len(rows) // _RESAMPLED)
+    parts = [part for part in (rows[start : start + half] for start in range(0, len(rows), half)) if part]
+    return [_joined(model, part) for part in parts]
+
+
+def _joined(model: Model, rows: list[Tokens]) -> np.ndarray:
+    if all(isinstance(row, str) for row in rows):
+        return token_ids(model, " ".join(str(row) for row in rows))
+    return np.concatenate([token_ids(model, row) for row in rows])
+
+
+def named(model: Model, replace: Replace, reference: Sequence[Tokens] | None = None) -> tuple[str, Replacing]:
+    """The name of what was asked for, and what it stands for.
+
+    Raises:
+      InputError: another name, or replacements that are none, or another model's.
+    """
+    if replace is None or isinstance(replace, str):
+        name = replace or "zero"
+        if name not in REPLACEMENTS:
+            raise InputError(
+                f"replace = {replace!r}, expected one of {', '.join(REPLACEMENTS)}, or a jstrace.Replacement"
+            )
+        return name, Replacing(model, reference)
+    several = [replace] if isinstance(replace, Replacement) else list(_sequence(replace))
+    for one in several:
+        check_fits(checked_arrays(one), model.config, None)
+        if one.model_fingerprint and one.model_fingerprint not in model.fingerprints():
+            raise InputError(
+                f"the replacement was made with model {one.model_fingerprint}, this is {model.fingerprint()}"
+            )
+    shapes = {one.attn_input.shape for one in several}
+    if len(shapes) != 1:
+        raise InputError(f"replacements of shapes {sorted(shapes)}: to average over several, all need one shape")
+    if several[0].name == "zero":
+        raise InputError("a replacement cannot be called zero: that is none")
+    return several[0].name, Replacing(model, reference, several)
+
+
+def _sequence(replace: Any) -> Sequence[Any]:
+    if not isinstance(replace, Sequence) or not replace:
+        raise InputError(f"replace is {type(replace).__name__}, expected a name, a jstrace.Replacement or several")
+    return replace

@@ -1,0 +1,161 @@
+"""The clean pass: the full forward pass, and as a value what edge scores and replacements need of it, without hooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from jstrace.models import layers as fn
+from jstrace.models.config import ModelConfig
+from jstrace.models.decoder import (
+    Decoder,
+    Layer,
+    attention_output,
+    mlp,
+    project_out,
+    project_qkv,
+    turned,
+    with_constants,
+)
+from jstrace.models.edges import EdgeTree
+from jstrace.models.replacement import Replacement
+
+
+@runtime_checkable
+class Importance(Protocol):
+    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
+
+    One of your own goes to ``jstrace.trace(importance=)``. It must be hashable and compare by value, as a frozen
+    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
+    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
+    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
+    """
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Magnitude of residual and MLP edges."""
+        ...
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
+
+        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
+        """
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Clean:
+    """What a clean pass returns: next-token logits and the magnitude of every edge."""
+
+    logits: Float32[Array, "V"]
+    magnitudes: EdgeTree
+
+
+def clean_forward(
+    model: Decoder, tokens: Int[Array, "T"], measure: Importance, *, length: Int[Array, ""] | int | None = None
+) -> Clean:
+    """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
+
+    Norms after a sub-layer and the final norm are linearised (section 1): attention vectors carry the post-norm's
+    weight and the inverse RMS of all attention at their target; vectors into the output node carry the final norm's
+    weight, and under LayerNorm lose their mean. Tokens from ``length`` on are padding: they change nothing before
+    them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple.
+    """
+    config = model.config
+    sights = fn.sights(config, tokens.shape[0], length)
+
+    def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
+        layer, kind, last = inputs
+        w = layer.weights()
+        probs, values, attn = _attended(config, w, x, jax.tree.map(lambda table: table[kind], sights))
+        final = functools.partial(_into_output, model, last)
+        middle = with_constants(w, x + attn)
+        edge = mlp(config, w, x if config.parallel else middle)
+        out = middle + edge
+        node, wide_x = final(out), x.astype(jnp.float32)
+        if config.parallel:
+            attention = measure.attention(probs, final(values), node)
+            one = measure.vector(final(x), node)
+            return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
+        wide_middle = middle.astype(jnp.float32)
+        return out, EdgeTree(
+            residual_attn=measure.vector(wide_x, wide_middle),
+            attn=measure.attention(probs, values, wide_middle),
+            residual_mlp=measure.vector(final(middle), node),
+            mlp=measure.vector(final(edge), node),
+        )
+
+    layers = jnp.arange(config.n_layers)
+    x, magnitudes = jax.lax.scan(
+        step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds), layers == config.n_layers - 1)
+    )
+    return Clean(model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1]), magnitudes)
+
+
+def _attended(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
+) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
+    """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
+    q, k, v = project_qkv(config, w, x)
+    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
+    probs = fn.attention_probs(logits, sight.visible)
+    mixed = fn.mix_values(probs, v)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
+    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
+    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
+    whole = project_out(w, mixed)
+    if not config.post_norm:
+        return probs, values, whole
+    inverse = fn.inverse_rms(whole, config.norm_eps)
+    weight = fn.gain(config, w["attn_post_norm"])
+    normed = fn.norm(config, w, "attn_post_norm", whole)
+    return probs * inverse[None, :, 0, None], values * weight, normed
+
+
+def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
+    """Vectors in float32; under the final norm's linear part if the layer is the last one."""
+    wide = x.astype(jnp.float32)
+    if model.config.norm == "layer":
+        wide = wide - jnp.where(last, jnp.mean(wide, axis=-1, keepdims=True), 0.0)
+    return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)
+
+
+def hidden_states(
+    model: Decoder, tokens: Int[Array, "T"], *, take: Callable[[Replacement], Any] = lambda states: states
+) -> Any:
+    """The states of a clean pass that other passes may carry in the place of ablated edges: ``[L, T, ...]`` each.
+
+    Those of a token do not depend on the tokens after it, so a prefix of them is what a prefix of the tokens gives.
+
+    Args:
+      model: the decoder.
+      tokens: token ids.
+      take: from the states of a layer, ``[T, ...]`` each, to what is kept of them; all by default.
+
+    Returns:
+      What ``take`` gives, on a leading axis of layers.
+    """
+    config = model.config
+    sights = fn.sights(config, tokens.shape[0], None)
+
+    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
+        layer, kind = inputs
+        w, sight = layer.weights(), jax.tree.map(lambda table: table[kind], sights)
+        q, k, v = project_qkv(config, w, x)
+        logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
+        mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), v)
+        middle = with_constants(w, x + attention_output(config, turned(w), mixed))
+        edge = mlp(config, w, x if config.parallel else middle)
+        return middle + edge, take(Replacement(x, v, middle, edge))
+
+    _, states = jax.lax.scan(step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds)))
+    return states
