@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,10 @@ class Asked:
     seed: int
     ablate: str
     pre_softmax: bool
+    order: str = "best-first"
+    replace: str = "zero"
+    reference: tuple[str, ...] | None = None
+    """Texts that replacements are made of; what comes with jstrace by default."""
 
 
 class Result(NamedTuple):
@@ -33,6 +38,8 @@ class Result(NamedTuple):
     text: str
     trace: Trace
     evaluation: Evaluation
+    seconds: float
+    """That tracing took, for each of the texts that were traced together."""
 
 
 def chunks(model: Model, texts: Sequence[str], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
@@ -60,7 +67,7 @@ def _progress(n_texts: int) -> Iterator[Callable[[int], None]]:
 
 def _computed(
     model: Model, rows: list[np.ndarray], asked: Asked, advance: Callable[[int], None]
-) -> tuple[list[Trace], list[Evaluation]]:
+) -> tuple[list[Trace], list[Evaluation], list[float]]:
     import jstrace
 
     def report() -> Callable[[int, int], None]:
@@ -73,6 +80,15 @@ def _computed(
 
         return step
 
-    traces = jstrace.trace(model, rows, importance=asked.importance, seed=asked.seed, progress=report())
-    evaluations = jstrace.evaluate(model, traces, ablate=asked.ablate, pre_softmax=asked.pre_softmax, progress=report())
-    return traces, evaluations
+    reference = None if asked.reference is None else list(asked.reference)
+    start = time.perf_counter()
+    traces = jstrace.trace(
+        model, rows, importance=asked.importance, order=asked.order, reference=reference, seed=asked.seed,
+        progress=report(),
+    )  # fmt: skip
+    seconds = [(time.perf_counter() - start) / len(rows)] * len(rows)
+    evaluations = jstrace.evaluate(
+        model, traces, ablate=asked.ablate, pre_softmax=asked.pre_softmax, replace=asked.replace, reference=reference,
+        progress=report(),
+    )  # fmt: skip
+    return traces, evaluations, seconds

@@ -30,6 +30,25 @@ class Importance(StrEnum):
     IFR = "ifr"
     COSINE = "cosine"
     RANDOM = "random"
+    GRADIENT = "gradient"
+    INTEGRATED = "integrated"
+    L1_GRADIENT = "l1*gradient"
+    ROUNDS = "rounds"
+
+
+class Replace(StrEnum):
+    """What ablated edges carry."""
+
+    ZERO = "zero"
+    MEAN = "mean"
+    RESAMPLE = "resample"
+
+
+class Order(StrEnum):
+    """How scores become traces."""
+
+    BEST_FIRST = "best-first"
+    SCORE = "score"
 
 
 class Kind(StrEnum):
@@ -60,6 +79,12 @@ Distributed = Annotated[
 MeshText = Annotated[
     str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs over N and weights over M devices.")
 ]
+
+
+REFERENCE_HELP = (
+    "A file of texts, a line each, that means and resampled states are made of; by default a few hundred sentences that"
+    " come with jstrace."
+)
 
 
 def joined() -> bool:

@@ -32,6 +32,16 @@ _CORPUS_HELP = (
     " 20,000 paragraphs."
 )
 
+_IMPORTANCE_HELP = "Edge scores: l1, l2, ifr, cosine, random, gradient, integrated, l1*gradient, rounds; with commas."
+_REPLACE_HELP = "What ablated edges carry; several with commas."
+_ORDER_HELP = "How scores become traces; several with commas."
+_REFERENCE_HELP = (
+    "A file of texts, read as --data is, or data for the run's own first 100: of what means and resampled states are"
+    " made. By default sentences that come with jstrace."
+)
+_OWN_REFERENCE = 100
+"""Texts of the run's own that are a reference."""
+
 _LARGE, _MANY = 2**24, 1000
 """Bytes of a file, and texts, from which on reading and counting take seconds."""
 
@@ -53,7 +63,10 @@ def run_command(
         list[str] | None,
         typer.Option(metavar="random,inverse,pre-softmax", help=_BASELINES_HELP),
     ] = None,
-    importance: Annotated[list[str], typer.Option(metavar="l1,l2,ifr,cosine,random", help="Edge scores.")] = ["l1"],  # noqa: B006
+    importance: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_IMPORTANCE_HELP)] = ["l1"],  # noqa: B006
+    replace: Annotated[list[str], typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = ["zero"],  # noqa: B006
+    order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
+    reference: Annotated[str | None, typer.Option(help=_REFERENCE_HELP)] = None,
     words: Annotated[int, typer.Option(min=1, help=_WORDS_HELP)] = 40,
     count: Annotated[int, typer.Option(min=1, help="Passages drawn from WikiText, at most.")] = 5000,
     corpus: Annotated[str | None, typer.Option(help=_CORPUS_HELP)] = None,
@@ -68,11 +81,19 @@ def run_command(
     from jstrace import runs
     from jstrace.method.conditions import Plan
 
-    plan = Plan(_listed(importance), _listed(ablate), _listed(baselines or []), seed=seed)
+    plan = Plan(
+        _listed(importance), _listed(ablate), _listed(baselines or []), seed=seed,
+        replacements=_listed(replace), orders=_listed(order),
+    )  # fmt: skip
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
+    if reference is None:
+        texts = None
+    else:
+        own = rows.rows[:_OWN_REFERENCE] if reference == "data" else runs.read_data(reference).rows
+        texts = [row.text for row in own if row.text.strip()]
     if speaks:
         say(f"{len(rows.rows):,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
     from jstrace.scale.hosts import check_agreed
@@ -98,7 +119,7 @@ def run_command(
         ):
             done = runs.run(
                 loaded, rows, out, plan, name=model, limit=limit, save_strata=save_strata,
-                progress=shown.progress, on_save=shown.saved, on_batch=shown.batch,
+                progress=shown.progress, on_save=shown.saved, on_batch=shown.batch, reference=texts,
             )  # fmt: skip
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")

@@ -72,6 +72,19 @@ def plot(path: Path, curves: list[tuple[str, Evaluation]]) -> None:
     sys.stderr.write(f"jstrace: wrote {path}\n")
 
 
+def carried(evaluation: Evaluation) -> str:
+    """What ablated edges carry, where that is anything."""
+    return "" if evaluation.replace == "zero" else f", carrying {evaluation.replace}"
+
+
+def scored(result: Result) -> str:
+    """How edges were ranked, and what it took."""
+    trace = result.trace
+    under = "" if trace.replace == "zero" else f" under {trace.replace}"
+    order = "best first from the output" if trace.order == "best-first" else "by score alone"
+    return f"ranked by {trace.importance}{under}, {order}; {result.seconds:.1f} s a text, compilation included"
+
+
 def _label(text: str) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
@@ -83,7 +96,7 @@ def _print(model: Model, result: Result, output: Output) -> None:
         return str(token) if model.tokenizer is None else model.tokenizer.token(token)
 
     if output.as_json:
-        typer.echo(json.dumps(records.as_json(*result, word, top=output.top, kind=output.kind)))
+        typer.echo(json.dumps(records.as_json(*result[:3], word, top=output.top, kind=output.kind)))
         return
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours
 
@@ -102,7 +115,9 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
-                  + (", before the softmax" if evaluation.pre_softmax else ""), markup=False)  # fmt: skip
+                  + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation), markup=False)  # fmt: skip
+    if (trace.importance, trace.order) != ("l1", "best-first"):
+        console.print(scored(result), markup=False)
     console.print(f"{shown(result.text)} → {prediction_line(evaluation, word)}", markup=False)
     console.print(tables.curve_table(trace, evaluation, word))
     console.print(curves.terminal_plot(evaluation), markup=False)

@@ -13,12 +13,15 @@ from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.options import (
     MODEL_HELP,
+    REFERENCE_HELP,
     Ablate,
     Distributed,
     Dtype,
     Importance,
     Kind,
     MeshText,
+    Order,
+    Replace,
     Revision,
     by_first,
     joined,
@@ -47,6 +50,9 @@ def trace_command(
     ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
     importance: Annotated[Importance, typer.Option(help="The score that ranks edges.")] = Importance.L1,
+    order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
+    replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.ZERO,
+    reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random.")] = 0,
     top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
@@ -64,12 +70,13 @@ def trace_command(
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
+    texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    asked = Asked(importance.value, seed, ablate.value, pre_softmax)
+    asked = Asked(importance.value, seed, ablate.value, pre_softmax, order.value, replace.value, texts)
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

@@ -16,7 +16,7 @@ from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
-from jstrace.pipeline.replacing import Replace, Replacing, named
+from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, chunk_size, keeps_invalid
 
@@ -26,23 +26,25 @@ Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 @overload
 def evaluate(
     model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., next_token: int | None = ..., progress: Progress | None = ...,
+    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ..., progress: Progress | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
+    replace: Replace = ..., reference: Reference = ...,
+    next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
+    replace: Replace = ..., reference: Reference = ...,
+    next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Evaluation | Invalid]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Trace | Tokens, *, masks: EdgeTree, ablate: str = ..., pre_softmax: bool = ...,
-    replace: Replace = ..., next_token: int | None = ...,
+    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 def evaluate(
     model: Model,
@@ -53,6 +55,7 @@ def evaluate(
     pre_softmax: bool = False,
     inverse: bool = False,
     replace: Replace = None,
+    reference: Reference = None,
     next_token: int | Sequence[int | None] | AnyArray | None = None,
     on_invalid: str = "raise",
     progress: Callable[[int, int], None] | None = None,
@@ -71,6 +74,7 @@ def evaluate(
       replace: what ablated edges carry (section 8 of the method): nothing ("zero"), "mean" or "resample" of the
         reference that comes with jstrace, a ``jstrace.Replacement``, or several of them: TV, KL, entropy and surprisal
         are then means over them, a nucleus is recovered where it is under all, and top tokens are the first one's.
+      reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
@@ -81,7 +85,7 @@ def evaluate(
     """
     checked_model(model)
     keep = keeps_invalid(on_invalid)
-    condition, replacing = _condition(model, ablate, pre_softmax, inverse, replace)
+    condition, replacing = _condition(model, ablate, pre_softmax, inverse, (replace, reference))
     if masks is not None:
         if keep or progress is not None:
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
@@ -101,24 +105,25 @@ def evaluate_iter(
     pre_softmax: bool = False,
     inverse: bool = False,
     replace: Replace = None,
+    reference: Reference = None,
     on_invalid: str = "raise",
     chunk: int | None = None,
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
     """Each trace with its evaluation, in their order, computed as they are asked for: for streams of ``trace_iter``.
 
     Args:
-      model, ablate, pre_softmax, inverse, replace, on_invalid: as in ``evaluate``.
+      model, ablate, pre_softmax, inverse, replace, reference, on_invalid: as in ``evaluate``.
       traces: any iterable of traces; ``chunk`` of them are read at once.
       chunk: traces that are evaluated together, 64 for each device by default.
     """
     checked_model(model)
-    how = _condition(model, ablate, pre_softmax, inverse, replace)
+    how = _condition(model, ablate, pre_softmax, inverse, (replace, reference))
     return _stream(model, iter(_checked_traces(traces)), how, keeps_invalid(on_invalid), chunk_size(model, chunk))
 
 
 def _condition(model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: Any) -> tuple[Condition, Replacing]:
     """How masks are made and what ablated edges carry, checked."""
-    name, replacing = named(model, replace)
+    name, replacing = named(model, *replace)
     before = _flag("pre_softmax", pre_softmax)
     if before and name != "zero":
         raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")

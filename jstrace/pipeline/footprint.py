@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jstrace.method.conditions import takes_passes
 from jstrace.method.graph import edge_slot_count
 from jstrace.models import ModelConfig
 from jstrace.pipeline.ask import Ask
@@ -15,6 +16,8 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
         # Groups at cuts of random scores are large, and signed ones under frozen components are sorted first.
         whole = any(one.importance == "random" or (one.signed and one.frozen) for one in ask.sources)
         traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
+        if any(takes_passes(one.importance) for one in ask.sources):
+            traced = max(traced, gradient_bytes(config, width, itemsize))
     if ask.cases:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
@@ -48,6 +51,18 @@ def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *,
     scored += itemsize * width * (4 * config.d_model + 3 * config.d_mlp) + 4 * config.vocab_size
     extracted = (68 if whole else 10) * edge_slot_count(config, width) + 40 * layer + 8 * n_sizes * 65536
     return max(scored, extracted)
+
+
+def gradient_bytes(config: ModelConfig, width: int, itemsize: int) -> int:
+    """Peak bytes of a gradient score of one input, beside the weights.
+
+    Some six numbers of every edge are held (the score, the mask, its gradient, and what survived), the residual stream
+    of every layer, and of one layer what its backward pass reads.
+    """
+    held = 24 * edge_slot_count(config, width) + itemsize * config.n_layers * width * config.d_model
+    attention = 8 * 4 * config.n_heads * width**2
+    rows = itemsize * width * (10 * config.d_model + 6 * config.d_mlp)
+    return held + attention + rows + 12 * config.vocab_size
 
 
 def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int) -> int:

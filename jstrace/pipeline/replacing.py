@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.resources
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,8 @@ from jstrace.scale import batching
 
 _ROWS = 8
 """Texts of one call."""
+_THINNED = 4
+"""Of the built-in reference, every so many texts go into means: some 2,400 tokens, in seconds on a laptop."""
 _RESAMPLED = 2
 """Other inputs whose states "resample" stands for."""
 
@@ -29,12 +30,16 @@ Replace = Replacement | Sequence[Replacement] | str | None
 """One of ``REPLACEMENTS``, a replacement, or several whose measures are averaged; None is "zero"."""
 
 
+Reference = Sequence[Tokens] | None
+"""Texts or token ids that means and resampled states are made of; None is what comes with jstrace."""
+
+
 def mean_replacement(model: Model, texts: Tokens | Sequence[Tokens] | None = None) -> Replacement:
     """Means over all tokens of the texts, those of the first position (the attention sink) apart from all others.
 
     Args:
       model: from ``jstrace.load``.
-      texts: texts, or token ids; by default the reference that comes with jstrace, of a few hundred sentences.
+      texts: texts, or token ids; by default 80 sentences of the reference that comes with jstrace.
 
     Raises:
       InputError: no texts, or none with a second token.
@@ -175,7 +180,7 @@ def _reference_ids(model: Model, texts: Any) -> list[np.ndarray]:
     checked_model(model)
     if texts is None and model.tokenizer is None:
         raise InputError("this model came without a tokenizer: give the reference as token ids")
-    single, rows = listed(model, built_in_reference() if texts is None else texts)
+    single, rows = listed(model, built_in_reference()[::_THINNED] if texts is None else texts)
     if not len(rows):
         raise InputError("the reference is empty; means need at least one text")
     return [token_ids(model, row, "" if single else f"reference text {i}: ") for i, row in enumerate(rows)]
@@ -201,13 +206,9 @@ class Replacing:
         model: Model,
         reference: Sequence[Tokens] | None = None,
         own: Sequence[Replacement] = (),
-        keep: Path | None = None,
     ) -> None:
-        """Of reference texts, by default the built-in ones; ``own`` ones take the place of what has their name.
-
-        Means are kept in the folder ``keep`` for the next process, if one is given.
-        """
-        self.model, self.reference, self.own, self.keep = model, reference, tuple(own), keep
+        """Of reference texts, by default the built-in ones; ``own`` ones take the place of what has their name."""
+        self.model, self.reference, self.own = model, reference, tuple(own)
         self._streams: list[np.ndarray] | None = None
         self._resampled: dict[int, tuple[Replacement, ...]] = {}
 
@@ -246,10 +247,9 @@ class Replacing:
         return self._resampled[width]
 
     def _mean(self) -> Replacement:
-        mark = f"{self.model.fingerprint()}-{reference_mark(self.reference)}"
+        mark = self.model.fingerprint(), reference_mark(self.reference)
         if mark not in _MEANS:
-            path = None if self.keep is None else self.keep / f"mean-{mark}.npz"
-            _MEANS[mark] = _kept(path) or _made(self.model, self.reference, path)
+            _MEANS[mark] = mean_replacement(self.model, self.reference)
             while len(_MEANS) > _MOST_MEANS:
                 del _MEANS[next(iter(_MEANS))]
         return _MEANS[mark]
@@ -264,28 +264,9 @@ class Replacing:
         return self._streams
 
 
-_MEANS: dict[str, Replacement] = {}
+_MEANS: dict[tuple[str, str], Replacement] = {}
 """Means made in this process, by the model's fingerprint and the reference: they are small."""
 _MOST_MEANS = 8
-
-
-def _kept(path: Path | None) -> Replacement | None:
-    """The means in a file of one's own cache, if they can be read."""
-    try:
-        return None if path is None or not path.exists() else Replacement.load(path)
-    except InputError:
-        return None
-
-
-def _made(model: Model, reference: Sequence[Tokens] | None, path: Path | None) -> Replacement:
-    found = mean_replacement(model, reference)
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            found.save(path)
-        except (OSError, InputError):
-            pass  # a cache that cannot be written costs the next process the seconds that it took
-    return found
 
 
 def _streams(model: Model, reference: Sequence[Tokens] | None) -> list[np.ndarray]:
@@ -297,17 +278,21 @@ def _streams(model: Model, reference: Sequence[Tokens] | None) -> list[np.ndarra
 
 
 def _joined(model: Model, rows: list[Tokens]) -> np.ndarray:
-    if all(isinstance(row, str) for row in rows):
-        return token_ids(model, " ".join(str(row) for row in rows))
-    return np.concatenate([token_ids(model, row) for row in rows])
+    """One long input; of texts the first is begun in its middle, so that it is no input that starts with that text."""
+    if not all(isinstance(row, str) for row in rows):
+        return np.concatenate([token_ids(model, row) for row in rows])
+    words = str(rows[0]).split()
+    return token_ids(model, " ".join([*words[len(words) // 2 :], *map(str, rows[1:])]))
 
 
-def named(model: Model, replace: Replace, reference: Sequence[Tokens] | None = None) -> tuple[str, Replacing]:
+def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[str, Replacing]:
     """The name of what was asked for, and what it stands for.
 
     Raises:
       InputError: another name, or replacements that are none, or another model's.
     """
+    if isinstance(reference, str) or not isinstance(reference, Sequence | None):
+        raise InputError(f"reference is {type(reference).__name__}, expected a list of texts or of token ids")
     if replace is None or isinstance(replace, str):
         name = replace or "zero"
         if name not in REPLACEMENTS:

@@ -22,7 +22,7 @@ from jstrace.models import Importance, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, token_texts
-from jstrace.pipeline.replacing import Replace, Replacing, named
+from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.scale import meshes
 
@@ -35,19 +35,19 @@ Progress = Callable[[int, int], None]
 @overload
 def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, importance: str | Importance | GradientScore = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
     progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
     progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., seed: int = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
     on_invalid: Literal["keep"], progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
@@ -59,6 +59,7 @@ def trace(
     frozen: Sequence[str] = (),
     order: str = "best-first",
     replace: Replace = "mean",
+    reference: Reference = None,
     seed: int = 0,
     on_invalid: str = "raise",
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def trace(
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
       replace: what ablated edges carry while gradients are taken: "mean" (over the reference that comes with jstrace),
         "zero" or "resample", or a ``jstrace.Replacement``; the other scores do not read it.
+      reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores; every input has a draw of its own.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
@@ -86,7 +88,7 @@ def trace(
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
     single, rows = listed(model, inputs)
-    tracer = _Tracer.of(model, importance, sizes, frozen, order, replace, seed, on_invalid)
+    tracer = _Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress)
     return found[0] if single else found
 
@@ -100,6 +102,7 @@ def trace_iter(
     frozen: Sequence[str] = (),
     order: str = "best-first",
     replace: Replace = "mean",
+    reference: Reference = None,
     seed: int = 0,
     on_invalid: str = "raise",
     chunk: int | None = None,
@@ -107,7 +110,7 @@ def trace_iter(
     """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
 
     Args:
-      model, importance, sizes, frozen, order, replace, seed, on_invalid: as in ``trace``.
+      model, importance, sizes, frozen, order, replace, reference, seed, on_invalid: as in ``trace``.
       inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
       chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
 
@@ -117,7 +120,7 @@ def trace_iter(
     checked_model(model)
     if isinstance(inputs, str) or not isinstance(inputs, Iterable):
         raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
-    tracer = _Tracer.of(model, importance, sizes, frozen, order, replace, seed, on_invalid)
+    tracer = _Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
     return _stream(tracer, iter(inputs), chunk_size(model, chunk))
 
 
@@ -159,11 +162,11 @@ class _Tracer:
         sizes: Sequence[float],
         frozen: Sequence[str],
         order: str,
-        replace: Replace,
+        replace: tuple[Replace, Reference],
         seed: int,
         on_invalid: str,
     ) -> _Tracer:
-        kind, first, (name, replacing) = checked_importance(importance), checked_frozen(frozen), named(model, replace)
+        kind, first, (name, replacing) = checked_importance(importance), checked_frozen(frozen), named(model, *replace)
         source = Source(kind, first, checked_order(order), name)
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
         if not takes_passes(kind):

@@ -17,18 +17,34 @@ FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
 
 
-def configuration(plan: Plan, data: Data, *, save_strata: bool) -> dict[str, Any]:
-    """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices."""
+def configuration(plan: Plan, data: Data, *, save_strata: bool, reference: str | None = None) -> dict[str, Any]:
+    """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices.
+
+    What came with later versions is there only where it is asked for, so that older runs stay the same.
+
+    Args:
+      plan: what is asked of every input.
+      data: of the run.
+      save_strata: whether strata are kept, too.
+      reference: a hash of the reference texts, where anything depends on them.
+    """
+    later: dict[str, Any] = {} if reference is None else {"reference": reference}
+    later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
+    later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
     own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
-    return ({"own_importances": own} if own else {}) | {
-        "importance": list(plan.importance_names),
-        "ablate": list(plan.ablations),
-        "baselines": list(plan.baselines),
-        "sizes": list(plan.sizes),
-        "seed": plan.seed,
-        "save_strata": save_strata,
-        "data": data.fingerprint,
-    }
+    return (
+        ({"own_importances": own} if own else {})
+        | later
+        | {
+            "importance": list(plan.importance_names),
+            "ablate": list(plan.ablations),
+            "baselines": list(plan.baselines),
+            "sizes": list(plan.sizes),
+            "seed": plan.seed,
+            "save_strata": save_strata,
+            "data": data.fingerprint,
+        }
+    )
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -36,7 +52,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
     names = ("importance", "ablate", "baselines", "sizes")
     importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
     importances = tuple(name if name in IMPORTANCES else Named(name) for name in importances)
-    return Plan(importances, ablations, baselines, sizes, config["seed"])
+    replacements, orders = tuple(config.get("replace", Plan.replacements)), tuple(config.get("order", Plan.orders))
+    return Plan(importances, ablations, baselines, sizes, config["seed"], replacements, orders)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

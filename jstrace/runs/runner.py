@@ -22,6 +22,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
 from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
 from jstrace.runs.data import Data
@@ -62,6 +63,7 @@ def run(
     progress: Progress | None = None,
     on_save: Callable[[int], None] | None = None,
     on_batch: OnBatch | None = None,
+    reference: Sequence[str] | None = None,
 ) -> Summary:
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
@@ -83,6 +85,8 @@ def run(
         that there are more.
       on_batch: called before a batch is computed, with its inputs and the tokens that they are padded to: the first of
         a length compiles.
+      reference: texts that "mean" and "resample" are made of, for the plan's replacements and for scores that take
+        gradients; by default those that come with jstrace.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
@@ -91,7 +95,8 @@ def run(
     _check_types(data, plan, name)
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
     plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
-    config, facts = manifest.configuration(plan, data, save_strata=save_strata), _facts(data, plan)
+    mark = reference_mark(reference) if plan.takes_reference else None
+    config, facts = manifest.configuration(plan, data, save_strata=save_strata, reference=mark), _facts(data, plan)
     same = functools.partial(manifest.check_same, folder, config, facts)
     hosts.together(same)  # before anything is made or loaded
     with run_folder.locked(folder):
@@ -104,14 +109,15 @@ def run(
         facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
         facts["data"] |= {"corpus_tokens": counts.total()}
         hosts.check_agreed((config, wanted, part_inputs))
-        names, mark = list(schema.schemas(plan, save_strata=save_strata)), manifest.mark_of(config)
+        names, run_mark = list(schema.schemas(plan, save_strata=save_strata)), manifest.mark_of(config)
         there = run_folder.opened(folder, config, facts, _session(loaded), names)
         done = hosts.either(_done(there, wanted))
         before = int(done.sum())
         tell = _Told(progress, on_save, before, wanted)
         make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
-        saver = Saver(folder, mark, names, make, tell.saved)
-        driver = Driver(loaded, Ask(plan.sources, plan.cases, plan.sizes, plan.seed), on_batch)
+        saver = Saver(folder, run_mark, names, make, tell.saved)
+        ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed)
+        driver = Driver(loaded, ask, on_batch, Replacing(loaded, reference))
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as stop_if_asked:
             for number, chunk in chunks.items():
@@ -121,7 +127,7 @@ def run(
                         tell.finished(len(entries))
                         saver.save_if_due()
                         stop_if_asked()
-        return Summary(wanted, int(hosts.either(_invalid(folder, names, mark, wanted)).sum()), wanted - before)
+        return Summary(wanted, int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum()), wanted - before)
 
 
 def _check_types(data: Any, plan: Any, name: Any) -> None:

@@ -32,8 +32,9 @@ def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, importance: s
     wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, importance=importance, seed=3)
     for name, leaf in plain.items():
         cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
-        # Gradients are sums of many products, which other widths round otherwise, and no shares.
-        bounds = {"rtol": 2e-4, "atol": 1e-4} if importance in GRADIENTS else {"atol": 1e-5}
+        # Gradients are sums of many products, which other widths round otherwise, and rounds add up their
+        # logarithms.
+        bounds = {"rtol": 1e-3, "atol": 1e-4} if importance in GRADIENTS else {"atol": 1e-5}
         np.testing.assert_allclose(cropped, leaf, **bounds, err_msg=name)
     outside = jax.tree.map(lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, graph.edge_slots(TINY, n + 2, n))
     assert all(jax.tree.leaves(outside))
