@@ -114,8 +114,8 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     console = Console(file=written, force_terminal=as_there.is_terminal, highlight=False, soft_wrap=True)
     console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
-    console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {evaluation.ablate}"
-                  + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation), markup=False)  # fmt: skip
+    ablated = evaluation.ablate + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation)
+    console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {ablated}", markup=False)
     if (trace.importance, trace.order) != ("l1", "best-first"):
         console.print(scored(result), markup=False)
     console.print(f"{shown(result.text)} → {prediction_line(evaluation, word)}", markup=False)
