@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jstrace.method.conditions import ABLATIONS, Case, name_of
+from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case, Condition, Source
 from jstrace.reports import figures, statistics
 from jstrace.reports import tables as computed
 from jstrace.reports.results import Results
@@ -58,7 +58,7 @@ Drawing = Callable[[Results], Figure]
 
 def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
     who, n = run.label, run.valid.num_rows
-    ablated = f"Ablated: {_each(run.ablations)}."
+    ablated = _ablated(run.ablations, run.plan.replacements[:1])
 
     def picture(kind: str, title: str, caption: str, draw: Drawing, ablated: str = ablated) -> Picture:
         drawn = functools.partial(draw, run)
@@ -99,11 +99,12 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
 def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
     """Baselines and other scores, as far as the run has them: kind, title, caption, figure and what was ablated."""
     plan = run.plan
-    own = (plan.case(), f"s-Trace ({run.importance})")
+    own = (plan.case(), f"s-Trace ({run.source})")
     if "random" in plan.baselines:
+        searched = "the same" if plan.orders[0] == "best-first" else "best-first"
         yield (
             "random", "against random traces (Fig. 6)",
-            "Random scores, residual and MLP edges first, through the same extraction.",
+            f"Random scores, residual and MLP edges first, through {searched} extraction.",
             *_compared(run, [own, (plan.baseline("random"), "random")]),
         )  # fmt: skip
     if "inverse" in plan.baselines:
@@ -112,7 +113,7 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
             "necessity", "necessity (Fig. 7)", "TV of the graph without them against the size of the trace.",
             figures.necessity,
             f"Removed: {', beside it '.join(f'{removed[name]} of the trace ({name})' for name in run.ablations)};"
-            " all others are kept, residual edges always" + _alone(run.ablations) + ".",
+            " all others are kept, residual edges always" + _alone(run.ablations) + "." + _carried(plan.replacements),
         )  # fmt: skip
     if "pre-softmax" in plan.baselines:
         yield (
@@ -123,13 +124,30 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
     if len(plan.importances) > 1:
         yield (
             "importance", "edge scores compared", "The same extraction by other scores.",
-            *_compared(run, [(plan.case(importance=kind), name_of(kind)) for kind in plan.importances]),
+            *_compared(run, _named(plan.case(importance=kind) for kind in plan.importances)),
+        )  # fmt: skip
+    if len(plan.orders) > 1:
+        cases = [Case(Source(kind, order=order), Condition()) for kind in plan.importances for order in plan.orders]
+        yield (
+            "order", "best-first search against ranks alone",
+            "As many edges found from the output on, so that traces stay connected, and by score, wherever they are.",
+            *_compared(run, _named(cases)),
+        )  # fmt: skip
+    if len(plan.replacements) > 1:
+        yield (
+            "replace", "what ablated edges carry", f"The same traces ({run.source}) under each replacement.",
+            figures.replacements, _ablated(run.ablations, plan.replacements),
         )  # fmt: skip
 
 
 def _compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[Drawing, str]:
     """A comparison and what it ablates."""
-    return functools.partial(figures.compared, kinds=kinds), f"Ablated: {_each(figures.ablations_of(run, kinds))}."
+    return functools.partial(figures.compared, kinds=kinds), _ablated(*figures.panels_of(run, kinds))
+
+
+def _named(cases: Iterable[Case]) -> list[tuple[Case, str]]:
+    """Cases with the names of their traces."""
+    return [(case, case.source.name) for case in cases]
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -138,19 +156,22 @@ def _range(counts: Sequence[int]) -> str:
 
 def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
     ablations = [name for name in ABLATIONS if any(name in run.ablations for run in runs)]
+    replacements = [name for name in REPLACEMENTS if any(name in run.plan.replacements for run in runs)]
     yield Picture(
         "models", None, "All models: how fast the prediction comes back (Fig. 3)",
         f"Median TV distance over each model's own valid inputs. n = {_range([run.valid.num_rows for run in runs])}.",
-        f"Ablated: {_each(ablations)}.", functools.partial(figures.all_models, runs, ablations),
+        _ablated(ablations, replacements), functools.partial(figures.all_models, runs, ablations, replacements),
     )  # fmt: skip
-    own = [runs[0].plan.case(name) for name in ablations]
+    first = runs[0].plan
+    own = [first.case(name).replaced(replace) for replace in first.replacements for name in ablations]
     shared = [case for case in own if case in statistics.shared_cases(runs)]
     if shared:
+        conditions = [(case.condition.ablate, case.condition.replace) for case in shared]
         yield Picture(
             "between-models", None, "All models: do they agree on which inputs are dense? (Fig. 9)",
             "Spearman's ρ of density between models, on the inputs that both have (told by their texts); n of each"
             " pair is in the table.",
-            f"Ablated: {_each([case.condition.ablate for case in shared])}.",
+            _ablated(*(list(dict.fromkeys(names)) for names in zip(*conditions, strict=True))),
             functools.partial(figures.between_models, runs, shared),
         )  # fmt: skip
 
@@ -158,8 +179,22 @@ def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
 _ABLATED = {"all": "all edges", "residual+mlp": "residual and MLP edges only (residual+mlp)"}
 
 
-def _each(ablations: Sequence[str]) -> str:
-    return ", beside it ".join(_ABLATED[name] for name in ablations) + _alone(ablations)
+_CARRIED = {
+    "zero": "nothing (zero)",
+    "mean": "means over reference texts (mean)",
+    "resample": "the states of other texts (resample)",
+}
+
+
+def _ablated(ablations: Sequence[str], replacements: Sequence[str]) -> str:
+    """What a figure ablates, and what ablated edges carry in it where that is not nothing."""
+    edges = ", beside it ".join(_ABLATED[name] for name in ablations)
+    return f"Ablated: {edges}{_alone(ablations)}.{_carried(replacements)}"
+
+
+def _carried(replacements: Sequence[str]) -> str:
+    carried = ", beside it ".join(_CARRIED[name] for name in replacements)
+    return "" if list(replacements) == ["zero"] else f" Ablated edges carry {carried}."
 
 
 def _alone(ablations: Sequence[str]) -> str:

@@ -82,23 +82,40 @@ def _power(x: float) -> str:
 _REMOVED = {"all": "removed: attention and MLP", "residual+mlp": "removed: MLP alone"}
 
 
+_ROW = 1.8
+"""Inches that one more row of panels takes."""
+
+
 def _each_ablation(
     ablations: Sequence[str],
-    draw: Callable[[Any, str], None],
+    draw: Callable[[Any, str, str], None],
     *,
     ylabel: str,
+    replacements: Sequence[str] = ("zero",),
     xlabel: str = SIZE_LABEL,
     height: float = 2.1,
     removes: bool = False,
 ) -> Figure:
-    """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away."""
-    figure, grid = _panels(len(ablations), height=height, sharey=True)
-    for axes, ablate in zip(grid[0], ablations, strict=True):
-        draw(axes, ablate)
-        axes.set_title(_REMOVED[ablate] if removes else f"ablated: {ablate}")
-    grid[0, 0].set_ylabel(ylabel)
+    """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away.
+
+    Each replacement has a row of them; titles name it unless there is zero alone.
+    """
+    rows = len(replacements)
+    figure, grid = _panels(len(ablations), rows=rows, height=height + _ROW * (rows - 1), sharey=True)
+    for line, replace in zip(grid, replacements, strict=True):
+        for axes, ablate in zip(line, ablations, strict=True):
+            draw(axes, ablate, replace)
+            title = _REMOVED[ablate] if removes else f"ablated: {ablate}"
+            axes.set_title(title if rows == 1 and replace == "zero" else f"{title}\nreplaced by: {replace}")
+        line[0].set_ylabel(ylabel)
     figure.supxlabel(xlabel, fontsize=7)
     return figure
+
+
+def _ablated(case: Case) -> str:
+    """What panels say of a case."""
+    ablate, replace = case.condition.ablate, case.condition.replace
+    return f"ablated: {ablate}" + ("" if replace == "zero" else f"\nreplaced by: {replace}")
 
 
 def _band(axes: Any, sizes: np.ndarray, values: np.ndarray, color: str, label: str | None, dash: str = "-") -> None:
@@ -118,18 +135,31 @@ def _phases(axes: Any) -> None:
 def curve(run: Results) -> Figure:
     """TV against size, median and quartiles, the two phases marked (Fig. 3)."""
 
-    def draw(axes: Any, ablate: str) -> None:
-        _band(axes, run.sizes, run.curve(run.plan.case(ablate), "tv"), _COLORS[0], None)
+    def draw(axes: Any, ablate: str, replace: str) -> None:
+        _band(axes, run.sizes, run.curve(run.plan.case(ablate).replaced(replace), "tv"), _COLORS[0], None)
         _log_sizes(axes, run.sizes)
         _phases(axes)
         axes.set_ylim(-0.02, 1.12)
 
-    return _each_ablation(run.ablations, draw, ylabel=_TV)
+    return _each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=_TV)
 
 
 def compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> Figure:
-    """TV against size of several cases, whatever their ablation, with their labels; a panel for each ablation."""
+    """TV against size of several cases with their labels; a panel for each ablation and replacement, not theirs alone."""
     figure = _compared(run, kinds, height=2.35)
+    _legend_above(figure, 3)
+    return figure
+
+
+def replacements(run: Results) -> Figure:
+    """TV against size of the first traces under each replacement; a panel for each ablation."""
+    own = run.plan.case()
+    lines = [(own.replaced(name), name) for name in run.plan.replacements]
+
+    def draw(axes: Any, ablate: str, _: str) -> None:
+        _draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
+
+    figure = _each_ablation(run.ablations, draw, ylabel=_TV, height=2.35)
     _legend_above(figure, 3)
     return figure
 
@@ -141,19 +171,31 @@ def necessity(run: Results) -> Figure:
 
 
 def _compared(run: Results, kinds: Sequence[tuple[Case, str]], **options: Any) -> Figure:
-    def draw(axes: Any, ablate: str) -> None:
-        for number, (case, label) in enumerate(kinds):
-            values = run.curve(case.under(ablate), "tv")
-            _band(axes, run.sizes, values, _COLORS[number % len(_COLORS)], label, _DASHES[number % len(_DASHES)])
-        _log_sizes(axes, run.sizes)
-        axes.set_ylim(-0.02, 1.02)
+    def draw(axes: Any, ablate: str, replace: str) -> None:
+        _draw_lines(axes, run, [(case.under(ablate).replaced(replace), label) for case, label in kinds])
 
-    return _each_ablation(ablations_of(run, kinds), draw, ylabel=_TV, **options)
+    ablations, replacements = panels_of(run, kinds)
+    return _each_ablation(ablations, draw, replacements=replacements, ylabel=_TV, **options)
 
 
-def ablations_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[str, ...]:
-    """The ablations under which a run has all these cases."""
-    return tuple(ablate for ablate in run.ablations if all(case.under(ablate) in run.cases for case, _ in kinds))
+def _draw_lines(axes: Any, run: Results, lines: Sequence[tuple[Case, str]]) -> None:
+    for number, (case, label) in enumerate(lines):
+        color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
+        _band(axes, run.sizes, run.curve(case, "tv"), color, label, dash)
+    _log_sizes(axes, run.sizes)
+    axes.set_ylim(-0.02, 1.02)
+
+
+def panels_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ablations and the replacements under which a run has all these cases."""
+    found = [
+        (ablate, replace)
+        for ablate in run.ablations
+        for replace in run.plan.replacements
+        if all(case.under(ablate).replaced(replace) in run.cases for case, _ in kinds)
+    ]
+    ablations, replacements = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    return ablations, replacements
 
 
 def _legend_above(figure: Figure, columns: int) -> None:
@@ -169,8 +211,8 @@ def nucleus(run: Results) -> Figure:
     """The size that each nucleus level needs, median and quartiles."""
     levels = [100 * level for level in run.manifest["nucleus_levels"]]
 
-    def draw(axes: Any, ablate: str) -> None:
-        needed = statistics.nucleus_sizes(run, run.plan.case(ablate))
+    def draw(axes: Any, ablate: str, replace: str) -> None:
+        needed = statistics.nucleus_sizes(run, run.plan.case(ablate).replaced(replace))
         low, middle, high = np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
         axes.fill_between(levels, low, high, color=_COLORS[0], alpha=0.2, linewidth=0)
         axes.plot(levels, middle, marker="o", markersize=2.5, color=_COLORS[0])
@@ -179,15 +221,16 @@ def nucleus(run: Results) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
 
     return _each_ablation(
-        run.ablations, draw, ylabel="size from which on it is recovered", xlabel="nucleus (% of the probability mass)"
-    )
+        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel="size from which on it is recovered",
+        xlabel="nucleus (% of the probability mass)",
+    )  # fmt: skip
 
 
 def core(run: Results) -> Figure:
     """Cumulative share of edges held by the top fraction of components, a line for each of some sizes (Fig. 4)."""
     figure, grid = _panels(1, height=2.6)
     axes = grid[0, 0]
-    fractions, held = statistics.concentration(run, run.importance)
+    fractions, held = statistics.concentration(run, run.source)
     wanted = [k for k, size in enumerate(run.sizes) if np.isclose(np.log10(size) % 1, 0) and np.isfinite(held[k]).all()]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(wanted)))
     for number, k in enumerate(wanted):
@@ -202,7 +245,7 @@ def core(run: Results) -> Figure:
 
 def makeup(run: Results) -> Figure:
     """Type and layer make-up of traces against size (Fig. 5)."""
-    made = statistics.makeup(run, run.importance)
+    made = statistics.makeup(run, run.source)
     figure, grid = _panels(2, height=2.45, sharey=True)
     depth = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, 4))
     left, right = grid[0]
@@ -239,12 +282,13 @@ def correlation(run: Results) -> Figure:
         3, rows=len(run.ablations), height=0.6 + 1.35 * len(run.ablations), sharey="row", sharex="col"
     )
     for line, ablate in zip(grid, run.ablations, strict=True):
-        density = run.density(run.plan.case(ablate))
+        case = run.plan.case(ablate)
+        density = run.density(case)
         for axes, (name, label) in zip(line, _PREDICTOR_LABELS.items(), strict=True):
             _scatter(axes, run.column(statistics.PREDICTORS[name]), density, log=name == "frequency")
             if ablate == run.ablations[-1]:
                 axes.set_xlabel(label)
-        line[0].set_ylabel(f"density\nablated: {ablate}")
+        line[0].set_ylabel(f"density\n{_ablated(case)}")
     return figure
 
 
@@ -262,21 +306,20 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
     axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
 
 
-def all_models(runs: Sequence[Results], ablations: Sequence[str]) -> Figure:
+def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: Sequence[str] = ("zero",)) -> Figure:
     """Median TV against size of every model (Figs. 3 and 10)."""
-    figure, grid = _panels(len(ablations), height=2.5, sharey=True)
-    for axes, ablate in zip(grid[0], ablations, strict=True):
+
+    def draw(axes: Any, ablate: str, replace: str) -> None:
         for number, run in enumerate(runs):
-            case = run.plan.case(ablate)
+            case = run.plan.case(ablate).replaced(replace)
             if case in run.cases:
                 middle = np.median(run.curve(case, "tv"), axis=0)
                 dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
                 axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=shortened(run.label))
         _log_sizes(axes, runs[0].sizes)
-        axes.set_title(f"ablated: {ablate}")
         axes.set_ylim(-0.02, 1.02)
-    grid[0, 0].set_ylabel(_TV)
-    figure.supxlabel(SIZE_LABEL, fontsize=7)
+
+    figure = _each_ablation(ablations, draw, replacements=replacements, ylabel=_TV, height=2.5)
     _legend_above(figure, 2)
     return figure
 
@@ -295,7 +338,7 @@ def between_models(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
         axes.set_xticks(range(count), names if number == panels - 1 else [""] * count, rotation=60, ha="right")
         axes.set_yticks(range(count), names)
         axes.grid(visible=False)
-        axes.set_title(f"ablated: {case.condition.ablate}")
+        axes.set_title(_ablated(case))
     label = "Spearman's ρ of density"
     figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8, location="top", aspect=30)
     return figure

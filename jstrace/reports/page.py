@@ -129,8 +129,10 @@ def _page(
         for table, rows in found
     ]
     return environment.get_template("report.html").render(
-        runs=[_facts(run) for run in runs], images=images, tables=shown, examples=[*map(_examples, usable)]
-    )
+        runs=[_facts(run) for run in runs], images=images, tables=shown, examples=[*map(_examples, usable)],
+        replaces=any(run.plan.replacements != ("zero",) for run in runs),
+        orders=any(run.plan.orders != ("best-first",) for run in runs),
+    )  # fmt: skip
 
 
 def _shown(value: Any) -> Any:
@@ -163,6 +165,7 @@ def _facts(run: Results) -> dict[str, Any]:
         "rows": data["rows"],
         "invalid": run.inputs.num_rows - run.valid.num_rows,
         "conditions": ", ".join(run.conditions),
+        "reference": run.manifest["config"].get("reference"),
         "device": "; ".join(dict.fromkeys(devices)),
         "versions": "; ".join(dict.fromkeys(versions)),
     }
