@@ -124,24 +124,25 @@ def _moments(model: Model, texts: Any) -> tuple[_Moments, _Moments]:
     return _moments_of(sums[0], counts[0]), _moments_of(sums[1], counts[1])
 
 
-def _moments_of(sums: tuple[Replacement, Replacement], count: int) -> _Moments:
-    once, squared = (one.arrays() for one in sums)
+def _moments_of(sums: tuple[dict[str, Any], dict[str, Any]], count: int) -> _Moments:
+    once, squared = sums
     mean = {name: total / count for name, total in once.items()}
     return _Moments(mean, {name: np.sqrt(np.maximum(squared[name] / count - mean[name] ** 2, 0)) for name in mean})
 
 
+_Sums = tuple[dict[str, Array], dict[str, Array]]
+
+
 @jax.jit
-def _summed(
-    decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"]
-) -> tuple[tuple[Replacement, Replacement], tuple[Replacement, Replacement]]:
-    """Sums of states and of their squares, each ``[L, ...]``: over first tokens, and over all others."""
+def _summed(decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"]) -> tuple[_Sums, _Sums]:
+    """Sums of states and of their squares, each ``[L, ...]`` by name: over first tokens, and over all others."""
 
     def one(tokens: Array, length: Array) -> Any:
         place = jnp.arange(tokens.shape[0])
         shares = ((place == 0) & (length > 0), (place > 0) & (place < length))
 
         def sums(states: Replacement) -> Any:
-            wide = jax.tree.map(lambda state: state.astype(jnp.float32), states)
+            wide = {name: state.astype(jnp.float32) for name, state in states.arrays().items()}
             squares = jax.tree.map(jnp.square, wide)
             return tuple(
                 tuple(jax.tree.map(functools.partial(_over, share), each) for each in (wide, squares))
