@@ -145,7 +145,7 @@ def curve(run: Results) -> Figure:
 
 
 def compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> Figure:
-    """TV against size of several cases with their labels; a panel for each ablation and replacement, not theirs alone."""
+    """TV against size of several cases with their labels; a panel for each ablation and each replacement."""
     figure = _compared(run, kinds, height=2.35)
     _legend_above(figure, 3)
     return figure
@@ -282,13 +282,14 @@ def correlation(run: Results) -> Figure:
         3, rows=len(run.ablations), height=0.6 + 1.35 * len(run.ablations), sharey="row", sharex="col"
     )
     for line, ablate in zip(grid, run.ablations, strict=True):
-        case = run.plan.case(ablate)
-        density = run.density(case)
+        density = run.density(run.plan.case(ablate))
         for axes, (name, label) in zip(line, _PREDICTOR_LABELS.items(), strict=True):
             _scatter(axes, run.column(statistics.PREDICTORS[name]), density, log=name == "frequency")
             if ablate == run.ablations[-1]:
                 axes.set_xlabel(label)
-        line[0].set_ylabel(f"density\n{_ablated(case)}")
+        line[0].set_ylabel(f"density\nablated: {ablate}")
+    if run.plan.replacements[0] != "zero":
+        figure.suptitle(f"replaced by: {run.plan.replacements[0]}", fontsize=7)
     return figure
 
 
