@@ -47,12 +47,16 @@ def configuration(plan: Plan, data: Data, *, save_strata: bool, reference: str |
     )
 
 
+_LATER: dict[str, Any] = {"reference": None, "replace": list(Plan.replacements), "order": list(Plan.orders)}
+"""What a configuration means that does not have them."""
+
+
 def plan_of(config: dict[str, Any]) -> Plan:
     """The plan that a configuration describes."""
     names = ("importance", "ablate", "baselines", "sizes")
     importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
     importances = tuple(name if name in IMPORTANCES else Named(name) for name in importances)
-    replacements, orders = tuple(config.get("replace", Plan.replacements)), tuple(config.get("order", Plan.orders))
+    replacements, orders = (tuple((_LATER | config)[name]) for name in ("replace", "order"))
     return Plan(importances, ablations, baselines, sizes, config["seed"], replacements, orders)
 
 
@@ -136,10 +140,12 @@ def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> N
         return
     manifest = read_manifest(folder)
     there = manifest["config"]
+    meant = _LATER | there
+    asked = {key: value for key, value in _LATER.items() if key in there} | config
     differences = [
-        f"{key} is {_shown(there.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
-        for key, value in config.items()
-        if there.get(key) != value
+        f"{key} is {_shown(meant.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
+        for key, value in asked.items()
+        if meant.get(key) != value
     ]
     if differences:
         raise InputError(f"{folder}: holds another run: {'; '.join(differences)}")
@@ -150,7 +156,7 @@ def _shown(value: Any, fact: dict[str, Any] | None) -> str:
     if fact is not None:
         about = ", ".join(f"{fact[name]}{unit}" for name, unit in _NAMED.items() if name in fact)
         return f"{about} (fingerprint {value})"
-    text = json.dumps(value)
+    text = "none" if value is None else json.dumps(value)
     return text if len(text) < 120 else f"{text[:100]}... ({len(value)} of them)"
 
 

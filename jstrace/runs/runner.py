@@ -93,6 +93,7 @@ def run(
         that another run is writing to; no room; or a model without a tokenizer.
     """
     _check_types(data, plan, name)
+    _check_reference(reference)
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
     plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
     mark = reference_mark(reference) if plan.takes_reference else None
@@ -139,6 +140,15 @@ def _check_types(data: Any, plan: Any, name: Any) -> None:
     ):
         if not isinstance(given, kind):
             raise InputError(f"{what} = {given!r}, expected {expected}")
+
+
+def _check_reference(reference: Any) -> None:
+    """Refuse other than a list of texts, before anything is loaded."""
+    listed = isinstance(reference, Sequence) and not isinstance(reference, str)
+    if reference is not None and not (listed and all(isinstance(text, str) for text in reference)):
+        raise InputError(f"reference = {reference!r:.80}, expected a list of texts")
+    if listed and not reference:
+        raise InputError("reference is empty; means and resampled states need at least one text")
 
 
 def _count(what: str, given: Any) -> int | None:
