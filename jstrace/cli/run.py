@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
     from jstrace.models import Model
-    from jstrace.runs import Summary
+    from jstrace.runs import Data, Summary
 
 _DATA_HELP = (
     "wikitext-2 or wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
@@ -89,11 +90,7 @@ def run_command(
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
-    if reference is None:
-        texts = None
-    else:
-        own = rows.rows[:_OWN_REFERENCE] if reference == "data" else runs.read_data(reference).rows
-        texts = [row.text for row in own if row.text.strip()]
+    texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
         say(f"{len(rows.rows):,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
     from jstrace.scale.hosts import check_agreed
@@ -126,6 +123,21 @@ def run_command(
         raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
     if first:
         _show(done, out)
+
+
+def _reference_texts(reference: str, data: Data) -> list[str]:
+    """Of a file, or the run's own first ones."""
+    from jstrace.errors import InputError
+    from jstrace.runs import read_data
+
+    if reference == "data":
+        return [row.text for row in data.rows[:_OWN_REFERENCE]]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of next words, which are not needed here
+            return [row.text for row in read_data(reference).rows]
+    except InputError as error:
+        raise InputError(f"reference: {error}") from error
 
 
 def _go_on() -> None:

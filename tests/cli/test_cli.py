@@ -429,6 +429,11 @@ def test_help_says_what_data_is(run: Run) -> None:
         (("run", "--data", "a.tsv", "--out", "x", "--ablate", "mlp"), "ablate 'mlp': expected some of all"),
         (("run", "--data", "a.tsv", "--out", "x", "--baselines", "noise"), "baselines 'noise'"),
         (("run", "--data", "a.tsv", "--out", "x", "--importance", ","), "importance '': expected some of"),
+        (
+            ("run", "--data", "a.tsv", "--out", "x", "--replace", "nonsense"),
+            "replace 'nonsense': expected some of",
+        ),
+        (("run", "--data", "a.tsv", "--out", "x", "--order", "nonsense"), "order 'nonsense': expected some of"),
         (("report", "/no/such/run", "--out", "x"), "no folder of a run"),
     ],
 )
@@ -436,6 +441,45 @@ def test_datasets_that_cannot_be_run(run: Run, words: tuple[str, ...], message: 
     code, out, err = run(*words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "reference: {}: cannot be read (No such file or directory)"),
+        ("empty.txt", "", "reference: {}: no row holds any text"),
+        ("blank.txt", " \n\n", "reference: {}: no row holds any text"),
+        ("texts.csv", "one", "reference: data '{}': expected wikitext-2, wikitext-103 or a file in"),
+    ],
+)
+def test_references_that_cannot_be_read(
+    run: Run, rows: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    words = ("--replace", "mean", "--reference", str(path))
+    code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), *words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"jstrace: error: {message.format(path)}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_of_the_runs_own_texts(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
+    """The same as a file of them, next words or none; another is refused in the same folder."""
+    (tmp_path / "own.tsv").write_text("hello\nabc\nbye\n")
+    (tmp_path / "other.txt").write_text("hello\n")
+    words = ("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--ablate", "all", "--replace", "zero,mean")
+    code, told, _ = run(*words, "--limit", "1", "--order", "score", "--reference", "data")
+    assert (code, told) == (0, f"{tmp_path}/out: 1 inputs, 1 of them computed now\n")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["conditions"] == ["l1 by score/all", "l1 by score/all/mean"]
+    code, told, err = run(*words, "--limit", "2", "--order", "score", "--reference", str(tmp_path / "own.tsv"))
+    assert (code, told) == (0, f"{tmp_path}/out: 2 inputs, 1 of them computed now\n")
+    assert "Warning" not in err
+    code, _, err = run(*words, "--order", "score", "--reference", str(tmp_path / "other.txt"))
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert f'holds another run: reference is "{manifest["config"]["reference"]}" there, ' in err
 
 
 def test_a_run_that_is_interrupted(
