@@ -180,6 +180,83 @@ def test_a_report(planted: Planted, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before, "it can be made again"
 
 
+BESIDE = Plan(
+    ("l1", "rounds"), ("all", "residual+mlp"), ("random", "inverse", "pre-softmax"), SIZES,
+    replacements=("mean", "zero"), orders=("score", "best-first"),
+)  # fmt: skip
+
+
+def test_replacements_and_orders_beside_each_other(planted: Planted, tmp_path: Path) -> None:
+    """Every figure says what ablated edges carry, and tables hold every condition."""
+    folder = planted("a", heights_of(4), heights_of(4), plan=BESIDE)
+    report.write_report([folder], tmp_path / "out")
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert {"order", "replace", "importance", "random", "necessity", "pre-softmax"} < names
+    assert page.tags.count("img") == len(names)
+    carried = "Ablated edges carry means over reference texts (mean)"
+    assert page.words.count(f"{carried}.") == 3, "of the first traces: tv, nucleus, correlation"
+    assert page.words.count(f"{carried}, beside it nothing (zero).") == 5
+    assert page.words.count("Ablated: all edges; there is no other mode to show beside it. ") == 1, "before the softmax"
+    assert "through best-first extraction" in page.words, "random traces have no other order"
+    assert "the condition says mean or resample" in page.words
+    assert "Where the condition says by score" in page.words
+    assert "a, l1 by score/all/mean" in page.words
+    names_of = {name: [case.name for case in BESIDE.cases if case.has_density or name == "curves"] for name in TABLES}
+    for name, expected in names_of.items():
+        rows = csv.read_csv(tmp_path / "out" / "tables" / f"{name}.csv")
+        assert list(dict.fromkeys(rows["condition"].to_pylist())) == expected, name
+    makeup = csv.read_csv(tmp_path / "out" / "tables" / "makeup.csv")
+    sources = ["l1 by score", "l1", "rounds by score", "rounds", "random baseline"]
+    assert list(dict.fromkeys(makeup["source"].to_pylist())) == sources
+
+
+TABLES = ("density", "phases", "correlations", "nucleus", "curves")
+
+
+def test_panels_of_replacements_and_orders(planted: Planted) -> None:
+    (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), plan=BESIDE)])
+    with figures.style():
+        drawn = {picture.name: picture.draw() for picture in contents.pictures([run])}
+    both = ["ablated: all", "ablated: residual+mlp"]
+    each = [f"{ablated}\nreplaced by: {name}" for name in ("mean", "zero") for ablated in both]
+    removed = ["removed: attention and MLP", "removed: MLP alone"]
+    for name, titles, lines in (
+        ("importance", each, ["l1 by score", "rounds by score"]),
+        ("order", each, ["l1 by score", "l1", "rounds by score", "rounds"]),
+        ("random", each, ["s-Trace (l1 by score)", "random"]),
+        ("replace", both, ["mean", "zero"]),
+        ("pre-softmax", both[:1], ["s-Trace (l1 by score)", "before the softmax"]),
+        ("tv", each[:2], None),
+        ("nucleus", each[:2], None),
+        ("necessity", [f"{one}\nreplaced by: {name}" for name in ("mean", "zero") for one in removed], None),
+    ):
+        assert [axes.get_title() for axes in drawn[name].axes] == titles, name
+        if lines:
+            assert sorted(text.get_text() for text in drawn[name].legends[0].get_texts()) == sorted(lines), name
+    assert drawn["correlation"].get_suptitle() == "replaced by: mean"
+
+
+def test_models_with_other_replacements(planted: Planted) -> None:
+    """What both have is compared, whichever comes first in the plan."""
+    plans = [Plan(sizes=SIZES, replacements=names) for names in (("mean", "zero"), ("zero",))]
+    folders = [planted(name, heights_of(9), heights_of(9), plan=plan) for name, plan in zip("ab", plans, strict=True)]
+    made = {picture.name: picture for picture in contents.pictures(results.read_results(folders))}
+    assert "carry nothing (zero), beside it means over" in made["models"].ablated
+    figure = made["models"].draw()
+    titles = ["ablated: all\nreplaced by: zero", "ablated: all\nreplaced by: mean"]
+    assert [(axes.get_title(), len(axes.lines)) for axes in figure.axes] == list(zip(titles, (2, 1), strict=True))
+    assert made["between-models"].ablated == "Ablated: all edges; there is no other mode to show beside it."
+    assert made["between-models"].draw().axes[0].get_title() == "ablated: all"
+
+
+def test_reports_of_plain_plans_say_nothing_of_replacements(planted: Planted, tmp_path: Path) -> None:
+    report.write_report([planted("a", heights_of(4), heights_of(4))], tmp_path / "out", figures=("tv", "random"))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert not re.search(r"replaced by|edges carry|by score|reference texts", re.sub(r"data:image[^\"]*", "", page))
+    assert "replaced" not in (tmp_path / "out" / "figures" / "tv.svg").read_text()
+
+
 def test_a_report_of_several_models(planted: Planted, tmp_path: Path) -> None:
     """One of them with one mode only."""
     folders = [planted(name, heights_of(9, n), heights_of(9)) for n, name in enumerate("abc")]
@@ -247,6 +324,18 @@ def test_outputs_that_cannot_be_written(planted: Planted, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
         report.write_report([folder], tmp_path / "file")
+
+
+def test_a_real_run_with_a_reference_reports(model: Model, tmp_path: Path) -> None:
+    plan = Plan(("l1",), sizes=(0.05, 0.4), replacements=("zero", "mean"), orders=("best-first", "score"))
+    data = Data("d", (Row("hello", "d"), Row("abc")), ("x",))
+    runs.run(model, data, tmp_path / "run", plan, reference=["some words", "and more"])
+    wanted = ("order", "replace", "tv")
+    report.write_report([tmp_path / "run"], tmp_path / "out", figures=wanted)
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    mark = results.read_results([tmp_path / "run"])[0].manifest["config"]["reference"]
+    assert f"reference textsfingerprint {mark}" in page.words
+    assert page.tags.count("img") == len(wanted)
 
 
 def test_a_real_run_reports(model: Model, tmp_path: Path) -> None:
