@@ -17,6 +17,8 @@ from jstrace.models import Decoder, EdgeTree, ModelConfig, shapes
 from jstrace.pipeline import masked, stages
 from jstrace.scale import batching
 
+_L1 = (("l1", "zero"),)
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -31,7 +33,9 @@ class Batch:
 
     def score(self) -> EdgeTree:
         """Clean pass and edge scores."""
-        (scores,), _ = stages.score_batch(self.decoder, self.tokens, self.lengths, 0, importances=("l1",))
+        (scores,), _ = stages.score_batch(
+            self.decoder, self.tokens, self.lengths, 0, scorings=(("l1", "zero"),), replacements={}
+        )
         return scores
 
     def extract(self, scores: EdgeTree) -> EdgeTree:
@@ -63,7 +67,9 @@ class Batch:
         evaluate = masked.evaluate_batch.lower(
             self.decoder, self.tokens, self.lengths, strata, self.nexts, **self._evaluation()
         )
-        score = stages.score_batch.lower(self.decoder, self.tokens, self.lengths, 0, importances=("l1",))
+        score = stages.score_batch.lower(
+            self.decoder, self.tokens, self.lengths, 0, scorings=(("l1", "zero"),), replacements={}
+        )
         return {"score": score.compile(), "extract": extract.compile(), "evaluate": evaluate.compile()}
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Int
 
 from jstrace.method.ordering import ordered_floats
 from jstrace.models import EdgeTree
 
-_MOST_TURNS = 60
-_CLOSE = 1e-4
+_MOST_TURNS = 30
+_CLOSE = 1e-5
 """Of the number of edges, or of one where there are fewer: how far a soft mask's sum may be off."""
 
 
@@ -48,9 +48,7 @@ def largest(values: EdgeTree, count: Int[Array, ""] | int) -> EdgeTree:
 
 
 @jax.custom_vjp
-def soft_mask(
-    values: EdgeTree, count: Float32[Array, ""] | Int[Array, ""], temperature: Float32[Array, ""] | float
-) -> EdgeTree:
+def soft_mask(values: EdgeTree, count: Array | float, temperature: Array | float) -> EdgeTree:
     """``sigmoid((values - t) / temperature)`` with t such that the mask sums to ``count``; zero in slots of NaN.
 
     Its derivative is implicit, through t: with ``s = m (1 - m)`` and the cotangent g, that of the values is
@@ -112,4 +110,5 @@ def _threshold(values: EdgeTree, count: Any, temperature: Any) -> Array:
 
     start = (low + high) / 2
     found: tuple[Any, ...] = jax.lax.while_loop(going, step, (jnp.int32(0), start, low, high, *excess(start)))
-    return found[1]
+    _, t, _, _, over, slope = found
+    return t + over / jnp.where(slope > 0, slope, 1.0)  # one turn more costs little and squares what is left

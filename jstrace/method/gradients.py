@@ -156,14 +156,14 @@ class Rounds:
     gradients, and that the order is settled cut by cut.
     """
 
-    cuts: int = 10
+    cuts: int = 20
     largest: float = 0.4
     smallest: float = 0.01
-    weight: float = 0.25
+    weight: float = 0.5
     power: float = 0.5
     temperature: float = 0.5
     """Of the soft masks that gradients are taken in, at the largest size; 0 for hard ones at every size."""
-    last_temperature: float = 0.5
+    last_temperature: float = 4.0
     """At the smallest; in between it changes by equal factors."""
     name: str = "rounds"
 

@@ -68,7 +68,7 @@ def test_plans() -> None:
         ({"importances": ()}, "importance"),
         ({"ablations": ("all", "all")}, "each once"),
         ({"ablations": ("mlp",)}, "ablate 'mlp'"),
-        ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, too"),
+        ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, and replace by zero, too"),
         ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
         ({"sizes": (0.5, 0.1)}, "increase strictly"),
         ({"seed": -1}, "seed = -1"),
@@ -235,7 +235,8 @@ def test_all_cases_run_through_one_program(model: Model) -> None:
     """One call gives what one call for each gives."""
     tokens = jnp.asarray([[3, 1, 4, 1, 5, 0, 0, 0], [9, 2, 6, 0, 0, 0, 0, 0]])
     lengths, nexts = jnp.asarray([5, 3]), jnp.asarray([2, 3])
-    score, finite = stages.score_batch(model.decoder, tokens, lengths, 0, importances=("l1", "l2"))
+    scorings = (("l1", "zero"), ("l2", "zero"))
+    score, finite = stages.score_batch(model.decoder, tokens, lengths, 0, scorings=scorings, replacements={})
     assert finite.shape == (2, 4, TINY.n_layers)
     assert finite.all()
     cuts = np.stack([counts(SIZES, n_edges(TINY, n)) for n in (5, 3)])
@@ -260,13 +261,13 @@ def test_all_cases_run_through_one_program(model: Model) -> None:
 
 
 def test_several_scores_from_one_clean_pass(tiny: Model, tokens: np.ndarray) -> None:
-    kinds = ("cosine", "l1", "random", "ifr", "l2")
+    kinds = tuple((kind, "zero") for kind in ("l1", "cosine", "random", "ifr", "l2"))
     row, length = jnp.asarray(tokens)[None], jnp.asarray([len(tokens)])
-    found, _ = stages.score_batch(tiny.decoder, row, length, 7, importances=kinds)
+    found, _ = stages.score_batch(tiny.decoder, row, length, 7, scorings=kinds, replacements={})
     for kind, tree in zip(kinds, found, strict=True):
-        (alone,), _ = stages.score_batch(tiny.decoder, row, length, 7, importances=(kind,))
+        (alone,), _ = stages.score_batch(tiny.decoder, row, length, 7, scorings=(kind,), replacements={})
         for (_, got), (_, expected) in zip(tree.items(), alone.items(), strict=True):
             np.testing.assert_allclose(got, expected, atol=1e-6)
-    lowered = stages.score_batch.lower(tiny.decoder, row, length, 7, importances=kinds).as_text()
-    one = stages.score_batch.lower(tiny.decoder, row, length, 7, importances=("l1",)).as_text()
+    lowered = stages.score_batch.lower(tiny.decoder, row, length, 7, scorings=kinds, replacements={}).as_text()
+    one = stages.score_batch.lower(tiny.decoder, row, length, 7, scorings=kinds[:1], replacements={}).as_text()
     assert lowered.count("stablehlo.exponential") == one.count("stablehlo.exponential"), "one softmax: one clean pass"

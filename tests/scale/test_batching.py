@@ -27,6 +27,9 @@ SHAPE = dataclasses.replace(
 SIZES = tuple(np.linspace(0.1, 0.9, 9).tolist())
 
 
+L1 = (("l1", "zero"),)
+
+
 def four(width: int) -> int:
     return 4 if width < 256 else 1
 
@@ -207,7 +210,9 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
         lambda: Decoder(SHAPE, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes(SHAPE, dtype)))
     )
     tokens, one = blank((1, width)), blank((1,))
-    scored = stages.score_batch.lower(decoder, tokens, one, blank(()), importances=("l1",)).compile()
+    scored = stages.score_batch.lower(
+        decoder, tokens, one, blank(()), scorings=(("l1", "zero"),), replacements={}
+    ).compile()
     scores, strata = edges_like(SHAPE, width, jnp.float32), edges_like(SHAPE, width, jnp.uint8)
     extracted = stages.extract_program.lower(scores, blank((1, len(SIZES))), one, parallel=False, frozen=()).compile()
     held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores

@@ -26,6 +26,9 @@ SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
 
 
+L1 = (("l1", "zero"),)
+
+
 def model_on(mesh: Mesh | None, family: str = "llama") -> Model:
     config = dataclasses.replace(family_config(family), vocab_size=98)
     params = tiny_params(config)
@@ -126,7 +129,7 @@ def test_shapes_of_shards() -> None:
     assert shard_shape(decoder.embed[...]) == (CONFIG.vocab_size // 2, width)
     (tokens, lengths), cuts = batch_on(mesh, 8)
     assert shard_shape(tokens) == (2, 8)
-    (score,), _ = stages.score_batch(decoder, tokens, lengths, 0, importances=("l1",), mesh=mesh)
+    (score,), _ = stages.score_batch(decoder, tokens, lengths, 0, scorings=L1, replacements={}, mesh=mesh)
     strata = stages.extract_batch(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh)
     for leaf in (score.mlp, strata.mlp, strata.residual_attn):
         assert shard_shape(leaf) == (2, layers, 8)
@@ -199,8 +202,9 @@ def is_one_bit(found: tuple[str, str, str]) -> bool:
 def programs(mesh: Mesh, n_rows: int) -> dict[str, jax.stages.Compiled]:
     decoder = model_on(mesh).decoder
     (tokens, lengths), cuts = batch_on(mesh, n_rows)
-    scored = stages.score_batch.lower(decoder, tokens, lengths, 0, importances=("l1",), mesh=mesh).compile()
-    (score,), _ = scored(decoder, tokens, lengths, 0)
+    how = {"scorings": (("l1", "zero"),), "mesh": mesh}
+    scored = stages.score_batch.lower(decoder, tokens, lengths, 0, replacements={}, **how).compile()
+    (score,), _ = scored(decoder, tokens, lengths, 0, replacements={})
     extracted = stages.extract_program.lower(score, cuts, lengths, parallel=False, frozen=(), mesh=mesh).compile()
     strata, _ = extracted(score, cuts, lengths)
     nexts = meshes.placed(np.zeros(n_rows, np.int32), mesh)
