@@ -48,6 +48,7 @@ SCORES: dict[str, dict[str, Any]] = {
     "rounds under zero": {"importance": "rounds", "replace": "zero"},
 }
 FOREIGN = "rounds, foreign"
+TYPES = ("residual", "attention", "mlp")
 
 
 def texts_of(path: Path, count: int) -> list[str]:
@@ -170,8 +171,8 @@ def main() -> None:
         curves[name], made, seconds[name] = measured(model, chosen, options)
         makeup += [{"score": name, **row} for row in makeup_of(made)]
         at = SIZES.index(0.1)
-        sys.stderr.write(f"{name}: {seconds[name]:.2f} s a text, TV at 10% "
-                         + ", ".join(f"{judge} {found[:, at].mean():.3f}" for judge, found in curves[name].items()) + "\n")  # fmt: skip
+        told = ", ".join(f"{judge} {found[:, at].mean():.3f}" for judge, found in curves[name].items())
+        sys.stderr.write(f"{name}: {seconds[name]:.2f} s a text, TV at 10% {told}\n")
     pairs = [(texts[i], texts[(i + 1) % asked.foreign]) for i in range(asked.foreign)]
     curves[FOREIGN] = {"mean": np.stack([foreign_curve(model, *pair) for pair in pairs])}
     rows = [
