@@ -44,6 +44,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "measures": ("method.measures", "method.sizes"),
     "model": ("loading", "models.model", "models.fingerprints"),
     "models.errors": ("errors",),
+    "pipeline.store": ("archives",),
     "memory": ("scale.memory", "pipeline.footprint"),
     "plot": ("show.curves", "show.text"),
     "refinement": ("method.refinement",),

@@ -130,22 +130,28 @@ def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"])
 
 
 def hidden_states(
-    model: Decoder, tokens: Int[Array, "T"], *, take: Callable[[Replacement], Any] = lambda states: states
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    *,
+    length: Int[Array, ""] | int | None = None,
+    take: Callable[[Replacement], Any] = lambda states: states,
 ) -> Any:
     """The states of a clean pass that other passes may carry in the place of ablated edges: ``[L, T, ...]`` each.
 
-    Those of a token do not depend on the tokens after it, so a prefix of them is what a prefix of the tokens gives.
+    Those of a token do not depend on the tokens after it, so a prefix of them is what a prefix of the tokens gives (but
+    where longrope, which goes by the length, changes its frequencies).
 
     Args:
       model: the decoder.
       tokens: token ids.
+      length: number of true tokens; all by default.
       take: from the states of a layer, ``[T, ...]`` each, to what is kept of them; all by default.
 
     Returns:
       What ``take`` gives, on a leading axis of layers.
     """
     config = model.config
-    sights = fn.sights(config, tokens.shape[0], None)
+    sights = fn.sights(config, tokens.shape[0], length)
 
     def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
         layer, kind = inputs

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace import _moved
+from jstrace.errors import InputError
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
@@ -164,7 +165,8 @@ def masked_forward(
       remat: keep the residual stream alone of every layer for the backward pass, and compute the rest again.
     """
     config = model.config
-    assert replace is None or not pre_softmax, "before the softmax nothing can be replaced"
+    if replace is not None and pre_softmax:
+        raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
     sights = fn.sights(config, tokens.shape[0], length)
     one = functools.partial(_zeroed if replace is None else _replaced, config)
 
@@ -238,7 +240,7 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
     logits, v = _attending(config, given, state.x, live, state.idle)
     probs = fn.attention_probs(logits, given.sight.visible)
     kept = mask.attn.astype(jnp.float32)
-    mixed = fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values)
+    mixed = fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values.astype(v.dtype))
     attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
     states = (spread(each, n_tokens) for each in (other.attn_input, other.mlp_input, other.mlp_output))
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)

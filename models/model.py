@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from jstrace.errors import InputError
 from jstrace.models import slots
 from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.config import ModelConfig
@@ -137,8 +136,6 @@ class Model(nnx.Module):
         ids = checked_tokens(self.config, tokens)
         if replace is not None:
             check_fits(checked_arrays(replace), self.config, ids.size)
-            if pre_softmax:
-                raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
         mask = checked_mask(self.config, ids.size, mask)
         logits = self.decoder(ids, mask, replace=replace, pre_softmax=pre_softmax)
         return nan_unless_known(self.config, ids, logits)

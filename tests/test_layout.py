@@ -25,7 +25,7 @@ ALLOWED = {
     "convert": {"models", "errors"},
     "scale": {"errors", "models"},
     "loading": {"errors", "models", "convert", "scale"},
-    "method": {"errors", "models"},
+    "method": {"_moved", "errors", "models"},
     "pipeline": {"errors", "models", "archives", "scale", "method", "_moved"},
     "show": {"errors", "models", "files", "scale", "method", "pipeline"},
     "runs": {"errors", "models", "files", "scale", "method", "pipeline", "__version__"},

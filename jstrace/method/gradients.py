@@ -7,6 +7,7 @@ against what replaces it: attribution patching, with one backward pass for all e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float32, Int
 from jstrace.method import graph
 from jstrace.method.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores import Norm, normalised
-from jstrace.models import Decoder, EdgeTree, Replacement, clean_forward, masked_forward
+from jstrace.models import Decoder, EdgeTree, InputError, Replacement, clean_forward, masked_forward
 
 _LEAST_SHARE = -14.0
 """Of the logarithms of shares and of the first gradient: what is smaller is as good as zero."""
@@ -96,7 +97,7 @@ def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """|d logit of the predicted token / d mask| at the full mask; one forward and one backward pass."""
+    """|d logit of the predicted token / d mask| at the full mask; two forward passes and one backward."""
 
     name: str = "gradient"
 
@@ -114,6 +115,10 @@ class Integrated:
     steps: int = 16
     name: str = "integrated"
 
+    def __post_init__(self) -> None:
+        """Refuse what is no number of steps."""
+        _check_count("steps", self.steps)
+
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
         token = jnp.argmax(one.logits(full_mask(one.slots())) if one.target is None else one.target)
@@ -122,7 +127,7 @@ class Integrated:
 
 @dataclasses.dataclass(frozen=True)
 class ShareTimesGradient:
-    """The L1 share times |d top logit / d mask| to a power, at the full mask; one forward and one backward pass."""
+    """The L1 share times |d top logit / d mask| to a power, at the full mask; two forward passes and one backward."""
 
     power: float = 0.5
     name: str = "l1*gradient"
@@ -140,6 +145,11 @@ def _first_order(one: Pass, power: float) -> tuple[EdgeTree, Float32[Array, "V"]
     found = logit_gradient(one, full_mask(one.slots()), jnp.argmax(target))
     both = jax.tree.map(lambda share, g: _log(share, _LEAST_SHARE) + power * _log(g, _LEAST_SHARE), shares, found)
     return both, target
+
+
+def _check_count(name: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
 
 
 def _log(x: Array, least: float) -> Array:
@@ -162,10 +172,26 @@ class Rounds:
     weight: float = 0.5
     power: float = 0.5
     temperature: float = 0.5
-    """Of the soft masks that gradients are taken in, at the largest size; 0 for hard ones at every size."""
+    """Of the soft masks that gradients are taken in, at the largest size; 0, here and below, for hard ones."""
     last_temperature: float = 4.0
     """At the smallest; in between it changes by equal factors."""
     name: str = "rounds"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+          InputError: with the first of them.
+        """
+        _check_count("cuts", self.cuts)
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise InputError(f"rounds from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
+        numbers = {"weight": self.weight, "power": self.power, "temperature": self.temperature}
+        for name, number in (numbers | {"last_temperature": self.last_temperature}).items():
+            if not 0 <= number < math.inf:
+                raise InputError(f"{name} = {number}, expected a number that is not negative")
+        if (self.temperature > 0) != (self.last_temperature > 0):
+            raise InputError("temperatures: both are positive, or both 0, for hard masks")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""

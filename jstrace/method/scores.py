@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
+from jstrace import _moved
 from jstrace.method.conditions import name_of
 from jstrace.models import EdgeTree, Importance, InputError
 from jstrace.models.layers import contract
@@ -175,3 +176,7 @@ def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:
         return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
     return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})
+
+
+_GONE = {name: f"jstrace.method.scoring.{name}" for name in ("edge_scores", "several_scores")}
+__getattr__ = _moved.renamed(_moved.nothing_else(__name__), __name__, _GONE)

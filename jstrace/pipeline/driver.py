@@ -95,7 +95,7 @@ class Driver:
             try:
                 graph.n_edges(self.model.config, length)
                 graph.check_slots(self.model.config, length, batching.bucket)
-                self._replacing.check(length)
+                self._replacing.check(length, (*self.ask.replacements, *(name for _, name in self.ask.scorings)))
                 fitting[index] = length
             except InputError as error:
                 yield {index: Invalid(str(error), error=error)}

@@ -193,7 +193,7 @@ def _of_masks(
             raise InputError("with masks evaluate takes one input: a text, its token ids or a trace of it")
         ids = token_ids(model, rows[0])
     stack = checked_masks(model, masks, len(ids))
-    replacing.check(len(ids))
+    replacing.check(len(ids), [condition.replace])
     return evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0])
 
 

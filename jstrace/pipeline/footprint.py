@@ -16,6 +16,8 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
         # Groups at cuts of random scores are large, and signed ones under frozen components are sorted first.
         whole = any(one.importance == "random" or (one.signed and one.frozen) for one in ask.sources)
         traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
+        if any(one.order == "score" for one in ask.sources):
+            traced = max(traced, 40 * edge_slot_count(config, width))
         if any(takes_passes(one.importance) for one in ask.sources):
             traced = max(traced, gradient_bytes(config, width, itemsize))
     if ask.cases:

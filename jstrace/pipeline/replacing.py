@@ -17,7 +17,7 @@ from jstrace.method.conditions import REPLACEMENTS, checked_seed
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
 from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
-from jstrace.scale import batching
+from jstrace.scale import batching, meshes
 
 _ROWS = 8
 """Texts of one call."""
@@ -90,8 +90,8 @@ _states = jax.jit(hidden_states)
 
 
 def _states_of(model: Model, ids: np.ndarray) -> Replacement:
-    found = _states(model.decoder, jnp.asarray(ids))
-    return Replacement(**found.arrays(), name="resample", model_fingerprint=model.fingerprint())
+    found = meshes.fetched(_states(model.decoder, jnp.asarray(ids)))
+    return _placed(found.arrays(), "resample", model)
 
 
 # --- moments of reference texts -------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def _moments(model: Model, texts: Any) -> tuple[_Moments, _Moments]:
         for start in range(0, len(members), _ROWS):
             tokens, lengths = batching.padded(members[start : start + _ROWS], width, _ROWS)
             lengths[len(members[start : start + _ROWS]) :] = 0
-            found = jax.device_get(_summed(model.decoder, tokens, lengths))
+            found = meshes.fetched(_summed(model.decoder, tokens, lengths))
             wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
             sums = wide if sums is None else jax.tree.map(np.add, sums, wide)
     counts = (len(rows), sum(len(row) - 1 for row in rows))
@@ -149,7 +149,7 @@ def _summed(decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArra
                 for share in shares
             )
 
-        return hidden_states(decoder, tokens, take=sums)
+        return hidden_states(decoder, tokens, length=jnp.maximum(length, 1), take=sums)
 
     found = jax.vmap(one)(tokens, lengths)
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found)
@@ -163,7 +163,8 @@ def _over(share: Array, x: Array) -> Array:
 def _placed(arrays: dict[str, np.ndarray], name: str, model: Model) -> Replacement:
     """In the model's dtype, on its devices."""
     whole = {key: jnp.asarray(array, model.dtype) for key, array in arrays.items()}
-    return Replacement(**whole, name=name, model_fingerprint=model.fingerprint())
+    found = Replacement(**whole, name=name, model_fingerprint=model.fingerprint())
+    return checked_arrays(found, f"the {name} of the reference's states: ")
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -188,8 +189,8 @@ def _reference_ids(model: Model, texts: Any) -> list[np.ndarray]:
 
 
 def reference_mark(texts: Sequence[Tokens] | None) -> str:
-    """A short hash of reference texts."""
-    rows = built_in_reference() if texts is None else texts
+    """A short hash of reference texts; of those that come with jstrace also of how many go into means."""
+    rows = [f"every {_THINNED}th", *built_in_reference()] if texts is None else texts
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row if isinstance(row, str) else np.asarray(row).tolist()).encode() + b"\n")
@@ -210,17 +211,25 @@ class Replacing:
     ) -> None:
         """Of reference texts, by default the built-in ones; ``own`` ones take the place of what has their name."""
         self.model, self.reference, self.own = model, reference, tuple(own)
+        self._ids: list[np.ndarray] | None = None
         self._streams: list[np.ndarray] | None = None
         self._resampled: dict[int, tuple[Replacement, ...]] = {}
 
-    def check(self, n_tokens: int) -> None:
-        """Refuse an input of another number of tokens than the replacements of one's own.
+    def check(self, n_tokens: int, names: Sequence[str] = ()) -> None:
+        """Refuse an input of other length than one's own replacements, or longer than what there is to resample.
 
         Raises:
           InputError: with both numbers.
         """
         for one in self.own:
             check_fits(one, self.model.config, n_tokens)
+        if "resample" in names and not self._is_own("resample"):
+            shortest = min(map(len, self._rows()))
+            if shortest < n_tokens:
+                raise InputError(f"the reference has {shortest} tokens for each other input, fewer than {n_tokens}")
+
+    def _is_own(self, name: str) -> bool:
+        return bool(self.own) and name == self.own[0].name
 
     def stack(self, name: str, width: int) -> Replacement | None:
         """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero".
@@ -237,42 +246,45 @@ class Replacing:
         return found[0].bare() if found else None
 
     def _found(self, name: str, width: int) -> tuple[Replacement, ...]:
-        if self.own and name == self.own[0].name:
+        if self._is_own(name):
             return self.own
         if name == "zero":
             return ()
         if name == "mean":
             return (self._mean(),)
         if width not in self._resampled:
-            self._resampled = {width: tuple(_states_of(self.model, row[:width]) for row in self._rows(width))}
+            rows = self._rows()
+            enough = min(width, *map(len, rows))  # inputs are no longer, and what follows them is not read
+            self._resampled = {width: tuple(_states_of(self.model, row[:enough]) for row in rows)}
         return self._resampled[width]
 
     def _mean(self) -> Replacement:
-        mark = self.model.fingerprint(), reference_mark(self.reference)
+        if self._ids is None:
+            self._ids = _reference_ids(self.model, self.reference)
+        mark = self.model.fingerprint(), reference_mark(self._ids)
         if mark not in _MEANS:
-            _MEANS[mark] = mean_replacement(self.model, self.reference)
+            _MEANS[mark] = mean_replacement(self.model, self._ids)
             while len(_MEANS) > _MOST_MEANS:
                 del _MEANS[next(iter(_MEANS))]
         return _MEANS[mark]
 
-    def _rows(self, width: int) -> list[np.ndarray]:
-        """Token ids of at least ``width`` tokens, of different places of the reference."""
+    def _rows(self) -> list[np.ndarray]:
+        """Token ids of other inputs, of different places of the reference."""
         if self._streams is None:
             self._streams = _streams(self.model, self.reference)
-        if any(len(stream) < width for stream in self._streams):
-            shortest = min(map(len, self._streams))
-            raise InputError(f"the reference has {shortest} tokens for each other input, fewer than the {width} needed")
         return self._streams
 
 
 _MEANS: dict[tuple[str, str], Replacement] = {}
-"""Means made in this process, by the model's fingerprint and the reference: they are small."""
+"""Means made in this process, by the model's fingerprint and the reference's token ids: they are small."""
 _MOST_MEANS = 8
 
 
 def _streams(model: Model, reference: Sequence[Tokens] | None) -> list[np.ndarray]:
     """Other inputs: halves of the reference, each as one long text."""
     rows = list(built_in_reference() if reference is None else reference)
+    if not rows:
+        raise InputError("the reference is empty; the states of other texts need at least one")
     half = -(-len(rows) // _RESAMPLED)
     parts = [part for part in (rows[start : start + half] for start in range(0, len(rows), half)) if part]
     return [_joined(model, part) for part in parts]
@@ -282,8 +294,11 @@ def _joined(model: Model, rows: list[Tokens]) -> np.ndarray:
     """One long input; of texts the first is begun in its middle, so that it is no input that starts with that text."""
     if not all(isinstance(row, str) for row in rows):
         return np.concatenate([token_ids(model, row) for row in rows])
+    if model.tokenizer is None:
+        raise InputError("this model came without a tokenizer: give the reference as token ids")
     words = str(rows[0]).split()
-    return token_ids(model, " ".join([*words[len(words) // 2 :], *map(str, rows[1:])]))
+    ids = np.asarray(model.tokenizer.encode(" ".join([*words[len(words) // 2 :], *map(str, rows[1:])])), np.int32)
+    return token_ids(model, ids[: model.config.max_positions] if model.config.learned_positions else ids)
 
 
 def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[str, Replacing]:
@@ -295,7 +310,7 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
     if isinstance(reference, str) or not isinstance(reference, Sequence | None):
         raise InputError(f"reference is {type(reference).__name__}, expected a list of texts or of token ids")
     if replace is None or isinstance(replace, str):
-        name = replace or "zero"
+        name = "zero" if replace is None else replace
         if name not in REPLACEMENTS:
             raise InputError(
                 f"replace = {replace!r}, expected one of {', '.join(REPLACEMENTS)}, or a jstrace.Replacement"

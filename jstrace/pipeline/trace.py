@@ -243,9 +243,15 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         seed=header["seed"],
         model_fingerprint=header["model_fingerprint"],
         order=checked_order(header.get("order", "best-first")),
-        replace=str(header.get("replace", "zero")),
+        replace=_text(header.get("replace", "zero")),
         **trees,
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value
 
 
 def _config(fields: dict[str, Any], strata: EdgeTree) -> ModelConfig:

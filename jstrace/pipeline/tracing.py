@@ -77,7 +77,7 @@ def trace(
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
       replace: what ablated edges carry while gradients are taken: "mean" (over the reference that comes with jstrace),
-        "zero" or "resample", or a ``jstrace.Replacement``; the other scores do not read it.
+        "zero" or "resample" (one other text), or a ``jstrace.Replacement``; the other scores do not read it.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores; every input has a draw of its own.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
@@ -171,6 +171,8 @@ class _Tracer:
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
         if not takes_passes(kind):
             replacing = Replacing(model)
+        elif len(replacing.own) > 1:
+            raise InputError("gradients are taken under one replacement; several are for evaluate")
         return _Tracer(Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint())
 
     def run(

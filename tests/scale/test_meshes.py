@@ -157,6 +157,27 @@ def test_large_groups_on_a_mesh(data: int, model: int, monkeypatch: pytest.Monke
         chex.assert_trees_all_equal(a.strata, b.strata, strict=True)
 
 
+@pytest.mark.parametrize(("data", "model"), [(4, 2), (8, 1)])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_gradients_and_replacements_on_a_mesh(family: str, data: int, model: int) -> None:
+    """Inputs over devices, or the sizes of one, with weights whole and divided: as on one device."""
+    one, many = model_on(None, family), model_on(make_mesh(data=data, model=model), family)
+    reference = [np.arange(12), np.arange(30, 50), np.arange(60, 75)]
+    for rows in (inputs(4), inputs(1)):
+        score = jstrace.Rounds(cuts=2, name="two")
+        expected, got = (
+            jstrace.trace(each, rows, sizes=SIZES, importance=score, reference=reference) for each in (one, many)
+        )
+        for a, b in zip(expected, got, strict=True):
+            for (_, left), (_, right) in zip(a.scores.items(), b.scores.items(), strict=True):
+                np.testing.assert_allclose(right, left, rtol=1e-3, atol=1e-3)
+        for name in ("mean", "resample"):
+            options = {"replace": name, "reference": reference}
+            lefts, rights = jstrace.evaluate(one, expected, **options), jstrace.evaluate(many, expected, **options)
+            for left, right in zip(lefts, rights, strict=True):
+                np.testing.assert_allclose(right.tv, left.tv, atol=1e-4)
+
+
 def test_hosts_that_a_mesh_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match="leaves out all devices of process 1"):
