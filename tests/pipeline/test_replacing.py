@@ -47,7 +47,7 @@ def test_noise_has_the_moments_and_the_seed(tiny: Model) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_every_name_in_every_dtype(family: str, dtype: str, tmp_path: Path) -> None:
-    """By name, of one's own, and read back from a file, which holds float32; a stream longer than the positions, too."""
+    """By name, of one's own, and read back from a file, which holds float32; streams are longer than all positions."""
     model, rows = model_of(family, dtype), [np.arange(5), np.arange(20, 27)]
     traces = jstrace.trace(model, rows, sizes=(0.1, 0.5))
     texts = [*built_in_reference()[:1], "a few words more", "and others"] * 8
@@ -55,10 +55,9 @@ def test_every_name_in_every_dtype(family: str, dtype: str, tmp_path: Path) -> N
     own = jstrace.mean_replacement(model, texts)
     own.save(tmp_path / "mean.npz")
     read = jstrace.Replacement.load(tmp_path / "mean.npz")
-    by_name, given, loaded = (
-        jstrace.evaluate(model, traces, replace=how, reference=texts) for how in ("mean", own, read)
+    by_name, given, loaded, resampled = (
+        jstrace.evaluate(model, traces, replace=how, reference=texts) for how in ("mean", own, read, "resample")
     )
-    resampled = jstrace.evaluate(model, traces, replace="resample", reference=texts)
     for a, b, c, d in zip(by_name, given, loaded, resampled, strict=True):
         np.testing.assert_array_equal(a.tv, b.tv)
         np.testing.assert_array_equal(a.tv, c.tv)
