@@ -97,15 +97,18 @@ def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """|d logit of the predicted token / d mask| at the full mask; two forward passes and one backward."""
+    """|d logit of the predicted token / d mask| at the full mask; one forward and one backward pass."""
 
     name: str = "gradient"
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        full = full_mask(one.slots())
-        token = jnp.argmax(one.logits(full) if one.target is None else one.target)
-        return jax.tree.map(jnp.abs, logit_gradient(one, full, token))
+
+        def predicted(mask: EdgeTree) -> Array:
+            logits = one.logits(mask)
+            return logits[jnp.argmax(logits if one.target is None else one.target)]
+
+        return jax.tree.map(jnp.abs, jax.grad(predicted)(full_mask(one.slots())))
 
 
 @dataclasses.dataclass(frozen=True)
