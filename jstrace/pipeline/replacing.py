@@ -211,8 +211,6 @@ class Replacing:
     ) -> None:
         """Of reference texts, by default the built-in ones; ``own`` ones take the place of what has their name."""
         self.model, self.reference, self.own = model, reference, tuple(own)
-        self._ids: list[np.ndarray] | None = None
-        self._streams: list[np.ndarray] | None = None
         self._resampled: dict[int, tuple[Replacement, ...]] = {}
 
     def check(self, n_tokens: int, names: Sequence[str] = ()) -> None:
@@ -224,7 +222,7 @@ class Replacing:
         for one in self.own:
             check_fits(one, self.model.config, n_tokens)
         if "resample" in names and not self._is_own("resample"):
-            shortest = min(map(len, self._rows()))
+            shortest = min(map(len, self._streams))
             if shortest < n_tokens:
                 raise InputError(f"the reference has {shortest} tokens for each other input, fewer than {n_tokens}")
 
@@ -232,11 +230,7 @@ class Replacing:
         return bool(self.own) and name == self.own[0].name
 
     def stack(self, name: str, width: int) -> Replacement | None:
-        """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero".
-
-        Raises:
-          InputError: a reference of too few tokens.
-        """
+        """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero"."""
         found = self._found(name, width)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.bare() for one in found)) if found else None
 
@@ -253,26 +247,30 @@ class Replacing:
         if name == "mean":
             return (self._mean(),)
         if width not in self._resampled:
-            rows = self._rows()
+            rows = self._streams
             enough = min(width, *map(len, rows))  # inputs are no longer, and what follows them is not read
             self._resampled = {width: tuple(_states_of(self.model, row[:enough]) for row in rows)}
         return self._resampled[width]
 
     def _mean(self) -> Replacement:
-        if self._ids is None:
-            self._ids = _reference_ids(self.model, self.reference)
-        mark = self.model.fingerprint(), reference_mark(self._ids)
+        ids, reference = self._marked_ids
+        mark = self.model.fingerprint(), reference
         if mark not in _MEANS:
-            _MEANS[mark] = mean_replacement(self.model, self._ids)
+            _MEANS[mark] = mean_replacement(self.model, ids)
             while len(_MEANS) > _MOST_MEANS:
                 del _MEANS[next(iter(_MEANS))]
         return _MEANS[mark]
 
-    def _rows(self) -> list[np.ndarray]:
+    @functools.cached_property
+    def _marked_ids(self) -> tuple[list[np.ndarray], str]:
+        """Token ids of the texts that go into means, and their hash: once, not for every batch."""
+        ids = _reference_ids(self.model, self.reference)
+        return ids, reference_mark(ids)
+
+    @functools.cached_property
+    def _streams(self) -> list[np.ndarray]:
         """Token ids of other inputs, of different places of the reference."""
-        if self._streams is None:
-            self._streams = _streams(self.model, self.reference)
-        return self._streams
+        return _streams(self.model, self.reference)
 
 
 _MEANS: dict[tuple[str, str], Replacement] = {}
