@@ -5,6 +5,8 @@ from .method.edges import Edges as Edges
 from .method.extraction import extract as extract
 from .method.gradients import GradientScore as GradientScore
 from .method.gradients import Rounds as Rounds
+from .method.learning import Fitted as Fitted
+from .method.scorer import Scorer as Scorer
 from .method.sizes import SIZES as SIZES
 from .models import EdgeTree as EdgeTree
 from .models import Importance as Importance
@@ -17,6 +19,10 @@ from .pipeline.driver import Invalid as Invalid
 from .pipeline.evaluating import evaluate as evaluate
 from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
+from .pipeline.fitting import fit_scorer as fit_scorer
+from .pipeline.learning import Selectivity as Selectivity
+from .pipeline.learning import learn as learn
+from .pipeline.learning import selectivity as selectivity
 from .pipeline.replacing import mean_replacement as mean_replacement
 from .pipeline.replacing import noise_replacement as noise_replacement
 from .pipeline.replacing import resample_replacement as resample_replacement

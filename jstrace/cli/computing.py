@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,8 @@ _CHUNK = 64
 class Asked:
     """What ``jstrace trace`` computes of every text."""
 
-    importance: str
+    importance: Any
+    """The name of an edge score, or a scorer."""
     seed: int
     ablate: str
     pre_softmax: bool

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +34,28 @@ class Importance(StrEnum):
     INTEGRATED = "integrated"
     L1_GRADIENT = "l1*gradient"
     ROUNDS = "rounds"
+    LEARNED = "learned"
+    FITTED = "fitted"
+
+
+IMPORTANCE_NAMES = ", ".join(Importance)
+
+
+def importance_of(text: str) -> Any:
+    """An edge score by its name, or the scorer in a file.
+
+    Raises:
+      InputError: neither.
+    """
+    from jstrace.errors import InputError
+
+    if text.endswith(".safetensors"):
+        from jstrace.method.scorer import Scorer
+
+        return Scorer.load(text)
+    if text not in list(Importance):
+        raise InputError(f"importance {text!r}: expected one of {IMPORTANCE_NAMES}, or a .safetensors file of a scorer")
+    return text
 
 
 class Replace(StrEnum):

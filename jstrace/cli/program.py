@@ -11,6 +11,7 @@ import typer
 
 from jstrace.cli.cache import cache_command
 from jstrace.cli.convert import convert_command
+from jstrace.cli.fit_scorer import fit_scorer_command
 from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
 from jstrace.cli.run import run_command
@@ -82,6 +83,7 @@ def _options(
 app.command("trace")(trace_command)
 app.command("run")(run_command)
 app.command("report")(report_command)
+app.command("fit-scorer")(fit_scorer_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)
 app.command("cache")(cache_command)

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Distributed, Dtype, MeshText, Revision, check_installed, joined, load
+from jstrace.cli.options import (
+    IMPORTANCE_NAMES,
+    MODEL_HELP,
+    Distributed,
+    Dtype,
+    MeshText,
+    Revision,
+    check_installed,
+    importance_of,
+    joined,
+    load,
+)
 from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
@@ -33,7 +44,7 @@ _CORPUS_HELP = (
     " 20,000 paragraphs."
 )
 
-_IMPORTANCE_HELP = "Edge scores: l1, l2, ifr, cosine, random, gradient, integrated, l1*gradient, rounds; with commas."
+_IMPORTANCE_HELP = f"Edge scores: {IMPORTANCE_NAMES}, or files of scorers (jstrace fit-scorer); with commas."
 _REPLACE_HELP = "What ablated edges carry; several with commas."
 _ORDER_HELP = "How scores become traces; several with commas."
 _REFERENCE_HELP = (
@@ -83,7 +94,7 @@ def run_command(
     from jstrace.method.conditions import Plan
 
     plan = Plan(
-        _listed(importance), _listed(ablate), _listed(baselines or []), seed=seed,
+        tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
         replacements=_listed(replace), orders=_listed(order),
     )  # fmt: skip
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet

@@ -12,18 +12,19 @@ import typer
 from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.options import (
+    IMPORTANCE_NAMES,
     MODEL_HELP,
     REFERENCE_HELP,
     Ablate,
     Distributed,
     Dtype,
-    Importance,
     Kind,
     MeshText,
     Order,
     Replace,
     Revision,
     by_first,
+    importance_of,
     joined,
     load,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
+_IMPORTANCE_HELP = f"The score that ranks edges: {IMPORTANCE_NAMES}, or the file of a scorer (jstrace fit-scorer)."
 _KIND_HELP = "With --top: the strongest edges of this kind; attention adds how many each head and source token has."
 
 
@@ -49,7 +51,7 @@ def trace_command(
     distributed: Distributed = False,
     ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
-    importance: Annotated[Importance, typer.Option(help="The score that ranks edges.")] = Importance.L1,
+    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=_IMPORTANCE_HELP)] = "l1",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.ZERO,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
@@ -70,13 +72,14 @@ def trace_command(
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
+    score = importance_of(importance)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    asked = Asked(importance.value, seed, ablate.value, pre_softmax, order.value, replace.value, texts)
+    asked = Asked(score, seed, ablate.value, pre_softmax, order.value, replace.value, texts)
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

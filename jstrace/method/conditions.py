@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from jstrace.errors import InputError
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
 
-GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds")
-"""Edge scores from gradients in the mask (section 8)."""
+GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds", "learned", "fitted")
+"""Edge scores from gradients in the mask (section 8); learned: by the scorer that comes with jstrace."""
 
 IMPORTANCES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
@@ -31,6 +31,9 @@ ABLATIONS = ("all", "residual+mlp")
 
 BASELINES = ("random", "inverse", "pre-softmax")
 """What a run can evaluate beside the traces (section 6)."""
+
+NAMES = r"[\w*+-]+"
+"""What edge scores can be called."""
 
 FROZEN_KINDS = {"residual": ("residual_attn", "residual_mlp"), "attention": ("attn",), "mlp": ("mlp",)}
 """What ``frozen`` names stand for."""
@@ -281,7 +284,7 @@ def checked_importance(importance: Any) -> Any:
             f"importance {name_of(importance)} has attributes and compares by identity: a change of them would not be"
             " seen; make it a frozen dataclass"
         )
-    if not re.fullmatch(r"[\w*+-]+", name_of(importance)):
+    if not re.fullmatch(NAMES, name_of(importance)):
         raise InputError(f"importance {name_of(importance)!r}: a name is of letters, digits and any of _*+-")
     return importance
 

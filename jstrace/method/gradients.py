@@ -37,6 +37,10 @@ class Pass(NamedTuple):
     replace: Replacement | None
     target: Float32[Array, "V"] | None = None
     """Log-probabilities of the prediction to keep; the model's own by default."""
+    others: Int[Array, "N"] | None = None
+    """Tokens of other texts, at least as many as the input's, where replacements are drawn from their states."""
+    seed: Int[Array, ""] | int = 0
+    """Of what a score draws."""
 
     def slots(self) -> EdgeTree:
         """Which slots are edges."""
@@ -120,7 +124,7 @@ class Integrated:
 
     def __post_init__(self) -> None:
         """Refuse what is no number of steps."""
-        _check_count("steps", self.steps)
+        check_count("steps", self.steps)
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
@@ -137,20 +141,45 @@ class ShareTimesGradient:
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        return jax.tree.map(jnp.exp, _first_order(one, self.power)[0])
+        return jax.tree.map(jnp.exp, first_order(one).combined(self.power))
 
 
-def _first_order(one: Pass, power: float) -> tuple[EdgeTree, Float32[Array, "V"]]:
-    """log share + power * log |gradient| at the full mask, and the log-probabilities to keep."""
+class FirstOrder(NamedTuple):
+    """What one clean pass and one gradient say of every edge, in logarithms, and the prediction to keep."""
+
+    share: EdgeTree
+    """log of the L1 share."""
+    gradient: EdgeTree
+    """log |d top logit / d mask| at the full mask."""
+    target: Float32[Array, "V"]
+    """Log-probabilities."""
+
+    def combined(self, power: float) -> EdgeTree:
+        """log share + power * log |gradient|."""
+        return jax.tree.map(lambda share, g: share + power * g, self.share, self.gradient)
+
+
+def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "V"]]:
+    """Logarithms of the L1 shares, and the log-probabilities to keep."""
     clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length)
     shares = normalised(clean.magnitudes, parallel=one.decoder.config.parallel)
     target = jax.nn.log_softmax(clean.logits) if one.target is None else one.target
+    return jax.tree.map(lambda share: _log(share, _LEAST_SHARE), shares), target
+
+
+def first_order(one: Pass) -> FirstOrder:
+    """Shares and the gradient at the full mask: two forward passes and one backward."""
+    shares, target = log_shares(one)
     found = logit_gradient(one, full_mask(one.slots()), jnp.argmax(target))
-    both = jax.tree.map(lambda share, g: _log(share, _LEAST_SHARE) + power * _log(g, _LEAST_SHARE), shares, found)
-    return both, target
+    return FirstOrder(shares, jax.tree.map(lambda g: _log(g, _LEAST_SHARE), found), target)
 
 
-def _check_count(name: str, number: Any) -> None:
+def check_count(name: str, number: Any) -> None:
+    """Refuse what is no count.
+
+    Raises:
+      InputError: with its name.
+    """
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
 
@@ -186,7 +215,7 @@ class Rounds:
         Raises:
           InputError: with the first of them.
         """
-        _check_count("cuts", self.cuts)
+        check_count("cuts", self.cuts)
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(f"rounds from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
         numbers = {"weight": self.weight, "power": self.power, "temperature": self.temperature}
@@ -198,23 +227,27 @@ class Rounds:
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        x, target = _first_order(one, self.power)
-        slots = one.slots()
+        return self.walk(one, first_order(one))[0]
+
+    def walk(self, one: Pass, start: FirstOrder, *, keep: bool = False) -> tuple[EdgeTree, EdgeTree | None]:
+        """Scores from what is known at the full mask, and log |gradient| at every cut, ``[cuts, ...]``, if kept."""
+        x, slots = start.combined(self.power), one.slots()
         x = jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), x, slots)
         n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
 
-        def cut(state: tuple[EdgeTree, EdgeTree, EdgeTree], at: tuple[Array, Array]) -> tuple[Any, None]:
+        def cut(state: tuple[EdgeTree, EdgeTree, EdgeTree], at: tuple[Array, Array]) -> tuple[Any, EdgeTree | None]:
             (x, inside, survived), (size, temperature) = state, at
             count = jnp.floor(size * n_edges).astype(jnp.int32)
-            found = kl_gradient(one, self._mask(_within(x, inside), count, temperature), target)
-            x = _moved(x, found, self.weight)
+            found = kl_gradient(one, self._mask(_within(x, inside), count, temperature), start.target)
+            found = jax.tree.map(lambda g: _log(g, _LEAST_GRADIENT), found)
+            x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
             inside = largest(_within(x, inside), count)
-            return (x, inside, jax.tree.map(jnp.add, survived, inside)), None
+            return (x, inside, jax.tree.map(jnp.add, survived, inside)), found if keep else None
 
         sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
-        (x, _, survived), _ = jax.lax.scan(cut, (x, slots, none), (sizes, self._temperatures()))
-        return jax.tree.map(jnp.add, survived, _unit(x))
+        (x, _, survived), found = jax.lax.scan(cut, (x, slots, none), (sizes, self._temperatures()))
+        return jax.tree.map(jnp.add, survived, _unit(x)), found
 
     def _temperatures(self) -> Array:
         if self.temperature <= 0:
@@ -230,11 +263,6 @@ class Rounds:
 def _within(x: EdgeTree, inside: EdgeTree) -> EdgeTree:
     """Values of the edges inside; NaN elsewhere."""
     return jax.tree.map(lambda value, there: jnp.where(there, value, jnp.nan), x, inside)
-
-
-def _moved(x: EdgeTree, gradient: EdgeTree, weight: float) -> EdgeTree:
-    """``x + weight * log |gradient|``; NaN stays."""
-    return jax.tree.map(lambda value, g: value + weight * _log(g, _LEAST_GRADIENT), x, gradient)
 
 
 def _unit(x: EdgeTree) -> EdgeTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -10,6 +11,19 @@ from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.ordering import ordered_floats
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
+
+
+def log_ranks(scores: EdgeTree, slots: EdgeTree) -> EdgeTree:
+    """-log of the share of all edges that score as high: 0 for the lowest; slots that are no edge count as lowest."""
+    keys = jax.tree.map(lambda score, slot: jnp.where(slot, score, -jnp.inf), scores, slots)
+    order = jnp.sort(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(keys)]))
+    n_edges = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(slots))
+
+    def ranked(leaf: Array) -> Array:
+        higher = order.size - jnp.searchsorted(order, leaf.ravel()).reshape(leaf.shape)
+        return -jnp.log(jnp.minimum(higher / n_edges, 1.0))
+
+    return jax.tree.map(ranked, keys)
 
 
 def by_score(scores: EdgeTree, counts: Int[Array, "Z"], *, frozen: tuple[str, ...] = ()) -> EdgeTree:

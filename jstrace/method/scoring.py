@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method.conditions import GRADIENTS, IMPORTANCES, Source, takes_passes
 from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
+from jstrace.method.learning import Fitted
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.models import Decoder, EdgeTree, Importance, InputError, Replacement, clean_forward
 
 assert (*MEASURES, "random", *GRADIENTS) == IMPORTANCES
-assert (*GRADIENT_SCORES,) == GRADIENTS
+SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
+"""Scores that run passes of their own, by name; "learned" is a scorer's, which the model decides."""
+
+assert {*SCORES, "learned"} == {*GRADIENTS}
+
+
+_NONE: Mapping[str, Any] = {}
 
 
 def edge_scores(
@@ -52,6 +59,8 @@ def several_scores(
     scorings: tuple[tuple[Any, str], ...],
     seed: Int[Array, ""] | int,
     replacements: Mapping[str, Replacement],
+    others: Mapping[str, Int[Array, "N"]] = _NONE,
+    target: Float32[Array, "V"] | None = None,
 ) -> tuple[EdgeTree, ...]:
     """``edge_scores`` of several kinds, those that measure edges all from one clean pass.
 
@@ -59,6 +68,8 @@ def several_scores(
       model, tokens, length, seed: as in ``edge_scores``.
       scorings: ``Source.scoring`` of each: importances with the names of what ablated edges carry; static.
       replacements: by those names; "zero" is none.
+      others: by those names, tokens of other texts, where scores draw replacements from their states.
+      target: log-probabilities of another prediction than the model's own, which scores from gradients keep.
     """
     slots = graph.edge_slots(model.config, tokens.shape[0], length)
     kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
@@ -75,8 +86,10 @@ def several_scores(
         if kind == "random":
             values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
         elif takes_passes(kind):
-            score = GRADIENT_SCORES[kind]() if isinstance(kind, str) else kind
-            one_pass = Pass(model, tokens, length, replacements.get(replace))
+            if kind == "learned":
+                raise InputError("importance learned is jstrace.trace's, which knows the model; here give a Scorer")
+            score = SCORES[kind]() if isinstance(kind, str) else kind
+            one_pass = Pass(model, tokens, length, replacements.get(replace), target, others.get(replace), seed)
             values[kind, replace] = _checked(score.edge_scores(one_pass), slots)
     return tuple(
         jax.tree.map(

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from jstrace.method import graph, sizes
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
-from jstrace.pipeline import masked, stages
+from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import call_bytes
@@ -41,6 +41,9 @@ class Input:
     """Where the ask has no sources."""
     sizes: tuple[float, ...] | None = None
     """Of those strata, where they are not the ask's, but as many."""
+    target: Float32[np.ndarray, "V"] | None = None
+    """Log-probabilities of another prediction than the model's own, that is kept and measured against: of all inputs of
+    an ask, or of none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Driver:
         """``on_batch`` is told of every batch before it is computed; ``replacing`` says what names stand for."""
         self.model, self.ask, self._on_batch = model, ask, on_batch
         self._replacing = replacing or Replacing(model)
+        self._scorings = tuple((scorers.known_to(model, kind), replace) for kind, replace in ask.scorings)
         self._longest = 0
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
@@ -109,6 +113,8 @@ class Driver:
 
     def _most(self, width: int) -> int:
         """Inputs of one call on each device."""
+        if any(getattr(kind, "alone", False) for kind, _ in self._scorings):
+            return 1
         each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
         return memory.batch_inputs(self.model.decoder, width, each)
 
@@ -137,14 +143,15 @@ class Driver:
         nexts = batching.filled([np.asarray(one.next_token or 0, np.int32) for one in members], n_rows)
         batch = (*batching.padded(rows, width, n_rows), counts, nexts)
         tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
+        targets = meshes.placed(_targets(members, n_rows), mesh)
         finite = scores = None
         if ask.sources:
-            strata, scores, finite = self._traced(tokens, lengths, cuts, width)
+            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets)
         else:
             strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
         results = () if not ask.cases else masked.evaluate_batch(
             model.decoder, tokens, lengths, strata, chosen, self._named(ask.replacements, self._replacing.stack, width),
-            n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
+            targets, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
         )  # fmt: skip
         host = meshes.fetched(_OnHost(scores, strata if ask.sources else (), finite, results))
         return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
@@ -157,14 +164,20 @@ class Driver:
         return {name: one for name, one in found if one is not None}
 
     def _traced(
-        self, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], cuts: Int[AnyArray, "B Z"], width: int
+        self,
+        tokens: Int[AnyArray, "B T"],
+        lengths: Int[AnyArray, "B"],
+        cuts: Int[AnyArray, "B Z"],
+        width: int,
+        targets: Float32[AnyArray, "B V"] | None,
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
-        others = self._named([replace for _, replace in ask.scorings], self._replacing.one, width)
+        replaced, drawn = self._replaced(width)
         scored, finite = stages.score_batch(
-            self.model.decoder, tokens, lengths, ask.seed, scorings=ask.scorings, replacements=others, mesh=mesh
-        )
+            self.model.decoder, tokens, lengths, ask.seed, scorings=self._scorings, replacements=replaced, others=drawn,
+            targets=targets, mesh=mesh,
+        )  # fmt: skip
         by_kind = dict(zip(ask.scorings, scored, strict=True))
         extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh)
         strata = tuple(
@@ -172,6 +185,16 @@ class Driver:
             for one in ask.sources
         )
         return strata, by_kind[ask.sources[0].scoring] if ask.keep_scores else None, finite
+
+    def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
+        """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""
+        replaced = self._named([replace for _, replace in self.ask.scorings], self._replacing.one, width)
+        if not any(getattr(kind, "draws", False) and name == "resample" for kind, name in self._scorings):
+            return replaced, {}
+        # One other text's states make a bad start: it is found under means.
+        replaced |= self._named(["mean"], self._replacing.one, width)
+        replaced["resample"] = replaced["mean"]
+        return replaced, {"resample": self._replacing.stream(width)}
 
     def _outcome(self, host: _OnHost, index: int, one: Input, n_edges: int) -> Outcome | Invalid:
         """One input of a batch."""
@@ -182,7 +205,12 @@ class Driver:
             return Invalid(f"the forward pass over {length} tokens is not finite", where)
         evaluations = tuple(
             evaluation_of(
-                result, index, one.sizes or self.ask.sizes, case.condition, with_next=one.next_token is not None
+                result,
+                index,
+                one.sizes or self.ask.sizes,
+                case.condition,
+                with_next=one.next_token is not None,
+                with_density=one.target is None,
             )
             for case, result in zip(self.ask.cases, host.results, strict=True)
         )
@@ -206,6 +234,12 @@ class _OnHost:
     strata: tuple[EdgeTree, ...]
     finite: AnyArray | None
     results: tuple[masked.BatchResult, ...]
+
+
+def _targets(members: list[Input], n_rows: int) -> AnyArray | None:
+    """The inputs' targets in a batch, where they have any."""
+    found = [one.target for one in members if one.target is not None]
+    return batching.filled(found, n_rows) if found else None
 
 
 def _given_strata(members: list[Input], width: int, n_rows: int) -> tuple[EdgeTree, ...]:

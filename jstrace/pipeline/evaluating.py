@@ -14,7 +14,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
@@ -26,19 +26,20 @@ Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 @overload
 def evaluate(
     model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ..., progress: Progress | None = ...,
+    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ..., target: Any = ...,
+    progress: Progress | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
     replace: Replace = ..., reference: Reference = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., progress: Progress | None = ...,
+    next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
     replace: Replace = ..., reference: Reference = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., on_invalid: Literal["keep"],
+    next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Evaluation | Invalid]: ...  # fmt: skip
 @overload
@@ -57,6 +58,7 @@ def evaluate(
     replace: Replace = None,
     reference: Reference = None,
     next_token: int | Sequence[int | None] | AnyArray | None = None,
+    target: Any = None,
     on_invalid: str = "raise",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation | Invalid | list[Evaluation] | list[Evaluation | Invalid]:
@@ -76,6 +78,8 @@ def evaluate(
         are then means over them, a nucleus is recovered where it is under all, and top tokens are the first one's.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
+      target: probabilities ``[V]`` of another prediction, one for each trace, that all rows are measured against in the
+        place of the full graph's: that of ``jstrace.learn(target=)``. There is no density then.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
       progress: called with the number of inputs done and in all.
@@ -89,11 +93,15 @@ def evaluate(
     if masks is not None:
         if keep or progress is not None:
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
+        if target is not None:
+            raise InputError("target is for traces, not for masks of one's own")
         return _of_masks(model, traces, masks, condition, replacing, next_token)
     single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(_checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
-    found = _evaluated(model, rows, (condition, replacing), true_next, keep, progress)
+    targets = log_targets(model, target, len(rows), single=single)
+    known = [(token, None if targets is None else targets[index]) for index, token in enumerate(true_next)]
+    found = _evaluated(model, rows, (condition, replacing), known, keep, progress)
     return found[0] if single else found
 
 
@@ -135,7 +143,7 @@ def _stream(
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
     start = 0
     while rows := list(itertools.islice(left, size)):
-        found = _evaluated(model, rows, how, [None] * len(rows), keep, None, start=start)
+        found = _evaluated(model, rows, how, [(None, None)] * len(rows), keep, None, start=start)
         yield from zip(rows, found, strict=True)
         start += len(rows)
 
@@ -144,7 +152,7 @@ def _evaluated(
     model: Model,
     rows: Sequence[Any],
     how: tuple[Condition, Replacing],
-    true_next: list[int | None],
+    known: Sequence[tuple[int | None, np.ndarray | None]],
     keep: bool,
     progress: Progress | None,
     start: int | None = None,
@@ -163,7 +171,8 @@ def _evaluated(
         problem = row if isinstance(row, Invalid) else _problem(model, row)
         if problem is None:
             assert isinstance(row, Trace)
-            given[index] = Input(row.tokens, true_next[index], (row.strata,), tuple(row.sizes))
+            next_token, target = known[index]
+            given[index] = Input(row.tokens, next_token, (row.strata,), tuple(row.sizes), target)
         else:
             put(index, problem)
     for n_sizes in sorted({len(one.sizes or ()) for one in given.values()}):  # programs depend on their number alone

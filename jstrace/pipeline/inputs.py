@@ -9,6 +9,9 @@ import numpy as np
 
 from jstrace.models import InputError, Model, check_ids
 
+_SUM = 1e-3
+"""How far a distribution's sum may be from one."""
+
 Tokens = str | Sequence[int] | np.ndarray
 """A text, or token ids."""
 
@@ -76,3 +79,35 @@ def token_ids(model: Model, row: Tokens, where: str = "") -> np.ndarray:
         raise InputError(f"{where}token ids must be a flat list of integers, got {ids.dtype} of shape {ids.shape}")
     check_ids(model.config, ids, where)
     return ids.astype(np.int32)
+
+
+def log_targets(model: Model, target: Any, n_inputs: int, *, single: bool) -> list[np.ndarray] | None:
+    """Log-probabilities of the distribution of each input, where there are any.
+
+    Raises:
+      InputError: other than one over the vocabulary for each.
+    """
+    if target is None:
+        return None
+    given = [target] if single else target
+    if isinstance(given, str | bytes) or not hasattr(given, "__len__") or len(given) != n_inputs:
+        raise InputError(f"target: expected {n_inputs} distributions, one for each input")
+    return [_log_target(model, one) for one in given]
+
+
+def _log_target(model: Model, target: Any) -> np.ndarray:
+    """Log-probabilities ``[V]`` of a distribution, float32.
+
+    Raises:
+      InputError: not one over this vocabulary.
+    """
+    try:
+        found = np.asarray(target, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"target is {type(target).__name__}, expected probabilities") from error
+    wanted = (model.config.vocab_size,)
+    if found.shape != wanted:
+        raise InputError(f"target has shape {found.shape}, expected {wanted}: a probability of every token")
+    if not np.isfinite(found).all() or (found < 0).any() or abs(found.sum() - 1) > _SUM:
+        raise InputError(f"target is no distribution: its numbers sum to {found.sum():g}, from {found.min():g}")
+    return np.log(np.maximum(found / found.sum(), 1e-30)).astype(np.float32)

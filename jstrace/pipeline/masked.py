@@ -46,6 +46,7 @@ def evaluate_batch(
     strata: tuple[EdgeTree, ...],
     next_tokens: Int[AnyArray, "B"],
     replacements: Mapping[str, Replacement] = _NONE,
+    targets: Float32[AnyArray, "B V"] | None = None,
     *,
     n_sizes: int,
     cases: tuple[tuple[int, Condition], ...],
@@ -61,6 +62,7 @@ def evaluate_batch(
       strata: the different strata of the batch.
       next_tokens: the true next tokens, any token where none is known.
       replacements: by the names in the cases, on a leading axis of those whose measures are averaged; "zero" is none.
+      targets: log-probabilities that rows are measured against, in the place of the full graph's.
       n_sizes: Z.
       cases: for each result the index of its strata, and its condition.
       mesh: that the batch lies on.
@@ -71,7 +73,7 @@ def evaluate_batch(
     for kind in dict.fromkeys(kinds):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
         alike, others = [cases[index] for index in chosen], replacements.get(kind[1])
-        whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens, others), alike, n_sizes, mesh)
+        whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens, targets, others), alike, n_sizes, mesh)
         results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
     return tuple(results[index] for index in range(len(cases)))
 
@@ -81,7 +83,7 @@ def _at(tree: Any, index: Array | int) -> Any:
 
 
 def _evaluated(
-    batch: tuple[Decoder, Array, Array, EdgeTree, Array, Replacement | None],
+    batch: tuple[Decoder, Array, Array, EdgeTree, Array, Array | None, Replacement | None],
     cases: Sequence[tuple[int, Condition]],
     n_sizes: int,
     mesh: Mesh | None,
@@ -102,7 +104,7 @@ def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Cal
         return run
     one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
     rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
-    specs = (one, each, each, whose, each, one, one, rows, rows)
+    specs = (one, each, each, whose, each, each, one, one, rows, rows)
     return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, whose, whose))
 
 
@@ -112,6 +114,7 @@ def _measured(
     lengths: Int[Array, "B"],
     strata: EdgeTree,
     next_tokens: Int[Array, "B"],
+    targets: Float32[Array, "B V"] | None,
     others: Replacement | None,
     sources: Int[Array, "C"],
     ranges: UInt8[Array, "C N 3 2"],
@@ -131,7 +134,7 @@ def _measured(
             reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
             if sharing > 1:
                 reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
-            return compared(logits, reference, next_tokens)
+            return compared(logits, reference if targets is None else targets, next_tokens)
 
         return under(None) if others is None else averaged(*jax.lax.map(under, others))
 

@@ -24,6 +24,8 @@ _ROWS = 8
 _THINNED = 4
 """Of the built-in reference, every so many texts go into means: some 2,400 tokens, in seconds on a laptop."""
 _RESAMPLED = 2
+_STREAM = 4096
+"""Tokens, at most, that scores draw other inputs from."""
 """Other inputs whose states "resample" stands for."""
 
 Replace = Replacement | Sequence[Replacement] | str | None
@@ -238,6 +240,11 @@ class Replacing:
         """The first of them."""
         found = self._found(name, width)
         return found[0].bare() if found else None
+
+    def stream(self, width: int) -> np.ndarray:
+        """Tokens of the reference, one text after the other, of which others of ``width`` tokens can be drawn."""
+        whole = np.concatenate(self._streams)[:_STREAM]
+        return np.resize(whole, max(len(whole), width)).astype(np.int32)
 
     def _found(self, name: str, width: int) -> tuple[Replacement, ...]:
         if self._is_own(name):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method.extraction import extract_padded
@@ -22,6 +22,8 @@ from jstrace.method.ranking import by_score
 from jstrace.method.scoring import several_scores
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement
 from jstrace.scale import meshes
+
+_NONE: Mapping[str, Any] = {}
 
 
 @functools.partial(jax.jit, static_argnames=("scorings", "mesh"))
@@ -33,6 +35,8 @@ def score_batch(
     *,
     scorings: tuple[tuple[Any, str], ...],
     replacements: Mapping[str, Replacement],
+    others: Mapping[str, Int[AnyArray, "N"]] = _NONE,
+    targets: Float32[AnyArray, "B V"] | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
     """Scores of several kinds of a padded batch.
@@ -43,6 +47,8 @@ def score_batch(
       seed: of random scores.
       scorings: ``Source.scoring`` of each kind.
       replacements: what ablated edges carry while gradients are taken, by name, the same for all inputs.
+      others: tokens of other texts by name, where scores draw replacements from their states.
+      targets: log-probabilities of other predictions than the model's own.
       mesh: that the batch lies on.
 
     Returns:
@@ -50,15 +56,21 @@ def score_batch(
     """
 
     def score(
-        whole: tuple[Decoder, Mapping[str, Replacement]], tokens: Array, lengths: Array
+        whole: tuple[Decoder, Any, Any], tokens: Array, lengths: Array, *target: Array
     ) -> tuple[tuple[EdgeTree, ...], Array]:
-        decoder, others = whole
-        one = functools.partial(several_scores, scorings=scorings, seed=seed, replacements=others)
-        found = jax.vmap(one, in_axes=(None, 0, 0))(decoder, tokens, lengths)
+        decoder, replaced, drawn = whole
+
+        def one(tokens: Array, length: Array, *target: Array) -> tuple[EdgeTree, ...]:
+            options: dict[str, Any] = {"scorings": scorings, "seed": seed, "replacements": replaced, "others": drawn}
+            return several_scores(decoder, tokens, length, target=target[0] if target else None, **options)
+
+        found = jax.vmap(one)(tokens, lengths, *target)
         slots = jax.vmap(functools.partial(graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
-    return meshes.over_inputs(score, mesh, tokens.shape[0])((decoder, dict(replacements)), tokens, lengths)
+    return meshes.over_inputs(score, mesh, tokens.shape[0])(
+        (decoder, dict(replacements), dict(others)), tokens, lengths, *(() if targets is None else (targets,))
+    )
 
 
 def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:

@@ -88,7 +88,7 @@ def trace(
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
     single, rows = listed(model, inputs)
-    tracer = _Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
+    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress)
     return found[0] if single else found
 
@@ -120,11 +120,11 @@ def trace_iter(
     checked_model(model)
     if isinstance(inputs, str) or not isinstance(inputs, Iterable):
         raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
-    tracer = _Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
+    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
     return _stream(tracer, iter(inputs), chunk_size(model, chunk))
 
 
-def _stream(tracer: _Tracer, left: Iterator[Tokens], size: int) -> Iterator[Trace | Invalid]:
+def _stream(tracer: Tracer, left: Iterator[Tokens], size: int) -> Iterator[Trace | Invalid]:
     start = 0
     while rows := list(itertools.islice(left, size)):
         yield from tracer.run(rows, lambda index, start=start: f"input {start + index}: ")  # type: ignore[misc]
@@ -148,7 +148,7 @@ def keeps_invalid(on_invalid: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tracer:
+class Tracer:
     """Traces lists of inputs in one way; what it learns of memory lasts from one to the next."""
 
     driver: Driver
@@ -165,7 +165,8 @@ class _Tracer:
         replace: tuple[Replace, Reference],
         seed: int,
         on_invalid: str,
-    ) -> _Tracer:
+    ) -> Tracer:
+        """With everything checked."""
         kind, first, (name, replacing) = checked_importance(importance), checked_frozen(frozen), named(model, *replace)
         source = Source(kind, first, checked_order(order), name)
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
@@ -173,17 +174,23 @@ class _Tracer:
             replacing = Replacing(model)
         elif len(replacing.own) > 1:
             raise InputError("gradients are taken under one replacement; several are for evaluate")
-        return _Tracer(Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint())
+        return Tracer(Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint())
 
     def run(
-        self, rows: Sequence[Tokens], where: Callable[[int], str], progress: Progress | None = None
+        self,
+        rows: Sequence[Tokens],
+        where: Callable[[int], str],
+        progress: Progress | None = None,
+        targets: Sequence[Any] | None = None,
     ) -> list[Trace | Invalid]:
-        """A trace for every input, in their order."""
+        """A trace for every input, in their order; ``targets`` are other predictions to keep than the model's own."""
         found: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
             try:
-                inputs[index] = Input(token_ids(self.driver.model, row, where(index)))
+                inputs[index] = Input(
+                    token_ids(self.driver.model, row, where(index)), target=None if targets is None else targets[index]
+                )
             except InputError as error:
                 if not self.keep:
                     raise

@@ -1,0 +1,292 @@
+"""``jstrace.fit_scorer``: a learned edge score, fitted to what the predictions of texts need (section 8)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Float32, Int
+
+from jstrace.method import scorer as method
+from jstrace.method.conditions import IMPORTANCES, NAMES, REPLACEMENTS, checked_seed
+from jstrace.method.gradients import Pass
+from jstrace.method.scorer import FEATURES, Coefficients, Scorer
+from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
+from jstrace.models.fingerprints import fingerprint
+from jstrace.models.replacement import spread
+from jstrace.pipeline.inputs import Tokens, listed, token_ids
+from jstrace.pipeline.replacing import Reference, Replacing
+from jstrace.scale import batching
+
+LEAST_TEXTS = 4
+"""Fewer texts teach a scorer nothing but themselves."""
+
+FitProgress = Callable[[int, int, float | None], None]
+"""Called with the steps done, all steps, and the loss of the last one in nats; while features are computed, with the
+texts done, all texts and None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Course:
+    """How a fit goes: what was found to work (docs/scores.md)."""
+
+    steps: int
+    rate: float
+    largest: float = 0.4
+    """Budgets, shares of all edges, are drawn log-uniform between the least so far and this."""
+    start: float = 0.3
+    """The least budget at the first step."""
+    smallest: float = 0.03
+    """And at the last."""
+    fall: float = 2.4
+    """By so many e-folds the least budget falls from the first step to the last."""
+    temperature: float = 1.0
+    last_temperature: float = 0.2
+    cap: float = 30.0
+    """Of the KL of one text, in nats; a lower one kills the gradient of a bad start."""
+
+    def at(self, step: int) -> tuple[float, float]:
+        """The least budget so far, and the temperature of the masks."""
+        done = step / self.steps
+        least = max(self.start * math.exp(-self.fall * done), self.smallest)
+        return least, self.temperature * (self.last_temperature / self.temperature) ** done
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Adam, whose rate falls to nothing by a cosine."""
+        return optax.adam(optax.cosine_decay_schedule(self.rate, self.steps))
+
+
+class Known(NamedTuple):
+    """A text with what does not change while coefficients are fitted; padded."""
+
+    tokens: Int[AnyArray, "*B T"]
+    length: Int[AnyArray, "*B"]
+    features: tuple[EdgeTree, ...]
+    """In float16."""
+    target: Float32[AnyArray, "*B V"]
+    """Log-probabilities of the full pass."""
+
+
+class _Draw(NamedTuple):
+    """What is drawn for each text of a step."""
+
+    others: Int[AnyArray, "B T"]
+    """Tokens of another place of the texts."""
+    shares: Float[AnyArray, "B 2"]
+    """Of the means and of the other place's states in what ablated edges carry."""
+    sizes: Float[AnyArray, "B"]
+
+
+def fit_scorer(
+    model: Model,
+    texts: Sequence[Tokens],
+    *,
+    features: str = "rounds",
+    replace: str | Sequence[str] = ("mean", "resample"),
+    reference: Reference = None,
+    steps: int = 240,
+    batch: int = 2,
+    seed: int = 0,
+    shared: bool = False,
+    name: str = "scorer",
+    progress: FitProgress | None = None,
+) -> Scorer:
+    """Fit a learned edge score to one model: minimise KL(full || masked) of texts under masks of drawn sizes.
+
+    The masks are soft and sum to the size (``budgets.soft_mask``); sizes fall while it goes on. Features of all texts
+    are computed once and held on the host, two bytes for each feature, head and pair of tokens.
+
+    Args:
+      model: from ``jstrace.load``.
+      texts: texts, or token ids: some thirty of the kind and length that will be traced.
+      features: what it reads of an edge: "activations" (one forward pass), "gradient" (also one gradient) or "rounds"
+        (also the order that ``Rounds`` finds, and its gradients at some cuts).
+      replace: what ablated edges carry: any of "zero", "mean" and "resample" (the states of another place of the
+        texts), drawn anew for every text of a step.
+      reference: texts that means are made of, instead of those that come with jstrace.
+      steps: of Adam.
+      batch: texts of one step.
+      seed: of all draws.
+      shared: one coefficient for all layers and heads, so that the scorer serves any model.
+      name: what tables call it.
+      progress: see ``FitProgress``.
+
+    Raises:
+      InputError: too few texts, texts that cannot be tokenised, arguments that make no sense, or a loss that is not
+        finite.
+    """
+    rows, names = _checked_rows(model, texts), _checked_names(replace)
+    if features not in FEATURES:
+        raise InputError(f"features = {features!r}, expected one of {', '.join(FEATURES)}")
+    if not isinstance(name, str) or not re.fullmatch(NAMES, name) or name in IMPORTANCES:
+        raise InputError(f"name = {name!r}, expected letters, digits and any of _*+-, and no name of a built-in score")
+    steps, batch = _count("steps", steps), _count("batch", batch)
+    course = dataclasses.replace(_COURSES[features], steps=steps)
+    mean = _mean(model, reference)
+    known = known_of(model, rows, features, mean, progress)
+    longest = max(map(len, rows))
+    start = method.initial(model.config, features, longest, shared=shared)
+    drawn, shuffled = map(np.random.default_rng, np.random.SeedSequence(checked_seed(seed)).spawn(2))
+    draws = _draws(np.concatenate(rows), batching.bucket(longest), names, course, drawn, batch)
+    found = fitted(model, known, start, mean, course, draws, batch, shuffled, progress)
+    marks = () if shared else tuple(fingerprint(model.decoder, jnp.dtype(each)) for each in _DTYPES)
+    return Scorer(found, features, marks, name)
+
+
+_DTYPES = ("float32", "bfloat16", "float16")
+"""In all of them a model is the one that the scorer was fitted to."""
+
+_COURSES = {
+    "activations": _Course(steps=0, rate=0.03),
+    "gradient": _Course(steps=0, rate=0.03),
+    "rounds": _Course(steps=0, rate=0.03, smallest=0.01, fall=4.0, temperature=0.5, last_temperature=0.15),
+}
+
+
+def known_of(
+    model: Model, rows: Sequence[np.ndarray], features: str, mean: Replacement, progress: FitProgress | None = None
+) -> list[Known]:
+    """Features and predictions of texts, all padded to one length, on the host."""
+    width, found = batching.bucket(max(map(len, rows))), []
+    for index, row in enumerate(rows):
+        (tokens,), (length,) = batching.padded([row], width, 1)
+        each = _known_program(model.decoder, tokens, length, mean, features=features)
+        found.append(jax.tree.map(np.asarray, Known(tokens, length, *each)))
+        if progress is not None:
+            progress(index + 1, len(rows), None)
+    return found
+
+
+def fitted(
+    model: Model,
+    known: Sequence[Known],
+    start: Coefficients,
+    mean: Replacement,
+    course: _Course,
+    draws: Iterator[_Draw],
+    batch: int,
+    rng: np.random.Generator,
+    progress: FitProgress | None = None,
+) -> Coefficients:
+    """Coefficients after all steps.
+
+    Raises:
+      InputError: the loss was not finite.
+    """
+    coefficients = jax.tree.map(jnp.asarray, start)
+    state, order = course.optimiser.init(coefficients), _shuffled(rng, len(known))
+    for step in range(course.steps):
+        together = jax.tree.map(lambda *leaves: np.stack(leaves), *(known[next(order)] for _ in range(batch)))
+        temperature = np.float32(course.at(step)[1])
+        coefficients, state, value = _step(
+            model.decoder, coefficients, state, together, next(draws), mean, temperature, course=course
+        )
+        if not np.isfinite(value):
+            raise InputError(f"the loss of step {step} is not finite; try dtype float32")
+        if progress is not None:
+            progress(step + 1, course.steps, float(value))
+    return jax.tree.map(np.asarray, coefficients)
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+def _shuffled(rng: np.random.Generator, n_texts: int) -> Iterator[int]:
+    """Every text once, in a new order each time."""
+    while True:
+        yield from map(int, rng.permutation(n_texts))
+
+
+def _draws(
+    stream: np.ndarray, width: int, names: Sequence[str], course: _Course, rng: np.random.Generator, batch: int
+) -> Iterator[_Draw]:
+    """For every step; ``stream`` is the texts' tokens, one after the other."""
+    long = np.resize(stream, max(len(stream), width + 1))
+    for step in range(course.steps):
+        least, _ = course.at(step)
+        sizes = np.exp(rng.uniform(np.log(least), np.log(course.largest), batch))
+        drawn = [names[i] for i in rng.integers(0, len(names), batch)]
+        shares = np.asarray([[name == "mean", name == "resample"] for name in drawn], np.float32)
+        starts = rng.integers(0, len(long) - width, batch)
+        yield _Draw(np.stack([long[at : at + width] for at in starts]), shares, sizes.astype(np.float32))
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="features")
+def _known_program(
+    decoder: Decoder, tokens: Int[AnyArray, "T"], length: Int[AnyArray, ""], mean: Replacement, *, features: str
+) -> tuple[tuple[EdgeTree, ...], Float32[Array, "V"]]:
+    found, target = method.features_of(Pass(decoder, tokens, length, mean), features)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), found), target
+
+
+@functools.partial(jax.jit, static_argnames="course")
+def _step(
+    decoder: Decoder, coefficients: Coefficients, state: Any, known: Known, draw: _Draw, mean: Replacement,
+    temperature: Float32[AnyArray, ""], *, course: _Course,
+) -> tuple[Coefficients, Any, Float32[Array, ""]]:  # fmt: skip
+    """One step of Adam over a batch of texts."""
+    n_tokens = draw.others.shape[1]
+    wide = jax.tree.map(jax.vmap(lambda layer: spread(layer, n_tokens)), mean)
+
+    def loss(coefficients: Coefficients, known: Known, draw: _Draw) -> Array:
+        states = hidden_states(decoder, draw.others)
+        blend = functools.partial(_blended, draw.shares)
+        one = Pass(decoder, known.tokens, known.length, jax.tree.map(blend, wide, states), known.target)
+        features = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), known.features)
+        return method.loss(coefficients, one, features, size=draw.sizes, temperature=temperature, cap=course.cap)
+
+    def mean_loss(coefficients: Coefficients) -> Array:
+        return jnp.mean(jax.vmap(loss, in_axes=(None, 0, 0))(coefficients, known, draw))
+
+    value, gradient = jax.value_and_grad(mean_loss)(coefficients)
+    updates, state = course.optimiser.update(gradient, state)
+    return optax.apply_updates(coefficients, updates), state, value
+
+
+def _blended(shares: Float[Array, "2"], mean: Array, states: Array) -> Array:
+    """The means, the states, or nothing."""
+    return (shares[0] * mean + shares[1] * states).astype(mean.dtype)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _checked_rows(model: Model, texts: Any) -> list[np.ndarray]:
+    """Token ids of every text."""
+    single, rows = listed(model, texts)
+    if single or len(rows) < LEAST_TEXTS:
+        found = "one text" if single else f"{len(rows)} texts"
+        raise InputError(f"{found}: a scorer is fitted to a list of at least {LEAST_TEXTS}")
+    return [token_ids(model, row, f"text {index}: ") for index, row in enumerate(rows)]
+
+
+def _checked_names(replace: Any) -> tuple[str, ...]:
+    names = (replace,) if isinstance(replace, str) else replace
+    if not isinstance(names, Sequence) or not names or any(name not in REPLACEMENTS for name in names):
+        raise InputError(f"replace = {replace!r}, expected some of {', '.join(REPLACEMENTS)}")
+    return tuple(names)
+
+
+def _count(name: str, number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
+    return int(number)
+
+
+def _mean(model: Model, reference: Reference) -> Replacement:
+    """The means that features are taken under, too."""
+    found = Replacing(model, reference).one("mean", 0)
+    assert found is not None
+    return found
