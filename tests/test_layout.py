@@ -25,7 +25,7 @@ ALLOWED = {
     "convert": {"models", "errors"},
     "scale": {"errors", "models"},
     "loading": {"errors", "models", "convert", "scale"},
-    "method": {"_moved", "errors", "models"},
+    "method": {"_moved", "errors", "files", "models"},
     "pipeline": {"errors", "models", "archives", "scale", "method", "_moved"},
     "show": {"errors", "models", "files", "scale", "method", "pipeline"},
     "runs": {"errors", "models", "files", "scale", "method", "pipeline", "__version__"},
@@ -43,7 +43,7 @@ ALLOWED = {
         "loading",
         "__version__",
     }
-    | {"__version__", "load", "trace", "evaluate"},
+    | {"__version__", "load", "trace", "evaluate", "fit_scorer"},
     "__init__": {"_moved"},
 }
 """What each room, or module at the top, may import of the others."""

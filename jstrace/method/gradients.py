@@ -229,25 +229,32 @@ class Rounds:
         """See ``GradientScore``."""
         return self.walk(one, first_order(one))[0]
 
-    def walk(self, one: Pass, start: FirstOrder, *, keep: bool = False) -> tuple[EdgeTree, EdgeTree | None]:
-        """Scores from what is known at the full mask, and log |gradient| at every cut, ``[cuts, ...]``, if kept."""
+    def walk(
+        self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
+    ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
+        """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept."""
         x, slots = start.combined(self.power), one.slots()
         x = jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), x, slots)
         n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
 
-        def cut(state: tuple[EdgeTree, EdgeTree, EdgeTree], at: tuple[Array, Array]) -> tuple[Any, EdgeTree | None]:
-            (x, inside, survived), (size, temperature) = state, at
+        def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
+            (x, inside, survived, kept), (index, size, temperature) = state, at
             count = jnp.floor(size * n_edges).astype(jnp.int32)
             found = kl_gradient(one, self._mask(_within(x, inside), count, temperature), start.target)
             found = jax.tree.map(lambda g: _log(g, _LEAST_GRADIENT), found)
             x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
             inside = largest(_within(x, inside), count)
-            return (x, inside, jax.tree.map(jnp.add, survived, inside)), found if keep else None
+            kept = tuple(
+                jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), found, old)
+                for own, old in zip(keep, kept, strict=True)
+            )
+            return _Walk(x, inside, jax.tree.map(jnp.add, survived, inside), kept), None
 
         sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
-        (x, _, survived), found = jax.lax.scan(cut, (x, slots, none), (sizes, self._temperatures()))
-        return jax.tree.map(jnp.add, survived, _unit(x)), found
+        first = _Walk(x, slots, none, tuple(none for _ in keep))
+        last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), sizes, self._temperatures()))
+        return jax.tree.map(jnp.add, last.survived, _unit(last.x)), last.kept
 
     def _temperatures(self) -> Array:
         if self.temperature <= 0:
@@ -258,6 +265,15 @@ class Rounds:
         if self.temperature > 0:
             return soft_mask(x, count, temperature)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), largest(x, count))
+
+
+class _Walk(NamedTuple):
+    """Where rounds are: what edges have, which are left, how many cuts each survived, and gradients on the way."""
+
+    x: EdgeTree
+    inside: EdgeTree
+    survived: EdgeTree
+    kept: tuple[EdgeTree, ...]
 
 
 def _within(x: EdgeTree, inside: EdgeTree) -> EdgeTree:

@@ -199,8 +199,8 @@ def features_of(one: Pass, features: str) -> tuple[tuple[EdgeTree, ...], Float32
         start = first_order(one)
         found, target = [start.share, start.gradient], start.target
         if features == "rounds":
-            x, cuts = CUTS.walk(one, start, keep=True)
-            found = [log_ranks(x, one.slots()), *found, *[jax.tree.map(lambda leaf, i=i: leaf[i], cuts) for i in KEPT]]
+            x, gradients = CUTS.walk(one, start, keep=KEPT)
+            found = [log_ranks(x, one.slots()), *found, *gradients]
     slots = one.slots()
     return tuple(_centred(each, slots) for each in found), target
 

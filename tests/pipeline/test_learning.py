@@ -1,0 +1,167 @@
+"""Traces fitted to one input, and the control: what fits find in tiny models, and what they cannot."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jstrace
+from jstrace.method.gradients import Pass, ShareTimesGradient
+from jstrace.method.learning import Fitted
+from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
+from jstrace.pipeline.replacing import Replacing
+from tests.conftest import TINY, family_config, tiny_params
+from tests.pipeline.test_fitting import ROWS, planted, start_of
+from tests.stand_ins import Letters
+
+TEXT = np.random.default_rng(7).integers(0, 97, 9)
+SIZES = (0.05, 0.1, 0.2, 0.4)
+QUICK: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "start": "l1*gradient", "order": "score"}
+
+
+def tv_of(model: Model, trace: jstrace.Trace, **options: Any) -> np.ndarray:
+    return jstrace.evaluate(model, trace, replace="mean", reference=ROWS, **options).tv[:-1]
+
+
+def other_prediction(model: Model, seed: int) -> np.ndarray:
+    row = np.random.default_rng(seed).integers(0, 97, 8)
+    return np.asarray(jax.nn.softmax(model(row, model.full_mask(8))))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_finds_the_planted_sub_graph(seed: int) -> None:
+    """A head carries large vectors that means replace exactly: shares want them, the fit does without."""
+    model = planted(seed)
+    start = jstrace.trace(model, TEXT, sizes=SIZES, order="score")
+    found = jstrace.learn(model, TEXT, steps=60, smallest=0.05, **(QUICK | {"start": "l1*gradient"}))
+    assert tv_of(model, found).mean() < 0.5 * tv_of(model, start).mean()
+
+    def useless(trace: jstrace.Trace) -> float:
+        kept = trace.mask(size=0.1).attn
+        return float(kept[1, :2].sum() / max(kept.sum(), 1))
+
+    assert useless(start) > 0.2
+    assert useless(found) < 0.5 * useless(start)
+    assert found.importance == "fitted"
+    assert found.replace == "mean"
+
+
+def test_more_steps_fit_better() -> None:
+    model = planted(2)
+    few, many = (jstrace.learn(model, TEXT, steps=steps, smallest=0.05, **QUICK) for steps in (1, 60))
+    assert tv_of(model, many).mean() < 0.7 * tv_of(model, few).mean()
+
+
+def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
+    certain = np.zeros(97)
+    certain[int(np.argmin(other_prediction(tiny, 0)))] = 1.0
+    found = jstrace.learn(tiny, TEXT, steps=30, smallest=0.05, target=certain, **QUICK)
+    assert found.importance == "fitted-foreign"
+    evaluation = jstrace.evaluate(tiny, found, replace="mean", reference=ROWS, target=certain)
+    assert evaluation.tv[:-1].min() > 0.7
+    assert evaluation.density is None
+    full = np.asarray(jax.nn.softmax(tiny(TEXT, tiny.full_mask(9))))
+    assert evaluation.tv[-1] == pytest.approx(0.5 * np.abs(full - certain).sum(), abs=1e-5)
+
+
+def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
+    own = np.asarray(jax.nn.softmax(tiny(TEXT, tiny.full_mask(9))), np.float64)
+    plain, told = (jstrace.learn(tiny, TEXT, steps=3, target=target, **QUICK) for target in (None, own))
+    np.testing.assert_allclose(plain.scores.attn, told.scores.attn, rtol=5e-2)
+    np.testing.assert_allclose(tv_of(tiny, plain), tv_of(tiny, plain, target=own), atol=1e-5)
+
+
+def test_selectivity(tiny: Model) -> None:
+    others = [ROWS[0], ROWS[1]]
+    told: list[tuple[int, int]] = []
+    found = jstrace.selectivity(
+        tiny, TEXT, others, steps=20, smallest=0.05, progress=lambda *each: told.append(each), **QUICK
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert found.own.shape == (5,)
+    assert found.foreign.shape == (2, 5)
+    np.testing.assert_allclose(found.selectivity, found.foreign.mean(axis=0) - found.own)
+    assert found.own[-1] == pytest.approx(0, abs=1e-6)
+    assert found.peak in SIZES
+    trace = jstrace.learn(tiny, TEXT, steps=20, smallest=0.05, **QUICK)
+    np.testing.assert_array_equal(found.own[:-1], tv_of(tiny, trace))
+
+
+@pytest.mark.parametrize("replace", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
+def test_padding_batches_and_seeds(family: str, replace: str) -> None:
+    config = family_config(family)
+    model = Model(Decoder(config, tiny_params(config)), Letters())
+    options = QUICK | {"replace": replace, "steps": 2}
+    alone, again = (jstrace.learn(model, TEXT, **options) for _ in range(2))
+    assert alone == again
+    together = jstrace.learn(model, [TEXT, np.arange(5)], **options)[0]
+    score = Fitted(steps=2, start=ShareTimesGradient())
+    for kind, leaf in together.scores.items():
+        np.testing.assert_allclose(leaf, getattr(alone.scores, kind), rtol=2e-2)
+    if replace != "resample":  # whose draws go by the padded length
+        other = Replacing(model, ROWS).one(replace, 9)
+        exact = score.edge_scores(Pass(model.decoder, jnp.asarray(TEXT), 9, other))
+        for kind, leaf in exact.items():
+            kept = np.asarray(getattr(alone.scores, kind))
+            close = np.isclose(np.where(kept < 0, kept, leaf), kept, rtol=5e-2)
+            assert close.mean() > 0.98
+    elsewhere = jstrace.learn(model, TEXT, seed=1, **options)
+    assert not np.array_equal(elsewhere.scores.attn, alone.scores.attn)
+
+
+def test_on_a_mesh(tiny: Model) -> None:
+    mesh = make_mesh(data=2, model=2)
+    placed = Model(Decoder(TINY, jax.device_put(tiny_params(), param_shardings(TINY, mesh))), Letters())
+    texts = [TEXT, TEXT[::-1].copy(), TEXT[:8]]
+    one, two = (jstrace.learn(model, texts, steps=2, **QUICK) for model in (tiny, placed))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a.scores.attn, b.scores.attn, rtol=5e-2)
+
+
+def test_starts(tiny: Model) -> None:
+    scorer = start_of(tiny, "activations")
+    for start in ("rounds", scorer, jstrace.Rounds(cuts=2)):
+        jstrace.learn(tiny, TEXT, steps=1, **(QUICK | {"start": start}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": [0.5, 0.5]}, r"target has shape \(2,\), expected \(97,\)"),
+        ({"target": np.full(97, 0.5)}, "target is no distribution"),
+        ({"target": np.full(97, math.nan)}, "target is no distribution"),
+        ({"target": -np.full(97, 1 / 97)}, "target is no distribution"),
+        ({"target": "word"}, "target is str, expected probabilities"),
+        ({"steps": 0}, "steps = 0"),
+        ({"smallest": 0}, "fitted from"),
+        ({"smallest": 0.9}, "fitted from"),
+        ({"seed": -1}, "seed = -1"),
+        ({"start": "flow"}, "start = 'flow', expected one of gradient"),
+        ({"start": "learned"}, "fit one to this model"),
+        ({"replace": "no"}, "replace = 'no'"),
+    ],
+)
+def test_bad_arguments(tiny: Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        jstrace.learn(tiny, TEXT, **(QUICK | options))
+
+
+def test_bad_targets_of_lists(tiny: Model) -> None:
+    with pytest.raises(InputError, match="expected 2 distributions"):
+        jstrace.learn(tiny, [TEXT, TEXT], target=[np.full(97, 1 / 97)], **QUICK)
+    with pytest.raises(InputError, match="target is for traces"):
+        jstrace.evaluate(tiny, TEXT, masks=tiny.full_mask(9), target=np.full(97, 1 / 97))
+    with pytest.raises(InputError, match="at least one text"):
+        jstrace.selectivity(tiny, TEXT, [])
+
+
+def test_another_models_start_is_refused(tiny: Model) -> None:
+    fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
+    with pytest.raises(InputError, match="fitted to model"):
+        jstrace.learn(planted(0), TEXT, **(QUICK | {"start": fitted}))
