@@ -1,0 +1,454 @@
+"use strict";
+// One page, no requests: data is JSON in the page, and texts of tokens go through textContent or fillText alone.
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const MOST = 4000; // attention curves that are drawn at once; the page says where there are more
+const state = { k: 0, head: null, node: null, token: null, playing: 0 };
+let tones = {}; // read once for each picture: asking the style for every edge costs more than drawing it
+function readTones() {
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["ink", "soft", "paper", "residual", "attn", "mlp", "mark", "faint"]) tones[name] = style.getPropertyValue(`--${name}`).trim();
+}
+const colour = (name) => tones[name];
+
+async function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const shown = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+  (letter) => letter === "\n" ? "⏎" : letter === "\t" ? "⇥" : "·");
+const quoted = (text) => { const span = document.createElement("span"); span.className = "token"; span.textContent = shown(text); return span; };
+const percent = (size) => `${+(100 * size).toPrecision(3)}%`;
+
+/** One trace with its evaluations: the graph, its curve, its heads. */
+class Panel {
+  constructor(trace, strata) {
+    Object.assign(this, trace);
+    const n = this.tokens.length, rows = this.layers * n, pairs = n * (n + 1) / 2;
+    this.n = n; this.pairs = pairs;
+    let at = 0;
+    const take = (count) => strata.subarray(at, at += count);
+    this.residualAttn = take(rows); this.attn = take(this.layers * this.heads * pairs);
+    this.residualMlp = take(rows); this.mlp = take(rows);
+    this.counted = new Uint16Array(this.layers * pairs);
+    this.least = new Uint8Array(this.layers * pairs);
+    this.build();
+  }
+
+  build() {
+    const make = (tag, name, parent) => { const made = document.createElement(tag); if (name) made.className = name; parent.append(made); return made; };
+    const panel = make("section", "panel", $("panels"));
+    panel.setAttribute("aria-label", this.name);
+    if (data.traces.length > 1) make("h2", "", panel).textContent = this.name;
+    this.canvas = make("canvas", "graph", panel);
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "img");
+    this.words = make("p", "words", panel);
+    this.words.setAttribute("aria-live", "polite");
+    const key = make("p", "key", panel);
+    for (const [name, words] of [["residual", "residual"], ["attn", "attention, darker for more heads"], ["mlp", "MLP"]]) {
+      const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
+    }
+    this.note = make("p", "", panel);
+    const below = make("div", "below", panel);
+    this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
+    this.curve.setAttribute("role", "img"); this.curve.setAttribute("aria-label", "TV distance against size");
+    below.append(this.curve);
+    const map = make("div", "", below);
+    make("p", "", map).textContent = `Heads at this size: ${this.layers} layers up, ${this.heads} heads across; click one`;
+    this.map = make("canvas", "heads", map);
+    this.map.setAttribute("role", "img");
+    this.map.width = this.heads; this.map.height = this.layers;
+    const cell = Math.max(3, Math.min(12, Math.floor(220 / Math.max(this.heads, this.layers))));
+    this.map.style.width = `${cell * this.heads}px`; this.map.style.height = `${cell * this.layers}px`;
+    this.canvas.addEventListener("mousemove", (event) => this.hover(event));
+    this.canvas.addEventListener("mouseleave", () => this.say(null));
+    this.canvas.addEventListener("click", (event) => this.click(event));
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.map.addEventListener("click", (event) => {
+      const box = this.map.getBoundingClientRect();
+      const head = Math.floor((event.clientX - box.left) / box.width * this.heads);
+      const layer = this.layers - 1 - Math.floor((event.clientY - box.top) / box.height * this.layers);
+      const same = state.head && state.head[0] === layer && state.head[1] === head;
+      state.head = same ? null : [layer, head]; changed();
+    });
+  }
+
+  /** Node levels: 2l enters layer l, 2l+1 is past its attention, 2L is the output's; parallel blocks have no middle. */
+  middle(layer) { return this.parallel ? 2 * layer + 2 : 2 * layer + 1; }
+  pair(i, j) { return i * (i + 1) / 2 + j; }
+
+  /** Every edge that is shown: kind, layer, source token and level, target token and level, heads, first stratum. */
+  edges() {
+    const { n, layers, heads, pairs } = this, k = state.k, found = [];
+    const low = +$("from-layer").value, high = +$("to-layer").value;
+    const one = state.head, wanted = (id) => $(id).checked;
+    this.headCounts = new Uint32Array(layers * heads);
+    this.counted.fill(0); this.least.fill(255);
+    for (let layer = 0, at = 0; layer < layers; layer++) {
+      for (let head = 0; head < heads; head++) {
+        let count = 0;
+        const base = layer * pairs, mine = !one || (one[0] === layer && one[1] === head);
+        for (let pair = 0; pair < pairs; pair++, at++) {
+          const stratum = this.attn[at];
+          if (stratum > k) continue;
+          count++;
+          if (!mine) continue;
+          this.counted[base + pair]++;
+          if (stratum < this.least[base + pair]) this.least[base + pair] = stratum;
+        }
+        this.headCounts[layer * heads + head] = count;
+      }
+    }
+    for (let layer = low; layer <= high; layer++) {
+      for (let i = 0; i < n; i++) {
+        const row = layer * n + i, mid = this.middle(layer);
+        if (wanted("show-residual")) {
+          if (this.residualAttn[row] <= k) found.push(["residual", layer, i, 2 * layer, i, mid, 1, this.residualAttn[row]]);
+          if (!this.parallel && this.residualMlp[row] <= k) found.push(["residual", layer, i, mid, i, 2 * layer + 2, 1, this.residualMlp[row]]);
+        }
+        if (wanted("show-mlp") && this.mlp[row] <= k) found.push(["mlp", layer, i, this.parallel ? 2 * layer : mid, i, 2 * layer + 2, 1, this.mlp[row]]);
+        if (wanted("show-attn")) {
+          for (let j = 0; j <= i; j++) {
+            const at = layer * pairs + this.pair(i, j);
+            if (this.counted[at]) found.push(["attn", layer, j, 2 * layer, i, mid, this.counted[at], this.least[at]]);
+          }
+        }
+      }
+    }
+    return found;
+  }
+
+  update() {
+    this.all = this.edges();
+    const attention = this.all.filter((edge) => edge[0] === "attn");
+    let kept = attention;
+    if (attention.length > MOST) {
+      kept = attention.slice().sort((a, b) => a[7] - b[7] || b[6] - a[6]).slice(0, MOST);
+    }
+    this.hidden = attention.length - kept.length;
+    this.lit = this.paths();
+    this.drawn = this.all.filter((edge) => edge[0] !== "attn").concat(kept);
+    this.note.textContent = this.hidden ? `The ${MOST.toLocaleString("en")} strongest of ${attention.length.toLocaleString("en")} token pairs with attention are drawn.` : "";
+    this.draw(); this.drawCurve(); this.drawHeads();
+    this.canvas.setAttribute("aria-label", `Graph of the trace: ${this.counts[state.k].toLocaleString("en")} of ${this.counts[this.counts.length - 1].toLocaleString("en")} edges, ${this.n} tokens, ${this.layers} layers`);
+  }
+
+  /** Edges on paths from the selected node to the output, those that it reads from, and for a token all it reaches. */
+  paths() {
+    if (!state.node && state.token === null) return null;
+    const id = (token, level) => token * (2 * this.layers + 1) + level;
+    const start = state.node ? id(...state.node) : id(state.token, 0);
+    const reached = new Set([start]), lit = new Set();
+    const order = this.all.map((edge, index) => index).sort((a, b) => this.all[a][3] - this.all[b][3]);
+    for (const index of order) {
+      const [, , j, from, i, to] = this.all[index];
+      if (reached.has(id(j, from))) { reached.add(id(i, to)); lit.add(this.all[index]); }
+    }
+    if (!state.node) return lit;
+    const useful = new Set([id(this.n - 1, 2 * this.layers)]), paths = new Set();
+    for (const index of order.slice().reverse()) {
+      const edge = this.all[index];
+      if (lit.has(edge) && useful.has(id(edge[4], edge[5]))) { useful.add(id(edge[2], edge[3])); paths.add(edge); }
+    }
+    for (const edge of this.all) if (id(edge[4], edge[5]) === start) paths.add(edge);
+    return paths;
+  }
+
+  layout() {
+    const width = this.canvas.clientWidth || 600;
+    const height = Math.max(260, Math.min(720, 90 + 16 * this.layers));
+    const left = 30, bottom = this.n > 90 ? 20 : 86, top = 14;
+    const dx = (width - left - 22) / Math.max(1, this.n - 1), dy = (height - top - bottom) / (2 * this.layers);
+    return { width, height, dx, x: (token) => left + dx * (this.n > 1 ? token : 0), y: (level) => height - bottom - dy * level };
+  }
+
+  draw(pen) {
+    const at = this.layout(), target = pen || new CanvasPen(this.canvas, at.width, at.height);
+    target.begin(at.width, at.height);
+    const ink = colour("soft");
+    const step = Math.ceil(this.layers / 12);
+    for (let layer = 0; layer <= this.layers; layer += step) target.text(String(layer), 4, at.y(2 * layer) + 4, ink, 10, 0);
+    const every = Math.ceil(11 / Math.max(at.dx, 0.5));
+    if (this.n <= 90) for (let token = 0; token < this.n; token += every) {
+      target.text(shown(this.tokens[token]).slice(0, 14), at.x(token) + 3, at.y(0) + 12, state.token === token ? colour("mark") : ink, 11, 55);
+    }
+    for (let token = 0; token < this.n; token++) target.line(at.x(token), at.y(0), at.x(token), at.y(2 * this.layers), colour("faint"), 1, 1);
+    for (const edge of this.drawn) {
+      const [kind, , j, from, i, to, count] = edge, lit = this.lit && this.lit.has(edge);
+      const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.18 + 0.72 * count / this.heads) : 0.9;
+      const tone = lit ? colour("mark") : colour(kind);
+      if (kind === "mlp") {
+        target.curve(at.x(i), at.y(from), at.x(i) + Math.min(7, at.dx / 2.5), (at.y(from) + at.y(to)) / 2, at.x(i), at.y(to), tone, 1.8, alpha);
+      } else if (kind === "residual" || i === j) {
+        target.line(at.x(j), at.y(from), at.x(i), at.y(to), tone, kind === "attn" ? 1 : 2, alpha);
+      } else {
+        target.curve(at.x(j), at.y(from), at.x(i), at.y(from), at.x(i), at.y(to), tone, lit ? 1.6 : 1, alpha);
+      }
+    }
+    target.flush();
+    const cursor = this.cursor && document.activeElement === this.canvas ? this.cursor : null;
+    for (const [node, size] of [[state.node, 5], [cursor, 4]]) if (node) target.dot(at.x(node[0]), at.y(node[1]), size, colour("mark"));
+    target.dot(at.x(this.n - 1), at.y(2 * this.layers), 4, colour("ink"));
+    return target;
+  }
+
+  drawCurve() {
+    const svg = this.curve, x = (size) => 34 + 300 * (Math.log10(size) + 5) / 5, y = (tv) => 158 - 145 * tv;
+    svg.replaceChildren();
+    const make = (tag, options, words) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(options)) made.setAttribute(name, value);
+      if (words !== undefined) made.textContent = words;
+      svg.append(made); return made;
+    };
+    for (const tv of [0, 0.5, 1]) { make("line", { x1: 34, x2: 340, y1: y(tv), y2: y(tv), stroke: colour("faint") }); make("text", { x: 8, y: y(tv) + 4 }, tv); }
+    for (const size of [1e-4, 1e-3, 0.01, 0.1, 1]) make("text", { x: x(size) - 10, y: 172 }, percent(size));
+    make("text", { x: 34, y: 187 }, "share of all edges; TV from the model's own prediction");
+    const least = Math.max(1e-5, 0);
+    this.evaluations.forEach((one, index) => {
+      const dashes = ["", "5 3", "2 2", "8 3 2 3"][index % 4], tone = ["attn", "mlp", "mark", "ink"][index % 4];
+      const points = one.tv.map((tv, k) => [x(Math.max(least, this.sizes[k])), y(tv ?? 1)]);
+      make("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
+      make("text", { x: 40, y: y(0) - 8 - 13 * (this.evaluations.length - 1 - index) }, one.name).style.fill = colour(tone);
+      points.forEach((point, k) => {
+        const dot = make("circle", { cx: point[0], cy: point[1], r: k === state.k ? 5 : 3, fill: colour(tone), class: "dot" });
+        const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+        title.textContent = `${percent(this.sizes[k])}: TV ${(one.tv[k] ?? NaN).toFixed(3)}`; dot.append(title);
+        dot.addEventListener("click", () => { state.k = k; changed(); });
+      });
+    });
+  }
+
+  drawHeads() {
+    const most = Math.max(1, ...this.headCounts), pen = this.map.getContext("2d");
+    for (let layer = 0; layer < this.layers; layer++) for (let head = 0; head < this.heads; head++) {
+      const own = state.head && state.head[0] === layer && state.head[1] === head;
+      pen.globalAlpha = 1; pen.fillStyle = own ? colour("mark") : colour("faint"); pen.fillRect(head, this.layers - 1 - layer, 1, 1);
+      if (own) continue;
+      pen.globalAlpha = Math.sqrt(this.headCounts[layer * this.heads + head] / most); pen.fillStyle = colour("attn");
+      pen.fillRect(head, this.layers - 1 - layer, 1, 1);
+    }
+    const best = this.headCounts.indexOf(Math.max(...this.headCounts));
+    this.map.setAttribute("aria-label", `Edges by head; most at layer ${Math.floor(best / this.heads)} head ${best % this.heads}: ${this.headCounts[best]}`);
+  }
+
+  place(event) {
+    const box = this.canvas.getBoundingClientRect(), at = this.layout();
+    return { at, x: event.clientX - box.left, y: event.clientY - box.top };
+  }
+
+  nearestNode({ at, x, y }) {
+    const token = Math.max(0, Math.min(this.n - 1, Math.round((x - at.x(0)) / Math.max(at.dx, 0.001))));
+    const unit = (at.y(0) - at.y(2 * this.layers)) / (2 * this.layers);
+    let level = Math.max(0, Math.min(2 * this.layers, Math.round((at.y(0) - y) / unit)));
+    if (this.parallel && level % 2) level -= 1;
+    return [token, level];
+  }
+
+  click(event) {
+    const place = this.place(event);
+    if (place.y > place.at.y(0) + 5) { const [token] = this.nearestNode(place); state.token = state.token === token ? null : token; state.node = null; }
+    else { const node = this.nearestNode(place); const same = state.node && state.node.join() === node.join(); state.node = same ? null : node; state.token = null; }
+    changed();
+  }
+
+  key(event) {
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    if (event.key in moves) {
+      const [token, level] = this.cursor || [this.n - 1, 2 * this.layers], [dx, dy] = moves[event.key], step = this.parallel ? 2 : 1;
+      this.cursor = [Math.max(0, Math.min(this.n - 1, token + dx)), Math.max(0, Math.min(2 * this.layers, level + dy * step))];
+      this.sayNode(this.cursor); this.draw();
+    } else if (event.key === "Enter" && this.cursor) { state.node = this.cursor; state.token = null; changed(); this.sayNode(this.cursor); }
+    else return;
+    event.preventDefault(); event.stopPropagation();
+  }
+
+  hover(event) {
+    const place = this.place(event), { at } = place;
+    if (place.y > at.y(0) + 5) { this.say(`token ${this.nearestNode(place)[0]}`, this.nearestNode(place)[0]); return; }
+    let best = null, distance = 9;
+    for (const edge of this.drawn) {
+      const [, , j, from, i, to] = edge;
+      for (const t of [0.25, 0.5, 0.75]) {
+        const px = i === j ? at.x(i) : (1 - t) ** 2 * at.x(j) + 2 * t * (1 - t) * at.x(i) + t * t * at.x(i);
+        const py = i === j ? at.y(from) + t * (at.y(to) - at.y(from)) : (1 - t) ** 2 * at.y(from) + 2 * t * (1 - t) * at.y(from) + t * t * at.y(to);
+        const off = Math.hypot(px - place.x - (edge[0] === "mlp" ? -4 : 0), py - place.y);
+        if (off < distance) { distance = off; best = edge; }
+      }
+    }
+    if (best) this.sayEdge(best); else this.say(null);
+  }
+
+  say(words, ...tokens) {
+    this.words.replaceChildren();
+    if (words !== null) this.words.append(words);
+    for (const token of tokens) this.words.append(" ", quoted(this.tokens[token]));
+  }
+
+  sayEdge(edge) {
+    const [kind, layer, j, , i, to, count, first] = edge;
+    const enters = first < this.sizes.length ? `; enters at ${percent(this.sizes[first])}` : "";
+    const parts = { residual: `layer ${layer}, residual past ${to % 2 ? "attention" : this.parallel ? "the block" : "the MLP"}, at [${i}]`, mlp: `layer ${layer}, MLP, at [${i}]` };
+    if (kind !== "attn") { this.say(parts[kind] + enters + ":", i); return; }
+    const names = [];
+    for (let head = 0; head < this.heads; head++) {
+      if ((!state.head || state.head[1] === head) && this.attn[(layer * this.heads + head) * this.pairs + this.pair(i, j)] <= state.k) names.push(head);
+    }
+    this.say(`layer ${layer}, ${count === 1 ? "head" : "heads"} ${names.join(", ")}, from [${j}] to [${i}]${enters}:`, j, i);
+  }
+
+  sayNode([token, level]) {
+    const reads = this.all.filter((edge) => edge[4] === token && edge[5] === level);
+    const writes = this.all.filter((edge) => edge[2] === token && edge[3] === level);
+    const sum = (edges) => edges.reduce((total, edge) => total + edge[6], 0);
+    const where = level === 2 * this.layers ? "past the last layer" : level % 2 ? `layer ${(level - 1) / 2}, past attention` : level ? `entering layer ${level / 2}` : "the embedding";
+    this.say(`[${token}] ${where}: reads ${sum(reads)} edges, writes to ${sum(writes)}:`, token);
+  }
+}
+
+class CanvasPen {
+  constructor(canvas) { this.canvas = canvas; this.pen = canvas.getContext("2d"); }
+  begin(width, height) {
+    this.looks = new Map();
+    const ratio = window.devicePixelRatio || 1;
+    if (this.canvas.width !== Math.round(width * ratio) || this.canvas.height !== Math.round(height * ratio)) {
+      this.canvas.width = Math.round(width * ratio); this.canvas.height = Math.round(height * ratio); this.canvas.style.height = `${height}px`;
+    }
+    this.pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.pen.fillStyle = colour("paper"); this.pen.globalAlpha = 1; this.pen.fillRect(0, 0, width, height);
+  }
+  /** The path of all strokes of one look, which are drawn together. */
+  path(tone, width, alpha) {
+    const look = `${tone} ${width} ${alpha}`;
+    if (!this.looks.has(look)) this.looks.set(look, { tone, width, alpha, path: new Path2D() });
+    return this.looks.get(look).path;
+  }
+  line(a, b, c, d, tone, width, alpha) { const path = this.path(tone, width, alpha); path.moveTo(a, b); path.lineTo(c, d); }
+  curve(a, b, e, f, c, d, tone, width, alpha) { const path = this.path(tone, width, alpha); path.moveTo(a, b); path.quadraticCurveTo(e, f, c, d); }
+  flush() {
+    for (const { tone, width, alpha, path } of [...this.looks.values()].sort((a, b) => a.alpha - b.alpha)) {
+      this.pen.strokeStyle = tone; this.pen.lineWidth = width; this.pen.globalAlpha = alpha; this.pen.stroke(path);
+    }
+    this.looks.clear();
+  }
+  dot(x, y, size, tone) { this.pen.globalAlpha = 1; this.pen.fillStyle = tone; this.pen.beginPath(); this.pen.arc(x, y, size, 0, 7); this.pen.fill(); }
+  text(words, x, y, tone, size, angle) {
+    this.pen.save(); this.pen.globalAlpha = 1; this.pen.fillStyle = tone; this.pen.font = `${size}px system-ui, sans-serif`;
+    this.pen.translate(x, y); this.pen.rotate(angle * Math.PI / 180); this.pen.fillText(words, 0, 0); this.pen.restore();
+  }
+}
+
+class SvgPen {
+  begin(width, height) { this.parts = []; this.size = [width, height]; this.parts.push(`<rect width="100%" height="100%" fill="${colour("paper")}"/>`); }
+  line(a, b, c, d, tone, width, alpha) { this.path(`M${a} ${b}L${c} ${d}`, tone, width, alpha); }
+  curve(a, b, e, f, c, d, tone, width, alpha) { this.path(`M${a} ${b}Q${e} ${f} ${c} ${d}`, tone, width, alpha); }
+  path(d, tone, width, alpha) { this.parts.push(`<path d="${d}" fill="none" stroke="${tone}" stroke-width="${width}" opacity="${alpha}"/>`); }
+  flush() {}
+  dot(x, y, size, tone) { this.parts.push(`<circle cx="${x}" cy="${y}" r="${size}" fill="${tone}"/>`); }
+  text(words, x, y, tone, size, angle) {
+    const safe = words.replace(/[<>&"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
+    this.parts.push(`<text transform="translate(${x} ${y}) rotate(${angle})" font-size="${size}" font-family="sans-serif" fill="${tone}">${safe}</text>`);
+  }
+  done() { return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${this.size.join(" ")}">${this.parts.join("")}</svg>`; }
+}
+
+function save(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob); link.download = name; link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+let panels = [], waiting = false;
+function changed() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; refresh(); });
+}
+
+function refresh() {
+  readTones();
+  const first = panels[0];
+  $("size").value = state.k;
+  const words = state.k === first.sizes.length - 1 ? "the full graph" : `${percent(first.sizes[state.k])}, ${first.counts[state.k].toLocaleString("en")} edges`;
+  $("size-text").textContent = words;
+  $("size").setAttribute("aria-valuetext", words);
+  for (const panel of panels) panel.update();
+  const status = $("prediction");
+  status.replaceChildren();
+  panels.forEach((panel, index) => {
+    if (index) status.append(document.createElement("br"));
+    panel.evaluations.forEach((one, at) => {
+      if (at) status.append("; ");
+      if (panels.length > 1 || panel.evaluations.length > 1) status.append(`${panels.length > 1 ? panel.name + ", " : ""}${one.name}: `);
+      status.append("predicts ", quoted(one.top[state.k]), ` TV ${(one.tv[state.k] ?? NaN).toFixed(3)}, KL ${(one.kl[state.k] ?? NaN).toFixed(3)}`);
+    });
+    const own = panel.evaluations[0];
+    if (own) {
+      status.append(" (the model: ");
+      own.full.slice(0, 3).forEach(([word, prob], at) => status.append(at ? ", " : "", quoted(word), ` ${prob.toFixed(2)}`));
+      status.append(")");
+    }
+  });
+  const parts = [`k=${state.k}`];
+  if (state.head) parts.push(`head=${state.head.join(".")}`);
+  if (state.node) parts.push(`node=${state.node.join(".")}`);
+  if (state.token !== null) parts.push(`token=${state.token}`);
+  try { history.replaceState(null, "", "#" + parts.join("&")); } catch { /* pages inside a notebook have no address */ }
+}
+
+function readAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1)), first = panels[0];
+  const whole = (text, least, most) => /^\d+$/.test(text ?? "") && +text >= least && +text <= most ? +text : null;
+  state.k = whole(asked.get("k"), 0, first.sizes.length - 1) ?? data.start;
+  const two = (name, a, b) => { const [x, y] = (asked.get(name) ?? "").split("."), p = whole(x, 0, a), q = whole(y, 0, b); return p === null || q === null ? null : [p, q]; };
+  state.head = two("head", first.layers - 1, first.heads - 1);
+  state.node = two("node", first.n - 1, 2 * first.layers);
+  state.token = whole(asked.get("token"), 0, first.n - 1);
+}
+
+async function start() {
+  for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata)));
+  const first = panels[0], last = first.sizes.length - 1, layers = Math.min(...panels.map((panel) => panel.layers));
+  $("summary").textContent = data.summary;
+  $("size").max = last;
+  for (const [id, value] of [["from-layer", 0], ["to-layer", layers - 1]]) { $(id).max = layers - 1; $(id).value = value; }
+  readAddress();
+  $("size").addEventListener("input", () => { state.k = +$("size").value; changed(); });
+  for (const id of ["show-residual", "show-attn", "show-mlp", "from-layer", "to-layer"]) $(id).addEventListener("input", () => {
+    $("from-layer").value = Math.max(0, Math.min(layers - 1, +$("from-layer").value)); $("to-layer").value = Math.max(0, Math.min(layers - 1, +$("to-layer").value)); changed();
+  });
+  const clear = () => { state.head = state.node = state.token = null; changed(); };
+  $("clear").addEventListener("click", clear);
+  $("png").addEventListener("click", () => first.canvas.toBlob((blob) => save(blob, "trace.png")));
+  $("svg").addEventListener("click", () => save(new Blob([first.draw(new SvgPen()).done()], { type: "image/svg+xml" }), "trace.svg"));
+  $("play").addEventListener("click", () => play(!state.playing, last));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") clear();
+    const typing = ["INPUT", "TEXTAREA"].includes(event.target.tagName);
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+      state.k = Math.max(0, Math.min(last, state.k + (event.key === "ArrowRight" ? 1 : -1))); changed(); event.preventDefault();
+    }
+  });
+  window.addEventListener("hashchange", () => { readAddress(); changed(); });
+  window.addEventListener("resize", changed);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
+  refresh();
+  document.body.dataset.ready = "true";
+}
+
+function play(on, last) {
+  clearInterval(state.playing); state.playing = 0;
+  if (on) {
+    if (state.k >= last) state.k = 0;
+    state.playing = setInterval(() => { if (state.k >= last) play(false, last); else { state.k += 1; changed(); } }, 450);
+  }
+  $("play").textContent = on ? "Pause" : "Play"; $("play").setAttribute("aria-pressed", String(Boolean(on)));
+  changed();
+}
+
+start();
