@@ -39,7 +39,7 @@ def check_writable(path: Path) -> None:
         target = path.resolve()
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: cannot be written (it is not a regular file)")
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a null byte
         raise InputError(f"{path}: cannot be written ({error})") from error
     if not target.parent.is_dir():
         raise InputError(f"{path}: cannot be written (there is no folder {target.parent})")

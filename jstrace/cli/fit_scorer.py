@@ -54,10 +54,16 @@ def fit_scorer_command(
     import jstrace
     from jstrace.errors import InputError
     from jstrace.files import check_writable
+    from jstrace.pipeline.fitting import check_name
     from jstrace.runs import read_data
 
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: expected a file that ends in .safetensors")
+    called = out.stem if name is None else name
+    try:
+        check_name(called)
+    except InputError as error:
+        raise InputError(f"{error}; give another --name") from error
     check_writable(out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of next words, which are not needed here
@@ -68,7 +74,7 @@ def fit_scorer_command(
     with _shown() as progress:
         scorer = jstrace.fit_scorer(
             loaded, texts, features=features.value, replace=names, reference=others, steps=steps, seed=seed,
-            shared=shared, name=name or out.stem, progress=progress,
+            shared=shared, name=called, progress=progress,
         )  # fmt: skip
     scorer.save(out)
     typer.echo(f"{out}: {scorer.coefficients.count:,} numbers from {len(texts)} texts in {steps} steps")

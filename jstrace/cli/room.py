@@ -31,12 +31,17 @@ def check_room(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], 
     Raises:
       InputError: with the number of tokens that would fit, where the text certainly does not.
     """
+    from jstrace.method.conditions import takes_passes
     from jstrace.method.sizes import SIZES
-    from jstrace.pipeline.footprint import text_bytes
+    from jstrace.pipeline.footprint import gradient_bytes, text_bytes
     from jstrace.scale import memory
+    from jstrace.scale.batching import bucket
 
     def needed(n_tokens: int, *, whole: bool = False) -> int:
-        return text_bytes(model.config, n_tokens, len(SIZES), model.dtype.itemsize, whole=whole)
+        own = text_bytes(model.config, n_tokens, len(SIZES), model.dtype.itemsize, whole=whole)
+        if not takes_passes(asked.importance):
+            return own
+        return max(own, gradient_bytes(model.config, bucket(n_tokens), model.dtype.itemsize, asked.importance))
 
     def message(room: float, what: str, *, whole: bool = False) -> str:
         fitting = bisect.bisect_right(range(1, len(row)), room, key=lambda n: needed(n, whole=whole))

@@ -55,7 +55,7 @@ def trace_command(
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.ZERO,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random and fitted.")] = 0,
     top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,

@@ -219,6 +219,9 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
     """Refuse other than a sequence of different known names; only baselines may be none."""
     if not isinstance(given, Sequence) or isinstance(given, str) or any(not isinstance(name, str) for name in given):
         raise InputError(f"{what} = {given!r}, expected a tuple of some of {', '.join(known)}")
+    twice = [name for name in dict.fromkeys(given) if list(given).count(name) > 1]
+    if twice:
+        raise InputError(f"{what} {twice[0]!r} is there twice, expected each once; scorers have names of their own")
     unknown = [name for name in given if name not in known]
     if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
         raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
@@ -285,8 +288,16 @@ def checked_importance(importance: Any) -> Any:
             " seen; make it a frozen dataclass"
         )
     if not re.fullmatch(NAMES, name_of(importance)):
-        raise InputError(f"importance {name_of(importance)!r}: a name is of letters, digits and any of _*+-")
+        raise InputError(f"importance {name_of(importance)!r:.60}: a name is of letters, digits and any of _*+-")
+    if name_of(importance) in IMPORTANCES and not _is_built_in(importance):
+        raise InputError(f"importance {name_of(importance)!r} of your own needs another name: that one is taken")
     return importance
+
+
+def _is_built_in(importance: Any) -> bool:
+    """Whether its name is its class's own, and the class jstrace's."""
+    kind = type(importance)
+    return kind.__module__.startswith("jstrace.") and getattr(kind, "name", None) == importance.name
 
 
 def checked_ablation(ablate: str) -> str:

@@ -180,7 +180,7 @@ def check_count(name: str, number: Any) -> None:
     Raises:
       InputError: with its name.
     """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
         raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
 
 

@@ -8,7 +8,6 @@ falls while it goes on, so that one order serves all sizes.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -26,6 +25,9 @@ from jstrace.models.edges import EDGE_KINDS
 _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
 
+
+_POSITIVE = (*("smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"),)
+_NUMBERS = (int, float, np.integer, np.floating)
 
 _START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)
 
@@ -104,13 +106,15 @@ class Fitted:
           InputError: with the first of them.
         """
         check_count("steps", self.steps)
-        if not 0 < self.smallest <= self.largest <= 1:
-            raise InputError(f"fitted from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
-        for name in ("scale", "rate", "last_rate", "temperature", "last_temperature", "cap"):
+        for name in _POSITIVE:
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-                raise InputError(f"{name} = {number!r}, expected a positive number")
-        if not callable(getattr(self.start, "edge_scores", None)):
+            if isinstance(number, bool) or not isinstance(number, _NUMBERS) or not 1e-6 <= number <= 1e6:
+                raise InputError(f"{name} = {number!r:.60}, expected a positive number")
+        if not self.smallest <= self.largest <= 1:
+            raise InputError(f"fitted from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
+        if not isinstance(self.factors, bool):
+            raise InputError(f"factors = {self.factors!r:.60}, expected True or False")
+        if isinstance(self.start, type) or not callable(getattr(self.start, "edge_scores", None)):
             raise InputError(f"start is {self.start!r:.60}, expected a jstrace.GradientScore")
 
     def edge_scores(self, one: Pass) -> EdgeTree:

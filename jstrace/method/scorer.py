@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from jstrace.method.conditions import NAMES
 from jstrace.method.gradients import Pass, Rounds, first_order, kl, log_shares
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, ModelConfig
+from jstrace.models.fingerprints import fingerprint
 
 FEATURES = ("activations", "gradient", "rounds")
 """What a scorer reads of an edge: its share, also its gradient at the full mask, also those at a few cuts."""
@@ -37,6 +39,7 @@ CUTS = Rounds(cuts=14, last_temperature=0.5)
 KEPT = (1, 4, 7, 10, 12)
 """The cuts whose gradients it reads."""
 
+_LONGEST_NAME = 80
 _FORMAT, _VERSION = "jstrace-scorer", "1"
 _NODES = tuple(kind for kind in EDGE_KINDS if kind != "attn")
 
@@ -102,6 +105,28 @@ class Scorer:
     name: str = "scorer"
     """What tables call it."""
 
+    def __post_init__(self) -> None:
+        """Refuse what does not hold together.
+
+        Raises:
+          InputError: with the first fault.
+        """
+        if not isinstance(self.coefficients, Coefficients) or self.features not in FEATURES:
+            raise InputError(f"scorer of features {self.features!r:.60}, expected one of {', '.join(FEATURES)}")
+        if not isinstance(self.name, str) or not re.fullmatch(NAMES, self.name) or len(self.name) > _LONGEST_NAME:
+            raise InputError(f"scorer called {self.name!r:.60}: a name is of letters, digits and any of _*+-")
+        arrays = {name: np.asarray(array) for name, array in self.coefficients.arrays().items()}
+        if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+            raise InputError("scorer: numbers that are not finite float32")
+        head, buckets = arrays["head"].shape, arrays["source"].shape
+        wanted = {
+            "features": (4, n_features(self.features)), "node": (3, *head[:1], *buckets), "head": head, "first": head,
+            "lag": (*head, *buckets), "source": buckets, "target": buckets,
+        }  # fmt: skip
+        fit = all(array.shape == wanted[name] for name, array in arrays.items())
+        if len(head) != 2 or len(buckets) != 1 or not all((*head, *buckets)) or not fit:
+            raise InputError("scorer: its arrays do not fit together")
+
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
         found, _ = features_of(one, self.features)
@@ -121,10 +146,14 @@ class Scorer:
         shape, own = self.coefficients.head.shape, (model.config.n_layers, model.config.n_heads)
         if not self.shared and shape != own:
             raise InputError(f"the scorer is of layers and heads {shape}, the model of {own}: another model's")
-        if self.model_fingerprints and not set(self.model_fingerprints) & set(model.fingerprints().every):
+        marks = set(self.model_fingerprints)
+        if not marks or marks & set(model.fingerprints().every):
+            return
+        # Fitted in half precision, it knows the full one of its weights alone as they were rounded.
+        if not marks & {fingerprint(model.decoder, jnp.dtype(name)) for name in ("bfloat16", "float16")}:
             raise InputError(
-                f"the scorer was fitted to model {self.model_fingerprints[0]}, this is {model.fingerprint()}; fit one"
-                " to it with jstrace fit-scorer"
+                f"the scorer was fitted to model {self.model_fingerprints[0]:.20}, this is {model.fingerprint()};"
+                " fit one to it with jstrace fit-scorer"
             )
 
     def save(self, path: str | Path) -> None:
@@ -136,14 +165,14 @@ class Scorer:
         arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in self.coefficients.arrays().items()}
         header = {
             "format": _FORMAT, "version": _VERSION, "features": self.features, "name": self.name,
-            "model_fingerprints": ",".join(self.model_fingerprints),
+            "model_fingerprints": ",".join(self.model_fingerprints), "reads": _reads(self.features),
         }  # fmt: skip
         content = safetensors.numpy.save(arrays, header)
 
         def write(stream: IO[bytes]) -> None:
             stream.write(content)
 
-        write_whole(Path(path), write)
+        write_whole(_path(path), write)
 
     @staticmethod
     def load(path: str | Path) -> Scorer:
@@ -152,7 +181,7 @@ class Scorer:
         Raises:
           InputError: no such file, not a scorer, of a newer version, or damaged.
         """
-        path = Path(path)
+        path = _path(path)
         try:
             with safetensors.safe_open(path, "numpy") as file:
                 header = file.metadata() or {}
@@ -162,7 +191,9 @@ class Scorer:
         if header.get("format") != _FORMAT:
             raise InputError(f"{path}: not a scorer of jstrace fit-scorer")
         if header.get("version") != _VERSION:
-            raise InputError(f"{path}: a scorer of version {header.get('version')}, this jstrace reads {_VERSION}")
+            raise InputError(
+                f"{path}: a scorer of version {header.get('version')!r:.20}, this jstrace reads {_VERSION}"
+            )
         return _checked(path, header, arrays)
 
 
@@ -170,24 +201,29 @@ def _checked(path: Path, header: Mapping[str, str], arrays: Mapping[str, np.ndar
     """A scorer whose arrays fit together.
 
     Raises:
-      InputError: they do not.
+      InputError: they do not, or it reads other features than those of this version.
     """
-    names = [field.name for field in dataclasses.fields(Coefficients)]
     features = header.get("features", "")
-    name = header.get("name", "")
-    if set(arrays) != set(names) or features not in FEATURES or not re.fullmatch(NAMES, name):
-        raise InputError(f"{path}: damaged: its arrays, features or name are others")
-    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays.values()):
-        raise InputError(f"{path}: damaged: numbers that are not finite float32")
-    head, buckets = arrays["head"].shape, arrays["source"].shape
-    wanted = {
-        "features": (4, n_features(features)), "node": (3, *head[:1], *buckets), "head": head, "first": head,
-        "lag": (*head, *buckets), "source": buckets, "target": buckets,
-    }  # fmt: skip
-    if len(head) != 2 or len(buckets) != 1 or any(arrays[name].shape != wanted[name] for name in names):
-        raise InputError(f"{path}: damaged: its arrays do not fit together")
+    if set(arrays) != {field.name for field in dataclasses.fields(Coefficients)} or features not in FEATURES:
+        raise InputError(f"{path}: damaged: its arrays or features are others")
+    if header.get("reads", "") != _reads(features):
+        raise InputError(f"{path}: the scorer reads features as another version of jstrace made them; fit it again")
     marks = tuple(mark for mark in header.get("model_fingerprints", "").split(",") if mark)
-    return Scorer(Coefficients(**arrays), features, marks, name)
+    try:
+        return Scorer(Coefficients(**arrays), features, marks, header.get("name", ""))
+    except InputError as error:
+        raise InputError(f"{path}: damaged: {error}") from error
+
+
+def _reads(features: str) -> str:
+    """What features mean in this version: coefficients are good for the same alone."""
+    return f"{CUTS!r}, cuts {KEPT}" if features == "rounds" else features
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path = {path!r:.60}, expected a path")
+    return Path(path)
 
 
 def features_of(one: Pass, features: str) -> tuple[tuple[EdgeTree, ...], Float32[Array, "V"]]:

@@ -42,7 +42,7 @@ def edge_scores(
       tokens: token ids; those from ``length`` on are padding.
       length: number of true tokens.
       importance: one of ``IMPORTANCES``, or what measures edges; static.
-      seed: of the random scores, which the tokens go into, too; the others do not read it.
+      seed: of random scores, which the tokens go into, too, and of what fits draw.
       replace: what ablated edges carry while gradients are taken; nothing by default.
     """
     replacements = {} if replace is None else {"own": replace}

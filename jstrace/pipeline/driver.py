@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from jstrace.method import graph, sizes
+from jstrace.method.conditions import takes_passes
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
@@ -189,7 +190,8 @@ class Driver:
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""
         replaced = self._named([replace for _, replace in self.ask.scorings], self._replacing.one, width)
-        if not any(getattr(kind, "draws", False) and name == "resample" for kind, name in self._scorings):
+        drawn = any(getattr(kind, "draws", False) and name == "resample" for kind, name in self._scorings)
+        if not drawn or self._replacing.is_own("resample"):
             return replaced, {}
         # One other text's states make a bad start: it is found under means.
         replaced |= self._named(["mean"], self._replacing.one, width)
@@ -202,7 +204,9 @@ class Driver:
         if host.finite is not None and not host.finite[index].all():
             kind, layer = map(int, np.argwhere(~host.finite[index].T)[0][::-1])
             where = f" at {EDGE_KINDS[kind]} of layer {layer}; try dtype float32"
-            return Invalid(f"the forward pass over {length} tokens is not finite", where)
+            passes = any(takes_passes(kind) for kind, _ in self._scorings)
+            what = "scores" if passes else "the forward pass"
+            return Invalid(f"{what} over {length} tokens {'are' if passes else 'is'} not finite", where)
         evaluations = tuple(
             evaluation_of(
                 result,

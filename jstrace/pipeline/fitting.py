@@ -15,16 +15,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, Int
 
+from jstrace.method import graph
 from jstrace.method import scorer as method
 from jstrace.method.conditions import IMPORTANCES, NAMES, REPLACEMENTS, checked_seed
 from jstrace.method.gradients import Pass
+from jstrace.method.graph import edge_slot_count
 from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.replacement import spread
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
-from jstrace.pipeline.replacing import Reference, Replacing
-from jstrace.scale import batching
+from jstrace.pipeline.replacing import Reference, named
+from jstrace.scale import batching, memory
 
 LEAST_TEXTS = 4
 """Fewer texts teach a scorer nothing but themselves."""
@@ -103,7 +105,7 @@ def fit_scorer(
     """Fit a learned edge score to one model: minimise KL(full || masked) of texts under masks of drawn sizes.
 
     The masks are soft and sum to the size (``budgets.soft_mask``); sizes fall while it goes on. Features of all texts
-    are computed once and held on the host, two bytes for each feature, head and pair of tokens.
+    are computed once and held on the host, two bytes for each feature and each edge of the longest text.
 
     Args:
       model: from ``jstrace.load``.
@@ -127,23 +129,23 @@ def fit_scorer(
     rows, names = _checked_rows(model, texts), _checked_names(replace)
     if features not in FEATURES:
         raise InputError(f"features = {features!r}, expected one of {', '.join(FEATURES)}")
-    if not isinstance(name, str) or not re.fullmatch(NAMES, name) or name in IMPORTANCES:
-        raise InputError(f"name = {name!r}, expected letters, digits and any of _*+-, and no name of a built-in score")
+    check_name(name)
+    if not isinstance(shared, bool):
+        raise InputError(f"shared = {shared!r}, expected True or False")
     steps, batch = _count("steps", steps), _count("batch", batch)
     course = dataclasses.replace(_COURSES[features], steps=steps)
     mean = _mean(model, reference)
     known = known_of(model, rows, features, mean, progress)
     longest = max(map(len, rows))
     start = method.initial(model.config, features, longest, shared=shared)
-    drawn, shuffled = map(np.random.default_rng, np.random.SeedSequence(checked_seed(seed)).spawn(2))
-    draws = _draws(np.concatenate(rows), batching.bucket(longest), names, course, drawn, batch)
-    found = fitted(model, known, start, mean, course, draws, batch, shuffled, progress)
+    draws = _draws(rows, batching.bucket(longest), names, course, batch, np.random.default_rng(checked_seed(seed)))
+    found = fitted(model, known, start, mean, course, draws, progress)
     marks = () if shared else tuple(fingerprint(model.decoder, jnp.dtype(each)) for each in _DTYPES)
     return Scorer(found, features, marks, name)
 
 
 _DTYPES = ("float32", "bfloat16", "float16")
-"""In all of them a model is the one that the scorer was fitted to."""
+"""A model whose weights are the same in one of them is the one that the scorer was fitted to."""
 
 _COURSES = {
     "activations": _Course(steps=0, rate=0.03),
@@ -157,10 +159,13 @@ def known_of(
 ) -> list[Known]:
     """Features and predictions of texts, all padded to one length, on the host."""
     width, found = batching.bucket(max(map(len, rows))), []
+    _check_room(model, rows, width, features)
     for index, row in enumerate(rows):
         (tokens,), (length,) = batching.padded([row], width, 1)
         each = _known_program(model.decoder, tokens, length, mean, features=features)
         found.append(jax.tree.map(np.asarray, Known(tokens, length, *each)))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[-1])):
+            raise InputError(f"text {index}: its forward pass or its features are not finite; try dtype float32")
         if progress is not None:
             progress(index + 1, len(rows), None)
     return found
@@ -172,29 +177,46 @@ def fitted(
     start: Coefficients,
     mean: Replacement,
     course: _Course,
-    draws: Iterator[_Draw],
-    batch: int,
-    rng: np.random.Generator,
+    draws: Iterator[tuple[list[int], _Draw]],
     progress: FitProgress | None = None,
 ) -> Coefficients:
-    """Coefficients after all steps.
+    """Coefficients after all steps; ``draws`` has the texts of each, and what is drawn for them.
 
     Raises:
-      InputError: the loss was not finite.
+      InputError: the loss, or what was learned, is not finite.
     """
     coefficients = jax.tree.map(jnp.asarray, start)
-    state, order = course.optimiser.init(coefficients), _shuffled(rng, len(known))
-    for step in range(course.steps):
-        together = jax.tree.map(lambda *leaves: np.stack(leaves), *(known[next(order)] for _ in range(batch)))
+    state = course.optimiser.init(coefficients)
+    for step, (texts, draw) in enumerate(draws):
+        together = jax.tree.map(lambda *leaves: np.stack(leaves), *(known[index] for index in texts))
         temperature = np.float32(course.at(step)[1])
         coefficients, state, value = _step(
-            model.decoder, coefficients, state, together, next(draws), mean, temperature, course=course
+            model.decoder, coefficients, state, together, draw, mean, temperature, course=course
         )
-        if not np.isfinite(value):
-            raise InputError(f"the loss of step {step} is not finite; try dtype float32")
+        # Where logits are NaN no edge is kept, so that the loss alone could still be a number.
+        learned = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(coefficients))
+        if not (np.isfinite(value) and learned):
+            raise InputError(f"step {step} of the fit is not finite; try dtype float32")
         if progress is not None:
             progress(step + 1, course.steps, float(value))
     return jax.tree.map(np.asarray, coefficients)
+
+
+def _check_room(model: Model, rows: Sequence[np.ndarray], width: int, features: str) -> None:
+    """Refuse texts whose features memory cannot hold.
+
+    Raises:
+      InputError: with the longest of them, which all are padded to.
+    """
+    graph.check_slots(model.config, width, batching.bucket)
+    needed = 2 * len(rows) * method.n_features(features) * edge_slot_count(model.config, width)
+    room = memory.host_bytes()
+    if room is not None and needed > room:
+        longest = int(np.argmax([len(row) for row in rows]))
+        raise InputError(
+            f"features of {len(rows)} texts need {needed / 1e9:.1f} GB, {room / 1e9:.1f} GB are there; all are"
+            f" padded to the longest, text {longest} of {len(rows[longest])} tokens"
+        )
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------
@@ -207,17 +229,33 @@ def _shuffled(rng: np.random.Generator, n_texts: int) -> Iterator[int]:
 
 
 def _draws(
-    stream: np.ndarray, width: int, names: Sequence[str], course: _Course, rng: np.random.Generator, batch: int
-) -> Iterator[_Draw]:
-    """For every step; ``stream`` is the texts' tokens, one after the other."""
-    long = np.resize(stream, max(len(stream), width + 1))
+    rows: Sequence[np.ndarray],
+    width: int,
+    names: Sequence[str],
+    course: _Course,
+    batch: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[list[int], _Draw]]:
+    """The texts of every step, and what is drawn for them."""
+    stream, order = np.concatenate(rows), _shuffled(rng, len(rows))
+    stream = np.resize(stream, max(len(stream), 2 * width))
+    starts = np.cumsum([0, *map(len, rows)]).tolist()
     for step in range(course.steps):
+        texts = [next(order) for _ in range(batch)]
         least, _ = course.at(step)
         sizes = np.exp(rng.uniform(np.log(least), np.log(course.largest), batch))
         drawn = [names[i] for i in rng.integers(0, len(names), batch)]
         shares = np.asarray([[name == "mean", name == "resample"] for name in drawn], np.float32)
-        starts = rng.integers(0, len(long) - width, batch)
-        yield _Draw(np.stack([long[at : at + width] for at in starts]), shares, sizes.astype(np.float32))
+        places = [_elsewhere(stream, width, starts[text], starts[text + 1], rng) for text in texts]
+        yield texts, _Draw(np.stack(places), shares, sizes.astype(np.float32))
+
+
+def _elsewhere(stream: np.ndarray, width: int, first: int, end: int, rng: np.random.Generator) -> np.ndarray:
+    """Tokens of another place than those from ``first`` to ``end``; of few texts, any place."""
+    every = np.arange(len(stream) - width + 1)
+    apart = every[(every + width <= first) | (every >= end)]
+    at = int(rng.choice(apart if len(apart) else every))
+    return stream[at : at + width]
 
 
 # --- programs -------------------------------------------------------------------------------------------------------
@@ -272,10 +310,20 @@ def _checked_rows(model: Model, texts: Any) -> list[np.ndarray]:
     return [token_ids(model, row, f"text {index}: ") for index, row in enumerate(rows)]
 
 
+def check_name(name: Any) -> None:
+    """Refuse what a scorer cannot be called.
+
+    Raises:
+      InputError: with what it can.
+    """
+    if not isinstance(name, str) or not re.fullmatch(NAMES, name) or name in IMPORTANCES:
+        raise InputError(f"name = {name!r:.60}, expected letters, digits and any of _*+-, and no built-in score's name")
+
+
 def _checked_names(replace: Any) -> tuple[str, ...]:
     names = (replace,) if isinstance(replace, str) else replace
-    if not isinstance(names, Sequence) or not names or any(name not in REPLACEMENTS for name in names):
-        raise InputError(f"replace = {replace!r}, expected some of {', '.join(REPLACEMENTS)}")
+    if not isinstance(names, Sequence) or not names or {*names} - {*REPLACEMENTS} or len({*names}) < len(names):
+        raise InputError(f"replace = {replace!r}, expected some of {', '.join(REPLACEMENTS)}, each once")
     return tuple(names)
 
 
@@ -287,6 +335,6 @@ def _count(name: str, number: Any) -> int:
 
 def _mean(model: Model, reference: Reference) -> Replacement:
     """The means that features are taken under, too."""
-    found = Replacing(model, reference).one("mean", 0)
+    found = named(model, "mean", reference)[1].one("mean", 0)
     assert found is not None
     return found

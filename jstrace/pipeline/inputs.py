@@ -102,6 +102,8 @@ def _log_target(model: Model, target: Any) -> np.ndarray:
       InputError: not one over this vocabulary.
     """
     try:
+        if np.iscomplexobj(target):
+            raise TypeError("complex")
         found = np.asarray(target, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"target is {type(target).__name__}, expected probabilities") from error

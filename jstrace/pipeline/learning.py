@@ -23,6 +23,9 @@ from jstrace.pipeline.scorers import known_to
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, Tracer
 
+_OPTIONS = ("steps", "smallest", "seed", "start", "order")
+"""Of ``learn`` that ``selectivity`` hands on."""
+
 
 @overload
 def learn(  # type: ignore[overload-overlap]
@@ -147,9 +150,17 @@ def selectivity(
     Raises:
       InputError: as ``learn``.
     """
-    ids = tokenised(model, [text, *([others] if isinstance(others, str) else others)])[1]
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise InputError(f"selectivity knows no {unknown[0]}; beside replace and sizes it takes {', '.join(_OPTIONS)}")
+    single, own = tokenised(model, text)
+    if not single:
+        raise InputError("selectivity takes one input: a text or its token ids")
+    ids = [*own, *tokenised(model, others)[1]]
     if len(ids) < 2:
         raise InputError("others: at least one text, whose prediction is the foreign target")
+    if any(np.array_equal(ids[0], other) for other in ids[1:]):
+        raise InputError("others: the text itself is among them, whose prediction is not foreign")
     predictions = [np.asarray(jax.nn.softmax(model(row, model.full_mask(len(row))))) for row in ids]
     how: dict[str, Any] = {"replace": replace, "reference": reference}
     curves = []

@@ -223,12 +223,13 @@ class Replacing:
         """
         for one in self.own:
             check_fits(one, self.model.config, n_tokens)
-        if "resample" in names and not self._is_own("resample"):
+        if "resample" in names and not self.is_own("resample"):
             shortest = min(map(len, self._streams))
             if shortest < n_tokens:
                 raise InputError(f"the reference has {shortest} tokens for each other input, fewer than {n_tokens}")
 
-    def _is_own(self, name: str) -> bool:
+    def is_own(self, name: str) -> bool:
+        """Whether the name is that of one's own replacements."""
         return bool(self.own) and name == self.own[0].name
 
     def stack(self, name: str, width: int) -> Replacement | None:
@@ -247,7 +248,7 @@ class Replacing:
         return np.resize(whole, max(len(whole), width)).astype(np.int32)
 
     def _found(self, name: str, width: int) -> tuple[Replacement, ...]:
-        if self._is_own(name):
+        if self.is_own(name):
             return self.own
         if name == "zero":
             return ()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.resources
 from typing import Any
 
+from jstrace.method.learning import Fitted
 from jstrace.method.scorer import Scorer
+from jstrace.method.scoring import SCORES
 from jstrace.models import InputError, Model
 
 
@@ -19,11 +22,15 @@ def built_in() -> Scorer:
 
 
 def known_to(model: Model, importance: Any) -> Any:
-    """The importance, or for "learned" the scorer that it stands for.
+    """The importance, or what "learned" and "fitted" stand for, checked against the model.
 
     Raises:
-      InputError: a scorer of another model, or no scorer of this one.
+      InputError: a scorer of another model, also as the start of a fit, or no scorer of this one.
     """
+    if importance == "fitted":
+        return SCORES["fitted"]()
+    if isinstance(importance, Fitted):
+        return dataclasses.replace(importance, start=known_to(model, importance.start))
     if isinstance(importance, Scorer):
         importance.check_fits(model)
     if importance != "learned":

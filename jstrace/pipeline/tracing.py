@@ -71,15 +71,16 @@ def trace(
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
       importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random"; from gradients in the mask
         "gradient", "integrated", "l1*gradient" or "rounds" (section 8 of the method), which keep far more of a
-        prediction and cost 2 to 20 times as much; or one of your own (``jstrace.Importance``,
-        ``jstrace.GradientScore``).
+        prediction and cost 2 to 20 times as much; "learned", by the scorer that comes with jstrace for its default
+        model; "fitted" to the input itself (``jstrace.learn``: 200 passes forward and back); or one of your own
+        (``jstrace.Scorer``, ``jstrace.Importance``, ``jstrace.GradientScore``).
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
       replace: what ablated edges carry while gradients are taken: "mean" (over the reference that comes with jstrace),
         "zero" or "resample" (one other text), or a ``jstrace.Replacement``; the other scores do not read it.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
-      seed: of random scores; every input has a draw of its own.
+      seed: of random scores, of which every input has a draw of its own, and of what fits draw.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
       progress: called with the number of inputs done and in all.

@@ -17,7 +17,9 @@ FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
 
 
-def configuration(plan: Plan, data: Data, *, save_strata: bool, reference: str | None = None) -> dict[str, Any]:
+def configuration(
+    plan: Plan, data: Data, *, save_strata: bool, reference: str | None = None, learned: str | None = None
+) -> dict[str, Any]:
     """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices.
 
     What came with later versions is there only where it is asked for, so that older runs stay the same.
@@ -27,8 +29,10 @@ def configuration(plan: Plan, data: Data, *, save_strata: bool, reference: str |
       data: of the run.
       save_strata: whether strata are kept, too.
       reference: a hash of the reference texts, where anything depends on them.
+      learned: a hash of the scorer that comes with jstrace, where it is asked for.
     """
     later: dict[str, Any] = {} if reference is None else {"reference": reference}
+    later |= {} if learned is None else {"learned": learned}
     later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
     own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
@@ -47,7 +51,12 @@ def configuration(plan: Plan, data: Data, *, save_strata: bool, reference: str |
     )
 
 
-_LATER: dict[str, Any] = {"reference": None, "replace": list(Plan.replacements), "order": list(Plan.orders)}
+_LATER: dict[str, Any] = {
+    "reference": None,
+    "learned": None,
+    "replace": list(Plan.replacements),
+    "order": list(Plan.orders),
+}
 """What a configuration means that does not have them."""
 
 

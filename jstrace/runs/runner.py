@@ -23,6 +23,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
 from jstrace.pipeline.inputs import tokenised
 from jstrace.pipeline.replacing import Replacing, reference_mark
+from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
 from jstrace.runs.data import Data
@@ -97,13 +98,17 @@ def run(
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
     plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
     mark = reference_mark(reference) if plan.takes_reference else None
-    config, facts = manifest.configuration(plan, data, save_strata=save_strata, reference=mark), _facts(data, plan)
+    learned = built_in().coefficients.digest if "learned" in plan.importances else None
+    config = manifest.configuration(plan, data, save_strata=save_strata, reference=mark, learned=learned)
+    facts = _facts(data, plan)
     same = functools.partial(manifest.check_same, folder, config, facts)
     hosts.together(same)  # before anything is made or loaded
     with run_folder.locked(folder):
         loaded = model if isinstance(model, Model) else model()
         if loaded.tokenizer is None:
             raise InputError("this model came without a tokenizer; a run needs one")
+        for importance in plan.importances:  # before anything is written: the folder is not to be another run's
+            known_to(loaded, importance)
         counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
         config |= {"model": manifest.known_as(folder, loaded.fingerprints().every), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)

@@ -37,6 +37,11 @@ def total_bytes(device: jax.Device) -> int | None:
     return _machine_bytes("MemTotal", "SwapTotal") if device.platform == "cpu" else None
 
 
+def host_bytes() -> int | None:
+    """What may still be allocated on this machine; None where nothing tells."""
+    return _machine_bytes("MemAvailable")
+
+
 def _machine_bytes(*names: str) -> int | None:
     """The sum of these lines of /proc/meminfo; where there is none, all of the machine's memory, if that is known."""
     try:

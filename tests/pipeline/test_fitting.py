@@ -112,7 +112,9 @@ def test_padding_changes_no_feature_of_rounds() -> None:
 
 
 def test_on_a_mesh(tiny: Model) -> None:
-    scorer = start_of(tiny, "gradient")
+    drawn = np.random.default_rng(4)
+    start = start_of(tiny, "gradient").coefficients
+    scorer = Scorer(jax.tree.map(lambda x: drawn.normal(size=x.shape).astype(np.float32), start), "gradient")
     mesh = make_mesh(data=2, model=2)
     params = jax.device_put(tiny_params(), param_shardings(TINY, mesh))
     placed = Model(Decoder(TINY, params), Letters())
@@ -163,6 +165,46 @@ def test_on_disk(tmp_path: Path, tiny: Model) -> None:
     jstrace.trace(half, TESTED[0], importance=read, reference=ROWS)
 
 
+def test_scorers_of_ones_own_are_checked(tiny: Model) -> None:
+    good = start_of(tiny, "gradient")
+    for change, message in (
+        ({"features": "flow"}, "scorer of features 'flow'"),
+        ({"features": "activations"}, "do not fit together"),
+        ({"name": "a b"}, "scorer called 'a b'"),
+        ({"coefficients": dataclasses.replace(good.coefficients, head=np.full((3, 4), np.nan, np.float32))}, "finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(good, **change)
+    with pytest.raises(InputError, match="'l1' of your own needs another name"):
+        jstrace.trace(tiny, TESTED[0], importance=dataclasses.replace(good, name="l1"))
+
+
+def test_precisions_of_one_model(tiny: Model) -> None:
+    """Fitted in half precision it serves the full one, and the other way round; other weights it does not."""
+    half = Model(Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype("bfloat16"), tiny_params())), Letters())
+    scorer = jstrace.fit_scorer(half, ROWS, features="activations", reference=ROWS, steps=1)
+    scorer.check_fits(tiny)
+    with pytest.raises(InputError, match="fitted to model"):
+        scorer.check_fits(Model(Decoder(TINY, tiny_params(seed=5))))
+
+
+def test_what_is_not_finite_is_refused(tiny: Model) -> None:
+    params = tiny_params()
+    params["embed"] = params["embed"].at[96].set(jnp.nan)
+    broken, good = Model(Decoder(TINY, params), Letters()), [row % 90 for row in ROWS]
+    with pytest.raises(InputError, match="text 8: its forward pass or its features are not finite"):
+        jstrace.fit_scorer(broken, [*good, np.asarray([3, 96, 4])], features="activations", reference=good, steps=1)
+
+
+def test_other_places_are_other_texts() -> None:
+    rows = [np.full(6, index) for index in range(5)]
+    course = dataclasses.replace(fitting._COURSES["gradient"], steps=50)
+    for texts, draw in fitting._draws(rows, 8, ["mean", "resample"], course, 2, np.random.default_rng(0)):
+        for text, others in zip(texts, draw.others, strict=True):
+            assert text not in others
+        assert ((draw.sizes >= 0.029) & (draw.sizes <= 0.4)).all()
+
+
 def test_other_models_are_refused(tiny: Model) -> None:
     other = Model(Decoder(TINY, tiny_params(seed=5)), Letters())
     fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
@@ -204,7 +246,7 @@ def damaged(name: str, change: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-HEADER = {"format": "jstrace-scorer", "version": "1", "features": "gradient", "name": "a", "model_fingerprints": ""}
+HEADER = {"format": "jstrace-scorer", "version": "1", "features": "gradient", "name": "a", "reads": "gradient"}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +257,12 @@ HEADER = {"format": "jstrace-scorer", "version": "1", "features": "gradient", "n
         (damaged("source", lambda x: x[:-1]), HEADER, "do not fit together"),
         (damaged("lag", lambda x: x.astype(np.float64)), HEADER, "not finite float32"),
         ({"head": np.zeros((1, 1), np.float32)}, HEADER, "damaged"),
-        (damaged("head", lambda x: x), HEADER | {"features": "rounds"}, "do not fit together"),
+        (damaged("head", lambda x: x), HEADER | {"features": "rounds"}, "another version of jstrace"),
+        (
+            damaged("head", lambda x: x),
+            HEADER | {"features": "activations", "reads": "activations"},
+            "do not fit together",
+        ),
         (damaged("head", lambda x: x), HEADER | {"features": "x"}, "damaged"),
         (damaged("head", lambda x: x), HEADER | {"name": "a b"}, "damaged"),
         (damaged("head", lambda x: x), HEADER | {"version": "9"}, "version 9"),
@@ -237,7 +284,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_the_built_in_one(real: Model) -> None:
-    """It reads, fits the default model in every dtype, and is better than what it starts from."""
+    """It reads, fits the default model in every dtype, and is no worse than rounds on a short text."""
     scorer = scorers.built_in()
     scorer.check_fits(real)
     assert isinstance(scorer.coefficients, Coefficients)
@@ -246,4 +293,5 @@ def test_the_built_in_one(real: Model) -> None:
     learned, rounds = (jstrace.trace(real, text, importance=name) for name in ("learned", "rounds"))
     assert learned.importance == "learned"
     tv = [jstrace.evaluate(real, one, replace="mean").tv[12:].mean() for one in (learned, rounds)]
+    assert not np.array_equal(learned.scores.attn, rounds.scores.attn)
     assert tv[0] < tv[1] + 0.02

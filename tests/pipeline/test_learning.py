@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import jstrace
 from jstrace.method.gradients import Pass, ShareTimesGradient
 from jstrace.method.learning import Fitted
+from jstrace.method.scorer import Scorer
+from jstrace.method.scoring import SCORES
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline.replacing import Replacing
 from tests.conftest import TINY, family_config, tiny_params
@@ -139,7 +142,7 @@ def test_starts(tiny: Model) -> None:
         ({"target": -np.full(97, 1 / 97)}, "target is no distribution"),
         ({"target": "word"}, "target is str, expected probabilities"),
         ({"steps": 0}, "steps = 0"),
-        ({"smallest": 0}, "fitted from"),
+        ({"smallest": 0}, "smallest = 0"),
         ({"smallest": 0.9}, "fitted from"),
         ({"seed": -1}, "seed = -1"),
         ({"start": "flow"}, "start = 'flow', expected one of gradient"),
@@ -165,3 +168,48 @@ def test_another_models_start_is_refused(tiny: Model) -> None:
     fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
         jstrace.learn(planted(0), TEXT, **(QUICK | {"start": fitted}))
+
+
+@pytest.mark.parametrize("replace", ["mean", "resample"])
+def test_the_name_is_the_default_fit(tiny: Model, monkeypatch: pytest.MonkeyPatch, replace: str) -> None:
+    """ "fitted" by name, in ``trace`` as in runs, is what ``learn`` does: draws and batches of one included."""
+    monkeypatch.setitem(SCORES, "fitted", lambda: Fitted(steps=2, start=ShareTimesGradient()))
+    options: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score", "replace": replace}
+    named = jstrace.trace(tiny, TEXT, importance="fitted", **options)
+    assert named == jstrace.learn(tiny, TEXT, steps=2, start="l1*gradient", **options)
+
+
+def test_ones_own_states_are_not_drawn_over(tiny: Model) -> None:
+    own = jstrace.resample_replacement(tiny, TEXT[::-1].copy())
+    quick = QUICK | {"steps": 2}
+    told, by_name = (jstrace.learn(tiny, TEXT, replace=how, **quick) for how in (own, "resample"))
+    renamed = jstrace.learn(tiny, TEXT, replace=dataclasses.replace(own, name="mine"), **quick)
+    np.testing.assert_array_equal(told.scores.attn, renamed.scores.attn)
+    assert not np.array_equal(told.scores.attn, by_name.scores.attn)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smallest": math.nan}, "smallest = nan"),
+        ({"fall": -1.0}, "fall = -1.0"),
+        ({"temperature": 1e-300}, "temperature = 1e-300"),
+        ({"start": Scorer}, "expected a jstrace.GradientScore"),
+        ({"rate": True}, "rate = True"),
+    ],
+)
+def test_fits_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Fitted(**options)
+
+
+def test_selectivity_refuses(tiny: Model) -> None:
+    for others, options, message in (
+        ([TEXT], {}, "the text itself"),
+        ([ROWS[0]], {"target": 3}, "selectivity knows no target"),
+    ):
+        with pytest.raises(InputError, match=message):
+            jstrace.selectivity(tiny, TEXT, others, **options)
+    fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
+    with pytest.raises(InputError, match="fitted to model"):
+        jstrace.trace(planted(0), TEXT, importance=Fitted(steps=1, start=fitted))

@@ -126,3 +126,13 @@ def test_older_plans_stay_as_they_were() -> None:
     later = manifest.configuration(PLAN, DATA, save_strata=False, reference="mark")
     assert (later["reference"], later["replace"]) == ("mark", ["zero", "mean"])
     assert later["order"] == ["best-first", "score"]
+
+
+def test_scores_that_a_model_has_not_leave_no_folder(tiny: Model, tmp_path: Path) -> None:
+    """Refused before anything is written, so that the folder is free for what can be done."""
+    model = Model(tiny.decoder, Letters())
+    (tmp_path / "d.txt").write_text("one\ntwo\n")
+    data = runs.read_data(str(tmp_path / "d.txt"))
+    with pytest.raises(InputError, match="fit one to this model"):
+        runs.run(model, data, tmp_path / "run", Plan(("learned",)), reference=["one two three"])
+    runs.run(model, data, tmp_path / "run", Plan(("l1",)))
