@@ -177,6 +177,7 @@ class Panel {
       target.text(shown(this.tokens[token]).slice(0, 14), at.x(token) + 3, at.y(0) + 12, state.token === token ? colour("mark") : ink, 11, 55);
     }
     for (let token = 0; token < this.n; token++) target.line(at.x(token), at.y(0), at.x(token), at.y(2 * this.layers), colour("faint"), 1, 1);
+    target.flush(); // below all edges
     for (const edge of this.drawn) {
       const [kind, , j, from, i, to, count] = edge, lit = this.lit && this.lit.has(edge);
       const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.18 + 0.72 * count / this.heads) : 0.9;
