@@ -130,6 +130,32 @@ class Trace:
         """The edges of a trace, given as for ``mask``, highest score first."""
         return edges_where(self.mask(k, size=size), self.scores, self.strata)
 
+    def to_networkx(self, k: SupportsIndex | None = None, *, size: float | None = None) -> Any:
+        """A trace, given as for ``mask``, as a ``networkx.MultiDiGraph`` from embeddings to the output.
+
+        Nodes are ``(level, token)`` of all edges: level 2l enters layer l, 2l + 1 is past its attention and the last
+        is the output's; with parallel blocks there are none in between, and level l enters layer l. They have
+        ``token`` (its text, or id) and ``position``; edges ``kind``, ``layer``, ``head`` (None but for attn), ``score``
+        and ``stratum`` (the index of the smallest trace that holds it). Several heads, or the MLP and the residual
+        stream, may join the same two nodes. Needs networkx.
+
+        Raises:
+          InputError: as ``mask``, or networkx is missing.
+        """
+        try:
+            import networkx
+        except ImportError as error:
+            raise InputError("to_networkx needs networkx: pip install networkx") from error
+        graph, words = networkx.MultiDiGraph(), self.token_texts or tuple(map(str, self.tokens.tolist()))
+        for edge in self.edges(k, size=size):
+            level = edge.layer if self.config.parallel else 2 * edge.layer + (edge.kind in ("residual_mlp", "mlp"))
+            ends = (level, edge.source), (level + 1, edge.target)
+            for end in ends:
+                graph.add_node(end, token=words[end[1]], position=end[1])
+            named = {name: getattr(edge, name) for name in ("kind", "layer", "head", "score", "stratum")}
+            graph.add_edge(*ends, **named)
+        return graph
+
     def first_edges(self, count: SupportsIndex) -> Edges:
         """The first ``count`` edges that the trace's order takes, highest score first: the trace of that size.
 

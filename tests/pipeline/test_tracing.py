@@ -21,7 +21,7 @@ from jstrace.pipeline import Driver, Input, Invalid, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 from tests import oracle
-from tests.conftest import TINY, tiny_params
+from tests.conftest import TINY, family_config, tiny_params
 
 SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
 
@@ -331,3 +331,22 @@ def test_real_model_in_bfloat16() -> None:
     result = jstrace.evaluate(model, jstrace.trace(model, "The capital of France is"))
     assert model.tokenizer is not None
     assert model.tokenizer.token(int(result.full_tokens[0])) == " Paris"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_as_a_graph(family: str) -> None:
+    """Every edge once, and every node of a best-first trace reaches the output."""
+    networkx = pytest.importorskip("networkx")
+    config = family_config(family)
+    trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(7), sizes=(0.1, 0.4))
+    for k in range(3):
+        graph = trace.to_networkx(k)
+        assert graph.number_of_edges() == len(trace.edges(k))
+        output = ((1 if config.parallel else 2) * config.n_layers, 6)
+        assert max(graph) == output
+        assert graph.nodes[output] == {"token": "6", "position": 6}
+        assert len(networkx.ancestors(graph, output)) + 1 == len(graph)
+    found = sorted(
+        (data["kind"], data["layer"], data["score"]) for *_, data in trace.to_networkx(size=0.1).edges(data=True)
+    )
+    assert found == sorted((edge.kind, edge.layer, edge.score) for edge in trace.edges(size=0.1))
