@@ -221,3 +221,19 @@ def test_own_replacements_are_used(tiny: Model, tokens: np.ndarray) -> None:
     for name, leaf in alone.scores.items():
         np.testing.assert_allclose(getattr(zero[0].scores, name), leaf, rtol=1e-3, atol=1e-3)
     assert isinstance(other, Replacement)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("score", [Gradient(), ShareTimesGradient(), Rounds(cuts=3)])
+def test_half_precision_ranks_as_the_full_one(score: Any, dtype: str) -> None:
+    """Masks and their gradients stay float32; only weights and states are rounded."""
+
+    def ranks(dtype: str) -> np.ndarray:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny_params())
+        found = score.edge_scores(Pass(Decoder(TINY, params), jnp.arange(8), 8, None))
+        slots = graph.edge_slots(TINY, 8, 8, np)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
+        kept = [np.asarray(leaf)[slot] for leaf, slot in zip(*map(jax.tree.leaves, (found, slots)), strict=True)]
+        return np.argsort(np.argsort(np.concatenate(kept)))
+
+    assert np.corrcoef(ranks("float32"), ranks(dtype))[0, 1] > 0.9
