@@ -43,7 +43,7 @@ ALLOWED = {
         "loading",
         "__version__",
     }
-    | {"__version__", "load", "trace", "evaluate", "fit_scorer", "view", "Trace"},
+    | {"__version__", "load", "trace", "evaluate", "fit_scorer", "view", "Trace", "selectivity"},
     "__init__": {"_moved"},
 }
 """What each room, or module at the top, may import of the others."""

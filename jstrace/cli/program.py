@@ -15,6 +15,7 @@ from jstrace.cli.fit_scorer import fit_scorer_command
 from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
 from jstrace.cli.run import run_command
+from jstrace.cli.selectivity import selectivity_command
 from jstrace.cli.trace import trace_command
 from jstrace.cli.view import view_command
 
@@ -86,6 +87,7 @@ app.command("run")(run_command)
 app.command("report")(report_command)
 app.command("fit-scorer")(fit_scorer_command)
 app.command("view")(view_command)
+app.command("selectivity")(selectivity_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)
 app.command("cache")(cache_command)

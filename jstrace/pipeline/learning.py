@@ -10,21 +10,18 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jstrace.method.conditions import checked_seed
+from jstrace.method.conditions import checked_importance, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.learning import Fitted
 from jstrace.method.scoring import SCORES
 from jstrace.method.sizes import SIZES
 from jstrace.models import AnyArray, InputError, Model
 from jstrace.pipeline.evaluating import evaluate
-from jstrace.pipeline.inputs import Tokens, listed, log_targets, tokenised
+from jstrace.pipeline.inputs import Tokens, tokenised
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.scorers import known_to
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, Tracer
-
-_OPTIONS = ("steps", "smallest", "seed", "start", "order")
-"""Of ``learn`` that ``selectivity`` hands on."""
+from jstrace.pipeline.tracing import Progress, trace
 
 
 @overload
@@ -73,23 +70,18 @@ def learn(
       seed: of all draws.
       start: the score that the fit begins at: a name as in ``jstrace.trace``, a ``jstrace.GradientScore`` such as a
         ``jstrace.Scorer``; by default ten rounds.
-      target: probabilities ``[V]`` of another prediction to fit to than the model's own; for a list of inputs one each.
-      order: as in ``jstrace.trace``.
+      target, order: as in ``jstrace.trace``.
       progress: called with the number of inputs done and in all.
 
     Raises:
-      InputError: as ``jstrace.trace``; a target that is no distribution over the model's vocabulary; or a start of
-        another model.
+      InputError: as ``jstrace.trace``, or a start of another model.
     """
-    single, rows = listed(model, inputs)
-    options: dict[str, Any] = {} if start is None else {"start": _started(model, start)}
-    name = "fitted" if target is None else "fitted-foreign"
-    score = Fitted(steps=steps, smallest=smallest, name=name, **options)
-    targets = log_targets(model, target, len(rows), single=single)
-    tracer = Tracer.of(model, score, sizes, (), order, (replace, reference), checked_seed(seed), "raise")
-    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, targets)
-    traces = [one for one in found if isinstance(one, Trace)]
-    return traces[0] if single else traces
+    started: dict[str, Any] = {} if start is None else {"start": _started(model, start)}
+    score = Fitted(steps=steps, smallest=smallest, **started)
+    options: dict[str, Any] = {"sizes": sizes, "order": order, "replace": replace, "reference": reference, "seed": seed}
+    given: Any = inputs  # either of the two: what the overloads say of one they say of the other
+    found: Any = trace(model, given, importance=score, target=target, progress=progress, **options)
+    return found
 
 
 def _started(model: Model, start: Any) -> Any:
@@ -104,13 +96,13 @@ def _started(model: Model, start: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Selectivity:
-    """How far a fit gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each."""
+    """How far a score gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each."""
 
     sizes: tuple[float, ...]
     own: Float[np.ndarray, "Z1"]
-    """TV from the model's own prediction under the trace fitted to it."""
+    """TV from the model's own prediction under the trace that knows it."""
     foreign: Float[np.ndarray, "N Z1"]
-    """TV from each foreign target under the trace fitted to that."""
+    """TV from each foreign target under the trace told that."""
 
     @property
     def selectivity(self) -> np.ndarray:
@@ -128,13 +120,15 @@ def selectivity(
     text: Tokens,
     others: Sequence[Tokens],
     *,
+    importance: str | GradientScore = "fitted",
     replace: Replace = "mean",
     reference: Reference = None,
     sizes: Sequence[float] = SIZES,
+    order: str = "best-first",
+    seed: int = 0,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Selectivity:
-    """The control of a fitted trace: the same fit to other texts' predictions, as control tasks do for probes.
+    """The control of a score that knows the prediction: the same told other texts' predictions, as probes have theirs.
 
     A mask with many edges can make a text predict what it does not predict; where the own prediction is reached at a
     size and foreign ones are not, the trace says something of the input.
@@ -143,16 +137,15 @@ def selectivity(
       model: from ``jstrace.load``.
       text: a text, or token ids.
       others: texts whose predictions are the foreign targets, at least one.
-      replace, reference, sizes: as in ``learn``, for fits and evaluations.
-      progress: called with the number of fits done and in all.
-      options: more of ``learn``: steps, smallest, seed, start, order.
+      importance: a score from gradients, as in ``jstrace.trace``: "fitted", a ``jstrace.Fitted`` of other steps, or
+        "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
+      replace, reference: as in ``learn``, for scores and evaluations.
+      sizes, order, seed: as in ``jstrace.trace``.
+      progress: called with the number of predictions done and in all.
 
     Raises:
-      InputError: as ``learn``.
+      InputError: as ``jstrace.trace``; a score that does not look at the prediction; no others, or the text among them.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
-    if unknown:
-        raise InputError(f"selectivity knows no {unknown[0]}; beside replace and sizes it takes {', '.join(_OPTIONS)}")
     single, own = tokenised(model, text)
     if not single:
         raise InputError("selectivity takes one input: a text or its token ids")
@@ -161,13 +154,16 @@ def selectivity(
         raise InputError("others: at least one text, whose prediction is the foreign target")
     if any(np.array_equal(ids[0], other) for other in ids[1:]):
         raise InputError("others: the text itself is among them, whose prediction is not foreign")
-    predictions = [np.asarray(jax.nn.softmax(model(row, model.full_mask(len(row))))) for row in ids]
+    if not takes_passes(checked_importance(importance)):
+        raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
+    score, curves = known_to(model, importance), []
     how: dict[str, Any] = {"replace": replace, "reference": reference}
-    curves = []
-    for index, prediction in enumerate(predictions):
-        target = prediction if index else None
-        trace = learn(model, ids[0], sizes=sizes, target=target, **how, **options)
-        curves.append(evaluate(model, trace, target=target, **how).tv)
+    for index, row in enumerate(ids):
+        prediction = np.asarray(jax.nn.softmax(model(row, model.full_mask(len(row))))) if index else None
+        found = trace(
+            model, ids[0], importance=score, sizes=sizes, order=order, seed=seed, target=prediction, **how
+        )  # fmt: skip
+        curves.append(evaluate(model, found, target=prediction, **how).tv)
         if progress is not None:
             progress(index + 1, len(ids))
-    return Selectivity(tuple(trace.sizes), curves[0], np.stack(curves[1:]))
+    return Selectivity(found.sizes, curves[0], np.stack(curves[1:]))

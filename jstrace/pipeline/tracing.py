@@ -21,7 +21,7 @@ from jstrace.method.sizes import SIZES, checked_sizes, counts
 from jstrace.models import Importance, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, token_texts
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.scale import meshes
@@ -36,19 +36,19 @@ Progress = Callable[[int, int], None]
 def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, importance: str | Importance | GradientScore = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    progress: Progress | None = ...,
+    target: Any = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    progress: Progress | None = ...,
+    target: Any = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    on_invalid: Literal["keep"], progress: Progress | None = ...,
+    target: Any = ..., on_invalid: Literal["keep"], progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
     model: Model,
@@ -61,6 +61,7 @@ def trace(
     replace: Replace = "mean",
     reference: Reference = None,
     seed: int = 0,
+    target: Any = None,
     on_invalid: str = "raise",
     progress: Progress | None = None,
 ) -> Trace | Invalid | list[Trace] | list[Trace | Invalid]:
@@ -81,6 +82,8 @@ def trace(
         "zero" or "resample" (one other text), or a ``jstrace.Replacement``; the other scores do not read it.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
+      target: probabilities ``[V]`` of another prediction than the model's own, that scores from gradients are to keep:
+        the control of ``jstrace.selectivity``; one for each input. The trace's importance ends in "-to-target".
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
       progress: called with the number of inputs done and in all.
@@ -90,7 +93,10 @@ def trace(
     """
     single, rows = listed(model, inputs)
     tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
-    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress)
+    targets = log_targets(model, target, len(rows), single=single)
+    if targets is not None and not takes_passes(tracer.driver.ask.sources[0].importance):
+        raise InputError("target is for scores from gradients; the others do not look at the prediction")
+    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, targets)
     return found[0] if single else found
 
 
@@ -196,16 +202,17 @@ class Tracer:
                 if not self.keep:
                     raise
                 found[index] = Invalid(str(error), error=error)
+        told = targets is not None
         for batch in self.driver.batches(inputs):
             for index, outcome in batch.items():
                 if isinstance(outcome, Invalid) and not self.keep:
                     raise outcome.as_error(where(index))
-                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome)
+                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, told)
             if progress is not None:
                 progress(len(found), len(rows))
         return [found[index] for index in range(len(rows))]
 
-    def _assembled(self, found: Outcome) -> Trace:
+    def _assembled(self, found: Outcome, to_target: bool) -> Trace:
         model, ask = self.driver.model, self.driver.ask
         (source,), (strata,) = ask.sources, found.strata
         assert found.scores is not None
@@ -218,7 +225,7 @@ class Tracer:
             counts=counts(ask.sizes, found.n_edges),
             scores=found.scores,
             strata=strata,
-            importance=name_of(source.importance),
+            importance=name_of(source.importance) + ("-to-target" if to_target else ""),
             frozen=source.frozen,
             order=source.order,
             replace=source.scoring[1],

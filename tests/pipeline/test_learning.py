@@ -64,7 +64,7 @@ def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
     certain = np.zeros(97)
     certain[int(np.argmin(other_prediction(tiny, 0)))] = 1.0
     found = jstrace.learn(tiny, TEXT, steps=30, smallest=0.05, target=certain, **QUICK)
-    assert found.importance == "fitted-foreign"
+    assert found.importance == "fitted-to-target"
     evaluation = jstrace.evaluate(tiny, found, replace="mean", reference=ROWS, target=certain)
     assert evaluation.tv[:-1].min() > 0.7
     assert evaluation.density is None
@@ -82,9 +82,9 @@ def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
 def test_selectivity(tiny: Model) -> None:
     others = [ROWS[0], ROWS[1]]
     told: list[tuple[int, int]] = []
-    found = jstrace.selectivity(
-        tiny, TEXT, others, steps=20, smallest=0.05, progress=lambda *each: told.append(each), **QUICK
-    )
+    score = Fitted(steps=20, smallest=0.05, start=ShareTimesGradient())
+    how: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score"}
+    found = jstrace.selectivity(tiny, TEXT, others, importance=score, progress=lambda *each: told.append(each), **how)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert found.own.shape == (5,)
     assert found.foreign.shape == (2, 5)
@@ -206,10 +206,13 @@ def test_fits_that_make_no_sense(options: dict[str, Any], message: str) -> None:
 def test_selectivity_refuses(tiny: Model) -> None:
     for others, options, message in (
         ([TEXT], {}, "the text itself"),
-        ([ROWS[0]], {"target": 3}, "selectivity knows no target"),
+        ([ROWS[0]], {"importance": "l1"}, "selectivity is for scores from gradients"),
+        ([ROWS[0]], {"importance": "learned"}, "fit one to this model"),
     ):
         with pytest.raises(InputError, match=message):
             jstrace.selectivity(tiny, TEXT, others, **options)
+    with pytest.raises(InputError, match="target is for scores from gradients"):
+        jstrace.trace(tiny, TEXT, target=np.full(97, 1 / 97))
     fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
         jstrace.trace(planted(0), TEXT, importance=Fitted(steps=1, start=fitted))
