@@ -56,7 +56,7 @@ class Panel {
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
     this.curve.setAttribute("role", "img"); this.curve.setAttribute("aria-label", "TV distance against size");
-    below.append(this.curve);
+    if (this.evaluations.length) below.append(this.curve);
     const map = make("div", "", below);
     make("p", "", map).textContent = `Heads at this size: ${this.layers} layers up, ${this.heads} heads across; click one`;
     this.map = make("canvas", "heads", map);
@@ -178,14 +178,15 @@ class Panel {
     }
     for (let token = 0; token < this.n; token++) target.line(at.x(token), at.y(0), at.x(token), at.y(2 * this.layers), colour("faint"), 1, 1);
     target.flush(); // below all edges
+    const thin = Math.min(1, at.dx / 4); // many tokens share the width
     for (const edge of this.drawn) {
       const [kind, , j, from, i, to, count] = edge, lit = this.lit && this.lit.has(edge);
       const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.18 + 0.72 * count / this.heads) : 0.9;
       const tone = lit ? colour("mark") : colour(kind);
       if (kind === "mlp") {
-        target.curve(at.x(i), at.y(from), at.x(i) + Math.min(7, at.dx / 2.5), (at.y(from) + at.y(to)) / 2, at.x(i), at.y(to), tone, 1.8, alpha);
+        target.curve(at.x(i), at.y(from), at.x(i) + Math.min(7, at.dx / 2.5), (at.y(from) + at.y(to)) / 2, at.x(i), at.y(to), tone, 1.8 * thin, alpha);
       } else if (kind === "residual" || i === j) {
-        target.line(at.x(j), at.y(from), at.x(i), at.y(to), tone, kind === "attn" ? 1 : 2, alpha);
+        target.line(at.x(j), at.y(from), at.x(i), at.y(to), tone, (kind === "attn" ? 1 : 2) * thin, alpha);
       } else {
         target.curve(at.x(j), at.y(from), at.x(i), at.y(from), at.x(i), at.y(to), tone, lit ? 1.6 : 1, alpha);
       }
