@@ -284,14 +284,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_the_built_in_one(real: Model) -> None:
-    """It reads, fits the default model in every dtype, and is no worse than rounds on a short text."""
+    """It reads, fits the default model in every dtype, and keeps more of a passage than what it started as."""
     scorer = scorers.built_in()
     scorer.check_fits(real)
     assert isinstance(scorer.coefficients, Coefficients)
     assert len(scorer.model_fingerprints) == len(fitting._DTYPES)
-    text = "The capital of France is"
-    learned, rounds = (jstrace.trace(real, text, importance=name) for name in ("learned", "rounds"))
-    assert learned.importance == "learned"
-    tv = [jstrace.evaluate(real, one, replace="mean").tv[12:].mean() for one in (learned, rounds)]
-    assert not np.array_equal(learned.scores.attn, rounds.scores.attn)
-    assert tv[0] < tv[1] + 0.02
+    text = (
+        "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of"
+        " that year the people of the valley had to take the old road along the"
+    )
+    sizes = (0.04, 0.06, 0.08, 0.1, 0.2)
+    traces = {name: jstrace.trace(real, text, importance=name, sizes=sizes) for name in ("learned", "l1*gradient")}
+    assert traces["learned"].importance == "learned"
+    tv = {name: jstrace.evaluate(real, one, replace="mean").tv[:-1].mean() for name, one in traces.items()}
+    assert tv["learned"] < 0.7 * tv["l1*gradient"]
