@@ -115,17 +115,9 @@ class Scorer:
             raise InputError(f"scorer of features {self.features!r:.60}, expected one of {', '.join(FEATURES)}")
         if not isinstance(self.name, str) or not re.fullmatch(NAMES, self.name) or len(self.name) > _LONGEST_NAME:
             raise InputError(f"scorer called {self.name!r:.60}: a name is of letters, digits and any of _*+-")
-        arrays = {name: np.asarray(array) for name, array in self.coefficients.arrays().items()}
-        if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
-            raise InputError("scorer: numbers that are not finite float32")
-        head, buckets = arrays["head"].shape, arrays["source"].shape
-        wanted = {
-            "features": (4, n_features(self.features)), "node": (3, *head[:1], *buckets), "head": head, "first": head,
-            "lag": (*head, *buckets), "source": buckets, "target": buckets,
-        }  # fmt: skip
-        fit = all(array.shape == wanted[name] for name, array in arrays.items())
-        if len(head) != 2 or len(buckets) != 1 or not all((*head, *buckets)) or not fit:
-            raise InputError("scorer: its arrays do not fit together")
+        fault = _fault(self.coefficients.arrays(), self.features)
+        if fault:
+            raise InputError(f"scorer: {fault}")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
@@ -208,11 +200,30 @@ def _checked(path: Path, header: Mapping[str, str], arrays: Mapping[str, np.ndar
         raise InputError(f"{path}: damaged: its arrays or features are others")
     if header.get("reads", "") != _reads(features):
         raise InputError(f"{path}: the scorer reads features as another version of jstrace made them; fit it again")
+    fault = _fault(arrays, features)
+    if fault:
+        raise InputError(f"{path}: damaged: {fault}")
     marks = tuple(mark for mark in header.get("model_fingerprints", "").split(",") if mark)
     try:
         return Scorer(Coefficients(**arrays), features, marks, header.get("name", ""))
     except InputError as error:
         raise InputError(f"{path}: damaged: {error}") from error
+
+
+def _fault(given: Mapping[str, Any], features: str) -> str | None:
+    """Why these cannot be coefficients, if they cannot."""
+    arrays = {name: np.asarray(array) for name, array in given.items()}
+    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays.values()):
+        return "numbers that are not finite float32"
+    head, buckets = arrays["head"].shape, arrays["source"].shape
+    wanted = {
+        "features": (4, n_features(features)), "node": (3, *head[:1], *buckets), "head": head, "first": head,
+        "lag": (*head, *buckets), "source": buckets, "target": buckets,
+    }  # fmt: skip
+    fit = all(array.shape == wanted[name] for name, array in arrays.items())
+    if len(head) != 2 or len(buckets) != 1 or not all((*head, *buckets)) or not fit:
+        return "its arrays do not fit together"
+    return None
 
 
 def _reads(features: str) -> str:

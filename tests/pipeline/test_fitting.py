@@ -265,7 +265,7 @@ HEADER = {"format": "jstrace-scorer", "version": "1", "features": "gradient", "n
         ),
         (damaged("head", lambda x: x), HEADER | {"features": "x"}, "damaged"),
         (damaged("head", lambda x: x), HEADER | {"name": "a b"}, "damaged"),
-        (damaged("head", lambda x: x), HEADER | {"version": "9"}, "version 9"),
+        (damaged("head", lambda x: x), HEADER | {"version": "9"}, "version '9'"),
         (damaged("head", lambda x: x), {"format": "pt"}, "not a scorer"),
     ],
 )
