@@ -33,6 +33,19 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """``write_whole`` of content that is there already.
+
+    Raises:
+      InputError: the path cannot be written.
+    """
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(content)
+
+    write_whole(path, write)
+
+
 def check_writable(path: Path) -> None:
     """Refuse a path that ``write_whole`` could not write, before any work is done."""
     try:

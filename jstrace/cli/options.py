@@ -39,6 +39,7 @@ class Importance(StrEnum):
 
 
 IMPORTANCE_NAMES = ", ".join(Importance)
+IMPORTANCE_HELP = f"The score that ranks edges: {IMPORTANCE_NAMES}, or the file of a scorer (jstrace fit-scorer)."
 
 
 def importance_of(text: str) -> Any:

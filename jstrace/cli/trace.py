@@ -12,7 +12,7 @@ import typer
 from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.options import (
-    IMPORTANCE_NAMES,
+    IMPORTANCE_HELP,
     MODEL_HELP,
     REFERENCE_HELP,
     Ablate,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
-_IMPORTANCE_HELP = f"The score that ranks edges: {IMPORTANCE_NAMES}, or the file of a scorer (jstrace fit-scorer)."
 _KIND_HELP = "With --top: the strongest edges of this kind; attention adds how many each head and source token has."
 
 
@@ -51,7 +50,7 @@ def trace_command(
     distributed: Distributed = False,
     ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
-    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=_IMPORTANCE_HELP)] = "l1",
+    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.ZERO,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,

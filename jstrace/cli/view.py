@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jstrace.cli.options import (
-    IMPORTANCE_NAMES,
+    IMPORTANCE_HELP,
     MODEL_HELP,
     REFERENCE_HELP,
     Dtype,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _WHAT_HELP = "A text, or an .npz file of jstrace trace --save."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
-_IMPORTANCE_HELP = f"The score that ranks edges: {IMPORTANCE_NAMES}, or the file of a scorer (jstrace fit-scorer)."
 CURVES: dict[str, dict[str, Any]] = {
     "nothing in their place": {},
     "attention left whole": {"ablate": "residual+mlp"},
@@ -41,7 +40,7 @@ def view_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
-    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=_IMPORTANCE_HELP)] = "l1",
+    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,

@@ -26,7 +26,7 @@ _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
 
 
-_POSITIVE = (*("smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"),)
+_POSITIVE = ["smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"]
 _NUMBERS = (int, float, np.integer, np.floating)
 
 _START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)

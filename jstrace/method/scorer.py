@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Array, Float, Float32, Int
 
-from jstrace.files import write_whole
+from jstrace.files import write_bytes
 from jstrace.method.budgets import soft_mask, total
 from jstrace.method.conditions import NAMES
 from jstrace.method.gradients import Pass, Rounds, first_order, kl, log_shares
@@ -159,12 +159,7 @@ class Scorer:
             "format": _FORMAT, "version": _VERSION, "features": self.features, "name": self.name,
             "model_fingerprints": ",".join(self.model_fingerprints), "reads": _reads(self.features),
         }  # fmt: skip
-        content = safetensors.numpy.save(arrays, header)
-
-        def write(stream: IO[bytes]) -> None:
-            stream.write(content)
-
-        write_whole(_path(path), write)
+        write_bytes(_path(path), safetensors.numpy.save(arrays, header))
 
     @staticmethod
     def load(path: str | Path) -> Scorer:
@@ -293,7 +288,7 @@ def bucket(distance: int) -> int:
 
 def logits(coefficients: Coefficients, features: tuple[EdgeTree, ...], one: Pass) -> EdgeTree:
     """The logit of every edge."""
-    c, n_tokens, n_layers = coefficients, one.tokens.shape[0], one.decoder.config.n_layers
+    c, n_tokens = coefficients, one.tokens.shape[0]
     place = jnp.arange(n_tokens)
     from_end = _one_hot(jnp.maximum(one.length - 1 - place, 0), c.target.shape[0])
     between = _one_hot(jnp.maximum(place[:, None] - place, 0), c.target.shape[0])
@@ -306,7 +301,6 @@ def logits(coefficients: Coefficients, features: tuple[EdgeTree, ...], one: Pass
     for index, kind in enumerate(EDGE_KINDS):
         weighted = sum(c.features[index, i] * getattr(each, kind) for i, each in enumerate(features))
         found[kind] = jnp.asarray(weighted) + bias[kind]
-    assert found["attn"].shape[0] == n_layers
     return EdgeTree(**found)
 
 

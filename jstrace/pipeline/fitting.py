@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.method import graph
 from jstrace.method import scorer as method
 from jstrace.method.conditions import IMPORTANCES, NAMES, REPLACEMENTS, checked_seed
-from jstrace.method.gradients import Pass
+from jstrace.method.gradients import Pass, check_count
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
@@ -132,7 +132,8 @@ def fit_scorer(
     check_name(name)
     if not isinstance(shared, bool):
         raise InputError(f"shared = {shared!r}, expected True or False")
-    steps, batch = _count("steps", steps), _count("batch", batch)
+    for what, number in (("steps", steps), ("batch", batch)):
+        check_count(what, number)
     course = dataclasses.replace(_COURSES[features], steps=steps)
     mean = _mean(model, reference)
     known = known_of(model, rows, features, mean, progress)
@@ -325,12 +326,6 @@ def _checked_names(replace: Any) -> tuple[str, ...]:
     if not isinstance(names, Sequence) or not names or {*names} - {*REPLACEMENTS} or len({*names}) < len(names):
         raise InputError(f"replace = {replace!r}, expected some of {', '.join(REPLACEMENTS)}, each once")
     return tuple(names)
-
-
-def _count(name: str, number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-        raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
-    return int(number)
 
 
 def _mean(model: Model, reference: Reference) -> Replacement:

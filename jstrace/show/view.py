@@ -13,12 +13,12 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from jstrace.errors import InputError
-from jstrace.files import write_whole
+from jstrace.files import write_bytes
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import Model
 from jstrace.pipeline.evaluation import Evaluation
@@ -41,11 +41,7 @@ class Page:
         Raises:
           InputError: the path cannot be written.
         """
-
-        def write(stream: IO[bytes]) -> None:
-            stream.write(self.html.encode("utf-8"))
-
-        write_whole(Path(path), write)
+        write_bytes(Path(path), self.html.encode("utf-8"))
 
     def _repr_html_(self) -> str:
         """In a frame of its own, so that its rules are the page's alone."""
