@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from jstrace.errors import InputError
-from jstrace.files import write_whole
+from jstrace.files import write_bytes, write_whole
 from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
@@ -59,7 +59,7 @@ def write_report(
     for table, rows in found:
         write_whole(tables_folder / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
     page = _page(runs, usable, drawn, found)
-    write_whole(target / "index.html", functools.partial(_put, page.encode("utf-8", errors="replace")))
+    write_bytes(target / "index.html", page.encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
 
@@ -71,10 +71,6 @@ def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callab
             f"these runs have no {what} {', '.join(missing)}, but {', '.join(dict.fromkeys(map(name, made)))}"
         )
     return [item for item in made if not wanted or name(item) in wanted]
-
-
-def _put(content: bytes, stream: IO[bytes]) -> None:
-    stream.write(content)
 
 
 def _folder(path: Path) -> Path:
@@ -99,7 +95,7 @@ def _saved(picture: Picture, folder: Path) -> bytes:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(buffer, format=ending, dpi=_DPI, metadata=metadata)
-        write_whole(folder / f"{picture.name}.{ending}", functools.partial(_put, buffer.getvalue()))
+        write_bytes(folder / f"{picture.name}.{ending}", buffer.getvalue())
     return buffer.getvalue()
 
 

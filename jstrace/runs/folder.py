@@ -7,12 +7,12 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import filelock
 import jax
 
-from jstrace.files import write_whole
+from jstrace.files import write_bytes
 from jstrace.models import InputError
 from jstrace.runs import parts
 from jstrace.runs.manifest import FORMAT, MANIFEST, VERSION, check_same, mark_of, read_manifest
@@ -127,11 +127,7 @@ def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session
     if session not in sessions:
         found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
         text = json.dumps(found, indent=1) + "\n"
-        write_whole(folder / MANIFEST, functools.partial(_write, text))
-
-
-def _write(text: str, stream: IO[bytes]) -> None:
-    stream.write(text.encode())
+        write_bytes(folder / MANIFEST, text.encode())
 
 
 def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:
