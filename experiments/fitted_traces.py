@@ -1,62 +1,83 @@
-"""Traces fitted to one input, and the control: the same fits told other texts' predictions.
+"""Traces fitted to one input, and the control: the same fits told what the input does not predict.
 
-Command: ``python experiments/fitted_traces.py DATA.tsv OUT --rows 2 --foreign 21,33`` (SmolLM2 in float32: about two
-minutes a fit on two CPU cores). Fits that ``fits.jsonl`` in OUT already has are not made again, so it goes on where it
-was stopped.
+Command: ``python experiments/fitted_traces.py DATA.tsv FITS`` (SmolLM2 in float32: some minutes on one H100; on two
+CPU cores two to four minutes a fit, of which there are 184).
 
-For each of the first rows of a file of texts it fits a trace under means, traces under means to the predictions of
-the foreign rows, one under states drawn from rows 200 to 259, and one under nothing; and measures their TV from what
-they were fitted to. OUT gets ``fits.jsonl``, ``curves.csv`` (means over rows) and ``selectivity.png``. The last line
-is JSON.
+For the first rows of a file of texts it fits traces to their own predictions and to those of three foreign rows of
+other entropies: under means, and under states of rows 200 to 259 drawn anew at every step; with another seed; under
+nothing; in the model with its weights shuffled; and to pairs of paraphrases. FITS gets a file for each kind of fit,
+with the strata of all its traces (``strata <= k`` is the trace of size k) and the seconds of the call. Kinds that are
+there are not made again. ``experiments/fitted_figures.py`` judges them.
 
-Expected: under means a TV of about 0.15 at 0.5% of the edges, and foreign predictions reached from a few percent on.
+``--width`` pads all rows to so many tokens, so that one program serves them all; longer rows are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from jstrace.models import Model
+from experiments.inputs import padded_to, texts_of
+from experiments.paraphrases import PAIRS
+from jstrace.models import EDGE_KINDS, Decoder, Model
 
-SIZES = (0.002, 0.005, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4)
-UNSEEN = (300, 310, 320, 330, 340)
-"""Rows whose states no fit has seen."""
+FOREIGN = (19, 33, 27)
+"""Rows whose predictions are foreign targets: of 0.2, 2.8 and 5.5 nats of entropy."""
 DRAWN = slice(200, 260)
-KINDS: dict[str, dict[str, Any]] = {
-    "means": {"steps": 100},
-    "random": {"replace": "resample", "steps": 120, "smallest": 0.01},
-    "zeros": {"replace": "zero", "steps": 150, "smallest": 0.02},
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of fit, and what it is told."""
+
+    options: dict[str, Any]
+    told: tuple[str, ...] = ("own",)
+    """ "own", "trained" (the model's prediction before its weights were shuffled), or the number of a row."""
+    shuffled: bool = False
+    pairs: bool = False
+    """Of the paraphrases, rather than of the rows."""
+
+
+_FOREIGN = tuple(map(str, FOREIGN))
+_LONG = {"steps": 200, "smallest": 0.002}
+KINDS = {
+    "means": Kind(_LONG, ("own", *_FOREIGN)),
+    "seed": Kind(_LONG | {"seed": 1}),
+    "short": Kind({"steps": 100}),
+    "shuffled": Kind(_LONG, ("own", "trained"), shuffled=True),
+    "zeros": Kind({"steps": 150, "smallest": 0.02, "replace": "zero"}),
+    "random": Kind({"steps": 300, "smallest": 0.01, "replace": "resample"}, ("own", *_FOREIGN)),
+    "pairs": Kind(_LONG, pairs=True),
 }
-JUDGES = {"means": ("mean", "five", "zero"), "random": ("five", "mean"), "zeros": ("zero", "mean")}
 
 
-def texts_of(path: Path) -> list[str]:
-    """The texts of a tab-separated file."""
-    return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+def shuffled(model: Model) -> Model:
+    """The model with the entries of every weight matrix in another order, layer by layer; norms stay."""
+    draws = np.random.default_rng(SEED)
 
+    def one(path: Any, leaf: Any) -> Any:
+        if leaf.ndim < 2 or "norm" in jax.tree_util.keystr(path):
+            return leaf
+        layers = np.array(leaf)
+        if "embed" in jax.tree_util.keystr(path):
+            return jax.numpy.asarray(draws.permutation(layers.ravel()).reshape(leaf.shape))
+        return jax.numpy.asarray(np.stack([draws.permutation(x.ravel()).reshape(x.shape) for x in layers]))
 
-def unseen(model: Model, texts: list[str], n_tokens: int) -> list[jstrace.Replacement]:
-    """States of texts that no fit has seen, filled up with those that follow them."""
-    assert model.tokenizer is not None
-    found = []
-    for row in UNSEEN:
-        joined = " ".join(texts[row : row + 8])
-        found.append(jstrace.resample_replacement(model, model.tokenizer.encode(joined)[:n_tokens]))
-    return found
+    decoder: Decoder = jax.tree_util.tree_map_with_path(one, model.decoder)
+    return Model(decoder, model.tokenizer)
 
 
 def prediction(model: Model, text: str) -> np.ndarray:
@@ -66,79 +87,69 @@ def prediction(model: Model, text: str) -> np.ndarray:
     return np.asarray(jax.nn.softmax(model(ids, model.full_mask(len(ids)))), np.float64)
 
 
-def fits(model: Model, texts: list[str], row: int, foreign: list[int], done: set[tuple[str, int]]) -> Iterator[Any]:
-    """Records of one row that are not there yet."""
-    wanted: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]]
-    wanted = {kind: (None, options, JUDGES[kind]) for kind, options in KINDS.items()}
-    for index, other in enumerate(foreign):
-        wanted[f"foreign{index}"] = (prediction(model, texts[other]), KINDS["means"], ("mean",))
-    for kind, (target, options, judges) in wanted.items():
-        if (kind, row) in done:
-            continue
-        given = dict(options) | ({"reference": texts[DRAWN]} if kind == "random" else {})
-        start = time.perf_counter()
-        trace = jstrace.learn(model, texts[row], sizes=SIZES, target=target, **given)
-        seconds = time.perf_counter() - start
-        for judge in judges:
-            replace = unseen(model, texts, len(trace.tokens)) if judge == "five" else judge
-            tv = jstrace.evaluate(model, trace, replace=replace, target=target).tv[:-1]
-            yield {"kind": kind, "row": row, "judge": judge, "tv": np.round(tv, 4).tolist(), "seconds": seconds}
+def targets_of(model: Model, texts: Sequence[str], inputs: Sequence[tuple[str, str]], trained: Model) -> list[Any]:
+    """What each input is fitted to; always told, so that one program serves own and foreign targets."""
+    known: dict[tuple[str, str], np.ndarray] = {}
+
+    def of(text: str, told: str) -> np.ndarray:
+        if told == "own":
+            return prediction(model, text)
+        return prediction(trained, text if told == "trained" else texts[int(told)])
+
+    for text, told in inputs:
+        if (text, told) not in known:
+            known[text, told] = of(text, told)
+    return [known[one] for one in inputs]
 
 
-def curves(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[list[float]]]:
-    """TV by size of every row, by kind of fit and judge; foreign targets together."""
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for one in records:
-        kind = "foreign" if one["kind"].startswith("foreign") else one["kind"]
-        found.setdefault((kind, one["judge"]), []).append([float(tv) for tv in one["tv"]])
-    return found
+def inputs_of(kind: Kind, texts: Sequence[str], rows: Sequence[int]) -> list[tuple[int, str, str]]:
+    """Number, text and target of every fit of a kind."""
+    chosen = list(enumerate(text for pair in PAIRS for text in pair)) if kind.pairs else [(r, texts[r]) for r in rows]
+    return [(number, text, told) for told in kind.told for number, text in chosen]
 
 
-def write(folder: Path, found: dict[tuple[str, str], list[list[float]]]) -> None:
-    """The table, and the figure of own and foreign TV with their difference."""
-    with (folder / "curves.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["fit", "judged under", "fits", *(f"{size:g}" for size in SIZES)])
-        for (kind, judge), rows in sorted(found.items()):
-            writer.writerow([kind, judge, len(rows), *np.mean(rows, axis=0).round(4).tolist()])
-    own, foreign = (np.asarray(found[kind, "mean"]) for kind in ("means", "foreign"))
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for curves_of, color, label in (
-        (own, "#0072b2", "own prediction"),
-        (foreign, "#d55e00", "another text's prediction"),
-    ):
-        for row in curves_of:
-            axes.plot(SIZES, row, color=color, alpha=0.3, linewidth=1)
-        axes.plot(SIZES, curves_of.mean(axis=0), color=color, marker="o", label=label)
-    axes.plot(SIZES, foreign.mean(axis=0) - own.mean(axis=0), color="black", linestyle="--", label="selectivity")
-    axes.set(xscale="log", xlabel="edges kept, share of all", ylabel="TV from what was fitted to", ylim=(0, 1))
-    axes.legend(frameon=False)
-    figure.savefig(folder / "selectivity.png", dpi=150)
+def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """Strata of all fits of a kind, as arrays for one file."""
+    model = shuffled(trained) if kind.shuffled else trained
+    inputs = inputs_of(kind, texts, rows)
+    targets = targets_of(model, texts, [(text, told) for _, text, told in inputs], trained)
+    given = dict(kind.options) | ({"reference": texts[DRAWN]} if kind.options.get("replace") == "resample" else {})
+    start = time.perf_counter()
+    traces = jstrace.learn(model, [text for _, text, _ in inputs], target=targets, **given)
+    seconds = time.perf_counter() - start
+    found = {
+        f"{number}/{told}/{edges}": getattr(trace.strata, edges)
+        for (number, _, told), trace in zip(inputs, traces, strict=True)
+        for edges in EDGE_KINDS
+    }
+    device = jax.devices()[0].device_kind
+    about = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__, **kind.options}
+    return found | {"about": np.asarray(json.dumps(about))}
 
 
 def main() -> None:
-    """Fit what is missing, and draw what is there."""
+    """Fit the kinds that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("fits", type=Path)
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rows", type=int, default=12)
-    parser.add_argument("--foreign", default="21,33,45", help="rows whose predictions are foreign targets")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / "fits.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    texts, model = texts_of(asked.data), jstrace.load("smollm2")
-    done = {(one["kind"], one["row"]) for one in records}
-    with path.open("a") as stream:
-        for row in range(asked.rows):
-            for one in fits(model, texts, row, [int(other) for other in asked.foreign.split(",")], done):
-                records.append(one)
-                stream.write(json.dumps(one) + "\n")
-                stream.flush()
-    found = curves(records)
-    write(asked.out, found)
-    print(json.dumps({f"{kind} under {judge}": len(rows) for (kind, judge), rows in found.items()}))
+    asked.fits.mkdir(parents=True, exist_ok=True)
+    texts, model = texts_of(asked.data), jstrace.load(asked.model)
+    assert model.tokenizer is not None
+    rows = [row for row in range(asked.rows) if len(model.tokenizer.encode(texts[row])) <= asked.width]
+    for name in asked.kinds:
+        path = asked.fits / f"{name}.npz"
+        if path.exists():
+            continue
+        with padded_to(24 if KINDS[name].pairs else asked.width):
+            found = fitted(KINDS[name], model, texts, rows)
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **found)  # type: ignore[arg-type]
+        print(name, found["about"], flush=True)
 
 
 if __name__ == "__main__":

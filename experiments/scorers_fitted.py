@@ -1,19 +1,21 @@
 """Learned scorers by what they read and by the number of texts that taught them.
 
-Command: ``python experiments/scorers_fitted.py DATA.tsv OUT.csv --rows 6`` (SmolLM2 in float32: about six minutes a
-scorer on two CPU cores, and as much for the features of forty texts).
+Command: ``python experiments/scorers_fitted.py DATA.tsv OUT`` (SmolLM2 in float32: minutes on one H100; on two CPU
+cores eight seconds a text for its features and two a step).
 
-Fits scorers to texts from row 400 of a file on, and measures the mean TV of traces of its first rows by size, under
-means and under the states of five other rows. ``OUT.csv`` gets a row for each scorer and judge; the scorers lie beside
-it. The first of them, of forty texts, is made as what ``importance="learned"`` stands for was, but that this one drew
-other places with no regard to the text's own, which six in a hundred were.
+Fits scorers to rows of a file of texts, and measures the mean TV of traces of its first rows by size, under means,
+under the states of five other rows and under nothing. OUT gets ``NAME.safetensors`` for each, which is not made again,
+and ``scorers.csv`` with a row for each scorer and judge.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +24,78 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.fitted_traces import texts_of, unseen
+from experiments.inputs import padded_to, texts_of, unseen
+from jstrace.models import Model
 
+WIDTH = 64
+"""Tokens that all texts are padded to; longer ones do not teach."""
 SIZES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4)
 SCORERS: dict[str, dict[str, Any]] = {
-    "rounds-40": {"texts": 40, "features": "rounds"},
-    "rounds-8": {"texts": 8, "features": "rounds"},
-    "gradient-40": {"texts": 40, "features": "gradient"},
-    "activations-40": {"texts": 40, "features": "activations"},
-    "shared-40": {"texts": 40, "features": "rounds", "shared": True},
+    "rounds-8": {"texts": 8},
+    "rounds-32": {"texts": 32},
+    "rounds-128": {"texts": 128},
+    "rounds-400": {"texts": 400},
+    "rounds-400-long": {"texts": 400, "steps": 960},
+    "shared-128": {"texts": 128, "shared": True},
+    "gradient-128": {"texts": 128, "features": "gradient"},
+    "activations-128": {"texts": 128, "features": "activations"},
 }
-FIRST = 400
-"""Row from which on texts teach."""
+TEACHING = (slice(400, 682), slice(60, 178))
+"""Rows that teach, in the order of their use: 400 that nothing is judged on or under."""
 
 
-def main() -> None:
-    """Fit and measure each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rows", type=int, default=6)
-    asked = parser.parse_args()
-    texts, model = texts_of(asked.data), jstrace.load("smollm2")
-    with asked.out.open("w", newline="") as stream:
+def teach(model: Model, texts: list[str], folder: Path, names: Sequence[str]) -> None:
+    """Fit the scorers that are missing."""
+    rows = [text for part in TEACHING for text in texts[part]]
+    assert model.tokenizer is not None
+    rows = [row for row in rows if len(model.tokenizer.encode(row)) <= WIDTH]
+    for name in names:
+        path, given = folder / f"{name}.safetensors", dict(SCORERS[name])
+        if path.exists():
+            continue
+        start = time.perf_counter()
+        with padded_to(WIDTH):
+            scorer = jstrace.fit_scorer(model, rows[: given.pop("texts")], name=name, **given)
+        scorer.save(path)
+        print(json.dumps({"scorer": name, "seconds": round(time.perf_counter() - start, 1)}), flush=True)
+
+
+def judge(model: Model, texts: list[str], folder: Path, n_rows: int) -> None:
+    """Measure the scorers that are there."""
+    with (folder / "scorers.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["scorer", "texts", "numbers", "judged under", *SIZES])
         for name, options in SCORERS.items():
-            given = dict(options)
-            count = given.pop("texts")
-            scorer = jstrace.fit_scorer(model, texts[FIRST : FIRST + count], name=name, **given)
-            scorer.save(asked.out.with_name(f"{name}.safetensors"))
-            traces = [jstrace.trace(model, text, importance=scorer, sizes=SIZES) for text in texts[: asked.rows]]
-            for judge in ("mean", "five"):
+            path = folder / f"{name}.safetensors"
+            if not path.exists():
+                continue
+            scorer = jstrace.Scorer.load(path)
+            traces = [jstrace.trace(model, text, importance=scorer, sizes=SIZES) for text in texts[:n_rows]]
+            for under in ("mean", "five", "zero"):
                 tv = [
                     jstrace.evaluate(
-                        model, one, replace=unseen(model, texts, len(one.tokens)) if judge == "five" else judge
+                        model, one, replace=unseen(model, texts, len(one.tokens)) if under == "five" else under
                     ).tv[:-1]
                     for one in traces
                 ]
-                writer.writerow([name, count, scorer.coefficients.count, judge, *np.mean(tv, axis=0).round(4)])
+                numbers = scorer.coefficients.count
+                writer.writerow([name, options["texts"], numbers, under, *np.mean(tv, axis=0).round(4)])
                 stream.flush()
+
+
+def main() -> None:
+    """Fit, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", type=int, default=12, help="that are measured; 0 for none")
+    parser.add_argument("--scorers", nargs="*", default=list(SCORERS), choices=list(SCORERS))
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    texts, model = texts_of(asked.data), jstrace.load("smollm2")
+    teach(model, texts, asked.out, asked.scorers)
+    if asked.rows:
+        judge(model, texts, asked.out, asked.rows)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What each edge score keeps of the prediction, under each kind of replacement, and what it costs.
 
 Command: ``python experiments/scores_compared.py DATA.tsv OUT --rows 48 --rounds 24 --foreign 12`` (SmolLM2 in float32:
-about half a minute a row on two CPU cores, of which two thirds are rounds).
+about half a minute a row on two CPU cores, of which two thirds are gradients; minutes in all on a GPU).
 
 For the first rows of a file of texts it traces with every score, evaluates the traces with ablated edges that carry
 nothing (zero), means, and the states of two other texts (resample), all of the reference that comes with jstrace, and
 writes ``curves.csv`` (mean TV by size), ``makeup.csv`` (what traces are made of), ``seconds.csv`` and two figures.
-``rounds`` takes its gradients under means, ``rounds under zero`` under nothing. ``rounds, foreign`` is the control: the
-same rounds told the next row's prediction, judged by their distance from that. The last line is JSON.
+``rounds`` takes its gradients under means, ``rounds under zero`` under nothing. ``foreign`` is the control: the same
+scores told the next row's prediction, judged by their distance from that. Rows longer than ``--width`` tokens, which
+all are padded to, are left out. The last line is JSON.
 
 Expected: under means rounds keep the prediction at a tenth of the size that l1 needs, and foreign rounds get nowhere.
 """
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from jstrace.method.gradients import Pass, Rounds
-from jstrace.models import Model, masked_forward
+from experiments.inputs import padded_to, texts_of
+from jstrace.method.sizes import NO_EDGE
+from jstrace.models import Decoder, EdgeTree, Model, masked_forward
+from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing
+from jstrace.scale import batching
 
 SIZES = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8)
 JUDGES = ("zero", "mean", "resample")
@@ -46,56 +51,72 @@ SCORES: dict[str, dict[str, Any]] = {
     "rounds": {"importance": "rounds"},
     "rounds by score": {"importance": "rounds", "order": "score"},
     "rounds under zero": {"importance": "rounds", "replace": "zero"},
+    "learned": {"importance": "learned"},
+    "learned by score": {"importance": "learned", "order": "score"},
 }
-FOREIGN = "rounds, foreign"
+SLOW = ("rounds", "rounds by score", "rounds under zero", "learned", "learned by score")
+FOREIGN = {"rounds, foreign": "rounds", "learned, foreign": "learned"}
 TYPES = ("residual", "attention", "mlp")
 
 
-def texts_of(path: Path, count: int) -> list[str]:
-    """The first texts of a tab-separated file."""
-    return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+@functools.partial(jax.jit, static_argnames="n_sizes")
+def plain_tv(
+    decoder: Decoder, tokens: Any, lengths: Any, strata: EdgeTree, replace: Any, targets: Any, *, n_sizes: int
+) -> Any:
+    """TV of every mask of every input from the targets ``[B, Z]``, with every row computed: what accelerators are for.
+
+    ``replace`` has a leading axis of replacements, whose TV is averaged; or is None.
+    """
+
+    def one(given: Any) -> Any:
+        tokens, length, strata, target = given
+
+        def under(replace: Any, k: Any) -> Any:
+            mask = jax.tree.map(lambda stratum: stratum <= k, strata)
+            logits = masked_forward(decoder, tokens, mask, replace=replace, length=length)
+            return 0.5 * jnp.sum(jnp.abs(jax.nn.softmax(logits) - target))
+
+        over_sizes = jax.vmap(under, in_axes=(None, 0))
+        if replace is None:
+            return over_sizes(None, jnp.arange(n_sizes))
+        found = jax.lax.map(lambda each: over_sizes(each, jnp.arange(n_sizes)), replace)
+        return jnp.mean(found, axis=0)
+
+    return jax.lax.map(one, (tokens, lengths, strata, targets))
 
 
-@jax.jit
-def foreign_scores(decoder: Any, tokens: Any, replace: Any, target: Any) -> Any:
-    """Scores of rounds that are told another prediction, in log-probabilities."""
-    return Rounds().edge_scores(Pass(decoder, tokens, tokens.shape[0], replace, target))
+def judged(model: Model, traces: Sequence[Any], targets: np.ndarray, judge: str, width: int) -> np.ndarray:
+    """TV from the targets ``[N, Z]``: on a CPU by ``jstrace.evaluate``, which skips rows."""
+    if jax.default_backend() == "cpu":
+        found = [
+            jstrace.evaluate(model, one, replace=judge, target=target)
+            for one, target in zip(traces, targets, strict=True)
+        ]
+        return np.stack([one.tv[:-1] for one in found])
+    tokens, lengths = batching.padded([one.tokens for one in traces], width, len(traces))
+    wide = [widened(one.strata, width, np.uint8(NO_EDGE)) for one in traces]
+    strata = jax.tree.map(lambda *leaves: np.stack(leaves), *wide)
+    replace = Replacing(model).stack(judge, width)
+    return np.asarray(plain_tv(model.decoder, tokens, lengths, strata, replace, targets, n_sizes=len(SIZES)))
 
 
-@jax.jit
-def distances(decoder: Any, tokens: Any, masks: Any, replace: Any, target: Any) -> Any:
-    """TV between each mask's prediction and the target: ``[Z + 1]``."""
-    logits = jax.lax.map(lambda mask: masked_forward(decoder, tokens, mask, replace=replace), masks)
-    return 0.5 * jnp.sum(jnp.abs(jax.nn.softmax(logits) - jnp.exp(target)), axis=-1)
+def predictions(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """Probabilities of each text's next token: ``[N, V]``."""
+    assert model.tokenizer is not None
+    rows = [np.asarray(model.tokenizer.encode(text)) for text in texts]
+    return np.stack([np.asarray(jax.nn.softmax(model(ids, model.full_mask(len(ids))))) for ids in rows])
 
 
-def foreign_curve(model: Model, text: str, other: str) -> np.ndarray:
-    """TV from the other text's prediction, of traces of this text that were made to keep it: ``[Z]``."""
-    ids, theirs = (np.asarray(model.tokenizer.encode(one), np.int32) for one in (text, other))  # type: ignore[union-attr]
-    mean = Replacing(model).one("mean", len(ids))
-    target = jax.nn.log_softmax(model(theirs, model.full_mask(len(theirs))))
-    scores = jax.device_get(foreign_scores(model.decoder, jnp.asarray(ids), mean, target))
-    trace = jstrace.Trace.from_scores(model, ids, scores, sizes=SIZES, importance="foreign")
-    masks = jax.tree.map(jnp.asarray, trace.masks())
-    return np.asarray(distances(model.decoder, jnp.asarray(ids), masks, mean, target))[:-1]
-
-
-def measured(model: Model, texts: Sequence[str], options: dict[str, Any]) -> tuple[dict[str, np.ndarray], Any, float]:
-    """TV by judge ``[N, Z]``, the composition of all traces, and seconds of tracing a text once compiled."""
-    curves: dict[str, list[np.ndarray]] = {judge: [] for judge in JUDGES}
-    made, seconds, widths = [], [], set()
-    for text in texts:
+def traced(model: Model, texts: Sequence[str], options: dict[str, Any]) -> tuple[list[Any], float]:
+    """Traces of all texts, and seconds of a text of the second half, for which all is compiled."""
+    half, seconds = -(-len(texts) // 2), np.nan
+    made: list[Any] = []
+    for part in (texts[:half], texts[half:]):
+        told = {"target": list(options["target"][len(made) : len(made) + len(part)])} if "target" in options else {}
         start = time.perf_counter()
-        trace = jstrace.trace(model, text, sizes=SIZES, **options)
-        taken = time.perf_counter() - start
-        width = len(trace.tokens) // 16
-        if width in widths:
-            seconds.append(taken)
-        widths.add(width)
-        made.append(trace.composition())
-        for judge in JUDGES:
-            curves[judge].append(jstrace.evaluate(model, trace, replace=judge).tv[:-1])
-    return {judge: np.stack(rows) for judge, rows in curves.items()}, made, float(np.median(seconds or [np.nan]))
+        made += jstrace.trace(model, list(part), sizes=SIZES, **options | told)
+        seconds = (time.perf_counter() - start) / max(1, len(part))
+    return made, seconds
 
 
 def makeup_of(made: Sequence[Any]) -> list[dict[str, Any]]:
@@ -124,7 +145,7 @@ def figure(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
         for number, (name, found) in enumerate(curves.items()):
             if judge in found:
                 axes.plot(SIZES, found[judge].mean(axis=0), label=f"{name} (n = {len(found[judge])})",
-                          color=f"C{number}", marker=".", ls="--" if name == FOREIGN else "-")  # fmt: skip
+                          color=f"C{number}", marker=".", ls="--" if name in FOREIGN else "-")  # fmt: skip
         axes.set(xscale="log", xlabel="size (share of all edges)", ylim=(0, 1), title=f"ablated edges carry: {judge}")
     drawn.axes[0].set_ylabel("mean TV")
     drawn.axes[1].legend(fontsize=7)
@@ -152,40 +173,65 @@ def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         table.writerows(rows)
 
 
+def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each score TV by judge ``[N, Z]``, the make-up of its traces, and seconds a text."""
+    own = predictions(model, texts)
+    others = np.roll(own[: asked.foreign], -1, axis=0)
+    plans: dict[str, tuple[dict[str, Any], np.ndarray, Sequence[str]]]
+    plans = {name: (options, own, JUDGES) for name, options in SCORES.items()}
+    for name, importance in FOREIGN.items():
+        plans[name] = ({"importance": importance, "target": others}, others, ("mean",))
+    for name, (options, targets, judges) in plans.items():
+        count = asked.foreign if name in FOREIGN else asked.rounds if name in SLOW else len(texts)
+        traces, seconds = traced(model, texts[:count], options)
+        tv = {judge: judged(model, traces, targets[:count], judge, width) for judge in judges}
+        made = makeup_of([one.composition() for one in traces])
+        at = SIZES.index(0.1)
+        told = ", ".join(f"{judge} {found[:, at].mean():.3f}" for judge, found in tv.items())
+        sys.stderr.write(f"{name}: {seconds:.2f} s a text, TV at 10% {told}\n")
+        sys.stderr.flush()
+        yield name, {"tv": tv, "makeup": made, "seconds": seconds}
+
+
+def written_all(folder: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Tables and figures of what is measured so far."""
+    curves = {name: one["tv"] for name, one in found.items()}
+    seconds = {name: one["seconds"] for name, one in found.items() if name not in FOREIGN}
+    rows = [
+        {"score": name, "carried": judge, "size": size, "inputs": len(tv), "mean_tv": tv[:, k].mean(),
+         "standard_error": tv[:, k].std(ddof=1) / np.sqrt(len(tv))}
+        for name, each in curves.items() for judge, tv in each.items() for k, size in enumerate(SIZES)
+    ]  # fmt: skip
+    written(folder / "curves.csv", rows)
+    written(folder / "makeup.csv", [{"score": name, **row} for name, one in found.items() for row in one["makeup"]])
+    written(folder / "seconds.csv", [{"score": name, "seconds": taken} for name, taken in seconds.items()])
+    figure(curves).savefig(folder / "curves.png", dpi=110)
+    figure_of_costs(curves, seconds).savefig(folder / "costs.png", dpi=110)
+
+
 def main() -> None:
     """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--width", type=int, default=64)
     for name, count in (("rows", 48), ("rounds", 24), ("foreign", 12)):
         parser.add_argument(f"--{name}", type=int, default=count)
     asked = parser.parse_args()
     jstrace.enable_cache()
-    model, texts = jstrace.load(asked.model), texts_of(asked.data, asked.rows)
+    model = jstrace.load(asked.model)
+    assert model.tokenizer is not None
+    texts = [text for text in texts_of(asked.data) if len(model.tokenizer.encode(text)) <= asked.width][: asked.rows]
     asked.out.mkdir(parents=True, exist_ok=True)
-    curves: dict[str, dict[str, np.ndarray]] = {}
-    seconds, makeup = {}, []
-    for name, options in SCORES.items():
-        chosen = texts[: asked.rounds] if name.startswith("rounds") else texts
-        curves[name], made, seconds[name] = measured(model, chosen, options)
-        makeup += [{"score": name, **row} for row in makeup_of(made)]
-        at = SIZES.index(0.1)
-        told = ", ".join(f"{judge} {found[:, at].mean():.3f}" for judge, found in curves[name].items())
-        sys.stderr.write(f"{name}: {seconds[name]:.2f} s a text, TV at 10% {told}\n")
-    pairs = [(texts[i], texts[(i + 1) % asked.foreign]) for i in range(asked.foreign)]
-    curves[FOREIGN] = {"mean": np.stack([foreign_curve(model, *pair) for pair in pairs])}
-    rows = [
-        {"score": name, "carried": judge, "size": size, "inputs": len(tv), "mean_tv": tv[:, k].mean(),
-         "standard_error": tv[:, k].std(ddof=1) / np.sqrt(len(tv))}
-        for name, found in curves.items() for judge, tv in found.items() for k, size in enumerate(SIZES)
-    ]  # fmt: skip
-    written(asked.out / "curves.csv", rows)
-    written(asked.out / "makeup.csv", makeup)
-    written(asked.out / "seconds.csv", [{"score": name, "seconds": taken} for name, taken in seconds.items()])
-    figure(curves).savefig(asked.out / "curves.png", dpi=110)
-    figure_of_costs(curves, seconds).savefig(asked.out / "costs.png", dpi=110)
-    print(json.dumps({"benchmark": "scores compared", "rows": asked.rows, "rounds": asked.rounds, "seconds": seconds}))
+    found = {}
+    with padded_to(asked.width):
+        for name, one in measure(model, texts, asked, asked.width):
+            found[name] = one
+            written_all(asked.out, found)
+    seconds = {name: one["seconds"] for name, one in found.items()}
+    device = jax.devices()[0].device_kind
+    print(json.dumps({"benchmark": "scores compared", "device": device, "rows": len(texts), "seconds": seconds}))
 
 
 if __name__ == "__main__":

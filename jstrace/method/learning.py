@@ -95,7 +95,7 @@ class Fitted:
     name: str = "fitted"
 
     alone = True
-    """Inputs are fitted one at a time on each device: what a stop costs is one of them."""
+    """On a CPU inputs are fitted one at a time: what a stop costs is one of them. Accelerators take some together."""
     draws = True
     """Under "resample" it draws other texts' states anew at every step."""
 

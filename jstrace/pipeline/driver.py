@@ -114,10 +114,12 @@ class Driver:
 
     def _most(self, width: int) -> int:
         """Inputs of one call on each device."""
-        if any(getattr(kind, "alone", False) for kind, _ in self._scorings):
-            return 1
         each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
-        return memory.batch_inputs(self.model.decoder, width, each)
+        kinds = [kind for kind, _ in self._scorings]
+        # Gradients are taken in one or two masks of an input at a time; extraction and evaluation have every size.
+        few = bool(kinds) and all(takes_passes(kind) for kind in kinds) and not self.ask.cases
+        alone, n_masks = any(getattr(kind, "alone", False) for kind in kinds), 2 if few else memory.ALL_SIZES
+        return memory.batch_inputs(self.model.decoder, width, each, n_masks=n_masks, alone=alone)
 
     def _fitted(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
         """Results, or that memory does not hold the only member."""

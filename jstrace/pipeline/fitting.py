@@ -24,6 +24,7 @@ from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.replacement import spread
+from jstrace.pipeline.footprint import gradient_bytes
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
 from jstrace.pipeline.replacing import Reference, named
 from jstrace.scale import batching, memory
@@ -159,17 +160,31 @@ def known_of(
     model: Model, rows: Sequence[np.ndarray], features: str, mean: Replacement, progress: FitProgress | None = None
 ) -> list[Known]:
     """Features and predictions of texts, all padded to one length, on the host."""
-    width, found = batching.bucket(max(map(len, rows))), []
+    width, found = batching.bucket(max(map(len, rows))), list[Known]()
     _check_room(model, rows, width, features)
-    for index, row in enumerate(rows):
-        (tokens,), (length,) = batching.padded([row], width, 1)
-        each = _known_program(model.decoder, tokens, length, mean, features=features)
-        found.append(jax.tree.map(np.asarray, Known(tokens, length, *each)))
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[-1])):
-            raise InputError(f"text {index}: its forward pass or its features are not finite; try dtype float32")
+    each = gradient_bytes(model.config, width, model.dtype.itemsize)
+    size = memory.batch_inputs(model.decoder, width, each, n_masks=2, alone=True)
+    for start in range(0, len(rows), size):
+        tokens, lengths = batching.padded(rows[start : start + size], width, size)
+        program = _known_program(model.decoder, tokens, lengths, mean, features=features)
+        together = jax.tree.map(np.asarray, Known(tokens, lengths, *program))
+        found += [jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in range(len(rows[start : start + size]))]
+        _check_finite(found[start:], start)
         if progress is not None:
-            progress(index + 1, len(rows), None)
+            progress(len(found), len(rows), None)
     return found
+
+
+def _check_finite(known: Sequence[Known], first: int) -> None:
+    """Refuse features that are not finite.
+
+    Raises:
+      InputError: with the number of the text; ``first`` is that of the first of them.
+    """
+    for index, one in enumerate(known):
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
+            what = f"text {first + index}: its forward pass or its features are not finite"
+            raise InputError(f"{what}; try dtype float32")
 
 
 def fitted(
@@ -264,10 +279,13 @@ def _elsewhere(stream: np.ndarray, width: int, first: int, end: int, rng: np.ran
 
 @functools.partial(jax.jit, static_argnames="features")
 def _known_program(
-    decoder: Decoder, tokens: Int[AnyArray, "T"], length: Int[AnyArray, ""], mean: Replacement, *, features: str
-) -> tuple[tuple[EdgeTree, ...], Float32[Array, "V"]]:
-    found, target = method.features_of(Pass(decoder, tokens, length, mean), features)
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), found), target
+    decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], mean: Replacement, *, features: str
+) -> tuple[tuple[EdgeTree, ...], Float32[Array, "B V"]]:
+    def one(tokens: Array, length: Array) -> tuple[tuple[EdgeTree, ...], Array]:
+        found, target = method.features_of(Pass(decoder, tokens, length, mean), features)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), found), target
+
+    return jax.vmap(one)(tokens, lengths)
 
 
 @functools.partial(jax.jit, static_argnames="course")

@@ -13,12 +13,16 @@ from jstrace.scale.hosts import agreed
 
 _SHARE = 0.8
 """Of the free memory that a batch may be planned for."""
+ALL_SIZES = 27
+"""Masks of an input in its evaluation."""
 _TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
 """Tokens in one call, each of them a row under each of 27 sizes: from 64 more bring nothing on a CPU, as measured; on
 accelerators it is a guess, some 16,000 rows, until it is measured."""
 _OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "bad_alloc", "cannot allocate memory")
 """What errors of XLA (INTERNAL on a CPU), of its threads and of the system say, in lower case."""
 _INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
+_MOST = 64
+"""Inputs of a call that holds few masks of each: what a stop in the middle of it costs."""
 
 
 def free_bytes(device: jax.Device) -> int | None:
@@ -68,14 +72,21 @@ def room_of_all(decoder: Decoder, of: Callable[[jax.Device], int | None]) -> int
     return min(known) * len(sharding.device_set) // shared
 
 
-def batch_inputs(decoder: Decoder, width: int, bytes_each: int) -> int:
+def batch_inputs(
+    decoder: Decoder, width: int, bytes_each: int, *, n_masks: int = ALL_SIZES, alone: bool = False
+) -> int:
     """Inputs for one call on each device: a power of two, at most what pays and what memory holds, at least one.
 
-    The same on every host. A copy of one layer's weights is left room for.
+    The same on every host. A copy of one layer's weights is left room for. With fewer masks of an input than an
+    evaluation has (``n_masks`` at a time), an accelerator takes more inputs: its rows are what keeps it busy.
+    ``alone`` says that a CPU gains nothing from company (long fits, of which a stop should cost one).
     """
     found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
     platform = found[0].platform
-    most = min(_INPUTS.get(platform, 4), _TOKENS.get(platform, 64) // width)
+    if alone and platform == "cpu":
+        return 1
+    more = 1 if platform == "cpu" else ALL_SIZES / n_masks
+    most = int(min(_INPUTS.get(platform, 4) * more, _MOST, _TOKENS.get(platform, 64) * more // width))
     free = [number for number in map(free_bytes, found) if number is not None]
     if free:
         shared = len(found) if platform == "cpu" else 1  # devices of one machine's memory

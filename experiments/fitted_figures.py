@@ -1,0 +1,325 @@
+"""What fitted traces keep, what the same fits can be told to say, and where they lie: tables and figures.
+
+Command: ``python experiments/fitted_figures.py DATA.tsv FITS OUT`` (SmolLM2 in float32: ten minutes on two CPU cores).
+
+FITS is what ``experiments/fitted_traces.py`` wrote. Every trace is judged by ``jstrace.evaluate`` at all 26 sizes,
+from what it was fitted to; L1, rounds and the learned scorer are traced and judged beside it. OUT gets ``judged.jsonl``
+(a line for each trace and judge; what it has is not judged again), ``curves.csv``, ``selectivity.csv``,
+``makeup.csv``, ``overlap.csv``, ``seconds.csv`` and two figures. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jstrace
+from experiments.fitted_traces import FOREIGN, KINDS, prediction, shuffled
+from experiments.inputs import texts_of, unseen
+from experiments.paraphrases import PAIRS
+from jstrace.method.sizes import SIZES
+from jstrace.models import EDGE_KINDS, EdgeTree, Model
+
+JUDGES = {
+    "means": ("mean", "five", "zero"), "seed": ("mean",), "short": ("mean",), "shuffled": ("mean",),
+    "zeros": ("zero", "mean"), "random": ("five", "mean"), "pairs": ("mean",),
+}  # fmt: skip
+CHEAPER = ("l1", "l1*gradient", "rounds", "learned")
+SHOWN = (0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2)
+Record = dict[str, Any]
+
+
+class Fits:
+    """The traces of a folder of fits, with what they belong to."""
+
+    def __init__(self, folder: Path, texts: list[str], model: Model) -> None:
+        self.folder, self.texts, self.trained = folder, texts, model
+
+    @functools.cached_property
+    def shuffled(self) -> Model:
+        """The model whose weights were shuffled."""
+        return shuffled(self.trained)
+
+    def model(self, kind: str) -> Model:
+        """That a kind was fitted to."""
+        return self.shuffled if KINDS[kind].shuffled else self.trained
+
+    def text(self, kind: str, number: int) -> str:
+        """Of a fit."""
+        return [text for pair in PAIRS for text in pair][number] if KINDS[kind].pairs else self.texts[number]
+
+    def target(self, kind: str, number: int, told: str) -> np.ndarray | None:
+        """Probabilities that a fit was told; None for its own."""
+        if told == "own":
+            return None
+        return prediction(self.trained, self.text(kind, number) if told == "trained" else self.texts[int(told)])
+
+    def about(self, kind: str) -> dict[str, Any]:
+        """Seconds, device and options of a kind."""
+        with np.load(self.folder / f"{kind}.npz") as held:
+            found: dict[str, Any] = json.loads(str(held["about"]))
+        return found
+
+    def traces(self, kind: str) -> Iterator[tuple[int, str, Any]]:
+        """Number, target and trace of every fit of a kind."""
+        path = self.folder / f"{kind}.npz"
+        if not path.exists():
+            return
+        with np.load(path) as held:
+            names = sorted({tuple(name.split("/")[:2]) for name in held.files if "/" in name})
+            for number, told in names:
+                strata = EdgeTree(**{edges: held[f"{number}/{told}/{edges}"] for edges in EDGE_KINDS})
+                yield int(number), told, self._trace(kind, int(number), strata)
+
+    def _trace(self, kind: str, number: int, strata: EdgeTree) -> Any:
+        """The same masks again: ranked by the stratum, which has as many edges as its size."""
+        scores = jax.tree.map(lambda stratum: np.float32(len(SIZES)) - stratum.astype(np.float32), strata)
+        text = self.text(kind, number)
+        return jstrace.Trace.from_scores(self.model(kind), text, scores, importance="fitted", order="score")
+
+
+def tv_of(model: Model, texts: list[str], trace: Any, judge: str, target: Any = None) -> list[float]:
+    """TV by size."""
+    replace = unseen(model, texts, len(trace.tokens)) if judge == "five" else judge
+    found: list[float] = np.round(jstrace.evaluate(model, trace, replace=replace, target=target).tv[:-1], 4).tolist()
+    return found
+
+
+def judged(fits: Fits, done: set[tuple[Any, ...]]) -> Iterator[Record]:
+    """Records of all traces that are not there yet."""
+    for kind, judges in JUDGES.items():
+        for number, told, trace in fits.traces(kind):
+            for judge in judges if told == "own" else judges[:1]:
+                if (kind, number, told, judge) not in done:
+                    target = fits.target(kind, number, told)
+                    tv = tv_of(fits.model(kind), fits.texts, trace, judge, target)
+                    yield {"kind": kind, "number": number, "told": told, "judge": judge, "tv": tv}
+
+
+def crossed(fits: Fits, done: set[tuple[Any, ...]]) -> Iterator[Record]:
+    """The trace of a text on its paraphrase, and on another text of as many tokens."""
+    found = [trace for _, _, trace in sorted(fits.traces("pairs"), key=lambda one: one[0])]
+    for number, trace in enumerate(found):
+        same = [i for i, one in enumerate(found) if len(one.tokens) == len(trace.tokens) and i // 2 != number // 2]
+        for told, other in (("paraphrase", number ^ 1), ("another", same[0] if same else None)):
+            if other is not None and ("pairs", number, told, "mean") not in done:
+                scores = jax.tree.map(lambda s: np.float32(len(SIZES)) - s.astype(np.float32), trace.strata)
+                moved = jstrace.Trace.from_scores(fits.trained, fits.text("pairs", other), scores, order="score")
+                tv = tv_of(fits.trained, fits.texts, moved, "mean")
+                yield {"kind": "pairs", "number": number, "told": told, "judge": "mean", "tv": tv}
+
+
+def cheaper(fits: Fits, rows: Sequence[int], done: set[tuple[Any, ...]]) -> Iterator[Record]:
+    """The scores that are not fitted, on the same rows."""
+    for name in CHEAPER:
+        for row in rows:
+            if (name, row, "own", "mean") not in done:
+                trace = jstrace.trace(fits.trained, fits.texts[row], importance=name)
+                tv = tv_of(fits.trained, fits.texts, trace, "mean")
+                yield {"kind": name, "number": row, "told": "own", "judge": "mean", "tv": tv}
+
+
+def curves(records: Iterable[Record]) -> dict[tuple[str, str, str], np.ndarray]:
+    """TV ``[N, Z]`` by kind, what was told and judge; foreign rows together, in the order of the numbers."""
+    found: dict[tuple[str, str, str], list[tuple[int, list[float]]]] = {}
+    for one in records:
+        told = "foreign" if one["told"].isdigit() else one["told"]
+        found.setdefault((one["kind"], told, one["judge"]), []).append((one["number"], one["tv"]))
+    return {key: np.asarray([tv for _, tv in sorted(rows, key=lambda row: row[0])]) for key, rows in found.items()}
+
+
+def interval(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A bootstrap interval of 95% of the mean over rows, by size."""
+    draws = np.random.default_rng(0).integers(0, len(rows), (2000, len(rows)))
+    low, high = np.percentile(rows[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Selectivity of fits under means by size: over all foreign targets, and for each."""
+    own = {one["number"]: np.asarray(one["tv"]) for one in records if _is(one, "means", "own")}
+    out = []
+    for name in ("all", *map(str, FOREIGN)):
+        told = [
+            one
+            for one in records
+            if one["kind"] == "means" and one["told"] in (map(str, FOREIGN) if name == "all" else (name,))
+        ]
+        by_row = [np.mean([one["tv"] for one in told if one["number"] == row], axis=0) - tv for row, tv in own.items()
+                  if any(one["number"] == row for one in told)]  # fmt: skip
+        if not by_row:
+            continue
+        rows = np.asarray(by_row)
+        low, high = interval(rows)
+        for k, size in enumerate(SIZES):
+            mean, least, most = (round(float(x[k]), 4) for x in (rows.mean(axis=0), low, high))
+            shown = {"selectivity": mean, "low": least, "high": most}
+            out.append({"foreign": name, "size": size, "inputs": len(rows), **shown})
+    return out
+
+
+def _is(one: Record, kind: str, told: str, judge: str = "mean") -> bool:
+    return bool(one["kind"] == kind and one["told"] == told and one["judge"] == judge)
+
+
+def makeup(name: str, made: Sequence[Any]) -> list[dict[str, Any]]:
+    """Shares of the edges of traces by type, quarter of the depth, the sink and the last token as a source."""
+    rows = []
+    for k, size in enumerate(SIZES):
+        kept = [one.composition() for one in made]
+        layers = np.mean([_by_layer(one, k) for one in kept], axis=0)
+        sink, last, heads = np.mean([_attention(one, k) for one in made], axis=0)
+        types = {
+            part: float(np.mean([getattr(one, part)[k] for one in kept])) for part in ("residual", "attention", "mlp")
+        }
+        quarters = {f"quarter_{i}": float(part.sum()) for i, part in enumerate(np.array_split(layers, 4), 1)}
+        attention = {"from_first_token": sink, "into_last_token": last, "in_busiest_tenth_of_heads": heads}
+        rows.append({"trace": name, "size": size, **types, **quarters, **attention})
+    return rows
+
+
+def _by_layer(one: Any, k: int) -> np.ndarray:
+    found = one.residual_edges[k] + one.mlp_edges[k] + one.head_edges[k].sum(axis=-1)
+    return np.asarray(found / max(1, found.sum()))
+
+
+def _attention(trace: Any, k: int) -> np.ndarray:
+    """Of attention edges the shares from the first token, into the last, and of the busiest tenth of heads."""
+    held = trace.mask(k).attn
+    n, heads = max(1, held.sum()), np.sort(held.sum(axis=(2, 3)).ravel())[::-1]
+    return np.asarray([held[..., 0].sum() / n, held[:, :, -1].sum() / n, heads[: len(heads) // 10].sum() / n])
+
+
+def overlap(a: Any, b: Any) -> list[float]:
+    """Edges that two traces share over those of one, by size."""
+    both = [
+        sum(int((getattr(a.mask(k), e) & getattr(b.mask(k), e)).sum()) for e in EDGE_KINDS) for k in range(len(SIZES))
+    ]
+    return [n / max(1, count) for n, count in zip(both, a.counts, strict=True)]
+
+
+def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What traces are made of, and what they share with fitted ones."""
+    own = {number: trace for number, told, trace in fits.traces("means") if told == "own"}
+    made, shared = makeup("fitted", list(own.values())), []
+    others: dict[str, dict[int, Any]] = {
+        kind: {number: trace for number, told, trace in fits.traces(kind) if told == "own"}
+        for kind in ("zeros", "random", "seed")
+    }
+    told_of = {told: {n: trace for n, t, trace in fits.traces("means") if t == told} for told in map(str, FOREIGN)}
+    others |= {f"told row {told}": found for told, found in told_of.items()}
+    for name in CHEAPER:
+        others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], importance=name) for row in rows}
+    for name, found in others.items():
+        if found:
+            made += makeup(name, list(found.values()))
+            each = np.mean([overlap(own[n], trace) for n, trace in found.items() if n in own], axis=0)
+            shared += [
+                {"with": name, "size": size, "inputs": len(found), "share": round(float(share), 4)}
+                for size, share in zip(SIZES, each, strict=True)
+            ]
+    pairs = [trace for _, _, trace in sorted(fits.traces("pairs"), key=lambda one: one[0])]
+    if pairs:
+        each = np.mean([overlap(pairs[i], pairs[i ^ 1]) for i in range(len(pairs))], axis=0)
+        shared += [
+            {"with": "its paraphrase's", "size": size, "inputs": len(pairs), "share": round(float(share), 4)}
+            for size, share in zip(SIZES, each, strict=True)
+        ]
+    return made, shared
+
+
+def draw(found: dict[tuple[str, str, str], np.ndarray]) -> Figure:
+    """Left: own and foreign TV with their difference; right: fitted traces beside the cheaper scores."""
+    figure = Figure(figsize=(10.4, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    own, foreign = found["means", "own", "mean"], found["means", "foreign", "mean"]
+    for rows, color, label in ((own, "#0072b2", "own prediction"), (foreign, "#d55e00", "another text's prediction")):
+        left.fill_between(SIZES, *interval(rows), color=color, alpha=0.2, linewidth=0)
+        left.plot(SIZES, rows.mean(axis=0), color=color, marker=".", label=f"{label} (n = {len(rows)})")
+    left.plot(SIZES, foreign.mean(axis=0) - own.mean(axis=0), color="black", linestyle="--", label="selectivity")
+    left.set(
+        xscale="log",
+        xlabel="edges kept, share of all",
+        ylabel="TV from what was fitted to",
+        ylim=(0, 1),
+        title="fitted traces",
+    )
+    for name, color in zip(("means", *CHEAPER), ("#0072b2", "#999999", "#56b4e9", "#009e73", "#e69f00"), strict=True):
+        if (name, "own", "mean") in found:
+            label = "fitted" if name == "means" else name
+            right.plot(SIZES, found[name, "own", "mean"].mean(axis=0), color=color, marker=".", label=label)
+    right.set(xscale="log", xlabel="edges kept, share of all", title="beside scores that are not fitted")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(
+            {k: round(v, 4) if isinstance(v, float) and k != "size" else v for k, v in row.items()} for row in rows
+        )
+
+
+def tables(folder: Path, fits: Fits, records: Sequence[Record], rows: Sequence[int]) -> None:
+    """Everything that OUT has beside the records."""
+    found = curves(records)
+    sizes = [f"{size:g}" for size in SIZES]
+    written(folder / "curves.csv", [
+        {"fit": kind, "told": told, "judged under": judge, "fits": len(tv),
+         **dict(zip(sizes, tv.mean(axis=0).tolist(), strict=True))}
+        for (kind, told, judge), tv in found.items()
+    ])  # fmt: skip
+    written(folder / "selectivity.csv", selectivity_rows(records))
+    made, shared = edges_tables(fits, rows)
+    written(folder / "makeup.csv", made)
+    written(folder / "overlap.csv", shared)
+    about = [(kind, fits.about(kind)) for kind in KINDS if (fits.folder / f"{kind}.npz").exists()]
+    kept = ("fits", "steps", "seconds", "device")
+    written(folder / "seconds.csv", [{"fit": kind, **{name: one[name] for name in kept}} for kind, one in about])
+    draw(found).savefig(folder / "fitted.png", dpi=110)
+
+
+def main() -> None:
+    """Judge what is missing, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "fits", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--only-judge", action="store_true", help="write judged.jsonl alone")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    jstrace.enable_cache()
+    path, texts = asked.out / "judged.jsonl", texts_of(asked.data)
+    fits = Fits(asked.fits, texts, jstrace.load("smollm2"))
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(one["kind"], one["number"], one["told"], one["judge"]) for one in records}
+    rows = sorted({number for number, _, _ in fits.traces("means")})
+    with path.open("a") as stream:
+        for source in (judged(fits, done), crossed(fits, done), cheaper(fits, rows, done)):
+            for one in source:
+                records.append(one)
+                stream.write(json.dumps(one) + "\n")
+                stream.flush()
+    if not asked.only_judge:
+        tables(asked.out, fits, records, rows)
+    at = [SIZES.index(size) for size in SHOWN]
+    print(json.dumps({"/".join(key): tv.mean(axis=0)[at].round(3).tolist() for key, tv in curves(records).items()}))
+
+
+if __name__ == "__main__":
+    main()
