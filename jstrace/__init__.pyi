@@ -1,3 +1,5 @@
+from .analysis.analysing import Analysis as Analysis
+from .analysis.analysing import analyse as analyse
 from .loading import enable_cache as enable_cache
 from .loading import load as load
 from .method.edges import Edge as Edge

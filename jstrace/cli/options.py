@@ -170,7 +170,9 @@ def check_installed() -> None:
     import importlib.util
 
     missing = [
-        name for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2") if not importlib.util.find_spec(name)
+        name
+        for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2", "networkx")
+        if not importlib.util.find_spec(name)
     ]
     if missing:
         from jstrace.models import InputError

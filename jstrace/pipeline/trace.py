@@ -109,6 +109,14 @@ class Trace:
             order=order,
         )
 
+    def index(self, k: SupportsIndex | None = None, *, size: float | None = None) -> int:
+        """The index of a trace, given as for ``mask``: 0 to Z, the full graph.
+
+        Raises:
+          InputError: as ``mask``.
+        """
+        return self._index(k, size)
+
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
 
@@ -145,7 +153,7 @@ class Trace:
         try:
             import networkx
         except ImportError as error:
-            raise InputError("to_networkx needs networkx: pip install networkx") from error
+            raise InputError("to_networkx needs networkx: pip install 'jstrace[analysis]'") from error
         graph, words = networkx.MultiDiGraph(), self.token_texts or tuple(map(str, self.tokens.tolist()))
         for edge in self.edges(k, size=size):
             level = edge.layer if self.config.parallel else 2 * edge.layer + (edge.kind in ("residual_mlp", "mlp"))
