@@ -32,6 +32,7 @@ from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
 from .pipeline.tracing import trace_iter as trace_iter
 from .show.curves import plot_curves as plot_curves
+from .show.export import export as export
 from .show.view import Page as Page
 from .show.view import view as view
 
