@@ -24,6 +24,7 @@ from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.comparing import same
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.notebooks import trace_html
 from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
 
@@ -208,6 +209,10 @@ class Trace:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
         sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
         return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, importance {self.importance!r})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return trace_html(self)
 
     def _index(self, k: Any, size: float | None) -> int:
         if (k is None) == (size is None):
