@@ -1,3 +1,5 @@
+from .analysis.analysing import Analysis as Analysis
+from .analysis.analysing import analyse as analyse
 from .loading import enable_cache as enable_cache
 from .loading import load as load
 from .method.edges import Edge as Edge
@@ -30,6 +32,7 @@ from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
 from .pipeline.tracing import trace_iter as trace_iter
 from .show.curves import plot_curves as plot_curves
+from .show.export import export as export
 from .show.view import Page as Page
 from .show.view import view as view
 

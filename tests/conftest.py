@@ -21,7 +21,7 @@ import tests.type_checks
 # Shape strings are enforced in every room. EdgeTree's own module stays out, as pytrees also hold specs, axes and single
 # layers, and so do those of meshes and of what users call, which refuse other types themselves.
 ROOT = Path(__file__).parent.parent
-CHECKED = ("method", "pipeline", "scale", "show", "runs", "reports")
+CHECKED = ("method", "pipeline", "analysis", "scale", "show", "runs", "reports")
 UNHOOKED = ("__init__", "edges", "sharding", "model")
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in UNHOOKED)
 HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "files", *(f"models.{name}" for name in MODELS))]

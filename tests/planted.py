@@ -56,11 +56,12 @@ def write_run(
     invalid: tuple[int, ...] = (),
     first: int = 0,
     least: list[int] | None = None,
+    save_strata: bool = False,
 ) -> Path:
     """A run with given heights of curves and entropies; its folder."""
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
-    config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=False)
+    config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=save_strata)
     config |= {"model": name[:1], "tokens": ""}
     facts: dict[str, Any] = {
         "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
@@ -71,7 +72,7 @@ def write_run(
     }
     hardware = {"devices": 1, "device": "cpu", "cpu": "some"}
     folder.mkdir()
-    wanted = schema.schemas(plan, save_strata=False)
+    wanted = schema.schemas(plan, save_strata=save_strata)
     run_folder.opened(folder, config, facts, {"versions": {"jax": "1"}, "hardware": hardware}, list(wanted))
     entries = []
     for n, (height, entropy) in enumerate(zip(heights, entropies, strict=True)):

@@ -83,6 +83,25 @@ class Kind(StrEnum):
     MLP = "mlp"
 
 
+AT_HELP = "A size of the trace (0.01), its index (16), or full."
+
+
+def at_size(text: str) -> dict[str, Any]:
+    """Which of its traces is meant, as ``Trace.mask`` takes it: an index where it is a whole number, or else a size.
+
+    Raises:
+      InputError: neither.
+    """
+    from jstrace.errors import InputError
+
+    if text == "full":
+        return {"size": 1.0}
+    try:
+        return {"k": int(text)} if text.lstrip("+-").isdecimal() else {"size": float(text)}
+    except ValueError as error:
+        raise InputError(f"{text!r}: expected a size of the trace (0.01), its index (16), or full") from error
+
+
 class Dtype(StrEnum):
     """Of weights and residual stream."""
 
@@ -170,7 +189,9 @@ def check_installed() -> None:
     import importlib.util
 
     missing = [
-        name for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2") if not importlib.util.find_spec(name)
+        name
+        for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2", "networkx")
+        if not importlib.util.find_spec(name)
     ]
     if missing:
         from jstrace.models import InputError

@@ -11,6 +11,7 @@ import typer
 
 from jstrace.cli.cache import cache_command
 from jstrace.cli.convert import convert_command
+from jstrace.cli.export import export_command
 from jstrace.cli.fit_scorer import fit_scorer_command
 from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
@@ -87,6 +88,7 @@ app.command("run")(run_command)
 app.command("report")(report_command)
 app.command("fit-scorer")(fit_scorer_command)
 app.command("view")(view_command)
+app.command("export")(export_command)
 app.command("selectivity")(selectivity_command)
 app.command("info")(info_command)
 app.command("convert")(convert_command)

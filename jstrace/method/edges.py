@@ -87,6 +87,11 @@ class Edges(Sequence[Edge]):
         """The columns by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    def levels(self, *, parallel: bool) -> Int[np.ndarray, "N"]:
+        """The level that each edge leaves for the next: 2l into attention of layer l; l with parallel blocks."""
+        late = np.isin(self.kind, ("residual_mlp", "mlp"))
+        return self.layer if parallel else 2 * self.layer + late
+
     def to_pandas(self) -> pd.DataFrame:
         """A data frame of the columns, ``head`` being -1 but for attn; needs pandas."""
         return frame(self.columns())

@@ -15,6 +15,7 @@ from jstrace.method.measures import Measures, density
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.pipeline.comparing import same
 from jstrace.pipeline.masked import BatchResult
+from jstrace.pipeline.notebooks import evaluation_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +106,10 @@ class Evaluation:
             else [f"density {self.density:.3f}", f"top token back at {self.row_sizes[self.back]:g}"]
         )
         return f"Evaluation({', '.join(words)})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show; top tokens are ids, as an evaluation has no tokenizer."""
+        return evaluation_html(self)
 
 
 def evaluation_of(

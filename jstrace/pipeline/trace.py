@@ -24,6 +24,7 @@ from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.comparing import same
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.notebooks import trace_html
 from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
 
@@ -109,6 +110,14 @@ class Trace:
             order=order,
         )
 
+    def index(self, k: SupportsIndex | None = None, *, size: float | None = None) -> int:
+        """The index of a trace, given as for ``mask``: 0 to Z, the full graph.
+
+        Raises:
+          InputError: as ``mask``.
+        """
+        return self._index(k, size)
+
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
 
@@ -145,7 +154,7 @@ class Trace:
         try:
             import networkx
         except ImportError as error:
-            raise InputError("to_networkx needs networkx: pip install networkx") from error
+            raise InputError("to_networkx needs networkx: pip install 'jstrace[analysis]'") from error
         graph, words = networkx.MultiDiGraph(), self.token_texts or tuple(map(str, self.tokens.tolist()))
         for edge in self.edges(k, size=size):
             level = edge.layer if self.config.parallel else 2 * edge.layer + (edge.kind in ("residual_mlp", "mlp"))
@@ -200,6 +209,10 @@ class Trace:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
         sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
         return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, importance {self.importance!r})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return trace_html(self)
 
     def _index(self, k: Any, size: float | None) -> int:
         if (k is None) == (size is None):

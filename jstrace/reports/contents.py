@@ -10,7 +10,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case, Condition, Source
-from jstrace.reports import figures, statistics
+from jstrace.reports import figures, networks, statistics
 from jstrace.reports import tables as computed
 from jstrace.reports.results import Results
 
@@ -87,6 +87,7 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
         "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any.",
         figures.makeup, NOT_ABLATED,
     )  # fmt: skip
+    yield from _hubs(run, number)
     yield from (picture(*beside) for beside in _beside(run))
     yield picture(
         "correlation", "density against entropy, loss and frequency (Fig. 8)",
@@ -94,6 +95,23 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
         " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
         figures.correlation,
     )  # fmt: skip
+
+
+def _hubs(run: Results, number: int | None) -> Iterator[Picture]:
+    """The figure of networks, where strata were saved."""
+    chosen = networks.sample(run)
+    if chosen is not None:
+        of = f"{len(chosen.inputs)} of {run.valid.num_rows} inputs, evenly spaced over those with saved strata"
+        yield Picture(
+            "hubs", number, f"{run.label}: how hubs and communities change with the size",
+            "Traces as networks. Left: Gini's coefficient of degree (edges in and out) and of betweenness (from at most"
+            " 5,000 nodes) over nodes, 0 where all have as much. Middle: modularity of communities by Louvain's method"
+            " (seed 0). Right: the share of all levels and of all tokens that a node's community has nodes of."
+            f" Lines: medians, bands: quartiles. A sample: {of} and at most {networks.MOST_TOKENS} tokens, at"
+            f" {len(chosen.ks)} sizes; traces of fewer than {networks.FEWEST_EDGES} edges are left out."
+            f" n = {len(chosen.inputs)}.",
+            NOT_ABLATED, functools.partial(figures.hubs, run, chosen),
+        )  # fmt: skip
 
 
 def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:

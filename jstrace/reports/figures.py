@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import statistics
+from jstrace.reports.networks import Sample, networks
 from jstrace.reports.results import Results
 
 COLUMN = 3.4
@@ -270,6 +271,30 @@ def makeup(run: Results) -> Figure:
             columnspacing=0.8, handlelength=1.0,
         )  # fmt: skip
     left.set_ylabel("edges of the trace (%)")
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    return figure
+
+
+def hubs(run: Results, chosen: Sample) -> Figure:
+    """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
+    found = networks(run, chosen)
+    figure, grid = _panels(3, height=2.1, sharey=True)
+    panels = (
+        ("hubs: Gini over nodes", {"degree": found.degree, "betweenness": found.betweenness}),
+        ("modularity", {"communities": found.modularity}),
+        ("a community has", {"of the levels": found.levels, "of the tokens": found.tokens}),
+    )
+    for axes, (title, lines) in zip(grid[0], panels, strict=True):
+        for number, (label, values) in enumerate(lines.items()):
+            known = np.isfinite(values).any(axis=0)
+            low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
+            color, dash = _COLORS[number], _DASHES[number]
+            axes.fill_between(found.sizes[known], low, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(found.sizes[known], middle, dash, color=color, label=label, marker="o", markersize=2)
+        _log_sizes(axes, found.sizes)
+        axes.set(ylim=(-0.02, 1.02), title=title)
+        if len(lines) > 1:
+            axes.legend(loc="upper left", fontsize=5)
     figure.supxlabel(SIZE_LABEL, fontsize=7)
     return figure
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
+from jstrace.analysis.analysing import MEASURES, Analysis
 from jstrace.method.edges import Edge
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
@@ -69,6 +71,40 @@ def as_json(
         "kind": kind,
         "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
         "attention": _attention(trace, evaluation),
+    }
+
+
+def facts_of(trace: Trace) -> dict[str, Any]:
+    """What a trace is, without its edges."""
+    return {
+        "tokens": [int(token) for token in trace.tokens],
+        "token_texts": list(words_of(trace)),
+        "n_edges": trace.n_edges,
+        "layers": trace.config.n_layers,
+        "heads": trace.config.n_heads,
+        "parallel": trace.config.parallel,
+        "importance": trace.importance,
+        "order": trace.order,
+        "scored_under": trace.replace,
+        "seed": trace.seed,
+        "model_fingerprint": trace.model_fingerprint,
+    }
+
+
+def network_json(found: Analysis, *, top: int) -> dict[str, Any]:
+    """A trace as a network, for ``--json``: its numbers, ``top`` hubs by each measure, and as many communities."""
+    return {
+        "k": found.k,
+        "size": found.size,
+        "nodes": found.network.n_nodes,
+        "edges": found.network.n_edges,
+        "communities": found.n_communities,
+        "modularity": _number(found.modularity),
+        "betweenness_exact": found.exact,
+        "betweenness_sources": found.sources,
+        "seed": found.seed,
+        "hubs": {name: [dataclasses.asdict(hub) for hub in found.hubs(top, by=name)] for name in MEASURES},
+        "largest_communities": [dataclasses.asdict(one) for one in found.communities(top)],
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jstrace.analysis.analysing import Analysis, Hub
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import Attention, strongest
@@ -79,6 +80,33 @@ def attention_table(trace: Trace, found: Attention, *, rows: int = 10) -> Table:
     ]
     for pair in itertools.zip_longest(heads, sources, fillvalue=("", "", "")):
         table.add_row(*(Text(cell) for cells in pair for cell in cells))
+    return table
+
+
+def hub_table(found: Analysis, count: int, by: str) -> Table:
+    """The nodes with most of a measure, with all of them."""
+    table = _table("in", "out", "betweenness", "PageRank", "backward", "community")
+    table.add_column("node")
+    for hub in found.hubs(count, by):
+        shares = (f"{value:.2e}" for value in (hub.betweenness, hub.pagerank, hub.backward_pagerank))
+        table.add_row(f"{hub.in_degree}", f"{hub.out_degree}", *shares, f"{hub.community}", Text(node_in_words(hub)))
+    return table
+
+
+def node_in_words(hub: Hub) -> str:
+    """A node by token, layer and kind."""
+    layer = "" if hub.layer is None else f"layer {hub.layer} "
+    return f"{layer}{hub.kind}: {shown(hub.token)} [{hub.position}]"
+
+
+def community_table(found: Analysis, count: int) -> Table:
+    """The largest communities: how large, and where."""
+    table = _table("community", "nodes", "edges inside", "levels", "tokens")
+    table.add_column("most at")
+    for one in found.communities(count):
+        spans = (f"{first} to {last}" for first, last in (one.levels, one.positions))
+        most = f"{shown(one.token)} [{one.position}], {100 * one.share:.0f}%"
+        table.add_row(f"{one.number}", f"{one.nodes:,}", f"{one.edges:,}", *spans, Text(most))
     return table
 
 

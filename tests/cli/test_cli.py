@@ -346,6 +346,59 @@ def test_info_of_a_preset(run: Run) -> None:
     assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
 
 
+@pytest.fixture
+def saved(stub: Model, tmp_path: Path) -> tuple[jstrace.Trace, str]:
+    """A trace and its file."""
+    trace = jstrace.trace(stub, "hello", sizes=(0.1, 0.4))
+    trace.save(tmp_path / "trace.npz")
+    return trace, str(tmp_path / "trace.npz")
+
+
+def test_info_of_a_trace(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
+    trace, path = saved
+    code, out, _ = run("info", path)
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert (code, rows["tokens"], rows["n edges"], rows["sizes"]) == (0, "5", f"{trace.n_edges:,}", "[0.1, 0.4, 1.0]")
+    facts = json.loads(run("info", path, "--json")[1])
+    assert (facts["tokens"], facts["counts"]) == (trace.tokens.tolist(), trace.counts.tolist())
+    assert "graph" not in facts
+
+
+@pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.4", 1), ("4e-1", 1), ("full", 2), ("1.0", 2), ("2", 2), ("0", 0)])
+def test_info_of_a_trace_as_a_network(run: Run, saved: tuple[jstrace.Trace, str], at: str, k: int) -> None:
+    """A whole number is an index, as in Python; what is printed is what Python has."""
+    trace, path = saved
+    code, out, _ = run("info", path, "--graph", at, "--top", "3", "--json")
+    graph, found = json.loads(out)["graph"], jstrace.analyse(trace, k)
+    assert (code, graph["k"], graph["edges"], graph["nodes"]) == (0, k, found.network.n_edges, found.network.n_nodes)
+    assert graph["modularity"] == found.modularity
+    for name, hubs in graph["hubs"].items():
+        assert hubs == [dataclasses.asdict(hub) for hub in found.hubs(3, by=name)], name
+    code, out, _ = run("info", path, "--graph", at, "--top", "3")
+    assert code == 0
+    assert f"{found.network.n_edges:,} edges, {found.network.n_nodes:,} nodes; betweenness exact" in out
+    first = found.hubs(1)[0]
+    assert f"{first.kind}: '[bold]{trace.tokens[first.position]}' [{first.position}]" in out, "tokens are no markup"
+    assert f"modularity {found.modularity:.3f}" in out
+
+
+def test_what_info_refuses_of_traces(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
+    _, path = saved
+    for words, message in (
+        (("llama-3.1-8b", "--graph", "0.1"), "--graph takes a trace"),
+        ((path, "--tokens", "5"), "a trace has its own"),
+        ((path, "--graph", "0.3"), "not one of this trace's sizes"),
+        ((path, "--graph", "3"), "expected 0 to 2"),
+        ((path, "--graph", "-1"), "expected 0 to 2"),
+        ((path, "--graph", "nan"), "not one of"),
+        ((path, "--graph", "half"), "expected a size of the trace"),
+        (("missing.npz", "--graph", "1"), "missing.npz"),
+    ):
+        code, out, error = run("info", *words)
+        assert (code, out, error.count("\n")) == (2, "", 1), words
+        assert message in error
+
+
 def test_convert(run: Run, tmp_path: Path) -> None:
     hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path / "hf")
     code, out, _ = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"), "--dtype", "float16")

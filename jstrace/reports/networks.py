@@ -1,0 +1,133 @@
+"""How hubs and communities of a run's traces change with the size: of some inputs and sizes, as it takes a while."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from jaxtyping import Float, Int
+
+from jstrace.analysis.measures import betweenness, communities, degrees, modularity
+from jstrace.analysis.networks import Network, network_of
+from jstrace.reports.results import Results
+from jstrace.runs import parts
+from jstrace.runs.parts import Part
+from jstrace.runs.schema import EDGE_KINDS
+
+MOST_TOKENS = 128
+"""Of inputs that are looked at."""
+FEWEST_EDGES = 10
+"""Of traces that are looked at: smaller ones have no communities to speak of."""
+_INPUTS = 8
+_PAIRS = 4_000_000
+"""Pairs of nodes in all inputs and sizes, as far as that leaves an input: some half a minute."""
+_WANTED = 10.0 ** np.arange(-4, 0.1, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What a figure of networks is drawn from."""
+
+    inputs: tuple[int, ...]
+    """Indices of inputs, evenly spaced over those that are valid, short enough, and have their strata saved."""
+    ks: tuple[int, ...]
+    """Indices of sizes, those nearest to half powers of ten from 1e-4 on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Measures of the sampled inputs and sizes; NaN where a trace has fewer than ten edges."""
+
+    sizes: Float[np.ndarray, "S"]
+    degree: Float[np.ndarray, "N S"]
+    """Gini coefficient of the degree over nodes: 0 where all have as many edges, towards 1 where one has them all."""
+    betweenness: Float[np.ndarray, "N S"]
+    """The same of betweenness."""
+    modularity: Float[np.ndarray, "N S"]
+    levels: Float[np.ndarray, "N S"]
+    """Share of all levels that a node's community spans, mean over nodes,"""
+    tokens: Float[np.ndarray, "N S"]
+    """and of all tokens."""
+
+
+def sample(run: Results) -> Sample | None:
+    """The inputs and sizes that are looked at; None where no strata of short enough inputs are saved."""
+    table = run.valid
+    index, tokens = (table[name].to_numpy() for name in ("input", "n_tokens"))
+    saved = np.zeros(len(index), bool)
+    for _, part in _with_strata(run):
+        saved |= (index >= part.first) & (index <= part.last)
+    fitting = saved & (tokens <= MOST_TOKENS)
+    if not fitting.any():
+        return None
+    ks = tuple(np.unique(np.abs(np.log10(run.sizes) - np.log10(_WANTED)[:, None]).argmin(axis=1)).tolist())
+    longest = int(tokens[fitting].max())
+    pairs = run.n_layers * longest * (longest + 1) // 2 * len(ks)
+    chosen = index[fitting]
+    count = int(np.clip(_PAIRS // pairs, 1, min(_INPUTS, len(chosen))))
+    places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
+    return Sample(tuple(chosen[places].tolist()), ks)
+
+
+def networks(run: Results, chosen: Sample) -> Networks:
+    """The measures of a sample, of the traces that figures show."""
+    rows = [[_measured(network) for network in one] for one in _networks(run, chosen)]
+    found = np.moveaxis(np.asarray(rows, np.float64).reshape(len(rows), len(chosen.ks), 5), -1, 0)
+    return Networks(run.sizes[list(chosen.ks)], *found)
+
+
+def _with_strata(run: Results) -> list[tuple[Path, Part]]:
+    """The parts whose strata are there; whoever needs the room may have removed some."""
+    return [(folder, part) for folder, part in run.parts if (folder / "strata" / part.file).is_file()]
+
+
+def _networks(run: Results, chosen: Sample) -> Iterator[list[Network]]:
+    """Of each input its traces, a part after the other."""
+    parallel = bool(run.manifest["model"]["config"].get("parallel", False))
+    for folder, part in _with_strata(run):
+        here = [index for index in chosen.inputs if part.first <= index <= part.last]
+        if here:
+            table = parts.read_part(folder, "strata", part, run.mark)
+            wanted = pc.and_(pc.is_in(table["input"], pc.cast(here, "int32")), pc.equal(table["source"], run.source))
+            for row in table.filter(wanted).to_pylist():
+                strata = _strata(row)
+                yield [network_of(strata, k, parallel=parallel) for k in chosen.ks]
+
+
+def _strata(row: dict[str, Any]) -> Any:
+    """``runs.rows.strata_of`` without JAX."""
+    shape = (row["layers"], row["n_tokens"])
+    shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
+    leaves = {name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
+    return types.SimpleNamespace(**leaves)
+
+
+def _measured(network: Network) -> tuple[float, ...]:
+    """The five measures of ``Networks``."""
+    if network.n_edges < FEWEST_EDGES:
+        return (np.nan,) * 5
+    into, out = degrees(network)
+    found = communities(network)
+    levels, tokens = (_spanned(found, places) for places in (network.level, network.position))
+    between, _ = betweenness(network)
+    spans = (levels / network.n_levels, tokens / network.n_tokens)
+    return gini(into + out), gini(between), modularity(network, found), *spans
+
+
+def gini(values: np.ndarray) -> float:
+    """Gini's coefficient of numbers that are not negative, from 0 to 1 - 1/n; NaN where all are zero."""
+    ordered, n = np.sort(np.asarray(values, np.float64)), len(values)
+    if ordered.sum() == 0:
+        return float("nan")
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * ordered.sum()))
+
+
+def _spanned(community: Int[np.ndarray, "N"], place: Int[np.ndarray, "N"]) -> float:
+    """How many levels, or tokens, a node's community has nodes of, mean over nodes."""
+    pairs = np.unique(np.stack([community, place]), axis=1)
+    return float(np.bincount(pairs[0])[community].mean())

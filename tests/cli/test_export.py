@@ -1,0 +1,62 @@
+"""``jstrace export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import jstrace
+from jstrace.cli.export import Format
+from jstrace.models import Model
+from jstrace.show.export import FORMATS
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def saved(stub: Model, tmp_path: Path) -> Path:
+    jstrace.trace(stub, "hello", sizes=(0.1, 0.5)).save(tmp_path / "trace.npz")
+    return tmp_path / "trace.npz"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_files_are_the_librarys(run: Run, saved: Path, kind: str, tmp_path: Path) -> None:
+    out, wanted = tmp_path / "a" / "x", tmp_path / "b" / "x"
+    for path in (out, wanted):
+        path.parent.mkdir()
+    code, printed, error = run("export", str(saved), "--format", kind, "--size", "0.5", "-o", str(out))
+    assert (code, error) == (0, "")
+    assert str(out) in printed
+    jstrace.export(jstrace.Trace.load(saved), wanted, kind, size=0.5)
+    assert out.read_bytes() == wanted.read_bytes()
+
+
+def test_choices_are_the_librarys() -> None:
+    assert list(Format) == list(FORMATS)
+
+
+def test_a_model_says_what_is_predicted(run: Run, stub: Model, saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "graph.json"
+    options = ("--format", "neuronpedia", "--size", "1", "--out", str(out), "--scan", "tiny")
+    assert run("export", str(saved), *options, "--model", "tiny")[0] == 0
+    found = json.loads(out.read_text())
+    top = jstrace.evaluate(stub, jstrace.Trace.load(saved)).full_tokens[0]
+    assert found["nodes"][-1]["feature"] == top
+    assert f'Output "[bold]{top}"' in found["nodes"][-1]["clerp"]
+    assert found["metadata"]["scan"] == "tiny"
+
+
+def test_what_is_refused(run: Run, saved: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "x")
+    for words, message in (
+        ((str(saved), "--format", "json", "--size", "0.3", "--out", out), "not one of this trace's sizes"),
+        ((str(saved), "--format", "json", "--size", "few", "--out", out), "expected a size of the trace"),
+        ((str(saved), "--format", "json", "--size", "1", "--out", out, "--model", "tiny"), "json holds no prediction"),
+        ((str(saved), "--format", "json", "--size", "1", "--out", str(tmp_path / "no" / "x")), "there is no folder"),
+        (("missing.npz", "--format", "json", "--size", "1", "--out", out), "missing.npz"),
+    ):
+        code, printed, error = run("export", *words)
+        assert (code, printed, error.count("\n")) == (2, "", 1), words
+        assert message in error
+    assert not Path(out).exists()
