@@ -7,6 +7,7 @@ import inspect
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +156,22 @@ def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPa
 
     assert [fitting(free) for free in (None, 10**9, 4900, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
     assert [fitting(None, width=width) for width in (8, 32, 48, 64, 4096)] == [4, 2, 1, 1, 1]
+
+
+def test_accelerators_take_more_inputs_of_a_gradient_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a call count, not inputs; a CPU fits one at a time."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+
+    def taken(platform: str, width: int, **options: Any) -> int:
+        devices = [types.SimpleNamespace(platform=platform, id=0)]
+        sharding = types.SimpleNamespace(addressable_devices=devices)
+        decoder: Any = types.SimpleNamespace(embed={...: types.SimpleNamespace(sharding=sharding)})
+        return inspect.unwrap(memory.batch_inputs)(decoder, width, 1, **options)  # type: ignore[no-any-return]
+
+    assert [taken("gpu", width) for width in (32, 64, 1024)] == [16, 8, 1]
+    assert [taken("gpu", width, n_masks=2) for width in (32, 64, 1024)] == [64, 64, 8]
+    assert [taken("tpu", 64, n_masks=2, alone=True), taken("cpu", 8, n_masks=2, alone=True)] == [64, 1]
+    assert taken("cpu", 8, n_masks=2) == taken("cpu", 8) == 4
 
 
 def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
