@@ -99,6 +99,23 @@ def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> 
     return jax.tree.map(lambda leaf: leaf / steps, summed)
 
 
+def name_variant(score: Any, base: str) -> None:
+    """Call a frozen score by what differs from its defaults, unless it has a name of its own."""
+    if score.name != base:
+        return
+    differs = [
+        (field.name, getattr(score, field.name))
+        for field in dataclasses.fields(score)
+        if field.name != "name" and getattr(score, field.name) != field.default
+    ]
+    words = [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{_word(value)}" for name, value in differs]
+    object.__setattr__(score, "name", "-".join([base, *words]).replace(".", "_"))
+
+
+def _word(value: Any) -> str:
+    return str(getattr(value, "name", type(value).__name__ if dataclasses.is_dataclass(value) else value))
+
+
 @dataclasses.dataclass(frozen=True)
 class Gradient:
     """|d logit of the predicted token / d mask| at the full mask; one forward and one backward pass."""
@@ -125,6 +142,7 @@ class Integrated:
     def __post_init__(self) -> None:
         """Refuse what is no number of steps."""
         check_count("steps", self.steps)
+        name_variant(self, "integrated")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
@@ -138,6 +156,10 @@ class ShareTimesGradient:
 
     power: float = 0.5
     name: str = "l1*gradient"
+
+    def __post_init__(self) -> None:
+        """Name another power."""
+        name_variant(self, "l1*gradient")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
@@ -224,6 +246,7 @@ class Rounds:
                 raise InputError(f"{name} = {number}, expected a number that is not negative")
         if (self.temperature > 0) != (self.last_temperature > 0):
             raise InputError("temperatures: both are positive, or both 0, for hard masks")
+        name_variant(self, "rounds")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""

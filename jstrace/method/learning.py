@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Float32
 
 from jstrace.method.budgets import soft_mask, total
-from jstrace.method.gradients import GradientScore, Pass, Rounds, check_count, full_mask, kl
+from jstrace.method.gradients import GradientScore, Pass, Rounds, check_count, full_mask, kl, name_variant
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
@@ -116,6 +116,7 @@ class Fitted:
             raise InputError(f"factors = {self.factors!r:.60}, expected True or False")
         if isinstance(self.start, type) or not callable(getattr(self.start, "edge_scores", None)):
             raise InputError(f"start is {self.start!r:.60}, expected a jstrace.GradientScore")
+        name_variant(self, "fitted")
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""

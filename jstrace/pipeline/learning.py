@@ -52,7 +52,9 @@ def learn(
     order: str = "best-first",
     progress: Progress | None = None,
 ) -> Trace | list[Trace]:
-    """Traces of edge scores fitted by gradient to each input, nested over all sizes: importance "fitted".
+    """Traces of edge scores fitted by gradient to each input, nested over all sizes.
+
+    Their importance is "fitted", followed by what differs from the defaults, such as "fitted-steps-200".
 
     A fit finds far smaller traces than any score, and with them the question whether it found the input's computation
     or made one out of a mask's capacity: ask the same fit for another text's prediction (``target``), and see how far

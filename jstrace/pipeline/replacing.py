@@ -230,7 +230,7 @@ class Replacing:
 
     def is_own(self, name: str) -> bool:
         """Whether the name is that of one's own replacements."""
-        return bool(self.own) and name == self.own[0].name
+        return bool(self.own) and name == joined_name(self.own)
 
     def stack(self, name: str, width: int) -> Replacement | None:
         """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero"."""
@@ -332,9 +332,15 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
     shapes = {one.attn_input.shape for one in several}
     if len(shapes) != 1:
         raise InputError(f"replacements of shapes {sorted(shapes)}: to average over several, all need one shape")
-    if several[0].name == "zero":
+    name = joined_name(several)
+    if name == "zero":
         raise InputError("a replacement cannot be called zero: that is none")
-    return several[0].name, Replacing(model, reference, several)
+    return name, Replacing(model, reference, several)
+
+
+def joined_name(several: Sequence[Replacement]) -> str:
+    """What replacements that are averaged over go by: each of their names once."""
+    return "+".join(dict.fromkeys(one.name for one in several))
 
 
 def _sequence(replace: Any) -> Sequence[Any]:

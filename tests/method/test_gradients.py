@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 import jstrace
 from jstrace.method import graph
 from jstrace.method.budgets import extremes, largest, soft_mask, total
+from jstrace.method.conditions import checked_importance
 from jstrace.method.gradients import (
     Gradient,
+    Integrated,
     Pass,
     Rounds,
     ShareTimesGradient,
@@ -237,3 +239,13 @@ def test_half_precision_ranks_as_the_full_one(score: Any, dtype: str) -> None:
         return np.argsort(np.argsort(np.concatenate(kept)))
 
     assert np.corrcoef(ranks("float32"), ranks(dtype))[0, 1] > 0.9
+
+
+def test_other_numbers_have_another_name() -> None:
+    """A table that calls twenty cuts and five the same would answer wrongly without a word."""
+    assert [Rounds().name, Integrated().name, ShareTimesGradient().name] == ["rounds", "integrated", "l1*gradient"]
+    assert Rounds(cuts=5, weight=0.25).name == "rounds-cuts-5-weight-0_25"
+    assert dataclasses.replace(Rounds(), cuts=5).name == "rounds-cuts-5"
+    assert Rounds(cuts=5, name="mine").name == "mine"
+    assert Integrated(steps=4).name == "integrated-steps-4"
+    assert checked_importance(Rounds(cuts=5, last_temperature=1e-5, temperature=1e-5)).name.endswith("1e-05")

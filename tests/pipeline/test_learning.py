@@ -50,7 +50,7 @@ def test_finds_the_planted_sub_graph(seed: int) -> None:
 
     assert useless(start) > 0.2
     assert useless(found) < 0.5 * useless(start)
-    assert found.importance == "fitted"
+    assert found.importance == "fitted-steps-60-smallest-0_05-start-l1*gradient"
     assert found.replace == "mean"
 
 

@@ -76,6 +76,11 @@ def test_several_are_averaged(tiny: Model, tokens: np.ndarray) -> None:
     masks = jax.tree.map(lambda leaf: leaf[:-1], trace.masks())
     own = jstrace.evaluate(tiny, tokens, masks=masks, replace=others)
     np.testing.assert_allclose(own.tv, together.tv, atol=1e-5)
+    assert together.replace == "resample"
+    mixed = [dataclasses.replace(others[0], name="a"), dataclasses.replace(others[1], name="b")]
+    renamed = jstrace.evaluate(tiny, trace, replace=mixed)
+    assert renamed.replace == "a+b"
+    np.testing.assert_array_equal(renamed.tv, together.tv)
 
 
 def test_means_of_other_references_are_others() -> None:
