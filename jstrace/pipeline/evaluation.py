@@ -52,7 +52,7 @@ class Evaluation:
     pre_softmax: bool = False
     inverse: bool = False
     replace: str = "zero"
-    """What ablated edges carried: "zero", or the name of the replacement, of several their first."""
+    """What ablated edges carried: "zero", or the name of the replacement, of several their names."""
 
     @property
     def row_sizes(self) -> Float[np.ndarray, "Z1"]:

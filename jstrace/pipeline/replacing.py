@@ -232,6 +232,11 @@ class Replacing:
         """Whether the name is that of one's own replacements."""
         return bool(self.own) and name == joined_name(self.own)
 
+    def mark(self, name: str) -> str:
+        """A hash of the reference texts that a name stands on, where they are the caller's own; else empty."""
+        own = self.reference is not None and name in ("mean", "resample") and not self.is_own(name)
+        return reference_mark(self.reference) if own else ""
+
     def stack(self, name: str, width: int) -> Replacement | None:
         """The replacements of a name for inputs of up to ``width`` tokens, on a leading axis; None for "zero"."""
         found = self._found(name, width)

@@ -60,6 +60,8 @@ class Trace:
     """How the scores became traces: by best-first search, or "score", by rank alone."""
     replace: str = "zero"
     """What ablated edges carried while scores were made; nothing where these take no gradients."""
+    reference: str = ""
+    """A hash of the texts that it was taken from, where those were the caller's own; else empty."""
 
     @staticmethod
     def from_scores(
@@ -257,6 +259,7 @@ def _header(trace: Trace) -> dict[str, Any]:
         "order": trace.order,
         "replace": trace.replace,
         "token_texts": trace.token_texts,
+        **({"reference": trace.reference} if trace.reference else {}),
     }
 
 
@@ -283,6 +286,7 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         model_fingerprint=header["model_fingerprint"],
         order=checked_order(header.get("order", "best-first")),
         replace=_text(header.get("replace", "zero")),
+        reference=_text(header.get("reference", "")),
         **trees,
     )
 

@@ -161,6 +161,9 @@ class Tracer:
     driver: Driver
     keep: bool
     mark: str
+    """The model's fingerprint."""
+    reference: str = ""
+    """``Trace.reference``."""
 
     @staticmethod
     def of(
@@ -181,7 +184,10 @@ class Tracer:
             replacing = Replacing(model)
         elif len(replacing.own) > 1:
             raise InputError("gradients are taken under one replacement; several are for evaluate")
-        return Tracer(Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint())
+        reference = replacing.mark(source.scoring[1])
+        return Tracer(
+            Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint(), reference
+        )
 
     def run(
         self,
@@ -229,6 +235,7 @@ class Tracer:
             frozen=source.frozen,
             order=source.order,
             replace=source.scoring[1],
+            reference=self.reference,
             seed=ask.seed,
             model_fingerprint=self.mark,
         )

@@ -130,3 +130,20 @@ def test_bad_replacements_are_one_line(tiny: Model, tokens: np.ndarray) -> None:
     for wrong in ({"cuts": 0}, {"largest": 0.1, "smallest": 0.2}, {"temperature": -1.0}, {"weight": float("nan")}):
         with pytest.raises(jstrace.InputError):
             jstrace.Rounds(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_trace_says_which_texts_its_gradients_were_taken_under(tiny: Model, tmp_path: Path) -> None:
+    def marked(**options: Any) -> str:
+        trace = jstrace.trace(tiny, np.arange(4), sizes=(0.1,), **options)
+        trace.save(tmp_path / "t.npz")
+        assert jstrace.Trace.load(tmp_path / "t.npz") == trace
+        return trace.reference
+
+    first, second = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 5, 7]]
+    by_first = marked(importance="gradient", reference=first)
+    assert by_first
+    assert by_first != marked(importance="gradient", reference=second)
+    assert marked(importance="gradient", reference=first, replace="zero") == ""
+    assert marked(importance="l1", reference=first) == ""
+    own = jstrace.mean_replacement(tiny, first)
+    assert marked(importance="gradient", reference=first, replace=own) == ""
