@@ -17,7 +17,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, InputError, Model
-from jstrace.show.view import packed
+from jstrace.show.page import packed
 from tests.conftest import TINY, family_config, tiny_params
 
 HOSTILE = (
@@ -77,7 +77,7 @@ def test_holds_the_trace_and_its_curves(model: Model) -> None:
 def test_strata_are_read_back() -> None:
     config = family_config("gpt_neox")
     trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(6))
-    content = np.frombuffer(zlib.decompress(base64.b64decode(packed(trace))), np.uint8)
+    content = np.frombuffer(zlib.decompress(base64.b64decode(packed(dict(trace.strata.items())))), np.uint8)
     rows, columns = np.tril_indices(6)
     strata = trace.strata
     parts = [strata.residual_attn, strata.attn[..., rows, columns], strata.residual_mlp, strata.mlp]
