@@ -130,8 +130,8 @@ def _filled(title: str, data: dict[str, Any]) -> str:
         content = content.replace(letter, f"\\u{ord(letter):04x}")
     fields = {
         "TITLE": html.escape("".join(letter if letter.isprintable() else "·" for letter in title), quote=True),
-        "SCRIPT": _digest(script),
-        "STYLE": _digest(style),
+        "SCRIPT": digest(script),
+        "STYLE": digest(style),
         "CSS": style,
         "JS": script,
         "DATA": content,
@@ -145,8 +145,8 @@ def _part(name: str) -> str:
     return (importlib.resources.files("jstrace.show") / name).read_text(encoding="utf-8")
 
 
-def _digest(script: str) -> str:
-    """What the page's own rules let run: this script and no other."""
+def digest(script: str) -> str:
+    """What a content security policy calls a script or style: it lets this run, and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 

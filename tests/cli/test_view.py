@@ -61,6 +61,9 @@ def test_inputs_of_a_run(run: Run, stub: Model, tmp_path: Path) -> None:
         code, _, error = run("view", *words, "--out", str(out))
         assert (code, error.count("\n")) == (2, 1), error
         assert message in error
+    report = ("report", str(folder), "--pages", "1", "--out", str(tmp_path / "report"))
+    assert run(*report)[0] == 0
+    assert len(list((tmp_path / "report" / "pages").iterdir())) == 2
     (folder / "manifest.json").write_text(manifest.replace(stub.fingerprint(), "2-0"))
     code, _, error = run("view", str(folder), "--input", "0", "--model", "tiny", "--out", str(out))
     assert code == 2
