@@ -33,7 +33,7 @@ from .pipeline.tracing import trace as trace
 from .pipeline.tracing import trace_iter as trace_iter
 from .show.curves import plot_curves as plot_curves
 from .show.export import export as export
-from .show.view import Page as Page
+from .show.page import Page as Page
 from .show.view import view as view
 
 __version__: str

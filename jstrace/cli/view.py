@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,7 @@ from jstrace.cli.options import (
     Dtype,
     Order,
     Revision,
+    check_installed,
     importance_of,
     load,
 )
@@ -23,8 +27,15 @@ from jstrace.cli.texts import read_texts
 if TYPE_CHECKING:
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation, Trace
+    from jstrace.show.page import Page
 
-_WHAT_HELP = "A text, or an .npz file of jstrace trace --save."
+_WHAT_HELP = "A text, an .npz file of jstrace trace --save, or the folder of a jstrace run --save-strata, with --input."
+_INPUT_HELP = "Of a run: the index of the input."
+_CONDITION_HELP = (
+    "Of a run: a condition such as l1/all, or a kind of traces such as l1; several times, those of two kinds beside"
+    " each other. By default the run's first."
+)
+_VIEWED_MODEL_HELP = f"{MODEL_HELP} By default smollm2; of a run only for texts of tokens that the run does not have."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
 CURVES: dict[str, dict[str, Any]] = {
     "nothing in their place": {},
@@ -37,13 +48,15 @@ CURVES: dict[str, dict[str, Any]] = {
 def view_command(
     what: Annotated[str, typer.Argument(help=_WHAT_HELP)],
     out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("trace.html"),
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
+    model: Annotated[str | None, typer.Option(help=_VIEWED_MODEL_HELP)] = None,
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
+    index: Annotated[int | None, typer.Option("--input", min=0, help=_INPUT_HELP)] = None,
+    condition: Annotated[list[str] | None, typer.Option(help=_CONDITION_HELP)] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """See how a prediction comes back: the graph at every size, what is predicted there, and the curves.
@@ -56,18 +69,71 @@ def view_command(
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"{out}: expected a file that ends in .html")
     check_writable(out)
-    scores = [importance_of(name) for name in (importance, against) if name is not None]
+    asked = {"--importance": importance != "l1", "--order": order != Order.BEST_FIRST}
+    asked |= {"--against": against is not None, "--reference": reference is not None}
+    loaded = functools.partial(load, model or "smollm2", dtype.value, revision)
+    page: Page
+    if _is_run(what, index):
+        chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
+        page = _of_run(what, chosen, condition or [], None if model is None else loaded)
+    elif index is not None or condition:
+        raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
+    else:
+        scores = [importance_of(name) for name in (importance, against) if name is not None]
+        page = _of_text(what, scores, order.value, reference, loaded)
+    page.save(out)
+    typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
+    if show:
+        webbrowser.open(out.resolve().as_uri())
+
+
+def _is_run(what: str, index: int | None) -> bool:
+    """Whether a folder is meant, rather than a text that happens to be the name of one."""
+    return os.path.isfile(os.path.join(what, "manifest.json")) or (index is not None and os.path.isdir(what))
+
+
+def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
+    """The index, unless it is missing or something is asked that a run has settled."""
+    from jstrace.errors import InputError
+
+    if index is None:
+        raise InputError(f"{folder} is the folder of a run: give --input N for one of its inputs")
+    if others:
+        raise InputError(f"{', '.join(others)}: the run has settled that; --condition chooses among what it computed")
+    return index
+
+
+def _of_run(folder: str, index: int, conditions: list[str], loaded: Callable[[], Model] | None) -> Page:
+    """The page of an input whose strata a run kept; the model, where one is named, has the texts of tokens."""
+    check_installed()
+    from jstrace.reports import view_input
+
+    if loaded is None:
+        return view_input(folder, index, conditions)
+    model = loaded()
+    _check_made_by(folder, model)
+    return view_input(folder, index, conditions, word=None if model.tokenizer is None else model.tokenizer.token)
+
+
+def _check_made_by(folder: str, model: Model) -> None:
+    """Refuse another model than the run's, whose tokens may have other texts."""
+    from jstrace.errors import InputError
+    from jstrace.runs.manifest import read_manifest
+
+    told = read_manifest(Path(folder))
+    if told["config"]["model"] not in model.fingerprints().every:
+        raise InputError(f"{folder}: this is no run of that --model, but of {told['model']['name'] or 'another'}")
+
+
+def _of_text(what: str, scores: list[Any], order: str, reference: Path | None, loaded: Callable[[], Model]) -> Page:
+    """The page of a text, or of the trace in a file."""
     saved = _saved(what)
     if saved is None:
         (line,) = read_texts(what, None)
         what = line.text
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-    loaded = load(model, dtype.value, revision)
-    traces = _traces(loaded, what, scores, order.value, texts, saved)
-    _page(loaded, traces, texts).save(out)
-    typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
-    if show:
-        webbrowser.open(out.resolve().as_uri())
+    model = loaded()
+    return _page(model, _traces(model, what, scores, order, texts, saved), texts)
 
 
 def _saved(what: str) -> Trace | None:
@@ -92,7 +158,7 @@ def _traces(
     return [saved, *others]
 
 
-def _page(model: Model, traces: list[Trace], texts: list[str] | None) -> Any:
+def _page(model: Model, traces: list[Trace], texts: list[str] | None) -> Page:
     import jstrace
 
     found: list[dict[str, Evaluation]] = [{} for _ in traces]

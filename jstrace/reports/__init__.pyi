@@ -1,3 +1,4 @@
 from .page import write_report as write_report
+from .pages import view_input as view_input
 from .results import Results as Results
 from .results import read_results as read_results

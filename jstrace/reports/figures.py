@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import statistics
+from jstrace.reports.inlined import note
 from jstrace.reports.networks import Sample, networks
 from jstrace.reports.results import Results
 
@@ -123,6 +124,10 @@ def _band(axes: Any, sizes: np.ndarray, values: np.ndarray, color: str, label: s
     low, middle, high = statistics.quartiles(values)
     axes.fill_between(sizes, low, high, color=color, alpha=0.2, linewidth=0)
     axes.plot(sizes, middle, dash, color=color, label=label)
+    name = f"{label}, " if label else ""
+    rows = zip(sizes, middle, low, high, strict=True)
+    words = (f"{name}size {size:g}: TV {m:.3f}, quartiles {a:.3f} and {b:.3f}" for size, m, a, b in rows)
+    note(axes, sizes, middle, words)
 
 
 def _phases(axes: Any) -> None:
@@ -222,6 +227,9 @@ def nucleus(run: Results) -> Figure:
         low, middle, high = np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
         axes.fill_between(levels, low, high, color=_COLORS[0], alpha=0.2, linewidth=0)
         axes.plot(levels, middle, marker="o", markersize=2.5, color=_COLORS[0])
+        rows = zip(levels, middle, low, high, strict=True)
+        words = (f"{n:g}% of the mass: from size {m:g} on, quartiles {a:g} and {b:g}" for n, m, a, b in rows)
+        note(axes, levels, middle, words)
         axes.set(yscale="log", xlim=(0, 101))
         axes.yaxis.set_major_formatter(lambda y, _: _power(y))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -241,6 +249,9 @@ def core(run: Results) -> Figure:
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(wanted)))
     for number, k in enumerate(wanted):
         axes.plot(100 * fractions, 100 * held[k], _DASHES[number % 4], color=colors[number], label=_power(run.sizes[k]))
+        shares = zip(100 * fractions, 100 * held[k], strict=True)
+        words = [f"size {run.sizes[k]:g}: {share:.1f}% of the components hold {edges:.1f}%" for share, edges in shares]
+        note(axes, 100 * fractions, 100 * held[k], words)
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.6)
     axes.set(
         xlabel="components, those with most edges first (%)", ylabel="edges held (%)", xlim=(0, 100), ylim=(0, 101)
@@ -263,6 +274,10 @@ def makeup(run: Results) -> Figure:
     for axes, shares, labels, colors, title in stacks:
         known = np.isfinite(shares).all(axis=-1)
         axes.stackplot(run.sizes[known], 100 * shares[known].T, labels=labels, colors=colors, linewidth=0, alpha=0.9)
+        for name, tops, share in zip(labels, np.cumsum(shares[known], axis=1).T, shares[known].T, strict=True):
+            sizes = run.sizes[known]
+            words = [f"size {size:g}: {name} {100 * one:.1f}%" for size, one in zip(sizes, share, strict=True)]
+            note(axes, sizes, 100 * tops, words)
         _log_sizes(axes, run.sizes)
         axes.set(ylim=(0, 100))
         axes.set_axisbelow(False)
@@ -299,6 +314,8 @@ def hubs(run: Results, chosen: Sample) -> Figure:
     return figure
 
 
+_NOTED_DOTS = 200
+"""Inputs up to which each dot has its values to point at."""
 _PREDICTOR_LABELS = {
     "entropy": "entropy (nats)",
     "loss": "loss (nats)",
@@ -314,7 +331,12 @@ def correlation(run: Results) -> Figure:
     for line, ablate in zip(grid, run.ablations, strict=True):
         density = run.density(run.plan.case(ablate))
         for axes, (name, label) in zip(line, _PREDICTOR_LABELS.items(), strict=True):
-            _scatter(axes, run.column(statistics.PREDICTORS[name]), density, log=name == "frequency")
+            values = run.column(statistics.PREDICTORS[name])
+            _scatter(axes, values, density, log=name == "frequency")
+            inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
+            words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
+            if len(words) <= _NOTED_DOTS:
+                note(axes, values, density, words)
             if ablate == run.ablations[-1]:
                 axes.set_xlabel(label)
         line[0].set_ylabel(f"density\nablated: {ablate}")
@@ -333,7 +355,7 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     interval = f" [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.low) else ""
-    rho = f"ρ = {found.rho:.2f}{interval}, " if np.isfinite(found.rho) else ""
+    rho = f"ρ = {found.rho:.2f}{interval}\n" if np.isfinite(found.rho) else ""
     axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
 
 
@@ -347,6 +369,8 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
                 middle = np.median(run.curve(case, "tv"), axis=0)
                 dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
                 axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=shortened(run.label))
+                pairs = zip(run.sizes, middle, strict=True)
+                note(axes, run.sizes, middle, [f"{run.label}, size {size:g}: median TV {tv:.3f}" for size, tv in pairs])
         _log_sizes(axes, runs[0].sizes)
         axes.set_ylim(-0.02, 1.02)
 

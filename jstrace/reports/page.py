@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import functools
+import importlib.resources
 import io
 import os
 import warnings
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jinja2
 import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 from pyarrow import csv
 
 from jstrace.errors import InputError
@@ -21,7 +22,10 @@ from jstrace.files import write_bytes, write_whole
 from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
+from jstrace.reports.inlined import inlined
+from jstrace.reports.pages import Pages
 from jstrace.reports.results import Results, read_results
+from jstrace.show.page import digest
 from jstrace.show.text import printable, shown
 
 _DPI = 300
@@ -29,21 +33,28 @@ Item = TypeVar("Item")
 
 
 def write_report(
-    folders: Sequence[str | Path], out: str | Path, *, figures: Sequence[str] = (), tables: Sequence[str] = ()
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    figures: Sequence[str] = (),
+    tables: Sequence[str] = (),
+    pages: int = 0,
 ) -> list[str]:
-    """Write ``index.html``, ``figures/*.png`` and ``.svg``, and ``tables/*.csv``.
+    """Write ``index.html``, ``figures/*.png`` and ``.svg``, ``tables/*.csv``, and ``pages/*.html`` where asked for.
 
     Args:
       folders: of runs; those of one run's hosts make one, several runs are compared.
       out: a folder; files of the same names in it are replaced.
       figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
       tables: the tables to make, as ``contents.tables`` names them; all by default.
+      pages: how many of the inputs that use least, and of those that use most, have a page of their own: of the runs
+        that kept their strata.
 
     Returns:
       The labels of the runs.
 
     Raises:
-      InputError: folders that hold no results, or an output that cannot be written.
+      InputError: folders that hold no results, an output that cannot be written, or pages of runs that kept no strata.
     """
     runs = read_results(folders)
     usable = [run for run in runs if run.valid.num_rows]
@@ -51,6 +62,9 @@ def write_report(
         raise InputError(f"{', '.join(run.label for run in runs)}: not one valid input to report on")
     wanted_pictures = _chosen([*contents.pictures(usable)], figures, "figure", lambda picture: picture.kind)
     wanted_tables = _chosen(contents.tables(runs, usable), tables, "table", lambda table: table.name)
+    if pages and not any(Pages(run).kept for run in usable):
+        labels = ", ".join(run.label for run in usable)
+        raise InputError(f"{labels}: no strata were kept, which pages draw; run with --save-strata")
     target = Path(out)
     pictures_folder, tables_folder = (_folder(target / name) for name in ("figures", "tables"))
     with style():
@@ -58,7 +72,11 @@ def write_report(
     found = [(table, table.compute()) for table in wanted_tables]
     for table, rows in found:
         write_whole(tables_folder / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
-    page = _page(runs, usable, drawn, found)
+    examples = [
+        _examples(run, f"{number}-", pages, _folder(target / "pages") if pages else None)
+        for number, run in enumerate(usable, 1)
+    ]
+    page = _page(runs, examples, drawn, found)
     write_bytes(target / "index.html", page.encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
@@ -86,8 +104,8 @@ def _folder(path: Path) -> Path:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _saved(picture: Picture, folder: Path) -> bytes:
-    """Write a figure as PNG and SVG; the SVG's bytes."""
+def _saved(picture: Picture, folder: Path) -> str:
+    """Write a figure as PNG and SVG; the SVG as an element of the page."""
     figure = picture.draw()
     for ending in ("png", "svg"):
         buffer = io.BytesIO()
@@ -96,17 +114,17 @@ def _saved(picture: Picture, folder: Path) -> bytes:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(buffer, format=ending, dpi=_DPI, metadata=metadata)
         write_bytes(folder / f"{picture.name}.{ending}", buffer.getvalue())
-    return buffer.getvalue()
+    return inlined(figure, buffer.getvalue(), picture.name, picture.title)
 
 
-_ROWS_SHOWN = 30
+_ROWS_SHOWN = 300
 _EXAMPLES = 5
 
 
 def _page(
     runs: Sequence[Results],
-    usable: Sequence[Results],
-    drawn: Sequence[tuple[Picture, bytes]],
+    examples: Sequence[dict[str, Any]],
+    drawn: Sequence[tuple[Picture, str]],
     found: Sequence[tuple[Table, pa.Table]],
 ) -> str:
     environment = jinja2.Environment(
@@ -116,16 +134,14 @@ def _page(
         trim_blocks=True,
         finalize=_shown,
     )
-    images = [
-        {"picture": picture, "data": "data:image/svg+xml;base64," + base64.b64encode(svg).decode()}
-        for picture, svg in drawn
-    ]
+    images = [{"picture": picture, "svg": Markup(svg)} for picture, svg in drawn]
     shown = [
         {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows}
         for table, rows in found
     ]
     return environment.get_template("report.html").render(
-        runs=[_facts(run) for run in runs], images=images, tables=shown, examples=[*map(_examples, usable)],
+        runs=[_facts(run) for run in runs], images=images, tables=shown, examples=examples, digest=digest,
+        style=_part("report.css"), script=_part("report.js"),
         replaces=any(run.plan.replacements != ("zero",) for run in runs),
         orders=any(run.plan.orders != ("best-first",) for run in runs),
     )  # fmt: skip
@@ -133,7 +149,12 @@ def _page(
 
 def _shown(value: Any) -> Any:
     """What the page shows of a value: texts without control characters."""
-    return printable(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _part(name: str) -> Markup:
+    """A part of the page that comes with jstrace."""
+    return Markup((importlib.resources.files("jstrace.reports") / name).read_text(encoding="utf-8"))
 
 
 def _cells(rows: pa.Table) -> list[list[str]]:
@@ -167,15 +188,17 @@ def _facts(run: Results) -> dict[str, Any]:
     }
 
 
-def _examples(run: Results) -> dict[str, Any]:
-    """The inputs that use least and most of the model."""
-    case = run.plan.case(run.ablations[0])
+def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dict[str, Any]:
+    """The inputs that use least and most of the model, and their pages where a folder for them is given."""
+    case, pages = run.plan.case(run.ablations[0]), Pages(run)
     density = run.density(case)
-    order = np.argsort(density, kind="stable")
-    chosen = order if len(order) <= 2 * _EXAMPLES else np.concatenate([order[:_EXAMPLES], order[-_EXAMPLES:]])
+    order = np.argsort(density, kind="stable").tolist()
+    chosen, paged = _ends(order, max(_EXAMPLES, count)), _ends(order, count if pages.kept else 0)
     rows = run.valid.take(chosen).to_pylist()
     texts = [
         {
+            "input": row["input"],
+            "page": _written(pages, row["input"], prefix, folder) if folder is not None and at in paged else None,
             "density": f"{density[at]:.3f}",
             "text": row["text"],
             "next": row["next_word"] or "",
@@ -183,4 +206,18 @@ def _examples(run: Results) -> dict[str, Any]:
         }
         for at, row in zip(chosen, rows, strict=True)
     ]
-    return {"label": run.label, "condition": case.name, "rows": texts}
+    note = "This run kept no strata (--save-strata), so its inputs have no pages." if count and not pages.kept else ""
+    note = note or ("Those with a link have a page, with the graph at every size." if count else "")
+    return {"label": run.label, "condition": case.name, "rows": texts, "note": note}
+
+
+def _ends(order: list[int], count: int) -> list[int]:
+    """The first and the last so many."""
+    return order if len(order) <= 2 * count else [*order[:count], *order[len(order) - count :]]
+
+
+def _written(pages: Pages, index: int, prefix: str, folder: Path) -> str:
+    """Write the page of an input; its address from the report."""
+    path = folder / f"{prefix}{index:08d}.html"
+    pages.page(index).save(path)
+    return f"{folder.name}/{path.name}"

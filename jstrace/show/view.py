@@ -1,55 +1,19 @@
-"""A trace as one page to look at: HTML that needs no server, no network and nothing beside it."""
+"""A trace as one page to look at."""
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import functools
-import hashlib
-import html
-import importlib.resources
-import json
-import math
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jstrace.errors import InputError
-from jstrace.files import write_bytes
-from jstrace.method.sizes import NO_EDGE
 from jstrace.models import Model
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
+from jstrace.show.page import Page, curve, page, panel
 from jstrace.show.text import Word, words_of
 
 Evaluations = Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation] | None
 """One, several, or several by the names that the page gives them."""
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Page:
-    """A page, which notebooks show in place."""
-
-    html: str
-
-    def save(self, path: str | Path) -> None:
-        """Write it, all or nothing.
-
-        Raises:
-          InputError: the path cannot be written.
-        """
-        write_bytes(Path(path), self.html.encode("utf-8"))
-
-    def _repr_html_(self) -> str:
-        """In a frame of its own, so that its rules are the page's alone."""
-        source = html.escape(self.html, quote=True)
-        return f'<iframe title="trace" style="width:100%;height:900px;border:0" srcdoc="{source}"></iframe>'
-
-    def __repr__(self) -> str:
-        return f"Page({len(self.html):,} characters)"
 
 
 def view(
@@ -80,10 +44,8 @@ def view(
         _panel(trace, _named(trace, one), name, word) for trace, one, name in zip(shown, given, called, strict=True)
     ]
     text = "".join(words_of(shown[0])) if shown[0].token_texts else f"{len(shown[0].tokens)} tokens"
-    first = panels[0]["evaluations"]
-    start = min((_back(one["tv"]) for one in first), default=len(shown[0].sizes))
     summary = "; ".join(dict.fromkeys(_summary(trace) for trace in shown))
-    return Page(_filled(text, {"traces": panels, "start": start, "summary": summary}))
+    return page(text, panels, summary)
 
 
 def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[Any]) -> None:
@@ -114,70 +76,15 @@ def _named(trace: Trace, given: Any) -> dict[str, Evaluation]:
 
 
 def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word: Word) -> dict[str, Any]:
-    config = trace.config
-    return {
-        "name": str(name),
-        "tokens": list(words_of(trace)),
-        "layers": config.n_layers,
-        "heads": config.n_heads,
-        "parallel": config.parallel,
-        "sizes": [*map(float, trace.sizes), 1.0],
-        "counts": [*map(int, trace.counts), trace.n_edges],
-        "strata": packed(trace),
-        "evaluations": [_curve(title, one, word) for title, one in evaluations.items()],
-    }
+    curves = [_curve(title, one, word) for title, one in evaluations.items()]
+    sizes, counts = [*trace.sizes, 1.0], [*trace.counts.tolist(), trace.n_edges]
+    strata = dict(trace.strata.items())
+    return panel(str(name), words_of(trace), strata, sizes, counts, curves, parallel=trace.config.parallel)
 
 
 def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
-    return {
-        "name": name,
-        "tv": [_number(value) for value in one.tv],
-        "kl": [_number(value) for value in one.kl],
-        "top": [word(int(token)) for token in one.top_token],
-        "full": [[word(int(token)), float(prob)] for token, prob in zip(one.full_tokens, one.full_probs, strict=True)],
-    }
-
-
-def packed(trace: Trace) -> str:
-    """Strata as the page reads them: a byte for each edge, compressed, in base64.
-
-    ``residual_attn`` [L,T], ``attn`` [L,H] of the pairs (target, source) with the source not after the target, row by
-    row, ``residual_mlp`` and ``mlp`` [L,T]; 255 where there is no edge.
-    """
-    rows, columns = np.tril_indices(len(trace.tokens))
-    strata = trace.strata
-    parts = [strata.residual_attn, strata.attn[..., rows, columns], strata.residual_mlp, strata.mlp]
-    content = b"".join(np.asarray(part, np.uint8).tobytes() for part in parts)
-    assert NO_EDGE == 255, "the page takes it for no edge"
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
-
-
-def _filled(title: str, data: dict[str, Any]) -> str:
-    """The page around its data; nothing of the data can end the element that it stands in, or be markup."""
-    script, style, page = (_part(name) for name in ("view.js", "view.css", "view.html"))
-    content = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&":
-        content = content.replace(letter, f"\\u{ord(letter):04x}")
-    fields = {
-        "TITLE": html.escape("".join(letter if letter.isprintable() else "·" for letter in title), quote=True),
-        "SCRIPT": _digest(script),
-        "STYLE": _digest(style),
-        "CSS": style,
-        "JS": script,
-        "DATA": content,
-    }
-    pieces = page.split("@")
-    return "".join(fields.get(piece, piece) if index % 2 else piece for index, piece in enumerate(pieces))
-
-
-@functools.cache
-def _part(name: str) -> str:
-    return (importlib.resources.files("jstrace.show") / name).read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    """What the page's own rules let run: this script and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    full = [(word(int(token)), prob) for token, prob in zip(one.full_tokens, one.full_probs, strict=True)]
+    return curve(name, one.tv, one.kl, [word(int(token)) for token in one.top_token], full)
 
 
 def _word(model: Model | None) -> Word:
@@ -193,12 +100,3 @@ def _name(trace: Trace) -> str:
 def _summary(trace: Trace) -> str:
     scored = f", scored under {trace.replace}" if trace.replace != "zero" else ""
     return f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges; edges ranked by {_name(trace)}{scored}"
-
-
-def _back(tv: Sequence[float | None]) -> int:
-    """The first size at which half of the prediction is back."""
-    return next((k for k, value in enumerate(tv) if value is not None and value <= 0.5), len(tv) - 1)
-
-
-def _number(value: Any) -> float | None:
-    return None if not math.isfinite(value) else round(float(value), 5)

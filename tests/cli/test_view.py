@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import jstrace
+from jstrace import runs
+from jstrace.method.conditions import Plan
 from jstrace.models import Model
+from jstrace.runs.data import Data, Row
 from tests.cli.conftest import Run
 from tests.show.test_view import data_of
 
@@ -28,3 +31,40 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
         code, _, error = run("view", *words)
         assert (code, error.count("\n")) == (2, 1)
         assert message in error
+
+
+def test_inputs_of_a_run(run: Run, stub: Model, tmp_path: Path) -> None:
+    """Without the model, and with it where texts of its tokens are wanted."""
+    folder, bare, out = tmp_path / "run", tmp_path / "bare", tmp_path / "page.html"
+    data, plan = Data("d", (Row("hello"), Row("abc")), ("x",)), Plan(("l1", "l2"), sizes=(0.1, 0.5))
+    runs.run(stub, data, folder, plan, save_strata=True, name="tiny")
+    runs.run(stub, data, bare, plan)
+    chosen = ("--condition", "l2/all", "--condition", "l1")
+    code, printed, error = run("view", str(folder), "--input", "1", *chosen, "--out", str(out))
+    assert code == 0, error
+    assert "kB" in printed
+    assert [panel["name"] for panel in data_of(out.read_text())["traces"]] == ["l2", "l1"]
+    assert run("view", str(folder), "--input", "1", "--model", "tiny", "--out", str(out))[0] == 0
+    assert all(word.startswith("[bold]") for word in data_of(out.read_text())["traces"][0]["evaluations"][0]["top"])
+    manifest = (folder / "manifest.json").read_text()
+    (tmp_path / "empty").mkdir()
+    for words, message in (
+        ((str(folder),), "give --input N"),
+        ((str(folder), "--input", "2"), "no input 2; it has 2, from 0 to 1"),
+        ((str(folder), "--input", "0", "--condition", "x"), "no condition 'x', but l1/all, l2/all"),
+        ((str(folder), "--input", "0", "--against", "l2"), "--against: the run has settled that"),
+        ((str(bare), "--input", "0"), "run it again with --save-strata"),
+        ((str(tmp_path / "empty"), "--input", "0"), "no folder of a run"),
+        (("hello", "--input", "0"), "is no folder of a run"),
+        (("hello", "--condition", "l1"), "is no folder of a run"),
+    ):
+        code, _, error = run("view", *words, "--out", str(out))
+        assert (code, error.count("\n")) == (2, 1), error
+        assert message in error
+    report = ("report", str(folder), "--pages", "1", "--out", str(tmp_path / "report"))
+    assert run(*report)[0] == 0
+    assert len(list((tmp_path / "report" / "pages").iterdir())) == 2
+    (folder / "manifest.json").write_text(manifest.replace(stub.fingerprint(), "2-0"))
+    code, _, error = run("view", str(folder), "--input", "0", "--model", "tiny", "--out", str(out))
+    assert code == 2
+    assert "no run of that --model, but of tiny" in error

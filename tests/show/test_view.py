@@ -6,9 +6,8 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, InputError, Model
-from jstrace.show.view import packed
+from jstrace.show.page import packed
 from tests.conftest import TINY, family_config, tiny_params
 
 HOSTILE = (
@@ -77,7 +76,7 @@ def test_holds_the_trace_and_its_curves(model: Model) -> None:
 def test_strata_are_read_back() -> None:
     config = family_config("gpt_neox")
     trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(6))
-    content = np.frombuffer(zlib.decompress(base64.b64decode(packed(trace))), np.uint8)
+    content = np.frombuffer(zlib.decompress(base64.b64decode(packed(dict(trace.strata.items())))), np.uint8)
     rows, columns = np.tril_indices(6)
     strata = trace.strata
     parts = [strata.residual_attn, strata.attn[..., rows, columns], strata.residual_mlp, strata.mlp]
@@ -117,56 +116,6 @@ def test_bad_arguments(model: Model, call: Callable[..., Any], message: str) -> 
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------
-
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no Chromium here: the page is not tested in a browser")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=BROWSER, args=list(QUIET))
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser: Any, model: Model, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a page, and afterwards wants no error and no request but for the page itself."""
-    said: list[str] = []
-    asked: list[str] = []
-    tabs = []
-
-    def call(html: str, mark: str = "", **options: Any) -> Any:
-        path = tmp_path / "page.html"
-        path.write_text(html, encoding="utf-8")
-        tab = browser.new_context(**options).new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("dialog", lambda dialog: said.append("a dialog"))
-        tab.goto(path.as_uri() + mark)
-        tab.wait_for_selector("body[data-ready]")
-        tabs.append(tab)
-        return tab
-
-    yield call
-    for tab in tabs:
-        tab.context.close()
-    assert not said
-    assert all(url.startswith("file:") or url.startswith("blob:") for url in asked)
-    assert len(asked) == len(tabs)
 
 
 def k_of(tab: Any) -> int:

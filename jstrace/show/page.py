@@ -1,0 +1,159 @@
+"""The page of a trace: HTML around data, that needs no server, no network and nothing beside it. No JAX."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import html
+import importlib.resources
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jstrace.files import write_bytes
+from jstrace.method.sizes import NO_EDGE
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Page:
+    """A page, which notebooks show in place."""
+
+    html: str
+
+    def save(self, path: str | Path) -> None:
+        """Write it, all or nothing.
+
+        Raises:
+          InputError: the path cannot be written.
+        """
+        write_bytes(Path(path), self.html.encode("utf-8"))
+
+    def _repr_html_(self) -> str:
+        """In a frame of its own, so that its rules are the page's alone."""
+        source = html.escape(self.html, quote=True)
+        return f'<iframe title="trace" style="width:100%;height:900px;border:0" srcdoc="{source}"></iframe>'
+
+    def __repr__(self) -> str:
+        return f"Page({len(self.html):,} characters)"
+
+
+def page(title: str, panels: Sequence[Mapping[str, Any]], summary: str) -> Page:
+    """The page of one or two traces.
+
+    Args:
+      title: of the page, data like all else.
+      panels: from ``panel``, of as many sizes.
+      summary: a line below the title.
+    """
+    first = panels[0]["evaluations"]
+    start = min((_back(one["tv"]) for one in first), default=len(panels[0]["sizes"]) - 1)
+    return Page(_filled(title, {"traces": list(panels), "start": start, "summary": summary}))
+
+
+def panel(
+    name: str,
+    tokens: Sequence[str],
+    strata: Mapping[str, np.ndarray],
+    sizes: Iterable[float],
+    counts: Iterable[int],
+    curves: Sequence[Mapping[str, Any]],
+    *,
+    parallel: bool,
+) -> dict[str, Any]:
+    """One trace as data of the page.
+
+    Args:
+      name: of the trace.
+      tokens: their texts.
+      strata: uint8 arrays by the names of an ``EdgeTree``.
+      sizes: shares of all edges, 1 for the full graph last.
+      counts: edges of each.
+      curves: from ``curve``.
+      parallel: of the model's config.
+    """
+    layers, heads = strata["attn"].shape[:2]
+    return {
+        "name": name,
+        "tokens": list(tokens),
+        "layers": layers,
+        "heads": heads,
+        "parallel": parallel,
+        "sizes": [*map(float, sizes)],
+        "counts": [*map(int, counts)],
+        "strata": packed(strata),
+        "evaluations": list(curves),
+    }
+
+
+def curve(
+    name: str, tv: Iterable[Any], kl: Iterable[Any], top: Iterable[str], full: Iterable[tuple[str, Any]]
+) -> dict[str, Any]:
+    """One evaluation as data of the page: TV, KL (nats) and top token of every size, and the model's own prediction."""
+    return {
+        "name": name,
+        "tv": [_number(value) for value in tv],
+        "kl": [_number(value) for value in kl],
+        "top": list(top),
+        "full": [[word, float(prob)] for word, prob in full],
+    }
+
+
+def packed(strata: Mapping[str, np.ndarray]) -> str:
+    """Strata as the page reads them: a byte for each edge, compressed, in base64.
+
+    ``residual_attn`` [L,T], ``attn`` [L,H] of the pairs (target, source) with the source not after the target, row by
+    row, ``residual_mlp`` and ``mlp`` [L,T]; 255 where there is no edge.
+    """
+    assert NO_EDGE == 255, "the page takes it for no edge"
+    content = b"".join(np.asarray(part, np.uint8).tobytes() for part in _parts(strata))
+    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+
+
+def _parts(tree: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Its arrays in the page's order, of attention the pairs that can be edges."""
+    rows, columns = np.tril_indices(tree["attn"].shape[-1])
+    return [tree["residual_attn"], tree["attn"][..., rows, columns], tree["residual_mlp"], tree["mlp"]]
+
+
+def _filled(title: str, data: dict[str, Any]) -> str:
+    """The page around its data; nothing of the data can end the element that it stands in, or be markup."""
+    script, style, page = (_part(name) for name in ("view.js", "view.css", "view.html"))
+    content = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        content = content.replace(letter, f"\\u{ord(letter):04x}")
+    fields = {
+        "TITLE": html.escape("".join(letter if letter.isprintable() else "·" for letter in title), quote=True),
+        "SCRIPT": digest(script),
+        "STYLE": digest(style),
+        "CSS": style,
+        "JS": script,
+        "DATA": content,
+    }
+    pieces = page.split("@")
+    return "".join(fields.get(piece, piece) if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+@functools.cache
+def _part(name: str) -> str:
+    return (importlib.resources.files("jstrace.show") / name).read_text(encoding="utf-8")
+
+
+def digest(script: str) -> str:
+    """What a content security policy calls a script or style: it lets this run, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _back(tv: Sequence[float | None]) -> int:
+    """The first size at which half of the prediction is back."""
+    return next((k for k, value in enumerate(tv) if value is not None and value <= 0.5), len(tv) - 1)
+
+
+def _number(value: Any) -> float | None:
+    return None if not math.isfinite(value) else round(float(value), 5)
