@@ -20,6 +20,7 @@ from .params import Params as Params
 from .params import n_params as n_params
 from .params import random_params as random_params
 from .params import shapes as shapes
+from .platforms import form as form
 from .presets import PRESETS as PRESETS
 from .presets import preset as preset
 from .replacement import Replacement as Replacement

@@ -1,9 +1,10 @@
 """Functions of single tokens, applied to all rows or to the live ones only.
 
 Most traces touch few tokens in most layers. ``live_rows`` gathers the rows that a mask keeps, applies the function
-there and scatters the results back: exact, and as much cheaper as the rows are fewer. On a CPU it goes through blocks
-of two static sizes, on an accelerator it takes one buffer of a few static capacities. Under ``jax.vmap`` the batch axes
-(inputs, sizes) join the rows, so that is done once for the whole batch and the model's mathematics never sees them.
+there and puts the results back: exact, and as much cheaper as the rows are fewer. On a CPU it goes through blocks of
+two static sizes, on a TPU of one and without scatters, on a GPU it takes one buffer of a few static capacities. Under
+``jax.vmap`` the batch axes (inputs, sizes) join the rows, so that is done once for the whole batch and the model's
+mathematics never sees them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from jstrace.models.platforms import form
+from jstrace.models.vectorised import cumulative, first_true
+
 RowFunction = Callable[[Any, Array], Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
@@ -23,6 +27,12 @@ BLOCKS = (256, 64)
 """Rows in a block: large ones, as each turn reads all the weights; and small ones, as the last is half empty.
 
 Below 64 rows products on a CPU may round otherwise.
+"""
+
+_TURN = (256, 512)
+"""Rows in a turn on a TPU, for calls of up to 4,096 rows and for larger ones.
+
+With some 250 rows a v5e multiplies for as long as it reads weights.
 """
 
 _SHARES = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32)
@@ -49,20 +59,28 @@ def every_row(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "
     return function(weights, x)
 
 
-def live_rows(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None) -> Any:
+def live_rows(
+    function: RowFunction,
+    weights: Any,
+    x: Array,
+    live: Bool[Array, "R"],
+    idle: Array | None = None,
+    *,
+    platform: str | None = None,
+) -> Any:
     """Apply ``function`` to the live rows; not reverse-differentiable.
 
     Dead rows give ``function(weights, idle)``, or zeros where ``idle`` is None: of one state for all of them, or of one
-    for each, computed once for a whole batch that shares it.
+    for each, computed once for a whole batch that shares it. ``platform`` is that of ``models.platforms.form``.
     """
     if idle is not None:
-        out = live_rows(function, weights, x, live)
+        out = live_rows(function, weights, x, live, platform=platform)
         rest = function(weights, idle[None] if idle.ndim < x.ndim else idle)
         return jax.tree.map(lambda y, r: jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y, r), out, rest)
 
     @jax.custom_batching.custom_vmap
     def apply(weights: Any, x: Array, live: Array) -> Any:
-        return _gathered(function, weights, x, live)
+        return gathered(platform)(function, weights, x, live)
 
     @apply.def_vmap
     def _(size: int, batched: Any, weights: Any, x: Array, live: Array) -> Any:
@@ -84,10 +102,13 @@ def capacities(n_rows: int) -> tuple[int, ...]:
     return tuple(sorted({min(n_rows, capacity) for capacity in whole}))
 
 
-def _gathered(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
-    # Turns of a loop make the host of an accelerator wait, each of them; a choice does once. Both are exact anywhere.
-    form = in_blocks if jax.default_backend() == "cpu" else in_capacity
-    return form(function, weights, x, live)
+def gathered(platform: str | None) -> Callable[[RowFunction, Any, Array, Array], Any]:
+    """The way to compute live rows alone.
+
+    Turns of a loop make the host of a GPU wait, each of them; a choice does once. TPUs do both by themselves, but a
+    choice has a body for every capacity to compile.
+    """
+    return form(platform, cpu=in_blocks, gpu=in_capacity, tpu=in_turns)
 
 
 def in_blocks(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
@@ -138,3 +159,28 @@ def in_capacity(function: RowFunction, weights: Any, x: Array, live: Bool[Array,
 
     branches = [functools.partial(with_capacity, size) for size in sizes]
     return jax.lax.switch(branch, branches, weights, x, order)
+
+
+def in_turns(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
+    """Results of live rows, zeros elsewhere: as many equal blocks as it takes, without scatters. One body."""
+    n_rows = x.shape[0]
+    size = min(n_rows, _TURN[n_rows > 4096])
+    n_most = -(-n_rows // size) * size
+    order = jnp.pad(first_true(live, n_rows), (0, n_most - n_rows), constant_values=n_rows)
+    rank = cumulative(live.astype(jnp.int32)) - 1
+    kinds = jax.eval_shape(function, weights, x)
+
+    def turn(index: Array, out: Any) -> Any:
+        picked = jax.lax.dynamic_slice(order, (index * size,), (size,))
+        found = function(weights, x.at[picked].get(mode="fill", fill_value=0))
+        return jax.tree.map(
+            lambda y, new: jax.lax.dynamic_update_slice_in_dim(y, new, index * size, 0), out, found
+        )  # fmt: skip
+
+    out = jax.tree.map(lambda y: jnp.zeros((n_most, *y.shape[1:]), y.dtype), kinds)
+    out = jax.lax.fori_loop(0, -(-jnp.sum(live, dtype=jnp.int32) // size), turn, out)
+
+    def put_back(y: Array) -> Array:
+        return jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y.at[rank].get(mode="clip"), jnp.zeros((), y.dtype))
+
+    return jax.tree.map(put_back, out)

@@ -24,7 +24,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ from experiments.benchmarks.timing import matrix_rate, record, timed
 from jstrace.loading import describe
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.sizes import NO_EDGE, SIZES
-from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params, rows
+from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params
 from jstrace.pipeline import footprint
 from jstrace.scale import batching
 from jstrace.scale.memory import batch_inputs
@@ -52,7 +51,7 @@ def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
 
     XLA's CPU backend computes bfloat16 in float32 copies of the weights, which no accelerator makes: there the programs
     are compiled in float32, whose temporaries are an upper bound, and weights count as bfloat16. Live rows are gathered
-    as on an accelerator.
+    as on a GPU.
     """
     dtype = jnp.dtype("float32") if jax.default_backend() == "cpu" else DTYPE
     found: dict[str, Any] = {"weights": cost_model.weight_bytes(config, DTYPE.itemsize)}
@@ -62,8 +61,7 @@ def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
         "extract": 4 * edge_slot_count(config, width),
         "evaluate": edge_slot_count(config, width),
     }
-    with mock.patch.object(rows, "_gathered", rows.in_capacity):
-        programs = blank_batch(config, 1, n_tokens, dtype).compiled()
+    programs = blank_batch(config, 1, n_tokens, dtype).compiled("gpu")
     for name, program in programs.items():
         m = program.memory_analysis()
         assert m is not None

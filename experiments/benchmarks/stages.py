@@ -57,15 +57,15 @@ class Batch:
     def _evaluation(self) -> dict[str, Any]:
         return {"n_sizes": len(self.sizes), "cases": ((0, Condition()),)}
 
-    def compiled(self) -> dict[str, jax.stages.Compiled]:
-        """The programs, compiled but not run; arrays may be shapes."""
+    def compiled(self, platform: str | None = None) -> dict[str, jax.stages.Compiled]:
+        """The programs, compiled but not run, in the forms of a platform; arrays may be shapes."""
         c, (n_rows, width) = self.decoder.config, self.tokens.shape
         extract = stages.extract_program.lower(
             edges_like(c, n_rows, width, jnp.float32), self.cuts, self.lengths, parallel=c.parallel, frozen=()
         )
         strata = (edges_like(c, n_rows, width, jnp.uint8),)
         evaluate = masked.evaluate_batch.lower(
-            self.decoder, self.tokens, self.lengths, strata, self.nexts, **self._evaluation()
+            self.decoder, self.tokens, self.lengths, strata, self.nexts, **self._evaluation(), platform=platform
         )
         score = stages.score_batch.lower(
             self.decoder, self.tokens, self.lengths, 0, scorings=(("l1", "zero"),), replacements={}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
+from jstrace.method.ordering import descending
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import AnyArray
 
@@ -35,12 +36,16 @@ class Measures:
 
 
 def measure(
-    logits: Float32[Array, "Z V"], reference: Float32[Array, "V"], next_token: Int[Array, ""] | int
+    logits: Float32[Array, "Z V"],
+    reference: Float32[Array, "V"],
+    next_token: Int[Array, ""] | int,
+    *,
+    platform: str | None = None,
 ) -> Measures:
-    """Compare predictions with the reference, all as softmax of float32 logits."""
+    """Compare predictions with the reference, all as softmax of float32 logits; ``platform`` as in ``models.form``."""
     log_p, log_r = jax.nn.log_softmax(logits), jax.nn.log_softmax(reference)
     p, r = jnp.exp(log_p), jnp.exp(log_r)
-    ordered, unordered = nucleus_recovery(p, r)
+    ordered, unordered = nucleus_recovery(p, r, platform=platform)
     finite = jnp.where(r > 0, r * (log_r - log_p), 0.0)
     chosen = log_p[:, next_token]
     return Measures(
@@ -56,14 +61,14 @@ def measure(
 
 
 def nucleus_recovery(
-    p: Float32[Array, "Z V"], reference: Float32[Array, "V"]
+    p: Float32[Array, "Z V"], reference: Float32[Array, "V"], *, platform: str | None = None
 ) -> tuple[Bool[Array, "Z Q"], Bool[Array, "Z Q"]]:
     """Whether each nucleus of ``p`` is that of ``reference``: as an ordered list, and as a set.
 
     Equal probabilities keep the order that they have in ``reference``, and by token id there. So one sort, that of the
     reference, serves all sizes: a prefix of n tokens is the same list where no token of it is below a later one.
     """
-    order = jnp.argsort(-reference, stable=True)
+    order = descending(reference, platform)
     levels = jnp.asarray(NUCLEUS_LEVELS, jnp.float32)
     own = jnp.cumsum(reference[order])
     size = jnp.minimum(jnp.searchsorted(own, levels) + 1, order.size)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, UInt32
+from jaxtyping import Array, Bool, Int, UInt32
+
+from jstrace.models import form
+from jstrace.models.vectorised import argsort
 
 HIGH_BIT = np.uint32(1 << 31)
 _INFINITY = np.uint32(0x7F800000)
@@ -36,3 +39,15 @@ def ordered_floats(scores: Array) -> UInt32[Array, "*N"]:
     """Floats as uint32 of the same order, at least 1; 0 for NaN."""
     bits = bits_of(scores)
     return unless_none(bits, ordered(bits))
+
+
+def descending(values: Array, platform: str | None = None) -> Int[Array, "N"]:
+    """The order of floats from the largest to the least, equal ones by their index; NaN last."""
+
+    def sorted_at_once(values: Array) -> Array:
+        return jnp.argsort(-values, stable=True)
+
+    def in_stages(values: Array) -> Array:
+        return argsort(~ordered_floats(values))
+
+    return form(platform, cpu=sorted_at_once, gpu=sorted_at_once, tpu=in_stages)(values)

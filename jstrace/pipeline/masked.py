@@ -38,7 +38,7 @@ class BatchResult:
     full_probs: Float32[AnyArray, "*B N"]
 
 
-@functools.partial(jax.jit, static_argnames=("n_sizes", "cases", "mesh"))
+@functools.partial(jax.jit, static_argnames=("n_sizes", "cases", "mesh", "platform"))
 def evaluate_batch(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],
@@ -51,6 +51,7 @@ def evaluate_batch(
     n_sizes: int,
     cases: tuple[tuple[int, Condition], ...],
     mesh: Mesh | None = None,
+    platform: str | None = None,
 ) -> tuple[BatchResult, ...]:
     """All Z + 1 masked forwards of a batch under every case, in one compiled call.
 
@@ -66,6 +67,7 @@ def evaluate_batch(
       n_sizes: Z.
       cases: for each result the index of its strata, and its condition.
       mesh: that the batch lies on.
+      platform: that the program is compiled for, if not JAX's default one (``models.form``).
     """
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
     results: dict[int, BatchResult] = {}
@@ -73,7 +75,8 @@ def evaluate_batch(
     for kind in dict.fromkeys(kinds):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
         alike, others = [cases[index] for index in chosen], replacements.get(kind[1])
-        whole = _evaluated((decoder, tokens, lengths, stacked, next_tokens, targets, others), alike, n_sizes, mesh)
+        batch = (decoder, tokens, lengths, stacked, next_tokens, targets, others)
+        whole = _evaluated(batch, alike, n_sizes, mesh, platform)
         results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
     return tuple(results[index] for index in range(len(cases)))
 
@@ -87,13 +90,14 @@ def _evaluated(
     cases: Sequence[tuple[int, Condition]],
     n_sizes: int,
     mesh: Mesh | None,
+    platform: str | None,
 ) -> BatchResult:
     """Cases that are alike before the softmax: their rows dealt to the devices, measured there, and collected."""
     n_inputs = batch[1].shape[0]
     sharing = meshes.n_sharing(mesh, n_inputs)
     ranges, full = dealt([condition.ranges(n_sizes) for _, condition in cases], sharing)
     rows = (jnp.asarray([source for source, _ in cases]), jnp.asarray(ranges), jnp.asarray(full))
-    run = functools.partial(_measured, pre_softmax=cases[0][1].pre_softmax, sharing=sharing)
+    run = functools.partial(_measured, pre_softmax=cases[0][1].pre_softmax, sharing=sharing, platform=platform)
     measured, top, probs = _over_rows(run, mesh, n_inputs)(*batch, *rows)
     return BatchResult(jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured), top, probs)
 
@@ -122,6 +126,7 @@ def _measured(
     *,
     pre_softmax: bool,
     sharing: int,
+    platform: str | None,
 ) -> tuple[Measures, Array, Array]:
     """On one device: measures of every case's rows, and the references' most probable tokens; ``[C, B, ...]``."""
 
@@ -130,11 +135,12 @@ def _measured(
 
         def under(other: Replacement | None) -> tuple[Measures, Array, Array]:
             rows = _at(strata, source), ranges
-            logits = predicted(decoder, tokens, lengths, *rows, replace=other, pre_softmax=pre_softmax)
+            how: dict[str, Any] = {"replace": other, "pre_softmax": pre_softmax, "platform": platform}
+            logits = predicted(decoder, tokens, lengths, *rows, **how)
             reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
             if sharing > 1:
                 reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
-            return compared(logits, reference if targets is None else targets, next_tokens)
+            return compared(logits, reference if targets is None else targets, next_tokens, platform)
 
         return under(None) if others is None else averaged(*jax.lax.map(under, others))
 
@@ -145,11 +151,14 @@ def _measured(
 
 
 def compared(
-    logits: Float32[Array, "B N V"], reference: Float32[Array, "B V"], next_tokens: Array
+    logits: Float32[Array, "B N V"],
+    reference: Float32[Array, "B V"],
+    next_tokens: Array,
+    platform: str | None = None,
 ) -> tuple[Measures, Array, Array]:
     """Measures of every row, and the reference's most probable tokens with their probabilities."""
     probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
-    return jax.vmap(measure)(logits, reference, next_tokens), top, probs
+    return jax.vmap(functools.partial(measure, platform=platform))(logits, reference, next_tokens), top, probs
 
 
 def averaged(measures: Measures, top: Array, probs: Array) -> tuple[Measures, Array, Array]:
@@ -173,6 +182,7 @@ def predicted(
     *,
     replace: Replacement | None = None,
     pre_softmax: bool = False,
+    platform: str | None = None,
 ) -> Float32[Array, "B N V"]:
     """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
 
@@ -188,7 +198,7 @@ def predicted(
             replace=replace,
             length=length,
             pre_softmax=pre_softmax,
-            row_map=live_rows,
+            row_map=functools.partial(live_rows, platform=platform),
         )
 
     return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(

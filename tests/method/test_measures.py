@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from jstrace.method import sizes as sizes_of
 from jstrace.method.measures import density, measure, nucleus_recovery
 from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.models.platforms import PLATFORMS
 from tests import oracle
 
 
@@ -45,6 +47,9 @@ def test_nucleus_equals_the_sorted_lists(seed: int, kind: str) -> None:
     reference = np.asarray(jax.nn.softmax(jnp.asarray(base, jnp.float32)))
     p = np.asarray(jax.nn.softmax(jnp.asarray(other, jnp.float32)))
     ordered, unordered = nucleus_recovery(jnp.asarray(p), jnp.asarray(reference))
+    for platform in PLATFORMS:
+        again = nucleus_recovery(jnp.asarray(p), jnp.asarray(reference), platform=platform)
+        chex.assert_trees_all_equal(again, (ordered, unordered))
     for row in range(3):
         for column, level in enumerate(NUCLEUS_LEVELS):
             want, got = oracle.nucleus(reference, reference, level), oracle.nucleus(p[row], reference, level)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import jstrace
 from jstrace.method.scores import Norm
-from jstrace.models import EdgeTree, Model, clean_forward, every_row, live_rows, masked_forward
-from jstrace.models.rows import BLOCKS, capacities, in_blocks, in_capacity
+from jstrace.models import EdgeTree, InputError, Model, clean_forward, every_row, live_rows, masked_forward
+from jstrace.models.platforms import PLATFORMS
+from jstrace.models.rows import BLOCKS, capacities, gathered, in_blocks, in_capacity, in_turns
 from tests import oracle
 from tests.conftest import TINY, tiny_params
 
@@ -78,7 +79,7 @@ def test_capacities_hold_every_count() -> None:
         assert list(capacities(n_rows)) == sorted(set(capacities(n_rows)))
 
 
-@pytest.mark.parametrize("form", [in_blocks, in_capacity])
+@pytest.mark.parametrize("form", [in_blocks, in_capacity, in_turns])
 def test_every_count_of_live_rows(form: Callable[..., Any]) -> None:
     """Live rows get their own results, dead ones zeros or theirs: counts at every edge of a block and of a buffer."""
     n_rows = 2 * BLOCKS[0] + 88
@@ -92,6 +93,24 @@ def test_every_count_of_live_rows(form: Callable[..., Any]) -> None:
         np.testing.assert_array_equal(np.asarray(got["y"])[live], np.asarray(3 * x)[live])
         np.testing.assert_array_equal(np.asarray(got["two"])[live], np.stack([x, -x], axis=1)[live])
         assert count == n_rows or np.isin(np.asarray(got["y"])[~live], [0, *np.asarray(3 * x)[~live]]).all()
+
+
+def test_platforms_have_forms_of_their_own() -> None:
+    assert [gathered(name) for name in PLATFORMS] == [in_blocks, in_capacity, in_turns]
+    assert gathered(None) is gathered(jax.default_backend())
+    with pytest.raises(InputError, match="platform 'npu', expected one of cpu, gpu, tpu"):
+        gathered("npu")
+
+
+@pytest.mark.parametrize("n_rows", [3, 256, 5000])
+def test_turns_of_every_length(n_rows: int) -> None:
+    """Fewer rows than a turn has, as many, and turns of the larger size; several results, in half precision too."""
+    live = np.random.default_rng(n_rows).random(n_rows) < 0.4
+    x = jnp.arange(n_rows, dtype=jnp.bfloat16)[:, None] * jnp.ones(3, jnp.bfloat16)
+    for some in (live, live & False, live | True):
+        got, (same,) = jax.jit(functools.partial(in_turns, lambda w, x: (x + w, (x,))))(jnp.bfloat16(1), x, some)
+        np.testing.assert_array_equal(got, jnp.where(some[:, None], x + 1, 0))
+        np.testing.assert_array_equal(same, jnp.where(some[:, None], x, 0))
 
 
 def test_programs_have_few_bodies_of_a_row_function() -> None:
