@@ -93,8 +93,8 @@ class Fits:
 def tv_of(model: Model, texts: list[str], trace: Any, judge: str, target: Any = None) -> list[float]:
     """TV by size."""
     replace = unseen(model, texts, len(trace.tokens)) if judge == "five" else judge
-    found: list[float] = np.round(jstrace.evaluate(model, trace, replace=replace, target=target).tv[:-1], 4).tolist()
-    return found
+    tv = jstrace.evaluate(model, trace, replace=replace, target=target).tv[:-1]
+    return [round(float(one), 4) for one in tv]
 
 
 def judged(fits: Fits, done: set[tuple[Any, ...]]) -> Iterator[Record]:
