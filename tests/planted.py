@@ -13,6 +13,7 @@ from jstrace.pipeline import Input, Invalid, Outcome
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, schema
+from jstrace.runs.control import Foreign
 from jstrace.runs.data import Data, Row
 from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry, part_tables
@@ -57,8 +58,12 @@ def write_run(
     first: int = 0,
     least: list[int] | None = None,
     save_strata: bool = False,
+    foreign: np.ndarray | None = None,
 ) -> Path:
-    """A run with given heights of curves and entropies; its folder."""
+    """A run with given heights of curves and entropies; its folder.
+
+    ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none.
+    """
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
     config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=save_strata)
@@ -82,7 +87,8 @@ def write_run(
         strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
         tokens = np.arange(N_TOKENS, dtype=np.int32)
         found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
-        entries.append(Entry(first + n, given[n], Input(tokens), found))
+        control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])
+        entries.append(Entry(first + n, given[n], Input(tokens), found, control))
     made = part_tables(
         entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
     )

@@ -47,6 +47,10 @@ _CORPUS_HELP = (
 _IMPORTANCE_HELP = f"Edge scores: {IMPORTANCE_NAMES}, or files of scorers (jstrace fit-scorer); with commas."
 _REPLACE_HELP = "What ablated edges carry; several with commas."
 _ORDER_HELP = "How scores become traces; several with commas."
+_SELECTIVITY_HELP = (
+    "Foreign predictions of each input: scores from gradients are also told what so many other inputs predict, which"
+    " says how much of their curves a mask can do by itself; costs as many times those scores again."
+)
 _REFERENCE_HELP = (
     "A file of texts, read as --data is, or data for the run's own first 100: of what means and resampled states are"
     " made. By default sentences that come with jstrace."
@@ -79,6 +83,7 @@ def run_command(
     replace: Annotated[list[str], typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = ["zero"],  # noqa: B006
     order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
     reference: Annotated[str | None, typer.Option(help=_REFERENCE_HELP)] = None,
+    selectivity: Annotated[int, typer.Option(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
     words: Annotated[int, typer.Option(min=1, help=_WORDS_HELP)] = 40,
     count: Annotated[int, typer.Option(min=1, help="Passages drawn from WikiText, at most.")] = 5000,
     corpus: Annotated[str | None, typer.Option(help=_CORPUS_HELP)] = None,
@@ -95,7 +100,7 @@ def run_command(
 
     plan = Plan(
         tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
-        replacements=_listed(replace), orders=_listed(order),
+        replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
     )  # fmt: skip
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
@@ -104,6 +109,9 @@ def run_command(
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
         say(f"{len(rows.rows):,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
+        if selectivity:
+            say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
+                " predictions")  # fmt: skip
     from jstrace.scale.hosts import check_agreed
     from jstrace.scale.programs import compile_seconds
 

@@ -113,6 +113,11 @@ class Case:
         """Whether it keeps traces rather than remove them."""
         return not self.condition.inverse
 
+    @property
+    def knows_prediction(self) -> bool:
+        """Whether it keeps traces of a score that is told a prediction, so that it can be told another."""
+        return self.has_density and takes_passes(self.source.importance)
+
     def under(self, ablate: str) -> Case:
         """The same with other edges ablated."""
         return dataclasses.replace(self, condition=dataclasses.replace(self.condition, ablate=ablate))
@@ -150,6 +155,8 @@ class Plan:
     """What ablated edges carry: names of ``REPLACEMENTS``."""
     orders: tuple[str, ...] = ("best-first",)
     """How the importances' scores become traces: names of ``ORDERS``."""
+    selectivity: int = 0
+    """Predictions of other inputs that scores from gradients are told, too: the control of section 8."""
 
     def __post_init__(self) -> None:
         _check_importances(self.importances)
@@ -164,6 +171,7 @@ class Plan:
         sizes = tuple(size if isinstance(size, int | float) else float(size) for size in self.sizes)
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "seed", checked_seed(self.seed))
+        object.__setattr__(self, "selectivity", _checked_selectivity(self.selectivity, self.importances))
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -183,6 +191,11 @@ class Plan:
                     if name != "pre-softmax" or (ablate, replace) == ("all", "zero")
                 ]
         return tuple(found)
+
+    @property
+    def controlled(self) -> tuple[Case, ...]:
+        """The curves that selectivity is measured of, in the order of ``cases``; none where it is not asked for."""
+        return tuple(case for case in self.cases if case.knows_prediction) if self.selectivity else ()
 
     @property
     def takes_reference(self) -> bool:
@@ -237,6 +250,16 @@ def _check_importances(given: Any) -> None:
         raise InputError(f"importance {taken[0]!r} of your own needs another name: that one is taken")
     names = [name_of(one) for one in given]
     _check_names("importance", names, (*IMPORTANCES, *(name_of(one) for one in given if not isinstance(one, str))))
+
+
+def _checked_selectivity(given: Any, importances: Sequence[Any]) -> int:
+    """The number of foreign predictions as an int, or an ``InputError``."""
+    if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < 0:
+        raise InputError(f"selectivity = {given!r}, expected a number of foreign predictions, 0 for none")
+    # What a manifest names alone was checked when it was written.
+    if given and not any(isinstance(one, Named) or takes_passes(one) for one in importances):
+        raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
+    return operator.index(given)
 
 
 def takes_passes(importance: Any) -> bool:

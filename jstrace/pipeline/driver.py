@@ -96,12 +96,9 @@ class Driver:
         """
         fitting: dict[int, int] = {}
         for index, one in inputs.items():
-            length = len(one.tokens)
             try:
-                graph.n_edges(self.model.config, length)
-                graph.check_slots(self.model.config, length, batching.bucket)
-                self._replacing.check(length, (*self.ask.replacements, *(name for _, name in self.ask.scorings)))
-                fitting[index] = length
+                self._check(len(one.tokens))
+                fitting[index] = len(one.tokens)
             except InputError as error:
                 yield {index: Invalid(str(error), error=error)}
 
@@ -111,6 +108,32 @@ class Driver:
         n_devices = meshes.n_data(self.model.mesh)
         for members, found in batching.in_batches(fitting, self._most, run, n_devices=n_devices):
             yield dict(zip(members, found, strict=True))
+
+    def prediction(self, tokens: Int[np.ndarray, "T"]) -> Float32[np.ndarray, "V"] | None:
+        """What the model itself predicts of one input, in log-probabilities; None where it is not finite or no room is.
+
+        By itself, so that no digit of it depends on what else is computed.
+
+        Raises:
+          InputError: the ask does not allow an input of this length.
+          JaxRuntimeError, MemoryError: as ``batches``.
+        """
+        length, mesh = len(tokens), self.model.mesh
+        self._check(length)
+        rows = batching.padded([tokens], batching.bucket(length), batching.call_rows(1, meshes.n_data(mesh)))
+        try:
+            found = meshes.fetched(stages.predict_batch(self.model.decoder, *meshes.placed(rows, mesh), mesh=mesh))[0]
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not self._is_too_long(length, error):
+                raise
+            return None
+        return np.asarray(found) if np.isfinite(found).all() else None
+
+    def _check(self, length: int) -> None:
+        """Refuse a length whose graph cannot be indexed, or that no replacement is long enough for."""
+        graph.n_edges(self.model.config, length)
+        graph.check_slots(self.model.config, length, batching.bucket)
+        self._replacing.check(length, (*self.ask.replacements, *(name for _, name in self.ask.scorings)))
 
     def _most(self, width: int) -> int:
         """Inputs of one call on each device."""
@@ -129,13 +152,18 @@ class Driver:
         try:
             found = self._run(members, n_rows)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            # Where as long an input did fit, somebody else has taken the memory: that is no property of this one.
-            alone = len(members) == 1 and jax.process_count() == 1 and length > self._longest
-            if not alone or not memory.out_of_memory(error):
+            if len(members) > 1 or not self._is_too_long(length, error):
                 raise
             return [Invalid(f"{length} tokens do not fit into memory", error=_without_frames(error))]
         self._longest = max(self._longest, length)
         return found
+
+    def _is_too_long(self, length: int, error: Exception) -> bool:
+        """Whether memory does not hold an input alone.
+
+        Where as long an input did fit, somebody else has taken the memory: that is no property of this one.
+        """
+        return jax.process_count() == 1 and length > self._longest and memory.out_of_memory(error)
 
     def _run(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
         """One batch through its stages, and its results on the host."""

@@ -19,8 +19,9 @@ from jstrace.method import graph
 from jstrace.method.extraction import extract_padded
 from jstrace.method.first_pass import ranked
 from jstrace.method.ranking import by_score
+from jstrace.method.scores import Together
 from jstrace.method.scoring import several_scores
-from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement
+from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward
 from jstrace.scale import meshes
 
 _NONE: Mapping[str, Any] = {}
@@ -71,6 +72,22 @@ def score_batch(
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
         (decoder, dict(replacements), dict(others)), tokens, lengths, *(() if targets is None else (targets,))
     )
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def predict_batch(
+    decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], *, mesh: Mesh | None = None
+) -> Float32[Array, "B V"]:
+    """Log-probabilities of the next token of a padded batch under the full graph."""
+
+    def predict(decoder: Decoder, tokens: Array, lengths: Array) -> Array:
+        def one(tokens: Array, length: Array) -> Array:
+            clean = clean_forward(decoder, tokens, Together(()), length=length)  # type: ignore[arg-type]
+            return jax.nn.log_softmax(clean.logits)
+
+        return jax.vmap(one)(tokens, lengths)
+
+    return meshes.over_inputs(predict, mesh, tokens.shape[0])(decoder, tokens, lengths)
 
 
 def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:

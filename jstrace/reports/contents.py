@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
@@ -89,6 +90,7 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
     )  # fmt: skip
     yield from _hubs(run, number)
     yield from (picture(*beside) for beside in _beside(run))
+    yield from (picture(*control) for control in _control(run))
     yield picture(
         "correlation", "density against entropy, loss and frequency (Fig. 8)",
         "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
@@ -158,6 +160,32 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
         )  # fmt: skip
 
 
+def _control(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
+    """Selectivity, where the run has any; as ``_beside``."""
+    if run.controlled:
+        conditions = [case.condition for case in run.controlled]
+        ablations, replacements = (
+            tuple(dict.fromkeys(getattr(condition, name) for condition in conditions)) for name in ("ablate", "replace")
+        )
+        caption = (
+            f"TV from the model's own prediction; TV from what {run.plan.selectivity} other inputs predict, under traces"
+            " of the same score told that; and selectivity, the second less the first: 1 where a mask reaches the own"
+            " prediction alone, 0 where it reaches any. Means over inputs; band: 95% bootstrap interval, from"
+            f" {statistics.FEW} inputs on. Dot: where it is largest:"
+            f" {'; '.join(_peak(run, case) for case in run.controlled)}."
+        )
+        title, ablated = "computation, or the capacity of a mask?", _ablated(ablations, replacements)
+        yield "selectivity", title, caption, figures.selectivity, ablated
+
+
+def _peak(run: Results, case: Case) -> str:
+    """Where a curve is most selective, in words."""
+    found = statistics.selectivity(run, case)
+    k = found.peak
+    interval = f" [{found.low[k]:.2f}, {found.high[k]:.2f}]" if np.isfinite(found.low[k]) else ""
+    return f"{case.name} {found.selectivity[k]:.2f}{interval} at {100 * run.sizes[k]:g}% of the edges (n = {found.n})"
+
+
 def _compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[Drawing, str]:
     """A comparison and what it ablates."""
     return functools.partial(figures.compared, kinds=kinds), _ablated(*figures.panels_of(run, kinds))
@@ -225,10 +253,12 @@ def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
     def table(name: str, title: str, compute: Callable[[Sequence[Results]], pa.Table], of: Sequence[Results]) -> Table:
         return Table(name, title, functools.partial(compute, of))
 
+    control = table("selectivity", "Where traces are most selective", computed.selectivities, usable)
     pairs = table("between-models", "Density between models (Fig. 9)", computed.model_pairs, usable)
     return [
         table("validity", "Valid and invalid inputs (Table 2)", computed.validity, runs),
         table("density", "Density", computed.densities, usable),
+        *([control] if any(run.controlled for run in usable) else []),
         table("phases", "Fall of the median TV in each phase", computed.phases, usable),
         table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
               computed.correlations, usable),

@@ -218,6 +218,31 @@ def _legend_above(figure: Figure, columns: int) -> None:
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(len(shown), columns))
 
 
+def selectivity(run: Results) -> Figure:
+    """TV from the own and from foreign predictions and their difference; a panel for each curve that has both."""
+    count = len(run.controlled)
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, grid = _panels(columns, rows=rows, height=0.7 + _ROW * rows, sharey=True)
+    for axes, case in zip(grid.ravel(), run.controlled, strict=False):
+        found = statistics.selectivity(run, case)
+        axes.plot(run.sizes, found.own, _DASHES[1], color=_COLORS[0], label="TV, own prediction")
+        axes.plot(run.sizes, found.foreign, _DASHES[3], color=_COLORS[1], label="TV, foreign predictions")
+        axes.fill_between(run.sizes, found.low, found.high, color=_COLORS[2], alpha=0.2, linewidth=0)
+        axes.plot(run.sizes, found.selectivity, color=_COLORS[2], label="selectivity")
+        axes.plot(run.sizes[found.peak], found.selectivity[found.peak], "o", color=_COLORS[2], markersize=3)
+        _log_sizes(axes, run.sizes)
+        axes.set_title(f"{case.source.name}\n{_ablated(case)}")
+    grid[0, 0].set_ylim(top=1.02)
+    for axes in grid.ravel()[count:]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("TV, and its difference")
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    _legend_above(figure, 2)
+    return figure
+
+
 def nucleus(run: Results) -> Figure:
     """The size that each nucleus level needs, median and quartiles."""
     levels = [100 * level for level in run.manifest["nucleus_levels"]]

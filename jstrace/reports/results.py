@@ -58,6 +58,15 @@ class Results:
         """All curves."""
         return self.plan.cases
 
+    @functools.cached_property
+    def controlled(self) -> tuple[Case, ...]:
+        """The curves whose selectivity is known, of one input or more."""
+        if "selectivity" not in self.curves.column_names:
+            return ()
+        known = self.curves.filter(pc.is_valid(self.curves["selectivity"]))
+        names = set(pc.unique(known["condition"]).to_pylist())
+        return tuple(case for case in self.cases if case.name in names)
+
     @property
     def with_density(self) -> tuple[Case, ...]:
         """The curves that have a density: all but inverse ones."""

@@ -39,6 +39,50 @@ def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
     return run.sizes[np.argmax(stays, axis=1)]
 
 
+# --- the control ----------------------------------------------------------------------------------------------------
+
+
+class Selectivity(NamedTuple):
+    """How much nearer a curve comes to the own prediction than to foreign ones: means over inputs, ``[Z + 1]`` each."""
+
+    own: np.ndarray
+    """TV from the model's own prediction,"""
+    foreign: np.ndarray
+    """and from other inputs' predictions under the traces of a score that was told those."""
+    selectivity: np.ndarray
+    """The second less the first,"""
+    low: np.ndarray
+    high: np.ndarray
+    """with its 95% bootstrap interval over inputs; NaN of fewer than ``FEW``."""
+    n: int
+    """Inputs with a control."""
+
+    @property
+    def peak(self) -> int:
+        """The index of the size where it is largest."""
+        return int(np.argmax(self.selectivity[:-1]))
+
+
+def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
+    """The control of one of ``Results.controlled``, over the inputs that have it."""
+    own, foreign = run.curve(case, "tv"), run.curve(case, "foreign_tv")
+    known = np.isfinite(foreign).all(axis=1)
+    own, foreign = own[known], foreign[known]
+    found = foreign - own
+    low, high = _mean_interval(found, seed)
+    return Selectivity(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found))
+
+
+def _mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The 95% percentile interval of the bootstrap of means over inputs, each input drawn with all of its numbers."""
+    n = len(values)
+    if n < FEW:
+        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    low, high = np.percentile(drawn @ values / n, (2.5, 97.5), axis=0)
+    return low, high
+
+
 # --- what traces are made of ----------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jstrace.method.conditions import Case
 from jstrace.reports import statistics
 from jstrace.reports.results import Results
 
@@ -18,15 +19,42 @@ _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 def curves(runs: Sequence[Results]) -> pa.Table:
     """Of every condition and size the quartiles of TV, and means of what else is measured (Figs. 3, 6, 7, 10)."""
     rows: list[dict[str, Any]] = []
+    told = any(run.controlled for run in runs)
     for run in runs:
         for case in run.cases:
+            control = _control(run, case) if told else [{}] * len(run.sizes)
             low, middle, high = statistics.quartiles(run.curve(case, "tv"))
             means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
             recovered = np.median(run.curve(case, "recovered"), axis=0)
             for k, size in enumerate(run.sizes):
                 row = {"model": run.label, "condition": case.name, "size": size, "n": run.valid.num_rows}
                 row |= {"tv_q25": low[k], "tv_median": middle[k], "tv_q75": high[k], "recovered_median": recovered[k]}
-                rows.append(row | {f"{name}_mean": values[k] for name, values in means.items()})
+                rows.append(row | {f"{name}_mean": values[k] for name, values in means.items()} | control[k])
+    return pa.Table.from_pylist(rows)
+
+
+def _control(run: Results, case: Case) -> list[dict[str, Any]]:
+    """The control's columns of ``curves`` at every size, empty where a curve has none."""
+    if case not in run.controlled:
+        return [dict.fromkeys(_CONTROL)] * len(run.sizes)
+    found = statistics.selectivity(run, case)
+    values = zip(found.foreign, found.selectivity, found.low, found.high, strict=True)
+    return [dict(zip(_CONTROL, cells, strict=True)) for cells in values]
+
+
+_CONTROL = ("foreign_tv_mean", "selectivity_mean", "selectivity_low", "selectivity_high")
+
+
+def selectivities(runs: Sequence[Results]) -> pa.Table:
+    """Of every curve with a control the size where it is most selective, and what it is there."""
+    rows = []
+    for run in runs:
+        for case in run.controlled:
+            found = statistics.selectivity(run, case)
+            row = {"model": run.label, "condition": case.name, "n": found.n, "peak_size": run.sizes[found.peak]}
+            numbers = {"own_tv": found.own, "foreign_tv": found.foreign, "selectivity": found.selectivity}
+            numbers |= {"low": found.low, "high": found.high}
+            rows.append(row | {name: values[found.peak] for name, values in numbers.items()})
     return pa.Table.from_pylist(rows)
 
 
@@ -165,13 +193,15 @@ def validity(runs: Sequence[Results]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-_TEXTS = ("text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts")
+_TEXTS = (
+    "text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts", "foreign_inputs",
+)  # fmt: skip
 
 
 def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
     """The table of inputs without their texts."""
     found = []
     for run in runs:
-        kept = run.inputs.drop_columns([*_TEXTS])
+        kept = run.inputs.drop_columns([name for name in _TEXTS if name in run.inputs.column_names])
         found.append(kept.add_column(0, "model", pa.array([run.label] * kept.num_rows)))
     return pa.concat_tables(found, promote_options="default")

@@ -35,6 +35,7 @@ def configuration(
     later |= {} if learned is None else {"learned": learned}
     later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
+    later |= {"selectivity": plan.selectivity} if plan.selectivity else {}
     own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
     return (
         ({"own_importances": own} if own else {})
@@ -56,6 +57,7 @@ _LATER: dict[str, Any] = {
     "learned": None,
     "replace": list(Plan.replacements),
     "order": list(Plan.orders),
+    "selectivity": Plan.selectivity,
 }
 """What a configuration means that does not have them."""
 
@@ -65,8 +67,9 @@ def plan_of(config: dict[str, Any]) -> Plan:
     names = ("importance", "ablate", "baselines", "sizes")
     importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
     importances = tuple(name if name in IMPORTANCES else Named(name) for name in importances)
-    replacements, orders = (tuple((_LATER | config)[name]) for name in ("replace", "order"))
-    return Plan(importances, ablations, baselines, sizes, config["seed"], replacements, orders)
+    later = _LATER | config
+    replacements, orders = (tuple(later[name]) for name in ("replace", "order"))
+    return Plan(importances, ablations, baselines, sizes, config["seed"], replacements, orders, later["selectivity"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

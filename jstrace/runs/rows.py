@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32
 
 from jstrace.method import sizes as sizes_of
 from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
 from jstrace.models import EDGE_KINDS, EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
+from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
 from jstrace.runs.schema import density_column
 
@@ -26,6 +28,8 @@ class Entry:
     row: Row
     given: Input | None
     found: Outcome | Invalid
+    foreign: Foreign | None = None
+    """The control, where the run has one and the input allows it."""
 
 
 def part_tables(
@@ -52,7 +56,7 @@ def part_tables(
         rows["inputs"].append(_input_row(entry, plan, word, count))
         if isinstance(entry.found, Invalid):
             continue
-        rows["curves"] += _curve_rows(entry.index, entry.found, plan)
+        rows["curves"] += _curve_rows(entry, entry.found, plan)
         rows["components"] += _component_rows(entry.index, entry.found, plan, parallel)
         if "strata" in rows:
             rows["strata"] += _strata_rows(entry.index, entry.found, plan)
@@ -87,6 +91,8 @@ def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Call
     found |= {"entropy": float(whole.entropy[-1])}
     if whole.surprisal is not None and whole.rank is not None:
         found |= {"surprisal": float(whole.surprisal[-1]), "rank": int(whole.rank[-1])}
+    if entry.foreign is not None:
+        found |= {"foreign_inputs": list(entry.foreign.inputs)}
     densities = zip(plan.cases, entry.found.evaluations, strict=True)
     return found | {density_column(case.name): e.density for case, e in densities if e.density is not None}
 
@@ -96,17 +102,25 @@ def _counts(plan: Plan, found: Outcome) -> list[int]:
     return [*sizes_of.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
 
 
-def _curve_rows(index: int, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
+def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
     rows, sizes, counts = [], [*plan.sizes, 1.0], _counts(plan, found)
+    foreign = {} if entry.foreign is None else dict(zip(plan.controlled, entry.foreign.tv, strict=True))
     for case, e in zip(plan.cases, found.evaluations, strict=True):
         for k, size in enumerate(sizes):
-            row = {"input": index, "condition": case.name, "k": k, "size": size, "edges": counts[k]}
+            row = {"input": entry.index, "condition": case.name, "k": k, "size": size, "edges": counts[k]}
             row |= {name: getattr(e, name)[k].item() for name in ("tv", "kl", "top_token", "entropy", "agreement")}
             if e.surprisal is not None and e.rank is not None:
                 row |= {"surprisal": e.surprisal[k].item(), "rank": e.rank[k].item()}
             row |= {"nucleus": e.nucleus[k].tolist(), "nucleus_unordered": e.nucleus_unordered[k].tolist()}
+            row |= _foreign_cells(foreign[case][:, k], e.tv[k]) if case in foreign else {}
             rows.append(row | {"recovered": e.recovered[k].item()})
     return rows
+
+
+def _foreign_cells(foreign: Float32[np.ndarray, "N"], own: np.float32) -> dict[str, Any]:
+    """The control at one size."""
+    mean = foreign.mean()
+    return {"foreign_tvs": foreign.tolist(), "foreign_tv": mean.item(), "selectivity": (mean - own).item()}
 
 
 def _component_rows(index: int, found: Outcome, plan: Plan, parallel: bool) -> list[dict[str, Any]]:

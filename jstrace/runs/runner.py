@@ -26,6 +26,7 @@ from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
+from jstrace.runs.control import Control
 from jstrace.runs.data import Data
 from jstrace.runs.parts import Part
 from jstrace.runs.row import Row
@@ -95,6 +96,7 @@ def run(
     """
     _check_types(data, plan, name)
     _check_reference(reference)
+    _check_others(plan, data)
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
     plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
     mark = reference_mark(reference) if plan.takes_reference else None
@@ -123,12 +125,14 @@ def run(
         make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
         saver = Saver(folder, run_mark, names, make, tell.saved)
         ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed)
-        driver = Driver(loaded, ask, on_batch, Replacing(loaded, reference))
+        replacing = Replacing(loaded, reference)
+        driver = Driver(loaded, ask, on_batch, replacing)
+        control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as stop_if_asked:
             for number, chunk in chunks.items():
                 with saver.part(number):
-                    for entries in _computed(driver, {index: data.rows[index] for index in chunk}):
+                    for entries in _computed(driver, control, {index: data.rows[index] for index in chunk}):
                         saver.add(entries)
                         tell.finished(len(entries))
                         saver.save_if_due()
@@ -154,6 +158,13 @@ def _check_reference(reference: Any) -> None:
         raise InputError(f"reference = {reference!r:.80}, expected a list of texts")
     if listed and not reference:
         raise InputError("reference is empty; means and resampled states need at least one text")
+
+
+def _check_others(plan: Plan | None, data: Data) -> None:
+    """Refuse more foreign predictions than there are other inputs."""
+    if plan is not None and plan.selectivity and plan.selectivity >= len(data.rows):
+        others = max(0, len(data.rows) - 1)
+        raise InputError(f"selectivity = {plan.selectivity}: beside an input the data has {others} others to be told")
 
 
 def _count(what: str, given: Any) -> int | None:
@@ -205,8 +216,8 @@ class _Told:
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
-def _computed(driver: Driver, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]:
-    """The inputs of one part, as soon as they are finished: not in their order."""
+def _computed(driver: Driver, control: Control | None, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]:
+    """The inputs of one part, as soon as they and their control are finished: not in their order."""
     inputs: dict[int, Input] = {}
     refused: list[Entry] = []
     for index, row in chunk.items():
@@ -217,7 +228,9 @@ def _computed(driver: Driver, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]
     yield refused
     for batch in driver.batches(inputs):
         found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
-        yield [Entry(index, chunk[index], inputs[index], outcome) for index, outcome in found.items()]
+        valid = {index: inputs[index] for index, outcome in found.items() if isinstance(outcome, Outcome)}
+        foreign = {} if control is None else control.of(valid)
+        yield [Entry(index, chunk[index], inputs[index], found[index], foreign.get(index)) for index in found]
 
 
 def _input_of(model: Model, row: Row) -> Input:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import starmap
 
 import pyarrow as pa
 
@@ -80,6 +81,10 @@ _INPUTS = pa.schema(
     ]
 )
 
+_FOREIGN_CURVES = (("foreign_tvs", pa.list_(pa.float32())), ("foreign_tv", pa.float32()), ("selectivity", pa.float32()))
+_FOREIGN_INPUTS = (("foreign_inputs", pa.list_(pa.int32())),)
+"""Columns of runs that ask for selectivity, and of no other."""
+
 
 def density_column(name: str) -> str:
     """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
@@ -89,6 +94,8 @@ def density_column(name: str) -> str:
 def schemas(plan: Plan, *, save_strata: bool) -> dict[str, pa.Schema]:
     """The schema of each table of a run, in the order in which a part's files are written."""
     densities = [(density_column(case.name), pa.float64()) for case in plan.cases if case.has_density]
-    inputs = pa.schema([*_INPUTS, *map(pa.field, *zip(*densities, strict=True))])
-    found = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
+    on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
+    curves = pa.schema([*_CURVES, *starmap(pa.field, on_curves)])
+    inputs = pa.schema([*_INPUTS, *starmap(pa.field, (*densities, *on_inputs))])
+    found = {"curves": curves, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
     return {name: found[name] for name in TABLES if name != "strata" or save_strata}

@@ -83,6 +83,8 @@ OTHER_TYPES = {
     "Plan(seed=True)": "seed = True, expected an integer",
     "Plan(seed='1')": "seed = '1', expected an integer",
     "Plan(seed=1.0)": "seed = 1.0, expected an integer",
+    "Plan(selectivity=1.0)": "selectivity = 1.0, expected a number of foreign predictions",
+    "Plan(selectivity='3')": "selectivity = '3', expected a number of foreign predictions",
     "Plan(sizes='0.1')": "sizes = '0.1', expected a sequence of numbers",
     "Plan(sizes={0.1})": "sizes = {0.1}, expected a sequence of numbers",
     "Plan(sizes={0.1: 1})": "sizes = {0.1: 1}, expected a sequence of numbers",

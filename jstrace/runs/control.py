@@ -1,0 +1,106 @@
+"""The control of a run: the scores that know an input's prediction, told those of other inputs (section 8)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from jstrace.method.conditions import Plan
+from jstrace.models import InputError, Model
+from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.replacing import Replacing
+from jstrace.runs.row import Row
+
+_KEPT = 128
+"""Predictions that are kept: those of one input serve several that stand before it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """How far the scores of one input get towards the predictions of others."""
+
+    inputs: tuple[int, ...]
+    """The N rows of the data whose predictions the scores were told."""
+    tv: Float32[np.ndarray, "C N Z1"]
+    """TV from each of them, of every curve of ``Plan.controlled``."""
+
+
+class Control:
+    """Traces inputs of a run towards other inputs' predictions; one for a run.
+
+    Which others depends on the data alone, not on batches, hosts, limits or where a run was stopped: the next rows,
+    and after the last the first ones, that the model predicts another most probable token of. Every prediction is
+    computed by itself.
+    """
+
+    def __init__(self, model: Model, plan: Plan, rows: Sequence[Row], replacing: Replacing) -> None:
+        """``rows`` of the data, all of them; ``replacing`` says what names of replacements stand for."""
+        sources = tuple(dict.fromkeys(case.source for case in plan.controlled))
+        ask = Ask(sources, plan.controlled, plan.sizes, plan.seed)
+        self._driver, self._rows, self._count = Driver(model, ask, replacing=replacing), rows, plan.selectivity
+        self._predicted = functools.lru_cache(_KEPT)(self._prediction)
+        self._tops: dict[int, int | None] = {}
+
+    def of(self, inputs: Mapping[int, Input]) -> dict[int, Foreign]:
+        """The control of valid inputs by their indices.
+
+        An input is left out where too few others predict anything else, or where a prediction is not finite.
+
+        Raises:
+          JaxRuntimeError, MemoryError: memory ran out, which the inputs' own scores did fit into.
+        """
+        chosen = {index: self.others(index) for index in inputs}
+        chosen = {index: others for index, others in chosen.items() if len(others) == self._count}
+        asked = {
+            index * self._count + place: dataclasses.replace(
+                inputs[index], next_token=None, target=self._predicted(other)
+            )
+            for index, others in chosen.items()
+            for place, other in enumerate(others)
+        }
+        found: dict[int, list[Float32[np.ndarray, "C Z1"] | None]] = {index: [None] * self._count for index in chosen}
+        for batch in self._driver.batches(asked):
+            for number, outcome in batch.items():
+                found[number // self._count][number % self._count] = _curves(outcome)
+        whole = {index: [tv for tv in curves if tv is not None] for index, curves in found.items()}
+        return {
+            index: Foreign(chosen[index], np.stack(curves, axis=1))
+            for index, curves in whole.items()
+            if len(curves) == self._count
+        }
+
+    def others(self, index: int) -> tuple[int, ...]:
+        """The rows whose predictions an input is told, fewer where the data has no more."""
+        own, n_rows = self._top(index), len(self._rows)
+        following = ((index + step) % n_rows for step in range(1, n_rows))
+        return tuple(itertools.islice((row for row in following if self._top(row) not in (None, own)), self._count))
+
+    def _top(self, index: int) -> int | None:
+        """The most probable token of a row, where it has a prediction."""
+        if index not in self._tops:
+            found = self._predicted(index)
+            self._tops[index] = None if found is None else int(found.argmax())
+        return self._tops[index]
+
+    def _prediction(self, index: int) -> Float32[np.ndarray, "V"] | None:
+        """Log-probabilities of what follows a row, where it can be an input at all."""
+        try:
+            return self._driver.prediction(tokenised(self._driver.model, self._rows[index].text)[1][0])
+        except InputError:
+            return None
+
+
+def _curves(found: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:
+    """TV by curve and size, where all of it is finite."""
+    if isinstance(found, Invalid):
+        if found.error is not None:
+            raise found.error
+        return None
+    return np.stack([one.tv for one in found.evaluations]) if all(one.valid for one in found.evaluations) else None
