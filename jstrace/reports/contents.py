@@ -168,9 +168,9 @@ def _control(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
             tuple(dict.fromkeys(getattr(condition, name) for condition in conditions)) for name in ("ablate", "replace")
         )
         caption = (
-            f"TV from the model's own prediction; TV from what {run.plan.selectivity} other inputs predict, under traces"
-            " of the same score told that; and selectivity, the second less the first: 1 where a mask reaches the own"
-            " prediction alone, 0 where it reaches any. Means over inputs; band: 95% bootstrap interval, from"
+            f"TV from the model's own prediction; TV from what {run.plan.selectivity} other inputs predict, under"
+            " traces of the same score told that; and selectivity, the second less the first: 1 where a mask reaches"
+            " the own prediction alone, 0 where it reaches any. Means over inputs; band: 95% bootstrap interval, from"
             f" {statistics.FEW} inputs on. Dot: where it is largest:"
             f" {'; '.join(_peak(run, case) for case in run.controlled)}."
         )
