@@ -194,6 +194,7 @@ def test_on_a_mesh(model: Model) -> None:
         one, two = (control._predicted(index) for control in (alone, meshed))
         assert one is not None
         np.testing.assert_allclose(two, one, atol=1e-5)
-        exact = model(Letters().encode(TEXTS[index]), model.full_mask(len(TEXTS[index])))
+        ids = Letters().encode(TEXTS[index])
+        exact = model(ids, model.full_mask(len(ids)))
         np.testing.assert_allclose(one, jax.nn.log_softmax(exact), atol=1e-5)
     assert alone._predicted(2) is None, "an empty text"
