@@ -223,7 +223,9 @@ def _fault(given: Mapping[str, Any], features: str) -> str | None:
 
 def _reads(features: str) -> str:
     """What features mean in this version: coefficients are good for the same alone."""
-    return f"{CUTS!r}, cuts {KEPT}" if features == "rounds" else features
+    # What the cuts are called has no part in it; files have them under the name of all rounds.
+    cuts = repr(CUTS).replace(repr(CUTS.name), repr("rounds"))
+    return f"{cuts}, cuts {KEPT}" if features == "rounds" else features
 
 
 def _path(path: Any) -> Path:

@@ -35,11 +35,12 @@ def known_to(model: Model, importance: Any) -> Any:
         importance.check_fits(model)
     if importance != "learned":
         return importance
+    found = built_in()
     try:
-        built_in().check_fits(model)
+        found.check_fits(model)
     except InputError as error:
         raise InputError(
             "importance learned: jstrace comes with a scorer for smollm2 alone; fit one to this model with jstrace"
             " fit-scorer --model ... --data texts.txt --out scorer.safetensors and give that file as importance"
         ) from error
-    return built_in()
+    return found
