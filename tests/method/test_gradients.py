@@ -78,20 +78,24 @@ def test_soft_masks_sum_to_the_budget(seed: int, share: float, temperature: floa
     assert all(jax.tree.leaves(outside))
 
 
-def test_gradients_pass_through_the_budget() -> None:
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("count", [1, 40, graph.n_edges(TINY, N)])
+def test_gradients_pass_through_the_budget(count: int, ties: bool) -> None:
     """By finite differences through the threshold: what one edge gains others lose, so a constant changes nothing."""
-    values, weights = random_values(0), random_values(1)
+    values, weights = random_values(0, ties=ties), random_values(1)
 
     def loss(values: EdgeTree) -> jax.Array:
-        mask = soft_mask(values, 40.0, 0.7)
-        return total(jax.tree.map(lambda m, w: jnp.where(jnp.isnan(w), 0, w) * m**2, mask, weights))
+        mask = soft_mask(values, float(count), 0.7)
+        return total(jax.tree.map(lambda m, w: jnp.where(jnp.isnan(w), 0, w) * (m + m**2), mask, weights))
 
     gradient = jax.grad(loss)(values)
     assert float(total(gradient)) == pytest.approx(0, abs=1e-4)
     step = jax.tree.map(lambda v: 5e-3 * jnp.nan_to_num(v), random_values(2))
     ahead, behind = (loss(jax.tree.map(move, values, step)) for move in (jnp.add, jnp.subtract))
     along = float(total(jax.tree.map(jnp.multiply, gradient, step)))
-    assert along == pytest.approx(float(ahead - behind) / 2, rel=2e-2)
+    assert along == pytest.approx(float(ahead - behind) / 2, rel=2e-2, abs=2e-5)
+    if count < graph.n_edges(TINY, N):
+        assert abs(along) > 1e-3, "a mask of all edges alone has no gradient"
 
 
 def test_kinds_without_edges_have_no_extremes() -> None:
