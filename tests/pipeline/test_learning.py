@@ -176,7 +176,9 @@ def test_the_name_is_the_default_fit(tiny: Model, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(SCORES, "fitted", lambda: Fitted(steps=2, start=ShareTimesGradient()))
     options: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score", "replace": replace}
     named = jstrace.trace(tiny, TEXT, importance="fitted", **options)
-    assert named == jstrace.learn(tiny, TEXT, steps=2, start="l1*gradient", **options)
+    learned = jstrace.learn(tiny, TEXT, steps=2, start="l1*gradient", **options)
+    assert learned.importance == "fitted-steps-2-start-l1*gradient"
+    assert named == dataclasses.replace(learned, importance="fitted")
 
 
 def test_ones_own_states_are_not_drawn_over(tiny: Model) -> None:
