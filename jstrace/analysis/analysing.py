@@ -200,6 +200,6 @@ def analyse(
         modularity=measures.modularity(network, found),
         sources=counted,
         seed=seed,
-        words=trace.token_texts or tuple(map(str, trace.tokens.tolist())),
+        words=trace.words,
         parallel=trace.config.parallel,
     )

@@ -17,7 +17,7 @@ _FONT = "font-family:ui-monospace,monospace;font-size:.9em"
 
 def trace_html(trace: Any) -> str:
     """Of a ``Trace``: tokens, how edges were ranked, and the edges of each size."""
-    words = trace.token_texts or tuple(map(str, trace.tokens.tolist()))
+    words = trace.words
     shown = " ".join(f'<bdi style="{_TOKEN}">{_word(word)}</bdi>' for word in words[:_TOKENS])
     left = f" and {len(words) - _TOKENS:,} more" if len(words) > _TOKENS else ""
     facts = [f"{len(words):,} tokens", f"{trace.n_edges:,} edges", f"ranked by {trace.importance}", trace.order]

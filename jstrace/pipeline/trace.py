@@ -63,6 +63,11 @@ class Trace:
     reference: str = ""
     """A hash of the texts that it was taken from, where those were the caller's own; else empty."""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The tokens as text, or their ids where there was no tokenizer."""
+        return self.token_texts or tuple(map(str, self.tokens.tolist()))
+
     @staticmethod
     def from_scores(
         model: Model,
@@ -118,7 +123,29 @@ class Trace:
         Raises:
           InputError: as ``mask``.
         """
-        return self._index(k, size)
+        if (k is None) == (size is None):
+            raise InputError("expected an index k or a size, one of the two")
+        if size is not None:
+            known = [*self.sizes, 1.0]
+            try:
+                if isinstance(size, bool | str):
+                    raise TypeError
+                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
+                close = math.isclose(known[found], float(size), rel_tol=1e-6)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"size = {size!r}, expected a number") from error
+            if not close:
+                raise InputError(f"size = {size}: not one of this trace's sizes {known}")
+            return found
+        try:
+            if isinstance(k, bool | np.bool_):
+                raise TypeError
+            index = operator.index(k)  # type: ignore[arg-type]  # one of the two was given
+        except TypeError as error:
+            raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
+        if not 0 <= index <= len(self.sizes):
+            raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
+        return index
 
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
@@ -130,7 +157,7 @@ class Trace:
         Raises:
           InputError: no such trace, a fraction in the place of an index, or neither or both of the two.
         """
-        index = self._index(k, size)
+        index = self.index(k, size=size)
         return jax.tree.map(lambda stratum: stratum <= index, self.strata)
 
     def masks(self) -> EdgeTree:
@@ -157,9 +184,8 @@ class Trace:
             import networkx
         except ImportError as error:
             raise InputError("to_networkx needs networkx: pip install 'jstrace[analysis]'") from error
-        graph, words = networkx.MultiDiGraph(), self.token_texts or tuple(map(str, self.tokens.tolist()))
-        for edge in self.edges(k, size=size):
-            level = edge.layer if self.config.parallel else 2 * edge.layer + (edge.kind in ("residual_mlp", "mlp"))
+        graph, words, edges = networkx.MultiDiGraph(), self.words, self.edges(k, size=size)
+        for edge, level in zip(edges, edges.levels(parallel=self.config.parallel).tolist(), strict=True):
             ends = (level, edge.source), (level + 1, edge.target)
             for end in ends:
                 graph.add_node(end, token=words[end[1]], position=end[1])
@@ -215,31 +241,6 @@ class Trace:
     def _repr_html_(self) -> str:
         """What notebooks show."""
         return trace_html(self)
-
-    def _index(self, k: Any, size: float | None) -> int:
-        if (k is None) == (size is None):
-            raise InputError("expected an index k or a size, one of the two")
-        if size is not None:
-            known = [*self.sizes, 1.0]
-            try:
-                if isinstance(size, bool | str):
-                    raise TypeError
-                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
-                close = math.isclose(known[found], float(size), rel_tol=1e-6)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise InputError(f"size = {size!r}, expected a number") from error
-            if not close:
-                raise InputError(f"size = {size}: not one of this trace's sizes {known}")
-            return found
-        try:
-            if isinstance(k, bool | np.bool_):
-                raise TypeError
-            index = operator.index(k)
-        except TypeError as error:
-            raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
-        if not 0 <= index <= len(self.sizes):
-            raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
-        return index
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def in_words(edge: Edge, words: tuple[str, ...]) -> str:
 
 def words_of(trace: Trace) -> tuple[str, ...]:
     """The tokens of a trace as text, or their ids where there is no tokenizer."""
-    return trace.token_texts or tuple(str(int(token)) for token in trace.tokens)
+    return trace.words
 
 
 def printable(label: str) -> str:
