@@ -6,7 +6,6 @@ import dataclasses
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -17,7 +16,7 @@ from jstrace.analysis.networks import Network, network_of
 from jstrace.reports.results import Results
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
-from jstrace.runs.schema import EDGE_KINDS
+from jstrace.runs.schema import strata_arrays
 
 MOST_TOKENS = 128
 """Of inputs that are looked at."""
@@ -88,23 +87,14 @@ def _with_strata(run: Results) -> list[tuple[Path, Part]]:
 
 def _networks(run: Results, chosen: Sample) -> Iterator[list[Network]]:
     """Of each input its traces, a part after the other."""
-    parallel = bool(run.manifest["model"]["config"].get("parallel", False))
     for folder, part in _with_strata(run):
         here = [index for index in chosen.inputs if part.first <= index <= part.last]
         if here:
             table = parts.read_part(folder, "strata", part, run.mark)
             wanted = pc.and_(pc.is_in(table["input"], pc.cast(here, "int32")), pc.equal(table["source"], run.source))
             for row in table.filter(wanted).to_pylist():
-                strata = _strata(row)
-                yield [network_of(strata, k, parallel=parallel) for k in chosen.ks]
-
-
-def _strata(row: dict[str, Any]) -> Any:
-    """``runs.rows.strata_of`` without JAX."""
-    shape = (row["layers"], row["n_tokens"])
-    shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
-    leaves = {name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
-    return types.SimpleNamespace(**leaves)
+                strata = types.SimpleNamespace(**strata_arrays(row))  # an EdgeTree would bring JAX
+                yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
 
 
 def _measured(network: Network) -> tuple[float, ...]:

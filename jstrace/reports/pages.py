@@ -16,7 +16,7 @@ from jstrace.method.conditions import Case
 from jstrace.reports.results import Results, read_results
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
-from jstrace.runs.schema import EDGE_KINDS
+from jstrace.runs.schema import strata_arrays
 from jstrace.show.page import Page, curve, page, panel
 from jstrace.show.text import printable
 
@@ -99,9 +99,7 @@ class Pages:
         strata = self._strata(row, source)
         curves = [self._curve(row, case) for case in cases]
         counts = [*row["counts"], row["n_edges"]]
-        # Parallel blocks have no residual edge past the MLP; others have that of the output in every graph.
-        parallel = bool((strata["residual_mlp"] == 255).all())
-        return panel(source, row["token_texts"], strata, self._run.sizes, counts, curves, parallel=parallel)
+        return panel(source, row["token_texts"], strata, self._run.sizes, counts, curves, parallel=self._run.parallel)
 
     def _strata(self, row: dict[str, Any], source: str) -> dict[str, np.ndarray]:
         run, index = self._run, row["input"]
@@ -109,7 +107,7 @@ class Pages:
         table = self._table(folder, part)
         found = table.filter(pc.and_(pc.equal(table["input"], index), pc.equal(table["source"], source))).to_pylist()
         try:
-            return _arrays(found[0], row["n_tokens"])
+            return strata_arrays(found[0] | {"n_tokens": row["n_tokens"]})
         except (LookupError, ValueError, TypeError) as error:
             path = folder / "strata" / part.file
             raise InputError(f"{path}: damaged (no strata of input {index} and {source} in it)") from error
@@ -137,15 +135,6 @@ class Pages:
         pairs = [(pc.list_flatten(valid["tokens"]), pc.list_flatten(valid["token_texts"]))]
         pairs.append((valid["top_token"], valid["top_text"]))
         return {token: text for tokens, texts in pairs for token, text in _unique(tokens, texts)}
-
-
-def _arrays(row: dict[str, Any], n_tokens: int) -> dict[str, np.ndarray]:
-    """Strata of one row, uint8 by the names of an ``EdgeTree``."""
-    layers = row["layers"]
-    shapes = {"attn": (layers, row["n_heads"], n_tokens, n_tokens)}
-    return {
-        name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, (layers, n_tokens))) for name in EDGE_KINDS
-    }
 
 
 def _unique(tokens: pa.ChunkedArray, texts: pa.ChunkedArray) -> Iterable[tuple[int, str]]:

@@ -92,6 +92,11 @@ class Results:
         """Of the model."""
         return int(self.manifest["model"]["config"]["n_layers"])
 
+    @property
+    def parallel(self) -> bool:
+        """Whether attention and MLP read the same state, so that a layer is one level of nodes."""
+        return bool(self.manifest["model"]["config"].get("parallel", False))
+
     @functools.cached_property
     def valid(self) -> pa.Table:
         """The valid inputs."""

@@ -13,11 +13,11 @@ from jaxtyping import Float32
 from jstrace.method import sizes as sizes_of
 from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
-from jstrace.models import EDGE_KINDS, EdgeTree
+from jstrace.models import EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import density_column
+from jstrace.runs.schema import density_column, strata_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +147,4 @@ def _strata_rows(index: int, found: Outcome, plan: Plan) -> list[dict[str, Any]]
 
 def strata_of(row: dict[str, Any]) -> EdgeTree:
     """The strata (uint8) of one row of the table ``strata``."""
-    shape = (row["layers"], row["n_tokens"])
-    shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
-    return EdgeTree(
-        **{name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
-    )
+    return EdgeTree(**strata_arrays(row))

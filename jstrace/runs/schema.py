@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import starmap
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from jstrace.method.conditions import Plan
@@ -84,6 +87,13 @@ _INPUTS = pa.schema(
 _FOREIGN_CURVES = (("foreign_tvs", pa.list_(pa.float32())), ("foreign_tv", pa.float32()), ("selectivity", pa.float32()))
 _FOREIGN_INPUTS = (("foreign_inputs", pa.list_(pa.int32())),)
 """Columns of runs that ask for selectivity, and of no other."""
+
+
+def strata_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The strata of one row of the table ``strata``, uint8 by the names of an ``EdgeTree``."""
+    shape = (row["layers"], row["n_tokens"])
+    shapes = {"attn": (row["layers"], row["n_heads"], row["n_tokens"], row["n_tokens"])}
+    return {name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
 
 
 def density_column(name: str) -> str:
