@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jstrace.cli.options import AT_HELP, MODEL_HELP, Revision, at_size
+from jstrace.cli.showing import buffered
 
 if TYPE_CHECKING:
     from jstrace.analysis import Analysis
@@ -90,13 +90,9 @@ def _text(trace: Trace) -> str:
 
 def _tables(trace: Trace, found: Analysis, top: int) -> str:
     """All that is printed of a trace as a network."""
-    from rich.console import Console
-
     from jstrace.show import tables
 
-    as_there, written = Console(), io.StringIO()
-    console = Console(file=written, force_terminal=as_there.is_terminal, highlight=False, soft_wrap=True)
-    console.width = max(console.width, 100)  # as of ``jstrace trace``
+    console, written = buffered()
     net = found.network
     console.print(f"{_text(trace)}: {len(trace.tokens)} tokens, ranked by {trace.importance}", markup=False)
     counted = (

@@ -15,6 +15,8 @@ import typer
 from jstrace.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from jstrace.cli.computing import Result
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation
@@ -101,18 +103,24 @@ def _print(model: Model, result: Result, output: Output) -> None:
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours
 
 
-def _tables(model: Model, result: Result, output: Output, word: Callable[[int], str]) -> str:
-    """All of a text's tables as one string: rich, which prints, would end the program itself at a broken pipe."""
+def buffered() -> tuple[Console, io.StringIO]:
+    """A console of the terminal's looks, and the text that it writes."""
     from rich.console import Console
 
+    as_there, written = Console(), io.StringIO()
+    console = Console(file=written, force_terminal=as_there.is_terminal, highlight=False, soft_wrap=True)
+    console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
+    return console, written
+
+
+def _tables(model: Model, result: Result, output: Output, word: Callable[[int], str]) -> str:
+    """All of a text's tables as one string: rich, which prints, would end the program itself at a broken pipe."""
     from jstrace.show import curves, tables
     from jstrace.show.strongest import attention
     from jstrace.show.text import prediction_line, shown
 
     trace, evaluation = result.trace, result.evaluation
-    as_there, written = Console(), io.StringIO()
-    console = Console(file=written, force_terminal=as_there.is_terminal, highlight=False, soft_wrap=True)
-    console.width = max(console.width, 100)  # a narrow terminal wraps lines; no digit is cut off
+    console, written = buffered()
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
     ablated = evaluation.ablate + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation)
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {ablated}", markup=False)
