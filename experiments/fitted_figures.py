@@ -5,13 +5,12 @@ Command: ``python experiments/fitted_figures.py DATA.tsv FITS OUT`` (SmolLM2 in 
 FITS is what ``experiments/fitted_traces.py`` wrote. Every trace is judged by ``jstrace.evaluate`` at all 26 sizes,
 from what it was fitted to; L1, rounds and the learned scorer are traced and judged beside it. OUT gets ``judged.jsonl``
 (a line for each trace and judge; what it has is not judged again), ``curves.csv``, ``selectivity.csv``,
-``makeup.csv``, ``overlap.csv``, ``seconds.csv`` and two figures. The last line is JSON.
+``makeup.csv``, ``overlap.csv``, ``seconds.csv`` and ``fitted.png``. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
@@ -26,8 +25,8 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.fitted_traces import FOREIGN, KINDS, prediction, shuffled
-from experiments.inputs import texts_of, unseen
+from experiments.fitted_traces import FOREIGN, KINDS, shuffled
+from experiments.inputs import makeup_of, prediction, texts_of, unseen, written
 from experiments.paraphrases import PAIRS
 from jstrace.method.sizes import SIZES
 from jstrace.models import EDGE_KINDS, EdgeTree, Model
@@ -72,22 +71,27 @@ class Fits:
             found: dict[str, Any] = json.loads(str(held["about"]))
         return found
 
-    def traces(self, kind: str) -> Iterator[tuple[int, str, Any]]:
-        """Number, target and trace of every fit of a kind."""
+    def names(self, kind: str) -> list[tuple[int, str]]:
+        """Number and target of every fit of a kind."""
         path = self.folder / f"{kind}.npz"
         if not path.exists():
-            return
+            return []
         with np.load(path) as held:
-            names = sorted({tuple(name.split("/")[:2]) for name in held.files if "/" in name})
-            for number, told in names:
-                strata = EdgeTree(**{edges: held[f"{number}/{told}/{edges}"] for edges in EDGE_KINDS})
-                yield int(number), told, self._trace(kind, int(number), strata)
+            pairs = {tuple(name.split("/")[:2]) for name in held.files if "/" in name}
+        return sorted((int(number), told) for number, told in pairs)
 
-    def _trace(self, kind: str, number: int, strata: EdgeTree) -> Any:
-        """The same masks again: ranked by the stratum, which has as many edges as its size."""
+    def trace(self, kind: str, number: int, told: str = "own", *, on: int | None = None) -> Any:
+        """The trace of a fit, or its masks on another text of as many tokens: ranked by the stratum, which has as many
+        edges as its size."""
+        with np.load(self.folder / f"{kind}.npz") as held:
+            strata = EdgeTree(**{edges: held[f"{number}/{told}/{edges}"] for edges in EDGE_KINDS})
         scores = jax.tree.map(lambda stratum: np.float32(len(SIZES)) - stratum.astype(np.float32), strata)
-        text = self.text(kind, number)
+        text = self.text(kind, number if on is None else on)
         return jstrace.Trace.from_scores(self.model(kind), text, scores, importance="fitted", order="score")
+
+    def told(self, kind: str, told: str) -> dict[int, Any]:
+        """Traces of a kind that were told the same, by number."""
+        return {number: self.trace(kind, number, told) for number, each in self.names(kind) if each == told}
 
 
 def tv_of(model: Model, texts: list[str], trace: Any, judge: str, target: Any = None) -> list[float]:
@@ -100,24 +104,24 @@ def tv_of(model: Model, texts: list[str], trace: Any, judge: str, target: Any = 
 def judged(fits: Fits, done: set[tuple[Any, ...]]) -> Iterator[Record]:
     """Records of all traces that are not there yet."""
     for kind, judges in JUDGES.items():
-        for number, told, trace in fits.traces(kind):
-            for judge in judges if told == "own" else judges[:1]:
-                if (kind, number, told, judge) not in done:
-                    target = fits.target(kind, number, told)
-                    tv = tv_of(fits.model(kind), fits.texts, trace, judge, target)
-                    yield {"kind": kind, "number": number, "told": told, "judge": judge, "tv": tv}
+        for number, told in fits.names(kind):
+            wanted = [j for j in (judges if told == "own" else judges[:1]) if (kind, number, told, j) not in done]
+            if not wanted:
+                continue
+            trace, target = fits.trace(kind, number, told), fits.target(kind, number, told)
+            for judge in wanted:
+                tv = tv_of(fits.model(kind), fits.texts, trace, judge, target)
+                yield {"kind": kind, "number": number, "told": told, "judge": judge, "tv": tv}
 
 
 def crossed(fits: Fits, done: set[tuple[Any, ...]]) -> Iterator[Record]:
     """The trace of a text on its paraphrase, and on another text of as many tokens."""
-    found = [trace for _, _, trace in sorted(fits.traces("pairs"), key=lambda one: one[0])]
-    for number, trace in enumerate(found):
-        same = [i for i, one in enumerate(found) if len(one.tokens) == len(trace.tokens) and i // 2 != number // 2]
+    found = fits.told("pairs", "own")
+    for number, trace in found.items():
+        same = [i for i, one in found.items() if len(one.tokens) == len(trace.tokens) and i // 2 != number // 2]
         for told, other in (("paraphrase", number ^ 1), ("another", same[0] if same else None)):
             if other is not None and ("pairs", number, told, "mean") not in done:
-                scores = jax.tree.map(lambda s: np.float32(len(SIZES)) - s.astype(np.float32), trace.strata)
-                moved = jstrace.Trace.from_scores(fits.trained, fits.text("pairs", other), scores, order="score")
-                tv = tv_of(fits.trained, fits.texts, moved, "mean")
+                tv = tv_of(fits.trained, fits.texts, fits.trace("pairs", number, on=other), "mean")
                 yield {"kind": "pairs", "number": number, "told": told, "judge": "mean", "tv": tv}
 
 
@@ -149,19 +153,13 @@ def interval(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Selectivity of fits under means by size: over all foreign targets, and for each."""
-    own = {one["number"]: np.asarray(one["tv"]) for one in records if _is(one, "means", "own")}
+    tv = {(one["told"], one["number"]): np.asarray(one["tv"])
+          for one in records if (one["kind"], one["judge"]) == ("means", "mean")}  # fmt: skip
+    targets = [told for told in map(str, FOREIGN) if any(each == told for each, _ in tv)]
+    numbers = [number for told, number in tv if told == "own"]
     out = []
-    for name in ("all", *map(str, FOREIGN)):
-        told = [
-            one
-            for one in records
-            if one["kind"] == "means" and one["told"] in (map(str, FOREIGN) if name == "all" else (name,))
-        ]
-        by_row = [np.mean([one["tv"] for one in told if one["number"] == row], axis=0) - tv for row, tv in own.items()
-                  if any(one["number"] == row for one in told)]  # fmt: skip
-        if not by_row:
-            continue
-        rows = np.asarray(by_row)
+    for name, chosen in {"all": targets, **{told: [told] for told in targets}}.items():
+        rows = np.asarray([np.mean([tv[told, n] for told in chosen], axis=0) - tv["own", n] for n in numbers])
         low, high = interval(rows)
         for k, size in enumerate(SIZES):
             mean, least, most = (round(float(x[k]), 4) for x in (rows.mean(axis=0), low, high))
@@ -170,29 +168,18 @@ def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return out
 
 
-def _is(one: Record, kind: str, told: str, judge: str = "mean") -> bool:
-    return bool(one["kind"] == kind and one["told"] == told and one["judge"] == judge)
-
-
 def makeup(name: str, made: Sequence[Any]) -> list[dict[str, Any]]:
-    """Shares of the edges of traces by type, quarter of the depth, the sink and the last token as a source."""
-    rows = []
-    for k, size in enumerate(SIZES):
-        kept = [one.composition() for one in made]
-        layers = np.mean([_by_layer(one, k) for one in kept], axis=0)
+    """What traces are made of, with what attention reads: means over inputs."""
+    rows = makeup_of([one.composition() for one in made], SIZES)
+    for k, row in enumerate(rows):
         sink, last, heads = np.mean([_attention(one, k) for one in made], axis=0)
-        types = {
-            part: float(np.mean([getattr(one, part)[k] for one in kept])) for part in ("residual", "attention", "mlp")
-        }
-        quarters = {f"quarter_{i}": float(part.sum()) for i, part in enumerate(np.array_split(layers, 4), 1)}
-        attention = {"from_first_token": sink, "into_last_token": last, "in_busiest_tenth_of_heads": heads}
-        rows.append({"trace": name, "size": size, **types, **quarters, **attention})
-    return rows
+        row |= {"from_first_token": sink, "into_last_token": last, "in_busiest_tenth_of_heads": heads}
+    return [{"trace": name} | rounded(row) for row in rows]
 
 
-def _by_layer(one: Any, k: int) -> np.ndarray:
-    found = one.residual_edges[k] + one.mlp_edges[k] + one.head_edges[k].sum(axis=-1)
-    return np.asarray(found / max(1, found.sum()))
+def rounded(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table with four digits, its size as it is."""
+    return {name: round(x, 4) if isinstance(x, float) and name != "size" else x for name, x in row.items()}
 
 
 def _attention(trace: Any, k: int) -> np.ndarray:
@@ -202,41 +189,34 @@ def _attention(trace: Any, k: int) -> np.ndarray:
     return np.asarray([held[..., 0].sum() / n, held[:, :, -1].sum() / n, heads[: len(heads) // 10].sum() / n])
 
 
-def overlap(a: Any, b: Any) -> list[float]:
-    """Edges that two traces share over those of one, by size."""
-    both = [
-        sum(int((getattr(a.mask(k), e) & getattr(b.mask(k), e)).sum()) for e in EDGE_KINDS) for k in range(len(SIZES))
-    ]
-    return [n / max(1, count) for n, count in zip(both, a.counts, strict=True)]
+def overlap(name: str, pairs: Sequence[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """Edges that two traces share over those of one, by size: means over pairs."""
+    rows = []
+    for k, size in enumerate(SIZES):
+        shares = []
+        for a, b in pairs:
+            one, other = (trace.mask(k) for trace in (a, b))
+            both = sum(int((getattr(one, edges) & getattr(other, edges)).sum()) for edges in EDGE_KINDS)
+            shares.append(both / max(1, a.counts[k]))
+        rows.append({"with": name, "size": size, "inputs": len(pairs), "share": round(float(np.mean(shares)), 4)})
+    return rows
 
 
 def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What traces are made of, and what they share with fitted ones."""
-    own = {number: trace for number, told, trace in fits.traces("means") if told == "own"}
-    made, shared = makeup("fitted", list(own.values())), []
-    others: dict[str, dict[int, Any]] = {
-        kind: {number: trace for number, told, trace in fits.traces(kind) if told == "own"}
-        for kind in ("zeros", "random", "seed")
-    }
-    told_of = {told: {n: trace for n, t, trace in fits.traces("means") if t == told} for told in map(str, FOREIGN)}
-    others |= {f"told row {told}": found for told, found in told_of.items()}
+    own = fits.told("means", "own")
+    made, shared = makeup("fitted", [*own.values()]), []
+    others: dict[str, dict[int, Any]] = {kind: fits.told(kind, "own") for kind in ("zeros", "random", "seed")}
+    others |= {f"told row {told}": fits.told("means", str(told)) for told in FOREIGN}
     for name in CHEAPER:
         others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], importance=name) for row in rows}
     for name, found in others.items():
         if found:
-            made += makeup(name, list(found.values()))
-            each = np.mean([overlap(own[n], trace) for n, trace in found.items() if n in own], axis=0)
-            shared += [
-                {"with": name, "size": size, "inputs": len(found), "share": round(float(share), 4)}
-                for size, share in zip(SIZES, each, strict=True)
-            ]
-    pairs = [trace for _, _, trace in sorted(fits.traces("pairs"), key=lambda one: one[0])]
+            made += makeup(name, [*found.values()])
+            shared += overlap(name, [(own[number], trace) for number, trace in found.items() if number in own])
+    pairs = fits.told("pairs", "own")
     if pairs:
-        each = np.mean([overlap(pairs[i], pairs[i ^ 1]) for i in range(len(pairs))], axis=0)
-        shared += [
-            {"with": "its paraphrase's", "size": size, "inputs": len(pairs), "share": round(float(share), 4)}
-            for size, share in zip(SIZES, each, strict=True)
-        ]
+        shared += overlap("its paraphrase's", [(trace, pairs[number ^ 1]) for number, trace in pairs.items()])
     return made, shared
 
 
@@ -266,23 +246,13 @@ def draw(found: dict[tuple[str, str, str], np.ndarray]) -> Figure:
     return figure
 
 
-def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(
-            {k: round(v, 4) if isinstance(v, float) and k != "size" else v for k, v in row.items()} for row in rows
-        )
-
-
 def tables(folder: Path, fits: Fits, records: Sequence[Record], rows: Sequence[int]) -> None:
     """Everything that OUT has beside the records."""
     found = curves(records)
     sizes = [f"{size:g}" for size in SIZES]
     written(folder / "curves.csv", [
-        {"fit": kind, "told": told, "judged under": judge, "fits": len(tv),
-         **dict(zip(sizes, tv.mean(axis=0).tolist(), strict=True))}
+        rounded({"fit": kind, "told": told, "judged under": judge, "fits": len(tv),
+                 **dict(zip(sizes, tv.mean(axis=0).tolist(), strict=True))})
         for (kind, told, judge), tv in found.items()
     ])  # fmt: skip
     written(folder / "selectivity.csv", selectivity_rows(records))
@@ -291,7 +261,9 @@ def tables(folder: Path, fits: Fits, records: Sequence[Record], rows: Sequence[i
     written(folder / "overlap.csv", shared)
     about = [(kind, fits.about(kind)) for kind in KINDS if (fits.folder / f"{kind}.npz").exists()]
     kept = ("fits", "steps", "seconds", "device")
-    written(folder / "seconds.csv", [{"fit": kind, **{name: one[name] for name in kept}} for kind, one in about])
+    written(
+        folder / "seconds.csv", [rounded({"fit": kind, **{name: one[name] for name in kept}}) for kind, one in about]
+    )
     draw(found).savefig(folder / "fitted.png", dpi=110)
 
 
@@ -308,7 +280,7 @@ def main() -> None:
     fits = Fits(asked.fits, texts, jstrace.load("smollm2"))
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(one["kind"], one["number"], one["told"], one["judge"]) for one in records}
-    rows = sorted({number for number, _, _ in fits.traces("means")})
+    rows = sorted({number for number, _ in fits.names("means")})
     with path.open("a") as stream:
         for source in (judged(fits, done), crossed(fits, done), cheaper(fits, rows, done)):
             for one in source:

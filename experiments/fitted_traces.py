@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, texts_of
+from experiments.inputs import padded_to, prediction, texts_of
 from experiments.paraphrases import PAIRS
 from jstrace.models import EDGE_KINDS, Decoder, Model
 
@@ -78,13 +78,6 @@ def shuffled(model: Model) -> Model:
 
     decoder: Decoder = jax.tree_util.tree_map_with_path(one, model.decoder)
     return Model(decoder, model.tokenizer)
-
-
-def prediction(model: Model, text: str) -> np.ndarray:
-    """Probabilities of the next token."""
-    assert model.tokenizer is not None
-    ids = np.asarray(model.tokenizer.encode(text))
-    return np.asarray(jax.nn.softmax(model(ids, model.full_mask(len(ids)))), np.float64)
 
 
 def targets_of(model: Model, texts: Sequence[str], inputs: Sequence[tuple[str, str]], trained: Model) -> list[Any]:

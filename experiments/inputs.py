@@ -1,16 +1,22 @@
-"""Texts that experiments share."""
+"""Texts, predictions and tables that experiments share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 import jstrace
+from jstrace.method.composition import Composition
 from jstrace.models import Model
+from jstrace.pipeline import stages
 from jstrace.scale import batching
 
+TYPES = ("residual", "attention", "mlp")
 UNSEEN = (300, 310, 320, 330, 340)
 """Rows whose states no fit has seen."""
 
@@ -28,6 +34,34 @@ def unseen(model: Model, texts: list[str], n_tokens: int) -> list[jstrace.Replac
         joined = " ".join(texts[row : row + 8])
         found.append(jstrace.resample_replacement(model, model.tokenizer.encode(joined)[:n_tokens]))
     return found
+
+
+def prediction(model: Model, text: str) -> np.ndarray:
+    """Probabilities of the next token ``[V]``: one program for each bucket of lengths, not for each length."""
+    assert model.tokenizer is not None
+    ids = np.asarray(model.tokenizer.encode(text), np.int32)
+    rows = batching.padded([ids], batching.bucket(len(ids)), 1)
+    return np.exp(np.asarray(stages.predict_batch(model.decoder, *rows), np.float64)[0])
+
+
+def makeup_of(made: Sequence[Composition], sizes: Sequence[float]) -> list[dict[str, Any]]:
+    """Shares of edges by type, and by quarter of the depth, of the traces of each size; means over inputs."""
+    rows = []
+    for k, size in enumerate(sizes):
+        kept = [one for one in made if one.edges[k]]
+        layers = np.mean([one.layers[k] for one in kept], axis=0)
+        quarters = {f"quarter_{i}": float(part.sum()) for i, part in enumerate(np.array_split(layers, 4), 1)}
+        types = {name: float(np.mean([getattr(one, name)[k] for one in kept])) for name in TYPES}
+        rows.append({"size": size, **types, **quarters})
+    return rows
+
+
+def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def padded_to(width: int) -> Any:

@@ -16,7 +16,6 @@ Expected: under means rounds keep the prediction at a tenth of the size that l1 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
@@ -33,7 +32,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, texts_of
+from experiments.inputs import makeup_of, padded_to, prediction, texts_of, written
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import Decoder, EdgeTree, Model, masked_forward
 from jstrace.pipeline.padding import widened
@@ -56,7 +55,6 @@ SCORES: dict[str, dict[str, Any]] = {
 }
 SLOW = ("rounds", "rounds by score", "rounds under zero", "learned", "learned by score")
 FOREIGN = {"rounds, foreign": "rounds", "learned, foreign": "learned"}
-TYPES = ("residual", "attention", "mlp")
 
 
 @functools.partial(jax.jit, static_argnames="n_sizes")
@@ -100,13 +98,6 @@ def judged(model: Model, traces: Sequence[Any], targets: np.ndarray, judge: str,
     return np.asarray(plain_tv(model.decoder, tokens, lengths, strata, replace, targets, n_sizes=len(SIZES)))
 
 
-def predictions(model: Model, texts: Sequence[str]) -> np.ndarray:
-    """Probabilities of each text's next token: ``[N, V]``."""
-    assert model.tokenizer is not None
-    rows = [np.asarray(model.tokenizer.encode(text)) for text in texts]
-    return np.stack([np.asarray(jax.nn.softmax(model(ids, model.full_mask(len(ids))))) for ids in rows])
-
-
 def traced(model: Model, texts: Sequence[str], options: dict[str, Any]) -> tuple[list[Any], float]:
     """Traces of all texts, and seconds of a text of the second half, for which all is compiled."""
     half, seconds = -(-len(texts) // 2), np.nan
@@ -117,25 +108,6 @@ def traced(model: Model, texts: Sequence[str], options: dict[str, Any]) -> tuple
         made += jstrace.trace(model, list(part), sizes=SIZES, **options | told)
         seconds = (time.perf_counter() - start) / max(1, len(part))
     return made, seconds
-
-
-def makeup_of(made: Sequence[Any]) -> list[dict[str, Any]]:
-    """Shares of edges by type, and by quarter of the depth, of the traces of each size; means over inputs."""
-    rows = []
-    for k, size in enumerate(SIZES):
-        kept = [one for one in made if one.edges[k]]
-        layers = np.mean([_layer_shares(one, k) for one in kept], axis=0)
-        quarters = [float(part.sum()) for part in np.array_split(layers, 4)]
-        types = {
-            name: float(np.mean([getattr(one, name)[k] for one in kept])) for name in ("residual", "attention", "mlp")
-        }
-        rows.append({"size": size, **types, **{f"quarter_{i}": share for i, share in enumerate(quarters, 1)}})
-    return rows
-
-
-def _layer_shares(made: Any, k: int) -> np.ndarray:
-    found = made.residual_edges[k] + made.mlp_edges[k] + made.head_edges[k].sum(axis=-1)
-    return np.asarray(found / found.sum())
 
 
 def figure(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
@@ -165,17 +137,9 @@ def figure_of_costs(curves: dict[str, dict[str, np.ndarray]], seconds: dict[str,
     return drawn
 
 
-def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-
-
 def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Of each score TV by judge ``[N, Z]``, the make-up of its traces, and seconds a text."""
-    own = predictions(model, texts)
+    own = np.stack([prediction(model, text) for text in texts])
     others = np.roll(own[: asked.foreign], -1, axis=0)
     plans: dict[str, tuple[dict[str, Any], np.ndarray, Sequence[str]]]
     plans = {name: (options, own, JUDGES) for name, options in SCORES.items()}
@@ -185,7 +149,7 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
         count = asked.foreign if name in FOREIGN else asked.rounds if name in SLOW else len(texts)
         traces, seconds = traced(model, texts[:count], options)
         tv = {judge: judged(model, traces, targets[:count], judge, width) for judge in judges}
-        made = makeup_of([one.composition() for one in traces])
+        made = makeup_of([one.composition() for one in traces], SIZES)
         at = SIZES.index(0.1)
         told = ", ".join(f"{judge} {found[:, at].mean():.3f}" for judge, found in tv.items())
         sys.stderr.write(f"{name}: {seconds:.2f} s a text, TV at 10% {told}\n")
