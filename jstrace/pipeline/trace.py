@@ -123,29 +123,7 @@ class Trace:
         Raises:
           InputError: as ``mask``.
         """
-        if (k is None) == (size is None):
-            raise InputError("expected an index k or a size, one of the two")
-        if size is not None:
-            known = [*self.sizes, 1.0]
-            try:
-                if isinstance(size, bool | str):
-                    raise TypeError
-                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
-                close = math.isclose(known[found], float(size), rel_tol=1e-6)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise InputError(f"size = {size!r}, expected a number") from error
-            if not close:
-                raise InputError(f"size = {size}: not one of this trace's sizes {known}")
-            return found
-        try:
-            if isinstance(k, bool | np.bool_):
-                raise TypeError
-            index = operator.index(k)  # type: ignore[arg-type]  # one of the two was given
-        except TypeError as error:
-            raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
-        if not 0 <= index <= len(self.sizes):
-            raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
-        return index
+        return self._index(k, size)
 
     def mask(self, k: SupportsIndex | None = None, *, size: float | None = None) -> EdgeTree:
         """The bool mask of a trace, given by its index or by its size.
@@ -157,7 +135,7 @@ class Trace:
         Raises:
           InputError: no such trace, a fraction in the place of an index, or neither or both of the two.
         """
-        index = self.index(k, size=size)
+        index = self._index(k, size)
         return jax.tree.map(lambda stratum: stratum <= index, self.strata)
 
     def masks(self) -> EdgeTree:
@@ -241,6 +219,31 @@ class Trace:
     def _repr_html_(self) -> str:
         """What notebooks show."""
         return trace_html(self)
+
+    def _index(self, k: Any, size: float | None) -> int:
+        if (k is None) == (size is None):
+            raise InputError("expected an index k or a size, one of the two")
+        if size is not None:
+            known = [*self.sizes, 1.0]
+            try:
+                if isinstance(size, bool | str):
+                    raise TypeError
+                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
+                close = math.isclose(known[found], float(size), rel_tol=1e-6)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InputError(f"size = {size!r}, expected a number") from error
+            if not close:
+                raise InputError(f"size = {size}: not one of this trace's sizes {known}")
+            return found
+        try:
+            if isinstance(k, bool | np.bool_):
+                raise TypeError
+            index = operator.index(k)
+        except TypeError as error:
+            raise InputError(f"k = {k!r}: an index is an integer; for a size use mask(size={k!r})") from error
+        if not 0 <= index <= len(self.sizes):
+            raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
+        return index
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------

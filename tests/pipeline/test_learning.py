@@ -64,7 +64,7 @@ def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
     certain = np.zeros(97)
     certain[int(np.argmin(other_prediction(tiny, 0)))] = 1.0
     found = jstrace.learn(tiny, TEXT, steps=30, smallest=0.05, target=certain, **QUICK)
-    assert found.importance == "fitted-to-target"
+    assert found.importance == "fitted-steps-30-smallest-0_05-start-l1*gradient-to-target"
     evaluation = jstrace.evaluate(tiny, found, replace="mean", reference=ROWS, target=certain)
     assert evaluation.tv[:-1].min() > 0.7
     assert evaluation.density is None
