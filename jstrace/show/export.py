@@ -111,7 +111,9 @@ def parquet(trace: Trace, k: int) -> bytes:
 
 
 def _texts(pa: Any, position: np.ndarray, words: list[str]) -> Any:
-    return pa.DictionaryArray.from_arrays(pa.array(position, pa.int32()), pa.array(words, pa.string()))
+    """A token text for every position. A dictionary with a text in it twice leaves unwritten bytes in pyarrow's page."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(position, pa.int32()), pa.array(words, pa.string()))
+    return texts.cast(pa.string()).dictionary_encode()
 
 
 def _utf8(text: str) -> str:

@@ -102,6 +102,18 @@ def test_parquet_has_every_edge(trace: jstrace.Trace, tmp_path: Path) -> None:
     assert (told["k"], told["n_edges"], told["token_texts"]) == (1, trace.n_edges, list(trace.token_texts or ()))
 
 
+def test_parquet_holds_every_text_once(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary with a text in it twice leaves as many bytes unwritten in the page, and the file at random."""
+    written: list[Any] = []
+    monkeypatch.setattr(parquet, "write_table", lambda table, *args, **kwargs: written.append(table))
+    trace = jstrace.trace(model, np.array([5, 3, 5, 5, 3]), sizes=(0.05, 0.3, 0.7))
+    assert len(set(trace.token_texts or ())) == 2
+    jstrace.export(trace, tmp_path / "a.parquet", "parquet", 2)
+    for column in (written[0][name].combine_chunks() for name in ("source_token", "target_token")):
+        texts = column.dictionary.to_pylist()
+        assert len(texts) == len(set(texts))
+
+
 # --- circuit-tracer and Neuronpedia ---------------------------------------------------------------------------------
 
 SCHEMA: dict[str, dict[str, Any]] = {
