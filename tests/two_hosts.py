@@ -161,6 +161,19 @@ def computed(source: str, data: str, out: str, seconds: float) -> int:
     return runs.run(model, rows, out, plan, part_inputs=2).computed
 
 
+def foreign(source: str, data: str) -> list[list[int]]:
+    """The rows whose predictions each input is told, which every host chooses by itself."""
+    import jstrace
+    from jstrace import runs
+    from jstrace.method.conditions import Plan
+    from jstrace.pipeline.replacing import Replacing
+    from jstrace.runs.control import Control
+
+    model, rows = jstrace.load(source, mesh=parse_mesh("data=all")), runs.read_data(data).rows
+    control = Control(model, Plan(("gradient",), sizes=SIZES, selectivity=2), rows, Replacing(model))
+    return [list(control.others(index)) for index in range(len(rows))]
+
+
 def main() -> None:
     """Everything, for one line of JSON."""
     what, source, data, shared, *own = sys.argv[1:]
@@ -169,6 +182,7 @@ def main() -> None:
 
     number = jax.process_index()
     told = {} if what == "again" else {"refused": refused(str(number)), "stopped": stopped(number), **numbers(source)}
+    told |= {} if what == "again" else {"foreign": foreign(source, data)}
     told |= {
         "devices": jax.device_count(),
         "shared": computed(source, data, shared, 1e-3),

@@ -463,6 +463,21 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     assert "there is no other mode" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_run_with_its_control(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
+    """What it costs is said first, too many targets are one line, and the report names where it peaks."""
+    out, words = str(tmp_path / "out"), ("--importance", "l1*gradient", "--ablate", "all", "--reference", "data")
+    code, _, err = run("run", "--data", str(rows), "--out", out, *words, "--selectivity", "3")
+    assert code == 2
+    assert "selectivity = 3: beside an input the data has 2 others to be told" in err.splitlines()[-1]
+    code, _, err = run("run", "--data", str(rows), "--out", out, *words, "--selectivity", "1", "--limit", "1")
+    assert code == 0, err
+    assert "jstrace: selectivity: scores from gradients are made 2 times, for each input's own and foreign" in err
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["selectivity"] == 1
+    code, _, err = run("report", out, "--out", str(tmp_path / "report"))
+    assert code == 0, err
+    assert re.search(r"l1\*gradient/all [\d.-]+ at [\d.]+% of the edges", (tmp_path / "report/index.html").read_text())
+
+
 def test_help_says_what_data_is(run: Run) -> None:
     """What a row is in each format, and which options are of WikiText alone."""
     code, out, _ = run("run", "--help")
@@ -487,6 +502,7 @@ def test_help_says_what_data_is(run: Run) -> None:
             "replace 'nonsense': expected some of",
         ),
         (("run", "--data", "a.tsv", "--out", "x", "--order", "nonsense"), "order 'nonsense': expected some of"),
+        (("run", "--data", "a.tsv", "--out", "x", "--selectivity", "3"), "selectivity is for scores from gradients"),
         (("report", "/no/such/run", "--out", "x"), "no folder of a run"),
     ],
 )

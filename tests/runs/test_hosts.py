@@ -16,7 +16,9 @@ import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import Model
+from jstrace.pipeline.replacing import Replacing
 from jstrace.runs import parts
+from jstrace.runs.control import Control
 from tests import hf_models, two_hosts
 
 
@@ -48,6 +50,15 @@ def test_two_hosts_give_the_numbers_of_one(two_hosts_work: two_hosts.Work) -> No
         for mesh in told["meshes"]:
             np.testing.assert_allclose(mesh["tv"], [result.tv for result in expected], atol=1e-5)
             assert mesh["strata"] == [two_hosts.digest(trace) for trace in traces]
+
+
+def test_two_hosts_choose_the_same_targets(two_hosts_work: two_hosts.Work) -> None:
+    """Those of one."""
+    model, rows = jstrace.load(str(two_hosts_work.model)), runs.read_data(str(two_hosts_work.data)).rows
+    control = Control(model, Plan(("gradient",), sizes=two_hosts.SIZES, selectivity=2), rows, Replacing(model))
+    expected = [list(control.others(index)) for index in range(len(rows))]
+    assert any(expected)
+    assert [told["foreign"] for told in two_hosts_work.told] == [expected] * 2
 
 
 def test_the_same_command_on_two_hosts(real: Model) -> None:

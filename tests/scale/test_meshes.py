@@ -15,6 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 import jstrace
 from jstrace.method import extraction, graph
 from jstrace.method.conditions import ABLATIONS, BASELINES, Condition, Plan
+from jstrace.method.gradients import ShareTimesGradient
+from jstrace.method.learning import Fitted
 from jstrace.method.sizes import counts
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
@@ -221,6 +223,14 @@ def is_one_bit(found: tuple[str, str, str]) -> bool:
     return found[:2] == ("pred[]", "all-reduce")
 
 
+def is_within_pairs(rest: str) -> bool:
+    """Whether a collective, of which this is the rest of the line, is within the groups of two of a 4 x 2 mesh."""
+    groups = re.search(rf"replica_groups=({_PAIRS})", rest)
+    pairs = re.search(r"source_target_pairs=\{([\d,{}]+)\}", rest)
+    within = pairs and all(int(a) // 2 == int(b) // 2 for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[0]))
+    return bool(groups or within)
+
+
 def programs(mesh: Mesh, n_rows: int) -> dict[str, jax.stages.Compiled]:
     decoder = model_on(mesh).decoder
     (tokens, lengths), cuts = batch_on(mesh, n_rows)
@@ -257,10 +267,31 @@ def test_collectives_stay_within_model_groups() -> None:
         assert found or name == "extract", "weights are divided, so sums must cross the model axis"
         assert name != "extract" or len(found) <= 1, "extraction gathers the scores of heads once, if at all"
         for shape, operation, rest in found:
-            groups = re.search(rf"replica_groups=({_PAIRS})", rest)
-            pairs = re.search(r"source_target_pairs=\{([\d,{}]+)\}", rest)
-            within = pairs and all(int(a) // 2 == int(b) // 2 for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[0]))
-            assert groups or within, (name, shape, operation, rest[-300:])
+            assert is_within_pairs(rest), (name, shape, operation, rest[-300:])
+
+
+def fit(mesh: Mesh, n_rows: int) -> jax.stages.Compiled:
+    """Scores by gradient: one step of a fit, whose backward passes and sums over all edges are those of any step."""
+    (tokens, lengths), _ = batch_on(mesh, n_rows)
+    scoring = Fitted(steps=1, start=ShareTimesGradient(), name="one"), "zero"
+    how = {"scorings": (scoring,), "replacements": {}, "mesh": mesh}
+    return stages.score_batch.lower(model_on(mesh).decoder, tokens, lengths, 0, **how).compile()
+
+
+def test_no_input_of_a_fit_waits_for_another() -> None:
+    """With an input for each device no collective; nor does a prediction that the control is told have one."""
+    mesh = make_mesh(data=8)
+    assert collectives(fit(mesh, 8)) == []
+    decoder, ((tokens, lengths), _) = model_on(mesh).decoder, batch_on(mesh, 8)
+    assert collectives(stages.predict_batch.lower(decoder, tokens, lengths, mesh=mesh).compile()) == []
+
+
+def test_the_gradient_of_a_fit_stays_within_model_groups() -> None:
+    """On a mesh of 4 x 2 its sums cross ``model`` alone, as those of the forward pass do."""
+    found = collectives(fit(make_mesh(data=4, model=2), 4))
+    assert any(operation == "all-reduce" for _, operation, _ in found), "weights are divided"
+    for one in found:
+        assert is_within_pairs(one[2]), one
 
 
 def test_sizes_bring_only_logits_together() -> None:
