@@ -134,7 +134,7 @@ def _phases(axes: Any) -> None:
     axes.axvspan(start, end, color="0.5", alpha=0.12, linewidth=0)
     axes.plot([statistics.CORE] * 2, [-0.02, 1.0], color="0.4", linewidth=0.6, linestyle=":")
     for x, text in ((np.sqrt(start * end), "construction"), (np.sqrt(end), "refinement")):
-        axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3")
+        axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3", clip_on=True)
 
 
 def curve(run: Results) -> Figure:
