@@ -213,3 +213,52 @@ def test_saves_pictures(opened: Any, model: Model) -> None:
     text = Path(found.value.path()).read_text()
     assert text.startswith("<svg")
     assert "<script" not in text
+
+
+def test_counts_follow_the_slider(opened: Any, model: Model) -> None:
+    """However it jumps, to and fro: edges of each head, and pairs of tokens with as many heads as have an edge."""
+    trace, _, html = page_of(model)
+    tab = opened(html)
+    strata = trace.strata.attn
+    for k in (26, 3, 20, 19, 0, 26):
+        tab.evaluate(f"state.k = {k}; changed()")
+        assert k_of(tab) == k
+        heads, counted = tab.evaluate("[[...panels[0].headCounts], [...panels[0].counted]]")
+        assert heads == (strata <= k).sum((2, 3)).ravel().tolist()
+        rows, columns = np.tril_indices(8)
+        assert counted == (strata <= k).sum(1)[:, rows, columns].ravel().tolist()
+
+
+def test_the_strongest_are_kept(opened: Any, model: Model) -> None:
+    """Those that enter first, then those of most heads, then by place; and what is not drawn is counted."""
+    trace, _, html = page_of(model)
+    tab = opened(html, "#k=26")
+    rows, columns = np.tril_indices(8)
+    strata = trace.strata.attn[:, :, rows, columns]
+    least, counted = strata.min(1).ravel(), (strata <= 26).sum(1).ravel()
+    order = [place for place in np.lexsort((np.arange(least.size), -counted.astype(int), least)) if least[place] <= 26]
+    for most in (1, 7, 40, 60, len(order) - 1, len(order)):
+        kept = tab.evaluate(f"[...panels[0].strongest(panels[0].attended(), {most})]")
+        assert set(kept) == set(order[:most])
+    tab.evaluate("refresh(40)")
+    assert (
+        tab.inner_text(".panel > p:not([class])")
+        == f"The 40 strongest of {len(order)} token pairs with attention are drawn."
+    )
+    tab.evaluate("state.node = [7, 6]; refresh(1)")
+    assert tab.evaluate("panels[0].drawn.filter((edge) => panels[0].lit.has(edge)).length === panels[0].lit.size")
+
+
+def test_slow_machines_draw_less_while_it_moves(opened: Any, model: Model) -> None:
+    _, _, html = page_of(model)
+    tab = opened(html)
+    found = tab.evaluate(
+        "(() => { let now = 1e6; const after = (gap) => paced(now += gap);"
+        " const first = after(1000), slow = Array.from({ length: 20 }, () => after(50)).pop();"
+        " const fast = Array.from({ length: 40 }, () => after(16)).pop(); after(50); return [first, slow, fast]; })()"
+    )
+    assert found == [4000, 500, 4000]
+    drawn = "window.most = []; const before = refresh; refresh = (most) => { window.most.push(most); before(most); }; 0"
+    tab.evaluate(drawn)
+    tab.wait_for_timeout(400)
+    assert tab.evaluate("most") == [4000], "all of them once it rests"
