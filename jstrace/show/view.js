@@ -22,6 +22,7 @@ async function unpacked(text) {
 const shown = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
   (letter) => letter === "\n" ? "⏎" : letter === "\t" ? "⇥" : "·");
 const quoted = (text) => { const span = document.createElement("span"); span.className = "token"; span.textContent = shown(text); return span; };
+const rounded = (score) => { const two = score.toPrecision(2); return Math.abs(score) >= 1e5 ? two.replace("e+", "e") : String(+two); };
 const percent = (size) => `${+(100 * size).toPrecision(3)}%`;
 
 /** Places of strata below a limit, in the order of these, and for each of them where it starts. */
@@ -36,18 +37,47 @@ function inOrder(strata, limit) {
 
 /** One trace with its evaluations: the graph, its curve, its heads. */
 class Panel {
-  constructor(trace, strata) {
+  constructor(trace, strata, codes) {
     Object.assign(this, trace);
+    this.strata = strata; this.codes = codes;
     const n = this.tokens.length, rows = this.layers * n, pairs = n * (n + 1) / 2;
     this.n = n; this.pairs = pairs;
-    let at = 0;
-    const take = (count) => strata.subarray(at, at += count);
-    this.residualAttn = take(rows); this.attn = take(this.layers * this.heads * pairs);
-    this.residualMlp = take(rows); this.mlp = take(rows);
+    this.share(strata);
     this.counted = new Uint16Array(this.layers * pairs);
     this.headCounts = new Uint32Array(this.layers * this.heads);
     this.arrange();
     this.build();
+  }
+
+  /** The arrays of strata: residual past attention, attention, residual past the MLP, MLP. */
+  share(strata) {
+    const rows = this.layers * this.n, edges = this.layers * this.heads * this.pairs;
+    let at = 0;
+    const take = (count) => strata.subarray(at, at += count);
+    this.residualAttn = take(rows); this.attn = take(edges); this.residualMlp = take(rows); this.mlp = take(rows);
+  }
+
+  /** The code of every edge's score; 255 where the page has none. Made when it is first asked for. */
+  get coded() {
+    if (!this.code) {
+      this.code = new Uint8Array(this.strata.length).fill(255);
+      let next = 0;
+      for (let at = 0; at < this.strata.length; at++) if (this.strata[at] <= this.scores.last) this.code[at] = this.codes[next++];
+    }
+    return this.code;
+  }
+
+  /** The score of an edge by its place among all, or null. */
+  scoreOf(at) {
+    return this.scores ? this.scores.values[this.coded[at]] ?? null : null;
+  }
+
+  /** Leave out edges of lower scores, and those whose scores the page does not have; null for none of that. */
+  keepScores(least) {
+    if (!this.scores) return;
+    const kept = this.scores.values.map((value) => value >= least);
+    this.share(least === null ? this.strata : this.strata.map((stratum, at) => kept[this.coded[at]] ? stratum : 255));
+    this.arrange();
   }
 
   /** Attention edges in the order of their strata, so that a step of the slider touches those that come or go alone. */
@@ -88,7 +118,8 @@ class Panel {
     for (const [name, words] of [["residual", "residual"], ["attn", "attention, darker for more heads"], ["mlp", "MLP"]]) {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
-    this.note = make("p", "", panel);
+    this.note = make("p", "note", panel);
+    if (this.scores) make("p", "", key.parentElement).textContent = `${this.scores.words}; rounded, and kept of the edges that enter up to ${percent(this.sizes[this.scores.last])}.`;
     const below = make("div", "below", panel);
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
@@ -349,13 +380,22 @@ class Panel {
   sayEdge(edge) {
     const [kind, layer, j, , i, to, count, first] = edge;
     const enters = first < this.sizes.length ? `; enters at ${percent(this.sizes[first])}` : "";
+    const row = layer * this.n + i, edges = this.layers * this.heads * this.pairs, rows = this.layers * this.n;
+    const scored = (at) => { const score = this.scoreOf(at); return score === null ? "" : `; score ≈ ${rounded(score)}`; };
+    const own = row + (kind === "mlp" ? 2 * rows + edges : to % 2 || this.parallel ? 0 : rows + edges);
     const parts = { residual: `layer ${layer}, residual past ${to % 2 ? "attention" : this.parallel ? "the block" : "the MLP"}, at [${i}]`, mlp: `layer ${layer}, MLP, at [${i}]` };
-    if (kind !== "attn") { this.say(parts[kind] + enters + ":", i); return; }
-    const names = [];
+    if (kind !== "attn") { this.say(parts[kind] + scored(own) + enters + ":", i); return; }
+    const named = [];
     for (let head = 0; head < this.heads; head++) {
-      if ((!state.head || state.head[1] === head) && this.attn[(layer * this.heads + head) * this.pairs + this.pair(i, j)] <= state.k) names.push(head);
+      const at = (layer * this.heads + head) * this.pairs + this.pair(i, j);
+      if ((!state.head || state.head[1] === head) && this.attn[at] <= state.k) named.push([head, this.scoreOf(rows + at)]);
     }
-    this.say(`layer ${layer}, ${count === 1 ? "head" : "heads"} ${names.join(", ")}, from [${j}] to [${i}]${enters}:`, j, i);
+    const known = named.some(([, score]) => score !== null);
+    if (known) named.sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
+    const told = named.slice(0, known ? 8 : named.length).map(([head, score], at) => score === null || count === 1 ? head : `${head} (${at ? "" : "score "}≈ ${rounded(score)})`);
+    const more = named.length > told.length ? ` and ${named.length - told.length} more` : "";
+    const single = count === 1 ? scored(rows + (layer * this.heads + named[0][0]) * this.pairs + this.pair(i, j)) : "";
+    this.say(`layer ${layer}, ${count === 1 ? "head" : "heads"} ${told.join(", ")}${more}${single}, from [${j}] to [${i}]${enters}:`, j, i);
   }
 
   sayNode([token, level]) {
@@ -442,10 +482,10 @@ function refresh(most = MOST) {
   readTones();
   const first = panels[0];
   $("size").value = state.k;
-  const words = state.k === first.sizes.length - 1 ? "the full graph" : `${percent(first.sizes[state.k])}, ${first.counts[state.k].toLocaleString("en")} edges`;
+  const words = state.k === first.sizes.length - 1 ? "the full graph" : `${percent(first.sizes[state.k])}, ${first.counts[state.k].toLocaleString("en")} edge${first.counts[state.k] === 1 ? "" : "s"}`;
   $("size-text").textContent = words;
   $("size").setAttribute("aria-valuetext", words);
-  for (const panel of panels) panel.update(Math.ceil(most / panels.length));
+  for (const panel of panels) panel.update(most);
   const status = $("prediction");
   status.replaceChildren();
   panels.forEach((panel, index) => {
@@ -480,7 +520,7 @@ function readAddress() {
 }
 
 async function start() {
-  for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata)));
+  for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata), trace.scores ? await unpacked(trace.scores.codes) : null));
   const first = panels[0], last = first.sizes.length - 1, layers = Math.min(...panels.map((panel) => panel.layers));
   $("summary").textContent = data.summary;
   $("size").max = last;
@@ -489,6 +529,12 @@ async function start() {
   $("size").addEventListener("input", () => { state.k = +$("size").value; changed(); });
   for (const id of ["show-residual", "show-attn", "show-mlp", "from-layer", "to-layer"]) $(id).addEventListener("input", () => {
     $("from-layer").value = Math.max(0, Math.min(layers - 1, +$("from-layer").value)); $("to-layer").value = Math.max(0, Math.min(layers - 1, +$("to-layer").value)); changed();
+  });
+  $("with-scores").hidden = !panels.some((panel) => panel.scores);
+  $("least-score").addEventListener("input", () => {
+    const text = $("least-score").value;
+    for (const panel of panels) panel.keepScores(text === "" ? null : +text);
+    changed();
   });
   const clear = () => { state.head = state.node = state.token = null; changed(); };
   $("clear").addEventListener("click", clear);
@@ -505,6 +551,9 @@ async function start() {
   });
   window.addEventListener("hashchange", () => { readAddress(); changed(); });
   window.addEventListener("resize", changed);
+  for (const [event, printed] of [["beforeprint", true], ["afterprint", false]]) window.addEventListener(event, () => {
+    document.documentElement.classList.toggle("printed", printed); refresh(); // pictures on paper are light ones
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
   refresh();
   document.body.dataset.ready = "true";

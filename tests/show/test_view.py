@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import jstrace
 from jstrace.models import Decoder, InputError, Model
-from jstrace.show.page import packed
+from jstrace.show.page import _filled, packed
+from tests.browser import found_by_axe
 from tests.conftest import TINY, family_config, tiny_params
 
 HOSTILE = (
@@ -241,10 +243,7 @@ def test_the_strongest_are_kept(opened: Any, model: Model) -> None:
         kept = tab.evaluate(f"[...panels[0].strongest(panels[0].attended(), {most})]")
         assert set(kept) == set(order[:most])
     tab.evaluate("refresh(40)")
-    assert (
-        tab.inner_text(".panel > p:not([class])")
-        == f"The 40 strongest of {len(order)} token pairs with attention are drawn."
-    )
+    assert tab.inner_text(".panel > .note") == f"The 40 strongest of {len(order)} token pairs with attention are drawn."
     tab.evaluate("state.node = [7, 6]; refresh(1)")
     assert tab.evaluate("panels[0].drawn.filter((edge) => panels[0].lit.has(edge)).length === panels[0].lit.size")
 
@@ -262,3 +261,116 @@ def test_slow_machines_draw_less_while_it_moves(opened: Any, model: Model) -> No
     tab.evaluate(drawn)
     tab.wait_for_timeout(400)
     assert tab.evaluate("most") == [4000], "all of them once it rests"
+
+
+def held_scores(panel: dict[str, Any]) -> np.ndarray:
+    """The scores that a page holds, of its edges in their order; NaN where there is none."""
+    strata, codes = (
+        np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+        for text in (panel["strata"], panel["scores"]["codes"])
+    )
+    found = np.full(strata.shape, np.nan)
+    found[strata <= panel["scores"]["last"]] = np.asarray(panel["scores"]["values"])[codes]
+    return found
+
+
+def flat(tree: Any) -> np.ndarray:
+    rows, columns = np.tril_indices(tree.attn.shape[-1])
+    return np.concatenate(
+        [np.ravel(part) for part in (tree.residual_attn, tree.attn[..., rows, columns], tree.residual_mlp, tree.mlp)]
+    )
+
+
+def test_scores_are_near(model: Model) -> None:
+    trace, _, html = page_of(model)
+    (panel,) = data_of(html)["traces"]
+    held, own = held_scores(panel), flat(trace.scores)
+    edges = flat(trace.strata) < 255
+    np.testing.assert_array_equal(np.isfinite(held), edges)
+    close = np.isclose(held[edges], own[edges], rtol=0.1)
+    assert close.mean() > 0.9, "the last bins hold what is near nothing"
+    best = np.argsort(-own[edges])[:10]
+    np.testing.assert_allclose(held[edges][best], own[edges][best], rtol=6e-3)
+    assert panel["scores"]["words"].startswith("Scores (l1): an edge's share")
+
+
+def test_scores_of_many_edges_and_of_any_sign(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = jstrace.trace(model, "eight ch")
+    rng = np.random.default_rng(0)
+    scores = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), trace.scores)
+    trace = jstrace.Trace.from_scores(model, "eight ch", scores)
+    monkeypatch.setattr("jstrace.show.page._SCORED", int(trace.counts[25]))
+    (panel,) = data_of(jstrace.view(trace).html)["traces"]
+    assert panel["scores"]["last"] == 25
+    held, own = held_scores(panel), flat(trace.scores)
+    np.testing.assert_array_equal(np.isfinite(held), flat(trace.strata) <= 25)
+    known = np.isfinite(held)
+    assert np.corrcoef(held[known], own[known])[0, 1] > 0.99
+    assert held[known].min() < 0
+    assert "order alone" in panel["scores"]["words"]
+
+
+def test_hover_says_scores_and_they_filter(opened: Any, model: Model) -> None:
+    trace, _, html = page_of(model)
+    held = held_scores(data_of(html)["traces"][0])
+    tab = opened(html, "#k=26")
+    rows = 8 * trace.config.n_layers
+    for kind, index in (("residual_attn", 0), ("residual_mlp", 2), ("mlp", 3)):
+        edge = next(edge for edge in trace.edges(26) if edge.kind == kind and edge.target == 7)
+        before = np.cumsum([0, rows, rows * trace.config.n_heads * 9 // 2, rows])[index]  # 36 pairs of 8 tokens
+        score = held[before + edge.layer * 8 + 7]
+        mid = 2 * edge.layer + 1
+        levels = {"residual_attn": (mid - 1, mid), "residual_mlp": (mid, mid + 1), "mlp": (mid, mid + 1)}[kind]
+        name = "mlp" if kind == "mlp" else "residual"
+        tab.evaluate(
+            "([name, layer, from, to]) => panels[0].sayEdge(panels[0].all.find((edge) => edge[0] === name"
+            " && edge[1] === layer && edge[2] === 7 && edge[3] === from && edge[5] === to))",
+            [name, edge.layer, *levels],
+        )
+        assert f"score ≈ {float(f'{score:.2g}'):g}; enters at" in tab.inner_text(".words")
+    tab.click("summary")
+    least = float(np.nanmedian(held))
+    tab.fill("#least-score", str(least))
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == int((held >= least).sum())
+    tab.fill("#least-score", "")
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == trace.n_edges
+
+
+def test_pages_without_scores(opened: Any, model: Model) -> None:
+    _, _, html = page_of(model)
+    data = data_of(html)
+    del data["traces"][0]["scores"]
+    tab = opened(_filled("no scores", data), "#k=26")
+    tab.evaluate("panels[0].sayEdge(panels[0].all.find((edge) => edge[0] === 'attn' && edge[6] > 1))")
+    assert "heads" in tab.inner_text(".words")
+    assert "≈" not in tab.inner_text(".words")
+    assert not tab.is_visible("#least-score")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_pages_for_everybody(opened: Any, model: Model, scheme: str, width: int) -> None:
+    trace, curves, _ = page_of(model)
+    html = jstrace.view([trace, trace], [curves, curves], model=model, names=["a", "b"]).html
+    tab = opened(html, "#k=12&node=7.4", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab.click("summary")
+    assert not found_by_axe(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_prints(opened: Any, model: Model) -> None:
+    """On light paper, whatever the screen's scheme, with the size in words and nothing to press."""
+    _, _, html = page_of(model)
+    tab = opened(html, "#k=12", color_scheme="dark")
+    assert tab.evaluate("tones.paper") == "#161616"
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("tones.paper") == "#ffffff"
+    tab.emulate_media(media="print")
+    assert not tab.is_visible("#play")
+    assert not tab.is_visible("#size")
+    assert tab.inner_text("#size-text") == "0.3%, 1 edge"
+    tab.emulate_media(media="screen")
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate("tones.paper") == "#161616"
