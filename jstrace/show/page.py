@@ -118,16 +118,14 @@ def packed(strata: Mapping[str, np.ndarray]) -> str:
     return _compressed(np.concatenate([np.ravel(part) for part in _parts(strata)]))
 
 
-_SCORED, _BINS = 300_000, 254
+_SCORED, _CODES = 300_000, 254
 """Edges whose scores a page holds at most, and the scores that it tells apart; 255 stands for none."""
 
 
 def scored(
     scores: Mapping[str, np.ndarray], strata: Mapping[str, np.ndarray], counts: Sequence[int], words: str
 ) -> dict[str, Any]:
-    """Scores as the page reads them: of the edges that enter first, rounded to the median of edges of about their rank.
-
-    Bins of ranks grow in proportion, so that the strongest edges keep scores of their own, whatever numbers these are.
+    """Scores as the page reads them: of the edges that enter first, rounded in proportion, to 4% where codes suffice.
 
     Args:
       scores: float arrays by the names of an ``EdgeTree``.
@@ -137,20 +135,26 @@ def scored(
 
     Returns:
       ``codes``, a byte for each edge of ``packed`` whose stratum is ``last`` at most, compressed, in base64;
-      ``values``, the score of each code, highest first; ``words``.
+      ``values``, the score of each code, highest first; ``error``, the share by which they are off at most; ``words``.
     """
     last = max(k for k, count in enumerate(counts) if k == 0 or count <= _SCORED)
     held = np.concatenate([np.ravel(part) for part in _parts(strata)]) <= last
     found = np.concatenate([np.ravel(part) for part in _parts(scores)])[held].astype(np.float64)
-    order = np.argsort(-found, kind="stable")
-    steps = np.log1p(np.arange(len(found))) / np.log1p(max(len(found), 1))
-    firsts = np.unique((_BINS * steps).astype(np.int64), return_index=True)[1]
-    bins = np.split(order, firsts[1:])
-    codes = np.empty(len(found), np.uint8)
-    for code, members in enumerate(bins):
-        codes[members] = code
-    values = [float(f"{np.median(found[members]):.3g}") for members in bins]
-    return {"codes": _compressed(codes), "last": last, "values": values, "words": words}
+    size, step = np.abs(found), 0.08
+    logs = np.log(np.where(size > 0, size, 1))
+    while True:
+        near = np.sign(found) * np.exp(step * np.round(logs / step))
+        values, codes = np.unique(-near, return_inverse=True)
+        if len(values) <= _CODES:
+            break
+        step *= 1.25
+    return {
+        "codes": _compressed(codes),
+        "last": last,
+        "values": [float(f"{-value:.3g}") for value in values],
+        "error": float(f"{np.expm1(step / 2):.2g}"),
+        "words": words,
+    }
 
 
 def _compressed(content: np.ndarray) -> str:

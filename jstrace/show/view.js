@@ -119,7 +119,7 @@ class Panel {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
     this.note = make("p", "note", panel);
-    if (this.scores) make("p", "", key.parentElement).textContent = `${this.scores.words}; rounded, and kept of the edges that enter up to ${percent(this.sizes[this.scores.last])}.`;
+    if (this.scores) make("p", "", key.parentElement).textContent = `${this.scores.words}; rounded to ${percent(this.scores.error)}, and kept of the edges that enter up to ${percent(this.sizes[this.scores.last])}.`;
     const below = make("div", "below", panel);
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
