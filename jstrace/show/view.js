@@ -119,7 +119,10 @@ class Panel {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
     this.note = make("p", "note", panel);
-    if (this.scores) make("p", "", key.parentElement).textContent = `${this.scores.words}; rounded to ${percent(this.scores.error)}, and kept of the edges that enter up to ${percent(this.sizes[this.scores.last])}.`;
+    if (this.scores) {
+      const all = this.scores.last === this.sizes.length - 1 ? "" : `, of the edges that enter up to ${percent(this.sizes[this.scores.last])}`;
+      make("p", "", panel).textContent = `${this.scores.words}; within ${percent(this.scores.error)}${all}.`;
+    }
     const below = make("div", "below", panel);
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");

@@ -17,9 +17,9 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, InputError, Model
-from jstrace.show.page import _filled, packed, scored
+from jstrace.show.page import _filled, _part, digest, packed, scored
 from tests.browser import found_by_axe
-from tests.conftest import TINY, family_config, tiny_params
+from tests.conftest import ROOT, TINY, family_config, tiny_params
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -389,3 +389,12 @@ def test_scores_of_many_magnitudes_have_codes_enough() -> None:
     flat_scores = np.concatenate([np.ravel(part) for part in own])
     np.testing.assert_allclose(np.asarray(found["values"])[codes], flat_scores, rtol=found["error"] + 0.01)
     assert 0.1 < found["error"] < 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "gallery").glob("*.html")), ids=lambda path: path.stem)
+def test_the_gallery_is_of_today(path: Path) -> None:
+    """Its pages are made again when the page changes; docs/view.md has the commands."""
+    html = path.read_text()
+    assert _filled("", data_of(html)).split("<body>")[0].split("<title>")[0] == html.split("<title>")[0]
+    assert digest(_part("view.js")) in html
+    assert len(html) < 120_000
