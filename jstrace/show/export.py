@@ -111,7 +111,7 @@ def parquet(trace: Trace, k: int) -> bytes:
 
 
 def _texts(pa: Any, position: np.ndarray, words: list[str]) -> Any:
-    """A token text for every position. A dictionary with a text in it twice leaves unwritten bytes in pyarrow's page."""
+    """A text for every position, each once in the dictionary: pyarrow leaves bytes unwritten for a second one."""
     texts = pa.DictionaryArray.from_arrays(pa.array(position, pa.int32()), pa.array(words, pa.string()))
     return texts.cast(pa.string()).dictionary_encode()
 

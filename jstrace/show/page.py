@@ -66,6 +66,7 @@ def panel(
     curves: Sequence[Mapping[str, Any]],
     *,
     parallel: bool,
+    scores: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One trace as data of the page.
 
@@ -77,6 +78,7 @@ def panel(
       counts: edges of each.
       curves: from ``curve``.
       parallel: of the model's config.
+      scores: from ``scored``, where they are there.
     """
     layers, heads = strata["attn"].shape[:2]
     return {
@@ -89,6 +91,7 @@ def panel(
         "counts": [*map(int, counts)],
         "strata": packed(strata),
         "evaluations": list(curves),
+        **({} if scores is None else {"scores": dict(scores)}),
     }
 
 
@@ -112,8 +115,50 @@ def packed(strata: Mapping[str, np.ndarray]) -> str:
     row, ``residual_mlp`` and ``mlp`` [L,T]; 255 where there is no edge.
     """
     assert NO_EDGE == 255, "the page takes it for no edge"
-    content = b"".join(np.asarray(part, np.uint8).tobytes() for part in _parts(strata))
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+    return _compressed(np.concatenate([np.ravel(part) for part in _parts(strata)]))
+
+
+_SCORED, _CODES = 300_000, 254
+"""Edges whose scores a page holds at most, and the scores that it tells apart; 255 stands for none."""
+
+
+def scored(
+    scores: Mapping[str, np.ndarray], strata: Mapping[str, np.ndarray], counts: Sequence[int], words: str
+) -> dict[str, Any]:
+    """Scores as the page reads them: of the edges that enter first, rounded in proportion, to 4% where codes suffice.
+
+    Args:
+      scores: float arrays by the names of an ``EdgeTree``.
+      strata: uint8 arrays.
+      counts: edges of each size, the full graph's last: scores are kept up to the last size of ``_SCORED`` edges.
+      words: what the scores are.
+
+    Returns:
+      ``codes``, a byte for each edge of ``packed`` whose stratum is ``last`` at most, compressed, in base64;
+      ``values``, the score of each code, highest first; ``error``, the share by which they are off at most; ``words``.
+    """
+    last = max(k for k, count in enumerate(counts) if k == 0 or count <= _SCORED)
+    held = np.concatenate([np.ravel(part) for part in _parts(strata)]) <= last
+    found = np.concatenate([np.ravel(part) for part in _parts(scores)])[held].astype(np.float64)
+    size, step = np.abs(found), 0.08
+    logs = np.log(np.where(size > 0, size, 1))
+    while True:
+        near = np.sign(found) * np.exp(step * np.round(logs / step))
+        values, codes = np.unique(-near, return_inverse=True)
+        if len(values) <= _CODES:
+            break
+        step *= 1.25
+    return {
+        "codes": _compressed(codes),
+        "last": last,
+        "values": [float(f"{-value:.3g}") for value in values],
+        "error": float(f"{np.expm1(step / 2):.2g}"),
+        "words": words,
+    }
+
+
+def _compressed(content: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(content.astype(np.uint8).tobytes(), 9)).decode("ascii")
 
 
 def _parts(tree: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -3,6 +3,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const MOST = 4000; // attention curves that are drawn at once; the page says where there are more
+const FEWEST = 500; // and while the size moves on a machine that draws these too slowly
+let budget = MOST; // of the next picture that is to be followed by others
 const state = { k: 0, head: null, node: null, token: null, playing: 0 };
 let tones = {}; // read once for each picture: asking the style for every edge costs more than drawing it
 function readTones() {
@@ -20,21 +22,86 @@ async function unpacked(text) {
 const shown = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
   (letter) => letter === "\n" ? "⏎" : letter === "\t" ? "⇥" : "·");
 const quoted = (text) => { const span = document.createElement("span"); span.className = "token"; span.textContent = shown(text); return span; };
+const rounded = (score) => { const two = score.toPrecision(2); return Math.abs(score) >= 1e5 ? two.replace("e+", "e") : String(+two); };
 const percent = (size) => `${+(100 * size).toPrecision(3)}%`;
+
+/** Places of strata below a limit, in the order of these, and for each of them where it starts. */
+function inOrder(strata, limit) {
+  const starts = new Uint32Array(257);
+  for (let at = 0; at < strata.length; at++) starts[strata[at] + 1]++;
+  for (let k = 0; k < 256; k++) starts[k + 1] += starts[k];
+  const next = starts.slice(), order = new Uint32Array(starts[limit]);
+  for (let at = 0; at < strata.length; at++) if (strata[at] < limit) order[next[strata[at]]++] = at;
+  return [order, starts];
+}
 
 /** One trace with its evaluations: the graph, its curve, its heads. */
 class Panel {
-  constructor(trace, strata) {
+  constructor(trace, strata, codes) {
     Object.assign(this, trace);
+    this.strata = strata; this.codes = codes;
     const n = this.tokens.length, rows = this.layers * n, pairs = n * (n + 1) / 2;
     this.n = n; this.pairs = pairs;
+    this.share(strata);
+    this.counted = new Uint16Array(this.layers * pairs);
+    this.headCounts = new Uint32Array(this.layers * this.heads);
+    this.arrange();
+    this.build();
+  }
+
+  /** The arrays of strata: residual past attention, attention, residual past the MLP, MLP. */
+  share(strata) {
+    const rows = this.layers * this.n, edges = this.layers * this.heads * this.pairs;
     let at = 0;
     const take = (count) => strata.subarray(at, at += count);
-    this.residualAttn = take(rows); this.attn = take(this.layers * this.heads * pairs);
-    this.residualMlp = take(rows); this.mlp = take(rows);
-    this.counted = new Uint16Array(this.layers * pairs);
-    this.least = new Uint8Array(this.layers * pairs);
-    this.build();
+    this.residualAttn = take(rows); this.attn = take(edges); this.residualMlp = take(rows); this.mlp = take(rows);
+  }
+
+  /** The code of every edge's score; 255 where the page has none. Made when it is first asked for. */
+  get coded() {
+    if (!this.code) {
+      this.code = new Uint8Array(this.strata.length).fill(255);
+      let next = 0;
+      for (let at = 0; at < this.strata.length; at++) if (this.strata[at] <= this.scores.last) this.code[at] = this.codes[next++];
+    }
+    return this.code;
+  }
+
+  /** The score of an edge by its place among all, or null. */
+  scoreOf(at) {
+    return this.scores ? this.scores.values[this.coded[at]] ?? null : null;
+  }
+
+  /** Leave out edges of lower scores, and those whose scores the page does not have; null for none of that. */
+  keepScores(least) {
+    if (!this.scores) return;
+    const kept = this.scores.values.map((value) => value >= least);
+    this.share(least === null ? this.strata : this.strata.map((stratum, at) => kept[this.coded[at]] ? stratum : 255));
+    this.arrange();
+  }
+
+  /** Attention edges in the order of their strata, so that a step of the slider touches those that come or go alone. */
+  arrange() {
+    const { layers, heads, pairs } = this, strata = this.attn;
+    [this.order, this.starts] = inOrder(strata, this.sizes.length);
+    this.least = new Uint8Array(layers * pairs).fill(255); // over the heads, of every pair of tokens
+    for (let layer = 0, at = 0; layer < layers; layer++) for (let head = 0; head < heads; head++) {
+      for (let pair = layer * pairs, end = pair + pairs; pair < end; pair++, at++) if (strata[at] < this.least[pair]) this.least[pair] = strata[at];
+    }
+    [this.byLeast, this.leastStarts] = inOrder(this.least, this.sizes.length);
+    this.counted.fill(0); this.headCounts.fill(0); this.countedTo = -1; // the stratum up to which edges are counted
+  }
+
+  /** Bring the counts of pairs and of heads to the size that the slider shows. */
+  count() {
+    const { layers, heads, pairs } = this, one = state.k > this.countedTo ? 1 : -1;
+    const [low, high] = [state.k, this.countedTo].sort((a, b) => a - b);
+    for (let place = this.starts[low + 1], end = this.starts[high + 1]; place < end; place++) {
+      const at = this.order[place], row = Math.floor(at / pairs), layer = Math.floor(row / heads);
+      this.headCounts[row] += one;
+      this.counted[at - (row - layer) * pairs] += one;
+    }
+    this.countedTo = state.k;
   }
 
   build() {
@@ -51,7 +118,11 @@ class Panel {
     for (const [name, words] of [["residual", "residual"], ["attn", "attention, darker for more heads"], ["mlp", "MLP"]]) {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
-    this.note = make("p", "", panel);
+    this.note = make("p", "note", panel);
+    if (this.scores) {
+      const all = this.scores.last === this.sizes.length - 1 ? "" : `, of the edges that enter up to ${percent(this.sizes[this.scores.last])}`;
+      make("p", "", panel).textContent = `${this.scores.words}; within ${percent(this.scores.error)}${all}.`;
+    }
     const below = make("div", "below", panel);
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
@@ -81,60 +152,78 @@ class Panel {
   middle(layer) { return this.parallel ? 2 * layer + 2 : 2 * layer + 1; }
   pair(i, j) { return i * (i + 1) / 2 + j; }
 
-  /** Every edge that is shown: kind, layer, source token and level, target token and level, heads, first stratum. */
-  edges() {
-    const { n, layers, heads, pairs } = this, k = state.k, found = [];
-    const low = +$("from-layer").value, high = +$("to-layer").value;
-    const one = state.head, wanted = (id) => $(id).checked;
-    this.headCounts = new Uint32Array(layers * heads);
-    this.counted.fill(0); this.least.fill(255);
-    for (let layer = 0, at = 0; layer < layers; layer++) {
-      for (let head = 0; head < heads; head++) {
-        let count = 0;
-        const base = layer * pairs, mine = !one || (one[0] === layer && one[1] === head);
-        for (let pair = 0; pair < pairs; pair++, at++) {
-          const stratum = this.attn[at];
-          if (stratum > k) continue;
-          count++;
-          if (!mine) continue;
-          this.counted[base + pair]++;
-          if (stratum < this.least[base + pair]) this.least[base + pair] = stratum;
-        }
-        this.headCounts[layer * heads + head] = count;
-      }
+  /** Pairs of tokens that have attention: of all heads by the size at which they enter, or of the one that is chosen. */
+  attended() {
+    const { layers, heads, pairs } = this, low = +$("from-layer").value, high = +$("to-layer").value;
+    if (!$("show-attn").checked) return [];
+    if (state.head) {
+      const [layer, head] = state.head, start = (layer * heads + head) * pairs, found = [];
+      if (layer >= low && layer <= high) for (let pair = 0; pair < pairs; pair++) if (this.attn[start + pair] <= state.k) found.push(layer * pairs + pair);
+      return found.sort((a, b) => this.attn[start + a - layer * pairs] - this.attn[start + b - layer * pairs]);
     }
-    for (let layer = low; layer <= high; layer++) {
-      for (let i = 0; i < n; i++) {
-        const row = layer * n + i, mid = this.middle(layer);
-        if (wanted("show-residual")) {
-          if (this.residualAttn[row] <= k) found.push(["residual", layer, i, 2 * layer, i, mid, 1, this.residualAttn[row]]);
-          if (!this.parallel && this.residualMlp[row] <= k) found.push(["residual", layer, i, mid, i, 2 * layer + 2, 1, this.residualMlp[row]]);
-        }
-        if (wanted("show-mlp") && this.mlp[row] <= k) found.push(["mlp", layer, i, this.parallel ? 2 * layer : mid, i, 2 * layer + 2, 1, this.mlp[row]]);
-        if (wanted("show-attn")) {
-          for (let j = 0; j <= i; j++) {
-            const at = layer * pairs + this.pair(i, j);
-            if (this.counted[at]) found.push(["attn", layer, j, 2 * layer, i, mid, this.counted[at], this.least[at]]);
-          }
-        }
-      }
+    const found = this.byLeast.subarray(0, this.leastStarts[state.k + 1]);
+    return low === 0 && high === layers - 1 ? found : found.filter((pair) => pair >= low * pairs && pair < (high + 1) * pairs);
+  }
+
+  /** The first so many of them, those of most heads where as many enter at the same size. */
+  strongest(found, most) {
+    if (found.length <= most || state.head) return found.slice(0, most);
+    const last = this.least[found[most]];
+    let start = most, end = most;
+    while (start > 0 && this.least[found[start - 1]] === last) start--;
+    while (end < found.length && this.least[found[end]] === last) end++;
+    const tied = found.slice(start, end), of = new Uint32Array(this.heads + 1);
+    for (const place of tied) of[this.counted[place]]++;
+    let least = this.heads, more = 0; // heads of the last ones that are taken, and how many have more
+    while (more + of[least] < most - start) more += of[least--];
+    let left = most - start - more; // of those with as many as the last
+    return [...found.slice(0, start), ...tied.filter((place) => this.counted[place] > least || (this.counted[place] === least && left-- > 0))];
+  }
+
+  /** A pair of tokens as an edge: kind, layer, source token and level, target token and level, heads, first stratum. */
+  curveOf(place) {
+    const layer = Math.floor(place / this.pairs), pair = place - layer * this.pairs;
+    const i = Math.floor((Math.sqrt(8 * pair + 1) - 1) / 2), j = pair - i * (i + 1) / 2;
+    const one = state.head ? this.attn[(layer * this.heads + state.head[1]) * this.pairs + pair] : this.least[place];
+    return ["attn", layer, j, 2 * layer, i, this.middle(layer), state.head ? 1 : this.counted[place], one];
+  }
+
+  /** Residual and MLP edges. */
+  columns() {
+    const { n } = this, k = state.k, found = [], low = +$("from-layer").value, high = +$("to-layer").value;
+    const residual = $("show-residual").checked, mlp = $("show-mlp").checked;
+    for (let layer = low; layer <= high; layer++) for (let i = 0; i < n; i++) {
+      const row = layer * n + i, mid = this.middle(layer);
+      if (residual && this.residualAttn[row] <= k) found.push(["residual", layer, i, 2 * layer, i, mid, 1, this.residualAttn[row]]);
+      if (residual && !this.parallel && this.residualMlp[row] <= k) found.push(["residual", layer, i, mid, i, 2 * layer + 2, 1, this.residualMlp[row]]);
+      if (mlp && this.mlp[row] <= k) found.push(["mlp", layer, i, this.parallel ? 2 * layer : mid, i, 2 * layer + 2, 1, this.mlp[row]]);
     }
     return found;
   }
 
-  update() {
-    this.all = this.edges();
-    const attention = this.all.filter((edge) => edge[0] === "attn");
-    let kept = attention;
-    if (attention.length > MOST) {
-      kept = attention.slice().sort((a, b) => a[7] - b[7] || b[6] - a[6]).slice(0, MOST);
-    }
-    this.hidden = attention.length - kept.length;
+  /** Every edge that is there, drawn or not; made when it is asked for. */
+  get all() {
+    this.every ??= [...this.column, ...Array.from(this.attention, (place) => this.curveOf(place))];
+    return this.every;
+  }
+
+  update(most) {
+    this.count();
+    this.every = null;
+    this.column = this.columns(); this.attention = this.attended();
+    const kept = this.strongest(this.attention, most);
     this.lit = this.paths();
-    this.drawn = this.all.filter((edge) => edge[0] !== "attn").concat(kept);
-    this.note.textContent = this.hidden ? `The ${MOST.toLocaleString("en")} strongest of ${attention.length.toLocaleString("en")} token pairs with attention are drawn.` : "";
+    this.drawn = this.column.concat(this.lit ? this.withLit(kept) : Array.from(kept, (place) => this.curveOf(place)));
+    const drawn = this.drawn.length - this.column.length;
+    this.note.textContent = drawn < this.attention.length ? `The ${drawn.toLocaleString("en")} strongest of ${this.attention.length.toLocaleString("en")} token pairs with attention are drawn.` : "";
     this.draw(); this.drawCurve(); this.drawHeads();
     this.canvas.setAttribute("aria-label", `Graph of the trace: ${this.counts[state.k].toLocaleString("en")} of ${this.counts[this.counts.length - 1].toLocaleString("en")} edges, ${this.n} tokens, ${this.layers} layers`);
+  }
+
+  /** The same edges as those of paths: all that are lit, however weak, and what else is drawn. */
+  withLit(kept) {
+    const edges = this.all.slice(this.column.length), chosen = new Set(kept);
+    return edges.filter((edge, index) => this.lit.has(edge) || chosen.has(this.attention[index]));
   }
 
   /** Edges on paths from the selected node to the output, those that it reads from, and for a token all it reaches. */
@@ -143,7 +232,7 @@ class Panel {
     const id = (token, level) => token * (2 * this.layers + 1) + level;
     const start = state.node ? id(...state.node) : id(state.token, 0);
     const reached = new Set([start]), lit = new Set();
-    const order = this.all.map((edge, index) => index).sort((a, b) => this.all[a][3] - this.all[b][3]);
+    const order = this.all.map((_, index) => index).sort((a, b) => this.all[a][3] - this.all[b][3]);
     for (const index of order) {
       const [, , j, from, i, to] = this.all[index];
       if (reached.has(id(j, from))) { reached.add(id(i, to)); lit.add(this.all[index]); }
@@ -294,13 +383,22 @@ class Panel {
   sayEdge(edge) {
     const [kind, layer, j, , i, to, count, first] = edge;
     const enters = first < this.sizes.length ? `; enters at ${percent(this.sizes[first])}` : "";
+    const row = layer * this.n + i, edges = this.layers * this.heads * this.pairs, rows = this.layers * this.n;
+    const scored = (at) => { const score = this.scoreOf(at); return score === null ? "" : `; score ≈ ${rounded(score)}`; };
+    const own = row + (kind === "mlp" ? 2 * rows + edges : to % 2 || this.parallel ? 0 : rows + edges);
     const parts = { residual: `layer ${layer}, residual past ${to % 2 ? "attention" : this.parallel ? "the block" : "the MLP"}, at [${i}]`, mlp: `layer ${layer}, MLP, at [${i}]` };
-    if (kind !== "attn") { this.say(parts[kind] + enters + ":", i); return; }
-    const names = [];
+    if (kind !== "attn") { this.say(parts[kind] + scored(own) + enters + ":", i); return; }
+    const named = [];
     for (let head = 0; head < this.heads; head++) {
-      if ((!state.head || state.head[1] === head) && this.attn[(layer * this.heads + head) * this.pairs + this.pair(i, j)] <= state.k) names.push(head);
+      const at = (layer * this.heads + head) * this.pairs + this.pair(i, j);
+      if ((!state.head || state.head[1] === head) && this.attn[at] <= state.k) named.push([head, this.scoreOf(rows + at)]);
     }
-    this.say(`layer ${layer}, ${count === 1 ? "head" : "heads"} ${names.join(", ")}, from [${j}] to [${i}]${enters}:`, j, i);
+    const known = named.some(([, score]) => score !== null);
+    if (known) named.sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
+    const told = named.slice(0, known ? 8 : named.length).map(([head, score], at) => score === null || count === 1 ? head : `${head} (${at ? "" : "score "}≈ ${rounded(score)})`);
+    const more = named.length > told.length ? ` and ${named.length - told.length} more` : "";
+    const single = count === 1 ? scored(rows + (layer * this.heads + named[0][0]) * this.pairs + this.pair(i, j)) : "";
+    this.say(`layer ${layer}, ${count === 1 ? "head" : "heads"} ${told.join(", ")}${more}${single}, from [${j}] to [${i}]${enters}:`, j, i);
   }
 
   sayNode([token, level]) {
@@ -368,17 +466,29 @@ let panels = [], waiting = false;
 function changed() {
   if (waiting) return;
   waiting = true;
-  requestAnimationFrame(() => { waiting = false; refresh(); });
+  requestAnimationFrame((now) => { waiting = false; refresh(paced(now)); });
 }
 
-function refresh() {
+/** How many curves a picture has that others follow: as many as 30 pictures a second allow; all of them once it rests. */
+let last = 0, rest = 0;
+function paced(now) {
+  const gap = now - last;
+  last = now;
+  clearTimeout(rest);
+  if (gap > 200) return MOST; // the first one after a pause
+  budget = Math.round(gap > 31 ? Math.max(FEWEST, budget * 0.7) : gap < 22 ? Math.min(MOST, budget * 1.15) : budget);
+  if (budget < MOST) rest = setTimeout(() => refresh(MOST), 150);
+  return budget;
+}
+
+function refresh(most = MOST) {
   readTones();
   const first = panels[0];
   $("size").value = state.k;
-  const words = state.k === first.sizes.length - 1 ? "the full graph" : `${percent(first.sizes[state.k])}, ${first.counts[state.k].toLocaleString("en")} edges`;
+  const words = state.k === first.sizes.length - 1 ? "the full graph" : `${percent(first.sizes[state.k])}, ${first.counts[state.k].toLocaleString("en")} edge${first.counts[state.k] === 1 ? "" : "s"}`;
   $("size-text").textContent = words;
   $("size").setAttribute("aria-valuetext", words);
-  for (const panel of panels) panel.update();
+  for (const panel of panels) panel.update(most);
   const status = $("prediction");
   status.replaceChildren();
   panels.forEach((panel, index) => {
@@ -413,7 +523,7 @@ function readAddress() {
 }
 
 async function start() {
-  for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata)));
+  for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata), trace.scores ? await unpacked(trace.scores.codes) : null));
   const first = panels[0], last = first.sizes.length - 1, layers = Math.min(...panels.map((panel) => panel.layers));
   $("summary").textContent = data.summary;
   $("size").max = last;
@@ -422,6 +532,12 @@ async function start() {
   $("size").addEventListener("input", () => { state.k = +$("size").value; changed(); });
   for (const id of ["show-residual", "show-attn", "show-mlp", "from-layer", "to-layer"]) $(id).addEventListener("input", () => {
     $("from-layer").value = Math.max(0, Math.min(layers - 1, +$("from-layer").value)); $("to-layer").value = Math.max(0, Math.min(layers - 1, +$("to-layer").value)); changed();
+  });
+  $("with-scores").hidden = !panels.some((panel) => panel.scores);
+  $("least-score").addEventListener("input", () => {
+    const text = $("least-score").value;
+    for (const panel of panels) panel.keepScores(text === "" ? null : +text);
+    changed();
   });
   const clear = () => { state.head = state.node = state.token = null; changed(); };
   $("clear").addEventListener("click", clear);
@@ -438,6 +554,9 @@ async function start() {
   });
   window.addEventListener("hashchange", () => { readAddress(); changed(); });
   window.addEventListener("resize", changed);
+  for (const [event, printed] of [["beforeprint", true], ["afterprint", false]]) window.addEventListener(event, () => {
+    document.documentElement.classList.toggle("printed", printed); refresh(); // pictures on paper are light ones
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
   refresh();
   document.body.dataset.ready = "true";

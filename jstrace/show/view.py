@@ -9,7 +9,7 @@ from jstrace.errors import InputError
 from jstrace.models import Model
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
-from jstrace.show.page import Page, curve, page, panel
+from jstrace.show.page import Page, curve, page, panel, scored
 from jstrace.show.text import Word, words_of
 
 Evaluations = Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation] | None
@@ -79,7 +79,22 @@ def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word:
     curves = [_curve(title, one, word) for title, one in evaluations.items()]
     sizes, counts = [*trace.sizes, 1.0], [*trace.counts.tolist(), trace.n_edges]
     strata = dict(trace.strata.items())
-    return panel(str(name), words_of(trace), strata, sizes, counts, curves, parallel=trace.config.parallel)
+    scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.importance))
+    called = words_of(trace)
+    return panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
+
+
+_SCORES = {
+    "l1": "an edge's share of the L1 norms of all that enter its node",
+    "l2": "an edge's share of the L2 norms of all that enter its node",
+    "ifr": "an edge's share of what is near the node that it enters",
+    "cosine": "(1 + cos) / 2 of the angle between an edge and the node that it enters",
+    "random": "drawn at random",
+}
+
+
+def _score_words(importance: str) -> str:
+    return f"Scores ({importance}): {_SCORES.get(importance, 'their order alone is of interest')}"
 
 
 def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from jstrace import cli
 from jstrace.models import Model
+from tests.browser import browser, opened  # noqa: F401
 
 Run = Callable[..., tuple[int, str, str]]
 

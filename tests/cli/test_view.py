@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 import jstrace
 from jstrace import runs
@@ -68,3 +74,47 @@ def test_inputs_of_a_run(run: Run, stub: Model, tmp_path: Path) -> None:
     code, _, error = run("view", str(folder), "--input", "0", "--model", "tiny", "--out", str(out))
     assert code == 2
     assert "no run of that --model, but of tiny" in error
+
+
+def test_the_page_says_what_json_says(run: Run, stub: Model, opened: Any, tmp_path: Path) -> None:
+    """Ten times a size and an edge at random: what is read on the page, and what ``trace --json`` prints."""
+    out = tmp_path / "page.html"
+    assert run("view", "eight ch", "--out", str(out))[0] == 0
+    told = json.loads(run("trace", "eight ch", "--json", "--top", "100000")[1])
+    assert len(told["edges"]) == told["n_edges"]
+    tab, rng = opened(out.read_text()), np.random.default_rng(1)
+    sizes = [row["size"] for row in told["rows"]]
+    for k, place in zip(rng.integers(0, 27, 10).tolist(), rng.integers(0, told["n_edges"], 10).tolist(), strict=True):
+        row, edge = told["rows"][k], told["edges"][place]
+        tab.evaluate(f"state.head = null; state.k = {k}; refresh()")
+        words = tab.inner_text("#prediction")
+        assert f"TV {row['tv']:.3f}, KL {row['kl']:.3f}" in words
+        assert row["top_token_text"] in words
+        assert f"{row['edges']:,} edge" in tab.inner_text("#size-text") or row["size"] == 1
+        assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == row["edges"]
+        words = said(tab, edge)
+        assert f"layer {edge['layer']}" in words
+        assert (f"head {edge['head']}" in words) == (edge["head"] is not None)
+        assert f"[{edge['target']}]" in words
+        assert edge["head"] is None or f"from [{edge['source']}] to" in words
+        enters = re.search(r"enters at ([\d.]+)%", words)
+        assert enters
+        assert float(enters[1]) == pytest.approx(100 * sizes[edge["stratum"]], rel=1e-3)
+        score = re.search(r"score ≈ ([\d.e-]+)", words)
+        assert score
+        assert float(score[1]) == pytest.approx(edge["score"], rel=0.1)
+
+
+def said(tab: Any, edge: dict[str, Any]) -> str:
+    """What the page says of an edge, at the size at which it enters and with its head chosen."""
+    tab.evaluate(
+        "([head, k]) => { state.head = head; state.k = k; refresh(); }",
+        [None if edge["head"] is None else [edge["layer"], edge["head"]], edge["stratum"]],
+    )
+    level = 2 * edge["layer"] + (edge["kind"] in ("residual_mlp", "mlp"))
+    tab.evaluate(
+        "([kind, from, j, i]) => panels[0].sayEdge(panels[0].all.find((edge) =>"
+        " edge[0] === kind && edge[3] === from && edge[2] === j && edge[4] === i))",
+        [edge["kind"].split("_")[0], level, edge["source"], edge["target"]],
+    )
+    return str(tab.inner_text(".words"))

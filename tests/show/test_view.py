@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import jstrace
 from jstrace.models import Decoder, InputError, Model
-from jstrace.show.page import packed
-from tests.conftest import TINY, family_config, tiny_params
+from jstrace.show.page import _filled, _part, digest, packed, scored
+from tests.browser import found_by_axe
+from tests.conftest import ROOT, TINY, family_config, tiny_params
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -213,3 +215,186 @@ def test_saves_pictures(opened: Any, model: Model) -> None:
     text = Path(found.value.path()).read_text()
     assert text.startswith("<svg")
     assert "<script" not in text
+
+
+def test_counts_follow_the_slider(opened: Any, model: Model) -> None:
+    """However it jumps, to and fro: edges of each head, and pairs of tokens with as many heads as have an edge."""
+    trace, _, html = page_of(model)
+    tab = opened(html)
+    strata = trace.strata.attn
+    for k in (26, 3, 20, 19, 0, 26):
+        tab.evaluate(f"state.k = {k}; changed()")
+        assert k_of(tab) == k
+        heads, counted = tab.evaluate("[[...panels[0].headCounts], [...panels[0].counted]]")
+        assert heads == (strata <= k).sum((2, 3)).ravel().tolist()
+        rows, columns = np.tril_indices(8)
+        assert counted == (strata <= k).sum(1)[:, rows, columns].ravel().tolist()
+
+
+def test_the_strongest_are_kept(opened: Any, model: Model) -> None:
+    """Those that enter first, then those of most heads, then by place; and what is not drawn is counted."""
+    trace, _, html = page_of(model)
+    tab = opened(html, "#k=26")
+    rows, columns = np.tril_indices(8)
+    strata = trace.strata.attn[:, :, rows, columns]
+    least, counted = strata.min(1).ravel(), (strata <= 26).sum(1).ravel()
+    order = [place for place in np.lexsort((np.arange(least.size), -counted.astype(int), least)) if least[place] <= 26]
+    for most in (1, 7, 40, 60, len(order) - 1, len(order)):
+        kept = tab.evaluate(f"[...panels[0].strongest(panels[0].attended(), {most})]")
+        assert set(kept) == set(order[:most])
+    tab.evaluate("refresh(40)")
+    assert tab.inner_text(".panel > .note") == f"The 40 strongest of {len(order)} token pairs with attention are drawn."
+    tab.evaluate("state.node = [7, 6]; refresh(1)")
+    assert tab.evaluate("panels[0].drawn.filter((edge) => panels[0].lit.has(edge)).length === panels[0].lit.size")
+
+
+def test_slow_machines_draw_less_while_it_moves(opened: Any, model: Model) -> None:
+    _, _, html = page_of(model)
+    tab = opened(html)
+    found = tab.evaluate(
+        "(() => { let now = 1e6; const after = (gap) => paced(now += gap);"
+        " const first = after(1000), slow = Array.from({ length: 20 }, () => after(50)).pop();"
+        " const fast = Array.from({ length: 40 }, () => after(16)).pop(); after(50); return [first, slow, fast]; })()"
+    )
+    assert found == [4000, 500, 4000]
+    drawn = "window.most = []; const before = refresh; refresh = (most) => { window.most.push(most); before(most); }; 0"
+    tab.evaluate(drawn)
+    tab.wait_for_timeout(400)
+    assert tab.evaluate("most") == [4000], "all of them once it rests"
+
+
+def held_scores(panel: dict[str, Any]) -> np.ndarray:
+    """The scores that a page holds, of its edges in their order; NaN where there is none."""
+    strata, codes = (
+        np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+        for text in (panel["strata"], panel["scores"]["codes"])
+    )
+    found = np.full(strata.shape, np.nan)
+    found[strata <= panel["scores"]["last"]] = np.asarray(panel["scores"]["values"])[codes]
+    return found
+
+
+def flat(tree: Any) -> np.ndarray:
+    rows, columns = np.tril_indices(tree.attn.shape[-1])
+    return np.concatenate(
+        [np.ravel(part) for part in (tree.residual_attn, tree.attn[..., rows, columns], tree.residual_mlp, tree.mlp)]
+    )
+
+
+def test_scores_are_near(model: Model) -> None:
+    trace, _, html = page_of(model)
+    (panel,) = data_of(html)["traces"]
+    held, own = held_scores(panel), flat(trace.scores)
+    edges = flat(trace.strata) < 255
+    np.testing.assert_array_equal(np.isfinite(held), edges)
+    assert panel["scores"]["error"] == pytest.approx(0.041)
+    np.testing.assert_allclose(held[edges], own[edges], rtol=0.046)  # and the three digits of values
+    assert held[own == 0].max(initial=0) == 0
+    assert panel["scores"]["words"].startswith("Scores (l1): an edge's share")
+
+
+def test_scores_of_many_edges_and_of_any_sign(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = jstrace.trace(model, "eight ch")
+    rng = np.random.default_rng(0)
+    scores = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), trace.scores)
+    trace = jstrace.Trace.from_scores(model, "eight ch", scores)
+    monkeypatch.setattr("jstrace.show.page._SCORED", int(trace.counts[25]))
+    (panel,) = data_of(jstrace.view(trace).html)["traces"]
+    assert panel["scores"]["last"] == 25
+    held, own = held_scores(panel), flat(trace.scores)
+    np.testing.assert_array_equal(np.isfinite(held), flat(trace.strata) <= 25)
+    known = np.isfinite(held)
+    np.testing.assert_allclose(held[known], own[known], rtol=panel["scores"]["error"] + 0.005)
+    assert held[known].min() < 0
+    assert "order alone" in panel["scores"]["words"]
+
+
+def test_hover_says_scores_and_they_filter(opened: Any, model: Model) -> None:
+    trace, _, html = page_of(model)
+    held = held_scores(data_of(html)["traces"][0])
+    tab = opened(html, "#k=26")
+    rows = 8 * trace.config.n_layers
+    for kind, index in (("residual_attn", 0), ("residual_mlp", 2), ("mlp", 3)):
+        edge = next(edge for edge in trace.edges(26) if edge.kind == kind and edge.target == 7)
+        before = np.cumsum([0, rows, rows * trace.config.n_heads * 9 // 2, rows])[index]  # 36 pairs of 8 tokens
+        score = held[before + edge.layer * 8 + 7]
+        mid = 2 * edge.layer + 1
+        levels = {"residual_attn": (mid - 1, mid), "residual_mlp": (mid, mid + 1), "mlp": (mid, mid + 1)}[kind]
+        name = "mlp" if kind == "mlp" else "residual"
+        tab.evaluate(
+            "([name, layer, from, to]) => panels[0].sayEdge(panels[0].all.find((edge) => edge[0] === name"
+            " && edge[1] === layer && edge[2] === 7 && edge[3] === from && edge[5] === to))",
+            [name, edge.layer, *levels],
+        )
+        assert f"score ≈ {float(f'{score:.2g}'):g}; enters at" in tab.inner_text(".words")
+    tab.click("summary")
+    least = float(np.nanmedian(held))
+    tab.fill("#least-score", str(least))
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == int((held >= least).sum())
+    tab.fill("#least-score", "")
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == trace.n_edges
+
+
+def test_pages_without_scores(opened: Any, model: Model) -> None:
+    _, _, html = page_of(model)
+    data = data_of(html)
+    del data["traces"][0]["scores"]
+    tab = opened(_filled("no scores", data), "#k=26")
+    tab.evaluate("panels[0].sayEdge(panels[0].all.find((edge) => edge[0] === 'attn' && edge[6] > 1))")
+    assert "heads" in tab.inner_text(".words")
+    assert "≈" not in tab.inner_text(".words")
+    assert not tab.is_visible("#least-score")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_pages_for_everybody(opened: Any, model: Model, scheme: str, width: int) -> None:
+    trace, curves, _ = page_of(model)
+    html = jstrace.view([trace, trace], [curves, curves], model=model, names=["a", "b"]).html
+    tab = opened(html, "#k=12&node=7.4", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab.click("summary")
+    assert not found_by_axe(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_prints(opened: Any, model: Model) -> None:
+    """On light paper, whatever the screen's scheme, with the size in words and nothing to press."""
+    _, _, html = page_of(model)
+    tab = opened(html, "#k=12", color_scheme="dark")
+    assert tab.evaluate("tones.paper") == "#161616"
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("tones.paper") == "#ffffff"
+    tab.emulate_media(media="print")
+    assert not tab.is_visible("#play")
+    assert not tab.is_visible("#size")
+    assert tab.inner_text("#size-text") == "0.3%, 1 edge"
+    tab.emulate_media(media="screen")
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.evaluate("tones.paper") == "#161616"
+
+
+def test_scores_of_many_magnitudes_have_codes_enough() -> None:
+    """From 1e-30 to 1e30, of both signs: rounded further, and said so."""
+    rng = np.random.default_rng(0)
+    shapes = {"residual_attn": (2, 9), "attn": (2, 3, 9, 9), "residual_mlp": (2, 9), "mlp": (2, 9)}
+    scores = {name: rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-30, 30, shape) for name, shape in shapes.items()}
+    found = scored(scores, {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}, [1, 2], "")
+    assert len(found["values"]) <= 254
+    assert found["values"] == sorted(found["values"], reverse=True)
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(found["codes"])), np.uint8)
+    rows, columns = np.tril_indices(9)
+    own = [scores["residual_attn"], scores["attn"][..., rows, columns], scores["residual_mlp"], scores["mlp"]]
+    flat_scores = np.concatenate([np.ravel(part) for part in own])
+    np.testing.assert_allclose(np.asarray(found["values"])[codes], flat_scores, rtol=found["error"] + 0.01)
+    assert 0.1 < found["error"] < 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "gallery").glob("*.html")), ids=lambda path: path.stem)
+def test_the_gallery_is_of_today(path: Path) -> None:
+    """Its pages are made again when the page changes; docs/view.md has the commands."""
+    html = path.read_text()
+    assert _filled("", data_of(html)).split("<body>")[0].split("<title>")[0] == html.split("<title>")[0]
+    assert digest(_part("view.js")) in html
+    assert len(html) < 120_000
