@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +32,23 @@ def batch_of(family: str) -> tuple[Decoder, np.ndarray, Any]:
 
 def cuts_of(decoder: Decoder) -> np.ndarray:
     return np.stack([counts(SIZES, graph.n_edges(decoder.config, int(n))) for n in LENGTHS])
+
+
+@pytest.mark.parametrize("levels", [0, 40, 3])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_extraction(family: str, levels: int) -> None:
+    """Of scores as they are and of few different ones, many edges at each cut; frozen components, too."""
+    decoder, _, scores = batch_of(family)
+    parallel = decoder.config.parallel
+    if levels:
+        scores = jax.tree.map(lambda leaf: jnp.floor(leaf * levels), scores)
+    for frozen in ((), ("residual", "mlp")):
+        options = {"parallel": parallel, "frozen": frozen}
+        expected, complete = stages.extract_program(scores, cuts_of(decoder), LENGTHS, **options)
+        got, also = stages.extract_program(scores, cuts_of(decoder), LENGTHS, **options, platform="tpu")
+        assert bool(complete)
+        assert bool(also)
+        chex.assert_trees_all_equal(got, expected)
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
