@@ -67,25 +67,29 @@ def split(
     key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts, platform: str | None = None
 ) -> tuple[Array, Array]:
     """The strata of edges once groups are divided into ``fresh`` ones, and which edges stay undecided."""
-    found = form(platform, cpu=_indexed, gpu=_indexed, tpu=_chosen)
+    return form(platform, cpu=_split_at_once, gpu=_split_at_once, tpu=_split_by_cuts)(key, group, cuts, fall, fresh)
+
+
+def _split_at_once(key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts) -> tuple[Array, Array]:
     mine = cuts.open[:, None] & (cuts.group[:, None] == group)
     stratum = group + jnp.sum(mine & (key < fall.key[:, None]), axis=0, dtype=jnp.int32)
     # An edge on the key of a straddling cut has just got that cut's stratum, the name of its new group.
     here = jnp.minimum(stratum, cuts.need.shape[0] - 1)
-    pending = (key > 0) & (stratum == here) & found(fresh.open, here)
-    return stratum, pending & (key == found(fall.key, here)) & (group == found(cuts.group, here))
+    pending = (key > 0) & (stratum == here) & fresh.open[here] & (key == fall.key[here]) & (group == cuts.group[here])
+    return stratum, pending
 
 
-def _indexed(table: Array, index: Int[Array, "N"]) -> Array:
-    """Entries of a table."""
-    return table[index]
+def _split_by_cuts(key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts) -> tuple[Array, Array]:
+    """The same by a cut after another, without looking anything up."""
 
+    def one(state: tuple[Array, Array], cut: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+        (stratum, pending), (name, is_open, straddles, falls) = state, cut
+        mine = group == name
+        return (stratum + (is_open & mine & (key < falls)), pending | (straddles & mine & (key == falls))), None
 
-def _chosen(table: Array, index: Int[Array, "N"]) -> Array:
-    """The same of a short table by looking at all of it, which vectorises; zero beyond its end."""
-    is_it = jnp.arange(table.shape[0], dtype=jnp.int32)[:, None] == index
-    found = jnp.sum(jnp.where(is_it, table[:, None], 0), axis=0, dtype=jnp.uint32)
-    return found.astype(table.dtype)
+    start = jnp.broadcast_to(group, key.shape), jnp.zeros(key.shape, bool)
+    (stratum, pending), _ = jax.lax.scan(one, start, (cuts.group, cuts.open, fresh.open, fall.key))
+    return stratum, pending & (key > 0)
 
 
 def select_sorted(key: Array, group: Array, cuts: Cuts, *, span: int) -> Fall:
