@@ -6,6 +6,7 @@ what is ablated carries nothing, or a ``Replacement`` (section 8). The full pass
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -149,6 +150,7 @@ def masked_forward(
     pre_softmax: bool = False,
     row_map: RowMap = every_row,
     remat: bool = False,
+    n_queries: int | None = None,
 ) -> Float32[Array, "V"]:
     """Next-token logits with every edge's vector multiplied by its mask (section 4; Eq. 3 of the paper).
 
@@ -163,6 +165,7 @@ def masked_forward(
       pre_softmax: let attention masks enter the softmax instead of following it; without ``replace`` alone.
       row_map: how per-token functions are applied; see ``models.rows``.
       remat: keep the residual stream alone of every layer for the backward pass, and compute the rest again.
+      n_queries: tokens whose attention is computed at once; all by default. No ``[H,T,T]`` array of it exists then.
     """
     config = model.config
     if replace is not None and pre_softmax:
@@ -173,7 +176,8 @@ def masked_forward(
     def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
         layer, layer_edges, kind, other = inputs
         sight = jax.tree.map(lambda table: table[kind], sights)
-        given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map)
+        mix = functools.partial(_by_queries, n_queries, keep, layer_edges)
+        given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix)
         return one(given, state), None
 
     x = model.embedded(tokens)
@@ -205,6 +209,39 @@ class _Given(NamedTuple):
     other: Replacement | None
     pre_softmax: bool
     row_map: RowMap
+    mix: Callable[[_Mixing, Array, Array], Float[Array, "T H d"]]
+    """``_by_queries`` of the layer's edges."""
+
+
+_Mixing = Callable[[Array, Array, Array], Array]
+"""``(q[T,K,G,d], visible[T,S], mask[H,T,S]) -> [T,H,d]``: the mixed values of some queries."""
+
+
+def _by_queries(
+    size: int | None,
+    keep: Callable[[EdgeTree], EdgeTree],
+    edges: EdgeTree,
+    mixing: _Mixing,
+    q: Float[Array, "T K G d"],
+    visible: Bool[Array, "T S"],
+) -> Float[Array, "T H d"]:
+    """Mixed values of all queries, ``size`` of them at a time; their masks are made when it is their turn."""
+    n_tokens, n_heads = q.shape[0], edges.attn.shape[0]
+    if size is None or n_tokens <= size:
+        return mixing(q, visible, keep(edges).attn)
+    turns, over = -(-n_tokens // size), -n_tokens % size
+
+    def turn(part: tuple[Array, Array, Array]) -> Array:
+        own_q, own_visible, attn = part
+        return mixing(own_q, own_visible, keep(dataclasses.replace(edges, attn=attn)).attn)
+
+    def divided(x: Array, axis: int) -> Array:
+        filler = x.dtype == bool  # what is no query sees all, as a softmax over nothing would be NaN
+        wide = jnp.pad(x, [(0, over if at == axis else 0) for at in range(x.ndim)], constant_values=filler)
+        return jnp.moveaxis(wide.reshape(*x.shape[:axis], turns, size, *x.shape[axis + 1 :]), axis, 0)
+
+    found = jax.lax.map(turn, (divided(q, 0), divided(visible, 0), divided(edges.attn, 1)))
+    return found.reshape(turns * size, n_heads, -1)[:n_tokens]
 
 
 def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
@@ -214,9 +251,14 @@ def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
     # Keys of unreached tokens stay in the denominator: those of the idle state.
     sources = state.reached & _before_a(targets)
     idle = None if config.zero_key else state.idle
-    logits, v = _attending(config, given, state.x, targets | sources, idle)
-    probs = fn.masked_attention_probs(logits, sight.visible, mask.attn, pre_softmax=given.pre_softmax)
-    attn = row_map(functools.partial(attention_output, config), turned(w), fn.mix_values(probs, v), targets)
+    q, k, v = _attending(config, given, state.x, targets | sources, idle)
+
+    def mixing(q: Array, visible: Array, kept: Array) -> Array:
+        logits = fn.attention_logits(config, q, k)
+        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, pre_softmax=given.pre_softmax), v)
+
+    mixed = given.mix(mixing, q, sight.visible)
+    attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
     middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
     reached = mask.mlp != 0
     edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, reached)
@@ -237,10 +279,14 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
     assert other is not None
     targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
     live = state.reached & (targets | _before_a(targets))
-    logits, v = _attending(config, given, state.x, live, state.idle)
-    probs = fn.attention_probs(logits, given.sight.visible)
-    kept = mask.attn.astype(jnp.float32)
-    mixed = fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values.astype(v.dtype))
+    q, k, v = _attending(config, given, state.x, live, state.idle)
+
+    def mixing(q: Array, visible: Array, attn: Array) -> Array:
+        probs = fn.attention_probs(fn.attention_logits(config, q, k), visible)
+        kept = attn.astype(jnp.float32)
+        return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values.astype(v.dtype))
+
+    mixed = given.mix(mixing, q, given.sight.visible)
     attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
     states = (spread(each, n_tokens) for each in (other.attn_input, other.mlp_input, other.mlp_output))
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
@@ -254,11 +300,11 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
 
 def _attending(
     config: ModelConfig, given: _Given, x: Float[Array, "T D"], live: Bool[Array, "T"], idle: Array | None
-) -> tuple[Float32[Array, "H T S"], Float[Array, "S K d"]]:
-    """Attention logits and values of the rows that are live, and of the idle state elsewhere."""
+) -> tuple[Float[Array, "T K G d"], Float[Array, "S K d"], Float[Array, "S K d"]]:
+    """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere."""
     q, k, v = given.row_map(functools.partial(project_qkv, config), given.w, x, live, idle)
     cos, sin = given.sight.cos, given.sight.sin
-    return fn.attention_logits(config, fn.rotate(q, cos, sin), fn.rotate(k, cos, sin)), v
+    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), v
 
 
 def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"]) -> Float[Array, "T H d"]:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
 _FANOUT = 128
 """Values that one is looked for among at once: the width of a TPU's vector."""
+
+_CHUNK = 1 << 16
+"""Places that are looked for at once, each with a vector of its own."""
 
 
 def cumulative(counts: Int[Array, "N"]) -> Int[Array, "N"]:
@@ -29,20 +32,25 @@ def first_true(mask: Bool[Array, "N"], size: int) -> Int[Array, "M"]:
 
     Counts of ever larger groups make a tree, which is descended to all of the places at once.
     """
-    n, levels = mask.shape[0], [_in_rows(mask.astype(jnp.int32))]
+    n, levels = mask.shape[0], [_cumulative_bits(_in_rows(mask))]
     while levels[-1].shape[0] > 1:
-        levels.append(_in_rows(jnp.sum(levels[-1], axis=1)))
-    nth = jnp.arange(size, dtype=jnp.int32)
-    left, place = nth, jnp.zeros_like(nth)
-    for level in reversed(levels):
-        until = _cumulative_rows(level.at[place].get(mode="clip"))
-        passed = until <= left[:, None]
-        place = place * _FANOUT + jnp.sum(passed, axis=1, dtype=jnp.int32)
-        left = left - jnp.max(jnp.where(passed, until, 0), axis=1)
-    return jnp.where(nth < jnp.sum(levels[-1]), place, n)
+        levels.append(_cumulative_rows(_in_rows(levels[-1][:, -1].astype(jnp.int32))))
+
+    def descended(nth: Int[Array, "C"]) -> Int[Array, "C"]:
+        left, place = nth, jnp.zeros_like(nth)
+        for level in reversed(levels):
+            until = level.at[place].get(mode="clip").astype(jnp.int32)
+            passed = until <= left[:, None]
+            place = place * _FANOUT + jnp.sum(passed, axis=1, dtype=jnp.int32)
+            left = left - jnp.max(jnp.where(passed, until, 0), axis=1)
+        return jnp.where(nth < levels[-1][0, -1], place, n)
+
+    chunks = -(-size // _CHUNK)
+    nth = jnp.arange(chunks * -(-size // chunks), dtype=jnp.int32).reshape(chunks, -1)
+    return jax.lax.map(descended, nth).reshape(-1)[:size]
 
 
-def _in_rows(values: Int[Array, "N"]) -> Int[Array, "R F"]:
+def _in_rows(values: Array) -> Array:
     return jnp.pad(values, (0, -values.shape[0] % _FANOUT)).reshape(-1, _FANOUT)
 
 
@@ -50,6 +58,14 @@ def _cumulative_rows(rows: Int[Array, "R F"]) -> Int[Array, "R F"]:
     """By a sum of all values before, which the compiler never holds at once; its own scans take seconds to compile."""
     place = jnp.arange(rows.shape[1])
     return jnp.sum(jnp.where(place[:, None] <= place, rows[:, :, None], 0), axis=1)
+
+
+def _cumulative_bits(rows: Bool[Array, "R F"]) -> UInt8[Array, "R F"]:
+    """By a product, which counts up to 128 exactly."""
+    place = jnp.arange(rows.shape[1])
+    before = (place[:, None] <= place).astype(jnp.bfloat16)
+    found = jnp.matmul(rows.astype(jnp.bfloat16), before, preferred_element_type=jnp.float32)
+    return found.astype(jnp.uint8)
 
 
 def argsort(keys: UInt32[Array, "N"]) -> Int[Array, "N"]:

@@ -61,8 +61,9 @@ class Batch:
         """The programs, compiled but not run, in the forms of a platform; arrays may be shapes."""
         c, (n_rows, width) = self.decoder.config, self.tokens.shape
         extract = stages.extract_program.lower(
-            edges_like(c, n_rows, width, jnp.float32), self.cuts, self.lengths, parallel=c.parallel, frozen=()
-        )
+            edges_like(c, n_rows, width, jnp.float32), self.cuts, self.lengths, parallel=c.parallel, frozen=(),
+            platform=platform,
+        )  # fmt: skip
         strata = (edges_like(c, n_rows, width, jnp.uint8),)
         evaluate = masked.evaluate_batch.lower(
             self.decoder, self.tokens, self.lengths, strata, self.nexts, **self._evaluation(), platform=platform

@@ -32,7 +32,7 @@ from jstrace.method.refinement import (
     split,
     straddling,
 )
-from jstrace.method.relaxation import Relaxed, output_bounds, relax_list, relax_tree
+from jstrace.method.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
 from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig, edge_shapes
 
@@ -143,6 +143,7 @@ def extract_padded(
     parallel: bool,
     frozen: tuple[str, ...] = (),
     whole: bool = False,
+    platform: str | None = None,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata of one input of which only the first ``length`` tokens are true; ``counts`` are edges per trace.
 
@@ -155,12 +156,14 @@ def extract_padded(
       parallel: whether a layer is one level of nodes or two.
       frozen: components that rank before all others.
       whole: refine groups of any size, on arrays of all edges: the slow way, with some 60 bytes a slot.
+      platform: whose form to take, as in ``models.form``; ``whole`` has one alone.
 
     Returns:
       The strata, and whether they are right: without ``whole`` the edges of groups at cuts may be too many for a pool.
     """
-    way = _on_all_edges if whole else _in_a_pool
-    return way(scores, counts, length, parallel=parallel, frozen=frozen)
+    if whole:
+        return _on_all_edges(scores, counts, length, parallel=parallel, frozen=frozen)
+    return _in_a_pool(scores, counts, length, parallel=parallel, frozen=frozen, platform=platform)
 
 
 def _in_a_pool(
@@ -170,29 +173,31 @@ def _in_a_pool(
     *,
     parallel: bool,
     frozen: tuple[str, ...],
+    platform: str | None,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     first = FirstPass.of(scores, length, parallel=parallel, frozen=frozen)
     cuts = _opened(counts)
-    fall = find_falls(first, cuts.need)
+    fall = find_falls(first, cuts, platform)
     n_slots = sum(leaf.size for _, leaf in scores.items())
     capacity = pool_capacity(n_slots)
-    strata, index, found = divide(first, cuts, fall, capacity)
+    strata, index, found = divide(first, cuts, fall, capacity, platform)
     complete = found <= capacity
     ends = indexing.endpoints(index, scores, parallel=parallel)
     nodes = first.nodes(parallel=parallel)
     rank = indexing.joined(priorities(indexing.picked(scores, index), frozen), index, scores)
     source, target = (nodes.at[end].get(mode="clip") for end in ends)
     key = jnp.minimum(rank, target)
-    valid = index < n_slots
+    valid, most = index < n_slots, most_by_source(ends[0], nodes.shape[0], platform)
     stratum = indexing.joined(indexing.picked(strata, index), index, scores).astype(jnp.int32)
     fresh = straddling(cuts, fall)
     refined = refine(
-        make_pool(rank, key < target, key == source, stratum, valid),
+        make_pool(rank, key < target, key == source, stratum, valid, platform),
         dataclasses.replace(fresh, open=fresh.open & complete),
-        lambda pool: relax_list(pool.rank, pool.seed, pool.opens, ends, nodes.shape[0]),
-        select_for(capacity, counts.shape[0]),
+        lambda pool: relax_list(pool.rank, pool.seed, pool.opens, ends, most),
+        select_for(capacity, counts.shape[0], platform),
+        platform,
     )
-    return indexing.replaced(strata, index, refined, valid), complete
+    return indexing.replaced(strata, index, refined, valid, platform), complete
 
 
 def _on_all_edges(

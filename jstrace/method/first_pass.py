@@ -18,10 +18,11 @@ from jaxtyping import Array, Int, UInt32
 from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.ordering import HIGH_BIT, bits_of, is_none, ordered, ordered_floats, unless_none
-from jstrace.method.refinement import Cuts, Fall, nothing_needed, split, straddling
+from jstrace.method.refinement import Cuts, Fall, bisected, nothing_needed, split, straddling
 from jstrace.method.relaxation import output_bounds, relax_layer
 from jstrace.method.sizes import NO_EDGE
-from jstrace.models import EdgeTree
+from jstrace.models import EdgeTree, form
+from jstrace.models.vectorised import first_true
 
 _LEAST_NORMAL = np.uint32(1 << 23)
 
@@ -111,8 +112,27 @@ class FirstPass:
         return jnp.concatenate([levels.ravel(), self.above[-1]])
 
 
-def find_falls(first: FirstPass, need: Int[Array, "Z"]) -> Fall:
-    """The key that each cut falls to: the ``need``-th largest, from histograms of the keys' two halves; no sort."""
+def find_falls(first: FirstPass, cuts: Cuts, platform: str | None = None) -> Fall:
+    """The key that each cut falls to: the ``need``-th largest; no sort."""
+    way = form(platform, cpu=_falls_by_histograms, gpu=_falls_by_histograms, tpu=_falls_by_bisection)
+    return way(first, cuts)
+
+
+def _falls_by_bisection(first: FirstPass, cuts: Cuts) -> Fall:
+    """All cuts at once, a bit of the key in each of 32 sweeps, which only compare and add."""
+
+    def count(floor: UInt32[Array, "Z"]) -> Int[Array, "Z"]:
+        def above(counts: Array, _: Array, key: Array) -> tuple[Array, None]:
+            return counts + jnp.sum((key > 0) & (key >= floor[:, None]), axis=1, dtype=jnp.int32), None
+
+        return first.sweep(above, jnp.zeros(floor.shape, jnp.int32))[0]
+
+    return bisected(count, cuts.need, bits=32)
+
+
+def _falls_by_histograms(first: FirstPass, cuts: Cuts) -> Fall:
+    """In two sweeps that count the keys' upper halves, and the lower halves of those at cuts."""
+    need = cuts.need
     n_sizes = need.shape[0]
 
     def upper(histogram: Array, _: Array, key: Array) -> tuple[Array, None]:
@@ -154,16 +174,45 @@ def _last_reaching(counts: Int[Array, "N"], need: Int[Array, ""]) -> tuple[Int[A
     return place, from_here[place] - counts[place]
 
 
-def divide(first: FirstPass, cuts: Cuts, fall: Fall, capacity: int) -> tuple[EdgeTree, Int[Array, "N"], Int[Array, ""]]:
+def divide(
+    first: FirstPass, cuts: Cuts, fall: Fall, capacity: int, platform: str | None = None
+) -> tuple[EdgeTree, Int[Array, "N"], Int[Array, ""]]:
     """Strata by the first pass, and the edges of the groups that straddle a cut.
 
     Returns:
       Strata, uint8, right for all but the edges of straddling groups; the indices of those, in increasing order, the
       number of slots where there are fewer than ``capacity``; and their number.
     """
+    way = form(platform, cpu=_divided_by_layers, gpu=_divided_by_layers, tpu=_divided_at_once)
+    return way(first, cuts, fall, capacity)
+
+
+def _divided_at_once(
+    first: FirstPass, cuts: Cuts, fall: Fall, capacity: int
+) -> tuple[EdgeTree, Int[Array, "N"], Int[Array, ""]]:
+    """With a byte of every edge for whether it is undecided, among which the first are found without a scatter."""
+    like, fresh = _one_layer(first.scores), straddling(cuts, fall)
+
+    def step(found: Array, _: Array, key: Array) -> tuple[Array, tuple[EdgeTree, EdgeTree]]:
+        stratum, pending = split(key, jnp.zeros(key.shape, jnp.int32), cuts, fall, fresh, "tpu")
+        stratum = jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8)
+        parts = indexing.unflat(stratum, like), indexing.unflat(pending, like)
+        return found + jnp.sum(pending, dtype=jnp.int32), parts
+
+    found, (strata, pending) = first.sweep(step, jnp.int32(0))
+    return strata, first_true(indexing.flat(pending), capacity), found
+
+
+def _one_layer(like: EdgeTree) -> EdgeTree:
+    return EdgeTree(**{name: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.uint8) for name, leaf in like.items()})
+
+
+def _divided_by_layers(
+    first: FirstPass, cuts: Cuts, fall: Fall, capacity: int
+) -> tuple[EdgeTree, Int[Array, "N"], Int[Array, ""]]:
     like = first.scores
     n_slots = sum(leaf.size for _, leaf in like.items())
-    layer_like = EdgeTree(**{name: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.uint8) for name, leaf in like.items()})
+    layer_like = _one_layer(like)
     fresh = straddling(cuts, fall)
     offsets, strides = _numbering(like)
 

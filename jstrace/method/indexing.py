@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jstrace.models import EdgeTree
+from jstrace.models import EdgeTree, form
 
 
 def flat(edges: EdgeTree) -> Array:
@@ -43,8 +43,23 @@ def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
     return out
 
 
-def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
-    """The tree with the values at edge indices, where ``where`` holds."""
+def replaced(
+    tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"], platform: str | None = None
+) -> EdgeTree:
+    """The tree with the values at edge indices, which increase, where ``where`` holds, which is first."""
+    return form(platform, cpu=_by_kinds, gpu=_by_kinds, tpu=_at_once)(tree, index, values, where)
+
+
+def _at_once(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
+    """In one scatter of places that increase: otherwise XLA for TPUs sorts them first, and takes half a minute more."""
+    whole = flat(tree)
+    beyond = whole.shape[0] + jnp.arange(index.shape[0], dtype=index.dtype)
+    place = jnp.where(where, index, beyond)
+    put = whole.at[place].set(values.astype(whole.dtype), mode="drop", indices_are_sorted=True, unique_indices=True)
+    return unflat(put, tree)
+
+
+def _by_kinds(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
     parts, start = {}, 0
     for name, leaf in tree.items():
         here = where & (index >= start) & (index < start + leaf.size)

@@ -7,6 +7,7 @@ it over all edges and keeps the bounds alone; refinement runs it within groups, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import jax
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
-from jstrace.models import EdgeTree
+from jstrace.models import EdgeTree, form
+from jstrace.models.vectorised import argsort
 
 TOP = np.uint32(0xFFFFFFFF)
 """A key above that of every edge."""
@@ -123,11 +125,11 @@ def relax_list(
     free: Bool[Array, "N"],
     counted: Bool[Array, "N"],
     ends: tuple[Int[Array, "N"], Int[Array, "N"]],
-    n_nodes: int,
+    most: Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]],
 ) -> Relaxed[Array]:
     """``relax_tree`` for edges in a list, given by source and target node: repeated until nothing changes.
 
-    That takes as many turns as there are levels at most.
+    That takes as many turns as there are levels at most. ``most`` is what ``most_by_source`` gives.
     """
     sources, targets = ends
 
@@ -137,10 +139,47 @@ def relax_list(
 
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
         node, _ = state
-        fresh = jnp.zeros_like(node).at[sources].max(jnp.where(counted, keys(node)[0], 0), mode="drop")
+        fresh = most(jnp.where(counted, keys(node)[0], 0))
         return fresh, jnp.any(fresh != node)
 
-    start = (jnp.zeros(n_nodes, jnp.uint32), jnp.ones((), bool))
+    start = (jnp.zeros_like(most(rank)), jnp.ones((), bool))
     node, _ = jax.lax.while_loop(lambda state: state[1], body, start)
     key, bound = keys(node)
     return Relaxed(key, key < bound, counted & (key == node.at[sources].get(mode="fill", fill_value=0)))
+
+
+def most_by_source(
+    sources: Int[Array, "N"], n_nodes: int, platform: str | None = None
+) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:
+    """A function from values of edges to the greatest at each node that they leave, 0 where none does."""
+    way = form(platform, cpu=_most_scattered, gpu=_most_scattered, tpu=_most_scanned)
+    return way(sources, n_nodes)
+
+
+def _most_scattered(
+    sources: Int[Array, "N"], n_nodes: int
+) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:  # fmt: skip
+    return lambda values: jnp.zeros(n_nodes, jnp.uint32).at[sources].max(values, mode="drop")
+
+
+def _most_scanned(
+    sources: Int[Array, "N"], n_nodes: int
+) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:  # fmt: skip
+    """The same without scatters: edges are sorted once, and the greatest so far runs along those of a node."""
+    order = argsort(sources.astype(jnp.uint32))
+    ordered, n = sources[order], sources.shape[0]
+    nodes = jnp.arange(n_nodes, dtype=ordered.dtype)
+    last = jnp.searchsorted(ordered, nodes, side="right") - 1
+    some = (last >= 0) & (ordered.at[last].get(mode="clip") == nodes)
+    place = jnp.arange(n)
+
+    def turn(bit: Array, found: Array) -> Array:
+        step = 1 << bit
+        same = (place >= step) & (jnp.roll(ordered, step) == ordered)
+        return jnp.maximum(found, jnp.where(same, jnp.roll(found, step), 0))
+
+    def most(values: Array) -> Array:
+        found = jax.lax.fori_loop(0, (n - 1).bit_length(), turn, values[order])
+        return jnp.where(some, found.at[last].get(mode="clip"), 0)
+
+    return most

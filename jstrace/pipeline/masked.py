@@ -19,13 +19,15 @@ from jaxtyping import Array, Bool, Float32, Int, UInt8
 from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
 from jstrace.method.measures import Measures, measure
-from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, live_rows, masked_forward
+from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, live_rows, masked_forward
 from jstrace.scale import meshes
 from jstrace.scale.dealing import collected, dealt
 
 _NONE: Mapping[str, Replacement] = {}
 N_TOP = 10
 """Tokens of the full graph's prediction that are kept."""
+N_QUERIES = 128
+"""Queries whose attention a TPU computes at once, under all masks."""
 
 
 @jax.tree_util.register_dataclass
@@ -157,8 +159,15 @@ def compared(
     platform: str | None = None,
 ) -> tuple[Measures, Array, Array]:
     """Measures of every row, and the reference's most probable tokens with their probabilities."""
+    # Stages of a sort on a divided vocabulary would each cross the mesh.
+    together: Callable[[Any], Any] = form(platform, cpu=_as_it_is, gpu=_as_it_is, tpu=meshes.whole_along_model)
+    logits, reference = together((logits, reference))
     probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
     return jax.vmap(functools.partial(measure, platform=platform))(logits, reference, next_tokens), top, probs
+
+
+def _as_it_is(tree: Any) -> Any:
+    return tree
 
 
 def averaged(measures: Measures, top: Array, probs: Array) -> tuple[Measures, Array, Array]:
@@ -199,6 +208,7 @@ def predicted(
             length=length,
             pre_softmax=pre_softmax,
             row_map=functools.partial(live_rows, platform=platform),
+            n_queries=form(platform, cpu=None, gpu=None, tpu=N_QUERIES),
         )
 
     return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(

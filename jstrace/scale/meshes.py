@@ -68,6 +68,14 @@ def manual(
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=names, check_vma=False)
 
 
+def whole_along_model(tree: Any) -> Any:
+    """Arrays of a program on a mesh, gathered once so that every device along ``model`` has all of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or "model" not in mesh.axis_names:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), tree)
+
+
 def placed(tree: Any, mesh: Mesh | None) -> Any:
     """A batch from the host, the same on every host, onto the devices that will work on it."""
     if mesh is None:

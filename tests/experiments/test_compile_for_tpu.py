@@ -178,8 +178,26 @@ def test_programs_for_one_device() -> None:
 
 @needs_libtpu
 def test_programs_for_a_slice() -> None:
-    (one,) = programs("--mesh", "data=4,model=2", "--inputs", "4", "--programs", "score").values()
-    assert {found["axes"] for found in one["collectives"]} == {"model"}
+    """Sums cross the model axis, and the predictions once; the stages of a sort would cross it each."""
+    for name, one in programs("--mesh", "data=4,model=2", "--inputs", "4", "--programs", "score", "evaluate").items():
+        assert {found["axes"] for found in one["collectives"]} == {"model"}
+        kinds = {found["kind"]: found["number"] for found in one["collectives"]}
+        assert set(kinds) <= {"all-reduce", "all-gather"}, name
+        assert kinds.get("all-gather", 0) <= 1, name
+
+
+@needs_libtpu
+def test_extraction_for_one_device() -> None:
+    """One scatter at its end, and no sort at all."""
+    (one,) = programs("--programs", "extract").values()
+    assert (one["scatters"], one["scatters_in_loops"], one["sorts"], one["conditionals"]) == (1, 0, 0, 0)
+
+
+@needs_libtpu
+def test_attention_of_long_inputs() -> None:
+    """Of 1,024 queries under 27 masks and 32 heads, the logits alone would take 3.6 GB in float32."""
+    (one,) = programs("--tokens", "1024", "--programs", "evaluate").values()
+    assert one["temp_bytes"] < 3e9
 
 
 @needs_libtpu

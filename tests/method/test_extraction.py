@@ -53,10 +53,12 @@ def marked(scores: EdgeTree) -> EdgeTree:
     return jax.tree.map(lambda leaf: jnp.where(leaf < 0, jnp.nan, leaf), scores)
 
 
-def in_one(scores: EdgeTree, cuts: jax.Array, length: int, frozen: tuple[str, ...] = ()) -> EdgeTree:
+def in_one(
+    scores: EdgeTree, cuts: jax.Array, length: int, frozen: tuple[str, ...] = (), platform: str | None = None
+) -> EdgeTree:
     """Extraction in the pool, and on all edges where that is not complete, of scores that may lack edges."""
     step = functools.partial(extraction.extract_padded, parallel=False, frozen=frozen)
-    lean, complete = step(marked(scores), cuts, length)
+    lean, complete = step(marked(scores), cuts, length, platform=platform)
     whole, _ = step(marked(scores), cuts, length, whole=True)
     return jax.tree.map(lambda a, b: jnp.where(complete, a, b), lean, whole)
 
@@ -77,6 +79,29 @@ def test_equals_the_heap(shape: tuple[int, int, int], seed: int, levels: int, fi
     families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
     expected = oracle.strata(scores, SIZES, tuple(f for name in first for f in families[name]))
     assert_same(jstrace.extract(scores, SIZES, config=config_of(*shape[:2]), frozen=first), expected)
+
+
+_as_on_a_tpu = jax.jit(functools.partial(in_one, platform="tpu"), static_argnames=("length", "frozen"))
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    seed=st.integers(0, 2**31),
+    levels=st.sampled_from([0, 1, 2, 3, 8]),
+    first=st.sampled_from([(), ("residual", "mlp"), ("attention",)]),
+    removed=st.sampled_from([0.0, 0.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_form_for_tpus_equals_the_heap(
+    shape: tuple[int, int, int], seed: int, levels: int, first: tuple[str, ...], removed: float
+) -> None:
+    """Ties, frozen components, and edges that are none or that cannot be reached; cuts beyond the last of them."""
+    scores = random_scores(shape, seed, levels, removed)
+    families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
+    order = oracle.best_first(oracle.graph_of(scores), tuple(f for name in first for f in families[name]))
+    cuts = sizes_of.counts(SIZES, graph.n_edges(config_of(*shape[:2]), shape[2]))
+    expected = oracle.strata_of(order, cuts, scores)
+    assert_same(_as_on_a_tpu(scores, jnp.asarray(cuts), length=shape[2], frozen=first), expected)
 
 
 @pytest.mark.parametrize("levels", [0, 1, 3])
@@ -124,8 +149,8 @@ def _three(n_slots: int) -> int:
     return 3
 
 
-def _bisected(n_edges: int, n_sizes: int) -> refinement.Select:
-    return lambda k, g, c: refinement._select_bisected(k, g, c, bits=(n_edges + 2).bit_length())
+def _bisected(n_edges: int, n_sizes: int, platform: str | None = None) -> refinement.Select:
+    return lambda k, g, c: refinement.select_bisected(k, g, c, bits=(n_edges + 2).bit_length())
 
 
 def test_under_jit_and_vmap() -> None:

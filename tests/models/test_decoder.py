@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 import jstrace
 from jstrace.method.scores import Norm
-from jstrace.models import EdgeTree, InputError, Model, clean_forward, every_row, live_rows, masked_forward
+from jstrace.models import Decoder, EdgeTree, InputError, Model, clean_forward, every_row, live_rows, masked_forward
 from jstrace.models.platforms import PLATFORMS
 from jstrace.models.rows import BLOCKS, capacities, gathered, in_blocks, in_capacity, in_turns
 from tests import oracle
-from tests.conftest import TINY, tiny_params
+from tests.conftest import FAMILIES, TINY, family_config, tiny_params
 
 call = jax.jit(Model.__call__, static_argnames="pre_softmax")
 """The model, compiled once a shape."""
@@ -148,6 +148,21 @@ def test_blocks_of_rows_copy_no_weights(tiny: Model, dtype: str) -> None:
 def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
     nothing = jax.tree.map(jnp.zeros_like, ones(TINY, len(tokens)))
     np.testing.assert_array_equal(tiny(jnp.asarray(tokens), nothing), np.zeros(TINY.vocab_size))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pre_softmax", [False, True])
+def test_attention_by_queries(family: str, pre_softmax: bool) -> None:
+    """A few queries at a time, the last of which may be none, give what all give at once; windows, too."""
+    config, rng, n_tokens = family_config(family), np.random.default_rng(3), 7
+    decoder, tokens = Decoder(config, tiny_params(config)), jnp.asarray(rng.integers(0, config.vocab_size, n_tokens))
+    forward = jax.jit(masked_forward, static_argnames=("pre_softmax", "n_queries"))
+    for soft in (False, True):
+        mask = random_mask(n_tokens, rng, soft=soft)
+        expected = forward(decoder, tokens, mask, pre_softmax=pre_softmax)
+        for n_queries in (1, 3, 7, 100):
+            got = forward(decoder, tokens, mask, pre_softmax=pre_softmax, n_queries=n_queries)
+            np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))
 
 
 def test_pre_softmax_survives_far_apart_logits() -> None:
