@@ -25,6 +25,9 @@ MAX_SIZES = 254
 NO_EDGE = 255
 """The stratum of slots that are no edge."""
 
+CONTROLLED = 0.5
+"""Beyond this share of the edges a control says nothing: what is left is nearly the model, which predicts its own."""
+
 NUCLEUS_LEVELS: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 """Probability masses of the nuclei that are compared."""
 
@@ -52,6 +55,12 @@ def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
     if any(b <= a for a, b in itertools.pairwise(values)):
         raise InputError(f"sizes must increase strictly, got {values}")
     return values
+
+
+def most_selective(sizes: Sequence[float], selectivity: np.ndarray) -> int:
+    """The index of the size where selectivity is largest, of those up to ``CONTROLLED``; of all where none is."""
+    small = sum(size <= CONTROLLED for size in sizes) or len(sizes)
+    return int(np.argmax(selectivity[:small]))
 
 
 def counts(sizes: Sequence[float], edges: int) -> np.ndarray:

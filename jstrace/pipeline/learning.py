@@ -14,7 +14,7 @@ from jstrace.method.conditions import checked_importance, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.learning import Fitted
 from jstrace.method.scoring import SCORES
-from jstrace.method.sizes import SIZES
+from jstrace.method.sizes import SIZES, most_selective
 from jstrace.models import AnyArray, InputError, Model
 from jstrace.pipeline.evaluating import evaluate
 from jstrace.pipeline.inputs import Tokens, tokenised
@@ -113,8 +113,8 @@ class Selectivity:
 
     @property
     def peak(self) -> float:
-        """The size, a share of all edges, where it is largest."""
-        return float(self.sizes[int(np.argmax(self.selectivity[:-1]))])
+        """The size, a share of all edges, where it is largest, of those up to half of them: see ``CONTROLLED``."""
+        return float(self.sizes[most_selective(self.sizes, self.selectivity)])
 
 
 def selectivity(

@@ -171,7 +171,7 @@ def _control(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
             f"TV from the model's own prediction; TV from what {run.plan.selectivity} other inputs predict, under"
             " traces of the same score told that; and selectivity, the second less the first: 1 where a mask reaches"
             " the own prediction alone, 0 where it reaches any. Means over inputs; band: 95% bootstrap interval, from"
-            f" {statistics.FEW} inputs on. Dot: where it is largest:"
+            f" {statistics.FEW} inputs on. Dot: where it is largest, of sizes up to half of the edges:"
             f" {'; '.join(_peak(run, case) for case in run.controlled)}."
         )
         title, ablated = "computation, or the capacity of a mask?", _ablated(ablations, replacements)

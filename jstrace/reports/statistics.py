@@ -12,6 +12,7 @@ from scipy import stats
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
+from jstrace.method.sizes import most_selective
 from jstrace.reports.results import Results
 
 CONSTRUCTION = (1e-4, 1e-2)
@@ -56,11 +57,8 @@ class Selectivity(NamedTuple):
     """with its 95% bootstrap interval over inputs; NaN of fewer than ``FEW``."""
     n: int
     """Inputs with a control."""
-
-    @property
-    def peak(self) -> int:
-        """The index of the size where it is largest."""
-        return int(np.argmax(self.selectivity[:-1]))
+    peak: int
+    """The index of the size where it is largest, of those up to half of the edges: see ``CONTROLLED``."""
 
 
 def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
@@ -70,7 +68,8 @@ def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
     own, foreign = own[known], foreign[known]
     found = foreign - own
     low, high = _mean_interval(found, seed)
-    return Selectivity(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found))
+    peak = most_selective(run.plan.sizes, found.mean(axis=0))
+    return Selectivity(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found), peak)
 
 
 def _mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

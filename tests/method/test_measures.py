@@ -71,3 +71,10 @@ def test_density() -> None:
     assert density(sizes_of.SIZES, ones * 0) == 0
     assert density((0.1,), np.asarray([1.0, 0.0])) == pytest.approx(0.5)
     assert density((0.1, 1.0), np.asarray([1.0, 0.0, 0.0])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [((0.1, 0.5, 0.6), 1), ((0.1, 0.2, 0.5), 2), ((0.6, 0.7, 0.8), 2), ((0.2, 0.8, 1.0), 0)]
+)
+def test_selectivity_peaks_where_a_trace_is_not_nearly_the_model(sizes: tuple[float, ...], expected: int) -> None:
+    assert sizes_of.most_selective(sizes, np.array([0.1, 0.2, 0.9, 0.0])) == expected

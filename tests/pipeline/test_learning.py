@@ -91,6 +91,8 @@ def test_selectivity(tiny: Model) -> None:
     np.testing.assert_allclose(found.selectivity, found.foreign.mean(axis=0) - found.own)
     assert found.own[-1] == pytest.approx(0, abs=1e-6)
     assert found.peak in SIZES
+    nearly_whole = dataclasses.replace(found, sizes=(0.1, 0.2, 0.5, 0.8), own=np.array([0.9, 0.7, 0.6, 0.1, 0]))
+    assert dataclasses.replace(nearly_whole, foreign=np.ones((2, 5))).peak == 0.5
     trace = jstrace.learn(tiny, TEXT, steps=20, smallest=0.05, **QUICK)
     np.testing.assert_array_equal(found.own[:-1], tv_of(tiny, trace))
 
