@@ -6,6 +6,7 @@ about half a minute a row on two CPU cores, of which two thirds are gradients; m
 For the first rows of a file of texts it traces with every score, evaluates the traces with ablated edges that carry
 nothing (zero), means, and the states of two other texts (resample), all of the reference that comes with jstrace, and
 writes ``curves.csv`` (mean TV by size), ``makeup.csv`` (what traces are made of), ``seconds.csv`` and two figures.
+``--scores`` measures some of them, and leaves the others' rows in the tables as they are.
 ``rounds`` takes its gradients under means, ``rounds under zero`` under nothing. ``foreign`` is the control: the same
 scores told the next row's prediction, judged by their distance from that. Rows longer than ``--width`` tokens, which
 all are padded to, are left out. The last line is JSON.
@@ -16,6 +17,7 @@ Expected: under means rounds keep the prediction at a tenth of the size that l1 
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import json
 import sys
@@ -110,26 +112,34 @@ def traced(model: Model, texts: Sequence[str], options: dict[str, Any]) -> tuple
     return made, seconds
 
 
-def figure(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
+Rows = Sequence[dict[str, Any]]
+"""Of a table: dicts of one set of columns."""
+
+
+def figure(curves: Rows) -> Figure:
     """Mean TV against size: a panel for each judge, a line for each score."""
-    drawn = Figure(figsize=(13, 4.4), layout="constrained")
+    drawn, names = Figure(figsize=(13, 4.4), layout="constrained"), list(dict.fromkeys(row["score"] for row in curves))
     for axes, judge in zip(drawn.subplots(1, len(JUDGES), sharey=True), JUDGES, strict=True):
-        for number, (name, found) in enumerate(curves.items()):
-            if judge in found:
-                axes.plot(SIZES, found[judge].mean(axis=0), label=f"{name} (n = {len(found[judge])})",
-                          color=f"C{number}", marker=".", ls="--" if name in FOREIGN else "-")  # fmt: skip
+        for number, name in enumerate(names):
+            rows = [row for row in curves if (row["score"], row["carried"]) == (name, judge)]
+            if rows:
+                sizes, tv = zip(*((float(row["size"]), float(row["mean_tv"])) for row in rows), strict=True)
+                axes.plot(sizes, tv, label=f"{name} (n = {rows[0]['inputs']})", color=f"C{number}", marker=".",
+                          ls="--" if name in FOREIGN else "-")  # fmt: skip
         axes.set(xscale="log", xlabel="size (share of all edges)", ylim=(0, 1), title=f"ablated edges carry: {judge}")
     drawn.axes[0].set_ylabel("mean TV")
     drawn.axes[1].legend(fontsize=7)
     return drawn
 
 
-def figure_of_costs(curves: dict[str, dict[str, np.ndarray]], seconds: dict[str, float]) -> Figure:
+def figure_of_costs(curves: Rows, seconds: Rows) -> Figure:
     """Mean TV under means at a tenth of the edges against seconds a text."""
+    under_means = [row for row in curves if (row["carried"], float(row["size"])) == ("mean", 0.1)]
+    at = {row["score"]: float(row["mean_tv"]) for row in under_means}
     drawn = Figure(figsize=(6, 4.2), layout="constrained")
-    axes, at = drawn.subplots(), SIZES.index(0.1)
-    for number, name in enumerate(seconds):
-        axes.plot(seconds[name], curves[name]["mean"][:, at].mean(), "o", color=f"C{number}", label=name)
+    axes = drawn.subplots()
+    for number, row in enumerate(seconds):
+        axes.plot(float(row["seconds"]), at[row["score"]], "o", color=f"C{number}", label=row["score"])
     axes.set(
         xscale="log", xlabel="seconds a text (scores and search)", ylabel="mean TV at 10% under means", ylim=(0, 1)
     )
@@ -145,7 +155,8 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
     plans = {name: (options, own, JUDGES) for name, options in SCORES.items()}
     for name, importance in FOREIGN.items():
         plans[name] = ({"importance": importance, "target": others}, others, ("mean",))
-    for name, (options, targets, judges) in plans.items():
+    for name in asked.scores:
+        options, targets, judges = plans[name]
         count = asked.foreign if name in FOREIGN else asked.rounds if name in SLOW else len(texts)
         traces, seconds = traced(model, texts[:count], options)
         tv = {judge: judged(model, traces, targets[:count], judge, width) for judge in judges}
@@ -157,18 +168,30 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
         yield name, {"tv": tv, "makeup": made, "seconds": seconds}
 
 
-def written_all(folder: Path, found: dict[str, dict[str, Any]]) -> None:
-    """Tables and figures of what is measured so far."""
-    curves = {name: one["tv"] for name, one in found.items()}
-    seconds = {name: one["seconds"] for name, one in found.items() if name not in FOREIGN}
+def merged(path: Path, rows: Rows) -> Rows:
+    """Write a table whose rows of other scores stay, in the order of ``SCORES``; gives all of them."""
+    fresh, kept = {row["score"] for row in rows}, []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            kept = [row for row in csv.DictReader(stream) if row["score"] not in fresh]
+    order = [*SCORES, *FOREIGN]
+    found = sorted([*kept, *rows], key=lambda row: order.index(row["score"]))
+    if found:
+        written(path, found)
+    return found
+
+
+def written_all(folder: Path, name: str, found: dict[str, Any]) -> None:
+    """Tables and figures, with one score measured anew."""
     rows = [
         {"score": name, "carried": judge, "size": size, "inputs": len(tv), "mean_tv": tv[:, k].mean(),
          "standard_error": tv[:, k].std(ddof=1) / np.sqrt(len(tv))}
-        for name, each in curves.items() for judge, tv in each.items() for k, size in enumerate(SIZES)
+        for judge, tv in found["tv"].items() for k, size in enumerate(SIZES)
     ]  # fmt: skip
-    written(folder / "curves.csv", rows)
-    written(folder / "makeup.csv", [{"score": name, **row} for name, one in found.items() for row in one["makeup"]])
-    written(folder / "seconds.csv", [{"score": name, "seconds": taken} for name, taken in seconds.items()])
+    curves = merged(folder / "curves.csv", rows)
+    merged(folder / "makeup.csv", [{"score": name, **row} for row in found["makeup"]])
+    taken = [] if name in FOREIGN else [{"score": name, "seconds": found["seconds"]}]
+    seconds = merged(folder / "seconds.csv", taken)
     figure(curves).savefig(folder / "curves.png", dpi=110)
     figure_of_costs(curves, seconds).savefig(folder / "costs.png", dpi=110)
 
@@ -182,18 +205,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     for name, count in (("rows", 48), ("rounds", 24), ("foreign", 12)):
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--scores", nargs="*", default=[*SCORES, *FOREIGN], choices=[*SCORES, *FOREIGN])
     asked = parser.parse_args()
     jstrace.enable_cache()
     model = jstrace.load(asked.model)
     assert model.tokenizer is not None
     texts = [text for text in texts_of(asked.data) if len(model.tokenizer.encode(text)) <= asked.width][: asked.rows]
     asked.out.mkdir(parents=True, exist_ok=True)
-    found = {}
+    seconds = {}
     with padded_to(asked.width):
         for name, one in measure(model, texts, asked, asked.width):
-            found[name] = one
-            written_all(asked.out, found)
-    seconds = {name: one["seconds"] for name, one in found.items()}
+            seconds[name] = one["seconds"]
+            written_all(asked.out, name, one)
     device = jax.devices()[0].device_kind
     print(json.dumps({"benchmark": "scores compared", "device": device, "rows": len(texts), "seconds": seconds}))
 
