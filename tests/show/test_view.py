@@ -190,6 +190,19 @@ def test_bad_links_and_narrow_screens(opened: Any, model: Model) -> None:
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_the_curve_stands_beside_the_graph(opened: Any, model: Model) -> None:
+    """Where there is room and one trace; else below it."""
+    _, _, html = page_of(model)
+    tab = opened(html, viewport={"width": 1300, "height": 800})
+    graph, curve = (tab.locator(name).bounding_box() for name in (".graph", ".curve"))
+    assert curve["x"] >= graph["x"] + graph["width"]
+    tab.set_viewport_size({"width": 900, "height": 800})
+    tab.wait_for_timeout(100)
+    graph, curve = (tab.locator(name).bounding_box() for name in (".graph", ".curve"))
+    assert curve["y"] >= graph["y"] + graph["height"]
+    assert graph["width"] > 800
+
+
 def test_hover_and_clicks_say_what_is_there(opened: Any, model: Model) -> None:
     _, _, html = page_of(model)
     tab = opened(html, "#k=26")
