@@ -21,6 +21,9 @@ from jstrace.models.vectorised import argsort
 TOP = np.uint32(0xFFFFFFFF)
 """A key above that of every edge."""
 
+MostBySource = Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]
+"""Of values of edges, the greatest at each node that they leave."""
+
 Values = TypeVar("Values")
 
 
@@ -125,7 +128,7 @@ def relax_list(
     free: Bool[Array, "N"],
     counted: Bool[Array, "N"],
     ends: tuple[Int[Array, "N"], Int[Array, "N"]],
-    most: Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]],
+    most: MostBySource,
 ) -> Relaxed[Array]:
     """``relax_tree`` for edges in a list, given by source and target node: repeated until nothing changes.
 
@@ -148,23 +151,17 @@ def relax_list(
     return Relaxed(key, key < bound, counted & (key == node.at[sources].get(mode="fill", fill_value=0)))
 
 
-def most_by_source(
-    sources: Int[Array, "N"], n_nodes: int, platform: str | None = None
-) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:
+def most_by_source(sources: Int[Array, "N"], n_nodes: int, platform: str | None = None) -> MostBySource:
     """A function from values of edges to the greatest at each node that they leave, 0 where none does."""
     way = form(platform, cpu=_most_scattered, gpu=_most_scattered, tpu=_most_scanned)
     return way(sources, n_nodes)
 
 
-def _most_scattered(
-    sources: Int[Array, "N"], n_nodes: int
-) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:  # fmt: skip
+def _most_scattered(sources: Int[Array, "N"], n_nodes: int) -> MostBySource:
     return lambda values: jnp.zeros(n_nodes, jnp.uint32).at[sources].max(values, mode="drop")
 
 
-def _most_scanned(
-    sources: Int[Array, "N"], n_nodes: int
-) -> Callable[[UInt32[Array, "N"]], UInt32[Array, "M"]]:  # fmt: skip
+def _most_scanned(sources: Int[Array, "N"], n_nodes: int) -> MostBySource:
     """The same without scatters: edges are sorted once, and the greatest so far runs along those of a node."""
     order = argsort(sources.astype(jnp.uint32))
     ordered, n = sources[order], sources.shape[0]
