@@ -2,7 +2,8 @@
 
 Every edge has a logit, made of its own number and of factors that it shares with others. At every step soft masks of
 two sizes are made of the same logits, and Adam follows the gradient of KL(target || masked) in them; the least size
-falls while it goes on, so that one order serves all sizes.
+falls while it goes on, so that one order serves all sizes. What is first then is fitted once more by itself, all other
+edges ablated: the masks of few edges, which the soft tails of the many blur.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from jstrace.method.budgets import soft_mask, total
+from jstrace.method.budgets import extremes, largest, soft_mask, total
 from jstrace.method.gradients import GradientScore, Pass, Rounds, check_count, full_mask, kl, name_variant
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
@@ -27,7 +28,13 @@ _LIMIT = 80.0
 
 
 _POSITIVE = ["smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"]
+_POSITIVE += ["polish_rate", "polish_temperature"]
 _NUMBERS = (int, float, np.integer, np.floating)
+
+_MOST = 0.4
+"""The most that is drawn, a share of all edges."""
+_INSIDE, _LOW, _HIGH = 5.0, 0.5, 4.0
+"""The edges that are fitted once more, and the sizes at which they are, in units of the least size."""
 
 _START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)
 
@@ -69,7 +76,7 @@ class _Logits:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """Scores fitted to the input: ``2 * steps`` forward and backward passes after those of ``start``.
+    """Scores fitted to the input: ``2 * (steps + polish)`` forward and backward passes after those of ``start``.
 
     Where random replacements are asked for (``Pass.others``), every mask has the states of another place of them.
     """
@@ -92,6 +99,12 @@ class Fitted:
     cap: float = 8.0
     """Of the KL of one mask, in nats."""
     factors: bool = True
+    polish: int = 40
+    """Steps in which the first edges, five times the least size, are fitted by themselves at sizes around it."""
+    polish_rate: float = 0.05
+    """At the first of these steps; a tenth of it at the last."""
+    polish_temperature: float = 0.03
+    """At the last of these steps."""
     name: str = "fitted"
 
     alone = True
@@ -106,6 +119,8 @@ class Fitted:
           InputError: with the first of them.
         """
         check_count("steps", self.steps)
+        if self.polish != 0 or isinstance(self.polish, bool):
+            check_count("polish", self.polish)
         for name in _POSITIVE:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, _NUMBERS) or not 1e-6 <= number <= 1e6:
@@ -120,41 +135,93 @@ class Fitted:
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        slots = one.slots()
-        target = one.target
+        fit = _Fit.of(one, self.cap)
+        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(one), fit.slots))
+        rates = optax.cosine_decay_schedule(self.rate, self.steps, self.last_rate / self.rate)
+        logits = fit.followed(_Logits.of(first, factors=self.factors), fit.slots, rates, self._course()).summed()
+        if self.polish:
+            logits = self._polished(fit, logits)
+        found = jax.tree.map(lambda x, slot: jnp.where(slot, x, 0), logits, fit.slots)
+        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -_LIMIT, _LIMIT)), found)
+
+    def _polished(self, fit: _Fit, logits: EdgeTree) -> EdgeTree:
+        """The logits, with those of the first edges fitted once more; these stay above all others."""
+        n_inside = jnp.floor(min(1.0, _INSIDE * self.smallest) * fit.n_edges).astype(jnp.int32)
+        inside = largest(_where(fit.slots, logits), jnp.maximum(n_inside, 1))
+        rates = optax.cosine_decay_schedule(self.polish_rate, self.polish, 0.1)
+        found = fit.followed(_Logits.of(logits, factors=False), inside, rates, self._last_course()).summed()
+        outside = jax.tree.map(lambda slot, first: slot & ~first, fit.slots, inside)
+        above = extremes(_where(outside, logits))[1] - extremes(_where(inside, found))[0]
+        lift = jnp.maximum(above + 1, 0)  # none where no edge is outside
+        return jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, found, logits)
+
+    def _course(self) -> _At:
+        """What changes from step to step: the least size falls, and another is drawn above it."""
+        done = np.arange(self.steps) / self.steps
+        least = np.maximum(self.largest * np.exp(-self.fall * done), self.smallest)
+        temperature = self.temperature * (self.last_temperature / self.temperature) ** done
+        return _At.of(0, (least, least), (least, np.maximum(least, _MOST)), temperature)
+
+    def _last_course(self) -> _At:
+        """The same of the polish: both sizes are drawn around the least."""
+        done = np.arange(self.polish) / self.polish
+        temperature = self.last_temperature * (self.polish_temperature / self.last_temperature) ** done
+        low, high = (np.full(self.polish, min(1.0, times * self.smallest)) for times in (_LOW, _HIGH))
+        return _At.of(self.steps, (low, low), (high, high), temperature)
+
+
+def _where(held: EdgeTree, values: EdgeTree) -> EdgeTree:
+    """Values of the edges that are held, NaN elsewhere."""
+    return jax.tree.map(lambda hold, x: jnp.where(hold, x, jnp.nan), held, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """What is fitted to."""
+
+    one: Pass
+    slots: EdgeTree
+    n_edges: Float32[Array, ""]
+    target: Float32[Array, "V"]
+    cap: float
+
+    @staticmethod
+    def of(one: Pass, cap: float) -> _Fit:
+        """By default the target is the model's own prediction."""
+        slots, target = one.slots(), one.target
         if target is None:
             target = jax.nn.log_softmax(one.logits(full_mask(slots)))
-        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(one), slots))
-        logits = _Logits.of(first, factors=self.factors)
-        n_edges = total(full_mask(slots))
-        optimiser = optax.adam(optax.cosine_decay_schedule(self.rate, self.steps, self.last_rate / self.rate))
+        return _Fit(one, slots, total(full_mask(slots)), target, cap)
 
-        def loss(logits: _Logits, at: _At, sizes: Float32[Array, "2"], replaced: Any) -> Array:
-            values = jax.tree.map(lambda x, slot: jnp.where(slot, x, jnp.nan), logits.summed(), slots)
-
-            def under(size: Array, replace: Replacement | None) -> Array:
-                mask = soft_mask(values, jnp.maximum(jnp.floor(size * n_edges), 1), at.temperature)
-                return jnp.minimum(kl(target, one._replace(replace=replace).logits(mask)), self.cap)
-
-            shared = None if one.others is None else 0
-            return jnp.mean(jax.vmap(under, in_axes=(0, shared))(sizes, replaced))
+    def followed(self, logits: _Logits, held: EdgeTree, rates: Any, course: _At) -> _Logits:
+        """The logits after Adam's steps along a course, with every edge ablated that is not held."""
+        optimiser = optax.adam(rates)
 
         def step(state: tuple[_Logits, Any], at: _At) -> tuple[tuple[_Logits, Any], None]:
             logits, moments = state
-            sizes, replaced = self._drawn(one, at)
-            gradient = jax.grad(loss)(logits, at, sizes, replaced)
+            gradient = jax.grad(self._loss)(logits, held, at)
             updates, moments = optimiser.update(gradient, moments)
             return (optax.apply_updates(logits, updates), moments), None
 
-        (logits, _), _ = jax.lax.scan(step, (logits, optimiser.init(logits)), self._course())
-        found = jax.tree.map(lambda x, slot: jnp.where(slot, x, 0), logits.summed(), slots)
-        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -_LIMIT, _LIMIT)), found)
+        return jax.lax.scan(step, (logits, optimiser.init(logits)), course)[0][0]
 
-    def _drawn(self, one: Pass, at: _At) -> tuple[Float32[Array, "2"], Any]:
-        """The least size so far with one above it, and what ablated edges carry under each."""
+    def _loss(self, logits: _Logits, held: EdgeTree, at: _At) -> Array:
+        """KL of the target from the predictions under two masks, in nats, each at most the cap."""
+        values = _where(held, logits.summed())
+        sizes, replaced = self._drawn(at)
+
+        def under(size: Array, replace: Replacement | None) -> Array:
+            mask = soft_mask(values, jnp.maximum(jnp.floor(size * self.n_edges), 1), at.temperature)
+            return jnp.minimum(kl(self.target, self.one._replace(replace=replace).logits(mask)), self.cap)
+
+        shared = None if self.one.others is None else 0
+        return jnp.mean(jax.vmap(under, in_axes=(0, shared))(sizes, replaced))
+
+    def _drawn(self, at: _At) -> tuple[Float32[Array, "2"], Any]:
+        """Two sizes, and what ablated edges carry under each."""
+        one = self.one
         size_key, place_key = jax.random.split(jax.random.fold_in(jax.random.key(one.seed), at.index))
-        above = jnp.exp(jax.random.uniform(size_key) * jnp.log(0.4 / at.least)) * at.least
-        sizes = jnp.stack([at.least, jnp.maximum(above, at.least)])
+        sizes = at.low * jnp.exp(jax.random.uniform(size_key, (2,)) * jnp.log(at.high / at.low))
         if one.others is None:
             return sizes, one.replace
         n_tokens = one.tokens.shape[0]
@@ -163,21 +230,19 @@ class Fitted:
         windows = jax.vmap(lambda place: jax.lax.dynamic_slice(others, (place,), (n_tokens,)))(places)
         return sizes, jax.lax.stop_gradient(jax.vmap(lambda window: hidden_states(one.decoder, window))(windows))
 
-    def _course(self) -> _At:
-        """What changes from step to step."""
-        done = np.arange(self.steps) / self.steps
-        least = np.maximum(self.largest * np.exp(-self.fall * done), self.smallest)
-        temperature = self.temperature * (self.last_temperature / self.temperature) ** done
-        return _At(
-            jnp.arange(self.steps), jnp.asarray(least, jnp.float32), jnp.asarray(temperature, jnp.float32)
-        )  # fmt: skip
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _At:
-    """One step, or all of them on a leading axis."""
+    """One step, or all of them on a leading axis: of two masks the sizes are drawn log-uniform from low to high."""
 
     index: Array
-    least: Float[Array, "*N"]
+    low: Float[Array, "*N 2"]
+    high: Float[Array, "*N 2"]
     temperature: Float[Array, "*N"]
+
+    @staticmethod
+    def of(first: int, low: Any, high: Any, temperature: np.ndarray) -> _At:
+        """From steps numbered from ``first`` on and a sequence for each mask."""
+        floats = [jnp.asarray(x, jnp.float32) for x in (np.stack(low, -1), np.stack(high, -1), temperature)]
+        return _At(first + jnp.arange(len(temperature)), *floats)

@@ -27,13 +27,14 @@ from jstrace.pipeline.tracing import Progress, trace
 @overload
 def learn(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, replace: Replace = ..., reference: Reference = ..., sizes: Sequence[float] = ...,
-    steps: int = ..., smallest: float = ..., seed: int = ..., start: str | GradientScore | None = ...,
-    target: Float[AnyArray, "V"] | None = ..., order: str = ..., progress: Progress | None = ...,
+    steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
+    start: str | GradientScore | None = ..., target: Float[AnyArray, "V"] | None = ..., order: str = ...,
+    progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def learn(
     model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., reference: Reference = ...,
-    sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., seed: int = ...,
+    sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
     start: str | GradientScore | None = ..., target: Sequence[Float[AnyArray, "V"]] | None = ..., order: str = ...,
     progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
@@ -46,6 +47,7 @@ def learn(
     sizes: Sequence[float] = SIZES,
     steps: int = 100,
     smallest: float = 0.005,
+    polish: int = 40,
     seed: int = 0,
     start: str | GradientScore | None = None,
     target: Any = None,
@@ -69,6 +71,8 @@ def learn(
       sizes: of the traces.
       steps: of Adam, each with masks of two sizes: two forward and two backward passes.
       smallest: least size, a share of all edges, that is fitted; smaller ones take their order from it.
+      polish: further steps, in which the first edges, five times ``smallest``, are fitted by themselves at sizes from
+        half of it to four times it. 0 for none.
       seed: of all draws.
       start: the score that the fit begins at: a name as in ``jstrace.trace``, a ``jstrace.GradientScore`` such as a
         ``jstrace.Scorer``; by default ten rounds.
@@ -79,7 +83,7 @@ def learn(
       InputError: as ``jstrace.trace``, or a start of another model.
     """
     started: dict[str, Any] = {} if start is None else {"start": _started(model, start)}
-    score = Fitted(steps=steps, smallest=smallest, **started)
+    score = Fitted(steps=steps, smallest=smallest, polish=polish, **started)
     options: dict[str, Any] = {"sizes": sizes, "order": order, "replace": replace, "reference": reference, "seed": seed}
     given: Any = inputs  # either of the two: what the overloads say of one they say of the other
     found: Any = trace(model, given, importance=score, target=target, progress=progress, **options)
