@@ -13,7 +13,7 @@ from pathlib import Path
 
 from docs.sitebuild import reference
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = reference.ROOT
 _TOP = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
 _FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?P<label>\[(?:`[^`]*`|[^\]`])*\])\((?P<target>[^)\s]+)\)|(?P<code>(?P<ticks>`+).+?(?P=ticks))")
