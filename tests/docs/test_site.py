@@ -60,7 +60,7 @@ def test_every_command_has_a_page(pages: dict[str, str]) -> None:
         assert commands.MARKER not in page
         for option in (opt for one in command.params for opt in one.opts if one.param_type_name == "option"):
             assert re.search(rf"^\| <code>[^|]*{re.escape(option)}[ ,<]", page, flags=re.MULTILINE), option
-        assert f"(jstrace {name})" not in page
+        assert "@@" not in page, "an example's output is missing"
         assert f"jstrace {name}" in pages["commands/index.md"]
     with pytest.raises(ValueError, match="one line <!-- usage -->"):
         commands.page("trace", "# no place for it")
