@@ -33,12 +33,12 @@ def run(path: Path, *, timeout: int = 300) -> Path:
     import nbclient
     import nbformat
 
-    notebook = nbformat.read(path, as_version=4)
+    mark, notebook = digest(path), nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         nbclient.NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
         ).execute()
-    notebook.metadata["digest"] = digest(path)
+    notebook.metadata["digest"] = mark
     RAN.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, RAN / path.name)
     return RAN / path.name
