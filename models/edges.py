@@ -29,8 +29,9 @@ from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     AnyArray = Any
+    """On the device, or fetched from it."""
 else:
-    AnyArray = Array | np.ndarray  # on the device, or fetched from it
+    AnyArray = Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -78,6 +79,7 @@ class EdgeTree:
 
 
 EDGE_KINDS = tuple(field.name for field in dataclasses.fields(EdgeTree))
+"""The four kinds of edges, in the order of their indices."""
 
 
 def edge_shapes(n_layers: int, n_heads: int, n_tokens: int) -> dict[str, tuple[int, ...]]:

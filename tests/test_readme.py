@@ -49,10 +49,10 @@ def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert float(found[1]) < 1.0, "keeping everything costs 2.0"
 
 
-def dead_links(path: Path) -> list[str]:
-    """Targets of a page's links that are no file, or no heading of one."""
+def dead_links(path: Path, text: str | None = None) -> list[str]:
+    """Targets of a page's links that are no file, or no heading of one; of a text in its place, if there is one."""
     dead = []
-    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8") if text is None else text):
         file, _, heading = target.partition("#")
         found = path if not file else (path.parent / file)
         titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE) if heading else []

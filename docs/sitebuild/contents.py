@@ -1,0 +1,90 @@
+"""All pages of the site: those of docs/, of other folders, and those that are made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from docs.sitebuild import citation, commands, notebooks, places, reference
+
+
+def texts() -> Iterator[tuple[str, str, str]]:
+    """Every page: the path in the repository that its links start from, where it stands on the site, its markdown."""
+    docs = places.ROOT / "docs"
+    for path in sorted(docs.rglob("*.md")):
+        page, text = path.relative_to(docs).as_posix(), path.read_text(encoding="utf-8")
+        folder, _, name = page.rpartition("/")
+        if folder == "commands":
+            text = _of_commands(name.removesuffix(".md"), text)
+        text = text.replace(citation.MARKER, citation.shown())
+        yield f"docs/{page}", page, text
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        yield name, name.lower(), (places.ROOT / name).read_text(encoding="utf-8")
+    for path in places.results():
+        source = path.relative_to(places.ROOT).as_posix()
+        yield source, f"experiments/{path.parent.name}.md", path.read_text(encoding="utf-8")
+    yield "experiments/index.md", "experiments/index.md", _results()
+    for path in places.notebooks():
+        yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
+    for page, text in reference.texts():
+        yield page, page, text
+
+
+def _of_commands(name: str, text: str) -> str:
+    if name == "index":
+        return text.replace(commands.MARKER, commands.overview())
+    return commands.page(name, text)
+
+
+def images() -> Iterator[tuple[str, bytes]]:
+    """Figures that notebooks drew, and where they stand."""
+    for path in places.notebooks():
+        for name, image in notebooks.page(path)[1].items():
+            yield f"tutorials/{name}", image
+
+
+def warnings() -> Iterator[str]:
+    """What is missing."""
+    for path in places.notebooks():
+        if notebooks.ran(path) is None:
+            yield f"{path.name} has no outputs: run python -m docs.sitebuild.notebooks first"
+    for name in commands.all_commands():
+        if not (places.ROOT / "docs" / "commands" / f"{name}.md").exists():
+            yield f"jstrace {name} has no page: docs/commands/{name}.md"
+
+
+def _results() -> str:
+    rows = []
+    for path in places.results():
+        text = path.read_text(encoding="utf-8")
+        title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
+        rows.append(f"- [{title[1] if title else path.parent.name}]({path.parent.name}.md)")
+    return (
+        "# Results\n\nWhat was measured with jstrace, a page for each question, with the commands that made it.\n\n"
+        + "\n".join(rows)
+        + "\n\nFigures of speed and memory are in [performance](../performance.md).\n"
+    )
+
+
+def navigation(nav: list[Any] | None) -> list[Any]:
+    """The navigation of mkdocs.yml with its empty sections filled; what it leaves out of docs/ comes last."""
+    made = {
+        "Tutorials": ["tutorials/index.md", *(f"tutorials/{path.stem}.md" for path in _in_order())],
+        "Commands": [
+            "commands/index.md",
+            *({f"jstrace {name}": f"commands/{name}.md"} for name in commands.all_commands()),
+        ],
+        "Results": ["experiments/index.md", *(f"experiments/{path.parent.name}.md" for path in places.results())],
+        "Reference": reference.navigation(),
+    }
+    filled = [{title: made.get(title, inner) for title, inner in entry.items()} for entry in nav or []]
+    named = set(re.findall(r"'([\w./-]+\.md)'", repr(filled)))
+    left = [path.name for path in sorted((places.ROOT / "docs").glob("*.md")) if path.name not in named]
+    return filled + ([{"More": left}] if left else [])
+
+
+def _in_order() -> list[Any]:
+    """Tutorials in the order in which their first page names them."""
+    first = (places.ROOT / "docs" / "tutorials" / "index.md").read_text(encoding="utf-8")
+    return sorted(places.notebooks(), key=lambda path: first.find(f"({path.name})"))
