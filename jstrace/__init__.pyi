@@ -22,6 +22,8 @@ from .pipeline.evaluating import evaluate as evaluate
 from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
 from .pipeline.fitting import fit_scorer as fit_scorer
+from .pipeline.generation import Generation as Generation
+from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity
 from .pipeline.learning import learn as learn
 from .pipeline.learning import selectivity as selectivity

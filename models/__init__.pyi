@@ -1,3 +1,5 @@
+from .cached import Continued as Continued
+from .cached import continued as continued
 from .checks import InputError as InputError
 from .checks import check_ids as check_ids
 from .clean import Clean as Clean

@@ -15,6 +15,7 @@ from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, schema
 from jstrace.runs.control import Foreign
 from jstrace.runs.data import Data, Row
+from jstrace.runs.extras import NOTHING, Extras
 from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry, part_tables
 from tests.conftest import TINY
@@ -59,25 +60,33 @@ def write_run(
     least: list[int] | None = None,
     save_strata: bool = False,
     foreign: np.ndarray | None = None,
+    extras: Extras = NOTHING,
+    columns: list[dict[str, Any]] | None = None,
+    pairs: list[tuple[str, str]] | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Path:
     """A run with given heights of curves and entropies; its folder.
 
-    ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none.
+    ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none;
+    ``columns`` of the table of inputs that ``extras`` bring; ``pairs`` and variants; more ``about`` the model.
     """
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
-    config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=save_strata)
+    given = [row._replace(pair=p, variant=v) for row, (p, v) in zip(given, pairs, strict=True)] if pairs else given
+    config = manifest.configuration(plan, Data("d", tuple(given), ()), save_strata=save_strata, extras=extras)
     config |= {"model": name[:1], "tokens": ""}
     facts: dict[str, Any] = {
         "model": {"name": f"models/{name}", "dtype": "float32", "config": {"n_layers": 3, "n_heads": 4}},
-        "data": {"name": "planted", "rows": len(given), "corpus_tokens": 9},
+        "data": {"name": "planted", "rows": len(given) // max(1, extras.generate), "corpus_tokens": 9},
         "conditions": [case.name for case in plan.cases],
         "sources": [source.name for source in plan.sources],
         "nucleus_levels": [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99],
     }
+    facts["model"] |= about or {}
     hardware = {"devices": 1, "device": "cpu", "cpu": "some"}
     folder.mkdir()
-    wanted = schema.schemas(plan, save_strata=save_strata)
+    added = (*extras.columns, *(["pairs"] if pairs else []))
+    wanted = schema.schemas(plan, save_strata=save_strata, added=added)
     run_folder.opened(folder, config, facts, {"versions": {"jax": "1"}, "hardware": hardware}, list(wanted))
     entries = []
     for n, (height, entropy) in enumerate(zip(heights, entropies, strict=True)):
@@ -88,7 +97,9 @@ def write_run(
         tokens = np.arange(N_TOKENS, dtype=np.int32)
         found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
         control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])
-        entries.append(Entry(first + n, given[n], Input(tokens), found, control))
+        own = dict(columns[n]) if columns else {}
+        own |= {"pair": given[n].pair, "variant": given[n].variant} if pairs else {}
+        entries.append(Entry(first + n, given[n], Input(tokens), found, control, own))
     made = part_tables(
         entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import warnings
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.options import (
     IMPORTANCE_NAMES,
     MODEL_HELP,
     Distributed,
     Dtype,
     MeshText,
-    Revision,
     check_installed,
     importance_of,
     joined,
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
 
 _DATA_HELP = (
     "wikitext-2 or wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
-    ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line).'
+    ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line). Columns pair and'
+    " variant (of a .tsv the third and fourth) say which texts reports compare."
 )
 _OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped."
 _LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
 _BASELINES_HELP = "What is evaluated beside the traces, by the first importance; none by default."
 _WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
-_SEED_HELP = "Of random scores and of passages drawn from WikiText."
+_SEED_HELP = "Of random scores, of draws of generated tokens, of shuffled words, and of passages from WikiText."
 _STRATA_HELP = "Keep the strata of every input, too: a byte for each pair of tokens, head and layer."
 _CORPUS_HELP = (
     "Another file of texts in which predicted tokens are counted; by default the data's texts, or of WikiText up to"
@@ -47,6 +49,17 @@ _CORPUS_HELP = (
 _IMPORTANCE_HELP = f"Edge scores: {IMPORTANCE_NAMES}, or files of scorers (jstrace fit-scorer); with commas."
 _REPLACE_HELP = "What ablated edges carry; several with commas."
 _ORDER_HELP = "How scores become traces; several with commas."
+_REVISION_HELP = (
+    "Branch, tag or commit of a hub id; several are run one after another, each into a folder in --out, and those of a"
+    " local folder are folders in it."
+)
+_ALTER_HELP = "Every row twice, as it is and altered: shuffle moves its words, by --seed. Reports compare the two."
+_GENERATE_HELP = (
+    "Tokens that the model adds to each row, which is a prompt then: the prediction of each of them is an input, N of a"
+    " row."
+)
+_TEMPERATURE_HELP = "Of draws of generated tokens, by --seed; 0 takes the most probable ones."
+_GEOMETRY_HELP = "Measure intrinsic dimension and anisotropy of the hidden states after each layer, too."
 _SELECTIVITY_HELP = (
     "Foreign predictions of each input: scores from gradients are also told what so many other inputs predict, which"
     " says how much of their curves a mask can do by itself; costs as many times those scores again."
@@ -66,7 +79,7 @@ def run_command(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     out: Annotated[Path, typer.Option(help=_OUT_HELP)],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
-    revision: Revision = None,
+    revision: Annotated[list[str] | None, typer.Option(help=_REVISION_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
@@ -89,6 +102,10 @@ def run_command(
     corpus: Annotated[str | None, typer.Option(help=_CORPUS_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help=_SEED_HELP)] = 0,
     save_strata: Annotated[bool, typer.Option("--save-strata", help=_STRATA_HELP)] = False,
+    alter: Annotated[str | None, typer.Option(metavar="shuffle", help=_ALTER_HELP)] = None,
+    generate: Annotated[int, typer.Option(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help=_TEMPERATURE_HELP)] = 0.0,
+    geometry: Annotated[bool, typer.Option("--geometry", help=_GEOMETRY_HELP)] = False,
 ) -> None:
     """Evaluate every input of a dataset, into tables that outlive whatever stops the run.
 
@@ -98,6 +115,7 @@ def run_command(
     from jstrace import runs
     from jstrace.method.conditions import Plan
 
+    chosen = checkpoints(model, revision or [], out)
     plan = Plan(
         tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
         replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
@@ -106,9 +124,11 @@ def run_command(
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
+    rows = rows if alter is None else runs.altered(rows, alter, seed=seed)
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
-        say(f"{len(rows.rows):,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
+        n_inputs = len(rows.rows) * max(1, generate)
+        say(f"{n_inputs:,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
         if selectivity:
             say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
                 " predictions")  # fmt: skip
@@ -119,29 +139,32 @@ def run_command(
     check_agreed((model, revision, dtype, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
 
-    def loaded() -> Model:
+    def loaded(checkpoint: Checkpoint) -> Model:
         if first:
-            say(f"loading {model}")
-        found = load(model, dtype.value, revision, wanted, quiet=not first)
+            say(f"loading {checkpoint.source}")
+        found = load(checkpoint.source, dtype.value, checkpoint.revision, wanted, quiet=not first)
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")
         return found
 
-    try:
-        with (
-            contextlib.nullcontext(_go_on) if distributed else interruptible() as check,
-            compile_seconds() as compiled,
-            shown_progress(check, compiled, shown=first) as shown,
-        ):
-            done = runs.run(
-                loaded, rows, out, plan, name=model, limit=limit, save_strata=save_strata,
-                progress=shown.progress, on_save=shown.saved, on_batch=shown.batch, reference=texts,
-            )  # fmt: skip
-    except KeyboardInterrupt as stopped:
-        sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")
-        raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
-    if first:
-        _show(done, out)
+    for checkpoint in chosen:
+        try:
+            with (
+                contextlib.nullcontext(_go_on) if distributed else interruptible() as check,
+                compile_seconds() as compiled,
+                shown_progress(check, compiled, shown=first) as shown,
+            ):
+                done = runs.run(
+                    functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
+                    limit=limit, save_strata=save_strata, progress=shown.progress, on_save=shown.saved,
+                    on_batch=shown.batch, reference=texts, extras=runs.Extras(generate, temperature, geometry),
+                    revision=checkpoint.label, place=checkpoint.place,
+                )  # fmt: skip
+        except KeyboardInterrupt as stopped:
+            sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")
+            raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
+        if first:
+            _show(done, checkpoint.out)
 
 
 def _reference_texts(reference: str, data: Data) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case, Condition, Source
-from jstrace.reports import figures, networks, statistics
+from jstrace.reports import figures, generations, geometries, networks, pairs, revisions, statistics
 from jstrace.reports import tables as computed
 from jstrace.reports.results import Results
 
@@ -91,12 +91,55 @@ def _of_one(run: Results, number: int | None) -> Iterator[Picture]:
     yield from _hubs(run, number)
     yield from (picture(*beside) for beside in _beside(run))
     yield from (picture(*control) for control in _control(run))
+    yield from (picture(*added) for added in (*_along(run), *_altered(run)))
     yield picture(
         "correlation", "density against entropy, loss and frequency (Fig. 8)",
         "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
         " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
         figures.correlation,
     )  # fmt: skip
+
+
+def _along(run: Results) -> Iterator[tuple[str, str, str, Drawing]]:
+    """Generated text and geometry, where the run has them: kind, title, caption and figure."""
+    if run.generates:
+        case = run.plan.case(run.ablations[0])
+        columns = {"how far it is from the prompt": "step", "its probability": "generated_prob"}
+        told = [f"{_mean(generations.within_rows(run, case, column))} with {name}" for name, column in columns.items()]
+        caption = (
+            "Density of the prediction that each generated token was taken from, and the model's own probability of"
+            f" it. A line for each row, at most {generations.MOST_LINES}; from {generations.FEW_LINES} rows on their"
+            f" median and quartiles. Spearman's ρ of density ({case.name}) within a row, mean over rows:"
+            f" {'; '.join(told)}. Later predictions have more tokens, and more edges, before them."
+        )
+        yield "generation", "density along generated text", caption, generations.figure
+    if geometries.has(run):
+        caption = (
+            "Of the states of an input's tokens after each layer: intrinsic dimension (two-NN), and the mean cosine"
+            " between all pairs of tokens (anisotropy); medians and quartiles over inputs. Below: Spearman's ρ of"
+            f" density with them, with 95% bootstrap interval from {statistics.FEW} inputs on. Both depend on how many"
+            " tokens there are."
+        )
+        yield "geometry", "the shape of hidden states, and density", caption, geometries.figure
+
+
+def _altered(run: Results) -> Iterator[tuple[str, str, str, Drawing]]:
+    """Pairs of texts, where the run has them; as ``_along``."""
+    found = pairs.pairs_of(run)
+    if found:
+        told = "; ".join(f"{one.variant}, {len(one.ours)}" for one in found)
+        caption = (
+            f"Texts altered on purpose against the {found[0].against} of their pair. Left: a dot for each pair, above"
+            " the line where the altered text is denser. Right: mean difference of TV at each size, band: 95%"
+            f" bootstrap interval, from {statistics.FEW} pairs on. Pairs of which both are valid: {told}. Tests are in"
+            " the table, as many as it has lines."
+        )
+        yield "paired", "what altering a text does", caption, pairs.figure
+
+
+def _mean(found: statistics.Mean) -> str:
+    interval = f" [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.low) else ""
+    return f"{found.mean:.2f}{interval} (n = {found.n})" if found.n else "not defined"
 
 
 def _hubs(run: Results, number: int | None) -> Iterator[Picture]:
@@ -208,6 +251,14 @@ def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
         f"Median TV distance over each model's own valid inputs. n = {_range([run.valid.num_rows for run in runs])}.",
         _ablated(ablations, replacements), functools.partial(figures.all_models, runs, ablations, replacements),
     )  # fmt: skip
+    checkpoints = revisions.revised(runs)
+    if checkpoints:
+        yield Picture(
+            "revisions", None, "Checkpoints: density and distance along training",
+            "Revisions in the order that they were given in. Left: density, median and quartiles over each one's valid"
+            f" inputs. Right: median TV at some sizes. n = {_range([run.valid.num_rows for run in checkpoints])}.",
+            _ablated(ablations, replacements[:1]), functools.partial(revisions.figure, checkpoints),
+        )  # fmt: skip
     first = runs[0].plan
     own = [first.case(name).replaced(replace) for replace in first.replacements for name in ablations]
     shared = [case for case in own if case in statistics.shared_cases(runs)]
@@ -254,7 +305,16 @@ def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
         return Table(name, title, functools.partial(compute, of))
 
     control = table("selectivity", "Where traces are most selective", computed.selectivities, usable)
-    pairs = table("between-models", "Density between models (Fig. 9)", computed.model_pairs, usable)
+    generated = [run for run in usable if run.generates]
+    shaped = [run for run in usable if geometries.has(run)]
+    along = table("generation", "Density along generated text", generations.table, generated)
+    shapes = table("geometry", "The shape of hidden states by layer", geometries.table, shaped)
+    added = [*([along] if generated else []), *([shapes] if shaped else [])]
+    told = [run for run in usable if pairs.pairs_of(run)]
+    checkpoints = revisions.revised(usable)
+    added += [table("paired", "Altered texts against those of their pairs", pairs.table, told)] if told else []
+    added += [table("revisions", "Checkpoints", revisions.table, checkpoints)] if checkpoints else []
+    between = table("between-models", "Density between models (Fig. 9)", computed.model_pairs, usable)
     return [
         table("validity", "Valid and invalid inputs (Table 2)", computed.validity, runs),
         table("density", "Density", computed.densities, usable),
@@ -262,7 +322,8 @@ def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
         table("phases", "Fall of the median TV in each phase", computed.phases, usable),
         table("correlations", "Density against entropy, loss, frequency and length (Fig. 8)",
               computed.correlations, usable),
-        *([pairs] if len(usable) > 1 else []),
+        *added,
+        *([between] if len(usable) > 1 else []),
         table("nucleus", "The size that each nucleus needs", computed.nuclei, usable),
         table("core", "Share of edges held by the top components (Fig. 4)", computed.cores, usable),
         table("makeup", "Types and quarters of the depth (Fig. 5)", computed.makeups, usable),

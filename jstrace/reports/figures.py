@@ -1,9 +1,8 @@
-"""The paper's figures from runs, through matplotlib: a column wide, in colours that the colour-blind can tell apart."""
+"""The paper's figures from runs, through matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -13,105 +12,24 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import statistics
+from jstrace.reports.drawing import (
+    COLORS,
+    DASHES,
+    ROW,
+    SIZE_LABEL,
+    TV_LABEL,
+    each_ablation,
+    grid_of,
+    legend_above,
+    log_sizes,
+    power,
+)
+from jstrace.reports.drawing import COLUMN as COLUMN
+from jstrace.reports.drawing import shortened as shortened
+from jstrace.reports.drawing import style as style
 from jstrace.reports.inlined import note
 from jstrace.reports.networks import Sample, networks
 from jstrace.reports.results import Results
-
-COLUMN = 3.4
-"""Inches of a journal's column, in which every figure is readable."""
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, blue and vermilion first."""
-_DASHES = ("-", "--", "-.", ":")
-_STYLE: dict[str, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "legend.fontsize": 6,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.4,
-    "legend.frameon": False,
-    "svg.hashsalt": "jstrace",
-    "text.parse_math": False,
-    "axes.formatter.use_mathtext": False,
-    "axes.unicode_minus": True,
-}
-SIZE_LABEL = "size of the trace (share of all edges)"
-_TV = "TV distance from the full graph"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's settings for figures made and saved inside."""
-    with matplotlib.rc_context(_STYLE):
-        yield
-
-
-def shortened(label: str) -> str:
-    """A model's name, short enough for an axis."""
-    return label if len(label) <= _LABEL else f"{label[: _LABEL // 2 - 1]}…{label[-_LABEL // 2 :]}"
-
-
-_LABEL = 26
-
-
-def _panels(count: int, *, height: float = 2.1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(COLUMN, height), layout="constrained")
-    return figure, np.asarray(figure.subplots(rows, count, squeeze=False, **options))
-
-
-def _log_sizes(axes: Any, sizes: np.ndarray) -> None:
-    low = np.floor(np.log10(sizes[0]) + 1e-9)
-    axes.set(xscale="log", xlim=(sizes[0] * 0.8, 1.25))
-    powers = np.arange(low, 1)
-    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers]))
-    axes.xaxis.set_major_formatter(lambda x, _: _power(x))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def _power(x: float) -> str:
-    exponent = round(np.log10(x))
-    return "1" if exponent == 0 else "10" + str(exponent).translate(_RAISED)
-
-
-_REMOVED = {"all": "removed: attention and MLP", "residual+mlp": "removed: MLP alone"}
-
-
-_ROW = 1.8
-"""Inches that one more row of panels takes."""
-
-
-def _each_ablation(
-    ablations: Sequence[str],
-    draw: Callable[[Any, str, str], None],
-    *,
-    ylabel: str,
-    replacements: Sequence[str] = ("zero",),
-    xlabel: str = SIZE_LABEL,
-    height: float = 2.1,
-    removes: bool = False,
-) -> Figure:
-    """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away.
-
-    Each replacement has a row of them; titles name it unless there is zero alone.
-    """
-    rows = len(replacements)
-    figure, grid = _panels(len(ablations), rows=rows, height=height + _ROW * (rows - 1), sharey=True)
-    for line, replace in zip(grid, replacements, strict=True):
-        for axes, ablate in zip(line, ablations, strict=True):
-            draw(axes, ablate, replace)
-            title = _REMOVED[ablate] if removes else f"ablated: {ablate}"
-            axes.set_title(title if rows == 1 and replace == "zero" else f"{title}\nreplaced by: {replace}")
-        line[0].set_ylabel(ylabel)
-    figure.supxlabel(xlabel, fontsize=7)
-    return figure
 
 
 def _ablated(case: Case) -> str:
@@ -142,18 +60,18 @@ def curve(run: Results) -> Figure:
     """TV against size, median and quartiles, the two phases marked (Fig. 3)."""
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
-        _band(axes, run.sizes, run.curve(run.plan.case(ablate).replaced(replace), "tv"), _COLORS[0], None)
-        _log_sizes(axes, run.sizes)
+        _band(axes, run.sizes, run.curve(run.plan.case(ablate).replaced(replace), "tv"), COLORS[0], None)
+        log_sizes(axes, run.sizes)
         _phases(axes)
         axes.set_ylim(-0.02, 1.12)
 
-    return _each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=_TV)
+    return each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL)
 
 
 def compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> Figure:
     """TV against size of several cases with their labels; a panel for each ablation and each replacement."""
     figure = _compared(run, kinds, height=2.35)
-    _legend_above(figure, 3)
+    legend_above(figure, 3)
     return figure
 
 
@@ -165,8 +83,8 @@ def replacements(run: Results) -> Figure:
     def draw(axes: Any, ablate: str, _: str) -> None:
         _draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
 
-    figure = _each_ablation(run.ablations, draw, ylabel=_TV, height=2.35)
-    _legend_above(figure, 3)
+    figure = each_ablation(run.ablations, draw, ylabel=TV_LABEL, height=2.35)
+    legend_above(figure, 3)
     return figure
 
 
@@ -181,14 +99,14 @@ def _compared(run: Results, kinds: Sequence[tuple[Case, str]], **options: Any) -
         _draw_lines(axes, run, [(case.under(ablate).replaced(replace), label) for case, label in kinds])
 
     ablations, replacements = panels_of(run, kinds)
-    return _each_ablation(ablations, draw, replacements=replacements, ylabel=_TV, **options)
+    return each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, **options)
 
 
 def _draw_lines(axes: Any, run: Results, lines: Sequence[tuple[Case, str]]) -> None:
     for number, (case, label) in enumerate(lines):
-        color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
+        color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
         _band(axes, run.sizes, run.curve(case, "tv"), color, label, dash)
-    _log_sizes(axes, run.sizes)
+    log_sizes(axes, run.sizes)
     axes.set_ylim(-0.02, 1.02)
 
 
@@ -209,29 +127,20 @@ def panels_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[tuple[st
     return ablations, replacements
 
 
-def _legend_above(figure: Figure, columns: int) -> None:
-    """One legend for the lines of all panels."""
-    shown: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            shown.setdefault(label, handle)
-    figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=min(len(shown), columns))
-
-
 def selectivity(run: Results) -> Figure:
     """TV from the own and from foreign predictions and their difference; a panel for each curve that has both."""
     count = len(run.controlled)
     columns = min(count, 2)
     rows = -(-count // columns)
-    figure, grid = _panels(columns, rows=rows, height=0.7 + _ROW * rows, sharey=True)
+    figure, grid = grid_of(columns, rows=rows, height=0.7 + ROW * rows, sharey=True)
     for axes, case in zip(grid.ravel(), run.controlled, strict=False):
         found = statistics.selectivity(run, case)
-        axes.plot(run.sizes, found.own, _DASHES[1], color=_COLORS[0], label="TV, own prediction")
-        axes.plot(run.sizes, found.foreign, _DASHES[3], color=_COLORS[1], label="TV, foreign predictions")
-        axes.fill_between(run.sizes, found.low, found.high, color=_COLORS[2], alpha=0.2, linewidth=0)
-        axes.plot(run.sizes, found.selectivity, color=_COLORS[2], label="selectivity")
-        axes.plot(run.sizes[found.peak], found.selectivity[found.peak], "o", color=_COLORS[2], markersize=3)
-        _log_sizes(axes, run.sizes)
+        axes.plot(run.sizes, found.own, DASHES[1], color=COLORS[0], label="TV, own prediction")
+        axes.plot(run.sizes, found.foreign, DASHES[3], color=COLORS[1], label="TV, foreign predictions")
+        axes.fill_between(run.sizes, found.low, found.high, color=COLORS[2], alpha=0.2, linewidth=0)
+        axes.plot(run.sizes, found.selectivity, color=COLORS[2], label="selectivity")
+        axes.plot(run.sizes[found.peak], found.selectivity[found.peak], "o", color=COLORS[2], markersize=3)
+        log_sizes(axes, run.sizes)
         axes.set_title(f"{case.source.name}\n{_ablated(case)}")
     grid[0, 0].set_ylim(top=1.02)
     for axes in grid.ravel()[count:]:
@@ -239,7 +148,7 @@ def selectivity(run: Results) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("TV, and its difference")
     figure.supxlabel(SIZE_LABEL, fontsize=7)
-    _legend_above(figure, 2)
+    legend_above(figure, 2)
     return figure
 
 
@@ -250,16 +159,16 @@ def nucleus(run: Results) -> Figure:
     def draw(axes: Any, ablate: str, replace: str) -> None:
         needed = statistics.nucleus_sizes(run, run.plan.case(ablate).replaced(replace))
         low, middle, high = np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
-        axes.fill_between(levels, low, high, color=_COLORS[0], alpha=0.2, linewidth=0)
-        axes.plot(levels, middle, marker="o", markersize=2.5, color=_COLORS[0])
+        axes.fill_between(levels, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
+        axes.plot(levels, middle, marker="o", markersize=2.5, color=COLORS[0])
         rows = zip(levels, middle, low, high, strict=True)
         words = (f"{n:g}% of the mass: from size {m:g} on, quartiles {a:g} and {b:g}" for n, m, a, b in rows)
         note(axes, levels, middle, words)
         axes.set(yscale="log", xlim=(0, 101))
-        axes.yaxis.set_major_formatter(lambda y, _: _power(y))
+        axes.yaxis.set_major_formatter(lambda y, _: power(y))
         axes.yaxis.set_minor_locator(NullLocator())
 
-    return _each_ablation(
+    return each_ablation(
         run.ablations, draw, replacements=run.plan.replacements[:1], ylabel="size from which on it is recovered",
         xlabel="nucleus (% of the probability mass)",
     )  # fmt: skip
@@ -267,13 +176,13 @@ def nucleus(run: Results) -> Figure:
 
 def core(run: Results) -> Figure:
     """Cumulative share of edges held by the top fraction of components, a line for each of some sizes (Fig. 4)."""
-    figure, grid = _panels(1, height=2.6)
+    figure, grid = grid_of(1, height=2.6)
     axes = grid[0, 0]
     fractions, held = statistics.concentration(run, run.source)
     wanted = [k for k, size in enumerate(run.sizes) if np.isclose(np.log10(size) % 1, 0) and np.isfinite(held[k]).all()]
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(wanted)))
     for number, k in enumerate(wanted):
-        axes.plot(100 * fractions, 100 * held[k], _DASHES[number % 4], color=colors[number], label=_power(run.sizes[k]))
+        axes.plot(100 * fractions, 100 * held[k], DASHES[number % 4], color=colors[number], label=power(run.sizes[k]))
         shares = zip(100 * fractions, 100 * held[k], strict=True)
         words = [f"size {run.sizes[k]:g}: {share:.1f}% of the components hold {edges:.1f}%" for share, edges in shares]
         note(axes, 100 * fractions, 100 * held[k], words)
@@ -288,12 +197,12 @@ def core(run: Results) -> Figure:
 def makeup(run: Results) -> Figure:
     """Type and layer make-up of traces against size (Fig. 5)."""
     made = statistics.makeup(run, run.source)
-    figure, grid = _panels(2, height=2.45, sharey=True)
+    figure, grid = grid_of(2, height=2.45, sharey=True)
     depth = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, 4))
     left, right = grid[0]
     names = ("residual", "attention", "MLP")
     stacks = (
-        (left, made.types, names, (_COLORS[0], _COLORS[1], _COLORS[2]), "edge type"),
+        (left, made.types, names, (COLORS[0], COLORS[1], COLORS[2]), "edge type"),
         (right, made.quarters, ("first", "second", "third", "last"), depth, "quarter of the layers"),
     )
     for axes, shares, labels, colors, title in stacks:
@@ -303,7 +212,7 @@ def makeup(run: Results) -> Figure:
             sizes = run.sizes[known]
             words = [f"size {size:g}: {name} {100 * one:.1f}%" for size, one in zip(sizes, share, strict=True)]
             note(axes, sizes, 100 * tops, words)
-        _log_sizes(axes, run.sizes)
+        log_sizes(axes, run.sizes)
         axes.set(ylim=(0, 100))
         axes.set_axisbelow(False)
         axes.legend(
@@ -318,7 +227,7 @@ def makeup(run: Results) -> Figure:
 def hubs(run: Results, chosen: Sample) -> Figure:
     """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
     found = networks(run, chosen)
-    figure, grid = _panels(3, height=2.1, sharey=True)
+    figure, grid = grid_of(3, height=2.1, sharey=True)
     panels = (
         ("hubs: Gini over nodes", {"degree": found.degree, "betweenness": found.betweenness}),
         ("modularity", {"communities": found.modularity}),
@@ -328,10 +237,10 @@ def hubs(run: Results, chosen: Sample) -> Figure:
         for number, (label, values) in enumerate(lines.items()):
             known = np.isfinite(values).any(axis=0)
             low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
-            color, dash = _COLORS[number], _DASHES[number]
+            color, dash = COLORS[number], DASHES[number]
             axes.fill_between(found.sizes[known], low, high, color=color, alpha=0.2, linewidth=0)
             axes.plot(found.sizes[known], middle, dash, color=color, label=label, marker="o", markersize=2)
-        _log_sizes(axes, found.sizes)
+        log_sizes(axes, found.sizes)
         axes.set(ylim=(-0.02, 1.02), title=title)
         if len(lines) > 1:
             axes.legend(loc="upper left", fontsize=5)
@@ -350,7 +259,7 @@ _PREDICTOR_LABELS = {
 
 def correlation(run: Results) -> Figure:
     """Density against entropy, loss and frequency (Fig. 8), a row of panels for each ablation."""
-    figure, grid = _panels(
+    figure, grid = grid_of(
         3, rows=len(run.ablations), height=0.6 + 1.35 * len(run.ablations), sharey="row", sharex="col"
     )
     for line, ablate in zip(grid, run.ablations, strict=True):
@@ -372,11 +281,11 @@ def correlation(run: Results) -> Figure:
 
 def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
     found = statistics.spearman(density, x)
-    axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=_COLORS[0], rasterized=True)
+    axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
     if log:
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_locator(FixedLocator([0.0, 1.0, 1e2, 1e4, 1e6]))
-        axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else _power(value))
+        axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else power(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     interval = f" [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.low) else ""
@@ -392,22 +301,22 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
             case = run.plan.case(ablate).replaced(replace)
             if case in run.cases:
                 middle = np.median(run.curve(case, "tv"), axis=0)
-                dash = _DASHES[number // len(_COLORS) % len(_DASHES)]
-                axes.plot(run.sizes, middle, dash, color=_COLORS[number % len(_COLORS)], label=shortened(run.label))
+                dash = DASHES[number // len(COLORS) % len(DASHES)]
+                axes.plot(run.sizes, middle, dash, color=COLORS[number % len(COLORS)], label=shortened(run.label))
                 pairs = zip(run.sizes, middle, strict=True)
                 note(axes, run.sizes, middle, [f"{run.label}, size {size:g}: median TV {tv:.3f}" for size, tv in pairs])
-        _log_sizes(axes, runs[0].sizes)
+        log_sizes(axes, runs[0].sizes)
         axes.set_ylim(-0.02, 1.02)
 
-    figure = _each_ablation(ablations, draw, replacements=replacements, ylabel=_TV, height=2.5)
-    _legend_above(figure, 2)
+    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, height=2.5)
+    legend_above(figure, 2)
     return figure
 
 
 def between_models(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
     """Spearman's correlation of density between models on shared inputs (Fig. 9), a panel for each case."""
     count, panels = len(runs), len(cases)
-    figure, grid = _panels(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
+    figure, grid = grid_of(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
     for number, (axes, case) in enumerate(zip(grid.ravel(), cases, strict=True)):
         rho = np.asarray([[cell.rho for cell in row] for row in statistics.between_models(runs, case)])
         image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr", aspect="auto")

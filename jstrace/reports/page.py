@@ -24,6 +24,7 @@ from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
 from jstrace.reports.inlined import inlined
 from jstrace.reports.pages import Pages
+from jstrace.reports.pairs import pairs_of
 from jstrace.reports.results import Results, read_results
 from jstrace.show.page import digest
 from jstrace.show.text import printable, shown
@@ -39,6 +40,7 @@ def write_report(
     figures: Sequence[str] = (),
     tables: Sequence[str] = (),
     pages: int = 0,
+    paired: bool = False,
 ) -> list[str]:
     """Write ``index.html``, ``figures/*.png`` and ``.svg``, ``tables/*.csv``, and ``pages/*.html`` where asked for.
 
@@ -49,12 +51,14 @@ def write_report(
       tables: the tables to make, as ``contents.tables`` names them; all by default.
       pages: how many of the inputs that use least, and of those that use most, have a page of their own: of the runs
         that kept their strata.
+      paired: refuse runs of which none has pairs of texts, rather than leave their comparison out.
 
     Returns:
       The labels of the runs.
 
     Raises:
-      InputError: folders that hold no results, an output that cannot be written, or pages of runs that kept no strata.
+      InputError: folders that hold no results, an output that cannot be written, pages of runs that kept no strata, or
+        no pairs where they are asked for.
     """
     runs = read_results(folders)
     usable = [run for run in runs if run.valid.num_rows]
@@ -65,6 +69,9 @@ def write_report(
     if pages and not any(Pages(run).kept for run in usable):
         labels = ", ".join(run.label for run in usable)
         raise InputError(f"{labels}: no strata were kept, which pages draw; run with --save-strata")
+    if paired and not any(pairs_of(run) for run in usable):
+        labels = ", ".join(run.label for run in usable)
+        raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
     target = Path(out)
     pictures_folder, tables_folder = (_folder(target / name) for name in ("figures", "tables"))
     with style():
@@ -179,7 +186,8 @@ def _facts(run: Results) -> dict[str, Any]:
         "fingerprint": run.manifest["config"]["model"],
         "data": data["name"],
         "inputs": run.inputs.num_rows,
-        "rows": data["rows"],
+        "rows": run.rows_of_data,
+        "unit": "predictions" if run.generates else "rows",
         "invalid": run.inputs.num_rows - run.valid.num_rows,
         "conditions": ", ".join(run.conditions),
         "reference": run.manifest["config"].get("reference"),

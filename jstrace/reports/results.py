@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,22 @@ class Results:
         return self.plan.case().source.name
 
     @property
+    def revision(self) -> str | None:
+        """What the run calls its model's checkpoint, if it is one of several."""
+        found: str | None = self.manifest["model"].get("revision")
+        return found
+
+    @property
+    def generates(self) -> int:
+        """Tokens generated after each row of the data, whose predictions are the inputs; 0 where rows are."""
+        return int(self.manifest["config"].get("generate", 0))
+
+    @property
+    def rows_of_data(self) -> int:
+        """Inputs of the whole run."""
+        return int(self.manifest["data"]["rows"]) * max(1, self.generates)
+
+    @property
     def n_layers(self) -> int:
         """Of the model."""
         return int(self.manifest["model"]["config"]["n_layers"])
@@ -162,19 +179,31 @@ _ORDER = [("input", "ascending"), ("k", "ascending")]
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Results]:
-    """The runs in some folders; folders with parts of the same run, one for each host, make one.
+    """The runs in some folders, or in folders of their checkpoints; those of one run's hosts make one.
 
     Raises:
       InputError: no folder, one without a run or without any result, damaged parts, or inputs that two folders hold.
     """
-    groups: dict[str, list[Path]] = {}
-    for folder in map(Path, folders):
-        groups.setdefault(repr(manifest.read_manifest(folder)["config"]), []).append(folder)
+    groups: dict[tuple[str, Any], list[Path]] = {}
+    for folder in itertools.chain.from_iterable(_opened(Path(folder)) for folder in folders):
+        told = manifest.read_manifest(folder)
+        groups.setdefault((repr(told["config"]), told["model"].get("revision")), []).append(folder)
     if not groups:
         raise InputError("no folder of a run was given")
     found = [_read(members) for members in groups.values()]
     labels = _unique([run.label for run in found])
     return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
+
+
+def _opened(folder: Path) -> list[Path]:
+    """The folder, or the runs of a model's checkpoints that it holds, in their order."""
+    if (folder / manifest.MANIFEST).exists() or not folder.is_dir():
+        return [folder]
+    found = {
+        path.parent: manifest.read_manifest(path.parent)["model"] for path in folder.glob(f"*/{manifest.MANIFEST}")
+    }
+    places = {path: model["place"] for path, model in found.items() if "place" in model}
+    return sorted(places, key=lambda path: (places[path], path.name)) or [folder]
 
 
 def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:

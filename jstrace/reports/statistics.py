@@ -72,6 +72,35 @@ def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
     return Selectivity(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found), peak)
 
 
+class Mean(NamedTuple):
+    """A mean over inputs with its 95% bootstrap interval, which is NaN of fewer than ``FEW``."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_of(values: np.ndarray, *, seed: int = 0) -> Mean:
+    """The mean of numbers ``[N]``; NaN of none."""
+    if not len(values):
+        return Mean(np.nan, np.nan, np.nan, 0)
+    low, high = _mean_interval(values[:, None], seed)
+    return Mean(float(values.mean()), float(low[0]), float(high[0]), len(values))
+
+
+def means_of(values: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over inputs of ``[N, K]`` with the bounds of their intervals: ``[K]`` each."""
+    return (values.mean(axis=0), *_mean_interval(values, seed))
+
+
+def rho(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rho alone, of the pairs in which both numbers are known; NaN where it is not defined."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    return np.nan if len(x) < 3 or _constant(x) or _constant(y) else float(stats.spearmanr(x, y).statistic)
+
+
 def _mean_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The 95% percentile interval of the bootstrap of means over inputs, each input drawn with all of its numbers."""
     n = len(values)

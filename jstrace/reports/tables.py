@@ -186,7 +186,7 @@ def validity(runs: Sequence[Results]) -> pa.Table:
         row = {
             "model": run.label,
             "dtype": run.manifest["model"]["dtype"],
-            "rows_of_data": run.manifest["data"]["rows"],
+            "rows_of_data": run.rows_of_data,
         }
         row |= {"inputs": count, "valid": valid, "invalid": count - valid}
         rows.append(row | {"reasons": "; ".join(f"{reasons.count(r)} x {r}" for r in dict.fromkeys(reasons))})
@@ -195,6 +195,7 @@ def validity(runs: Sequence[Results]) -> pa.Table:
 
 _TEXTS = (
     "text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts", "foreign_inputs",
+    "generated_token", "generated_text", "dimension", "anisotropy", "pair", "variant",
 )  # fmt: skip
 
 

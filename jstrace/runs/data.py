@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jstrace.runs import wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
+_COLUMNS = ("text", "next", "pair", "variant")
 _READERS = (".tsv", ".jsonl", ".parquet", ".txt")
 _CORPUS_PARAGRAPHS = 20_000
 
@@ -31,10 +32,16 @@ class Data:
     corpus: tuple[str, ...]
 
     @property
+    def paired(self) -> bool:
+        """Whether any row belongs to a pair."""
+        return any(row.pair is not None for row in self.rows)
+
+    @property
     def fingerprint(self) -> str:
         """A short hash of every row and of the corpus."""
         digest = hashlib.sha256(b"%d rows " % len(self.rows))
-        for part in (*(part for row in self.rows for part in row), *self.corpus):
+        rows = self.rows if self.paired else [row[:2] for row in self.rows]  # as it was before there were pairs
+        for part in (*(part for row in rows for part in row), *self.corpus):
             found = b"" if part is None else part.encode()
             digest.update(b"%d " % (-1 if part is None else len(found)) + found)
         return digest.hexdigest()[:16]
@@ -48,7 +55,8 @@ def read_data(
     Args:
       source: ``wikitext-2`` or ``wikitext-103``, fetched through the ``datasets`` library; or a file: ``.tsv`` (a text
         and its next word, tab-separated; the second may be missing), ``.jsonl`` (``text``, ``next``), ``.parquet``
-        (columns of those names) or ``.txt`` (a text a line).
+        (columns of those names) or ``.txt`` (a text a line). Texts to compare have ``pair`` and ``variant``, too, the
+        third and fourth column of a ``.tsv``; the variant that comes first is what others are compared with.
       n_words, count, seed: of passages drawn from WikiText; rows of files are taken as they are.
       corpus: another file of texts in which tokens are counted; by default the rows themselves, or of WikiText up to
         20,000 paragraphs.
@@ -80,10 +88,20 @@ def _file_rows(path: Path) -> tuple[Row, ...]:
     rows = tuple(_parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path))
     if not rows:
         raise InputError(f"{path}: no row holds any text")
+    _check_pairs(path, rows)
     if path.suffix == ".tsv" and all(row.next_word is None for row in rows):
         message = f"{path}: no row has a tab and a next word after it, so surprisals and ranks will be missing"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     return rows
+
+
+def _check_pairs(path: Path, rows: Sequence[Row]) -> None:
+    """Refuse a pair with two texts of one variant."""
+    seen = set()
+    for row in rows:
+        if row.pair is not None and (row.pair, row.variant) in seen:
+            raise InputError(f"{path}: pair {row.pair!r} has more than one text of variant {row.variant!r}")
+        seen.add((row.pair, row.variant))
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
@@ -102,9 +120,11 @@ def _text_rows(path: Path) -> Iterator[Row]:
 
 def _tsv_row(where: str, line: str) -> Row:
     cells = line.split("\t")
-    if len(cells) > 2:
-        raise InputError(f"{where}: {len(cells)} columns, expected a text and its next word")
-    return _checked(where, cells[0], cells[1] if len(cells) == 2 else None)
+    if len(cells) not in (1, 2, 4):
+        raise InputError(
+            f"{where}: {len(cells)} columns, expected a text and its next word, or these, a pair and a variant"
+        )
+    return _checked(where, *cells)
 
 
 def _json_row(where: str, line: str) -> Row:
@@ -114,7 +134,7 @@ def _json_row(where: str, line: str) -> Row:
         raise InputError(f"{where}: no JSON ({error})") from error
     if not isinstance(found, dict):
         raise InputError(f'{where}: expected an object such as {{"text": "...", "next": "..."}}')
-    return _checked(where, found.get("text"), found.get("next"))
+    return _checked(where, *(found.get(name) for name in _COLUMNS))
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -124,7 +144,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         with path.open("rb") as stream:
             names = parquet.read_schema(stream).names
-            wanted = [name for name in ("text", "next") if name in names]
+            wanted = [name for name in _COLUMNS if name in names]
             table = parquet.read_table(stream, columns=wanted)
             rows = _as_texts(path, table).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -132,7 +152,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     if "text" not in wanted:
         raise InputError(f"{path}: no column text, but {', '.join(names)}")
     for number, cells in enumerate(rows, 1):
-        yield _checked(f"{path}:{number}", cells["text"], cells.get("next"))
+        yield _checked(f"{path}:{number}", *(cells.get(name) for name in _COLUMNS))
 
 
 def _as_texts(path: Path, table: Any) -> Any:
@@ -147,13 +167,16 @@ def _as_texts(path: Path, table: Any) -> Any:
     return table
 
 
-def _checked(where: str, text: Any, next_word: Any) -> Row:
+def _checked(where: str, text: Any, next_word: Any = None, pair: Any = None, variant: Any = None) -> Row:
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{where}: no text")
     if next_word is not None and not isinstance(next_word, str):
         raise InputError(f"{where}: the next word is {next_word!r}, expected a text")
+    for what, given in (("pair", pair), ("variant", variant)):
+        if (pair, variant) != (None, None) and not (isinstance(given, str) and given.strip()):
+            raise InputError(f"{where}: the {what} is {given!r}, expected a text; texts to compare have both")
     try:
-        (text + (next_word or "")).encode()
+        (text + (next_word or "") + (pair or "") + (variant or "")).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: not valid Unicode ({error.reason})") from error
-    return Row(text, next_word if next_word and next_word.strip() else None)
+    return Row(text, next_word if next_word and next_word.strip() else None, pair, variant)

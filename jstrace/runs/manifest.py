@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,13 +13,20 @@ from jstrace.errors import InputError
 from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.runs.data import Data
+from jstrace.runs.extras import NOTHING, Extras
 
 FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
 
 
 def configuration(
-    plan: Plan, data: Data, *, save_strata: bool, reference: str | None = None, learned: str | None = None
+    plan: Plan,
+    data: Data,
+    *,
+    save_strata: bool,
+    reference: str | None = None,
+    learned: str | None = None,
+    extras: Extras = NOTHING,
 ) -> dict[str, Any]:
     """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices.
 
@@ -30,12 +38,13 @@ def configuration(
       save_strata: whether strata are kept, too.
       reference: a hash of the reference texts, where anything depends on them.
       learned: a hash of the scorer that comes with jstrace, where it is asked for.
+      extras: what is asked beside the plan.
     """
     later: dict[str, Any] = {} if reference is None else {"reference": reference}
     later |= {} if learned is None else {"learned": learned}
     later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
-    later |= {"selectivity": plan.selectivity} if plan.selectivity else {}
+    later |= ({"selectivity": plan.selectivity} if plan.selectivity else {}) | extras.config
     own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
     return (
         ({"own_importances": own} if own else {})
@@ -58,6 +67,7 @@ _LATER: dict[str, Any] = {
     "replace": list(Plan.replacements),
     "order": list(Plan.orders),
     "selectivity": Plan.selectivity,
+    **dataclasses.asdict(NOTHING),
 }
 """What a configuration means that does not have them."""
 
@@ -101,8 +111,9 @@ def _check_manifest(found: dict[str, Any]) -> None:
     if (found["conditions"], found["sources"], found["nucleus_levels"]) != (*names, list(NUCLEUS_LEVELS)):
         raise ValueError("its conditions are not those of its configuration")
     found["model"]["name"].encode()
-    texts = (found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"])
-    numbers = (found["data"]["rows"], found["model"]["config"]["n_layers"])
+    texts = [found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"]]
+    texts.append(found["model"].get("revision", ""))
+    numbers = (found["data"]["rows"], found["model"]["config"]["n_layers"], found["model"].get("place", 0))
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
         raise TypeError("names are texts, and counts are numbers")
     for session in found["sessions"]:

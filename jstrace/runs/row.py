@@ -10,3 +10,7 @@ class Row(NamedTuple):
 
     text: str
     next_word: str | None = None
+    pair: str | None = None
+    """Texts of the same pair are compared with each other,"""
+    variant: str | None = None
+    """each being another variant of it: as it was, or altered somehow."""

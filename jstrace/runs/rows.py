@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Entry:
     found: Outcome | Invalid
     foreign: Foreign | None = None
     """The control, where the run has one and the input allows it."""
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of the table of inputs, beside those that all inputs have."""
 
 
 def part_tables(
@@ -72,7 +74,7 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Callable[[int], int]) -> dict[str, Any]:
     found: dict[str, Any] = {"input": entry.index, "valid": isinstance(entry.found, Outcome)}
-    found |= {"text": entry.row.text, "next_word": entry.row.next_word}
+    found |= {"text": entry.row.text, "next_word": entry.row.next_word, **entry.columns}
     if entry.given is not None:
         tokens = entry.given.tokens.tolist()
         found |= {

@@ -21,18 +21,19 @@ from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
-from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, schema
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
+from jstrace.runs.extras import NOTHING, Extras
+from jstrace.runs.inputs import Inputs, Made, checked_extras
 from jstrace.runs.parts import Part
-from jstrace.runs.row import Row
 from jstrace.runs.rows import Entry
 from jstrace.runs.saving import Saver
-from jstrace.runs.vocabulary import next_token, token_counts, token_fingerprint
+from jstrace.runs.vocabulary import token_counts, token_fingerprint
 from jstrace.scale import hosts, machine, meshes
 
 _PART_CPU, _PART_ACCELERATOR = 16, 64
@@ -66,6 +67,9 @@ def run(
     on_save: Callable[[int], None] | None = None,
     on_batch: OnBatch | None = None,
     reference: Sequence[str] | None = None,
+    extras: Extras = NOTHING,
+    revision: str | None = None,
+    place: int = 0,
 ) -> Summary:
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
@@ -89,6 +93,10 @@ def run(
         a length compiles.
       reference: texts that "mean" and "resample" are made of, for the plan's replacements and for scores that take
         gradients; by default those that come with jstrace.
+      extras: tokens to generate after each row, whose predictions are the inputs then, N of a row; and whether the
+        geometry of hidden states is measured.
+      revision, place: what the manifest calls this checkpoint of the model, and where it stands among others, which
+        reports show beside each other in that order.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
@@ -98,10 +106,14 @@ def run(
     _check_reference(reference)
     _check_others(plan, data)
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
-    plan, folder, wanted = plan or Plan(), Path(out), min(len(data.rows), limit or len(data.rows))
+    plan, folder = plan or Plan(), Path(out)
+    extras = checked_extras(extras, selectivity=plan.selectivity)
+    n_inputs = len(data.rows) * max(1, extras.generate)
+    wanted = min(n_inputs, limit or n_inputs)
+    added = (*extras.columns, *(["pairs"] if data.paired else []))
     mark = reference_mark(reference) if plan.takes_reference else None
     learned = built_in().coefficients.digest if "learned" in plan.importances else None
-    config = manifest.configuration(plan, data, save_strata=save_strata, reference=mark, learned=learned)
+    config = manifest.configuration(plan, data, save_strata=save_strata, reference=mark, learned=learned, extras=extras)
     facts = _facts(data, plan)
     same = functools.partial(manifest.check_same, folder, config, facts)
     hosts.together(same)  # before anything is made or loaded
@@ -115,24 +127,27 @@ def run(
         config |= {"model": manifest.known_as(folder, loaded.fingerprints().every), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)
         facts |= {"model": {"name": name, "dtype": str(loaded.dtype), "config": dataclasses.asdict(loaded.config)}}
+        facts["model"] |= {} if revision is None else {"revision": revision, "place": place}
         facts["data"] |= {"corpus_tokens": counts.total()}
         hosts.check_agreed((config, wanted, part_inputs))
-        names, run_mark = list(schema.schemas(plan, save_strata=save_strata)), manifest.mark_of(config)
+        tables, run_mark = schema.schemas(plan, save_strata=save_strata, added=added), manifest.mark_of(config)
+        names = list(tables)
         there = run_folder.opened(folder, config, facts, _session(loaded), names)
         done = hosts.either(_done(there, wanted))
         before = int(done.sum())
         tell = _Told(progress, on_save, before, wanted)
-        make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
+        make = functools.partial(_tables, loaded, plan, tables, counts.__getitem__)
         saver = Saver(folder, run_mark, names, make, tell.saved)
         ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed)
         replacing = Replacing(loaded, reference)
         driver = Driver(loaded, ask, on_batch, replacing)
+        inputs = Inputs(loaded, data.rows, extras, plan.seed)
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as stop_if_asked:
             for number, chunk in chunks.items():
                 with saver.part(number):
-                    for entries in _computed(driver, control, {index: data.rows[index] for index in chunk}):
+                    for entries in _computed(driver, control, {index: inputs.made(index) for index in chunk}, extras):
                         saver.add(entries)
                         tell.finished(len(entries))
                         saver.save_if_due()
@@ -216,27 +231,33 @@ class _Told:
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
-def _computed(driver: Driver, control: Control | None, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]:
+def _computed(
+    driver: Driver, control: Control | None, chunk: Mapping[int, Made], extras: Extras
+) -> Iterator[list[Entry]]:
     """The inputs of one part, as soon as they and their control are finished: not in their order."""
-    inputs: dict[int, Input] = {}
-    refused: list[Entry] = []
-    for index, row in chunk.items():
-        try:
-            inputs[index] = _input_of(driver.model, row)
-        except InputError as error:
-            refused.append(Entry(index, row, None, Invalid(str(error))))
-    yield refused
+    inputs = {index: made.given for index, made in chunk.items() if made.given is not None}
+    yield [
+        Entry(index, made.row, None, Invalid(made.reason), columns=made.columns)
+        for index, made in chunk.items()
+        if index not in inputs
+    ]
     for batch in driver.batches(inputs):
         found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
         valid = {index: inputs[index] for index, outcome in found.items() if isinstance(outcome, Outcome)}
         foreign = {} if control is None else control.of(valid)
-        yield [Entry(index, chunk[index], inputs[index], found[index], foreign.get(index)) for index in found]
+        columns = {index: chunk[index].columns for index in found}
+        if extras.geometry:
+            columns |= {index: {**columns[index], **_shape(driver.model, one)} for index, one in valid.items()}
+        yield [
+            Entry(index, chunk[index].row, inputs[index], outcome, foreign.get(index), columns[index])
+            for index, outcome in found.items()
+        ]
 
 
-def _input_of(model: Model, row: Row) -> Input:
-    assert model.tokenizer is not None
-    tokens = tokenised(model, row.text)[1][0]
-    return Input(tokens, next_token(model.tokenizer, row, tokens.tolist()))
+def _shape(model: Model, one: Input) -> dict[str, list[float | None]]:
+    """The columns of geometry, null where it is not defined."""
+    found = geometry_of(model, one.tokens)._asdict()
+    return {name: [float(x) if np.isfinite(x) else None for x in values] for name, values in found.items()}
 
 
 def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
@@ -249,11 +270,12 @@ def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
 
 
 def _tables(
-    model: Model, plan: Plan, save_strata: bool, count: Callable[[int], int], entries: list[Entry]
+    model: Model, plan: Plan, wanted: dict[str, pa.Schema], count: Callable[[int], int], entries: list[Entry]
 ) -> dict[str, pa.Table]:
     assert model.tokenizer is not None
-    wanted, parallel = schema.schemas(plan, save_strata=save_strata), model.config.parallel
-    return rows.part_tables(entries, plan, wanted, parallel=parallel, word=model.tokenizer.token, count=count)
+    return rows.part_tables(
+        entries, plan, wanted, parallel=model.config.parallel, word=model.tokenizer.token, count=count
+    )
 
 
 def _facts(data: Data, plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any
 
@@ -88,6 +88,19 @@ _FOREIGN_CURVES = (("foreign_tvs", pa.list_(pa.float32())), ("foreign_tv", pa.fl
 _FOREIGN_INPUTS = (("foreign_inputs", pa.list_(pa.int32())),)
 """Columns of runs that ask for selectivity, and of no other."""
 
+ADDED = {
+    "generate": (
+        ("row", pa.int32()),
+        ("step", pa.int32()),
+        ("generated_token", pa.int32()),
+        ("generated_text", pa.string()),
+        ("generated_prob", pa.float32()),
+    ),
+    "geometry": (("dimension", pa.list_(pa.float32())), ("anisotropy", pa.list_(pa.float32()))),
+    "pairs": (("pair", pa.string()), ("variant", pa.string())),
+}
+"""Columns of the table of inputs that some runs have: with ``Extras``, and of data with pairs."""
+
 
 def strata_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The strata of one row of the table ``strata``, uint8 by the names of an ``EdgeTree``."""
@@ -101,11 +114,12 @@ def density_column(name: str) -> str:
     return "density_" + re.sub(r"\W+", "_", name)
 
 
-def schemas(plan: Plan, *, save_strata: bool) -> dict[str, pa.Schema]:
-    """The schema of each table of a run, in the order in which a part's files are written."""
+def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
+    """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
     densities = [(density_column(case.name), pa.float64()) for case in plan.cases if case.has_density]
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
+    more = [column for group in added for column in ADDED[group]]
     curves = pa.schema([*_CURVES, *starmap(pa.field, on_curves)])
-    inputs = pa.schema([*_INPUTS, *starmap(pa.field, (*densities, *on_inputs))])
+    inputs = pa.schema([*_INPUTS, *starmap(pa.field, (*densities, *on_inputs, *more))])
     found = {"curves": curves, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
     return {name: found[name] for name in TABLES if name != "strata" or save_strata}

@@ -43,6 +43,10 @@ def test_rows_of_files(tmp_path: Path, ending: str) -> None:
     ("name", "content", "message"),
     [
         ("a.tsv", "one\ttwo\tthree\n", r"a\.tsv:1: 3 columns"),
+        ("a.tsv", "one\t\tx\ta\ntwo\t\tx\ta\n", r"a\.tsv: pair 'x' has more than one text of variant 'a'"),
+        ("a.tsv", "one\t\tx\t\n", r"a\.tsv:1: the variant is '', expected a text"),
+        ("a.jsonl", '{"text": "a", "pair": 3, "variant": "b"}', r"a\.jsonl:1: the pair is 3, expected a text"),
+        ("a.jsonl", '{"text": "a", "variant": "b"}', r"a\.jsonl:1: the pair is None, expected a text"),
         ("a.tsv", "one\ttwo\n\n\ttwo\n", r"a\.tsv:3: no text"),
         ("a.jsonl", "{", r"a\.jsonl:1: no JSON"),
         ("a.jsonl", "3", r"a\.jsonl:1: expected an object"),

@@ -12,7 +12,9 @@ from jstrace.method.conditions import ABLATIONS, BASELINES, IMPORTANCES, Plan
 from jstrace.runs import rows, schema
 from tests.conftest import ROOT
 
-SCHEMAS = schema.schemas(Plan(IMPORTANCES, ABLATIONS, BASELINES, selectivity=1), save_strata=True)
+SCHEMAS = schema.schemas(
+    Plan(IMPORTANCES, ABLATIONS, BASELINES, selectivity=1), save_strata=True, added=tuple(schema.ADDED)
+)
 
 
 def described(table: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,56 @@
+"""The models that one command runs: a single one, or several revisions of it, each into a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One model, where its run goes, and what it is called."""
+
+    source: str
+    """What ``jstrace.load`` takes,"""
+    revision: str | None
+    """with the revision of a hub id."""
+    name: str
+    out: Path
+    label: str | None = None
+    """Of a revision beside others."""
+    place: int = 0
+
+
+def checkpoints(model: str, revisions: Sequence[str], out: Path) -> list[Checkpoint]:
+    """What is run, in the order of the revisions; those of a local folder are folders in it.
+
+    Raises:
+      InputError: a revision that is named twice, that makes no name of a folder, or that a local folder lacks.
+    """
+    if len(revisions) < 2:
+        return [Checkpoint(model, revisions[0] if revisions else None, model, out)]
+    from jstrace.errors import InputError
+
+    folders = [re.sub(r"[^\w.-]", "_", revision) for revision in revisions]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place] or not folder.strip("."):
+            raise InputError(f"revision {revisions[place]!r}: expected names of folders, each of them once")
+    found = []
+    for place, (revision, folder) in enumerate(zip(revisions, folders, strict=True)):
+        source, asked = _source(model, revision)
+        name = f"{model.rstrip('/')}@{folder}"
+        found.append(Checkpoint(source, asked, name, out / folder, revision, place))
+    return found
+
+
+def _source(model: str, revision: str) -> tuple[str, str | None]:
+    """A revision of a hub id, or a folder in a local one."""
+    from jstrace.errors import InputError
+
+    if not Path(model).is_dir():
+        return model, revision
+    if not (Path(model) / revision).is_dir():
+        raise InputError(f"{model}: holds no folder {revision}; revisions of a local folder are folders in it")
+    return str(Path(model) / revision), None

@@ -1,0 +1,193 @@
+"""``jstrace.trace_generation``: a trace for every token that a model goes on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float32, Int
+
+from jstrace.method import graph
+from jstrace.method.conditions import checked_seed
+from jstrace.method.gradients import GradientScore
+from jstrace.method.sizes import SIZES
+from jstrace.models import (
+    AnyArray,
+    Continued,
+    Decoder,
+    Importance,
+    InputError,
+    Model,
+    ModelConfig,
+    check_ids,
+    continued,
+)
+from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.replacing import Reference, Replace
+from jstrace.pipeline.trace import Trace
+from jstrace.pipeline.tracing import Progress, Tracer
+from jstrace.scale import batching, meshes
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Generation:
+    """A prompt, the N tokens that a model went on with, and a trace of the prediction that each was taken from."""
+
+    tokens: Int[np.ndarray, "T"]
+    """The prompt and what follows it."""
+    token_texts: tuple[str, ...] | None
+    """Each token as text, if the model has a tokenizer."""
+    n_prompt: int
+    """Tokens of the prompt."""
+    probs: Float32[np.ndarray, "N"]
+    """The model's own probability of each generated token, whatever temperature it was drawn at."""
+    traces: tuple[Trace, ...]
+    """Of the prediction of each: ``traces[i]`` is over the first ``n_prompt + i`` tokens."""
+    temperature: float
+    seed: int
+
+    @property
+    def generated(self) -> Int[np.ndarray, "N"]:
+        """The tokens after the prompt."""
+        return self.tokens[self.n_prompt :]
+
+    def __repr__(self) -> str:
+        return f"Generation({len(self.traces)} tokens after {self.n_prompt}, temperature {self.temperature:g})"
+
+
+def trace_generation(
+    model: Model,
+    prompt: Tokens,
+    n: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    importance: str | Importance | GradientScore = "l1",
+    sizes: Sequence[float] = SIZES,
+    frozen: Sequence[str] = (),
+    order: str = "best-first",
+    replace: Replace = "mean",
+    reference: Reference = None,
+    progress: Progress | None = None,
+) -> Generation:
+    """Let a model go on with a prompt, and trace the prediction of every token that it adds.
+
+    The tokens come first, all in one compiled program in which keys and values of the prefix are computed once and
+    kept. The traces follow in batches, as those of ``jstrace.trace`` of a list of the same prefixes, to the digit. What
+    a token appended to a text leaves as it was: the states of the tokens before it, and with them the scores that go by
+    norms ("l1", "l2", "ifr", "cosine") of every edge below the last layer, whose edges are the last token's alone (but
+    where longrope changes its frequencies). What it does not: the trace, which is of one prediction, searched from its
+    last token on; its sizes, which are shares of more edges; scores that know the prediction (from gradients, learned
+    and fitted ones); and random ones. So every prefix is scored anew, which costs a clean pass of it.
+
+    Args:
+      model: from ``jstrace.load``.
+      prompt: a text, or its token ids.
+      n: tokens to add; a token that ends texts is one like others, and does not stop it.
+      temperature: 0 takes the most probable token each time; else each is drawn, from logits divided by it.
+      seed: of draws, and of the traces' as in ``jstrace.trace``.
+      importance, sizes, frozen, order, replace, reference, progress: as in ``jstrace.trace``.
+
+    Raises:
+      InputError: as ``jstrace.trace``, more tokens than the model has positions for, or a prediction on the way that is
+        not finite.
+    """
+    single, rows = tokenised(model, prompt)
+    if not single:
+        raise InputError("trace_generation takes one prompt: a text or its token ids")
+    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, "raise")
+    found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
+    if not np.isfinite(probs).all():
+        place = int(np.argmin(np.isfinite(probs)))
+        raise InputError(f"the prediction of token {place + 1} after the prompt is not finite; try dtype float32")
+    tokens, n_prompt = np.concatenate([rows[0], found]), len(rows[0])
+    prefixes = [tokens[: n_prompt + step] for step in range(len(found))]
+    traces: Any = tracer.run(prefixes, lambda step: f"token {step + 1} after the prompt: ", progress)
+    texts = token_texts(model, tokens)
+    return Generation(tokens, texts, n_prompt, probs, tuple(traces), float(temperature), checked_seed(seed))
+
+
+def generated(
+    model: Model, prompt: Int[np.ndarray, "P"], n: int, *, temperature: float = 0.0, seed: int = 0, row: int = 0
+) -> tuple[Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
+    """The tokens after a prompt, and the model's own probability of each; NaN where a prediction is not finite.
+
+    By itself, so that nothing of it depends on what else is computed. ``row`` tells prompts of one seed apart.
+
+    Raises:
+      InputError: arguments that make no sense, or more tokens than the model has positions for.
+    """
+    n, warm = checked_count(n), checked_temperature(temperature)
+    config, length = model.config, len(prompt)
+    whole = np.concatenate([prompt, np.zeros(n, np.int32)]).astype(np.int32)
+    check_ids(config, whole[:-1])  # the last token is not read
+    graph.check_slots(config, length + n - 1, batching.bucket)
+    key = jax.random.key_data(jax.random.fold_in(jax.random.key(checked_seed(seed)), row))
+    logprobs = np.zeros(n, np.float32)
+    for start, count in _spans(config, length, n):
+        padded = batching.padded([whole[: length + start]], batching.bucket(length + n), 1)
+        batch = meshes.placed((*padded, np.asarray(key)[None], np.asarray([warm], np.float32)), model.mesh)
+        found = meshes.fetched(continue_batch(model.decoder, *batch, count=count, mesh=model.mesh))
+        whole[length + start :][:count], logprobs[start:][:count] = found.tokens[0], found.logprobs[0]
+    return whole[length:], np.exp(logprobs)
+
+
+def _spans(config: ModelConfig, length: int, n: int) -> Iterator[tuple[int, int]]:
+    """Tokens after the prompt that are generated from one cache: the first, and their number.
+
+    A cache is exact while positions turn at the same frequencies; where longrope changes them, the prefix is read anew.
+    """
+    first = n if config.rope_long_divisors is None else min(max(config.rope_switch - length + 1, 0), n)
+    yield from ((start, count) for start, count in ((0, first), (first, n - first)) if count)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "mesh"))
+def continue_batch(
+    decoder: Decoder,
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
+    keys: Array | np.ndarray,
+    temperatures: Float32[AnyArray, "B"],
+    *,
+    count: int,
+    mesh: Mesh | None = None,
+) -> Continued:
+    """``models.continued`` of a padded batch, compiled once a shape; ``keys`` are the data of keys, ``[B, ...]``."""
+
+    def run(decoder: Decoder, tokens: Array, lengths: Array, keys: Array, temperatures: Array) -> Continued:
+        def one(tokens: Array, length: Array, key: Array, temperature: Array) -> Continued:
+            return continued(decoder, tokens, length, jax.random.wrap_key_data(key), temperature, count=count)
+
+        return jax.vmap(one)(tokens, lengths, keys, temperatures)
+
+    return meshes.over_inputs(run, mesh, tokens.shape[0])(decoder, tokens, lengths, keys, temperatures)
+
+
+def checked_count(n: Any) -> int:
+    """A number of tokens to generate.
+
+    Raises:
+      InputError: it is none.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
+        raise InputError(f"n = {n!r}, expected a number of tokens to generate")
+    return operator.index(n)
+
+
+def checked_temperature(temperature: Any) -> float:
+    """A temperature, 0 for none.
+
+    Raises:
+      InputError: it is none.
+    """
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if not number or not math.isfinite(temperature) or temperature < 0:
+        raise InputError(f"temperature = {temperature!r}, expected a number, 0 for the most probable tokens")
+    return float(temperature)

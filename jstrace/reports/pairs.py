@@ -1,0 +1,132 @@
+"""Pairs of texts: what an alteration does to density and to curves, compared within each pair."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from scipy import stats
+
+from jstrace.method.conditions import Case
+from jstrace.reports import statistics
+from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, band, grid_of, legend_above, log_sizes
+from jstrace.reports.inlined import note
+from jstrace.reports.results import Results
+
+SIZES = (1e-3, 1e-2, 1e-1)
+"""Sizes at which TV is compared, where a run has them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Valid inputs of two variants, side by side: indices ``[N]`` of each pair's two."""
+
+    variant: str
+    against: str
+    """The variant that comes first in the data."""
+    ours: np.ndarray
+    theirs: np.ndarray
+
+
+def pairs_of(run: Results) -> list[Pairs]:
+    """Every variant against the first one, over the pairs of which both are valid; those of none are left out."""
+    if "pair" not in run.valid.column_names:
+        return []
+    columns = (run.valid[name].to_pylist() for name in ("pair", "variant"))
+    places = {names: place for place, names in enumerate(zip(*columns, strict=True)) if names[0] is not None}
+    variants = [name for name in dict.fromkeys(run.inputs["variant"].to_pylist()) if name is not None]
+    found = []
+    for variant in variants[1:]:
+        both = [pair for pair, name in places if name == variant and (pair, variants[0]) in places]
+        ours, theirs = (np.asarray([places[pair, name] for pair in both], int) for name in (variant, variants[0]))
+        found += [Pairs(variant, variants[0], ours, theirs)] if both else []
+    return found
+
+
+def table(runs: Sequence[Results]) -> pa.Table:
+    """Differences of density and of TV at some sizes, of every condition and variant, with intervals and tests."""
+    lines = []
+    for run in runs:
+        for pairs in pairs_of(run):
+            for case in run.with_density:
+                for measure, values in _measures(run, case):
+                    line = {"model": run.label, "condition": case.name, "variant": pairs.variant}
+                    line |= {"against": pairs.against, "measure": measure}
+                    lines.append(line | _compared(values[pairs.ours], values[pairs.theirs]))
+    return pa.Table.from_pylist(lines)
+
+
+def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    yield "density", run.density(case)
+    tv = run.curve(case, "tv")
+    for k, size in enumerate(run.sizes):
+        if any(np.isclose(size, wanted) for wanted in SIZES):
+            yield f"TV at {100 * size:g}%", tv[:, k]
+
+
+def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
+    """Medians, the mean difference with its interval, and the two tests, as columns."""
+    gap = ours - theirs
+    mean = statistics.mean_of(gap)
+    told: dict[str, float | int] = {"n": len(gap), "median": float(np.median(ours))}
+    told |= {"median_against": float(np.median(theirs)), "difference": mean.mean, "low": mean.low, "high": mean.high}
+    return told | {"higher": int(np.sum(gap > 0)), "sign_p": sign_p(gap), "wilcoxon_p": wilcoxon_p(gap)}
+
+
+def sign_p(gap: np.ndarray) -> float:
+    """Two-sided p of the sign test; differences of zero are left out, and of no other it is NaN."""
+    n = int(np.sum(gap != 0))
+    return float(stats.binomtest(int(np.sum(gap > 0)), n).pvalue) if n else np.nan
+
+
+def wilcoxon_p(gap: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; NaN where no difference is other than zero."""
+    gap = gap[gap != 0]
+    if not len(gap):
+        return np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that its approximation is one, of few pairs with ties
+        return float(stats.wilcoxon(gap).pvalue)
+
+
+def figure(run: Results) -> Figure:
+    """Density of each pair's two, and the difference of TV at each size; a row of panels for each ablation."""
+    made, grid = grid_of(2, rows=len(run.ablations), height=0.8 + 1.7 * len(run.ablations))
+    for (left, right), ablate in zip(grid, run.ablations, strict=True):
+        case = run.plan.case(ablate)
+        for number, pairs in enumerate(pairs_of(run)):
+            _drawn(left, right, run, case, pairs, number)
+        ends = left.get_xlim(), left.get_ylim()
+        span = min(low for low, _ in ends), max(high for _, high in ends)
+        left.plot(span, span, color="0.6", linewidth=0.6)
+        left.set(xlim=span, ylim=span, xlabel=f"density, {pairs.against}", ylabel="density, altered")
+        right.axhline(0, color="0.5", linewidth=0.6)
+        log_sizes(right, run.sizes)
+        right.set(xlabel=SIZE_LABEL, ylabel=f"TV less that of {pairs.against}")
+        for axes in (left, right):
+            axes.set_title(f"ablated: {ablate}")
+    legend_above(made, 3)
+    return made
+
+
+def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number: int) -> None:
+    """One variant's dots and line."""
+    color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
+    density, gap = run.density(case), run.curve(case, "tv")[pairs.ours] - run.curve(case, "tv")[pairs.theirs]
+    dots = {"markersize": 2, "alpha": 0.6, "markeredgewidth": 0, "color": color}
+    x, y = density[pairs.theirs], density[pairs.ours]
+    left.plot(x, y, "o", **dots)
+    names = run.valid["pair"].to_pylist()
+    told = zip(pairs.theirs, x, y, strict=True)
+    note(
+        left, x, y, [f"pair {names[at]}: {pairs.against} {one:.3f}, {pairs.variant} {two:.3f}" for at, one, two in told]
+    )
+    mean, low, high = statistics.means_of(gap)
+    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{pairs.variant} (n = {len(gap)})")
+    shown = zip(run.sizes, mean, strict=True)
+    note(right, run.sizes, mean, [f"{pairs.variant}, size {size:g}: {value:+.3f}" for size, value in shown])

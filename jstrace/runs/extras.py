@@ -1,0 +1,33 @@
+"""What a run adds to its inputs and to their table beside a plan. No JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What is asked beside the plan."""
+
+    generate: int = 0
+    """Tokens that are generated after each row of the data, whose predictions are the inputs; 0: rows are inputs."""
+    temperature: float = 0.0
+    """Of draws; 0 takes the most probable tokens."""
+    geometry: bool = False
+    """Whether the geometry of hidden states is measured."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a run's configuration says of them: of what is asked for alone."""
+        asked = dataclasses.asdict(self)
+        return {name: value for name, value in asked.items() if value != getattr(Extras, name)}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The groups of columns (``schema.ADDED``) that they bring."""
+        return tuple(name for name in ("generate", "geometry") if getattr(self, name))
+
+
+NOTHING = Extras()
+"""Nothing is added."""

@@ -1,0 +1,105 @@
+"""The inputs of a run: rows of the data, or the predictions that tokens after each row are taken from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int
+
+from jstrace.models import InputError, Model, Tokenizer
+from jstrace.pipeline.driver import Input
+from jstrace.pipeline.generation import checked_temperature, generated
+from jstrace.pipeline.inputs import tokenised
+from jstrace.runs.extras import Extras
+from jstrace.runs.row import Row
+from jstrace.runs.vocabulary import next_token
+from jstrace.scale.memory import out_of_memory
+
+_KEPT = 64
+"""Rows whose generated tokens are kept: those of one row are neighbours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """One input before it is computed; ``given`` is None where it cannot be, for a ``reason``."""
+
+    row: Row
+    given: Input | None
+    columns: Mapping[str, Any]
+    """Of the table of inputs, beside those that all inputs have."""
+    reason: str = ""
+
+
+class Inputs:
+    """Makes inputs by their indices; one for a run.
+
+    Generated tokens depend on the model, the row and the seed alone: a run that goes on makes the same ones again.
+    """
+
+    def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
+        self._model, self._rows, self._extras, self._seed = model, rows, extras, seed
+        self._of_row = functools.lru_cache(_KEPT)(self._generated)
+
+    def made(self, index: int) -> Made:
+        """An input, or why there is none."""
+        number, step = divmod(index, max(1, self._extras.generate))
+        row = self._rows[number]
+        columns: dict[str, Any] = {} if row.pair is None else {"pair": row.pair, "variant": row.variant}
+        columns |= {"row": number, "step": step} if self._extras.generate else {}
+        try:
+            return self._continued(row, number, step, columns) if self._extras.generate else self._whole(row, columns)
+        except InputError as error:
+            return Made(row, None, columns, str(error))
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        assert self._model.tokenizer is not None
+        return self._model.tokenizer
+
+    def _whole(self, row: Row, columns: Mapping[str, Any]) -> Made:
+        tokens = tokenised(self._model, row.text)[1][0]
+        return Made(row, Input(tokens, next_token(self._tokenizer, row, tokens.tolist())), columns)
+
+    def _continued(self, row: Row, number: int, step: int, columns: Mapping[str, Any]) -> Made:
+        """The prediction that the token after so many others is taken from."""
+        prompt, tokens, probs = self._of_row(number)
+        if not np.isfinite(probs[: step + 1]).all():
+            raise InputError("a prediction on the way to it is not finite")
+        before, token, word = tokens[:step], int(tokens[step]), self._tokenizer.token
+        told = {"generated_token": token, "generated_text": word(token), "generated_prob": float(probs[step])}
+        text = row.text + "".join(map(word, before.tolist()))
+        return Made(
+            row._replace(text=text, next_word=None), Input(np.concatenate([prompt, before]), token), {**columns, **told}
+        )
+
+    def _generated(self, number: int) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
+        """A row's tokens, those after it, and their probabilities."""
+        extras, prompt = self._extras, tokenised(self._model, self._rows[number].text)[1][0]
+        how: dict[str, Any] = {"temperature": extras.temperature, "seed": self._seed, "row": number}
+        try:
+            return (prompt, *generated(self._model, prompt, extras.generate, **how))
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if jax.process_count() > 1 or not out_of_memory(error):
+                raise
+            raise InputError(f"{len(prompt)} tokens do not fit into memory") from None
+
+
+def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
+    """What is asked beside a plan, as it may be.
+
+    Raises:
+      InputError: no numbers of tokens, no temperature, or what does not go together.
+    """
+    if isinstance(extras.generate, bool) or not isinstance(extras.generate, int) or extras.generate < 0:
+        raise InputError(f"generate = {extras.generate!r}, expected a number of tokens, 0 for none")
+    checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
+    if checked.temperature and not checked.generate:
+        raise InputError("temperature is for generated tokens; ask for some")
+    if checked.generate and selectivity:
+        raise InputError("selectivity tells an input what others predict, and those next to it are the same text here")
+    return checked

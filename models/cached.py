@@ -1,0 +1,119 @@
+"""Text that a model goes on with, token by token: keys and values of the prefix are computed once and kept."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
+
+from jstrace.models import layers as fn
+from jstrace.models.config import ModelConfig
+from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
+
+
+class Continued(NamedTuple):
+    """Tokens that a model added to a prompt."""
+
+    tokens: Int[Array, "N"]
+    logprobs: Float32[Array, "N"]
+    """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
+
+
+class _Cache(NamedTuple):
+    """Keys, turned by their positions, and values of every layer; those of later tokens are not read."""
+
+    keys: Float[Array, "L S K d"]
+    values: Float[Array, "L S K d"]
+
+
+def continued(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    key: Array,
+    temperature: Float32[Array, ""] | float,
+    *,
+    count: int,
+) -> Continued:
+    """``count`` tokens after a prompt: a pass over the prompt, then one over a single token for each.
+
+    Args:
+      model: the decoder.
+      tokens: the prompt, padded to at least ``length + count`` tokens.
+      length: true tokens of the prompt; with longrope, that and ``length + count - 1`` are on one side of its switch.
+      key: of draws; each token's is folded from it and the number of tokens before it.
+      temperature: that logits are divided by before a draw; at 0 the most probable token is taken.
+      count: tokens to add; static.
+    """
+    sights = fn.sights(model.config, tokens.shape[0], length)
+    x, cache = _over_prompt(model, model.embedded(tokens), sights)
+
+    def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
+        tokens, cache, logits = state
+        place = length + added
+        token = _chosen(logits, jax.random.fold_in(key, place), temperature)
+        logprob = jnp.where(jnp.all(jnp.isfinite(logits)), jax.nn.log_softmax(logits)[token], jnp.nan)
+        tokens = tokens.at[place].set(token)
+        x, cache = _over_one(
+            model, jax.lax.dynamic_slice_in_dim(model.embedded(tokens), place, 1), cache, place, sights
+        )
+        return (tokens, cache, model.next_token_logits(x[0])), Continued(token, logprob)
+
+    start = (tokens, cache, model.next_token_logits(x[length - 1]))
+    _, found = jax.lax.scan(step, start, jnp.arange(count))
+    return found
+
+
+def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array, ""] | float) -> Int[Array, ""]:
+    """The most probable token, or a draw."""
+    warm = jnp.asarray(temperature, jnp.float32)
+    drawn = jax.random.categorical(key, logits / jnp.where(warm > 0, warm, 1.0))
+    return jnp.where(warm > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
+
+
+def _over_prompt(model: Decoder, x: Float[Array, "T D"], sights: fn.Sight) -> tuple[Float[Array, "T D"], _Cache]:
+    """The last states of a prompt, and its keys and values."""
+
+    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, _Cache]:
+        layer, kind = inputs
+        w, sight = layer.weights(), _of_kind(sights, kind)
+        q, k, v = project_qkv(model.config, w, x)
+        keys = fn.rotate(k, sight.cos, sight.sin)
+        return _out(model.config, w, x, fn.rotate(q, sight.cos, sight.sin), keys, v, sight.visible), _Cache(keys, v)
+
+    return jax.lax.scan(step, x, (model.layers, jnp.asarray(model.config.kinds)))
+
+
+def _over_one(
+    model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], sights: fn.Sight
+) -> tuple[Float[Array, "1 D"], _Cache]:
+    """The last state of the token at ``place``, and the cache with it."""
+
+    def step(x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
+        layer, kind, held = inputs
+        w = layer.weights()
+        sight = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), _of_kind(sights, kind))
+        q, k, v = project_qkv(model.config, w, x)
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(all_of_it, one.astype(all_of_it.dtype), place, 0)
+            for all_of_it, one in zip(held, (fn.rotate(k, sight.cos, sight.sin), v), strict=True)
+        )
+        q = fn.rotate(q, sight.cos, sight.sin)
+        return _out(model.config, w, x, q, keys, values, sight.visible), _Cache(keys, values)
+
+    return jax.lax.scan(step, x, (model.layers, jnp.asarray(model.config.kinds), cache))
+
+
+def _of_kind(sights: fn.Sight, kind: Array) -> fn.Sight:
+    return jax.tree.map(lambda table: table[kind], sights)
+
+
+def _out(
+    config: ModelConfig, w: Any, x: Float[Array, "T D"], q: Array, keys: Array, values: Array, visible: Array
+) -> Float[Array, "T D"]:
+    """What a layer makes of the states of some tokens, that see these keys and values."""
+    mixed = fn.mix_values(fn.attention_probs(fn.attention_logits(config, q, keys), visible), values)
+    middle = with_constants(w, x + attention_output(config, turned(w), mixed))
+    return middle + mlp(config, w, x if config.parallel else middle)

@@ -1,0 +1,118 @@
+"""What runs add to their inputs: generated tokens and the geometry of hidden states."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from jstrace import runs
+from jstrace.method.conditions import Plan
+from jstrace.method.geometry import geometry
+from jstrace.models import InputError, Model
+from jstrace.pipeline.generation import generated
+from jstrace.runs import Extras, manifest
+from jstrace.runs.data import Data, Row
+from tests.stand_ins import Letters
+
+DATA = Data("letters", (Row("abc", "d"), Row(" "), Row("hello")), ("hello",))
+PLAN = Plan(sizes=(0.05, 0.3), ablations=("residual+mlp",))
+WARM = Extras(generate=3, temperature=1.0)
+
+
+@pytest.fixture
+def model(tiny: Model) -> Model:
+    return Model(tiny.decoder, Letters())
+
+
+def test_every_generated_token_is_an_input(model: Model, tmp_path: Path) -> None:
+    """However it is divided: stopped between tokens of one row, it makes the same ones again."""
+    assert runs.run(model, DATA, tmp_path / "one", PLAN, extras=WARM, part_inputs=2) == runs.Summary(9, 3, 9)
+    assert runs.run(model, DATA, tmp_path / "two", PLAN, extras=WARM, limit=7, part_inputs=2).computed == 7
+    assert runs.run(model, DATA, tmp_path / "two", PLAN, extras=WARM, part_inputs=2).computed == 2
+    found = parquet.read_table(tmp_path / "one" / "inputs").to_pylist()
+    again = parquet.read_table(tmp_path / "two" / "inputs").sort_by("input").to_pylist()
+    assert [(row["row"], row["step"]) for row in found] == [(n, s) for n in range(3) for s in range(3)]
+    for one, other in zip(found, again, strict=True):
+        for name, value in one.items():
+            assert other[name] == value, name
+    prompt = np.asarray(Letters().encode("hello"), np.int32)
+    tokens, probs = generated(model, prompt, 3, temperature=1.0, seed=0, row=2)
+    word = Letters().token
+    for step, row in enumerate(found[6:]):
+        assert row["tokens"] == [*prompt, *tokens[:step]]
+        assert row["text"] == "hello" + "".join(map(word, tokens[:step].tolist()))
+        assert (row["generated_token"], row["generated_text"]) == (tokens[step], word(int(tokens[step])))
+        assert row["generated_prob"] == pytest.approx(probs[step])
+        assert row["surprisal"] == pytest.approx(-np.log(probs[step]), rel=1e-3), "of the token that was taken"
+        assert row["next_token"] == tokens[step]
+    assert {row["reason"] for row in found[3:6]} == {"the text is empty; a trace needs at least one token"}
+    assert not any(row["valid"] for row in found[3:6])
+    config = manifest.read_manifest(tmp_path / "one")["config"]
+    assert (config["generate"], config["temperature"]) == (3, 1.0)
+    with pytest.raises(InputError, match=r"generate is 3 there, 2 here$"):
+        runs.run(model, DATA, tmp_path / "one", PLAN, extras=dataclasses.replace(WARM, generate=2))
+    with pytest.raises(InputError, match=r"generate is 3 there, 0 here; temperature is 1\.0 there, 0\.0 here$"):
+        runs.run(model, DATA, tmp_path / "one", PLAN)
+
+
+def test_geometry_of_every_layer(model: Model, tmp_path: Path) -> None:
+    """Of the states that the model itself has, at the input's own length."""
+    runs.run(model, DATA, tmp_path, PLAN, extras=Extras(geometry=True))
+    found = parquet.read_table(tmp_path / "inputs").to_pylist()
+    states = whole_states(model, np.asarray(found[2]["tokens"], np.int32))
+    expected = geometry(states)
+    assert found[2]["dimension"] == pytest.approx(expected.dimension.tolist(), rel=1e-4)
+    assert found[2]["anisotropy"] == pytest.approx(expected.anisotropy.tolist(), rel=1e-4)
+    assert len(found[2]["dimension"]) == model.config.n_layers
+    assert found[1]["dimension"] is None, "an invalid input has none"
+
+
+def whole_states(model: Model, tokens: np.ndarray) -> np.ndarray:
+    """The residual stream after each layer: what masked passes of fewer and fewer layers would embed, by hand."""
+    from jstrace.models import layers as fn
+    from jstrace.models.decoder import attention_output, mlp, project_qkv, turned, with_constants
+
+    config, decoder = model.config, model.decoder
+    sight = jax.tree.map(lambda table: table[0], fn.sights(config, len(tokens), None))
+    x, found = decoder.embedded(jnp.asarray(tokens)), []
+    for layer in range(config.n_layers):
+        w = jax.tree.map(lambda leaf, layer=layer: leaf[layer], decoder.layers.weights())
+        q, k, v = project_qkv(config, w, x)
+        logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
+        x = x + attention_output(config, turned(w), fn.mix_values(fn.attention_probs(logits, sight.visible), v))
+        x = with_constants(w, x)
+        x = x + mlp(config, w, x)
+        found.append(np.asarray(x))
+    return np.stack(found)
+
+
+def test_older_runs_stay_the_same() -> None:
+    """Neither the configuration nor the fingerprint of data says anything of what is not asked for."""
+    config = manifest.configuration(PLAN, DATA, save_strata=False)
+    assert not {"generate", "temperature", "geometry"} & set(config)
+    assert DATA.fingerprint == "ed2704c7eafbcf92", "as version 0.1 gave it"
+
+
+@pytest.mark.parametrize(
+    ("extras", "plan", "message"),
+    [
+        (Extras(generate=-1), PLAN, "generate = -1, expected a number of tokens"),
+        (Extras(generate=True), PLAN, "generate = True"),
+        (Extras(generate=1, temperature=-1.0), PLAN, "temperature = -1"),
+        (Extras(temperature=1.0), PLAN, "temperature is for generated tokens"),
+        (WARM, Plan(("gradient",), selectivity=1), "selectivity tells an input what others predict"),
+    ],
+)
+def test_what_makes_no_sense(tmp_path: Path, extras: Extras, plan: Plan, message: str) -> None:
+    def unloaded() -> Model:
+        raise AssertionError("refused before anything is loaded")
+
+    with pytest.raises(InputError, match=message):
+        runs.run(unloaded, DATA, tmp_path / "run", plan, extras=extras)
+    assert not (tmp_path / "run").exists()
