@@ -12,13 +12,15 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs anywhere
 
-from docs.sitebuild import checking, contents, mathematics, places
+from docs.sitebuild import checking, contents, mathematics, places, reference
 
 log = logging.getLogger("mkdocs.hooks.jstrace")  # with --strict a warning ends the build
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The parts of the navigation that are made."""
+    """The parts of the navigation that are made; sources are read anew, for mkdocs serve builds more than once."""
+    for kept in (reference.modules, reference.tree, reference.definitions):
+        kept.cache_clear()
     config.nav = contents.navigation(config.nav)
     return config
 

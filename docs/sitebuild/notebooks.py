@@ -35,9 +35,11 @@ def run(path: Path, *, timeout: int = 300) -> Path:
 
     mark, notebook = digest(path), nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        nbclient.NotebookClient(
-            notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
-        ).execute()
+        where = {"metadata": {"path": folder}}
+        client = nbclient.NotebookClient(
+            notebook, timeout=timeout, kernel_name="python3", resources=where, coalesce_streams=True
+        )
+        client.execute()
     notebook.metadata["digest"] = mark
     RAN.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, RAN / path.name)

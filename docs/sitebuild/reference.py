@@ -30,7 +30,7 @@ def modules() -> dict[str, Module]:
     """Every module that has a page, by its dotted name, rooms in the order of imports."""
     found = {}
     for room in ROOMS:
-        top = ROOT / room if room in ("models", "convert") else ROOT / "jstrace" / room
+        top = _folder(room)
         for path in sorted(top.rglob("*.py"), key=lambda path: (path.parent, path.stem != "__init__", path.stem)):
             parts = [room, *path.relative_to(top).with_suffix("").parts]
             if parts[-1] == "__init__":
@@ -40,6 +40,10 @@ def modules() -> dict[str, Module]:
     for name in _LOOSE:
         found[f"jstrace.{name}"] = Module(f"jstrace.{name}", ROOT / "jstrace" / f"{name}.py", f"reference/{name}.md")
     return found
+
+
+def _folder(room: str) -> Path:
+    return ROOT / room if room in ("models", "convert") else ROOT / "jstrace" / room
 
 
 @functools.cache
@@ -53,7 +57,7 @@ def public(room: str = "") -> dict[str, str]:
 
     A room without a stub has those that its ``__all__`` imports, or none.
     """
-    folder = ROOT / room if room in ("models", "convert") else ROOT / "jstrace" / room
+    folder = _folder(room)
     stub = folder / "__init__.pyi"
     path = stub if stub.exists() else folder / "__init__.py"
     package = f"jstrace.{room}" if room else "jstrace"
@@ -63,12 +67,7 @@ def public(room: str = "") -> dict[str, str]:
             module = f"{package}.{node.module}" if node.level else f"{node.module}"
             names |= {alias.asname or alias.name: f"{module}.{alias.name}" for alias in node.names}
     if not stub.exists():
-        listed = [
-            node
-            for node in tree(path).body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-        ]
-        names = {name: names[name] for name in (ast.literal_eval(listed[0].value) if listed else [])}
+        names = {name: names[name] for name in _listed(path)}
     return {name: home(full) for name, full in names.items()}
 
 
