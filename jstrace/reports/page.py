@@ -150,6 +150,7 @@ def _page(
         runs=[_facts(run) for run in runs], images=images, tables=shown, examples=examples, digest=digest,
         style=_part("report.css"), script=_part("report.js"),
         replaces=any(run.plan.replacements != ("zero",) for run in runs),
+        generates=any(run.generates for run in runs),
         orders=any(run.plan.orders != ("best-first",) for run in runs),
     )  # fmt: skip
 

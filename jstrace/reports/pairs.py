@@ -14,7 +14,7 @@ from scipy import stats
 
 from jstrace.method.conditions import Case
 from jstrace.reports import statistics
-from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, band, grid_of, legend_above, log_sizes
+from jstrace.reports.drawing import COLORS, DASHES, band, grid_of, legend_above, log_sizes, shortened
 from jstrace.reports.inlined import note
 from jstrace.reports.results import Results
 
@@ -34,16 +34,21 @@ class Pairs:
 
 
 def pairs_of(run: Results) -> list[Pairs]:
-    """Every variant against the first one, over the pairs of which both are valid; those of none are left out."""
+    """Every variant against the first one, over the pairs of which both are valid; those of none are left out.
+
+    Along generated text each step is compared with the same step.
+    """
     if "pair" not in run.valid.column_names:
         return []
-    columns = (run.valid[name].to_pylist() for name in ("pair", "variant"))
-    places = {names: place for place, names in enumerate(zip(*columns, strict=True)) if names[0] is not None}
+    columns = [run.valid[name].to_pylist() for name in ("pair", "variant")]
+    steps = run.column("step").tolist() if run.generates else [0.0] * run.valid.num_rows
+    rows = enumerate(zip(*columns, steps, strict=True))
+    places = {((pair, step), variant): place for place, (pair, variant, step) in rows if pair is not None}
     variants = [name for name in dict.fromkeys(run.inputs["variant"].to_pylist()) if name is not None]
     found = []
     for variant in variants[1:]:
-        both = [pair for pair, name in places if name == variant and (pair, variants[0]) in places]
-        ours, theirs = (np.asarray([places[pair, name] for pair in both], int) for name in (variant, variants[0]))
+        both = [which for which, name in places if name == variant and (which, variants[0]) in places]
+        ours, theirs = (np.asarray([places[which, name] for which in both], int) for name in (variant, variants[0]))
         found += [Pairs(variant, variants[0], ours, theirs)] if both else []
     return found
 
@@ -96,6 +101,7 @@ def wilcoxon_p(gap: np.ndarray) -> float:
 
 def figure(run: Results) -> Figure:
     """Density of each pair's two, and the difference of TV at each size; a row of panels for each ablation."""
+    name = shortened(pairs_of(run)[0].against)
     made, grid = grid_of(2, rows=len(run.ablations), height=0.8 + 1.7 * len(run.ablations))
     for (left, right), ablate in zip(grid, run.ablations, strict=True):
         case = run.plan.case(ablate)
@@ -104,10 +110,10 @@ def figure(run: Results) -> Figure:
         ends = left.get_xlim(), left.get_ylim()
         span = min(low for low, _ in ends), max(high for _, high in ends)
         left.plot(span, span, color="0.6", linewidth=0.6)
-        left.set(xlim=span, ylim=span, xlabel=f"density, {pairs.against}", ylabel="density, altered")
+        left.set(xlim=span, ylim=span, xlabel=f"density, {name}", ylabel="density, altered")
         right.axhline(0, color="0.5", linewidth=0.6)
         log_sizes(right, run.sizes)
-        right.set(xlabel=SIZE_LABEL, ylabel=f"TV less that of {pairs.against}")
+        right.set(xlabel="size of the trace", ylabel=f"TV less that of {name}")
         for axes in (left, right):
             axes.set_title(f"ablated: {ablate}")
     legend_above(made, 3)
@@ -127,6 +133,6 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
         left, x, y, [f"pair {names[at]}: {pairs.against} {one:.3f}, {pairs.variant} {two:.3f}" for at, one, two in told]
     )
     mean, low, high = statistics.means_of(gap)
-    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{pairs.variant} (n = {len(gap)})")
+    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{shortened(pairs.variant)} (n = {len(gap)})")
     shown = zip(run.sizes, mean, strict=True)
     note(right, run.sizes, mean, [f"{pairs.variant}, size {size:g}: {value:+.3f}" for size, value in shown])

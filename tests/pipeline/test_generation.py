@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 import jstrace
-from jstrace.models import Decoder, InputError, Model
+from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import stages
 from jstrace.pipeline.generation import _spans, generated
+from jstrace.pipeline.geometry import geometry_of
 from jstrace.scale import batching
 from tests.conftest import TINY, family_config, tiny_params
 from tests.stand_ins import Letters
@@ -41,6 +43,18 @@ def test_longrope_reads_the_prefix_anew_at_its_switch() -> None:
     assert list(_spans(config, 4, 1)) == [(0, 1)]
     assert list(_spans(config, 5, 2)) == [(0, 2)]
     assert list(_spans(TINY, 3, 6)) == [(0, 6)]
+
+
+def test_a_mesh_generates_the_same(tiny: Model) -> None:
+    """One prompt on devices that share its heads; and so the states after each layer."""
+    mesh = make_mesh(data=2, model=2)
+    many = Model(Decoder(TINY, jax.device_put(tiny_params(), param_shardings(TINY, mesh))))
+    for how in ({}, {"temperature": 1.0, "seed": 1}):
+        (tokens, probs), (expected, own) = (generated(model, PROMPT, 4, **how) for model in (many, tiny))
+        assert tokens.tolist() == expected.tolist()
+        np.testing.assert_allclose(probs, own, rtol=1e-4)
+    for got, wanted in zip(geometry_of(many, PROMPT), geometry_of(tiny, PROMPT), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3)
 
 
 def test_draws_follow_the_seed_and_the_temperature(tiny: Model) -> None:

@@ -77,6 +77,7 @@ def test_density_along_generated_text(planted: Planted, tmp_path: Path) -> None:
     assert rows[2]["prob_mean"] == pytest.approx(0.3)
     words = (tmp_path / "out" / "index.html").read_text()
     assert "15 of 15 predictions evaluated, 1 invalid" in words
+    assert "share\nmost of what stands before them" in words
     assert "-1.00 (n = 4) with how far it is from the prompt" in words
 
 
