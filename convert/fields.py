@@ -9,8 +9,8 @@ from typing import Any
 from jstrace.models import InputError
 
 _MISSING: Any = object()
-_MOST_LAYERS = 10_000
-_WIDEST_HEAD = 2**16
+MOST_LAYERS = 10_000
+WIDEST_HEAD = 2**16
 
 
 class Fields:
@@ -43,11 +43,11 @@ class Fields:
 
     def layers(self, name: str) -> int:
         """A number of layers that a model can have; what is listed by layer is not made for more."""
-        return int(self.integer(name, most=_MOST_LAYERS))
+        return int(self.integer(name, most=MOST_LAYERS))
 
     def head_dim(self, name: str, default: int | None) -> Any:
         """The width of a head, which tables of rotary factors are made for."""
-        return self.integer(name, default, most=_WIDEST_HEAD)
+        return self.integer(name, default, most=WIDEST_HEAD)
 
     def number(self, name: str, default: float | None = _MISSING) -> Any:
         """A positive finite number as a float."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jstrace.convert.fields import MOST_LAYERS, WIDEST_HEAD
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.families import FLAGS
 
@@ -19,6 +20,9 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
     for name in positive:
         if not getattr(config, name) > 0:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
+    for name, most in (("n_layers", MOST_LAYERS), ("head_dim", WIDEST_HEAD)):
+        if getattr(config, name) > most:
+            raise InputError(f"{where}: {name} = {getattr(config, name)}, expected at most {most}")
     for name, known in _CHOICES.items():
         if getattr(config, name) not in known:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")

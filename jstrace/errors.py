@@ -1,5 +1,23 @@
 """The one error type that a user can cause: bad input, with its remedy in one line."""
 
+_LONGEST = 4000
+
 
 class InputError(ValueError):
-    """Input that jstrace refuses; the message states what, what was expected and what to do."""
+    """Input that jstrace refuses; the message states what, what was expected and what to do.
+
+    What a message quotes of a file is kept to one line that a terminal can show: breaks become spaces, what does not
+    print is escaped, and the middle of what is longer than 4,000 letters is left out.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = "".join(map(_shown, str(message)))
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        super().__init__(text)
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")

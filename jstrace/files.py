@@ -1,14 +1,86 @@
-"""Files written all or nothing."""
+"""Files written all or nothing, and files and streams that are read whole."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from jstrace.errors import InputError
+
+MOST_TEXT = 2**30
+"""Bytes that are read of a text; more cannot be meant, and a stream may have no end."""
+_CHUNK = 2**20
+_STREAMS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+"""Where the system keeps what a process was handed open: standard input, and pipes such as a shell's ``<(command)``."""
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is there but no regular file: a device may have no end, and a pipe nobody who writes into it.
+
+    Raises:
+      InputError: a folder, a device, a pipe or a socket.
+      OSError: there is nothing, or it cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise InputError(f"{path}: cannot be read (it is {kind}, expected a regular file)")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+      InputError: as ``check_regular``.
+      OSError: it cannot be read.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
+def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
+    """The text of a regular file, of ``-``, standard input, or of a stream that this process was handed open.
+
+    Args:
+      path: of the file or the stream.
+      most: bytes that are read.
+
+    Returns:
+      UTF-8 text; a byte order mark before it is left out.
+
+    Raises:
+      InputError: nothing that can be read, no UTF-8, or more than ``most`` bytes.
+    """
+    try:
+        if str(path) == "-":
+            content = _up_to(sys.stdin.buffer, most, path)
+        else:
+            if not str(path).startswith(_STREAMS):
+                check_regular(path)
+            with path.open("rb") as stream:
+                content = _up_to(stream, most, path)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a name that holds a zero byte
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _up_to(stream: IO[bytes], most: int, path: Path) -> bytearray:
+    """All of a stream."""
+    found = bytearray()
+    while chunk := stream.read(_CHUNK):
+        found += chunk
+        if len(found) > most:
+            raise InputError(f"{path}: cannot be read (it holds more than {most:,} bytes of text)")
+    return found
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:

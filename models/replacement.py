@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,10 @@ class Replacement:
         """
         path = Path(path)
         with archives.reading(path, "replacement"):
-            header, arrays = archives.read(path, kind=FORMAT, version=VERSION)
+            header, arrays = archives.read(
+                path, kind=FORMAT, version=VERSION, check=lambda *said: _check_said(path, *said)
+            )
             name, mark = header["name"], header["model_fingerprint"]
-            if set(arrays) != set(ARRAYS) or not isinstance(name, str) or not isinstance(mark, str):
-                raise ValueError("its arrays or names are others")
             found = Replacement(**arrays, name=name, model_fingerprint=mark)
             return checked_arrays(found, f"{path}: ")
 
@@ -83,6 +84,16 @@ class Replacement:
 
 
 ARRAYS = ("attn_input", "values", "mlp_input", "mlp_output")
+
+
+def _check_said(path: Path, header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
+    """Refuse other arrays or names, and arrays that a file of this size cannot hold, before they are read."""
+    names = header["name"], header["model_fingerprint"]
+    if set(outlines) != set(ARRAYS) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its arrays or names are others")
+    if any(outline.dtype != np.float32 for outline in outlines.values()):
+        raise ValueError("its arrays are not float32")
+    archives.check_density(path, outlines)
 
 
 def spread(array: Float[Array, "N *X"], n_tokens: int) -> Float[Array, "T *X"]:

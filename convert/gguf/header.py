@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], list[StoredTensor]]:
     if len(set(names)) != len(names):
         raise ValueError("two weights have the same name")
     whole = np.frombuffer(content, np.uint8)
-    return metadata, [_tensor(whole, start, *info) for info in infos]
+    found = [_tensor(whole, start, *info) for info in infos]
+    _check_apart(found, [offset for *_, offset in infos], alignment)
+    return metadata, found
 
 
 class _Cursor:
@@ -143,12 +146,27 @@ class _Cursor:
         return name, shape, self.number("<I"), self.number("<Q")
 
 
+def _check_apart(tensors: Sequence[StoredTensor], offsets: Sequence[int], alignment: int) -> None:
+    """Refuse weights that share bytes, or that begin where none may."""
+    end, before = 0, ""
+    for offset, tensor in sorted(zip(offsets, tensors, strict=True), key=lambda pair: pair[0]):
+        if offset % alignment:
+            raise ValueError(f"weight {tensor.name} begins at {offset}, no multiple of {alignment}")
+        if offset < end:
+            raise ValueError(f"weights {before} and {tensor.name} overlap")
+        end, before = offset + tensor.data.nbytes, tensor.name
+
+
 def _tensor(whole: np.ndarray, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> StoredTensor:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     tensor_type = GGMLQuantizationType(kind)
+    if tensor_type not in GGML_QUANT_SIZES:
+        raise ValueError(f"weight {name} is quantised as {tensor_type.name}, of unknown blocks")
     numbers = {GGMLQuantizationType.F16: "<f2", GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F64: "<f8"}
     block, n_bytes = GGML_QUANT_SIZES[tensor_type]
+    if not all(shape):
+        raise ValueError(f"weight {name} of {shape} holds no number")
     if shape and shape[0] % block:
         raise ValueError(f"weight {name} of {shape} does not divide into blocks of {block}")
     axes = tuple(reversed((shape[0] // block * n_bytes, *shape[1:]))) if shape else (n_bytes,)

@@ -13,6 +13,8 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Token types of llama.cpp."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's visible space."""
+_LONGEST = 2000
+"""Letters of a token; every way of cutting it in two is looked at."""
 
 
 class GgufTokenizer:
@@ -153,6 +155,8 @@ def _merges_by_score(vocabulary: Mapping[str, int], scores: Sequence[float]) -> 
     """Every way of making a token of two others, best token first."""
     found = []
     for token, index in vocabulary.items():
+        if len(token) > _LONGEST:
+            raise ValueError(f"token {index} has {len(token)} letters")
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         found += [(-scores[index], index, pair) for pair in halves if pair[0] in vocabulary and pair[1] in vocabulary]
     return [pair for _, _, pair in sorted(found)]

@@ -41,7 +41,12 @@ class _Slice:
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
-        return np.asarray(self._slice[ranges])
+        from safetensors import SafetensorError
+
+        try:
+            return np.asarray(self._slice[ranges])
+        except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
+            raise InputError(f"weight {self.name} cannot be read ({error})") from error
 
 
 def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]:

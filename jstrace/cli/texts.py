@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jstrace.errors import InputError
+from jstrace.files import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +53,7 @@ def _hint(text: str) -> None:
 
 
 def _lines(file: Path) -> list[Line]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(file).split("\n")
     binary = next((number for number, line in enumerate(lines, 1) if "\0" in line), None)
     if binary is not None:
         raise InputError(f"{file}:{binary}: holds a zero byte; expected lines of UTF-8 text")

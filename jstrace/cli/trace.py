@@ -42,7 +42,9 @@ _KIND_HELP = "With --top: the strongest edges of this kind; attention adds how m
 
 def trace_command(
     text: Annotated[str | None, typer.Argument(help="The text; its next token is what is predicted.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Trace every line of this UTF-8 file instead.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Trace the lines of this UTF-8 file; - reads standard input.")
+    ] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,

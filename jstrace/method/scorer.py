@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Array, Float, Float32, Int
 
-from jstrace.files import write_bytes
+from jstrace.files import check_regular, write_bytes
 from jstrace.method.budgets import soft_mask, total
 from jstrace.method.conditions import NAMES
 from jstrace.method.gradients import Pass, Rounds, first_order, kl, log_shares
@@ -170,6 +170,7 @@ class Scorer:
         """
         path = _path(path)
         try:
+            check_regular(path)
             with safetensors.safe_open(path, "numpy") as file:
                 header = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

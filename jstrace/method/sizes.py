@@ -45,7 +45,7 @@ def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:
         if any(isinstance(size, str | bytes | bool | np.bool_) for size in given):
             raise TypeError("float() would take them")
         values = tuple(float(size) for size in given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"sizes must be numbers, got {sizes!r}") from error
     if not 1 <= len(values) <= MAX_SIZES:
         raise InputError(f"{len(values)} sizes, expected 1 to {MAX_SIZES}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -16,11 +16,11 @@ from jaxtyping import Int
 from jstrace import archives
 from jstrace.method import graph
 from jstrace.method.composition import Composition, compose
-from jstrace.method.conditions import checked_frozen, checked_order
+from jstrace.method.conditions import checked_frozen, checked_order, checked_seed
 from jstrace.method.edges import Edges, edges_where
 from jstrace.method.sizes import SIZES, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
-from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig
+from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.comparing import same
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
@@ -29,6 +29,8 @@ from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
 
 FORMAT, VERSION = "jstrace-trace", 1
+_MOST_LAYERS = 10_000
+"""As of a model that is read."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -201,7 +203,7 @@ class Trace:
         """
         path = Path(path)
         with archives.reading(path, "trace"):
-            header, arrays = archives.read(path, kind=FORMAT, version=VERSION)
+            header, arrays = archives.read(path, kind=FORMAT, version=VERSION, check=_check_outlines)
             found = _assembled(header, arrays)
             check(found, f"{path}: ")
         return found
@@ -274,20 +276,41 @@ def _arrays(trace: Trace) -> dict[str, np.ndarray]:
     return {"tokens": trace.tokens, **arrays}
 
 
+def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
+    """Refuse arrays of other shapes than the config and the number of tokens ask for, before they are read."""
+    config, (n_tokens,) = ModelConfig.from_json(header["config"]), outlines["tokens"].shape
+    if not 0 < config.n_layers <= _MOST_LAYERS or not config.n_heads > 0:
+        raise ValueError(f"its config has {config.n_layers} layers and {config.n_heads} heads")
+    graph.check_slots(config, n_tokens)
+    if graph.n_edges(config, n_tokens) != header["n_edges"]:
+        raise ValueError("its tokens and its number of edges do not belong together")
+    shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
+    kinds = {"scores": np.float32, "strata": np.uint8}
+    wanted = {f"{name}.{kind}": (shapes[kind], np.dtype(kinds[name])) for name in kinds for kind in EDGE_KINDS}
+    wanted["tokens"] = ((n_tokens,), np.dtype(np.int32))
+    for name, outline in outlines.items():
+        if wanted.pop(name, None) != outline:
+            raise ValueError(f"{name} is {outline.dtype}{outline.shape}, which a trace of {n_tokens} tokens has not")
+    if wanted:
+        raise ValueError(f"{', '.join(wanted)} missing")
+
+
 def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in ("scores", "strata")}
-    sizes, texts = tuple(header["sizes"]), header["token_texts"]
+    if header["token_texts"] is not None and not isinstance(header["token_texts"], list):
+        raise TypeError("its tokens are no list of texts")
+    sizes, texts = checked_sizes(header["sizes"]), header["token_texts"]
     return Trace(
         tokens=arrays["tokens"],
-        token_texts=None if texts is None else tuple(texts),
-        config=_config(header["config"], trees["strata"]),
+        token_texts=None if texts is None else tuple(map(_text, texts)),
+        config=ModelConfig.from_json(header["config"]),
         n_edges=header["n_edges"],
         sizes=sizes,
         counts=edge_counts(sizes, header["n_edges"]),
-        importance=header["importance"],
-        frozen=tuple(header["frozen"]),
-        seed=header["seed"],
-        model_fingerprint=header["model_fingerprint"],
+        importance=_text(header["importance"]),
+        frozen=checked_frozen(header["frozen"]),
+        seed=checked_seed(header["seed"]),
+        model_fingerprint=_text(header["model_fingerprint"]),
         order=checked_order(header.get("order", "best-first")),
         replace=_text(header.get("replace", "zero")),
         reference=_text(header.get("reference", "")),
@@ -297,13 +320,6 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no name")
+        raise TypeError(f"{value!r} is no text")
+    value.encode()  # half of a letter is none
     return value
-
-
-def _config(fields: dict[str, Any], strata: EdgeTree) -> ModelConfig:
-    """The config, unless it speaks of other layers and heads than the arrays have: of any number of them."""
-    found = ModelConfig.from_json(fields)
-    if strata.attn.shape[:2] != (found.n_layers, found.n_heads):
-        raise ValueError(f"arrays of {strata.attn.shape[:2]} layers and heads")
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,10 @@ class Results:
     def nucleus(self, case: Case | str) -> np.ndarray:
         """Whether each nucleus is recovered in order: bool ``[N, Z + 1, Q]``."""
         levels = pc.list_flatten(self._of(case)["nucleus"]).to_numpy()
-        return np.asarray(levels).reshape(-1, len(self.sizes), len(self.manifest["nucleus_levels"]))
+        shape = self.valid.num_rows, len(self.sizes), len(self.manifest["nucleus_levels"])
+        if levels.size != math.prod(shape):
+            raise InputError(f"{self.label}: damaged (its nuclei are not of {shape[-1]} levels)")
+        return np.asarray(levels).reshape(shape)
 
     @functools.cached_property
     def shares(self) -> dict[str, np.ndarray]:
@@ -155,6 +159,9 @@ class Results:
                 share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
                 here = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0)
                 totals[source] = (total + share.sum(axis=0), known + here)
+        lacking = [source for source, (_, known) in totals.items() if not known.ndim]
+        if lacking:
+            raise InputError(f"{self.label}: its parts hold no components of {lacking[0]}")
         with np.errstate(invalid="ignore"):
             return {source: total / known[:, None, None] for source, (total, known) in totals.items()}
 
@@ -209,7 +216,7 @@ def _opened(folder: Path) -> list[Path]:
 def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:
     """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
     values = pc.list_flatten(column).to_numpy().astype(np.float64)
-    if values.size % (len(column) * run.n_layers):
+    if values.size % (len(column) * run.n_layers) or len(column) % len(run.sizes) or not values.size:
         raise InputError(f"{run.label}: its components are not those of a model of {run.n_layers} layers")
     return values.reshape(len(column) // len(run.sizes), len(run.sizes), run.n_layers, -1)
 
@@ -221,12 +228,36 @@ def _read(folders: Sequence[Path]) -> Results:
         raise InputError(f"{folders[0]}: no part of this run is complete yet")
     mark = manifest.mark_of(told["config"])
     inputs, curves = (_table(there, name, mark) for name in ("inputs", "curves"))
+    _check_whole(told, inputs, curves, folders[0])
     indices = inputs["input"].to_numpy()
     if len(np.unique(indices)) != len(indices):
         twice = int(indices[:-1][np.diff(indices) == 0][0])
         raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice}")
     name = told["model"]["name"] or told["config"]["model"]
     return Results(printable(Path(name).name or name), told, inputs, curves, there)
+
+
+def _check_whole(told: dict[str, Any], inputs: pa.Table, curves: pa.Table, folder: Path) -> None:
+    """Refuse tables that lack what the manifest says of them."""
+    plan, valid = manifest.plan_of(told["config"]), inputs.filter(inputs["valid"])
+    for case in plan.cases:
+        n_rows = pc.sum(pc.equal(curves["condition"], case.name)).as_py() or 0
+        if n_rows != valid.num_rows * (len(plan.sizes) + 1):
+            raise InputError(f"{folder}: damaged ({n_rows} rows of {case.name}, for {valid.num_rows} valid inputs)")
+        if case.has_density and not pa.types.is_floating(_kind(inputs, density_column(case.name))):
+            raise InputError(f"{folder}: damaged (no numbers in the column {density_column(case.name)})")
+    for table, names in ((valid, _KNOWN_OF_INPUTS), (curves, _KNOWN_OF_CURVES)):
+        unknown = [name for name in names if table[name].null_count]
+        if unknown:
+            raise InputError(f"{folder}: damaged (valid inputs without {unknown[0]})")
+
+
+_KNOWN_OF_INPUTS = ("tokens", "token_texts", "n_tokens", "n_edges", "counts", "top_token", "top_text", "top_prob")
+_KNOWN_OF_CURVES = ("input", "k", "size", "edges", "tv", "kl", "top_token", "entropy", "nucleus")
+
+
+def _kind(table: pa.Table, name: str) -> pa.DataType:
+    return table.schema.field(name).type if name in table.column_names else pa.null()
 
 
 def _complete(folder: Path) -> list[Part]:
@@ -239,7 +270,10 @@ def _table(there: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Tabl
     """All parts of a table, names as plain strings, in the order of inputs and sizes."""
     order = _ORDER[:1] if table == "inputs" else _ORDER
     read = [_plain(parts.read_part(folder, table, part, mark)) for folder, part in there]
-    return pa.concat_tables(read).sort_by(order)
+    try:
+        return pa.concat_tables(read).sort_by(order)
+    except pa.ArrowException as error:
+        raise InputError(f"{there[0][0]}: damaged (parts of {table} have different columns)") from error
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -9,11 +9,12 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jstrace.errors import InputError
+from jstrace.files import MOST_TEXT, check_regular, read_text
 from jstrace.runs import wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
@@ -21,6 +22,7 @@ from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 _COLUMNS = ("text", "next", "pair", "variant")
 _READERS = (".tsv", ".jsonl", ".parquet", ".txt")
 _CORPUS_PARAGRAPHS = 20_000
+_BATCH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +107,7 @@ def _check_pairs(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    lines = read_text(path).split("\n")
     read = {".tsv": _tsv_row, ".jsonl": _json_row, ".txt": lambda _, line: Row(line)}[path.suffix]
     for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")
@@ -142,29 +139,53 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
+        check_regular(path)
         with path.open("rb") as stream:
-            names = parquet.read_schema(stream).names
-            wanted = [name for name in _COLUMNS if name in names]
-            table = parquet.read_table(stream, columns=wanted)
-            rows = _as_texts(path, table).to_pylist()
+            schema = parquet.read_schema(stream)
+            _check_texts(path, schema)
+            wanted = [name for name in _COLUMNS if name in schema.names]
+            file = parquet.ParquetFile(stream, read_dictionary=wanted)
+            rows = _cells(path, file.iter_batches(_BATCH, columns=wanted))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no readable parquet file ({(str(error).splitlines() or ['?'])[0]})") from error
-    if "text" not in wanted:
-        raise InputError(f"{path}: no column text, but {', '.join(names)}")
     for number, cells in enumerate(rows, 1):
-        yield _checked(f"{path}:{number}", *(cells.get(name) for name in _COLUMNS))
+        yield _checked(f"{path}:{number}", *cells)
 
 
-def _as_texts(path: Path, table: Any) -> Any:
-    """The table, whose columns must be texts."""
+def _cells(path: Path, batches: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """The columns' texts of every row, in their order; what a file holds once for many rows is there once."""
+    found: list[tuple[Any, ...]] = []
+    letters = 0
+    for batch in batches:
+        batch.validate(full=True)  # of which a damaged file may hold others than it says
+        held = {name: _texts_of(batch.column(name)) for name in batch.schema.names}
+        letters += sum(len(text) for texts in held.values() for text in texts if text)
+        if letters > MOST_TEXT:
+            raise InputError(f"{path}: cannot be read (it holds more than {MOST_TEXT:,} letters of text)")
+        found += zip(*(held.get(name, [None] * len(batch)) for name in _COLUMNS), strict=True)
+    return found
+
+
+def _texts_of(column: Any) -> list[str | None]:
     import pyarrow as pa
 
-    for field in table.schema:
+    if not pa.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    texts = column.dictionary.to_pylist()
+    return [None if index is None else texts[index] for index in column.indices.to_pylist()]
+
+
+def _check_texts(path: Path, schema: Any) -> None:
+    """Refuse a file without texts, or with other things in their place."""
+    import pyarrow as pa
+
+    if "text" not in schema.names:
+        raise InputError(f"{path}: no column text, but {', '.join(schema.names)}")
+    for field in (field for field in schema if field.name in _COLUMNS):
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-        if not any(is_text(kind) for is_text in texts):
-            raise InputError(f"{path}: column {field.name} is of type {field.type}, expected texts")
-    return table
+        if not any(is_text(kind) for is_text in texts) or schema.names.count(field.name) > 1:
+            raise InputError(f"{path}: column {field.name} is of type {field.type}, or there twice; expected texts")
 
 
 def _checked(where: str, text: Any, next_word: Any = None, pair: Any = None, variant: Any = None) -> Row:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace.errors import InputError
+from jstrace.files import read_regular
 from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.runs.data import Data
@@ -90,7 +91,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}: no folder of a run ({MANIFEST} cannot be read: {error})") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -99,7 +100,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: format version {found.get('version')}, this jstrace reads version {VERSION}")
     try:
         _check_manifest(found)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     return found
 
@@ -113,11 +114,16 @@ def _check_manifest(found: dict[str, Any]) -> None:
     found["model"]["name"].encode()
     texts = [found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"]]
     texts.append(found["model"].get("revision", ""))
-    numbers = (found["data"]["rows"], found["model"]["config"]["n_layers"], found["model"].get("place", 0))
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+    numbers, place = (found["data"]["rows"], found["model"]["config"]["n_layers"]), found["model"].get("place", 0)
+    counted = all(_is_count(number) for number in (*numbers, place + 1))
+    if not all(isinstance(text, str) for text in texts) or not counted:
         raise TypeError("names are texts, and counts are numbers")
     for session in found["sessions"]:
         session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**31
 
 
 def mark_of(config: dict[str, Any]) -> str:

@@ -114,6 +114,24 @@ def density_column(name: str) -> str:
     return "density_" + re.sub(r"\W+", "_", name)
 
 
+_ALWAYS = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": _INPUTS}
+
+
+def unlike(table: str, found: pa.Schema, columns: Sequence[str] | None = None) -> str | None:
+    """The first column that every run's table has, or of these, and that this schema lacks or has in another type."""
+    for field in _ALWAYS[table]:
+        if columns is None or field.name in columns:
+            same = [there for there in found if there.name == field.name and _plain(there.type) == _plain(field.type)]
+            if len(same) != 1:
+                return str(field.name)
+    return None
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Names are written as dictionaries, which is no part of what they are."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
     """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
     densities = [(density_column(case.name), pa.float64()) for case in plan.cases if case.has_density]
@@ -121,5 +139,5 @@ def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict
     more = [column for group in added for column in ADDED[group]]
     curves = pa.schema([*_CURVES, *starmap(pa.field, on_curves)])
     inputs = pa.schema([*_INPUTS, *starmap(pa.field, (*densities, *on_inputs, *more))])
-    found = {"curves": curves, "components": _COMPONENTS, "strata": _STRATA, "inputs": inputs}
+    found = _ALWAYS | {"curves": curves, "inputs": inputs}
     return {name: found[name] for name in TABLES if name != "strata" or save_strata}

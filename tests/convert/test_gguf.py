@@ -164,7 +164,8 @@ def write_gguf(path: Path, **changes: Any) -> dict[str, Any]:
         writer.add_rope_freq_base(TINY.rope_theta)
     writer.add_layer_norm_rms_eps(TINY.norm_eps)
     for key, value in changes.items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
+        add = {str: writer.add_string, list: writer.add_array, int: writer.add_uint32}
+        add.get(type(value), writer.add_float32)(key, value)
     tensors = {"token_embd": params["embed"], "output_norm": params["final_norm"], "output": params["head"]}
     names = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
     names |= {"mlp_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"}

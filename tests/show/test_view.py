@@ -203,6 +203,31 @@ def test_the_curve_stands_beside_the_graph(opened: Any, model: Model) -> None:
     assert graph["width"] > 800
 
 
+HOSTILE_LINKS = (
+    "#k=1e9",
+    "#k=-1&k=3&k=" + "9" * 4000,
+    "#k=0x10&head=0.0.0&node=.&token=%00",
+    "#%E0%A4%A&=&&&%",
+    "#k=NaN&head=Infinity.1&node=__proto__.constructor&token=toString",
+    "#<img src=x onerror=alert(1)>&k=<script>alert(1)</script>",
+    "#k=%EF%BC%93&head=1%2E2&node=0.0",
+    "#" + "head=1.1&" * 5000,
+)
+
+
+def test_hostile_links(opened: Any, model: Model) -> None:
+    """Whatever stands after the hash, the page shows a size that there is, and complains of nothing."""
+    _, _, html = page_of(model)
+    tab = opened(html)
+    for link in HOSTILE_LINKS:
+        tab.evaluate("link => { location.hash = link; }", link)
+        assert 0 <= k_of(tab) <= 26
+        head, node, token = tab.evaluate("[state.head, state.node, state.token]")
+        assert head is None or (head[0] < 3 and head[1] < 4)
+        assert node is None or (node[0] < 8 and node[1] <= 6)
+        assert token is None or 0 <= token < 8
+
+
 def test_hover_and_clicks_say_what_is_there(opened: Any, model: Model) -> None:
     _, _, html = page_of(model)
     tab = opened(html, "#k=26")
