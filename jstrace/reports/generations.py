@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import statistics
-from jstrace.reports.drawing import COLORS, band, grid_of
+from jstrace.reports.drawing import COLORS, band, grid_of, shortened
 from jstrace.reports.inlined import note
 from jstrace.reports.results import Results
 
@@ -88,7 +88,7 @@ def _words(run: Results) -> list[str]:
     rows = run.column("row")
     if len(np.unique(rows)) != 1 or not 0 < run.generates <= _MOST_WORDS or run.valid.num_rows != run.generates:
         return []
-    return [repr(word)[1:-1] if word.strip() else "␣" for word in run.valid["generated_text"].to_pylist()]
+    return [shortened(repr(word)[1:-1]) if word.strip(" ") else "␣" for word in run.valid["generated_text"].to_pylist()]
 
 
 def within_rows(run: Results, case: Case, column: str) -> statistics.Mean:

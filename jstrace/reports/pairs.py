@@ -17,6 +17,7 @@ from jstrace.reports import statistics
 from jstrace.reports.drawing import COLORS, DASHES, band, grid_of, legend_above, log_sizes, shortened
 from jstrace.reports.inlined import note
 from jstrace.reports.results import Results
+from jstrace.show.text import printable
 
 SIZES = (1e-3, 1e-2, 1e-1)
 """Sizes at which TV is compared, where a run has them."""
@@ -101,7 +102,7 @@ def wilcoxon_p(gap: np.ndarray) -> float:
 
 def figure(run: Results) -> Figure:
     """Density of each pair's two, and the difference of TV at each size; a row of panels for each ablation."""
-    name = shortened(pairs_of(run)[0].against)
+    name = shortened(printable(pairs_of(run)[0].against))
     made, grid = grid_of(2, rows=len(run.ablations), height=0.8 + 1.7 * len(run.ablations))
     for (left, right), ablate in zip(grid, run.ablations, strict=True):
         case = run.plan.case(ablate)
@@ -127,12 +128,12 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
     dots = {"markersize": 2, "alpha": 0.6, "markeredgewidth": 0, "color": color}
     x, y = density[pairs.theirs], density[pairs.ours]
     left.plot(x, y, "o", **dots)
-    names = run.valid["pair"].to_pylist()
+    names = [None if name is None else printable(name) for name in run.valid["pair"].to_pylist()]
     told = zip(pairs.theirs, x, y, strict=True)
-    note(
-        left, x, y, [f"pair {names[at]}: {pairs.against} {one:.3f}, {pairs.variant} {two:.3f}" for at, one, two in told]
-    )
+    against, variant = printable(pairs.against), printable(pairs.variant)
+    words = [f"pair {names[at]}: {against} {one:.3f}, {variant} {two:.3f}" for at, one, two in told]
+    note(left, x, y, words)
     mean, low, high = statistics.means_of(gap)
-    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{shortened(pairs.variant)} (n = {len(gap)})")
+    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{shortened(variant)} (n = {len(gap)})")
     shown = zip(run.sizes, mean, strict=True)
-    note(right, run.sizes, mean, [f"{pairs.variant}, size {size:g}: {value:+.3f}" for size, value in shown])
+    note(right, run.sizes, mean, [f"{variant}, size {size:g}: {value:+.3f}" for size, value in shown])

@@ -92,8 +92,8 @@ class Results:
     @property
     def revision(self) -> str | None:
         """What the run calls its model's checkpoint, if it is one of several."""
-        found: str | None = self.manifest["model"].get("revision")
-        return found
+        found = self.manifest["model"].get("revision")
+        return None if found is None else printable(found)
 
     @property
     def generates(self) -> int:

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -104,6 +105,17 @@ def test_geometry_and_density(planted: Planted, tmp_path: Path) -> None:
     assert found["l1/all", "dimension", 2]["median"] == pytest.approx(5 * np.median(heights))
     assert found["l1/all", "dimension", 0]["rho"] in ("nan", None), "constant"
     assert found["l1/all", "dimension", 1]["n"] == 0
+
+
+def test_variants_that_cannot_be_printed(planted: Planted, tmp_path: Path) -> None:
+    """What a file calls them is no part of the page's markup, nor of a figure's."""
+    names = ["\0<script>", "$x_{\x1b}$"]
+    folder = planted("a", heights_of(4), heights_of(4), pairs=[(str(n // 2), names[n % 2]) for n in range(4)])
+    report.write_report([folder], tmp_path / "out", figures=("paired",), tables=("paired",))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert not {"\0", "\x1b"} & set(page)
+    assert page.count("<script") == 1, "its own"
+    ElementTree.fromstring((tmp_path / "out" / "figures" / "paired.svg").read_text())
 
 
 def in_pairs(n: int) -> list[tuple[str, str]]:
