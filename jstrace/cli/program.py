@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -43,12 +44,23 @@ def main() -> None:
         if message is None:
             raise
         sys.stderr.write(f"jstrace: error: {' '.join(message.split())}\n")
+        if _is_lost(error):
+            os._exit(2)  # leaving in order would wait for the other hosts
         sys.exit(2)
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Warnings are one line on standard error, too."""
     sys.stderr.write(f"jstrace: {category.__name__}: {' '.join(str(message).split())}\n")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether this process has lost other hosts."""
+    if "jax" not in sys.modules:
+        return False
+    from jstrace.scale.hosts import lost_others
+
+    return lost_others(error)
 
 
 def _message(error: Exception) -> str | None:
@@ -61,6 +73,9 @@ def _message(error: Exception) -> str | None:
 
     if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
+    if _is_lost(error):
+        reason = (str(error).splitlines() or [""])[0]
+        return f"another host has ended or cannot be reached, so this one stops ({reason})"
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"
     return None

@@ -7,7 +7,7 @@ import datetime
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from jstrace.pipeline.inputs import tokenised
 from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, rows, schema
+from jstrace.runs import manifest, parts, remote, rows, schema
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
 from jstrace.runs.parts import Part
@@ -76,7 +76,8 @@ def run(
     Args:
       model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
       data: from ``jstrace.runs.read_data``.
-      out: the folder of the results; docs/results.md describes it.
+      out: the folder of the results; docs/results.md describes it. A URL (``gs://``) names one in a store, through
+        fsspec: every save is copied there.
       plan: what is asked of every input.
       name: what the model is called in the manifest and in reports.
       limit: the number of inputs at most; a later call may ask for more.
@@ -94,6 +95,13 @@ def run(
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
         that another run is writing to; no room; or a model without a tokenizer.
     """
+    if remote.is_remote(out):
+        with remote.staged(str(out)) as stage:
+            return run(
+                model, data, stage.folder, plan, name=name, limit=limit, save_strata=save_strata,
+                part_inputs=part_inputs, progress=progress, on_save=stage.after(on_save), on_batch=on_batch,
+                reference=reference,
+            )  # fmt: skip
     _check_types(data, plan, name)
     _check_reference(reference)
     _check_others(plan, data)
@@ -124,19 +132,24 @@ def run(
         tell = _Told(progress, on_save, before, wanted)
         make = functools.partial(_tables, loaded, plan, save_strata, counts.__getitem__)
         saver = Saver(folder, run_mark, names, make, tell.saved)
-        ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed)
+        ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed, keep_strata=save_strata, compose=True)
         replacing = Replacing(loaded, reference)
-        driver = Driver(loaded, ask, on_batch, replacing)
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
-        with hosts.interrupts_agreed() as stop_if_asked:
+        with hosts.interrupts_agreed() as interrupts:
+            # A control has batches of its own between those of the run.
+            driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: control is None and not interrupts.asked())
+            finished = _computed(driver, control, data.rows, chunks.values())
             for number, chunk in chunks.items():
                 with saver.part(number):
-                    for entries in _computed(driver, control, {index: data.rows[index] for index in chunk}):
+                    left = len(chunk)
+                    while left:
+                        entries = next(finished)
+                        left -= len(entries)
                         saver.add(entries)
                         tell.finished(len(entries))
                         saver.save_if_due()
-                        stop_if_asked()
+                        interrupts.stop_if_asked()
         return Summary(wanted, int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum()), wanted - before)
 
 
@@ -216,27 +229,40 @@ class _Told:
 # --- one part -------------------------------------------------------------------------------------------------------
 
 
-def _computed(driver: Driver, control: Control | None, chunk: Mapping[int, Row]) -> Iterator[list[Entry]]:
-    """The inputs of one part, as soon as they and their control are finished: not in their order."""
-    inputs: dict[int, Input] = {}
-    refused: list[Entry] = []
-    for index, row in chunk.items():
-        try:
-            inputs[index] = _input_of(driver.model, row)
-        except InputError as error:
-            refused.append(Entry(index, row, None, Invalid(str(error))))
-    yield refused
-    for batch in driver.batches(inputs):
+def _computed(
+    driver: Driver, control: Control | None, rows: Sequence[Row], chunks: Iterable[Sequence[int]]
+) -> Iterator[list[Entry]]:
+    """The inputs of one part after another, as soon as they and their control are finished: not in their order."""
+    given: dict[int, Input | Invalid] = {}
+
+    def read() -> Iterator[dict[int, Input | Invalid]]:
+        for chunk in chunks:
+            part = {index: _input_of(driver.model, rows[index]) for index in chunk}
+            given.update(part)
+            yield part
+
+    for batch in driver.stream(read()):
+        inputs = {index: given.pop(index) for index in batch}
+        valid: dict[int, Input] = {}
         found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
-        valid = {index: inputs[index] for index, outcome in found.items() if isinstance(outcome, Outcome)}
+        for index, one in inputs.items():
+            if isinstance(one, Input) and isinstance(found[index], Outcome):
+                valid[index] = one
         foreign = {} if control is None else control.of(valid)
-        yield [Entry(index, chunk[index], inputs[index], found[index], foreign.get(index)) for index in found]
+        yield [
+            Entry(index, rows[index], one if isinstance(one, Input) else None, found[index], foreign.get(index))
+            for index, one in inputs.items()
+        ]
 
 
-def _input_of(model: Model, row: Row) -> Input:
+def _input_of(model: Model, row: Row) -> Input | Invalid:
+    """A row as an input, or why it is none."""
     assert model.tokenizer is not None
-    tokens = tokenised(model, row.text)[1][0]
-    return Input(tokens, next_token(model.tokenizer, row, tokens.tolist()))
+    try:
+        tokens = tokenised(model, row.text)[1][0]
+        return Input(tokens, next_token(model.tokenizer, row, tokens.tolist()))
+    except InputError as error:
+        return Invalid(str(error))
 
 
 def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
@@ -252,8 +278,8 @@ def _tables(
     model: Model, plan: Plan, save_strata: bool, count: Callable[[int], int], entries: list[Entry]
 ) -> dict[str, pa.Table]:
     assert model.tokenizer is not None
-    wanted, parallel = schema.schemas(plan, save_strata=save_strata), model.config.parallel
-    return rows.part_tables(entries, plan, wanted, parallel=parallel, word=model.tokenizer.token, count=count)
+    wanted = schema.schemas(plan, save_strata=save_strata)
+    return rows.part_tables(entries, plan, wanted, word=model.tokenizer.token, count=count)
 
 
 def _facts(data: Data, plan: Plan) -> dict[str, Any]:
