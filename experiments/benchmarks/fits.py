@@ -82,7 +82,7 @@ def compiled(name: str, topology: str, tokens: int) -> Iterator[dict[str, Any]]:
 
 
 def table(records: list[dict[str, Any]]) -> Iterator[str]:
-    """Rows of Markdown: the smallest mesh of each model by length and slice, with GB of a device; compiled ones bold."""
+    """Rows of Markdown: the smallest mesh of each model by length and slice, with GB of a device; bold if compiled."""
     from jstrace.loading import describe
     from jstrace.models import PRESETS
 

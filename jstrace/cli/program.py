@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 import warnings
 from typing import Annotated, Any
 
@@ -69,11 +70,13 @@ def _message(error: Exception) -> str | None:
 
     if isinstance(error, InputError):
         return str(error)
+    from jstrace.scale.exchange import ENDING
     from jstrace.scale.memory import out_of_memory  # imports JAX, which reports do without
 
     if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
     if _is_lost(error):
+        time.sleep(ENDING)
         reason = (str(error).splitlines() or [""])[0]
         return f"another host has ended or cannot be reached, so this one stops ({reason})"
     if isinstance(error, OSError):

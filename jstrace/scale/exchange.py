@@ -13,7 +13,8 @@ from jstrace.models import InputError
 
 _SLICE_MS = 10_000
 """How long to wait for a host at a time, so that signals are seen; JAX ends the process where the host is gone."""
-_ENDING = 5.0
+ENDING = 5.0
+"""Seconds in which JAX ends a process that has lost the coordinator: so long nothing else is said."""
 _calls = itertools.count()
 
 
@@ -29,10 +30,14 @@ def exchanged(own: bytes) -> list[bytes]:
       InputError: the coordinator is gone.
     """
     number, me, table = next(_calls), jax.process_index(), client()
-    table.key_value_set_bytes(f"jstrace/said/{number}/{me}", own)
-    found = [own if host == me else _awaited(table, number, host) for host in range(jax.process_count())]
-    if number:  # all have read the last call's, as they are in this one
-        table.key_value_delete(f"jstrace/said/{number - 1}/{me}")
+    try:
+        table.key_value_set_bytes(f"jstrace/said/{number}/{me}", own)
+        found = [own if host == me else _awaited(table, number, host) for host in range(jax.process_count())]
+        if number:  # all have read the last call's, as they are in this one
+            table.key_value_delete(f"jstrace/said/{number - 1}/{me}")
+    except jax.errors.JaxRuntimeError as error:
+        time.sleep(ENDING)
+        raise InputError("the first host cannot be reached") from error
     return found
 
 
@@ -42,5 +47,4 @@ def _awaited(table: Any, number: int, host: int) -> bytes:
             return bytes(table.blocking_key_value_get_bytes(f"jstrace/said/{number}/{host}", _SLICE_MS))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                time.sleep(_ENDING)  # JAX is about to end this process
-                raise InputError(f"host {host} cannot be reached") from error
+                raise
