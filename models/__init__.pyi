@@ -31,6 +31,7 @@ from .rows import live_rows as live_rows
 from .sharding import make_mesh as make_mesh
 from .sharding import mesh_of as mesh_of
 from .sharding import param_shardings as param_shardings
+from .sharding import weight_bytes as weight_bytes
 from .slots import edge_slots as edge_slots
 from .slots import empty_mask as empty_mask
 from .slots import full_mask as full_mask

@@ -25,17 +25,36 @@ _OPTIONAL = ("K", "V")
 def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of ``data * model`` devices: inputs are divided over ``data``, weights over ``model``.
 
+    On several slices of TPUs every group along ``model`` lies within one of them, and ``data`` is divided equally.
+
     Raises:
-      InputError: sizes that are not positive, need more devices than there are, or leave out a host.
+      InputError: sizes that are not positive, need more devices than there are, leave out a host, or do not divide over
+        slices.
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (data, model)):
         raise InputError(f"mesh data={data!r}, model={model!r}: expected positive sizes")
     found = list(jax.devices() if devices is None else devices)
     if data * model > len(found):
         raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
-    _check_distinct(found[: data * model])
-    _check_hosts(found[: data * model], f"mesh data={data}, model={model}")
-    return Mesh(np.asarray(found[: data * model]).reshape(data, model), (DATA, MODEL))
+    found = _chosen(found, data, model)
+    _check_distinct(found)
+    _check_hosts(found, f"mesh data={data}, model={model}")
+    return Mesh(np.asarray(found).reshape(data, model), (DATA, MODEL))
+
+
+def _chosen(devices: Sequence[jax.Device], data: int, model: int) -> list[jax.Device]:
+    """The first devices of every slice, slice after slice; where there is one slice, simply the first."""
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    each, left = divmod(data, len(slices))
+    if left or each * model > min(map(len, slices.values()), default=0):
+        raise InputError(
+            f"mesh data={data}, model={model} does not divide over {len(slices)} slices of"
+            f" {min(map(len, slices.values()))} devices: groups of model lie within a slice, data is a multiple of"
+            " their number"
+        )
+    return [device for _, own in sorted(slices.items()) for device in own[: each * model]]
 
 
 def _check_distinct(devices: Sequence[jax.Device]) -> None:
@@ -65,6 +84,17 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
         return NamedSharding(mesh, PartitionSpec(*(over.get(axis) for axis in weight.axes)))
 
     return map_weights(one, config)
+
+
+def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
+    """Bytes of weights on each device of a mesh with ``model`` of this size, as ``param_shardings`` divides them."""
+    sizes = axis_sizes(config)
+
+    def one(weight: Weight) -> int:
+        divided = any(axis in RULES and sizes[axis] % over == 0 for axis in weight.axes)
+        return itemsize * math.prod(sizes[axis] for axis in weight.axes) // (over if divided else 1)
+
+    return sum(jax.tree.leaves(map_weights(one, config)))
 
 
 def mesh_of(decoder: Decoder) -> Mesh | None:

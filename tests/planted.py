@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
 from jstrace.models import EdgeTree
 from jstrace.pipeline import Input, Invalid, Outcome
@@ -95,14 +96,14 @@ def write_run(
         )
         strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
         tokens = np.arange(N_TOKENS, dtype=np.int32)
-        found = Invalid("planted") if n in invalid else Outcome(tokens, N_EDGES, strata, evaluations)
+        shares = tuple(compose(one, len(plan.sizes), parallel=TINY.parallel) for one in strata)
+        outcome = Outcome(tokens, N_EDGES, strata, evaluations, compositions=shares)
+        found = Invalid("planted") if n in invalid else outcome
         control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])
         own = dict(columns[n]) if columns else {}
         own |= {"pair": given[n].pair, "variant": given[n].variant} if pairs else {}
         entries.append(Entry(first + n, given[n], Input(tokens), found, control, own))
-    made = part_tables(
-        entries, plan, wanted, parallel=TINY.parallel, word=Letters().token, count=lambda token: 7 + token
-    )
+    made = part_tables(entries, plan, wanted, word=Letters().token, count=lambda token: 7 + token)
     parts.write_part(folder, Part(first, first + len(given) - 1), made, manifest.mark_of(config))
     return folder
 

@@ -56,8 +56,8 @@ def prepare(topology: str) -> None:
         os.environ.setdefault(name, value)
 
 
-def devices_of(topology: str) -> list[Any]:
-    """The devices of a slice such as ``v5e:2x4``.
+def devices_of(topology: str, n_slices: int = 1) -> list[Any]:
+    """The devices of a slice such as ``v5e:2x4``, or of several.
 
     Raises:
       InputError: no slice that libtpu knows.
@@ -68,7 +68,8 @@ def devices_of(topology: str) -> list[Any]:
     from jstrace.models import InputError
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        several = {"num_slices": n_slices} if n_slices > 1 else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **several).devices)
     except jax.errors.JaxRuntimeError as error:
         raise InputError(f"topology {topology!r}: {str(error).splitlines()[0]}") from error
 
@@ -222,6 +223,7 @@ def main() -> None:
     """Compile and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", default="v5e:2x4", help="such as v5e:2x4, v5p:2x2x1, v6e:2x4")
+    parser.add_argument("--slices", type=int, default=1, help="of that topology; data is divided over them")
     parser.add_argument("--mesh", default="", help="such as data=4,model=2; one device without it")
     parser.add_argument("--model", default="Qwen/Qwen3-8B-Base", help="a preset, or a model that is here already")
     parser.add_argument("--tokens", type=int, default=55)
@@ -232,8 +234,8 @@ def main() -> None:
     parser.add_argument("--hlo", type=Path, help="also write the optimised programs into this folder")
     parser.add_argument("--out", type=Path, help="also write the JSON line here")
     options = parser.parse_args()
-    if min(options.tokens, options.inputs) < 1:
-        parser.error("--tokens and --inputs are positive")
+    if min(options.tokens, options.inputs, options.slices) < 1:
+        parser.error("--tokens, --inputs and --slices are positive")
     prepare(options.topology)
     from jstrace.models import InputError
 
@@ -252,7 +254,7 @@ def _compile(options: argparse.Namespace) -> None:
 
     config = describe(options.model)
     config = dataclasses.replace(config, n_layers=options.layers) if options.layers else config
-    devices = devices_of(options.topology)
+    devices = devices_of(options.topology, options.slices)
     mesh, kind = mesh_on(devices, options.mesh), devices[0].device_kind
     call = Call.of(config, options.tokens, options.inputs, jnp.dtype(options.dtype), devices[0], mesh)
     memory, programs = MEMORY.get(kind, math.nan) * 2**30, {}
@@ -265,7 +267,9 @@ def _compile(options: argparse.Namespace) -> None:
         keep = options.hlo / f"{name}.txt" if options.hlo else None
         programs[name] = measured(lambda name=name: call.lowered(name), mesh, keep)  # type: ignore[misc]
         print(shown(name, programs[name], memory), flush=True)
-    about = {name: getattr(options, name) for name in ("topology", "mesh", "model", "tokens", "inputs", "dtype")}
+    about = {
+        name: getattr(options, name) for name in ("topology", "slices", "mesh", "model", "tokens", "inputs", "dtype")
+    }
     record("compile-for-tpu", out=options.out, **about, memory_bytes=memory, programs=programs)
 
 

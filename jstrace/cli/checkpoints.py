@@ -17,13 +17,14 @@ class Checkpoint:
     revision: str | None
     """with the revision of a hub id."""
     name: str
-    out: Path
+    out: str
+    """A folder, or a URL."""
     label: str | None = None
     """Of a revision beside others."""
     place: int = 0
 
 
-def checkpoints(model: str, revisions: Sequence[str], out: Path) -> list[Checkpoint]:
+def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoint]:
     """What is run, in the order of the revisions; those of a local folder are folders in it.
 
     Raises:
@@ -41,7 +42,7 @@ def checkpoints(model: str, revisions: Sequence[str], out: Path) -> list[Checkpo
     for place, (revision, folder) in enumerate(zip(revisions, folders, strict=True)):
         source, asked = _source(model, revision)
         name = f"{model.rstrip('/')}@{folder}"
-        found.append(Checkpoint(source, asked, name, out / folder, revision, place))
+        found.append(Checkpoint(source, asked, name, f"{out.rstrip('/')}/{folder}", revision, place))
     return found
 
 

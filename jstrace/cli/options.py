@@ -131,11 +131,13 @@ REFERENCE_HELP = (
 
 def joined() -> bool:
     """Start together with the other hosts; whether this is the first of them."""
+    from jstrace.cli.lost_hosts import quieten
     from jstrace.scale.hosts import start_distributed
 
     # Libraries that connect hosts write to descriptor 1 themselves: results keep standard output to themselves.
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    quieten()
     os.dup2(2, 1)
     return start_distributed()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import time
 import warnings
 from typing import Annotated, Any
 
@@ -43,6 +45,8 @@ def main() -> None:
         if message is None:
             raise
         sys.stderr.write(f"jstrace: error: {' '.join(message.split())}\n")
+        if _is_lost(error):
+            os._exit(2)  # leaving in order would wait for the other hosts
         sys.exit(2)
 
 
@@ -51,16 +55,30 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     sys.stderr.write(f"jstrace: {category.__name__}: {' '.join(str(message).split())}\n")
 
 
+def _is_lost(error: Exception) -> bool:
+    """Whether this process has lost other hosts."""
+    if "jax" not in sys.modules:
+        return False
+    from jstrace.scale.hosts import lost_others
+
+    return lost_others(error)
+
+
 def _message(error: Exception) -> str | None:
     """What to tell the user of an error that is no bug; None for any other."""
     from jstrace.errors import InputError
 
     if isinstance(error, InputError):
         return str(error)
+    from jstrace.scale.exchange import ENDING
     from jstrace.scale.memory import out_of_memory  # imports JAX, which reports do without
 
     if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
+    if _is_lost(error):
+        time.sleep(ENDING)
+        reason = (str(error).splitlines() or [""])[0]
+        return f"another host has ended or cannot be reached, so this one stops ({reason})"
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import signal
 import sys
 import time
@@ -146,6 +148,16 @@ class _Told:
         return True
 
 
+@dataclasses.dataclass
+class _Begun:
+    """A batch, and how many of its inputs are not finished."""
+
+    inputs: int
+    is_first: bool
+    """Of its length."""
+    left: int
+
+
 class Pace:
     """Inputs a second without compilation: of batches that are not the first of a length, as soon as there are any.
 
@@ -157,13 +169,13 @@ class Pace:
         self._compiled = compiled
         self._lengths: set[int] = set()
         self._spent = dict.fromkeys((True, False), (0, 0.0))
-        self._is_first, self._inputs, self._left = True, 0, 0
+        self._begun: collections.deque[_Begun] = collections.deque()
         self._mark = 0.0
 
     @property
     def whole(self) -> bool:
         """Whether no batch is half told."""
-        return self._left <= 0
+        return not self._begun or self._begun[0].left == self._begun[0].inputs
 
     @property
     def steady(self) -> bool:
@@ -175,19 +187,21 @@ class Pace:
         self._mark = self._now()
 
     def begins(self, n_inputs: int, n_tokens: int) -> bool:
-        """A batch begins; whether it is the first of its length."""
-        self._is_first = n_tokens not in self._lengths
+        """A batch begins, maybe before the one before it is finished; whether it is the first of its length."""
+        is_first = n_tokens not in self._lengths
         self._lengths.add(n_tokens)
-        self._inputs = self._left = n_inputs
-        return self._is_first
+        self._begun.append(_Begun(n_inputs, is_first, n_inputs))
+        return is_first
 
     def finished(self) -> None:
         """An input is finished; those of a batch all at once, but told one by one."""
-        self._left -= 1
-        if self._left == 0:
-            before, self._mark = self._mark, self._now()
-            inputs, seconds = self._spent[self._is_first]
-            self._spent[self._is_first] = inputs + self._inputs, seconds + self._mark - before
+        if not self._begun:  # it was never computed
+            return
+        self._begun[0].left -= 1
+        if self._begun[0].left == 0:
+            batch, before, self._mark = self._begun.popleft(), self._mark, self._now()
+            inputs, seconds = self._spent[batch.is_first]
+            self._spent[batch.is_first] = inputs + batch.inputs, seconds + self._mark - before
 
     def text(self, left: int) -> str:
         """The pace and the time that so many inputs take."""

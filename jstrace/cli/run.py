@@ -7,7 +7,6 @@ import functools
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +26,7 @@ from jstrace.cli.options import (
 from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
+    from jstrace.method.conditions import Plan
     from jstrace.models import Model
     from jstrace.runs import Data, Summary
 
@@ -35,7 +35,7 @@ _DATA_HELP = (
     ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line). Columns pair and'
     " variant (of a .tsv the third and fourth) say which texts reports compare."
 )
-_OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped."
+_OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped; a URL (gs://...) too."
 _LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
 _BASELINES_HELP = "What is evaluated beside the traces, by the first importance; none by default."
 _WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
@@ -77,7 +77,7 @@ _LARGE, _MANY = 2**24, 1000
 
 def run_command(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    out: Annotated[Path, typer.Option(help=_OUT_HELP)],
+    out: Annotated[str, typer.Option(help=_OUT_HELP)],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Annotated[list[str] | None, typer.Option(help=_REVISION_HELP)] = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
@@ -140,6 +140,7 @@ def run_command(
     wanted = "data=all" if mesh is None and distributed else mesh
 
     def loaded(checkpoint: Checkpoint) -> Model:
+        check_room(checkpoint.source, checkpoint.revision, dtype, wanted, plan, rows)
         if first:
             say(f"loading {checkpoint.source}")
         found = load(checkpoint.source, dtype.value, checkpoint.revision, wanted, quiet=not first)
@@ -165,6 +166,31 @@ def run_command(
             raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
         if first:
             _show(done, checkpoint.out)
+
+
+def check_room(model: str, revision: str | None, dtype: Dtype, mesh: str | None, plan: Plan, rows: Data) -> None:
+    """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
+
+    Raises:
+      InputError: with the mesh that would hold it.
+    """
+    import jax
+
+    from jstrace.loading import checked_dtype, describe
+    from jstrace.pipeline.ask import Ask
+    from jstrace.pipeline.footprint import check_fits
+    from jstrace.scale.memory import total_bytes
+    from jstrace.scale.meshes import parse_mesh
+
+    device = jax.local_devices()[0]
+    room = None if device.platform == "cpu" else total_bytes(device)
+    if room is None:
+        return
+    over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
+    shortest = max(1, min(len(row.text.split()) for row in rows.rows))
+    config, ask = describe(model.removeprefix("random:"), revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
+    itemsize = checked_dtype(dtype.value).itemsize
+    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
 
 
 def _reference_texts(reference: str, data: Data) -> list[str]:
@@ -198,6 +224,6 @@ def _listed(words: list[str]) -> tuple[str, ...]:
     return tuple(name.strip() for word in words for name in word.split(",") if name.strip())
 
 
-def _show(done: Summary, out: Path) -> None:
+def _show(done: Summary, out: str) -> None:
     invalid = f", {done.invalid} of them invalid" if done.invalid else ""
     typer.echo(f"{out}: {done.inputs} inputs{invalid}, {done.computed} of them computed now")

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jstrace.method.counting import Counts
 from jstrace.models import EdgeTree
 
 
@@ -38,13 +39,17 @@ class Composition:
 
 def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False) -> Composition:
     """Count the edges of every trace from strata on the host; ``parallel`` as in the model's config."""
-    n_layers = strata.mlp.shape[0]
     residual = _held(strata.residual_attn, n_sizes, 1) + _held(strata.residual_mlp, n_sizes, 1)
     mlp, heads = _held(strata.mlp, n_sizes, 1), _held(strata.attn, n_sizes, 2)
+    return composed(Counts(residual, mlp, heads, *_nodes(strata, n_sizes, parallel)))
+
+
+def composed(counts: Counts) -> Composition:
+    """The composition that counts of one input, on the host, make."""
+    residual, mlp, heads = counts.residual, counts.mlp, counts.heads
     layers = residual + mlp + heads.sum(-1)
-    total = layers.sum(-1)
+    total, n_layers = layers.sum(-1), layers.shape[-1]
     quarter = np.arange(4)[:, None] == 4 * np.arange(n_layers) // n_layers
-    nodes, from_input = _nodes(strata, n_sizes, parallel)
     with np.errstate(invalid="ignore"):
         return Composition(
             edges=total,
@@ -53,8 +58,8 @@ def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False) -> Compos
             mlp=mlp.sum(-1) / total,
             layers=layers / total[:, None],
             quarters=layers @ quarter.T / total[:, None],
-            nodes=nodes,
-            input_reached=from_input,
+            nodes=counts.nodes,
+            input_reached=counts.input_reached,
             residual_edges=residual,
             mlp_edges=mlp,
             head_edges=heads,

@@ -21,6 +21,10 @@ class Ask:
     seed: int = 0
     keep_scores: bool = False
     """Whether the scores of the first source are fetched, too."""
+    keep_strata: bool = True
+    """Whether the strata of the sources are fetched."""
+    compose: bool = False
+    """Whether what the traces are made of is counted, on the device."""
 
     @property
     def scorings(self) -> tuple[tuple[Any, str], ...]:

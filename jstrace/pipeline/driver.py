@@ -8,16 +8,19 @@ is not valid.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
 from jstrace.method import graph, sizes
+from jstrace.method.composition import Composition, composed
 from jstrace.method.conditions import takes_passes
+from jstrace.method.counting import Counts
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
@@ -54,9 +57,12 @@ class Outcome:
     tokens: Int[np.ndarray, "T"]
     n_edges: int
     strata: tuple[EdgeTree, ...]
+    """Empty where the ask does not keep them."""
     evaluations: tuple[Evaluation, ...]
     scores: EdgeTree | None = None
     """Of the first source, where the ask keeps them: float32; -1 in slots that are no edge."""
+    compositions: tuple[Composition, ...] = ()
+    """Of each source, where the ask wants them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +86,24 @@ class Driver:
     """Runs batches of one model for one ask, and remembers between them how long an input did fit into memory."""
 
     def __init__(
-        self, model: Model, ask: Ask, on_batch: OnBatch | None = None, replacing: Replacing | None = None
+        self,
+        model: Model,
+        ask: Ask,
+        on_batch: OnBatch | None = None,
+        replacing: Replacing | None = None,
+        *,
+        ahead: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``on_batch`` is told of every batch before it is computed; ``replacing`` says what names stand for."""
-        self.model, self.ask, self._on_batch = model, ask, on_batch
+        """One for a model and an ask.
+
+        Args:
+          model, ask: what batches go through.
+          on_batch: told of every batch before it is started.
+          replacing: says what names of replacements stand for.
+          ahead: asked before each batch whether to start it before the results of the one before it are fetched, so
+            that the host's work on those takes none of the devices' time.
+        """
+        self.model, self.ask, self._on_batch, self._ahead = model, ask, on_batch, ahead
         self._replacing = replacing or Replacing(model)
         self._scorings = tuple((scorers.known_to(model, kind), replace) for kind, replace in ask.scorings)
         self._longest = 0
@@ -94,20 +114,28 @@ class Driver:
         Raises:
           JaxRuntimeError, MemoryError: memory ran out for an input that would fit otherwise, or on several hosts.
         """
-        fitting: dict[int, int] = {}
-        for index, one in inputs.items():
-            try:
-                self._check(len(one.tokens))
-                fitting[index] = len(one.tokens)
-            except InputError as error:
-                yield {index: Invalid(str(error), error=error)}
+        return self.stream([inputs])
 
-        def run(members: list[int], n_rows: int) -> list[Outcome | Invalid]:
-            return self._fitted([inputs[index] for index in members], n_rows)
+    def stream(self, parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, Outcome | Invalid]]:
+        """Parts one after another, each in batches of its own as in ``batches``; all of a part before the next one's.
+
+        What is no input passes through. A part is read while the last batch of the one before it is computed.
+        """
+        queue = _Queue(self._check)
+
+        def start(members: list[int], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
+            return self._started([queue.inputs[index] for index in members], n_rows)
+
+        def unfit(members: list[int], error: Exception) -> list[Outcome | Invalid]:
+            return [self._too_long(len(queue.inputs[members[0]].tokens), error)]
 
         n_devices = meshes.n_data(self.model.mesh)
-        for members, found in batching.in_batches(fitting, self._most, run, n_devices=n_devices):
+        calls = batching.Calls(self._most, start, n_devices=n_devices, unfit=unfit, ahead=self._ahead)
+        for members, found in calls.of(queue.lengths(parts)):
+            yield from queue.refused()
+            queue.finished(members)
             yield dict(zip(members, found, strict=True))
+        yield from queue.refused(last=True)
 
     def prediction(self, tokens: Int[np.ndarray, "T"]) -> Float32[np.ndarray, "V"] | None:
         """What the model itself predicts of one input, in log-probabilities; None where it is not finite or no room is.
@@ -144,19 +172,25 @@ class Driver:
         alone, n_masks = any(getattr(kind, "alone", False) for kind in kinds), 2 if few else memory.ALL_SIZES
         return memory.batch_inputs(self.model.decoder, width, each, n_masks=n_masks, alone=alone)
 
-    def _fitted(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
-        """Results, or that memory does not hold the only member."""
+    def _started(self, members: list[Input], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
+        """A batch on its way, as what waits for its results."""
         length = max(len(one.tokens) for one in members)
         if self._on_batch is not None:
             self._on_batch(len(members), batching.bucket(length))
-        try:
-            found = self._run(members, n_rows)
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if len(members) > 1 or not self._is_too_long(length, error):
-                raise
-            return [Invalid(f"{length} tokens do not fit into memory", error=_without_frames(error))]
-        self._longest = max(self._longest, length)
-        return found
+        wait = self._run(members, n_rows)
+
+        def finish() -> list[Outcome | Invalid]:
+            found = wait()
+            self._longest = max(self._longest, length)
+            return found
+
+        return finish
+
+    def _too_long(self, length: int, error: Exception) -> Invalid:
+        """That memory does not hold an input; or the error, where it would."""
+        if not self._is_too_long(length, error):
+            raise error
+        return Invalid(f"{length} tokens do not fit into memory", error=_without_frames(error))
 
     def _is_too_long(self, length: int, error: Exception) -> bool:
         """Whether memory does not hold an input alone.
@@ -165,8 +199,11 @@ class Driver:
         """
         return jax.process_count() == 1 and length > self._longest and memory.out_of_memory(error)
 
-    def _run(self, members: list[Input], n_rows: int) -> list[Outcome | Invalid]:
-        """One batch through its stages, and its results on the host."""
+    def _run(self, members: list[Input], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
+        """One batch on its way through its stages, as what waits for its results and fetches them.
+
+        Of its arrays only those that will be fetched stay on the devices.
+        """
         model, ask, rows = self.model, self.ask, [one.tokens for one in members]
         width, mesh = batching.bucket(len(rows[0])), model.mesh
         edges = [graph.n_edges(model.config, len(row)) for row in rows]
@@ -184,8 +221,17 @@ class Driver:
             model.decoder, tokens, lengths, strata, chosen, self._named(ask.replacements, self._replacing.stack, width),
             targets, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
         )  # fmt: skip
-        host = meshes.fetched(_OnHost(scores, strata if ask.sources else (), finite, results))
-        return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
+        counts_of = () if not ask.compose else stages.compose_batch(
+            strata, n_sizes=len(ask.sizes), parallel=model.config.parallel, mesh=mesh
+        )  # fmt: skip
+        kept = strata if ask.sources and ask.keep_strata else ()
+        there = meshes.leaving(_OnHost(scores, kept, finite, results, counts_of))
+
+        def wait() -> list[Outcome | Invalid]:
+            host = meshes.fetched(there)
+            return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
+
+        return wait
 
     def _named(
         self, names: Sequence[str], of: Callable[[str, int], Replacement | None], width: int
@@ -250,7 +296,52 @@ class Driver:
         )
         strata = tuple(cropped(tree, index, length) for tree in host.strata) or one.strata
         scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))
-        return Outcome(one.tokens, n_edges, strata, evaluations, scores)
+        made = tuple(composed(jax.tree.map(lambda leaf: leaf[index], counts)) for counts in host.counts)
+        return Outcome(one.tokens, n_edges, strata, evaluations, scores, made)
+
+
+class _Queue:
+    """Parts that are on their way: their inputs, and what is no input, until it is its turn."""
+
+    def __init__(self, check: Callable[[int], None]) -> None:
+        """``check`` refuses lengths."""
+        self._check = check
+        self.inputs: dict[int, Input] = {}
+        self._parts: collections.deque[tuple[set[int], dict[int, Outcome | Invalid]]] = collections.deque()
+
+    def lengths(self, parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, int]]:
+        """Of each part the tokens of its inputs."""
+        for part in parts:
+            good: dict[int, Input] = {}
+            refused: dict[int, Outcome | Invalid] = {}
+            for index, one in part.items():
+                try:
+                    if isinstance(one, Input):
+                        self._check(len(one.tokens))
+                        good[index] = one
+                    else:
+                        refused[index] = one
+                except InputError as error:
+                    refused[index] = Invalid(str(error), error=error)
+            self.inputs |= good
+            self._parts.append((set(good), refused))
+            yield {index: len(one.tokens) for index, one in good.items()}
+
+    def finished(self, members: Iterable[int]) -> None:
+        """There are results of these."""
+        for index in members:
+            self._parts[0][0].discard(index)
+            del self.inputs[index]
+
+    def refused(self, *, last: bool = False) -> Iterator[dict[int, Outcome | Invalid]]:
+        """What is no input, of the part whose results come next and of those before it; ``last``: of all."""
+        while self._parts:
+            left, refused = self._parts[0]
+            yield from ({index: one} for index, one in refused.items())
+            refused.clear()
+            if left and not last:
+                return
+            self._parts.popleft()
 
 
 def _without_frames(error: Exception) -> Exception:
@@ -268,6 +359,7 @@ class _OnHost:
     strata: tuple[EdgeTree, ...]
     finite: AnyArray | None
     results: tuple[masked.BatchResult, ...]
+    counts: tuple[Counts, ...]
 
 
 def _targets(members: list[Input], n_rows: int) -> AnyArray | None:

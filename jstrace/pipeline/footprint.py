@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jstrace.method.conditions import takes_passes
 from jstrace.method.graph import edge_slot_count
-from jstrace.models import ModelConfig
+from jstrace.models import InputError, ModelConfig, weight_bytes
 from jstrace.pipeline.ask import Ask
 from jstrace.scale.batching import bucket
 
@@ -26,6 +27,46 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
     return max(traced, evaluated) + held
+
+
+def device_bytes(config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1) -> int:
+    """Peak bytes of a device with its part of the weights, divided over ``over`` devices, and one input in a call."""
+    return weight_bytes(config, itemsize, over) + call_bytes(config, bucket(n_tokens), ask, itemsize)
+
+
+def model_sizes(config: ModelConfig, n_devices: int) -> list[int]:
+    """The sizes of ``model`` that divide both the weights and so many devices, smallest first."""
+    common = math.gcd(config.n_heads, config.d_mlp, n_devices)
+    return [over for over in range(1, common + 1) if common % over == 0]
+
+
+def check_fits(
+    config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, room: int, *, n_devices: int, over: int
+) -> None:
+    """Refuse, before anything is loaded, a mesh on which not even an input of so many tokens fits beside the weights.
+
+    Args:
+      config: of the model.
+      n_tokens: of the shortest input.
+      ask: what it goes through.
+      itemsize: of the weights.
+      room: bytes of a device.
+      n_devices: that there are.
+      over: of the mesh's ``model``.
+
+    Raises:
+      InputError: with the smallest ``model`` that would do.
+    """
+    needed = device_bytes(config, n_tokens, ask, itemsize, over=over)
+    if needed <= room:
+        return
+    sizes = model_sizes(config, n_devices)
+    enough = [size for size in sizes if device_bytes(config, n_tokens, ask, itemsize, over=size) <= room]
+    remedy = f"--mesh data={n_devices // enough[0]},model={enough[0]} would do" if enough else "take more devices"
+    raise InputError(
+        f"weights and an input of {n_tokens} tokens take some {needed / 1e9:.1f} GB of each device, which has"
+        f" {room / 1e9:.1f}; {remedy}{', or --dtype bfloat16' if itemsize > 2 else ''}"
+    )
 
 
 def masks_bytes(config: ModelConfig, width: int, n_masks: int, itemsize: int) -> int:

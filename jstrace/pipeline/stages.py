@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int
 
 from jstrace.method import graph
+from jstrace.method.counting import Counts, count
 from jstrace.method.extraction import extract_padded
 from jstrace.method.first_pass import ranked
 from jstrace.method.ranking import by_score
@@ -166,3 +167,16 @@ def rank_program(
     """``by_score`` of a batch, compiled once a shape."""
     run = meshes.over_inputs(jax.vmap(functools.partial(by_score, frozen=frozen)), mesh, cuts.shape[0], whole=True)
     return run(score, cuts)
+
+
+@functools.partial(jax.jit, static_argnames=("n_sizes", "parallel", "mesh"))
+def compose_batch(
+    strata: tuple[EdgeTree, ...], *, n_sizes: int, parallel: bool, mesh: Mesh | None = None
+) -> tuple[Counts, ...]:
+    """What the traces of a padded batch are made of, from the strata of every source."""
+    counted = functools.partial(count, n_sizes=n_sizes, parallel=parallel)
+
+    def each(strata: EdgeTree) -> Counts:
+        return meshes.over_inputs(jax.vmap(counted), mesh, strata.mlp.shape[0], whole=True)(strata)
+
+    return tuple(map(each, strata))

@@ -15,7 +15,7 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.files import MOST_TEXT, check_regular, read_text
-from jstrace.runs import wikitext
+from jstrace.runs import remote, wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
@@ -57,8 +57,9 @@ def read_data(
     Args:
       source: ``wikitext-2`` or ``wikitext-103``, fetched through the ``datasets`` library; or a file: ``.tsv`` (a text
         and its next word, tab-separated; the second may be missing), ``.jsonl`` (``text``, ``next``), ``.parquet``
-        (columns of those names) or ``.txt`` (a text a line). Texts to compare have ``pair`` and ``variant``, too, the
-        third and fourth column of a ``.tsv``; the variant that comes first is what others are compared with.
+        (columns of those names) or ``.txt`` (a text a line), also by URLs such as ``gs://``, through fsspec. Texts to
+        compare have ``pair`` and ``variant``, too, the third and fourth column of a ``.tsv``; the variant that comes
+        first is what others are compared with.
       n_words, count, seed: of passages drawn from WikiText; rows of files are taken as they are.
       corpus: another file of texts in which tokens are counted; by default the rows themselves, or of WikiText up to
         20,000 paragraphs.
@@ -74,14 +75,20 @@ def read_data(
         path = Path(source)
         if path.suffix not in _READERS:
             raise InputError(f"data {source!r}: expected {', '.join(WIKITEXT)} or a file in {', '.join(_READERS)}")
-        rows = _file_rows(path)
+        rows = _source_rows(source)
         name, texts = path.name, tuple(row.text for row in rows)
     if corpus is not None:
-        texts = tuple(row.text for row in _file_rows(Path(corpus)))
+        texts = tuple(row.text for row in _source_rows(corpus))
     return Data(name, rows, texts)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _source_rows(source: str) -> tuple[Row, ...]:
+    """Rows of a file, which may be a URL."""
+    with remote.local_copy(source) as path:
+        return _file_rows(path)
 
 
 def _file_rows(path: Path) -> tuple[Row, ...]:

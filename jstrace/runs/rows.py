@@ -11,7 +11,6 @@ import pyarrow as pa
 from jaxtyping import Float32
 
 from jstrace.method import sizes as sizes_of
-from jstrace.method.composition import compose
 from jstrace.method.conditions import Plan
 from jstrace.models import EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
@@ -39,7 +38,6 @@ def part_tables(
     plan: Plan,
     wanted: dict[str, pa.Schema],
     *,
-    parallel: bool,
     word: Callable[[int], str],
     count: Callable[[int], int],
 ) -> dict[str, pa.Table]:
@@ -49,7 +47,6 @@ def part_tables(
       entries: inputs in the order of their indices.
       plan: of the run.
       wanted: from ``schemas``.
-      parallel: of the model's config.
       word: a token as text.
       count: how often a token occurs in the corpus.
     """
@@ -59,7 +56,7 @@ def part_tables(
         if isinstance(entry.found, Invalid):
             continue
         rows["curves"] += _curve_rows(entry, entry.found, plan)
-        rows["components"] += _component_rows(entry.index, entry.found, plan, parallel)
+        rows["components"] += _component_rows(entry.index, entry.found, plan)
         if "strata" in rows:
             rows["strata"] += _strata_rows(entry.index, entry.found, plan)
     return {name: _table(rows[name], schema) for name, schema in wanted.items()}
@@ -125,10 +122,9 @@ def _foreign_cells(foreign: Float32[np.ndarray, "N"], own: np.float32) -> dict[s
     return {"foreign_tvs": foreign.tolist(), "foreign_tv": mean.item(), "selectivity": (mean - own).item()}
 
 
-def _component_rows(index: int, found: Outcome, plan: Plan, parallel: bool) -> list[dict[str, Any]]:
+def _component_rows(index: int, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
     rows, sizes = [], [*plan.sizes, 1.0]
-    for source, strata in zip(plan.sources, found.strata, strict=True):
-        made = compose(strata, len(plan.sizes), parallel=parallel)
+    for source, made in zip(plan.sources, found.compositions, strict=True):
         for k, size in enumerate(sizes):
             row = {"input": index, "source": source.name, "k": k, "size": size}
             row |= {name: getattr(made, name)[k].item() for name in ("edges", "nodes", "input_reached")}

@@ -7,7 +7,7 @@ import datetime
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, rows, schema
+from jstrace.runs import manifest, parts, remote, rows, schema
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
 from jstrace.runs.extras import NOTHING, Extras
@@ -80,7 +80,8 @@ def run(
     Args:
       model: from ``jstrace.load``, with a tokenizer; or what loads it, called when the folder is found to be free.
       data: from ``jstrace.runs.read_data``.
-      out: the folder of the results; docs/results.md describes it.
+      out: the folder of the results; docs/results.md describes it. A URL (``gs://``) names one in a store, through
+        fsspec: every save is copied there.
       plan: what is asked of every input.
       name: what the model is called in the manifest and in reports.
       limit: the number of inputs at most; a later call may ask for more.
@@ -102,6 +103,13 @@ def run(
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
         that another run is writing to; no room; or a model without a tokenizer.
     """
+    if remote.is_remote(out):
+        with remote.staged(str(out)) as stage:
+            return run(
+                model, data, stage.folder, plan, name=name, limit=limit, save_strata=save_strata,
+                part_inputs=part_inputs, progress=progress, on_save=stage.after(on_save), on_batch=on_batch,
+                reference=reference, extras=extras, revision=revision, place=place,
+            )  # fmt: skip
     _check_types(data, plan, name)
     _check_reference(reference)
     _check_others(plan, data)
@@ -138,20 +146,25 @@ def run(
         tell = _Told(progress, on_save, before, wanted)
         make = functools.partial(_tables, loaded, plan, tables, counts.__getitem__)
         saver = Saver(folder, run_mark, names, make, tell.saved)
-        ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed)
+        ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed, keep_strata=save_strata, compose=True)
         replacing = Replacing(loaded, reference)
-        driver = Driver(loaded, ask, on_batch, replacing)
         inputs = Inputs(loaded, data.rows, extras, plan.seed)
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
-        with hosts.interrupts_agreed() as stop_if_asked:
+        with hosts.interrupts_agreed() as interrupts:
+            # A control has batches of its own between those of the run.
+            driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: control is None and not interrupts.asked())
+            finished = _computed(driver, control, inputs, extras, chunks.values())
             for number, chunk in chunks.items():
                 with saver.part(number):
-                    for entries in _computed(driver, control, {index: inputs.made(index) for index in chunk}, extras):
+                    left = len(chunk)
+                    while left:
+                        entries = next(finished)
+                        left -= len(entries)
                         saver.add(entries)
                         tell.finished(len(entries))
                         saver.save_if_due()
-                        stop_if_asked()
+                        interrupts.stop_if_asked()
         return Summary(wanted, int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum()), wanted - before)
 
 
@@ -232,25 +245,31 @@ class _Told:
 
 
 def _computed(
-    driver: Driver, control: Control | None, chunk: Mapping[int, Made], extras: Extras
+    driver: Driver, control: Control | None, inputs: Inputs, extras: Extras, chunks: Iterable[Sequence[int]]
 ) -> Iterator[list[Entry]]:
-    """The inputs of one part, as soon as they and their control are finished: not in their order."""
-    inputs = {index: made.given for index, made in chunk.items() if made.given is not None}
-    yield [
-        Entry(index, made.row, None, Invalid(made.reason), columns=made.columns)
-        for index, made in chunk.items()
-        if index not in inputs
-    ]
-    for batch in driver.batches(inputs):
+    """The inputs of one part after another, as soon as they and their control are finished: not in their order."""
+    made: dict[int, Made] = {}
+
+    def read() -> Iterator[dict[int, Input | Invalid]]:
+        for chunk in chunks:
+            part = {index: inputs.made(index) for index in chunk}
+            made.update(part)
+            yield {index: Invalid(one.reason) if one.given is None else one.given for index, one in part.items()}
+
+    for batch in driver.stream(read()):
+        here = {index: made.pop(index) for index in batch}
         found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
-        valid = {index: inputs[index] for index, outcome in found.items() if isinstance(outcome, Outcome)}
+        valid: dict[int, Input] = {}
+        for index, one in here.items():
+            if one.given is not None and isinstance(found[index], Outcome):
+                valid[index] = one.given
         foreign = {} if control is None else control.of(valid)
-        columns = {index: chunk[index].columns for index in found}
+        columns = {index: one.columns for index, one in here.items()}
         if extras.geometry:
             columns |= {index: {**columns[index], **_shape(driver.model, one)} for index, one in valid.items()}
         yield [
-            Entry(index, chunk[index].row, inputs[index], outcome, foreign.get(index), columns[index])
-            for index, outcome in found.items()
+            Entry(index, one.row, one.given, found[index], foreign.get(index), columns[index])
+            for index, one in here.items()
         ]
 
 
@@ -273,9 +292,7 @@ def _tables(
     model: Model, plan: Plan, wanted: dict[str, pa.Schema], count: Callable[[int], int], entries: list[Entry]
 ) -> dict[str, pa.Table]:
     assert model.tokenizer is not None
-    return rows.part_tables(
-        entries, plan, wanted, parallel=model.config.parallel, word=model.tokenizer.token, count=count
-    )
+    return rows.part_tables(entries, plan, wanted, word=model.tokenizer.token, count=count)
 
 
 def _facts(data: Data, plan: Plan) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -40,29 +41,167 @@ def in_batches(
     Yields:
       Indices of inputs with their results.
     """
-    groups: dict[int, list[int]] = {}
-    for index, length in lengths.items():
-        groups.setdefault(bucket(length), []).append(index)
-    for width, left in groups.items():
-        size = n_devices * most(width)
-        while left:
-            members = left[:size]
-            n_rows = call_rows(len(members), n_devices)
-            try:
-                results = run(members, n_rows)
-            except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                # Other hosts would wait in the call that failed here, so with several of them there is no second try.
-                if len(members) == 1 or jax.process_count() > 1 or not out_of_memory(error):
-                    raise
-                size = _fewer(n_rows, n_devices)
-                warnings.warn(
-                    f"out of memory with {len(members)} inputs of {width} tokens in one call; going on with {size}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                continue
-            yield members, results
-            left = left[len(members) :]
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[Result]]:
+        found = run(members, n_rows)
+        return lambda: found
+
+    return Calls(most, start, n_devices=n_devices).of([lengths])
+
+
+def _raised(_: list[int], error: Exception) -> Any:
+    raise error
+
+
+@dataclasses.dataclass
+class _Group:
+    """Inputs of one bucket that are left, and how many of them make a call."""
+
+    width: int
+    left: list[int]
+    size: int = 0
+
+
+@dataclasses.dataclass
+class _Flight:
+    """A call that was started, or could not be."""
+
+    group: _Group
+    members: list[int]
+    alone: bool
+    """Whether nothing else was in flight when it started."""
+    finish: Callable[[], list[Any]] | None = None
+    error: Exception | None = None
+
+
+class Calls(Generic[Result]):
+    """Inputs in calls of one bucket, and what happens where memory runs out: fewer of them in a call.
+
+    A call is started before the one before it is waited for, where ``ahead`` allows, so that devices compute while the
+    host works on results; never are more than two in flight. Where memory does not hold two, it is one from there on.
+    """
+
+    def __init__(
+        self,
+        most: Callable[[int], int],
+        start: Callable[[list[int], int], Callable[[], list[Result]]],
+        *,
+        n_devices: int = 1,
+        unfit: Callable[[list[int], Exception], list[Result]] = _raised,
+        ahead: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``most`` and ``n_devices`` as in ``in_batches``.
+
+        Args:
+          start: starts a call for inputs, of so many rows, and gives what waits for its results.
+          unfit: what comes of a single input that memory ran out for; by default the error is raised.
+          ahead: asked before each call whether it may start before the one before it has ended.
+        """
+        self._most, self._start, self._n_devices = most, start, n_devices
+        self._unfit, self._ahead, self._two_fit = unfit, ahead, True
+        self._sizes: dict[int, int] = {}
+
+    def of(self, several: Iterable[Mapping[int, int]]) -> Iterator[tuple[list[int], list[Result]]]:
+        """Results of inputs by their lengths: those of one mapping before those of the next, which is read late."""
+        flying: list[_Flight] = []
+        for lengths in several:
+            for group in self._groups(lengths):
+                if group.width not in self._sizes:  # which depends on the memory that is free
+                    yield from self._all_landed(flying)
+                    self._sizes[group.width] = self._n_devices * self._most(group.width)
+                group.size = self._sizes[group.width]
+                while group.left:
+                    if not (self._two_fit and self._ahead()):
+                        yield from self._all_landed(flying)
+                    try:
+                        flying.append(self._started(group, alone=not flying))
+                    except BaseException:  # a stop costs nothing that is computed already
+                        yield from self._all_landed(flying)
+                        raise
+                    leave = int(flying[-1].error is None)
+                    while len(flying) > leave:
+                        yield from self._landed(flying)
+        yield from self._all_landed(flying)
+
+    @staticmethod
+    def _groups(lengths: Mapping[int, int]) -> Iterator[_Group]:
+        found: dict[int, list[int]] = {}
+        for index, length in lengths.items():
+            found.setdefault(bucket(length), []).append(index)
+        for width, left in found.items():
+            yield _Group(width, left)
+
+    def _started(self, group: _Group, *, alone: bool = True) -> _Flight:
+        """The next call of a group."""
+        members, group.left = group.left[: group.size], group.left[group.size :]
+        try:
+            return _Flight(group, members, alone, self._start(members, call_rows(len(members), self._n_devices)))
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            return _Flight(group, members, alone, error=error)
+
+    def _waited(self, flight: _Flight) -> list[Result] | None:
+        """Its results; None where it failed, with its error noted."""
+        try:
+            return None if flight.finish is None else flight.finish()
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            flight.error = error
+            return None
+        finally:
+            flight.finish = None  # which holds arrays
+
+    def _all_landed(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
+        while flying:
+            yield from self._landed(flying)
+
+    def _landed(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
+        """Wait for the first call; where it failed, it and those after it run again, one at a time."""
+        flight = flying.pop(0)
+        if (results := self._waited(flight)) is not None:
+            yield flight.members, results
+            return
+        again, flying[:] = [flight, *flying], []
+        for one in again:
+            one.finish = None
+        yield from self._again(flight, alone=flight.alone and len(again) == 1)
+        for one in again[1:]:
+            yield from self._again(one)
+
+    def _again(self, failed: _Flight, *, alone: bool = True) -> Iterator[tuple[list[int], list[Result]]]:
+        """Run the inputs of a call that failed, or was given up for another, with nothing else in flight."""
+        group = _Group(failed.group.width, failed.members, failed.group.size)
+        error, failed.error = failed.error, None
+        while group.left:
+            if error is None:
+                flight = self._started(group)
+                if (results := self._waited(flight)) is not None:
+                    yield flight.members, results
+                    continue
+                group.left, error, alone = flight.members + group.left, flight.error, True
+            members, failure, error = group.left[: group.size], error, None
+            if (results := self._judged(group, members, failure, alone=alone)) is not None:
+                group.left = group.left[1:]
+                yield members, results
+        failed.group.size = min(failed.group.size, group.size)
+
+    def _judged(
+        self, group: _Group, members: list[int], error: Exception | None, *, alone: bool
+    ) -> list[Result] | None:
+        """After a failure: what comes of a single input; or None, to try again, perhaps with fewer inputs."""
+        assert error is not None
+        # Other hosts would wait in the call that failed here, so with several of them there is no second try.
+        if jax.process_count() > 1 or not out_of_memory(error):
+            raise error
+        found = self._unfit(members, error) if len(members) == 1 else None
+        if alone and found is not None:
+            return found
+        about = f"out of memory with {len(members)} inputs of {group.width} tokens in one call"
+        if alone:
+            group.size = _fewer(call_rows(len(members), self._n_devices), self._n_devices)
+            message = f"{about}; going on with {group.size}"
+        else:
+            self._two_fit, message = False, f"{about} and another in flight; going on with one at a time"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return None
 
 
 def call_rows(n_inputs: int, n_devices: int) -> int:

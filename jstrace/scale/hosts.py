@@ -9,14 +9,18 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jstrace.models import InputError
+from jstrace.scale import exchange
 
 Result = TypeVar("Result")
+
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a host counts as ended."""
 
 
 def start_distributed() -> bool:
@@ -24,7 +28,8 @@ def start_distributed() -> bool:
 
     Call it before anything else of JAX. TPU pods, Slurm, Open MPI and Kubernetes are recognised by
     ``jax.distributed.initialize``; elsewhere set JAX_COORDINATOR_ADDRESS (host:port of the first process),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. All must start within 50 seconds, or as many as JSTRACE_START_TIMEOUT says. A
+    host that ends before the others, or cannot be reached for half a minute, ends all of them: JAX aborts the process.
 
     Returns:
       Whether this is the first process, the one to print and to write files.
@@ -34,7 +39,7 @@ def start_distributed() -> bool:
     """
     n_processes, process_id = _given_processes()
     try:
-        jax.distributed.initialize(num_processes=n_processes, process_id=process_id)
+        jax.distributed.initialize(num_processes=n_processes, process_id=process_id, **_patience())
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -42,6 +47,23 @@ def start_distributed() -> bool:
             " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
     return jax.process_index() == 0
+
+
+def _patience() -> dict[str, Any]:
+    """Seconds that hosts wait for each other: to start, for a sign of life, and for the others' end."""
+    given = os.environ.get("JSTRACE_START_TIMEOUT", "50")
+    if not (_is_count(given) and int(given)):
+        raise InputError(f"JSTRACE_START_TIMEOUT is {given!r}, expected seconds such as 300")
+    return {
+        "initialization_timeout": int(given),
+        "heartbeat_timeout_seconds": HEARTBEAT,
+        "shutdown_timeout_seconds": 40,
+    }
+
+
+def lost_others(error: Exception) -> bool:
+    """Whether an error may be that of hosts which lost each other in a computation."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and exchange.client() is not None
 
 
 def _given_processes() -> tuple[int | None, int | None]:
@@ -68,20 +90,15 @@ def _is_count(text: str | None) -> bool:
 
 def agreed(number: int) -> int:
     """The least of all hosts' numbers: they must run the same programs."""
-    if jax.process_count() == 1:
-        return number
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.process_allgather(np.int32(number)).min())
+    return number if jax.process_count() == 1 else min(int(found) for found in exchange.exchanged(str(number).encode()))
 
 
 def either(mask: np.ndarray) -> np.ndarray:
     """Where any host's mask, of a shape that is the same on all, is true."""
     if jax.process_count() == 1:
         return mask
-    from jax.experimental import multihost_utils
-
-    return np.asarray(np.any(multihost_utils.process_allgather(mask), axis=0))
+    found = [np.frombuffer(each, np.bool_) for each in exchange.exchanged(np.asarray(mask, np.bool_).tobytes())]
+    return np.logical_or.reduce(found).reshape(mask.shape)
 
 
 def together(step: Callable[[], Result]) -> Result:
@@ -115,26 +132,42 @@ def together(step: Callable[[], Result]) -> Result:
     return result
 
 
+class Interrupts:
+    """Ctrl-C on several hosts, which is only noted; all of them ask at the same points."""
+
+    def __init__(self, held: list[int] | None) -> None:
+        """``held``: those noted here; None on one host, which is interrupted as ever."""
+        self._held = held
+
+    def asked(self) -> bool:
+        """Whether any host was interrupted."""
+        return self._held is not None and bool(either(np.asarray(bool(self._held))))
+
+    def stop_if_asked(self) -> None:
+        """KeyboardInterrupt on a host that was interrupted, ``InputError`` on the others."""
+        if self._held is not None:
+            together(self._stop)
+
+    def _stop(self) -> None:
+        if self._held:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def interrupts_agreed() -> Iterator[Callable[[], None]]:
-    """What raises a Ctrl-C, which is only noted inside, on every host at once; all call it at one point.
+def interrupts_agreed() -> Iterator[Interrupts]:
+    """A Ctrl-C only noted inside, until every host stops at once; all ask at one point.
 
     A host that left a computation in the middle would strand the others in it. A second Ctrl-C does so all the same,
     for those who do not want to wait. One host is interrupted as ever.
 
     Yields:
-      A function that raises KeyboardInterrupt on a host that was interrupted, ``InputError`` on the others.
+      What to ask.
     """
     if jax.process_count() == 1:
-        yield lambda: None
+        yield Interrupts(None)
         return
     with _interrupts_held(once=True) as held:
-
-        def stop_if_asked() -> None:
-            if held:
-                raise KeyboardInterrupt
-
-        yield lambda: together(stop_if_asked)
+        yield Interrupts(held)
 
 
 @contextlib.contextmanager
@@ -184,8 +217,5 @@ def check_agreed(what: object) -> None:
     """
     if jax.process_count() == 1:
         return
-    from jax.experimental import multihost_utils
-
-    mark = np.frombuffer(hashlib.sha256(repr(what).encode()).digest()[:8], np.uint32)
-    if len(np.unique(multihost_utils.process_allgather(mark), axis=0)) > 1:
+    if len(set(exchange.exchanged(hashlib.sha256(repr(what).encode()).digest()))) > 1:
         raise InputError("the hosts were given different inputs or options; every one must run the same command")

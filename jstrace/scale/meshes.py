@@ -7,6 +7,7 @@ compiler divides the work by the sharding of the weights.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -88,17 +89,43 @@ def placed(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(one, tree)
 
 
-def fetched(tree: Any) -> Any:
-    """Batches on the host; with several hosts every one of them gets the whole, an input at a time."""
-    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
-        return jax.device_get(tree)
-    from jax.experimental import multihost_utils
+_SMALL = 2**26
+"""Bytes of an array up to which every device may hold the whole of it."""
 
-    def one(leaf: jax.Array) -> np.ndarray:
-        rows = (multihost_utils.process_allgather(_row(leaf, index), tiled=True) for index in range(leaf.shape[0]))
-        return np.stack(list(rows))
+
+def leaving(tree: Any) -> Any:
+    """Batches that will be ``fetched``, on their way to the host while the devices go on with what is started next.
+
+    With several hosts a small array is made whole on all of them by a program of its own, which is started here: later
+    it would wait for all that was started meanwhile.
+    """
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            leaf.copy_to_host_async()
+            return leaf
+        return _whole(leaf.sharding.mesh)(leaf) if leaf.nbytes <= _SMALL else leaf  # type: ignore[attr-defined]
 
     return jax.tree.map(one, tree)
+
+
+@functools.cache
+def _whole(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def fetched(tree: Any) -> Any:
+    """Batches on the host; with several hosts every one of them gets the whole, large arrays an input at a time."""
+    return jax.tree.map(_fetched, tree)
+
+
+def _fetched(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(jax.device_get(leaf))
+    from jax.experimental import multihost_utils
+
+    rows = (multihost_utils.process_allgather(_row(leaf, index), tiled=True) for index in range(leaf.shape[0]))
+    return np.stack(list(rows))
 
 
 @jax.jit

@@ -74,18 +74,18 @@ def hf_checkpoints(hf_llama: object, tmp_path: Path) -> Path:
 
 def test_where_checkpoints_are(tmp_path: Path) -> None:
     """Revisions of a hub id are asked for; a single one is as it was."""
-    found = checkpoints("owner/name", ["main", "step/1"], tmp_path)
+    found = checkpoints("owner/name", ["main", "step/1"], "gs://runs/a/")
     assert [(one.source, one.revision, one.label, one.place) for one in found] == [
         ("owner/name", "main", "main", 0), ("owner/name", "step/1", "step/1", 1),
     ]  # fmt: skip
-    assert [one.out.name for one in found] == ["main", "step_1"]
-    (one,) = checkpoints("owner/name", ["main"], tmp_path)
-    assert (one.revision, one.out, one.label) == ("main", tmp_path, None)
+    assert [one.out for one in found] == ["gs://runs/a/main", "gs://runs/a/step_1"]
+    (one,) = checkpoints("owner/name", ["main"], "a/")
+    assert (one.revision, one.out, one.label) == ("main", "a/", None)
     for names, message in ((["a", "a"], "each of them once"), (["a", ".."], "names of folders")):
         with pytest.raises(InputError, match=message):
-            checkpoints("owner/name", names, tmp_path)
+            checkpoints("owner/name", names, "a")
     with pytest.raises(InputError, match="holds no folder a"):
-        checkpoints(str(tmp_path), ["a", "b"], tmp_path)
+        checkpoints(str(tmp_path), ["a", "b"], "a")
 
 
 @pytest.mark.parametrize(

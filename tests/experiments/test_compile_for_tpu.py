@@ -187,6 +187,18 @@ def test_programs_for_a_slice() -> None:
 
 
 @needs_libtpu
+def test_programs_for_two_slices() -> None:
+    """Between slices goes what goes along data: whether extraction is complete, and nothing else."""
+    mesh = ("--slices", "2", "--mesh", "data=8,model=2", "--inputs", "8")
+    found = programs(*mesh, "--programs", "score", "extract", "evaluate")
+    for name in ("score", "evaluate"):
+        assert {one["axes"] for one in found[name]["collectives"]} == {"model"}, name
+    (bit,) = found["extract"]["collectives"]
+    assert (bit["kind"], bit["number"]) == ("all-reduce", 1)
+    assert bit["n_bytes"] <= 512, "a bit, in a register's width"
+
+
+@needs_libtpu
 def test_extraction_for_one_device() -> None:
     """One scatter at its end, and no sort at all."""
     (one,) = programs("--programs", "extract").values()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 
+import chex
+import jax
 import numpy as np
 import pytest
 
-from jstrace.method.composition import compose
+from jstrace.method.composition import compose, composed
+from jstrace.method.counting import Counts
 from jstrace.models import EdgeTree
+from jstrace.pipeline import stages
+from jstrace.pipeline.padding import widened
 
 N_SIZES = 26
 
@@ -34,6 +40,18 @@ def test_counts_are_those_of_comparison(shape: tuple[int, int, int, int]) -> Non
         assert made.edges[k] == sum(leaf.sum() for _, leaf in held.items())
         attended = held.attn.any(axis=(1, 2)) | held.residual_attn
         assert made.nodes[k] == 1 + attended.sum() + (held.mlp | held.residual_mlp).sum()
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_the_device_counts_as_the_host(parallel: bool) -> None:
+    """In a padded batch, whose slots beyond an input's length are no edge."""
+    strata = [strata_of(3, 2, 5), EdgeTree(*(np.full_like(leaf, N_SIZES) for _, leaf in strata_of(3, 2, 5).items()))]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(widened(one, 8, np.uint8(255)) for one in strata))
+    (found,) = stages.compose_batch((batch,), n_sizes=N_SIZES, parallel=parallel)
+    for index, one in enumerate(strata):
+        got = composed(Counts(*(np.asarray(leaf[index]) for leaf in jax.tree.leaves(found))))
+        expected = compose(one, N_SIZES, parallel=parallel)
+        chex.assert_trees_all_equal(dataclasses.asdict(got), dataclasses.asdict(expected))
 
 
 @pytest.mark.parametrize("padding", [0, 1])

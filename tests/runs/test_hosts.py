@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,41 @@ main()
     assert "jstrace: error: another host was interrupted, so this one stops, too\n" in ended[0].stderr
     assert f"jstrace: stopped; the same command goes on in {tmp_path}/out\n" in ended[1].stderr
     assert {part.inputs for part in parts.parts_of(tmp_path / "out", "inputs")} == {range(1), range(2, 3)}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_host_that_dies_ends_the_other(hf_llama: Callable[..., Path], tmp_path: Path, number: int) -> None:
+    """With one sentence and no zero, whichever of them is the coordinator; what was whole is gone on with."""
+    model = hf_llama()
+    hf_models.add_tokenizer(model)
+    (tmp_path / "rows.txt").write_text("the cat\nthe cat sat on a mat and the cat sat on a mat\nthe mat\n")
+    script = f"""
+import os, signal, sys
+from jstrace.cli import main
+from jstrace.scale import hosts
+from jstrace.runs.saving import Saver
+hosts.HEARTBEAT = 3
+saved = Saver._save
+def killed(self):
+    saved(self)
+    if os.environ["JAX_PROCESS_ID"] == "{number}":
+        os.kill(os.getpid(), signal.SIGKILL)
+Saver._save = killed
+sys.argv[0] = "jstrace"
+main()
+"""
+    words = ["run", "--data", str(tmp_path / "rows.txt"), "--model", str(model), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, *words, "--ablate", "all", "--distributed"]
+    ended = two_hosts.run_together(lambda _: command)
+    assert ended[number].returncode == -signal.SIGKILL
+    other = ended[1 - number]
+    assert other.returncode not in (0, -signal.SIGKILL)
+    assert [line for line in other.stderr.splitlines() if " @ " in line or "Traceback" in line] == []
+    assert len([line for line in other.stderr.splitlines() if line.startswith("jstrace: error: ")]) == 1, other.stderr
+    data, out = runs.read_data(str(tmp_path / "rows.txt")), tmp_path / "out"
+    there = sum(len(part.inputs) for part in parts.complete_parts(out, ["curves", "components", "inputs"]))
+    again = runs.run(jstrace.load(str(model)), data, out, Plan(ablations=("all",)))
+    assert again.computed == 3 - there
 
 
 def test_different_commands_on_two_hosts(two_hosts_work: two_hosts.Work) -> None:

@@ -338,7 +338,9 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     assert inputs_of(tmp_path / "a") == [(0, 0), (1, 1), (2, 2), (3, 5)]
     stopped, batches[:] = sorted(batches), []
     runs.run(model, data, tmp_path / "whole", SMALL)
-    assert stopped == sorted(batches)
+    lost = [batch for batch, next_one in itertools.pairwise(stopped) if batch == next_one]
+    assert len(lost) <= 1, "at most what was in flight is computed again"
+    assert sorted([*batches, *lost]) == stopped
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
 
 
@@ -390,14 +392,14 @@ def test_parts_close_by_time(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_by_one")
 def test_batches_are_told_before_they_are_computed(model: Model, tmp_path: Path) -> None:
-    """With the tokens that inputs are padded to; progress is what it was."""
+    """With the tokens that inputs are padded to: each before the one before it is finished, but for a new length."""
     told: list[tuple[int, ...]] = []
     runs.run(
         model, DATA, tmp_path, SMALL, progress=lambda *now: told.append(now), on_batch=lambda *now: told.append(now)
     )
-    batches = [(1, 8)] * 3 + [(1, 16)]
-    assert told[0] == (0, 0, 4)
-    assert told[1:] == [one for n, batch in enumerate(batches) for one in (batch, (n + 1, 0, 4))]
+    batch, finished = (1, 8), [(n, 0, 4) for n in range(5)]
+    first = [batch, batch, finished[1], batch, finished[2], finished[3]]
+    assert told == [finished[0], *first, (1, 16), finished[4]]
 
 
 @pytest.mark.usefixtures("one_by_one", "minutes")

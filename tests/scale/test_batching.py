@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,21 @@ import pytest
 
 import jstrace
 from jstrace.method import graph
-from jstrace.method.conditions import Condition
-from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, shapes
+from jstrace.method.conditions import Condition, Plan
+from jstrace.models import (
+    PRESETS,
+    Decoder,
+    EdgeTree,
+    InputError,
+    Model,
+    ModelConfig,
+    make_mesh,
+    param_shardings,
+    shapes,
+    weight_bytes,
+)
 from jstrace.pipeline import footprint, masked, stages
+from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, memory
 from tests.conftest import TINY
 
@@ -125,6 +138,123 @@ def test_other_errors_are_not_retried() -> None:
     run = _running_out(0, jax.errors.JaxRuntimeError("INTERNAL: no"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         list(batching.in_batches({0: 3, 1: 3}, four, run))
+
+
+def test_what_does_not_fit_is_told_with_the_mesh_that_does() -> None:
+    """The published shapes on chips of 16 GB; the estimate of one device is all weights and one input."""
+    config, plan = PRESETS["Qwen/Qwen3-14B-Base"], Plan()
+    ask = Ask(plan.sources, plan.cases, plan.sizes)
+    room = int(15.75 * 2**30)
+    assert footprint.model_sizes(config, 8) == [1, 2, 4, 8]
+    assert footprint.model_sizes(PRESETS["Qwen/Qwen2.5-7B"], 8) == [1, 2, 4]
+    with pytest.raises(InputError, match=r"take some 29.7 GB of each device, which has 16.9; --mesh data=4,model=2"):
+        footprint.check_fits(config, 40, ask, 2, room, n_devices=8, over=1)
+    with pytest.raises(InputError, match=r"; take more devices, or --dtype bfloat16"):
+        footprint.check_fits(config, 40, ask, 4, room, n_devices=2, over=2)
+    footprint.check_fits(config, 40, ask, 2, room, n_devices=8, over=2)
+
+
+def test_weights_of_a_device_are_those_of_the_shardings() -> None:
+    """Heads and widths divided, few key/value heads not."""
+    for name in ("Qwen/Qwen2.5-7B", "microsoft/phi-4"):
+        config = dataclasses.replace(PRESETS[name], n_layers=1)
+        placed = jax.tree.leaves(param_shardings(config, make_mesh(data=2, model=4)))
+        wanted = jax.tree.leaves(shapes(config, jnp.dtype("bfloat16")))
+        own = [2 * math.prod(one.shard_shape(each.shape)) for one, each in zip(placed, wanted, strict=True)]
+        assert weight_bytes(config, 2, 4) == sum(own)
+
+
+class Flights:
+    """Calls that note when they start and end, and fail where they are told to."""
+
+    def __init__(self, *, in_start: Sequence[int] = (), in_end: Sequence[int] = ()) -> None:
+        """Numbers of the starts, and of the waits, that run out of memory; from 1."""
+        self.told: list[tuple[str, list[int]]] = []
+        self.most, self._flying = 0, 0
+        self._fails = {"start": list(in_start), "end": list(in_end)}
+        self._counts = {"start": 0, "end": 0}
+
+    def _note(self, what: str, members: list[int]) -> None:
+        self.told.append((what, members))
+        self._counts[what] += 1
+        if self._counts[what] in self._fails[what]:
+            raise MemoryError
+
+    def start(self, members: list[int], _: int) -> Callable[[], list[int]]:
+        self._note("start", members)
+        self._flying += 1
+        self.most = max(self.most, self._flying)
+
+        def finish() -> list[int]:
+            self._flying -= 1
+            self._note("end", members)
+            return [10 * index for index in members]
+
+        return finish
+
+    def run(self, *parts: Mapping[int, int], **options: Any) -> list[tuple[list[int], list[int]]]:
+        return list(batching.Calls(lambda _: 2, self.start, ahead=lambda: True, **options).of(parts))
+
+
+def results(*members: list[int]) -> list[tuple[list[int], list[int]]]:
+    return [(each, [10 * index for index in each]) for each in members]
+
+
+def test_a_call_starts_before_the_last_one_has_ended() -> None:
+    """Across parts, too; two at most are in flight, and a new length waits for its size."""
+    flights = Flights()
+    assert flights.run({0: 3, 1: 3, 2: 3}, {3: 3, 4: 20}) == results([0, 1], [2], [3], [4])
+    first, second, third, last = [0, 1], [2], [3], [4]
+    steps = [("start", first), ("start", second), ("end", first), ("start", third), ("end", second), ("end", third)]
+    assert flights.told == [*steps, ("start", last), ("end", last)]
+    assert flights.most == 2
+
+
+@pytest.mark.parametrize("fails", [{"in_start": [2]}, {"in_end": [1]}, {"in_end": [2]}])
+def test_memory_that_does_not_hold_two_calls(fails: dict[str, list[int]]) -> None:
+    """It is one at a time from there on: nothing is lost, twice or smaller."""
+    flights = Flights(**fails)
+    with pytest.warns(RuntimeWarning, match="2 inputs of 8 tokens in one call and another in flight"):
+        assert flights.run(dict.fromkeys(range(8), 3)) == results([0, 1], [2, 3], [4, 5], [6, 7])
+    assert flights.told[-4:] == [("start", [4, 5]), ("end", [4, 5]), ("start", [6, 7]), ("end", [6, 7])]
+
+
+def test_what_fails_alone_is_halved_while_the_rest_goes_on() -> None:
+    """The second call fails beside another, and again alone."""
+    flights = Flights(in_start=[2, 3])
+    with pytest.warns(RuntimeWarning, match=r"another in flight|going on with 1"):
+        assert flights.run(dict.fromkeys(range(6), 3)) == results([0, 1], [2], [3], [4], [5])
+
+
+def test_a_single_input_is_judged_alone() -> None:
+    """One that does not fit beside another may fit by itself; else it is the caller's."""
+    for in_start, expected in (([2], results([0], [1], [2])), ([2, 3], [([0], [0]), ([1], [-1]), ([2], [20])])):
+        flights, judged = Flights(in_start=in_start), []
+
+        def unfit(members: list[int], _: Exception, judged: list[list[int]] = judged) -> list[int]:
+            judged.append(members)
+            return [-1]
+
+        calls = batching.Calls(lambda _: 1, flights.start, unfit=unfit, ahead=lambda: True)
+        with pytest.warns(RuntimeWarning, match="another in flight"):
+            found = list(calls.of([dict.fromkeys(range(3), 3)]))
+        assert found == expected
+        assert judged == [[1]] * len(in_start)
+
+
+def test_a_stop_loses_nothing_that_is_computed() -> None:
+    """What is in flight is waited for before the next call's error goes on."""
+    flights, found = Flights(), []
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[int]]:
+        if members == [4, 5]:
+            raise KeyboardInterrupt
+        return flights.start(members, n_rows)
+
+    results = batching.Calls(lambda _: 2, start, ahead=lambda: True).of([dict.fromkeys(range(8), 3)])
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(members for members, _ in results)
+    assert found == [[0, 1], [2, 3]]
 
 
 def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:

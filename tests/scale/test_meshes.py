@@ -187,6 +187,26 @@ def test_hosts_that_a_mesh_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
         make_mesh(data=2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a slice."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+
+
+def test_groups_lie_within_slices() -> None:
+    """Whatever the order of devices; ``data`` goes over slices, equally."""
+    chips: Any = [Chip(n, n % 2) for n in range(8)]
+    found = make_mesh(data=4, model=2, devices=chips).devices
+    assert [{chip.slice_index for chip in group} for group in found] == [{0}, {0}, {1}, {1}]
+    assert [chip.slice_index for chip in make_mesh(data=2, devices=chips).devices.ravel()] == [0, 1]
+    for data, model in ((1, 2), (1, 8), (3, 2)):
+        with pytest.raises(InputError, match="does not divide over 2 slices of 4 devices"):
+            make_mesh(data=data, model=model, devices=chips)
+
+
 def test_meshes_made_by_hand() -> None:
     found = np.asarray(jax.devices()[:4])
     for mesh, message in (

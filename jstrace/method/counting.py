@@ -1,0 +1,50 @@
+"""What traces are made of, counted from strata on the device; ``composition`` turns counts into shares."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jstrace.models import AnyArray, EdgeTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Per size, the last row being the full graph."""
+
+    residual: Int[AnyArray, "*B Z1 L"]
+    """Edges of each component: the residual stream of a layer (both kinds),"""
+    mlp: Int[AnyArray, "*B Z1 L"]
+    """its MLP,"""
+    heads: Int[AnyArray, "*B Z1 L H"]
+    """and each of its heads."""
+    nodes: Int[AnyArray, "*B Z1"]
+    """Nodes reached: the output and the source of every edge."""
+    input_reached: Bool[AnyArray, "*B Z1"]
+    """Whether an edge leaves a node of level 0."""
+
+
+def count(strata: EdgeTree, n_sizes: int, *, parallel: bool = False) -> Counts:
+    """Counts of the edges of every trace from strata (uint8) of one input; ``parallel`` as in the model's config."""
+    after_even = jnp.minimum(strata.residual_attn, strata.attn.min(axis=(1, 2)))
+    after_odd = jnp.minimum(strata.residual_mlp, strata.mlp)
+    if parallel:
+        after_even, after_odd = jnp.minimum(after_even, after_odd), jnp.full_like(after_odd, 255)
+
+    def at(k: Array) -> tuple[Array, ...]:
+        held = functools.partial(_held, k=k)
+        residual = held(strata.residual_attn) + held(strata.residual_mlp)
+        nodes = 1 + jnp.sum(held(after_even) + held(after_odd))
+        return residual, held(strata.mlp), held(strata.attn, 2), nodes, jnp.any(after_even[0] <= k)
+
+    return Counts(*jax.lax.map(at, jnp.arange(n_sizes + 1, dtype=jnp.uint8)))
+
+
+def _held(strata: Array, n_axes: int = 1, *, k: Array) -> Int[Array, "..."]:
+    """How many edges of each component the trace ``k`` holds: those of the last ``n_axes``."""
+    return jnp.sum(strata <= k, axis=tuple(range(-n_axes, 0)), dtype=jnp.int32)

@@ -1,0 +1,158 @@
+"""Runs and data in object stores (``gs://``, ``s3://``), through fsspec: a run has a folder here, copied there.
+
+Object stores have no locks and no renames, so the run keeps its own folder on this machine, and every save is followed
+by a copy: files of a part first, that of ``inputs``, with which the part counts, last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jstrace.errors import InputError
+
+_HIDDEN = ".jstrace-"
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path is a URL."""
+    return isinstance(path, str) and "://" in path
+
+
+@contextlib.contextmanager
+def local_copy(source: str) -> Iterator[Path]:
+    """A file by its path; of a URL a copy.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    if not is_remote(source):
+        yield Path(source)
+        return
+    store, path = _store(source)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / path.rpartition("/")[2]
+        with _told(source, "read"):
+            store.get_file(path, str(target))
+        yield target
+
+
+class Stage:
+    """The folder here of a run there."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        """Fetch what is there.
+
+        Raises:
+          InputError: there is no such store, or it cannot be read.
+        """
+        self._url, self.folder = url, folder
+        self._store, self._root = _store(url)
+        self._there: dict[str, tuple[int, int]] = {}
+        with _told(url, "read"):
+            for path in self._store.find(self._root):
+                name = path.removeprefix(self._root).lstrip("/")
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                self._store.get_file(path, str(folder / name))
+        self._there = self._here()
+
+    def push(self) -> None:
+        """Bring the store up to date with what has changed here since; what other hosts put there is left alone.
+
+        A stop at any point leaves what the next start makes whole: where parts are joined, their file of ``inputs``
+        goes up under the name that ``parts.finish_joins`` looks for before the old ones give way.
+        """
+        now = self._here()
+        new = [name for name, mark in now.items() if self._there.get(name) != mark]
+        gone = [name for name in self._there if name not in now]
+        first, last = _divided(new)
+        with _told(self._url, "written"):
+            for name in first:
+                self._put(name, name)
+            joining = [name for name in last if any(_is_inputs(old) for old in gone)]
+            for name in joining:
+                self._put(name, _hidden(name))
+            others, pieces = _divided(gone)
+            self._remove(pieces)
+            for name in last:
+                self._put(name, name)
+            self._remove([*map(_hidden, joining), *others])
+        self._there = now
+
+    def after(self, on_save: Callable[[int], None] | None) -> Callable[[int], None]:
+        """``on_save`` of a run, which is told when results are there."""
+
+        def saved(count: int) -> None:
+            self.push()
+            if on_save is not None:
+                on_save(count)
+
+        return saved
+
+    def _here(self) -> dict[str, tuple[int, int]]:
+        """Size and time of every file that is whole."""
+        names = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        return {str(path.relative_to(self.folder)): _mark(path) for path in names}
+
+    def _put(self, name: str, target: str) -> None:
+        self._store.makedirs(f"{self._root}/{target}".rpartition("/")[0], exist_ok=True)
+        self._store.put_file(str(self.folder / name), f"{self._root}/{target}")
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._store.rm_file(f"{self._root}/{name}")
+
+
+@contextlib.contextmanager
+def staged(url: str) -> Iterator[Stage]:
+    """A folder for a run whose results belong into a store, where they are however it ends, but for a kill."""
+    with tempfile.TemporaryDirectory(prefix="jstrace-") as folder:
+        stage = Stage(url, Path(folder))
+        try:
+            yield stage
+        finally:
+            stage.push()
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _is_inputs(name: str) -> bool:
+    return name.startswith("inputs/")
+
+
+def _divided(names: list[str]) -> tuple[list[str], list[str]]:
+    """Those of other tables, and those of ``inputs``."""
+    return [name for name in names if not _is_inputs(name)], [name for name in names if _is_inputs(name)]
+
+
+def _hidden(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{_HIDDEN}{file}"
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    import fsspec
+
+    with _told(url, "opened"):
+        store, path = fsspec.core.url_to_fs(url)
+    return store, str(path).rstrip("/")
+
+
+@contextlib.contextmanager
+def _told(url: str, what: str) -> Iterator[None]:
+    """Whatever a store raises, as an ``InputError``: each has errors of its own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise InputError(f"{url}: cannot be {what} ({reason})") from error

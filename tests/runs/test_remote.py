@@ -1,0 +1,136 @@
+"""Runs whose results, and data, are in an object store: fsspec's of this process's memory stands in for one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from pyarrow import parquet
+
+from jstrace import runs
+from jstrace.method.conditions import Plan
+from jstrace.models import InputError, Model
+from jstrace.runs import parts, remote
+from jstrace.runs.data import Data, Row
+from tests.stand_ins import Letters
+
+PLAN = Plan(sizes=(0.05, 0.3), ablations=("all",))
+DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "world")), ("hello",))
+URL = "memory://bucket/run"
+TABLES = ["curves", "components", "inputs"]
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    found = fsspec.filesystem("memory")
+    yield found
+    for path in found.find("/"):
+        found.rm_file(path)
+
+
+def names(store: Any) -> list[str]:
+    return sorted(path.removeprefix("/bucket/run/") for path in store.find("/bucket/run"))
+
+
+def test_a_run_goes_on_from_a_store(tiny: Model, store: Any, tmp_path: Path) -> None:
+    """It has the rows of one in a folder, and no lock."""
+    model = Model(tiny.decoder, Letters())
+    seen: list[int] = []
+    done = runs.run(model, DATA, URL, PLAN, limit=2, part_inputs=2, on_save=lambda _: seen.append(len(names(store))))
+    assert done == runs.Summary(2, 0, 2)
+    assert seen == [1, 4], "the manifest at once, and what is told to be saved is there"
+    assert runs.run(model, DATA, URL, PLAN, part_inputs=2) == runs.Summary(3, 0, 1)
+    runs.run(model, DATA, tmp_path / "here", PLAN, part_inputs=2)
+    store.get("/bucket/run", str(tmp_path / "there"), recursive=True)
+    assert names(store) == [
+        "components/00000000-00000001.parquet",
+        "components/00000002-00000002.parquet",
+        "curves/00000000-00000001.parquet",
+        "curves/00000002-00000002.parquet",
+        "inputs/00000000-00000001.parquet",
+        "inputs/00000002-00000002.parquet",
+        "manifest.json",
+    ]
+    for name in TABLES:
+        one, other = (parquet.read_table(tmp_path / where / name) for where in ("here", "there"))
+        assert one.equals(other)
+
+
+def test_a_store_takes_all_that_a_folder_takes(tiny: Model, store: Any, tmp_path: Path) -> None:
+    model, options = Model(tiny.decoder, Letters()), {"extras": runs.Extras(geometry=True), "revision": "b", "place": 1}
+    runs.run(model, DATA, URL, PLAN, **options)
+    store.get("/bucket/run", str(tmp_path), recursive=True)
+    assert {"dimension", "anisotropy"} <= set(parquet.read_table(tmp_path / "inputs").column_names)
+    held = json.loads((tmp_path / "manifest.json").read_text())["model"]
+    assert (held["revision"], held["place"]) == ("b", 1)
+
+
+def files(folder: Path, name: str) -> None:
+    """A part of text files."""
+    for table in TABLES:
+        (folder / table).mkdir(exist_ok=True)
+        (folder / table / name).write_text(table)
+
+
+@pytest.mark.parametrize("at", range(1, 14))
+def test_a_kill_while_a_join_is_copied(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The next start has each input once, in the old parts or in the new one."""
+    old, new = ("00000000-00000000.parquet", "00000001-00000001.parquet"), "00000000-00000001.parquet"
+    stage = remote.Stage(URL, tmp_path)
+    for name in old:
+        files(tmp_path, name)
+    stage.push()
+    for table in TABLES:
+        for name in old:
+            (tmp_path / table / name).unlink()
+    files(tmp_path, new)
+    calls = [0]
+
+    def stopping(move: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] >= at:
+                raise OSError("killed")
+            return move(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patched:
+        for name in ("put_file", "rm_file"):
+            patched.setattr(store, name, stopping(getattr(store, name)))
+        if at <= 11:
+            with pytest.raises(InputError, match=r"memory://bucket/run: cannot be written \(killed\)"):
+                stage.push()
+        else:
+            stage.push()
+    again = tmp_path / "again"
+    again.mkdir()
+    remote.Stage(URL, again)
+    parts.finish_joins(again, TABLES)
+    found = parts.complete_parts(again, TABLES)
+    parts.check_apart(again, found)
+    assert sorted(index for part in found for index in part.inputs) == [0, 1]
+
+
+def test_data_in_a_store(store: Any) -> None:
+    """As the file itself."""
+    store.pipe_file("/bucket/rows.tsv", b"hello\tthere\nbye\tnow\n")
+    data = runs.read_data("memory://bucket/rows.tsv", corpus="memory://bucket/rows.tsv")
+    assert (data.name, data.rows[0].next_word, data.corpus) == ("rows.tsv", "there", ("hello", "bye"))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bucket/none.tsv", "memory://bucket/none.tsv: cannot be read"),
+        ("nothing://bucket/rows.tsv", r"cannot be opened \(Protocol not known: nothing"),
+        ("memory://bucket/rows.doc", "expected wikitext-2"),
+    ],
+)
+def test_stores_that_make_no_sense(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        runs.read_data(url)
