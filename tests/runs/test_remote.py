@@ -63,9 +63,9 @@ def test_a_run_goes_on_from_a_store(tiny: Model, store: Any, tmp_path: Path) -> 
 def test_a_store_takes_all_that_a_folder_takes(tiny: Model, store: Any, tmp_path: Path) -> None:
     model, options = Model(tiny.decoder, Letters()), {"extras": runs.Extras(geometry=True), "revision": "b", "place": 1}
     runs.run(model, DATA, URL, PLAN, **options)
-    store.get("/bucket/run", str(tmp_path), recursive=True)
-    assert {"dimension", "anisotropy"} <= set(parquet.read_table(tmp_path / "inputs").column_names)
-    held = json.loads((tmp_path / "manifest.json").read_text())["model"]
+    store.get("/bucket/run", str(tmp_path / "there"), recursive=True)
+    assert {"dimension", "anisotropy"} <= set(parquet.read_table(tmp_path / "there" / "inputs").column_names)
+    held = json.loads((tmp_path / "there" / "manifest.json").read_text())["model"]
     assert (held["revision"], held["place"]) == ("b", 1)
 
 
