@@ -32,7 +32,8 @@ from jstrace.method.sizes import SIZES
 from jstrace.models import EDGE_KINDS, EdgeTree, Model
 
 JUDGES = {
-    "means": ("mean", "five", "zero"), "seed": ("mean",), "short": ("mean",), "shuffled": ("mean",),
+    "means": ("mean", "five", "zero"), "unpolished": ("mean",), "seed": ("mean",),
+    "short": ("mean",), "shuffled": ("mean",),
     "zeros": ("zero", "mean"), "random": ("five", "mean"), "pairs": ("mean",),
 }  # fmt: skip
 CHEAPER = ("l1", "l1*gradient", "rounds", "learned")

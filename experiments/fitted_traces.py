@@ -1,11 +1,11 @@
 """Traces fitted to one input, and the control: the same fits told what the input does not predict.
 
 Command: ``python experiments/fitted_traces.py DATA.tsv FITS`` (SmolLM2 in float32: some minutes on one H100; on two
-CPU cores two to four minutes a fit, of which there are 136).
+CPU cores two to four minutes a fit, of which there are 184).
 
 For the first rows of a file of texts it fits traces to their own predictions: under means, there also to those of
-three foreign rows of other entropies, with another seed and in fewer steps; under states of rows 200 to 259 drawn anew
-at every step; under nothing; in the model with its weights shuffled; and to pairs of paraphrases. FITS gets a file for
+three foreign rows of other entropies, without the polish, with another seed and in fewer steps; under states of rows
+200 to 259 drawn anew at every step; under nothing; in the model with its weights shuffled; and to pairs of paraphrases. FITS gets a file for
 each kind of fit, with the strata of all its traces (``strata <= k`` is the trace of size k) and the seconds of the
 call. Kinds that are there are not made again. ``experiments/fitted_figures.py`` judges them.
 
@@ -55,6 +55,7 @@ _FOREIGN = tuple(map(str, FOREIGN))
 _LONG = {"steps": 200, "smallest": 0.002}
 KINDS = {
     "means": Kind(_LONG, ("own", *_FOREIGN)),
+    "unpolished": Kind(_LONG | {"polish": 0}, ("own", *_FOREIGN)),
     "seed": Kind(_LONG | {"seed": 1}),
     "short": Kind({"steps": 100}),
     "shuffled": Kind(_LONG, ("own", "trained"), shuffled=True),
