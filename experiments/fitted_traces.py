@@ -6,8 +6,9 @@ CPU cores two to four minutes a fit, of which there are 184).
 For the first rows of a file of texts it fits traces to their own predictions: under means, there also to those of
 three foreign rows of other entropies, without the polish, with another seed and in fewer steps; under states of rows
 200 to 259 drawn anew at every step; under nothing; in the model with its weights shuffled; and to pairs of
-paraphrases. FITS gets a file for each kind of fit, with the strata of all its traces (``strata <= k`` is the trace of size k) and the seconds of the
-call. Kinds that are there are not made again. ``experiments/fitted_figures.py`` judges them.
+paraphrases. FITS gets a file for each kind of fit, with the strata of all its traces (``strata <= k`` is the trace of
+size k) and the seconds of the call. Kinds that are there are not made again. ``experiments/fitted_figures.py`` judges
+them.
 
 ``--width`` pads all rows to so many tokens, so that one program serves them all; longer rows are left out.
 """
