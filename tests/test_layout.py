@@ -144,7 +144,12 @@ def test_no_circles() -> None:
 
 def test_links_are_relative() -> None:
     for name in ("models", "convert"):
-        assert os.readlink(ROOT / "jstrace" / name) == f"../{name}"
+        link = ROOT / "jstrace" / name
+        if link.is_symlink() or (ROOT / ".git").exists():
+            assert os.readlink(link) == f"../{name}"
+        else:  # archives of the source hold a copy in the place of a link
+            for path in sorted((ROOT / name).rglob("*.py")):
+                assert (link / path.relative_to(ROOT / name)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", SOURCES)

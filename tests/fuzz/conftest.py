@@ -22,3 +22,8 @@ def _bounded_addresses() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (megabytes("VmSize") * 2**20 + _ROOM, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Cases hold whole files, which hypothesis warns of when it writes one down."""
+    item.add_marker(pytest.mark.filterwarnings("ignore:Generating overly large repr"))
