@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--inputs", type=int, default=256)
+    parser.add_argument("--part-inputs", type=int, default=32, help="of a part; results of one are written at its end")
     parser.add_argument("--save-strata", action="store_true")
     parser.add_argument("--out", type=Path, help="also write the JSON line here")
     options = parser.parse_args()
@@ -145,7 +146,9 @@ def main() -> None:
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            runs.run(model, data, Path(folder) / "run", save_strata=options.save_strata)
+            runs.run(
+                model, data, Path(folder) / "run", save_strata=options.save_strata, part_inputs=options.part_inputs
+            )
 
     run()
     found = measured(run)
@@ -157,6 +160,7 @@ def main() -> None:
         "devices": options.devices,
         "layers": options.layers,
         "inputs": len(rows),
+        "part_inputs": options.part_inputs,
         "save_strata": options.save_strata,
     }
     record("host", out=options.out, **about, **found)

@@ -92,7 +92,6 @@ class Shown:
 
     def progress(self, done: int, before: int, wanted: int) -> None:
         """``progress`` of ``runs.run``."""
-        self._check()
         self._done, self._before, self._wanted = done, before, wanted
         if self._started:
             self._pace.finished()
@@ -103,6 +102,7 @@ class Shown:
             if before and self._lines:
                 say(f"{before} of {wanted} inputs are there already")
         self.show()
+        self._check()  # what is finished is shown first
 
     def batch(self, n_inputs: int, n_tokens: int) -> None:
         """``on_batch`` of ``runs.run``."""

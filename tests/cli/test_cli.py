@@ -557,7 +557,7 @@ def test_a_run_that_is_interrupted(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Driver, "batches", interrupted)
+    monkeypatch.setattr(Driver, "stream", interrupted)
     code, out, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     assert (code, out) == (130, "")
     assert err.splitlines() == [
@@ -645,14 +645,14 @@ def test_counting_many_tokens_is_said(
 
 def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector's callbacks swallow exceptions; the run stops at the next input all the same."""
-    batches = Driver.batches
+    batches = Driver.stream
 
     def swallowed(*arguments: Any) -> Any:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         return batches(*arguments)
 
-    monkeypatch.setattr(Driver, "batches", swallowed)
+    monkeypatch.setattr(Driver, "stream", swallowed)
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--ablate", "all")
     assert code == 130
