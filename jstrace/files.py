@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -23,13 +24,14 @@ def check_regular(path: Path) -> None:
     """Refuse what is there but no regular file: a device may have no end, and a pipe nobody who writes into it.
 
     Raises:
-      InputError: a folder, a device, a pipe or a socket.
-      OSError: there is nothing, or it cannot be looked at.
+      InputError: a device, a pipe or a socket.
+      OSError: there is nothing, or a folder, or it cannot be looked at.
     """
     mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-        raise InputError(f"{path}: cannot be read (it is {kind}, expected a regular file)")
+        raise InputError(f"{path}: cannot be read (it is a device or a pipe, expected a regular file)")
 
 
 def read_regular(path: Path) -> bytes:

@@ -214,7 +214,9 @@ def test_files_that_hold_no_texts(run: Run, tmp_path: Path, monkeypatch: pytest.
     def denied(*_: Any, **__: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", denied)  # root reads every file
+    (tmp_path / "a.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "open", denied)  # root reads every file
     assert run("trace", "--file", "a.txt") == (2, "", "jstrace: error: a.txt: cannot be read (Permission denied)\n")
 
 

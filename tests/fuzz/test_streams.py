@@ -44,7 +44,7 @@ def test_what_is_no_regular_file(name: str, tmp_path: Path) -> None:
     assert "pipe" in refusal(lambda: READERS[name](path))
     path.unlink()
     path.mkdir()
-    assert "folder" in refusal(lambda: READERS[name](path))
+    assert "Is a directory" in refusal(lambda: READERS[name](path))
     path.rmdir()
     assert "No such file" in refusal(lambda: READERS[name](path))
 
