@@ -138,8 +138,8 @@ def _cells(path: Path, batches: Iterable[Any]) -> list[tuple[Any, Any]]:
     letters = 0
     for batch in batches:
         batch.validate(full=True)  # of which a damaged file may hold others than it says
-        columns = [_texts_of(batch.column(name)) for name in batch.schema.names]
-        texts, after = columns if len(columns) == 2 else (columns[0], [None] * len(batch))
+        columns = {name: _texts_of(batch.column(name)) for name in batch.schema.names}
+        texts, after = columns["text"], columns.get("next", [None] * len(batch))
         letters += sum(len(text) for text in (*texts, *after) if text)
         if letters > MOST_TEXT:
             raise InputError(f"{path}: cannot be read (it holds more than {MOST_TEXT:,} letters of text)")
