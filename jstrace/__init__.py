@@ -7,7 +7,7 @@ import lazy_loader
 
 from jstrace import _moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from jstrace.reports import read_results, view_input
-from jstrace.runs import read_data
+from jstrace.runs import Row, read_data
 from jstrace.runs.schema import TABLES
 from tests.conftest import ROOT
 from tests.fuzz.hostile import HUGE, altered, cases, damaged, hostile_json, refusal, refusal_of
@@ -172,6 +172,12 @@ def test_parquet(tmp_path: Path) -> None:
         refusal_of(content, tmp_path / "it.parquet", read)
 
     check()
+
+
+def test_columns_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "it.parquet"
+    path.write_bytes(_parquet(pa.table({"next": ["x", None], "more": [1, 2], "text": ["a", "b"]})))
+    assert read_data(str(path)).rows == (Row("a", "x"), Row("b", None))
 
 
 @pytest.mark.parametrize("length", [length for length in HUGE if 2**30 < length < 2**32])
