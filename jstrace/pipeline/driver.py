@@ -130,7 +130,9 @@ class Driver:
             return [self._too_long(len(queue.inputs[members[0]].tokens), error)]
 
         n_devices = meshes.n_data(self.model.mesh)
-        calls = batching.Calls(self._most, start, n_devices=n_devices, unfit=unfit, ahead=self._ahead)
+        calls = batching.Calls(
+            self._most, start, n_devices=n_devices, unfit=unfit, ahead=self._ahead, two=self._two_fit
+        )
         for members, found in calls.of(queue.lengths(parts)):
             yield from queue.refused()
             queue.finished(members)
@@ -171,6 +173,11 @@ class Driver:
         few = bool(kinds) and all(takes_passes(kind) for kind in kinds) and not self.ask.cases
         alone, n_masks = any(getattr(kind, "alone", False) for kind in kinds), 2 if few else memory.ALL_SIZES
         return memory.batch_inputs(self.model.decoder, width, each, n_masks=n_masks, alone=alone)
+
+    def _two_fit(self, width: int) -> bool:
+        """Whether memory holds two calls of a width: a CPU's is the machine's, which kills what takes too much."""
+        each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
+        return memory.holds(self.model.decoder, 2 * self._most(width) * each)
 
     def _started(self, members: list[Input], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
         """A batch on its way, as what waits for its results."""

@@ -152,8 +152,9 @@ def run(
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as interrupts:
-            # A control has batches of its own between those of the run.
-            driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: control is None and not interrupts.asked())
+            # A control, generation and geometry compute between the batches of the run, in memory that these leave.
+            by_itself = control is None and not extras.generate and not extras.geometry
+            driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked())
             finished = _computed(driver, control, inputs, extras, chunks.values())
             for number, chunk in chunks.items():
                 with saver.part(number):

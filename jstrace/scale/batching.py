@@ -89,17 +89,21 @@ class Calls(Generic[Result]):
         n_devices: int = 1,
         unfit: Callable[[list[int], Exception], list[Result]] = _raised,
         ahead: Callable[[], bool] = lambda: False,
+        two: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """``most`` and ``n_devices`` as in ``in_batches``.
 
         Args:
           start: starts a call for inputs, of so many rows, and gives what waits for its results.
           unfit: what comes of a single input that memory ran out for; by default the error is raised.
-          ahead: asked before each call whether it may start before the one before it has ended.
+          ahead: asked before each call whether it may be in flight while something else goes on.
+          two: whether memory is known to hold two calls of a width; asked with ``most``, when nothing is in flight.
         """
         self._most, self._start, self._n_devices = most, start, n_devices
         self._unfit, self._ahead, self._two_fit = unfit, ahead, True
+        self._two = two
         self._sizes: dict[int, int] = {}
+        self._twos: dict[int, bool] = {}
 
     def of(self, several: Iterable[Mapping[int, int]]) -> Iterator[tuple[list[int], list[Result]]]:
         """Results of inputs by their lengths: those of one mapping before those of the next, which is read late."""
@@ -109,16 +113,18 @@ class Calls(Generic[Result]):
                 if group.width not in self._sizes:  # which depends on the memory that is free
                     yield from self._all_landed(flying)
                     self._sizes[group.width] = self._n_devices * self._most(group.width)
-                group.size = self._sizes[group.width]
+                    self._twos[group.width] = self._two(group.width)
                 while group.left:
-                    if not (self._two_fit and self._ahead()):
+                    group.size = self._sizes[group.width]
+                    ahead = self._ahead() and self._two_fit
+                    if not (ahead and all(self._twos[width] for width in (group.width, *_widths(flying)))):
                         yield from self._all_landed(flying)
                     try:
                         flying.append(self._started(group, alone=not flying))
                     except BaseException:  # a stop costs nothing that is computed already
                         yield from self._all_landed(flying)
                         raise
-                    leave = int(flying[-1].error is None)
+                    leave = int(ahead and flying[-1].error is None)
                     while len(flying) > leave:
                         yield from self._landed(flying)
         yield from self._all_landed(flying)
@@ -162,6 +168,8 @@ class Calls(Generic[Result]):
         again, flying[:] = [flight, *flying], []
         for one in again:
             one.finish = None
+        for one in again[1:]:
+            one.error = None  # which it got in company
         yield from self._again(flight, alone=flight.alone and len(again) == 1)
         for one in again[1:]:
             yield from self._again(one)
@@ -181,7 +189,7 @@ class Calls(Generic[Result]):
             if (results := self._judged(group, members, failure, alone=alone)) is not None:
                 group.left = group.left[1:]
                 yield members, results
-        failed.group.size = min(failed.group.size, group.size)
+        self._sizes[group.width] = min(self._sizes[group.width], group.size)
 
     def _judged(
         self, group: _Group, members: list[int], error: Exception | None, *, alone: bool
@@ -202,6 +210,10 @@ class Calls(Generic[Result]):
             self._two_fit, message = False, f"{about} and another in flight; going on with one at a time"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
+
+
+def _widths(flying: Iterable[_Flight]) -> Iterator[int]:
+    return (flight.group.width for flight in flying)
 
 
 def call_rows(n_inputs: int, n_devices: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -81,18 +82,32 @@ def batch_inputs(
     evaluation has (``n_masks`` at a time), an accelerator takes more inputs: its rows are what keeps it busy.
     ``alone`` says that a CPU gains nothing from company (long fits, of which a stop should cost one).
     """
-    found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
-    platform = found[0].platform
+    platform = next(iter(decoder.embed[...].sharding.addressable_devices)).platform
     if alone and platform == "cpu":
         return 1
     more = 1 if platform == "cpu" else ALL_SIZES / n_masks
     most = int(min(_INPUTS.get(platform, 4) * more, _MOST, _TOKENS.get(platform, 64) * more // width))
-    free = [number for number in map(free_bytes, found) if number is not None]
-    if free:
-        shared = len(found) if platform == "cpu" else 1  # devices of one machine's memory
-        weights = sum(leaf.nbytes for leaf in decoder.layers.weights().values()) // decoder.config.n_layers
-        most = min(most, (int(_SHARE * min(free)) // shared - weights) // bytes_each)
+    room = _plannable(decoder)
+    if room is not None:
+        most = min(most, room // bytes_each)
     return agreed(1 << (max(1, most).bit_length() - 1))
+
+
+def holds(decoder: Decoder, n_bytes: int) -> bool:
+    """Whether so many bytes may be planned for on each device, beside what is there; the same on every host."""
+    room = _plannable(decoder)
+    return bool(agreed(int(room is None or n_bytes <= room)))
+
+
+def _plannable(decoder: Any) -> int | None:
+    """Bytes of each device for calls; None where nothing tells."""
+    found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
+    free = [number for number in map(free_bytes, found) if number is not None]
+    if not free:
+        return None
+    shared = len(found) if found[0].platform == "cpu" else 1  # devices of one machine's memory
+    weights = sum(leaf.nbytes for leaf in decoder.layers.weights().values()) // decoder.config.n_layers
+    return int(_SHARE * min(free)) // shared - weights
 
 
 def out_of_memory(error: BaseException) -> bool:

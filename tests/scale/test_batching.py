@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -240,6 +241,35 @@ def test_a_single_input_is_judged_alone() -> None:
             found = list(calls.of([dict.fromkeys(range(3), 3)]))
         assert found == expected
         assert judged == [[1]] * len(in_start)
+
+
+def test_what_failed_in_company_is_judged_alone() -> None:
+    """Both of two calls in flight fail, and both fit by themselves."""
+    flights, unfit = Flights(in_start=[2], in_end=[1]), lambda members, _: [-1 for _ in members]
+    calls = batching.Calls(lambda _: 1, flights.start, unfit=unfit, ahead=lambda: True)
+    with pytest.warns(RuntimeWarning, match="another in flight"):
+        assert list(calls.of([dict.fromkeys(range(3), 3)])) == results([0], [1], [2])
+
+
+def test_a_size_that_was_too_large_is_not_tried_again() -> None:
+    flights = Flights(in_start=[1])
+    with pytest.warns(RuntimeWarning, match="going on with 1") as warned:
+        assert flights.run({0: 3, 1: 3}, {2: 3, 3: 3}) == results([0], [1], [2], [3])
+    assert len(warned) == 1
+
+
+def test_two_calls_only_where_memory_is_known_to_hold_them() -> None:
+    """Of both lengths that would be in flight; and none stays there while the caller computes, unless ``ahead``."""
+    flights = Flights()
+    flights.run({0: 3, 1: 3, 2: 20, 3: 20, 4: 20, 5: 3}, {6: 3, 7: 20}, two=lambda width: width < 16)
+    at = [step for step, _ in flights.told]
+    for before, after in itertools.pairwise(flights.told):
+        if before[0] == after[0] == "start":
+            assert max(*before[1], *after[1]) in (5, 6), "two short ones"
+    assert at.count("start") == at.count("end")
+    alone = Flights()
+    for _ in batching.Calls(lambda _: 2, alone.start).of([dict.fromkeys(range(4), 3)]):
+        assert alone.told[-1][0] == "end"
 
 
 def test_a_stop_loses_nothing_that_is_computed() -> None:
