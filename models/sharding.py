@@ -46,7 +46,9 @@ def _chosen(devices: Sequence[jax.Device], data: int, model: int) -> list[jax.De
     """The first devices of every slice, slice after slice; where there is one slice, simply the first."""
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
-        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+        # Of GPUs it is the host's number.
+        number = getattr(device, "slice_index", None) if device.platform == "tpu" else None
+        slices.setdefault(number or 0, []).append(device)
     each, left = divmod(data, len(slices))
     if left or each * model > min(map(len, slices.values()), default=0):
         raise InputError(

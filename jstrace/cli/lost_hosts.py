@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 _BEGINS = re.compile(r"^[EF]\d{4} .*(coordination_service\w*\.cc:\d+\]|client\.h:\d+\] Terminating process)")
 _FATAL = "Terminating process because the JAX distributed service"
-_AGAIN = "so this one stops; jstrace run goes on with the parts that are whole when every host is started again"
+_AGAIN = "so this one stops; start every host again (jstrace run goes on with the parts that are whole)"
 
 
 def quieten() -> None:

@@ -39,8 +39,8 @@ def two_nn(points: Float[np.ndarray, "N D"]) -> float:
     """
     if len(points) < FEWEST:
         return np.nan
-    near = np.partition(distance.squareform(distance.pdist(points)), 2, axis=1)[:, :3]  # the point itself is the first
-    first, second = near[:, 1], near[:, 2]
+    near = np.partition(distance.squareform(distance.pdist(points)), (0, 1, 2), axis=1)
+    first, second = near[:, 1], near[:, 2]  # the point itself is before them
     total = np.sum(np.log(second[first > 0] / first[first > 0]))
     return float((np.sum(first > 0) - 1) / total) if total > 0 else np.nan
 

@@ -96,6 +96,11 @@ class Results:
         return None if found is None else printable(found)
 
     @property
+    def place(self) -> int:
+        """Where the checkpoint stands among others."""
+        return int(self.manifest["model"].get("place", 0))
+
+    @property
     def generates(self) -> int:
         """Tokens generated after each row of the data, whose predictions are the inputs; 0 where rows are."""
         return int(self.manifest["config"].get("generate", 0))
@@ -210,6 +215,9 @@ def _opened(folder: Path) -> list[Path]:
         path.parent: manifest.read_manifest(path.parent)["model"] for path in folder.glob(f"*/{manifest.MANIFEST}")
     }
     places = {path: model["place"] for path, model in found.items() if "place" in model}
+    others = sorted(path.name for path in found if path not in places)
+    if places and others:
+        raise InputError(f"{folder}: beside checkpoints of a model it holds {', '.join(others)}; name them one by one")
     return sorted(places, key=lambda path: (places[path], path.name)) or [folder]
 
 

@@ -20,9 +20,10 @@ SIZES = (1e-3, 1e-2, 1e-1)
 
 
 def revised(runs: Sequence[Results]) -> list[Results]:
-    """The runs that are of a revision, as long as they are several and share a condition; in their order."""
-    found = [run for run in runs if run.revision is not None]
-    return found if len(found) > 1 and statistics.shared_cases(found) else []
+    """The runs that are of a revision of one model, as long as they are several and share a condition; in order."""
+    found = sorted((run for run in runs if run.revision is not None), key=lambda run: run.place)
+    one = len({str(run.manifest["model"]["name"]).rpartition("@")[0] for run in found}) == 1
+    return found if len(found) > 1 and one and statistics.shared_cases(found) else []
 
 
 def table(runs: Sequence[Results]) -> pa.Table:

@@ -45,7 +45,8 @@ class Control:
         sources = tuple(dict.fromkeys(case.source for case in plan.controlled))
         ask = Ask(sources, plan.controlled, plan.sizes, plan.seed)
         self._driver, self._rows, self._count = Driver(model, ask, replacing=replacing), rows, plan.selectivity
-        self._predicted = functools.lru_cache(_KEPT)(self._prediction)
+        # Of no method: an object that holds a cache of its own method, and a model, is freed late.
+        self._predicted = functools.lru_cache(_KEPT)(functools.partial(_prediction, self._driver, rows))
         self._tops: dict[int, int | None] = {}
 
     def of(self, inputs: Mapping[int, Input]) -> dict[int, Foreign]:
@@ -89,12 +90,13 @@ class Control:
             self._tops[index] = None if found is None else int(found.argmax())
         return self._tops[index]
 
-    def _prediction(self, index: int) -> Float32[np.ndarray, "V"] | None:
-        """Log-probabilities of what follows a row, where it can be an input at all."""
-        try:
-            return self._driver.prediction(tokenised(self._driver.model, self._rows[index].text)[1][0])
-        except InputError:
-            return None
+
+def _prediction(driver: Driver, rows: Sequence[Row], index: int) -> Float32[np.ndarray, "V"] | None:
+    """Log-probabilities of what follows a row, where it can be an input at all."""
+    try:
+        return driver.prediction(tokenised(driver.model, rows[index].text)[1][0])
+    except InputError:
+        return None
 
 
 def _curves(found: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:

@@ -123,8 +123,12 @@ def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: S
 
 def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session: dict[str, Any]) -> None:
     """Add the session to the manifest, unless it is there, and make the tables' folders."""
-    sessions = read_manifest(folder)["sessions"] if (folder / MANIFEST).exists() else []
+    held = read_manifest(folder) if (folder / MANIFEST).exists() else {"sessions": [], "model": {}}
+    sessions = held["sessions"]
     if session not in sessions:
+        if "place" in held["model"] and "place" not in facts["model"]:  # a checkpoint among others, gone on with alone
+            kept = {name: held["model"][name] for name in ("name", "revision", "place")}
+            facts = facts | {"model": facts["model"] | kept}
         found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
         text = json.dumps(found, indent=1) + "\n"
         write_bytes(folder / MANIFEST, text.encode())

@@ -42,8 +42,9 @@ class Inputs:
     """
 
     def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
-        self._model, self._rows, self._extras, self._seed = model, rows, extras, seed
-        self._of_row = functools.lru_cache(_KEPT)(self._generated)
+        self._model, self._rows, self._extras = model, rows, extras
+        # Of no method: an object that holds a cache of its own method, and a model, is freed late.
+        self._of_row = functools.lru_cache(_KEPT)(functools.partial(_generated, model, rows, extras, seed))
 
     def made(self, index: int) -> Made:
         """An input, or why there is none."""
@@ -77,16 +78,19 @@ class Inputs:
             row._replace(text=text, next_word=None), Input(np.concatenate([prompt, before]), token), {**columns, **told}
         )
 
-    def _generated(self, number: int) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
-        """A row's tokens, those after it, and their probabilities."""
-        extras, prompt = self._extras, tokenised(self._model, self._rows[number].text)[1][0]
-        how: dict[str, Any] = {"temperature": extras.temperature, "seed": self._seed, "row": number}
-        try:
-            return (prompt, *generated(self._model, prompt, extras.generate, **how))
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if jax.process_count() > 1 or not out_of_memory(error):
-                raise
-            raise InputError(f"{len(prompt)} tokens do not fit into memory") from None
+
+def _generated(
+    model: Model, rows: Sequence[Row], extras: Extras, seed: int, number: int
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
+    """A row's tokens, those after it, and their probabilities."""
+    prompt = tokenised(model, rows[number].text)[1][0]
+    how: dict[str, Any] = {"temperature": extras.temperature, "seed": seed, "row": number}
+    try:
+        return (prompt, *generated(model, prompt, extras.generate, **how))
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if jax.process_count() > 1 or not out_of_memory(error):
+            raise
+        raise InputError(f"{len(prompt)} tokens do not fit into memory") from None
 
 
 def checked_extras(extras: Extras, *, selectivity: int) -> Extras:

@@ -7,12 +7,16 @@ by a copy: files of a part first, that of ``inputs``, with which the part counts
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jstrace.errors import InputError
+from jstrace.runs.manifest import MANIFEST
+from jstrace.runs.schema import TABLES
 
 _HIDDEN = ".jstrace-"
 
@@ -37,7 +41,8 @@ def local_copy(source: str) -> Iterator[Path]:
         target = Path(folder) / path.rpartition("/")[2]
         with _told(source, "read"):
             store.get_file(path, str(target))
-        yield target
+        with _named(target, source):
+            yield target
 
 
 class Stage:
@@ -47,16 +52,18 @@ class Stage:
         """Fetch what is there.
 
         Raises:
-          InputError: there is no such store, or it cannot be read.
+          InputError: there is no such store, it cannot be read, or what is there is no run.
         """
         self._url, self.folder = url, folder
         self._store, self._root = _store(url)
         self._there: dict[str, tuple[int, int]] = {}
         with _told(url, "read"):
-            for path in self._store.find(self._root):
-                name = path.removeprefix(self._root).lstrip("/")
+            names = [path.removeprefix(self._root).lstrip("/") for path in self._store.find(self._root)]
+            if names and MANIFEST not in names:
+                raise InputError(f"{url}: holds files, but no run; give --out a new folder")
+            for name in (name for name in names if name == MANIFEST or name.partition("/")[0] in TABLES):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                self._store.get_file(path, str(folder / name))
+                self._store.get_file(f"{self._root}/{name}", str(folder / name))
         self._there = self._here()
 
     def push(self) -> None:
@@ -109,13 +116,46 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(url: str) -> Iterator[Stage]:
-    """A folder for a run whose results belong into a store, where they are however it ends, but for a kill."""
-    with tempfile.TemporaryDirectory(prefix="jstrace-") as folder:
-        stage = Stage(url, Path(folder))
+    """A folder for a run whose results belong into a store, where they are however it ends, but for a kill.
+
+    Raises:
+      InputError: the store cannot be written; the folder stays then, and the error names it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="jstrace-"))
+    lost: InputError | None = None
+    try:
+        with _named(folder, url):
+            stage = Stage(url, folder)
         try:
-            yield stage
-        finally:
-            stage.push()
+            with _named(folder, url):
+                yield stage
+        except BaseException:
+            if lost := _not_pushed(stage):
+                warnings.warn(str(lost), RuntimeWarning, stacklevel=2)
+            raise
+        if lost := _not_pushed(stage):
+            raise lost
+    finally:
+        if lost is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _not_pushed(stage: Stage) -> InputError | None:
+    """Why the last copy to the store failed."""
+    try:
+        stage.push()
+    except InputError as error:
+        return InputError(f"{error}; what was computed is in {stage.folder}")
+    return None
+
+
+@contextlib.contextmanager
+def _named(path: Path, url: str) -> Iterator[None]:
+    """Errors speak of the URL, not of its copy here, which nobody has seen."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), url.rstrip("/"))) from error
 
 
 def _mark(path: Path) -> tuple[int, int]:

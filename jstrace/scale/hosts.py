@@ -19,6 +19,11 @@ from jstrace.scale import exchange
 
 Result = TypeVar("Result")
 
+_LOST = (
+    *("gloo", "nccl", "peer", "socket", "connect", "coordination", "heartbeat"),
+    *("unavailable", "deadline", "timed out", "timeout", "aborted", "rendezvous"),
+)
+"""What errors of hosts that cannot reach each other say, in lower case."""
 HEARTBEAT = 30
 """Seconds without a sign of life after which a host counts as ended."""
 
@@ -62,8 +67,10 @@ def _patience() -> dict[str, Any]:
 
 
 def lost_others(error: Exception) -> bool:
-    """Whether an error may be that of hosts which lost each other in a computation."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and exchange.client() is not None
+    """Whether an error may be that of hosts which lost each other in a computation: of a network, or a deadline."""
+    words = str(error).lower()
+    of_network = any(word in words for word in _LOST)
+    return isinstance(error, jax.errors.JaxRuntimeError) and exchange.client() is not None and of_network
 
 
 def _given_processes() -> tuple[int | None, int | None]:

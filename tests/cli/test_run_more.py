@@ -48,6 +48,9 @@ def test_checkpoints_in_one_command(run: Run, hf_checkpoints: Path, tmp_path: Pa
     models = [json.loads((out / name / "manifest.json").read_text())["model"] for name in ("late", "early")]
     assert [(one["revision"], one["place"]) for one in models] == [("late", 0), ("early", 1)]
     assert run("run", "--data", str(rows), "--out", str(out), *asked)[1].count("0 of them computed now") == 2
+    alone = ("--model", str(hf_checkpoints / "late"), *WORDS)
+    assert run("run", "--data", str(rows), "--out", str(out / "late"), *alone)[0] == 0
+    assert json.loads((out / "late" / "manifest.json").read_text())["model"] == models[0], "it is one of them still"
     code, told, err = run("report", str(out), "--out", str(tmp_path / "report"))
     assert code == 0, err
     assert told.endswith("@late, steps@early\n")

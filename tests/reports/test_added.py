@@ -175,7 +175,7 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
         write_run(parent, name, np.full(4, height) + heights_of(4) / 100, heights_of(4), plan=BOTH, about=about)
     runs = results.read_results([parent])
     assert [run.revision for run in runs] == ["step c", "step a", "step b"]
-    assert revisions.revised(runs) == runs
+    assert revisions.revised(runs) == revisions.revised(runs[::-1]) == runs
     assert revisions.revised(runs[:1]) == []
     with figures.style():
         figure = revisions.figure(runs)
@@ -188,6 +188,9 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
     rows = csv.read_csv(tmp_path / "out" / "tables" / "revisions.csv").to_pylist()
     assert [row["revision"] for row in rows[:3]] == ["step c", "step a", "step b"]
     assert rows[0]["tv_median_at_0.1%"] == pytest.approx(np.median(runs[0].curve("l1/all", "tv")[:, 1]))
+    write_run(parent, "other", heights_of(4), heights_of(4), plan=BOTH)
+    with pytest.raises(InputError, match="beside checkpoints of a model it holds other; name them one by one"):
+        results.read_results([parent])
 
 
 def test_checkpoints_of_equal_weights(tmp_path: Path) -> None:

@@ -76,11 +76,48 @@ def files(folder: Path, name: str) -> None:
         (folder / table / name).write_text(table)
 
 
+def test_errors_are_of_the_store(tiny: Model, store: Any) -> None:
+    """Not of the folder here; and what is no run is not fetched."""
+    model = Model(tiny.decoder, Letters())
+    store.pipe_file("/bucket/rows.tsv", b"hello\tthere\tmore\n")
+    with pytest.raises(InputError, match=r"^memory://bucket/rows.tsv:1: 3 columns"):
+        runs.read_data("memory://bucket/rows.tsv")
+    with pytest.raises(InputError, match=r"^memory://bucket: holds files, but no run; give --out a new folder"):
+        runs.run(model, DATA, "memory://bucket", PLAN)
+    runs.run(model, DATA, URL, PLAN)
+    with pytest.raises(InputError, match=r"^memory://bucket/run: ") as caught:
+        runs.run(model, DATA, URL, Plan(sizes=(0.05,), ablations=("all",)))
+    assert "jstrace-" not in str(caught.value)
+
+
+def test_a_store_that_cannot_be_written_loses_nothing(
+    tiny: Model, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder here stays, and is named."""
+    model = Model(tiny.decoder, Letters())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    runs.run(model, DATA, URL, PLAN, limit=1)
+    assert not list(tmp_path.glob("jstrace-*"))
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(store, "put_file", refusing)
+    with (
+        pytest.warns(RuntimeWarning, match=r"cannot be written \(full\); what was computed is in"),
+        pytest.raises(InputError, match=r"memory://bucket/run: cannot be written \(full\)"),
+    ):
+        runs.run(model, DATA, URL, PLAN)
+    (kept,) = tmp_path.glob("jstrace-*")
+    assert parts.complete_parts(kept, TABLES)
+
+
 @pytest.mark.parametrize("at", range(1, 14))
 def test_a_kill_while_a_join_is_copied(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The next start has each input once, in the old parts or in the new one."""
     old, new = ("00000000-00000000.parquet", "00000001-00000001.parquet"), "00000000-00000001.parquet"
     stage = remote.Stage(URL, tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
     for name in old:
         files(tmp_path, name)
     stage.push()

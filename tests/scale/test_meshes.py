@@ -194,6 +194,7 @@ class Chip:
     id: int
     slice_index: int
     process_index: int = 0
+    platform: str = "tpu"
 
 
 def test_groups_lie_within_slices() -> None:
@@ -202,6 +203,8 @@ def test_groups_lie_within_slices() -> None:
     found = make_mesh(data=4, model=2, devices=chips).devices
     assert [{chip.slice_index for chip in group} for group in found] == [{0}, {0}, {1}, {1}]
     assert [chip.slice_index for chip in make_mesh(data=2, devices=chips).devices.ravel()] == [0, 1]
+    cards = [dataclasses.replace(chip, platform="gpu") for chip in chips]  # whose slices are hosts
+    assert make_mesh(data=1, model=8, devices=cards).devices.shape == (1, 8)
     for data, model in ((1, 2), (1, 8), (3, 2)):
         with pytest.raises(InputError, match="does not divide over 2 slices of 4 devices"):
             make_mesh(data=data, model=model, devices=chips)
