@@ -157,7 +157,7 @@ def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     tv = {(one["told"], one["number"]): np.asarray(one["tv"])
           for one in records if (one["kind"], one["judge"]) == ("means", "mean")}  # fmt: skip
     targets = [told for told in map(str, FOREIGN) if any(each == told for each, _ in tv)]
-    numbers = [number for told, number in tv if told == "own"]
+    numbers = [number for told, number in tv if told == "own" and all((each, number) in tv for each in targets)]
     out = []
     for name, chosen in {"all": targets, **{told: [told] for told in targets}}.items():
         rows = np.asarray([np.mean([tv[told, n] for told in chosen], axis=0) - tv["own", n] for n in numbers])
