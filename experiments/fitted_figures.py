@@ -221,7 +221,7 @@ def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]],
     return made, shared
 
 
-def draw(found: dict[tuple[str, str, str], np.ndarray]) -> Figure:
+def draw(found: dict[tuple[str, str, str], np.ndarray], control: Sequence[dict[str, Any]]) -> Figure:
     """Left: own and foreign TV with their difference; right: fitted traces beside the cheaper scores."""
     figure = Figure(figsize=(10.4, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -229,7 +229,8 @@ def draw(found: dict[tuple[str, str, str], np.ndarray]) -> Figure:
     for rows, color, label in ((own, "#0072b2", "own prediction"), (foreign, "#d55e00", "another text's prediction")):
         left.fill_between(SIZES, *interval(rows), color=color, alpha=0.2, linewidth=0)
         left.plot(SIZES, rows.mean(axis=0), color=color, marker=".", label=f"{label} (n = {len(rows)})")
-    left.plot(SIZES, foreign.mean(axis=0) - own.mean(axis=0), color="black", linestyle="--", label="selectivity")
+    line = [row["selectivity"] for row in control if row["foreign"] == "all"]  # of the inputs that have all targets
+    left.plot(SIZES, line, color="black", linestyle="--", label=f"selectivity (n = {control[0]['inputs']})")
     left.set(
         xscale="log",
         xlabel="edges kept, share of all",
@@ -256,7 +257,8 @@ def tables(folder: Path, fits: Fits, records: Sequence[Record], rows: Sequence[i
                  **dict(zip(sizes, tv.mean(axis=0).tolist(), strict=True))})
         for (kind, told, judge), tv in found.items()
     ])  # fmt: skip
-    written(folder / "selectivity.csv", selectivity_rows(records))
+    control = selectivity_rows(records)
+    written(folder / "selectivity.csv", control)
     made, shared = edges_tables(fits, rows)
     written(folder / "makeup.csv", made)
     written(folder / "overlap.csv", shared)
@@ -265,7 +267,7 @@ def tables(folder: Path, fits: Fits, records: Sequence[Record], rows: Sequence[i
     written(
         folder / "seconds.csv", [rounded({"fit": kind, **{name: one[name] for name in kept}}) for kind, one in about]
     )
-    draw(found).savefig(folder / "fitted.png", dpi=110)
+    draw(found, control).savefig(folder / "fitted.png", dpi=110)
 
 
 def main() -> None:
