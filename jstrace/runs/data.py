@@ -15,7 +15,7 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.files import MOST_TEXT, check_regular, read_text
-from jstrace.runs import remote, wikitext
+from jstrace.runs import stores, wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
@@ -87,7 +87,7 @@ def read_data(
 
 def _source_rows(source: str) -> tuple[Row, ...]:
     """Rows of a file, which may be a URL."""
-    with remote.local_copy(source) as path:
+    with stores.local_copy(source) as path:
         return _file_rows(path)
 
 

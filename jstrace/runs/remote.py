@@ -1,4 +1,4 @@
-"""Runs and data in object stores (``gs://``, ``s3://``), through fsspec: a run has a folder here, copied there.
+"""Runs in object stores: a run has a folder here, copied there.
 
 Object stores have no locks and no renames, so the run keeps its own folder on this machine, and every save is followed
 by a copy: files of a part first, that of ``inputs``, with which the part counts, last.
@@ -12,37 +12,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.runs.manifest import MANIFEST
 from jstrace.runs.schema import TABLES
+from jstrace.runs.stores import named, store_of, told
 
 _HIDDEN = ".jstrace-"
-
-
-def is_remote(path: object) -> bool:
-    """Whether a path is a URL."""
-    return isinstance(path, str) and "://" in path
-
-
-@contextlib.contextmanager
-def local_copy(source: str) -> Iterator[Path]:
-    """A file by its path; of a URL a copy.
-
-    Raises:
-      InputError: it cannot be read.
-    """
-    if not is_remote(source):
-        yield Path(source)
-        return
-    store, path = _store(source)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / path.rpartition("/")[2]
-        with _told(source, "read"):
-            store.get_file(path, str(target))
-        with _named(target, source):
-            yield target
 
 
 class Stage:
@@ -55,9 +31,9 @@ class Stage:
           InputError: there is no such store, it cannot be read, or what is there is no run.
         """
         self._url, self.folder = url, folder
-        self._store, self._root = _store(url)
+        self._store, self._root = store_of(url)
         self._there: dict[str, tuple[int, int]] = {}
-        with _told(url, "read"):
+        with told(url, "read"):
             names = [path.removeprefix(self._root).lstrip("/") for path in self._store.find(self._root)]
             if names and MANIFEST not in names:
                 raise InputError(f"{url}: holds files, but no run; give --out a new folder")
@@ -76,7 +52,7 @@ class Stage:
         new = [name for name, mark in now.items() if self._there.get(name) != mark]
         gone = [name for name in self._there if name not in now]
         first, last = _divided(new)
-        with _told(self._url, "written"):
+        with told(self._url, "written"):
             for name in first:
                 self._put(name, name)
             joining = [name for name in last if any(_is_inputs(old) for old in gone)]
@@ -124,10 +100,10 @@ def staged(url: str) -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="jstrace-"))
     lost: InputError | None = None
     try:
-        with _named(folder, url):
+        with named(folder, url):
             stage = Stage(url, folder)
         try:
-            with _named(folder, url):
+            with named(folder, url):
                 yield stage
         except BaseException:
             if lost := _not_pushed(stage):
@@ -149,15 +125,6 @@ def _not_pushed(stage: Stage) -> InputError | None:
     return None
 
 
-@contextlib.contextmanager
-def _named(path: Path, url: str) -> Iterator[None]:
-    """Errors speak of the URL, not of its copy here, which nobody has seen."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), url.rstrip("/"))) from error
-
-
 def _mark(path: Path) -> tuple[int, int]:
     facts = path.stat()
     return facts.st_size, facts.st_mtime_ns
@@ -175,24 +142,3 @@ def _divided(names: list[str]) -> tuple[list[str], list[str]]:
 def _hidden(name: str) -> str:
     folder, _, file = name.rpartition("/")
     return f"{folder}/{_HIDDEN}{file}"
-
-
-def _store(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it."""
-    import fsspec
-
-    with _told(url, "opened"):
-        store, path = fsspec.core.url_to_fs(url)
-    return store, str(path).rstrip("/")
-
-
-@contextlib.contextmanager
-def _told(url: str, what: str) -> Iterator[None]:
-    """Whatever a store raises, as an ``InputError``: each has errors of its own."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise InputError(f"{url}: cannot be {what} ({reason})") from error

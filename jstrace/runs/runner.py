@@ -25,7 +25,7 @@ from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.replacing import Replacing, reference_mark
 from jstrace.pipeline.scorers import built_in, known_to
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, remote, rows, schema
+from jstrace.runs import manifest, parts, remote, rows, schema, stores
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
 from jstrace.runs.extras import NOTHING, Extras
@@ -103,7 +103,7 @@ def run(
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
         that another run is writing to; no room; or a model without a tokenizer.
     """
-    if remote.is_remote(out):
+    if stores.is_remote(out):
         with remote.staged(str(out)) as stage:
             return run(
                 model, data, stage.folder, plan, name=name, limit=limit, save_strata=save_strata,

@@ -72,7 +72,9 @@ def command_lines() -> list[tuple[str, list[str]]]:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
         for block in [*blocks(text, "sh"), *blocks(text, "bash")]:
-            for line in re.split(r"\n|&&", re.sub(r"(^|\s)#.*", "", block.replace("\\\n", " "), flags=re.MULTILINE)):
+            code = re.sub(r"(^|\s)#.*", "", block.replace("\\\n", " "), flags=re.MULTILINE)
+            code = re.sub(r'^\$SSH "(.*)"$', r"\1", code, flags=re.MULTILINE)  # what another machine is to run
+            for line in re.split(r"\n|&&", code):
                 words = shlex.split(line) if "jstrace " in line and "$(" not in line else []
                 if "jstrace" in words and words[words.index("jstrace") + 1 :]:
                     found.append((path.name, words[words.index("jstrace") + 1 :]))
