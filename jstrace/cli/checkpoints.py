@@ -36,7 +36,8 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
 
     folders = [re.sub(r"[^\w.-]", "_", revision) for revision in revisions]
     for place, folder in enumerate(folders):
-        if folder in folders[:place] or not folder.strip("."):
+        outside = ".." in revisions[place].split("/")
+        if folder in folders[:place] or not folder.strip(".") or outside:
             raise InputError(f"revision {revisions[place]!r}: expected names of folders, each of them once")
     found = []
     for place, (revision, folder) in enumerate(zip(revisions, folders, strict=True)):

@@ -119,8 +119,8 @@ class Fitted:
           InputError: with the first of them.
         """
         check_count("steps", self.steps)
-        if self.polish != 0 or isinstance(self.polish, bool):
-            check_count("polish", self.polish)
+        if isinstance(self.polish, bool) or not isinstance(self.polish, int | np.integer) or self.polish < 0:
+            raise InputError(f"polish = {self.polish!r:.60}, expected a number of steps, 0 for none")
         for name in _POSITIVE:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, _NUMBERS) or not 1e-6 <= number <= 1e6:

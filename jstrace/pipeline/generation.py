@@ -62,6 +62,10 @@ class Generation:
         return f"Generation({len(self.traces)} tokens after {self.n_prompt}, temperature {self.temperature:g})"
 
 
+MOST_TOKENS = 1 << 20
+"""Generated after one prompt; no model has so many positions."""
+
+
 def trace_generation(
     model: Model,
     prompt: Tokens,
@@ -176,8 +180,8 @@ def checked_count(n: Any) -> int:
     Raises:
       InputError: it is none.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 1:
-        raise InputError(f"n = {n!r}, expected a number of tokens to generate")
+    if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= operator.index(n) <= MOST_TOKENS:
+        raise InputError(f"n = {n!r}, expected a number of tokens to generate, up to {MOST_TOKENS:,}")
     return operator.index(n)
 
 

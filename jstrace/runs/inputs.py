@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int
 
 from jstrace.models import InputError, Model, Tokenizer
 from jstrace.pipeline.driver import Input
-from jstrace.pipeline.generation import checked_temperature, generated
+from jstrace.pipeline.generation import MOST_TOKENS, checked_temperature, generated
 from jstrace.pipeline.inputs import tokenised
 from jstrace.runs.extras import Extras
 from jstrace.runs.row import Row
@@ -99,8 +99,11 @@ def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
     Raises:
       InputError: no numbers of tokens, no temperature, or what does not go together.
     """
-    if isinstance(extras.generate, bool) or not isinstance(extras.generate, int) or extras.generate < 0:
-        raise InputError(f"generate = {extras.generate!r}, expected a number of tokens, 0 for none")
+    counted = isinstance(extras.generate, int) and not isinstance(extras.generate, bool)
+    if not (counted and 0 <= extras.generate <= MOST_TOKENS):
+        raise InputError(
+            f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
+        )
     checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
     if checked.temperature and not checked.generate:
         raise InputError("temperature is for generated tokens; ask for some")

@@ -84,7 +84,11 @@ def test_where_checkpoints_are(tmp_path: Path) -> None:
     assert [one.out for one in found] == ["gs://runs/a/main", "gs://runs/a/step_1"]
     (one,) = checkpoints("owner/name", ["main"], "a/")
     assert (one.revision, one.out, one.label) == ("main", "a/", None)
-    for names, message in ((["a", "a"], "each of them once"), (["a", ".."], "names of folders")):
+    for names, message in (
+        (["a", "a"], "each of them once"),
+        (["a", ".."], "names of folders"),
+        (["a", "b/../c"], "names of"),
+    ):
         with pytest.raises(InputError, match=message):
             checkpoints("owner/name", names, "a")
     with pytest.raises(InputError, match="holds no folder a"):

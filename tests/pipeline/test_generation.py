@@ -115,6 +115,7 @@ def test_predictions_that_are_not_finite() -> None:
     ("prompt", "options", "message"),
     [
         (PROMPT, {"n": 0}, "n = 0, expected a number of tokens"),
+        (PROMPT, {"n": 10**30}, "expected a number of tokens to generate, up to 1,048,576"),
         (PROMPT, {"n": True}, "n = True"),
         (PROMPT, {"temperature": -1}, "temperature = -1, expected a number"),
         (PROMPT, {"temperature": float("nan")}, "temperature = nan"),

@@ -103,6 +103,7 @@ def test_older_runs_stay_the_same() -> None:
     ("extras", "plan", "message"),
     [
         (Extras(generate=-1), PLAN, "generate = -1, expected a number of tokens"),
+        (Extras(generate=10**30), PLAN, "expected a number of tokens up to 1,048,576"),
         (Extras(generate=True), PLAN, "generate = True"),
         (Extras(generate=1, temperature=-1.0), PLAN, "temperature = -1"),
         (Extras(temperature=1.0), PLAN, "temperature is for generated tokens"),
