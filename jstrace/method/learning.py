@@ -27,8 +27,10 @@ _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
 
 
-_POSITIVE = ["smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"]
-_POSITIVE += ["polish_rate", "polish_temperature"]
+_POSITIVE = (
+    *("smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"),
+    *("polish_rate", "polish_temperature"),
+)
 _NUMBERS = (int, float, np.integer, np.floating)
 
 _MOST = 0.4
