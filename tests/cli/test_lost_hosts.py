@@ -37,7 +37,7 @@ def test_the_coordinators_last_words_are_one_sentence(words: str, reason: str) -
     assert first == "before"
     (sentence,) = rest
     assert sentence.startswith(f"jstrace: error: {reason}")
-    assert sentence.endswith("goes on with the parts that are whole when every host is started again")
+    assert sentence.endswith("start every host again (jstrace run goes on with the parts that are whole)")
 
 
 def test_other_words_stay() -> None:
