@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
+from jstrace.models.stacks import over_layers
 
 
 class Continued(NamedTuple):
@@ -83,7 +84,7 @@ def _over_prompt(model: Decoder, x: Float[Array, "T D"], sights: fn.Sight) -> tu
         keys = fn.rotate(k, sight.cos, sight.sin)
         return _out(model.config, w, x, fn.rotate(q, sight.cos, sight.sin), keys, v, sight.visible), _Cache(keys, v)
 
-    return jax.lax.scan(step, x, (model.layers, jnp.asarray(model.config.kinds)))
+    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds))
 
 
 def _over_one(
@@ -103,7 +104,7 @@ def _over_one(
         q = fn.rotate(q, sight.cos, sight.sin)
         return _out(model.config, w, x, q, keys, values, sight.visible), _Cache(keys, values)
 
-    return jax.lax.scan(step, x, (model.layers, jnp.asarray(model.config.kinds), cache))
+    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)
 
 
 def _of_kind(sights: fn.Sight, kind: Array) -> fn.Sight:

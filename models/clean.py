@@ -25,6 +25,7 @@ from jstrace.models.decoder import (
 )
 from jstrace.models.edges import EdgeTree
 from jstrace.models.replacement import Replacement
+from jstrace.models.stacks import over_layers
 
 
 @runtime_checkable
@@ -94,10 +95,8 @@ def clean_forward(
             mlp=measure.vector(final(edge), node),
         )
 
-    layers = jnp.arange(config.n_layers)
-    x, magnitudes = jax.lax.scan(
-        step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds), layers == config.n_layers - 1)
-    )
+    kinds, last = jnp.asarray(config.kinds), jnp.arange(config.n_layers) == config.n_layers - 1
+    x, magnitudes = over_layers(step, model.embedded(tokens), model.layers, kinds, last)
     return Clean(model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1]), magnitudes)
 
 
@@ -163,5 +162,5 @@ def hidden_states(
         edge = mlp(config, w, x if config.parallel else middle)
         return middle + edge, take(Replacement(x, v, middle, edge))
 
-    _, states = jax.lax.scan(step, model.embedded(tokens), (model.layers, jnp.asarray(config.kinds)))
+    _, states = over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
     return states

@@ -24,6 +24,7 @@ from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
 from jstrace.models.replacement import Replacement, spread
 from jstrace.models.rows import RowMap, every_row
+from jstrace.models.stacks import over_layers
 
 
 class Layer(nnx.Module):
@@ -184,8 +185,8 @@ def masked_forward(
     idle = jnp.zeros_like(x[0] if replace is None else x)
     start = _State(x, jnp.ones(x.shape[:1], bool), idle)
     bare = None if replace is None else replace.bare()
-    layers = (model.layers, edges, jnp.asarray(config.kinds), bare)
-    state, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, start, layers)
+    others = (edges, jnp.asarray(config.kinds), bare)
+    state, _ = over_layers(step, start, model.layers, *others, remat=remat)
     return model.next_token_logits(state.x[(tokens.shape[0] if length is None else length) - 1])
 
 

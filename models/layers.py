@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from jstrace.models import platforms
 from jstrace.models.config import ModelConfig
 
 _HIDDEN = -jnp.inf
@@ -25,7 +26,10 @@ def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array
     """
     dtype = operands[0].dtype
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT
-    return jnp.einsum(spec, *operands, precision=precision, preferred_element_type=out or dtype)
+    result = jnp.dtype(out or dtype)
+    # XLA's CPU backend has products of bfloat16 into float32; those into bfloat16 it computes in float32 throughout.
+    summed = platforms.form(None, cpu=jnp.promote_types(result, jnp.float32), gpu=result, tpu=result)
+    return jnp.einsum(spec, *operands, precision=precision, preferred_element_type=summed).astype(result)
 
 
 def rms(x: Float[Array, "*R N"], eps: float, *, axes: int = 1) -> Float32[Array, "*R N"]:

@@ -1,0 +1,223 @@
+"""Models beside each other, from their runs on the same rows: tables, and how TV moves with the number of parameters.
+
+Command: ``python experiments/models_compared.py RUNS OUT`` (a minute; it reads tables and runs no model).
+
+RUNS holds folders of ``jstrace run``, named ``MODEL-KIND`` after the models and kinds below: ``paper`` the paper's
+score in both ablations under zero and mean, ``controls`` its random and inverse baselines, ``scores`` the scores from
+gradients under mean, ``learned`` a scorer that was fitted to the model, and ``fitted`` traces fitted to each input,
+with the control. A kind that a model lacks is left out. OUT gets a table for each of the report's that compares models,
+``trends.csv`` (mean TV of every curve, over all inputs of a run and over those that all models have), ``changes.csv``
+(mean change of each input's TV from a model to the next larger one), and three figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from pyarrow import csv
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from jstrace.reports import Results, read_results, statistics, tables
+from jstrace.reports.drawing import COLORS, SIZE_LABEL, TV_LABEL, legend_above, log_sizes, style
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A model of the comparison."""
+
+    label: str
+    parameters: float
+    """Millions, embeddings and head among them once."""
+    layers: float
+    """Millions, of the layers alone: what edges are made of."""
+
+
+MODELS = {
+    "smollm2": Named("SmolLM2 135M", 134.5, 106.2),
+    "gemma": Named("Gemma 3 270M", 268.1, 100.3),
+    "q05": Named("Qwen2.5-Coder 0.5B", 494.0, 357.9),
+    "q15": Named("Qwen2.5-Coder 1.5B", 1543.7, 1310.3),
+}
+KINDS = ("paper", "controls", "scores", "learned", "fitted")
+COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
+    "curves": tables.curves,
+    "densities": tables.densities,
+    "phases": tables.phases,
+    "correlations": tables.correlations,
+    "makeup": tables.makeups,
+    "cores": tables.cores,
+    "between_models": tables.model_pairs,
+    "selectivity": tables.selectivities,
+}
+SHOWN = (0.001, 0.01, 0.1)
+"""Sizes of the trend."""
+Runs = dict[str, dict[str, Results]]
+
+
+def runs_of(folder: Path) -> Runs:
+    """Kind, then model, of every run that is there."""
+    found: Runs = {}
+    for kind in KINDS:
+        for model, named in MODELS.items():
+            path = folder / f"{model}-{kind}"
+            if path.exists():
+                (run,) = read_results([path])
+                found.setdefault(kind, {})[model] = dataclasses.replace(run, label=named.label)
+    return found
+
+
+def tv_of(run: Results, case: str, texts: Iterable[str] | None = None) -> np.ndarray:
+    """TV ``[N, Z + 1]`` of a curve; of some texts, in their order."""
+    tv = run.curve(case, "tv")
+    if texts is None:
+        return tv
+    rows = {text: row for row, text in enumerate(run.valid["text"].to_pylist())}
+    return tv[[rows[text] for text in texts]]
+
+
+def shared(runs: Iterable[Results]) -> list[str]:
+    """Texts that are valid inputs of all runs, in the order of the first."""
+    first, *others = (run.valid["text"].to_pylist() for run in runs)
+    return [text for text in first if all(text in other for other in others)]
+
+
+def cases_of(runs: dict[str, Results]) -> list[str]:
+    """The curves of one kind that all its models have."""
+    first, *others = runs.values()
+    return [name for name in first.conditions if all(name in other.conditions for other in others)]
+
+
+def trends(found: Runs) -> Iterator[dict[str, Any]]:
+    """Mean TV with its interval: over all inputs of a run, and over those of its kind that all models have."""
+    for kind, runs in found.items():
+        common = shared(runs.values())
+        for case in cases_of(runs):
+            for model, run in runs.items():
+                for over, texts in (("all", None), ("shared", common)):
+                    mean, low, high = statistics.means_of(tv_of(run, case, texts))
+                    n = run.valid.num_rows if texts is None else len(texts)
+                    about = {"kind": kind, "condition": case, "model": run.label, "over": over, "n": n}
+                    about["parameters_m"] = MODELS[model].parameters
+                    for k, size in enumerate(run.sizes):
+                        yield about | {"size": size, "tv": mean[k], "low": low[k], "high": high[k]}
+
+
+def changes(found: Runs) -> Iterator[dict[str, Any]]:
+    """The mean change of each shared input's TV from a model to the next larger one, with its interval."""
+    for kind, runs in found.items():
+        if len(runs) < 2:
+            continue
+        common, sizes = shared(runs.values()), next(iter(runs.values())).sizes
+        for case in cases_of(runs):
+            for first, last in zip([*runs][:-1], [*runs][1:], strict=True):
+                change = tv_of(runs[last], case, common) - tv_of(runs[first], case, common)
+                mean, low, high = statistics.means_of(change)
+                about = {"kind": kind, "condition": case, "from": runs[first].label, "to": runs[last].label}
+                for k, size in enumerate(sizes):
+                    row = {"n": len(common), "size": size, "change": mean[k], "low": low[k], "high": high[k]}
+                    yield about | row
+
+
+def curves(paper: dict[str, Results]) -> Figure:
+    """Mean TV of the paper's score by model: ablations side by side, replacements below each other."""
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for line, replace in zip(panels, ("", "/mean"), strict=True):
+        for axes, ablate in zip(line, ("all", "residual+mlp"), strict=True):
+            for (model, run), color in zip(paper.items(), COLORS, strict=False):
+                mean, low, high = statistics.means_of(tv_of(run, f"l1/{ablate}{replace}"))
+                axes.fill_between(run.sizes, low, high, color=color, alpha=0.2, linewidth=0)
+                axes.plot(run.sizes, mean, color=color, label=f"{MODELS[model].label} (n = {run.valid.num_rows})")
+            log_sizes(axes, run.sizes)
+            axes.set_title(f"ablated: {ablate}, replaced by {'means' if replace else 'zero'}")
+        line[0].set_ylabel(TV_LABEL)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    legend_above(figure, 2)
+    return figure
+
+
+def scores(found: Runs) -> Figure:
+    """For each model the scores under means on the inputs that all its kinds have."""
+    kinds = [kind for kind in ("paper", "scores", "learned", "fitted") if kind in found]
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    for axes, model in zip(figure.subplots(2, 2, sharex=True, sharey=True).ravel(), MODELS, strict=True):
+        here = {kind: found[kind][model] for kind in kinds if model in found[kind]}
+        texts = shared(run for kind, run in here.items() if kind != "fitted")
+        lines = [(kind, case) for kind, run in here.items() for case in run.conditions if case.endswith("/all/mean")]
+        for (kind, case), color in zip(lines, COLORS, strict=False):
+            tv = tv_of(here[kind], case, None if kind == "fitted" else texts)
+            name = case.removesuffix("/all/mean") if kind != "learned" else "learned"
+            axes.plot(here[kind].sizes, tv.mean(axis=0), color=color, label=name)
+        axes.set_title(f"{MODELS[model].label} (n = {len(texts)})")
+        log_sizes(axes, found["paper"][model].sizes)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    figure.supylabel(TV_LABEL, fontsize=7)
+    legend_above(figure, 5)
+    return figure
+
+
+def trend(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Mean TV at three sizes against the parameters: the paper's score, and rounds."""
+    figure = Figure(figsize=(7.0, 2.6), layout="constrained")
+    shown = (("paper", "l1/all"), ("paper", "l1/residual+mlp"), ("scores", "rounds/all/mean"),
+             ("scores", "rounds/residual+mlp/mean"))  # fmt: skip
+    for axes, (kind, case) in zip(figure.subplots(1, 4, sharey=True), shown, strict=True):
+        for size, color in zip(SHOWN, COLORS, strict=False):
+            points = [row for row in rows if (row["kind"], row["condition"], row["over"]) == (kind, case, "all")
+                      and np.isclose(row["size"], size)]  # fmt: skip
+            x, tv, low, high = (np.asarray([row[name] for row in points], float)
+                                for name in ("parameters_m", "tv", "low", "high"))  # fmt: skip
+            bars = [np.nan_to_num(tv - low), np.nan_to_num(high - tv)]
+            axes.errorbar(x, tv, yerr=bars, color=color, marker=".", label=f"{100 * size:g}% of the edges")
+        axes.set(xscale="log", title=case, ylim=(0, 1.02))
+        axes.set_xticks([row["parameters_m"] for row in points], [f"{row['parameters_m']:.0f}" for row in points])
+        axes.minorticks_off()
+    figure.supxlabel("million parameters", fontsize=7)
+    figure.axes[0].set_ylabel(TV_LABEL)
+    legend_above(figure, 3)
+    return figure
+
+
+def write(rows: Iterable[dict[str, Any]] | pa.Table, path: Path) -> None:
+    """A table with four digits; sizes as they are."""
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([*rows])
+    lines = [
+        {name: float(f"{x:.4g}") if isinstance(x, float) else x for name, x in row.items()} for row in table.to_pylist()
+    ]
+    csv.write_csv(pa.Table.from_pylist(lines, schema=table.schema), path)
+
+
+def main() -> None:
+    """Read, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("out", type=Path)
+    asked = parser.parse_args()
+    found = runs_of(asked.runs)
+    (asked.out / "tables").mkdir(parents=True, exist_ok=True)
+    for name, make in COMPARED.items():
+        made = [make([*runs.values()]) for runs in found.values()]
+        write(pa.concat_tables([table for table in made if table.num_rows]), asked.out / "tables" / f"{name}.csv")
+    rows = [*trends(found)]
+    write(rows, asked.out / "tables" / "trends.csv")
+    write(changes(found), asked.out / "tables" / "changes.csv")
+    with style():
+        for name, figure in (("curves", curves(found["paper"])), ("scores", scores(found)), ("trend", trend(rows))):
+            figure.savefig(asked.out / f"{name}.png", dpi=160)
+    print(
+        json.dumps({kind: {model: run.valid.num_rows for model, run in runs.items()} for kind, runs in found.items()})
+    )
+
+
+if __name__ == "__main__":
+    main()
