@@ -49,8 +49,8 @@ LONG = (55, 128, 256, 512, 1024)
 def analysed(config: ModelConfig, n_tokens: int) -> dict[str, Any]:
     """Bytes that each stage takes for one input: the weights, the edges that it reads, results and temporaries.
 
-    XLA's CPU backend widens to float32 more than accelerators do: there the programs are compiled in float32, whose temporaries are an upper bound, and weights count as bfloat16. Live rows are gathered
-    as on a GPU.
+    XLA's CPU backend widens to float32 more than accelerators do: there the programs are compiled in float32, whose
+    temporaries are an upper bound, and weights count as bfloat16. Live rows are gathered as on a GPU.
     """
     dtype = jnp.dtype("float32") if jax.default_backend() == "cpu" else DTYPE
     found: dict[str, Any] = {"weights": cost_model.weight_bytes(config, DTYPE.itemsize)}
