@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -18,6 +19,19 @@ MOST_TEXT = 2**30
 _CHUNK = 2**20
 _STREAMS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 """Where the system keeps what a process was handed open: standard input, and pipes such as a shell's ``<(command)``."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""As a path has it, which keeps one slash of several; a single letter is a drive."""
+
+
+def check_local(path: Path) -> None:
+    """Refuse a URL where a path of this machine is taken: it would name a folder here that is called ``gs:``.
+
+    Raises:
+      InputError: a URL.
+    """
+    if found := _URL.fullmatch(str(path)):
+        raise InputError(f"{found[1]}://{found[2]}: this takes a local path, and no URL (runs in stores: copy them)")
 
 
 def check_regular(path: Path) -> None:
@@ -56,8 +70,9 @@ def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
       UTF-8 text; a byte order mark before it is left out.
 
     Raises:
-      InputError: nothing that can be read, no UTF-8, or more than ``most`` bytes.
+      InputError: a URL, nothing that can be read, no UTF-8, or more than ``most`` bytes.
     """
+    check_local(path)
     try:
         if str(path) == "-":
             content = _up_to(sys.stdin.buffer, most, path)
@@ -121,7 +136,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that ``write_whole`` could not write, before any work is done."""
+    """Refuse a path that ``write_whole`` could not write, before any work is done.
+
+    Raises:
+      InputError: a URL, no regular file, no folder to hold it, or no permission.
+    """
+    check_local(path)
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():

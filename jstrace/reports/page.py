@@ -18,7 +18,7 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from jstrace.errors import InputError
-from jstrace.files import write_bytes, write_whole
+from jstrace.files import check_local, write_bytes, write_whole
 from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
@@ -60,6 +60,7 @@ def write_report(
       InputError: folders that hold no results, an output that cannot be written, pages of runs that kept no strata, or
         no pairs where they are asked for.
     """
+    check_local(Path(out))
     runs = read_results(folders)
     usable = [run for run in runs if run.valid.num_rows]
     if not usable:

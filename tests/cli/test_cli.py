@@ -111,6 +111,33 @@ def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], mess
     assert out == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "run", "--out", "gs://a/b"),
+        ("report", "gs://a/b", "--out", "here"),
+        ("trace", "a", "--save", "gs://a/b"),
+        ("trace", "a", "--plot", "gs://a/b"),
+        ("trace", "--file", "gs://a/b"),
+        ("view", "a", "--out", "gs://a/b.html"),
+        ("export", "a.npz", "--format", "json", "--size", "1", "--out", "gs://a/b"),
+        ("fit-scorer", "--data", "a.txt", "--out", "gs://a/b.safetensors"),
+        ("convert", "smollm2", "gs://a/b"),
+    ],
+)
+def test_urls_where_paths_are_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """None names a folder here that is called ``gs:``; a folder that is there and called so changes nothing."""
+    (tmp_path / "gs:" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    (url,) = (word for word in words if "://" in word)
+    assert (code, out) == (2, "")
+    assert err == f"jstrace: error: {url}: this takes a local path, and no URL (runs in stores: copy them)\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["gs:", "a"]
+
+
 @pytest.mark.parametrize("words", [("trace", "a", "--ablate", "mlp"), ("trace", "a", "--seed", "-1"), ("nothing",)])
 def test_usage_errors(run: Run, words: tuple[str, ...]) -> None:
     assert run(*words)[0] == 2
