@@ -634,16 +634,32 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
 
 def test_a_run_says_what_it_does_before_jax_is_imported(tmp_path: Path) -> None:
     """The first word comes at once, though imports take seconds; so does what is wrong with the arguments."""
-    (tmp_path / "rows.txt").write_text("hello\n")
+    rows, error = tmp_path / "rows.txt", "jstrace: error: "
+    rows.write_text("hello\n")
     stop = "class Stop:\n    def find_spec(self, name, *_):\n        if name == 'jax':\n            sys.exit(9)\n"
     script = f"import sys\n{stop}sys.meta_path.insert(0, Stop())\nfrom jstrace.cli import main\nmain()"
-    for data, code, expected in (
-        (tmp_path / "rows.txt", 9, f"jstrace: 1 inputs in {tmp_path}/rows.txt; starting JAX\n"),
-        ("no.txt", 2, "jstrace: error: no.txt: cannot be read (No such file or directory)\n"),
+    out, warm = ("--out", str(tmp_path / "out")), "a number from 1e-06 to 1e+06, or 0 for the most probable tokens"
+    for words, code, expected in (
+        ((str(rows), *out), 9, f"jstrace: 1 inputs in {rows}; starting JAX\n"),
+        (("no.txt", *out), 2, f"{error}no.txt: cannot be read (No such file or directory)\n"),
+        ((str(rows), *out, "--temperature", "1"), 2, f"{error}temperature is for generated tokens; ask for some\n"),
+        (
+            (str(rows), *out, "--generate", "2", "--temperature", "1e300"),
+            2,
+            f"{error}temperature = 1e+300, expected {warm}\n",
+        ),
+        (
+            (str(rows), "--out", "nothing://a"),
+            2,
+            f"{error}nothing://a: cannot be opened (Protocol not known: nothing)\n",
+        ),
     ):
-        words = ["run", "--data", str(data), "--out", str(tmp_path / "out")]
         ended = subprocess.run(
-            [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-c", script, "run", "--data", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", expected)
 
