@@ -165,6 +165,8 @@ def _refusing(source: str) -> Iterator[None]:
 def _resolve(
     source: str, say: Callable[[str], None], revision: str | None, only: tuple[str, ...] | None = None
 ) -> Path:
+    if revision is not None and not revision.strip():
+        raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
     if hub.HUB_ID.fullmatch(source) and not Path(source).exists():
         return hub.fetch(source, say, revision=revision, **({} if only is None else {"only": only}))
     if revision is not None:

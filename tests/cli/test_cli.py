@@ -100,6 +100,8 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
         (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
         (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
         (("trace", "a", "--kind", "mlp"), "add --top"),
+        (("trace", "a", "--revision", ""), "revision '': expected a branch, a tag or a commit"),
+        (("run", "--data", "a.txt", "--out", "a", "--revision", ""), "revision '': expected a branch"),
         (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
     ],
 )
