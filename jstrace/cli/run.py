@@ -203,7 +203,7 @@ def check_room(model: str, revision: str | None, dtype: Dtype, mesh: str | None,
         return
     over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
     shortest = max(1, min(len(row.text.split()) for row in rows.rows))
-    config, ask = describe(model.removeprefix("random:"), revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
+    config, ask = describe(model, revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
     itemsize = checked_dtype(dtype.value).itemsize
     check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
 

@@ -443,6 +443,16 @@ def test_convert(run: Run, tmp_path: Path) -> None:
     assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
 
 
+def test_info_of_weights_that_are_cut_off(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path)
+    assert run("info", str(tmp_path))[0] == 0
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    code, out, err = run("info", str(tmp_path))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"jstrace: error: {weights}: not a whole safetensors file (")
+
+
 @pytest.mark.real
 def test_info_of_a_graph_too_large(run: Run, real: Model) -> None:
     """``real`` has fetched the model before, or standard error would say so."""
