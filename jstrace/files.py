@@ -213,4 +213,4 @@ def _move(hidden: Path, target: Path) -> None:
         place.parent.mkdir(exist_ok=True)
         check_writable(place)
     for path, place in zip(files, places, strict=True):
-        os.replace(path, place)
+        shutil.move(path, place.resolve())  # where links lead, on another disk, too

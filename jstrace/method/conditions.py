@@ -43,7 +43,7 @@ _MAX_SEED = 2**31 - 1
 MOST_TOKENS = 1 << 20
 """Generated after one prompt; no model has so many positions."""
 _COLDEST, _WARMEST = 1e-6, 1e6
-"""Temperatures: float32 logits divided by less overflow, and more tells no token from another."""
+"""Temperatures: logits divided by far less overflow float32, and more tells no token from another."""
 
 
 @dataclasses.dataclass(frozen=True)

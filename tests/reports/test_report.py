@@ -345,9 +345,12 @@ def test_a_report_that_fails_leaves_what_was_there(
 
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
+    (tmp_path / "elsewhere.html").touch()
+    (tmp_path / "there" / "index.html").symlink_to(tmp_path / "elsewhere.html")
     report.write_report([folder], tmp_path / "there", **wanted)
     before = there(tmp_path / "there")
     assert set(before) == {"notes.txt", "index.html", "figures/tv.png", "figures/tv.svg", "tables/inputs.csv"}
+    assert (tmp_path / "elsewhere.html").stat().st_size, "written where a link leads"
     for error in (InputError("half-way"), KeyboardInterrupt()):
 
         def failing(*_: Any, error: BaseException = error) -> None:
