@@ -18,7 +18,7 @@ from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf import hub
 from jstrace.convert.hf.config import read_hf_config
-from jstrace.convert.hf.folder import open_safetensors
+from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.layouts import GGUF, HF
 from jstrace.convert.stand_in import tokenizer_or_reason
@@ -51,6 +51,8 @@ _OWNERS = {
     "deepseek-ai": ("deepseek-llm-",),
 }
 """Who publishes models that people name without their owner."""
+_WITH_IMAGES = "gemma3"
+"""The family whose checkpoints may have a part that reads images."""
 _NO_MACHINE_HAS = 2**50
 """Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -89,7 +91,12 @@ def say_on_stderr(message: str) -> None:
 
 
 def read_config(source: str, *, revision: str | None = None, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
-    """The config of a source, without its weights; those of the paper's models are known offline."""
+    """The config of a source, without its weights; those of the paper's models are known offline.
+
+    Raises:
+      InputError: nothing of that name, contents that jstrace cannot compute with, or a local folder of safetensors that
+        are not whole, unless random weights are asked for.
+    """
     name = source.removeprefix(_RANDOM)
     with _refusing(source):
         known = preset(name)
@@ -98,7 +105,12 @@ def read_config(source: str, *, revision: str | None = None, say: Callable[[str]
         path = _resolve(name, say, revision, only=hub.CONFIG_ONLY)
         if path.is_file():
             return GgufFile(path).config
-        return native.read_header(path).config if (path / native.HEADER).is_file() else read_hf_config(path)
+        if (path / native.HEADER).is_file():
+            return native.read_header(path).config
+        config = read_hf_config(path)
+        if source == name and Path(name).expanduser() == path:  # what is fetched of a hub id here is the config alone
+            check_whole(path, images=config.family == _WITH_IMAGES)
+        return config
 
 
 def read_checkpoint(
@@ -165,6 +177,8 @@ def _refusing(source: str) -> Iterator[None]:
 def _resolve(
     source: str, say: Callable[[str], None], revision: str | None, only: tuple[str, ...] | None = None
 ) -> Path:
+    if revision is not None and not revision.strip():
+        raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
     if hub.HUB_ID.fullmatch(source) and not Path(source).exists():
         return hub.fetch(source, say, revision=revision, **({} if only is None else {"only": only}))
     if revision is not None:
@@ -198,7 +212,7 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
     config = read_hf_config(folder)
     params = build_params(
         config,
-        open_safetensors(folder, images=config.family == "gemma3"),
+        open_safetensors(folder, images=config.family == _WITH_IMAGES),
         HF[config.family],
         dtype=request.dtype,
         shardings=request.shardings(config),

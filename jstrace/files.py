@@ -1,13 +1,16 @@
-"""Files written all or nothing, and files and streams that are read whole."""
+"""Files, and folders of them, written all or nothing, and files and streams that are read whole."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
+import shutil
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +21,18 @@ MOST_TEXT = 2**30
 _CHUNK = 2**20
 _STREAMS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 """Where the system keeps what a process was handed open: standard input, and pipes such as a shell's ``<(command)``."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""As a path has it, which keeps one slash of several; a single letter is a drive."""
+
+
+def check_local(path: Path) -> None:
+    """Refuse a URL where a path of this machine is taken: it would name a folder here that is called ``gs:``.
+
+    Raises:
+      InputError: a URL.
+    """
+    if found := _URL.fullmatch(str(path)):
+        raise InputError(f"{found[1]}://{found[2]}: this takes a local path, and no URL (runs in stores: copy them)")
 
 
 def check_regular(path: Path) -> None:
@@ -56,8 +71,9 @@ def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
       UTF-8 text; a byte order mark before it is left out.
 
     Raises:
-      InputError: nothing that can be read, no UTF-8, or more than ``most`` bytes.
+      InputError: a URL, nothing that can be read, no UTF-8, or more than ``most`` bytes.
     """
+    check_local(path)
     try:
         if str(path) == "-":
             content = _up_to(sys.stdin.buffer, most, path)
@@ -121,7 +137,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that ``write_whole`` could not write, before any work is done."""
+    """Refuse a path that ``write_whole`` could not write, before any work is done.
+
+    Raises:
+      InputError: a URL, no regular file, no folder to hold it, or no permission.
+    """
+    check_local(path)
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
@@ -132,3 +153,64 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written (there is no folder {target.parent})")
     if not os.access(target.parent, os.W_OK):
         raise InputError(f"{path}: cannot be written (no permission)")
+
+
+@contextlib.contextmanager
+def filled_folder(target: Path, folders: Sequence[str]) -> Iterator[Path]:
+    """A hidden folder for files that take their places in ``target`` once all of them are written.
+
+    Whatever ends it before leaves ``target`` as it was, and none where there was none; only a kill leaves the hidden
+    folder behind.
+
+    Args:
+      target: made where it is missing; what it holds stays, but for files of the same names.
+      folders: names of folders in it that files may go into.
+
+    Raises:
+      InputError: it cannot be made or written, or one of ``folders`` is something else there.
+    """
+    hidden, made = target / f".jstrace-{secrets.token_hex(8)}", list[Path]()
+    try:
+        with _told(target, "made"):
+            made += [folder for folder in (target, *target.parents) if not folder.exists()]
+            for folder in (hidden, *(hidden / name for name in folders)):
+                folder.mkdir(parents=True)
+            _check_places(target, folders)
+        yield hidden
+        with _told(target, "written"):
+            _move(hidden, target)
+    except InputError as error:  # of a path that nobody has seen
+        raise InputError(str(error).replace(str(hidden), str(target))) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds what was written
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """What the system says, as an ``InputError``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be {what} ({error.strerror or error})") from error
+
+
+def _check_places(target: Path, folders: Sequence[str]) -> None:
+    """Refuse what ``_move`` would fail at, as far as it can be seen before."""
+    for place in (target / name for name in folders):
+        if place.exists() and not (place.is_dir() and os.access(place, os.W_OK)):
+            reason = "no permission" if place.is_dir() else "it is no folder"
+            raise InputError(f"{place}: cannot be written ({reason})")
+
+
+def _move(hidden: Path, target: Path) -> None:
+    """Give every file its place, those of folders first, when no place is taken by something else."""
+    files = sorted((path for path in hidden.rglob("*") if path.is_file()), key=lambda path: -len(path.parts))
+    places = [target / path.relative_to(hidden) for path in files]
+    for place in places:
+        place.parent.mkdir(exist_ok=True)
+        check_writable(place)
+    for path, place in zip(files, places, strict=True):
+        shutil.move(path, place.resolve())  # where links lead, on another disk, too

@@ -127,7 +127,11 @@ def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
 
 
 def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelConfig:
-    """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched."""
+    """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched.
+
+    Raises:
+      InputError: as ``load``, as far as configs, headers and the sizes of a local folder's safetensors tell.
+    """
     return read_config(_named(source), revision=revision)
 
 

@@ -251,3 +251,17 @@ def test_what_there_is_can_be_listed() -> None:
     named = {"load", "trace", "evaluate", "extract", "Trace", "Evaluation", "EdgeTree", "SIZES", "make_mesh"}
     assert {*named, "__version__"} < set(shown)
     assert "runs" not in shown, "a star import must bind no room"
+
+
+def test_a_public_class_has_its_name_alone() -> None:
+    """Of the choices of the command line, which nothing imports, some are called as what they choose."""
+    import jstrace
+
+    public = {name for name in dir(jstrace) if isinstance(getattr(jstrace, name), type)}
+    homes: dict[str, list[str]] = {name: [] for name in public}
+    for module, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name in public and not module.startswith("cli."):
+                homes[node.name].append(module)
+    assert homes["Selectivity"] == ["pipeline.learning"]
+    assert all(len(modules) == 1 for modules in homes.values()), homes

@@ -12,6 +12,8 @@ import numpy as np
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError
 
+_SINGLE = "model.safetensors"
+_INDEX = f"{_SINGLE}.index.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _PREFIXES = (
     "model.language_model.",
@@ -76,6 +78,18 @@ def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]
     return found
 
 
+def check_whole(folder: Path, *, images: bool = False) -> None:
+    """Refuse weights that ``open_safetensors`` would refuse; of the files only headers are read, and their sizes.
+
+    A folder without any weights is left alone: what is asked may be its config.
+
+    Raises:
+      InputError: as ``open_safetensors``.
+    """
+    if (folder / _INDEX).is_file() or (folder / _SINGLE).is_file():
+        open_safetensors(folder, images=images)
+
+
 def _bare(name: str) -> str:
     for prefix in _PREFIXES:
         if name.startswith(prefix):
@@ -84,9 +98,9 @@ def _bare(name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if not index.is_file():
-        single = folder / "model.safetensors"
+        single = folder / _SINGLE
         if single.is_file():
             return [single]
         raise InputError(

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from jstrace.cli.options import checked_revision
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -28,8 +30,10 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
     """What is run, in the order of the revisions; those of a local folder are folders in it.
 
     Raises:
-      InputError: a revision that is named twice, that makes no name of a folder, or that a local folder lacks.
+      InputError: a revision that is empty or named twice, that makes no name of a folder, or that a local folder lacks.
     """
+    for revision in revisions:
+        checked_revision(revision)
     if len(revisions) < 2:
         return [Checkpoint(model, revisions[0] if revisions else None, model, out)]
     from jstrace.errors import InputError

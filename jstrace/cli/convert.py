@@ -20,6 +20,9 @@ def convert_command(
     from rich.console import Console
     from rich.markup import escape
 
+    from jstrace.files import check_local
+
+    check_local(out)
     from jstrace.loading import convert
 
     console = Console(stderr=True)

@@ -114,12 +114,15 @@ def run_command(
     check_installed()
     from jstrace import runs
     from jstrace.method.conditions import Plan
+    from jstrace.runs.extras import checked_extras
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(
         tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
         replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
     )  # fmt: skip
+    extras = checked_extras(runs.Extras(generate, temperature, geometry), selectivity=selectivity)
+    _check_store(out)
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
@@ -158,7 +161,7 @@ def run_command(
                 done = runs.run(
                     functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
                     limit=limit, save_strata=save_strata, progress=shown.progress, on_save=shown.saved,
-                    on_batch=shown.batch, reference=texts, extras=runs.Extras(generate, temperature, geometry),
+                    on_batch=shown.batch, reference=texts, extras=extras,
                     revision=checkpoint.label, place=checkpoint.place,
                 )  # fmt: skip
         except KeyboardInterrupt as stopped:
@@ -166,6 +169,18 @@ def run_command(
             raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
         if first:
             _show(done, checkpoint.out)
+
+
+def _check_store(out: str) -> None:
+    """Refuse a URL of no store, before reading and JAX take seconds.
+
+    Raises:
+      InputError: fsspec knows none such, or lacks a package for it.
+    """
+    from jstrace.runs import stores
+
+    if stores.is_remote(out):
+        stores.store_of(out)
 
 
 def check_room(model: str, revision: str | None, dtype: Dtype, mesh: str | None, plan: Plan, rows: Data) -> None:
@@ -188,7 +203,7 @@ def check_room(model: str, revision: str | None, dtype: Dtype, mesh: str | None,
         return
     over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
     shortest = max(1, min(len(row.text.split()) for row in rows.rows))
-    config, ask = describe(model.removeprefix("random:"), revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
+    config, ask = describe(model, revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
     itemsize = checked_dtype(dtype.value).itemsize
     check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
 

@@ -46,12 +46,13 @@ class Output:
         if self.plot is None and self.save is None:
             return
         from jstrace.files import check_writable
-        from jstrace.show.curves import check_plottable
 
         for path in (self.plot, self.save):
             if path is not None:
                 check_writable(path)
         if self.plot is not None:
+            from jstrace.show.curves import check_plottable
+
             check_plottable(self.plot)
             if self.save is not None and self.plot.resolve() == self.save.resolve():
                 raise InputError(f"{self.plot}: --plot and --save name the same file")

@@ -40,6 +40,10 @@ FROZEN_KINDS = {"residual": ("residual_attn", "residual_mlp"), "attention": ("at
 
 _RANDOM_FROZEN = ("residual", "mlp")
 _MAX_SEED = 2**31 - 1
+MOST_TOKENS = 1 << 20
+"""Generated after one prompt; no model has so many positions."""
+_COLDEST, _WARMEST = 1e-6, 1e6
+"""Temperatures: logits divided by far less overflow float32, and more tells no token from another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,3 +360,16 @@ def checked_seed(seed: int) -> int:
     if not 0 <= seed <= _MAX_SEED:
         raise InputError(f"seed = {seed}, expected 0 to {_MAX_SEED}")
     return seed
+
+
+def checked_temperature(temperature: Any) -> float:
+    """A temperature of draws, 0 for none.
+
+    Raises:
+      InputError: it is none, or one that float32 logits cannot be divided by.
+    """
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if not number or not (temperature == 0 or _COLDEST <= temperature <= _WARMEST):
+        expected = f"a number from {_COLDEST:g} to {_WARMEST:g}, or 0 for the most probable tokens"
+        raise InputError(f"temperature = {temperature!r}, expected {expected}")
+    return float(temperature)

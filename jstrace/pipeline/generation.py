@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
-from jstrace.method.conditions import checked_seed
+from jstrace.method.conditions import MOST_TOKENS, checked_seed, checked_temperature
 from jstrace.method.gradients import GradientScore
 from jstrace.method.sizes import SIZES
 from jstrace.models import (
@@ -62,10 +61,6 @@ class Generation:
         return f"Generation({len(self.traces)} tokens after {self.n_prompt}, temperature {self.temperature:g})"
 
 
-MOST_TOKENS = 1 << 20
-"""Generated after one prompt; no model has so many positions."""
-
-
 def trace_generation(
     model: Model,
     prompt: Tokens,
@@ -94,14 +89,16 @@ def trace_generation(
     Args:
       model: from ``jstrace.load``.
       prompt: a text, or its token ids.
-      n: tokens to add; a token that ends texts is one like others, and does not stop it.
-      temperature: 0 takes the most probable token each time; else each is drawn, from logits divided by it.
+      n: tokens to add; a token that ends texts is one like others, and does not stop it. The last of them needs no
+        position, as nothing is predicted from it: prompt and ``n - 1`` tokens are to have one.
+      temperature: 0 takes the most probable token each time; else each is drawn, from logits divided by it: a number
+        from 1e-6 to 1e6.
       seed: of draws, and of the traces' as in ``jstrace.trace``.
       importance, sizes, frozen, order, replace, reference, progress: as in ``jstrace.trace``.
 
     Raises:
-      InputError: as ``jstrace.trace``, more tokens than the model has positions for, or a prediction on the way that is
-        not finite.
+      InputError: as ``jstrace.trace``, more tokens than the model has positions for (without the last), or a
+        prediction on the way that is not finite.
     """
     single, rows = tokenised(model, prompt)
     if not single:
@@ -126,7 +123,7 @@ def generated(
     By itself, so that nothing of it depends on what else is computed. ``row`` tells prompts of one seed apart.
 
     Raises:
-      InputError: arguments that make no sense, or more tokens than the model has positions for.
+      InputError: arguments that make no sense, or more tokens than the model has positions for (without the last).
     """
     n, warm = checked_count(n), checked_temperature(temperature)
     config, length = model.config, len(prompt)
@@ -183,15 +180,3 @@ def checked_count(n: Any) -> int:
     if isinstance(n, bool) or not hasattr(n, "__index__") or not 1 <= operator.index(n) <= MOST_TOKENS:
         raise InputError(f"n = {n!r}, expected a number of tokens to generate, up to {MOST_TOKENS:,}")
     return operator.index(n)
-
-
-def checked_temperature(temperature: Any) -> float:
-    """A temperature, 0 for none.
-
-    Raises:
-      InputError: it is none.
-    """
-    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-    if not number or not math.isfinite(temperature) or temperature < 0:
-        raise InputError(f"temperature = {temperature!r}, expected a number, 0 for the most probable tokens")
-    return float(temperature)

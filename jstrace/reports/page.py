@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import io
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from jstrace.errors import InputError
-from jstrace.files import write_bytes, write_whole
+from jstrace.files import check_local, filled_folder, write_bytes, write_whole
 from jstrace.reports import contents
 from jstrace.reports.contents import Picture, Table
 from jstrace.reports.figures import style
@@ -46,7 +45,8 @@ def write_report(
 
     Args:
       folders: of runs; those of one run's hosts make one, several runs are compared.
-      out: a folder; files of the same names in it are replaced.
+      out: a folder; files of the same names in it are replaced, when all are made: a report that fails or is stopped
+        leaves it as it was.
       figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
       tables: the tables to make, as ``contents.tables`` names them; all by default.
       pages: how many of the inputs that use least, and of those that use most, have a page of their own: of the runs
@@ -60,6 +60,7 @@ def write_report(
       InputError: folders that hold no results, an output that cannot be written, pages of runs that kept no strata, or
         no pairs where they are asked for.
     """
+    check_local(Path(out))
     runs = read_results(folders)
     usable = [run for run in runs if run.valid.num_rows]
     if not usable:
@@ -72,19 +73,18 @@ def write_report(
     if paired and not any(pairs_of(run) for run in usable):
         labels = ", ".join(run.label for run in usable)
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
-    target = Path(out)
-    pictures_folder, tables_folder = (_folder(target / name) for name in ("figures", "tables"))
-    with style():
-        drawn = [(picture, _saved(picture, pictures_folder)) for picture in wanted_pictures]
-    found = [(table, table.compute()) for table in wanted_tables]
-    for table, rows in found:
-        write_whole(tables_folder / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
-    examples = [
-        _examples(run, f"{number}-", pages, _folder(target / "pages") if pages else None)
-        for number, run in enumerate(usable, 1)
-    ]
-    page = _page(runs, examples, drawn, found)
-    write_bytes(target / "index.html", page.encode("utf-8", errors="replace"))
+    with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder:
+        with style():
+            drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
+        found = [(table, table.compute()) for table in wanted_tables]
+        for table, rows in found:
+            write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
+        examples = [
+            _examples(run, f"{number}-", pages, folder / "pages" if pages else None)
+            for number, run in enumerate(usable, 1)
+        ]
+        page = _page(runs, examples, drawn, found)
+        write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
 
@@ -96,16 +96,6 @@ def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callab
             f"these runs have no {what} {', '.join(missing)}, but {', '.join(dict.fromkeys(map(name, made)))}"
         )
     return [item for item in made if not wanted or name(item) in wanted]
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made ({error.strerror or error})") from error
-    if not os.access(path, os.W_OK):
-        raise InputError(f"{path}: cannot be written (no permission)")
-    return path
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jstrace.errors import InputError
+from jstrace.files import check_local
 from jstrace.method.conditions import ABLATIONS, Case, Plan
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
@@ -194,9 +195,11 @@ def read_results(folders: Sequence[str | Path]) -> list[Results]:
     """The runs in some folders, or in folders of their checkpoints; those of one run's hosts make one.
 
     Raises:
-      InputError: no folder, one without a run or without any result, damaged parts, or inputs that two folders hold.
+      InputError: no folder, a URL, one without a run or any result, damaged parts, or inputs that two folders hold.
     """
     groups: dict[tuple[str, Any], list[Path]] = {}
+    for folder in folders:
+        check_local(Path(folder))
     for folder in itertools.chain.from_iterable(_opened(Path(folder)) for folder in folders):
         told = manifest.read_manifest(folder)
         groups.setdefault((repr(told["config"]), told["model"].get("revision")), []).append(folder)

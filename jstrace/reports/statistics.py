@@ -43,7 +43,7 @@ def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
 # --- the control ----------------------------------------------------------------------------------------------------
 
 
-class Selectivity(NamedTuple):
+class ControlCurves(NamedTuple):
     """How much nearer a curve comes to the own prediction than to foreign ones: means over inputs, ``[Z + 1]`` each."""
 
     own: np.ndarray
@@ -61,7 +61,7 @@ class Selectivity(NamedTuple):
     """The index of the size where it is largest, of those up to half of the edges: see ``CONTROLLED``."""
 
 
-def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
+def selectivity(run: Results, case: Case, *, seed: int = 0) -> ControlCurves:
     """The control of one of ``Results.controlled``, over the inputs that have it."""
     own, foreign = run.curve(case, "tv"), run.curve(case, "foreign_tv")
     known = np.isfinite(foreign).all(axis=1)
@@ -69,7 +69,7 @@ def selectivity(run: Results, case: Case, *, seed: int = 0) -> Selectivity:
     found = foreign - own
     low, high = _mean_interval(found, seed)
     peak = most_selective(run.plan.sizes, found.mean(axis=0))
-    return Selectivity(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found), peak)
+    return ControlCurves(own.mean(axis=0), foreign.mean(axis=0), found.mean(axis=0), low, high, len(found), peak)
 
 
 class Mean(NamedTuple):

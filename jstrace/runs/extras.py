@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jstrace.errors import InputError
+from jstrace.method.conditions import MOST_TOKENS, checked_temperature
+
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
@@ -31,3 +34,22 @@ class Extras:
 
 NOTHING = Extras()
 """Nothing is added."""
+
+
+def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
+    """What is asked beside a plan, as it may be.
+
+    Raises:
+      InputError: no numbers of tokens, no temperature, or what does not go together.
+    """
+    counted = isinstance(extras.generate, int) and not isinstance(extras.generate, bool)
+    if not (counted and 0 <= extras.generate <= MOST_TOKENS):
+        raise InputError(
+            f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
+        )
+    checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
+    if checked.temperature and not checked.generate:
+        raise InputError("temperature is for generated tokens; ask for some")
+    if checked.generate and selectivity:
+        raise InputError("selectivity tells an input what others predict, and those next to it are the same text here")
+    return checked

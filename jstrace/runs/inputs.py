@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int
 
 from jstrace.models import InputError, Model, Tokenizer
 from jstrace.pipeline.driver import Input
-from jstrace.pipeline.generation import MOST_TOKENS, checked_temperature, generated
+from jstrace.pipeline.generation import generated
 from jstrace.pipeline.inputs import tokenised
 from jstrace.runs.extras import Extras
 from jstrace.runs.row import Row
@@ -91,22 +91,3 @@ def _generated(
         if jax.process_count() > 1 or not out_of_memory(error):
             raise
         raise InputError(f"{len(prompt)} tokens do not fit into memory") from None
-
-
-def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
-    """What is asked beside a plan, as it may be.
-
-    Raises:
-      InputError: no numbers of tokens, no temperature, or what does not go together.
-    """
-    counted = isinstance(extras.generate, int) and not isinstance(extras.generate, bool)
-    if not (counted and 0 <= extras.generate <= MOST_TOKENS):
-        raise InputError(
-            f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
-        )
-    checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
-    if checked.temperature and not checked.generate:
-        raise InputError("temperature is for generated tokens; ask for some")
-    if checked.generate and selectivity:
-        raise InputError("selectivity tells an input what others predict, and those next to it are the same text here")
-    return checked

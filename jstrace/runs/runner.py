@@ -28,8 +28,8 @@ from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, remote, rows, schema, stores
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
-from jstrace.runs.extras import NOTHING, Extras
-from jstrace.runs.inputs import Inputs, Made, checked_extras
+from jstrace.runs.extras import NOTHING, Extras, checked_extras
+from jstrace.runs.inputs import Inputs, Made
 from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry
 from jstrace.runs.saving import Saver

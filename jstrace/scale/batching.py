@@ -108,26 +108,39 @@ class Calls(Generic[Result]):
     def of(self, several: Iterable[Mapping[int, int]]) -> Iterator[tuple[list[int], list[Result]]]:
         """Results of inputs by their lengths: those of one mapping before those of the next, which is read late."""
         flying: list[_Flight] = []
-        for lengths in several:
-            for group in self._groups(lengths):
-                if group.width not in self._sizes:  # which depends on the memory that is free
+        source = iter(several)
+        while True:
+            try:
+                lengths = next(source)
+            except StopIteration:
+                break
+            except BaseException:  # a stop costs nothing that is computed already
+                if jax.process_count() == 1:  # other hosts may not fetch these now
                     yield from self._all_landed(flying)
-                    self._sizes[group.width] = self._n_devices * self._most(group.width)
-                    self._twos[group.width] = self._two(group.width)
-                while group.left:
-                    group.size = self._sizes[group.width]
-                    ahead = self._ahead() and self._two_fit
-                    if not (ahead and all(self._twos[width] for width in (group.width, *_widths(flying)))):
-                        yield from self._all_landed(flying)
-                    try:
-                        flying.append(self._started(group, alone=not flying))
-                    except BaseException:  # a stop costs nothing that is computed already
-                        yield from self._all_landed(flying)
-                        raise
-                    leave = int(ahead and flying[-1].error is None)
-                    while len(flying) > leave:
-                        yield from self._landed(flying)
+                raise
+            for group in self._groups(lengths):
+                yield from self._called(group, flying)
         yield from self._all_landed(flying)
+
+    def _called(self, group: _Group, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
+        """The calls of a group, of which the last may stay in flight."""
+        if group.width not in self._sizes:  # which depends on the memory that is free
+            yield from self._all_landed(flying)
+            self._sizes[group.width] = self._n_devices * self._most(group.width)
+            self._twos[group.width] = self._two(group.width)
+        while group.left:
+            group.size = self._sizes[group.width]
+            ahead = self._ahead() and self._two_fit
+            if not (ahead and all(self._twos[width] for width in (group.width, *_widths(flying)))):
+                yield from self._all_landed(flying)
+            try:
+                flying.append(self._started(group, alone=not flying))
+            except BaseException:  # a stop, as above
+                yield from self._all_landed(flying)
+                raise
+            leave = int(ahead and flying[-1].error is None)
+            while len(flying) > leave:
+                yield from self._landed(flying)
 
     @staticmethod
     def _groups(lengths: Mapping[int, int]) -> Iterator[_Group]:

@@ -100,6 +100,8 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
         (("trace", "a", "--save", "/no/such/folder/a.npz"), "cannot be written"),
         (("trace", "a", "--plot", "a.pdf"), ".png or .svg"),
         (("trace", "a", "--kind", "mlp"), "add --top"),
+        (("trace", "a", "--revision", ""), "revision '': expected a branch, a tag or a commit"),
+        (("run", "--data", "a.txt", "--out", "a", "--revision", ""), "revision '': expected a branch"),
         (("trace", "a", "--plot", "/no/such/folder/a.png"), "cannot be written"),
     ],
 )
@@ -109,6 +111,33 @@ def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], mess
     assert message in err
     assert len(err.splitlines()) == 1
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "run", "--out", "gs://a/b"),
+        ("report", "gs://a/b", "--out", "here"),
+        ("trace", "a", "--save", "gs://a/b"),
+        ("trace", "a", "--plot", "gs://a/b"),
+        ("trace", "--file", "gs://a/b"),
+        ("view", "a", "--out", "gs://a/b.html"),
+        ("export", "a.npz", "--format", "json", "--size", "1", "--out", "gs://a/b"),
+        ("fit-scorer", "--data", "a.txt", "--out", "gs://a/b.safetensors"),
+        ("convert", "smollm2", "gs://a/b"),
+    ],
+)
+def test_urls_where_paths_are_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """None names a folder here that is called ``gs:``; a folder that is there and called so changes nothing."""
+    (tmp_path / "gs:" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    (url,) = (word for word in words if "://" in word)
+    assert (code, out) == (2, "")
+    assert err == f"jstrace: error: {url}: this takes a local path, and no URL (runs in stores: copy them)\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["gs:", "a"]
 
 
 @pytest.mark.parametrize("words", [("trace", "a", "--ablate", "mlp"), ("trace", "a", "--seed", "-1"), ("nothing",)])
@@ -414,6 +443,16 @@ def test_convert(run: Run, tmp_path: Path) -> None:
     assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
 
 
+def test_info_of_weights_that_are_cut_off(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path)
+    assert run("info", str(tmp_path))[0] == 0
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    code, out, err = run("info", str(tmp_path))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"jstrace: error: {weights}: not a whole safetensors file (")
+
+
 @pytest.mark.real
 def test_info_of_a_graph_too_large(run: Run, real: Model) -> None:
     """``real`` has fetched the model before, or standard error would say so."""
@@ -607,16 +646,32 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
 
 def test_a_run_says_what_it_does_before_jax_is_imported(tmp_path: Path) -> None:
     """The first word comes at once, though imports take seconds; so does what is wrong with the arguments."""
-    (tmp_path / "rows.txt").write_text("hello\n")
+    rows, error = tmp_path / "rows.txt", "jstrace: error: "
+    rows.write_text("hello\n")
     stop = "class Stop:\n    def find_spec(self, name, *_):\n        if name == 'jax':\n            sys.exit(9)\n"
     script = f"import sys\n{stop}sys.meta_path.insert(0, Stop())\nfrom jstrace.cli import main\nmain()"
-    for data, code, expected in (
-        (tmp_path / "rows.txt", 9, f"jstrace: 1 inputs in {tmp_path}/rows.txt; starting JAX\n"),
-        ("no.txt", 2, "jstrace: error: no.txt: cannot be read (No such file or directory)\n"),
+    out, warm = ("--out", str(tmp_path / "out")), "a number from 1e-06 to 1e+06, or 0 for the most probable tokens"
+    for words, code, expected in (
+        ((str(rows), *out), 9, f"jstrace: 1 inputs in {rows}; starting JAX\n"),
+        (("no.txt", *out), 2, f"{error}no.txt: cannot be read (No such file or directory)\n"),
+        ((str(rows), *out, "--temperature", "1"), 2, f"{error}temperature is for generated tokens; ask for some\n"),
+        (
+            (str(rows), *out, "--generate", "2", "--temperature", "1e300"),
+            2,
+            f"{error}temperature = 1e+300, expected {warm}\n",
+        ),
+        (
+            (str(rows), "--out", "nothing://a"),
+            2,
+            f"{error}nothing://a: cannot be opened (Protocol not known: nothing)\n",
+        ),
     ):
-        words = ["run", "--data", str(data), "--out", str(tmp_path / "out")]
         ended = subprocess.run(
-            [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-c", script, "run", "--data", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", expected)
 

@@ -86,6 +86,8 @@ def test_where_checkpoints_are(tmp_path: Path) -> None:
     assert (one.revision, one.out, one.label) == ("main", "a/", None)
     for names, message in (
         (["a", "a"], "each of them once"),
+        ([""], "revision '': expected a branch, a tag or a commit"),
+        (["a", " "], "revision ' ': expected a branch"),
         (["a", ".."], "names of folders"),
         (["a", "b/../c"], "names of"),
     ):

@@ -75,6 +75,26 @@ def test_damaged_safetensors(tmp_path: Path) -> None:
     header = 8 + int.from_bytes(whole[:8], "little")
     assert refusals(lambda: jstrace.load(str(tmp_path)), path, damages(whole, header)) > 40
     assert refusals(lambda: jstrace.load(str(tmp_path)), path, damages(whole, 8)) == N_DAMAGES
+    assert refusals(lambda: describe(str(tmp_path)), path, damages(whole, 8)) == N_DAMAGES
+
+
+def test_a_description_knows_cut_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the header and the size; random weights need none, and a config alone is described."""
+    hf_models.make(hf_models.VARIANTS["llama-gqa"], tmp_path)
+    path, expected = tmp_path / "model.safetensors", describe(str(tmp_path))
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.chdir(tmp_path.parent)
+    for name in (str(tmp_path), tmp_path.name, f"{tmp_path}/"):
+        with pytest.raises(InputError, match=r"model.safetensors: not a whole safetensors file"):
+            describe(name)
+    assert describe(f"random:{tmp_path}") == expected
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "part.safetensors"}}))
+    with pytest.raises(InputError, match=r"shard part.safetensors is missing"):
+        describe(str(tmp_path))
+    for weights in (index, path):
+        weights.unlink()
+    assert describe(str(tmp_path)) == expected
 
 
 def test_damaged_configs(tmp_path: Path) -> None:

@@ -521,3 +521,5 @@ def test_revisions_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert asked[1][2] == ["config.json"]
     with pytest.raises(InputError, match="only a hub id has revisions"):
         jstrace.load(str(tmp_path), revision="main")
+    with pytest.raises(InputError, match="revision '': expected a branch, a tag or a commit"):
+        jstrace.load("EleutherAI/pythia-70m", revision="", say=lambda _: None)

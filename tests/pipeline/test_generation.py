@@ -65,7 +65,8 @@ def test_draws_follow_the_seed_and_the_temperature(tiny: Model) -> None:
     assert drawn == draws(temperature=1.0, seed=1)
     assert drawn != draws(temperature=1.0, seed=2)
     assert drawn != draws(temperature=1.0, seed=1, row=1), "prompts of a run have draws of their own"
-    assert draws(temperature=1e-4) == draws(), "a cold draw takes the most probable"
+    assert draws(temperature=1e-6) == draws(temperature=1e-4) == draws(), "a cold draw takes the most probable"
+    assert draws(temperature=1e6) != draws()
     tokens, probs = generated(tiny, PROMPT, 2, temperature=5.0, seed=3)
     own = predicted(tiny, [PROMPT])[0]
     assert probs[0] == pytest.approx(own[tokens[0]], rel=1e-4), "the model's own, at temperature 1"
@@ -119,6 +120,10 @@ def test_predictions_that_are_not_finite() -> None:
         (PROMPT, {"n": True}, "n = True"),
         (PROMPT, {"temperature": -1}, "temperature = -1, expected a number"),
         (PROMPT, {"temperature": float("nan")}, "temperature = nan"),
+        (PROMPT, {"temperature": float("inf")}, "temperature = inf"),
+        (PROMPT, {"temperature": 1e300}, "expected a number from 1e-06 to 1e\\+06, or 0 for the most probable"),
+        (PROMPT, {"temperature": 1e-40}, "temperature = 1e-40"),
+        (PROMPT, {"temperature": 10**400}, "temperature = 1000"),
         (PROMPT, {"seed": -1}, "seed"),
         (PROMPT, {"sizes": (0.3, 0.1)}, "sizes"),
         ([], {}, "takes one prompt"),
@@ -131,8 +136,12 @@ def test_bad_arguments(tiny: Model, prompt: object, options: dict[str, object], 
 
 
 def test_positions_end() -> None:
+    """With a token to spare: the last one that is generated needs no position, as nothing is predicted from it."""
     config = dataclasses.replace(family_config("gpt2"), max_positions=6)
     model = Model(Decoder(config, tiny_params(config)))
     assert len(generated(model, PROMPT, 4)[0]) == 4, "the last token is not read"
-    with pytest.raises(InputError, match="7 tokens, more than the 6 positions"):
-        generated(model, PROMPT, 5)
+    found = jstrace.trace_generation(model, PROMPT, 4, sizes=(0.3,))
+    assert (len(found.tokens), len(found.traces[-1].tokens)) == (7, 6)
+    for call in (generated, jstrace.trace_generation):
+        with pytest.raises(InputError, match="7 tokens, more than the 6 positions"):
+            call(model, PROMPT, 5)

@@ -327,6 +327,48 @@ def test_outputs_that_cannot_be_written(planted: Planted, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
         report.write_report([folder], tmp_path / "file")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tables").touch()
+    with pytest.raises(InputError, match=r"out/tables: cannot be written \(it is no folder\)"):
+        report.write_report([folder], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["tables"]
+
+
+def test_a_report_that_fails_leaves_what_was_there(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No folder where there was none; in one with another report and files of somebody's, all of them as they were."""
+    folder, wanted = planted("a", heights_of(4), heights_of(4)), {"figures": ["tv"], "tables": ["inputs"]}
+
+    def there(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("mine")
+    (tmp_path / "elsewhere.html").touch()
+    (tmp_path / "there" / "index.html").symlink_to(tmp_path / "elsewhere.html")
+    report.write_report([folder], tmp_path / "there", **wanted)
+    before = there(tmp_path / "there")
+    assert set(before) == {"notes.txt", "index.html", "figures/tv.png", "figures/tv.svg", "tables/inputs.csv"}
+    assert (tmp_path / "elsewhere.html").stat().st_size, "written where a link leads"
+    for error in (InputError("half-way"), KeyboardInterrupt()):
+
+        def failing(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(report, "_page", failing)
+        for out in (tmp_path / "new" / "deep", tmp_path / "there"):
+            with pytest.raises(type(error)):
+                report.write_report([folder], out, **wanted)
+    assert not (tmp_path / "new").exists()
+    assert there(tmp_path / "there") == before
+    monkeypatch.undo()
+    (tmp_path / "there" / "index.html").unlink()
+    (tmp_path / "there" / "index.html").mkdir()
+    with pytest.raises(InputError, match=r"there/index.html: cannot be written \(it is not a regular file\)"):
+        report.write_report([folder], tmp_path / "there", **wanted)
+    del before["index.html"]
+    assert there(tmp_path / "there") == before
 
 
 def test_a_real_run_with_a_reference_reports(model: Model, tmp_path: Path) -> None:

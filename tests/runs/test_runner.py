@@ -30,6 +30,7 @@ from jstrace.pipeline import Driver, masked
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows, saving
 from jstrace.runs.data import Data, Row
+from jstrace.runs.inputs import Inputs
 from jstrace.scale import batching, hosts
 from tests import killed_runs
 from tests.conftest import ROOT, TINY, tiny_params
@@ -342,6 +343,31 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     assert len(lost) <= 1, "at most what was in flight is computed again"
     assert sorted([*batches, *lost]) == stopped
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
+
+
+def test_a_stop_while_a_part_is_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part before it, which is computed meanwhile, is waited for and written."""
+    made, batches, saved, run_batch = Inputs.made, [0], list[int](), Driver._run
+
+    def stopped(inputs: Inputs, index: int) -> Any:
+        if index == 3:
+            assert (batches, saved) == ([1], [0])
+            raise KeyboardInterrupt
+        return made(inputs, index)
+
+    def counted(*arguments: Any) -> Any:
+        batches[0] += 1
+        return run_batch(*arguments)
+
+    monkeypatch.setattr(Inputs, "made", stopped)
+    monkeypatch.setattr(Driver, "_run", counted)
+    monkeypatch.setattr(Driver, "_two_fit", lambda *_: True)
+    data = Data("d", tuple(Row(text) for text in ("abc", "cab", "bca", "acb")), ())
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(model, data, tmp_path, SMALL, part_inputs=2, on_save=saved.append)
+    assert inputs_of(tmp_path) == [(0, 1)]
+    monkeypatch.setattr(Inputs, "made", made)
+    assert runs.run(model, data, tmp_path, SMALL, part_inputs=2).computed == 2
 
 
 @pytest.mark.usefixtures("one_by_one")

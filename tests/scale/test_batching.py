@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +283,22 @@ def test_a_stop_loses_nothing_that_is_computed() -> None:
 
     results = batching.Calls(lambda _: 2, start, ahead=lambda: True).of([dict.fromkeys(range(8), 3)])
     with pytest.raises(KeyboardInterrupt):
+        found.extend(members for members, _ in results)
+    assert found == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_a_stop_while_the_next_is_read_loses_nothing(error: type[BaseException]) -> None:
+    """Reading may take long, and happens while a call is in flight."""
+    flights, found = Flights(), []
+
+    def several() -> Iterator[dict[int, int]]:
+        yield dict.fromkeys(range(4), 3)
+        assert flights.told == [("start", [0, 1]), ("start", [2, 3]), ("end", [0, 1])]
+        raise error
+
+    results = batching.Calls(lambda _: 2, flights.start, ahead=lambda: True).of(several())
+    with pytest.raises(error):
         found.extend(members for members, _ in results)
     assert found == [[0, 1], [2, 3]]
 
