@@ -150,7 +150,7 @@ def scores(found: Runs) -> Figure:
     """For each model the scores under means on the inputs that all its kinds have."""
     kinds = [kind for kind in ("paper", "scores", "learned", "fitted") if kind in found]
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
-    for axes, model in zip(figure.subplots(2, 2, sharex=True, sharey=True).ravel(), MODELS, strict=True):
+    for axes, model in zip(figure.subplots(2, 2, sharex=True, sharey=True).ravel(), found["paper"], strict=False):
         here = {kind: found[kind][model] for kind in kinds if model in found[kind]}
         texts = shared(run for kind, run in here.items() if kind != "fitted")
         lines = [(kind, case) for kind, run in here.items() for case in run.conditions if case.endswith("/all/mean")]
@@ -206,8 +206,9 @@ def main() -> None:
     found = runs_of(asked.runs)
     (asked.out / "tables").mkdir(parents=True, exist_ok=True)
     for name, make in COMPARED.items():
-        made = [make([*runs.values()]) for runs in found.values()]
-        write(pa.concat_tables([table for table in made if table.num_rows]), asked.out / "tables" / f"{name}.csv")
+        made = [table for runs in found.values() if (table := make([*runs.values()])).num_rows]
+        if made:
+            write(pa.concat_tables(made, promote_options="default"), asked.out / "tables" / f"{name}.csv")
     rows = [*trends(found)]
     write(rows, asked.out / "tables" / "trends.csv")
     write(changes(found), asked.out / "tables" / "changes.csv")

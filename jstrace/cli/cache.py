@@ -41,7 +41,7 @@ def cache_command(
 _WHAT: dict[Part, str] = {
     Part.MODEL: "the default model, as it was fetched",
     Part.WEIGHTS: "of GGUF files, dequantised and stacked for the next start",
-    Part.PROGRAMS: "compiled programs",
+    Part.PROGRAMS: "compiled programs, and means of reference texts",
 }
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 from jstrace.method.conditions import REPLACEMENTS, checked_seed
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
 from jstrace.models.replacement import check_fits, checked_arrays
+from jstrace.pipeline import kept_means
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.scale import batching, meshes
 
@@ -269,10 +270,18 @@ class Replacing:
         ids, reference = self._marked_ids
         mark = self.model.fingerprint(), reference
         if mark not in _MEANS:
-            _MEANS[mark] = mean_replacement(self.model, ids)
+            _MEANS[mark] = self._kept(ids, reference)
             while len(_MEANS) > _MOST_MEANS:
                 del _MEANS[next(iter(_MEANS))]
         return _MEANS[mark]
+
+    def _kept(self, ids: list[np.ndarray], reference: str) -> Replacement:
+        """Means that an earlier process kept, or new ones."""
+        found = kept_means.find(self.model, reference)
+        if found is None:
+            found = mean_replacement(self.model, ids)
+            kept_means.keep(self.model, reference, found)
+        return found
 
     @functools.cached_property
     def _marked_ids(self) -> tuple[list[np.ndarray], str]:
