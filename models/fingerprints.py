@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jstrace.models import platforms
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
+from jstrace.models.stacks import taken
 
+_PART = 2**24
+"""Numbers, about, whose bits a CPU sums at once,"""
+_MOST_PARTS = 4096
+"""in so many parts of an array at most."""
 _PREFIX = "2-"
 """Of the hashes of today, so that nobody takes one for another."""
 
@@ -109,11 +116,35 @@ def _checksums(leaves: list[Array], dtype: jnp.dtype | None) -> list[Array]:
 
 def _checksum(leaf: Array, dtype: jnp.dtype) -> Array:
     """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
+    n_parts = platforms.form(None, cpu=_n_parts(leaf.shape), gpu=1, tpu=1)
+    if n_parts == 1:
+        return _sums(leaf, dtype, 0)
+    n_rows = leaf.shape[0] // n_parts
+
+    parts = leaf.reshape(n_parts, n_rows, *leaf.shape[1:])
+
+    def add(place: Array, total: Array) -> Array:
+        return total + _sums(taken(parts, place), dtype, place * n_rows)
+
+    return jax.lax.fori_loop(0, n_parts, add, jnp.zeros(2, jnp.uint32))
+
+
+def _n_parts(shape: Sequence[int]) -> int:
+    """Into how many equal parts the first axis goes: a CPU sums all at once in four arrays of that size."""
+    if not shape:
+        return 1
+    wanted = math.prod(shape) / _PART
+    return next((n for n in range(1, _MOST_PARTS) if n >= wanted and shape[0] % n == 0), 1)
+
+
+def _sums(leaf: Array, dtype: jnp.dtype, first: Array | int) -> Array:
+    """Of rows that lie from ``first`` on."""
     leaf = leaf.astype(dtype)
     kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis in range(leaf.ndim):
-        place = place * jnp.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        place = place * jnp.uint32(0x9E3779B1) + (along + jnp.uint32(first) if axis == 0 else along)
     mixed = (bits ^ (place * jnp.uint32(0x85EBCA6B))) * jnp.uint32(0xC2B2AE35)
     return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)])

@@ -35,7 +35,7 @@ def over_layers(
 
     def indexed(carry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Any]:
         place, *rest = inputs
-        return step(carry, (_taken(layers, place), *rest))
+        return step(carry, (taken(layers, place), *rest))
 
     places = jnp.arange(jax.tree.leaves(layers)[0].shape[0])
     return jax.lax.scan(jax.checkpoint(indexed) if remat else indexed, start, (places, *others))
@@ -47,13 +47,13 @@ def _widened(layers: Any) -> bool:
     return platforms.form(None, cpu=narrow, gpu=False, tpu=False)
 
 
-def _taken(layers: Stack, place: jax.Array) -> Stack:
-    """One layer's weights.
+def taken(layers: Stack, place: jax.Array) -> Stack:
+    """One layer of stacks, inside a loop, as XLA's CPU backend must be told to take it.
 
     The first barrier lets the stacks depend on the layer, or all of them would be copied before the loop; the second
     keeps the slice as narrow as it is, or products of it would be float32's.
     """
     layers, place = jax.lax.optimization_barrier((layers, place))
     one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), layers)
-    taken: Stack = jax.lax.optimization_barrier(one)
-    return taken
+    found: Stack = jax.lax.optimization_barrier(one)
+    return found

@@ -34,14 +34,14 @@ class GgufFile:
         found = {tensor.name: tensor for tensor in tensors}
         divisors = _Dequantised(found.pop(_ROPE_DIVISORS), path).whole() if _ROPE_DIVISORS in found else None
         self.config = _config(self.metadata, found, divisors, str(path))
-        kept: dict[str, np.ndarray] = {}
+        kept: dict[tuple[Any, ...], np.ndarray] = {}
         self.tensors: dict[str, Tensor] = {
             name: _Dequantised(tensor, path, *_as_stored(self.config, name), kept) for name, tensor in found.items()
         }
 
 
 class _Dequantised:
-    """One matrix in Hugging Face's layout, float32; quantised blocks are read whole."""
+    """One matrix in Hugging Face's layout, float32; what is read of it are whole rows."""
 
     dtype = "float32"
 
@@ -51,19 +51,23 @@ class _Dequantised:
         path: Path,
         n_interleaved: int = 0,
         offset: float = 0.0,
-        kept: dict[str, np.ndarray] | None = None,
+        kept: dict[tuple[Any, ...], np.ndarray] | None = None,
     ) -> None:
         self.name = tensor.name
         self.shape = tuple(reversed(tensor.shape))
         self._tensor, self._path, self._heads, self._offset = tensor, path, n_interleaved, offset
-        self._kept = {} if kept is None else kept  # the matrix read last, for the next device's part of it
+        self._kept = {} if kept is None else kept  # the rows read last, for the next device's part of them
 
     def whole(self) -> np.ndarray:
         """The matrix."""
+        return self._rows(slice(None))
+
+    def _rows(self, rows: slice) -> np.ndarray:
+        """Some rows of the matrix, all of one whose heads are interleaved."""
         from gguf import dequantize
 
         try:
-            value = dequantize(self._tensor.data, self._tensor.tensor_type).reshape(self.shape)
+            value = dequantize(self._tensor.data[rows], self._tensor.tensor_type).reshape(-1, *self.shape[1:])
         except (NotImplementedError, ValueError) as error:
             kind = self._tensor.tensor_type.name
             raise InputError(
@@ -73,10 +77,12 @@ class _Dequantised:
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
-        if self.name not in self._kept:
+        rows = slice(None) if self._heads or len(self.shape) < 2 else ranges[0]
+        key = (self.name, rows.start, rows.stop)
+        if key not in self._kept:
             self._kept.clear()
-            self._kept[self.name] = self.whole()
-        return self._kept[self.name][ranges]
+            self._kept[key] = self._rows(rows)
+        return self._kept[key][ranges if rows == slice(None) else (slice(None), *ranges[1:])]
 
 
 def _as_stored(config: ModelConfig, name: str) -> tuple[int, float]:

@@ -138,6 +138,19 @@ def test_quantised_blocks(kind: str, tmp_path: Path) -> None:
     assert 0 < error < {"Q8_0": 0.005, "Q4_0": 0.126, "BF16": 0.005}[kind]
 
 
+@pytest.mark.parametrize(("family", "kind"), [("llama", None), ("qwen2", "Q8_0"), ("qwen2", "Q4_0"), ("qwen2", "BF16")])
+def test_some_rows_are_those_of_the_whole(family: str, kind: str | None, tmp_path: Path) -> None:
+    """Of matrices, of those whose heads are interleaved, and of vectors; after other rows, too."""
+    torch_model = hf_models.make(GGUF_VARIANTS[family] if kind is None else WHOLE_BLOCKS, tmp_path / "hf")
+    quantised = None if kind is None else gguf.GGMLQuantizationType[kind]
+    write_torch_model(tmp_path / "tiny.gguf", family, torch_model, quantised)
+    for tensor in gguf_file.GgufFile(tmp_path / "tiny.gguf").tensors.values():
+        whole = tensor.whole()
+        for ranges in ((slice(1, 3), slice(2, 5)), (slice(0, 2), slice(0, 4)), (slice(1, 3), slice(0, 4))):
+            part = ranges[: whole.ndim]
+            np.testing.assert_array_equal(tensor.read(part), whole[part])
+
+
 def test_a_quantisation_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the weight and the type."""
     torch_model = hf_models.make(WHOLE_BLOCKS, tmp_path / "hf")
