@@ -7,7 +7,8 @@ score in both ablations under zero and mean, ``controls`` its random and inverse
 gradients under mean, ``learned`` a scorer that was fitted to the model, and ``fitted`` traces fitted to each input,
 with the control. A kind that a model lacks is left out. OUT gets a table for each of the report's that compares models,
 ``trends.csv`` (mean TV of every curve, over all inputs of a run and over those that all models have), ``changes.csv``
-(mean change of each input's TV from a model to the next larger one), and three figures.
+(mean change of each input's TV from a model to the next larger one), ``kept.csv`` (TV where residual and MLP edges
+alone are ablated, beside the share of those that is kept), and four figures.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ MODELS = {
     "q05": Named("Qwen2.5-Coder 0.5B", 494.0, 357.9),
     "q15": Named("Qwen2.5-Coder 1.5B", 1543.7, 1310.3),
 }
+COLOR = dict(zip(MODELS, COLORS, strict=False))
 KINDS = ("paper", "controls", "scores", "learned", "fitted")
 COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
     "curves": tables.curves,
@@ -61,6 +63,8 @@ COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
 }
 SHOWN = (0.001, 0.01, 0.1)
 """Sizes of the trend."""
+ROUND = (0.05, 0.1, 0.2, 0.5)
+"""Shares of the residual and MLP edges at which TV is interpolated, beside those of the sizes."""
 Runs = dict[str, dict[str, Results]]
 
 
@@ -128,13 +132,59 @@ def changes(found: Runs) -> Iterator[dict[str, Any]]:
                     yield about | row
 
 
+def kept(run: Results, source: str) -> np.ndarray:
+    """Of the residual and MLP edges, which "residual+mlp" ablates alone, the share in traces of each size ``[Z + 1]``.
+
+    They are the fewer of all edges the more heads a model has, so that sizes alone do not compare models in that mode.
+    """
+    types = statistics.makeup(run, source).types
+    share = (types[:, 0] + types[:, 2]) * run.sizes
+    return share / share[-1]
+
+
+def held(found: Runs) -> Iterator[dict[str, Any]]:
+    """TV under "residual+mlp" beside what of the edges that it ablates is kept."""
+    for kind, runs in found.items():
+        for case in (name for name in cases_of(runs) if "/residual+mlp" in name and not name.endswith("inverse")):
+            for run in runs.values():
+                source = case.split("/")[0]
+                if source not in run.sources:
+                    continue
+                shares, mean = kept(run, source), tv_of(run, case).mean(axis=0)
+                about = {"kind": kind, "condition": case, "model": run.label}
+                for size, share, tv in zip(run.sizes, shares, mean, strict=True):
+                    yield about | {"size": size, "kept": share, "tv": tv}
+                for share in ROUND:
+                    at = [
+                        float(np.interp(np.log(share), np.log(shares), values)) for values in (np.log(run.sizes), mean)
+                    ]
+                    yield about | {"size": float(np.exp(at[0])), "kept": share, "tv": at[1]}
+
+
+def fair(found: Runs) -> Figure:
+    """TV under "residual+mlp" against what is kept of the edges that it ablates: the paper's score, and rounds."""
+    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+    shown = (("paper", "l1/residual+mlp"), ("paper", "l1/residual+mlp/mean"), ("scores", "rounds/residual+mlp/mean"))
+    for axes, (kind, case) in zip(figure.subplots(1, 3, sharey=True), shown, strict=True):
+        for model, run in found[kind].items():
+            tv = tv_of(run, case).mean(axis=0)
+            axes.plot(kept(run, case.split("/")[0]), tv, color=COLOR[model], marker=".", label=MODELS[model].label)
+        log_sizes(axes, np.asarray([1e-3, 1.0]))
+        axes.set_title(case)
+    figure.supxlabel("residual and MLP edges kept, share of theirs", fontsize=7)
+    figure.axes[0].set_ylabel(TV_LABEL)
+    legend_above(figure, 4)
+    return figure
+
+
 def curves(paper: dict[str, Results]) -> Figure:
     """Mean TV of the paper's score by model: ablations side by side, replacements below each other."""
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for line, replace in zip(panels, ("", "/mean"), strict=True):
         for axes, ablate in zip(line, ("all", "residual+mlp"), strict=True):
-            for (model, run), color in zip(paper.items(), COLORS, strict=False):
+            for model, run in paper.items():
+                color = COLOR[model]
                 mean, low, high = statistics.means_of(tv_of(run, f"l1/{ablate}{replace}"))
                 axes.fill_between(run.sizes, low, high, color=color, alpha=0.2, linewidth=0)
                 axes.plot(run.sizes, mean, color=color, label=f"{MODELS[model].label} (n = {run.valid.num_rows})")
@@ -212,8 +262,10 @@ def main() -> None:
     rows = [*trends(found)]
     write(rows, asked.out / "tables" / "trends.csv")
     write(changes(found), asked.out / "tables" / "changes.csv")
+    write(held(found), asked.out / "tables" / "kept.csv")
     with style():
-        for name, figure in (("curves", curves(found["paper"])), ("scores", scores(found)), ("trend", trend(rows))):
+        figures = {"curves": curves(found["paper"]), "scores": scores(found), "trend": trend(rows), "kept": fair(found)}
+        for name, figure in figures.items():
             figure.savefig(asked.out / f"{name}.png", dpi=160)
     print(
         json.dumps({kind: {model: run.valid.num_rows for model, run in runs.items()} for kind, runs in found.items()})
