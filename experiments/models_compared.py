@@ -132,14 +132,9 @@ def changes(found: Runs) -> Iterator[dict[str, Any]]:
                     yield about | row
 
 
-def kept(run: Results, source: str) -> np.ndarray:
-    """Of the residual and MLP edges, which "residual+mlp" ablates alone, the share in traces of each size ``[Z + 1]``.
-
-    They are the fewer of all edges the more heads a model has, so that sizes alone do not compare models in that mode.
-    """
-    types = statistics.makeup(run, source).types
-    share = (types[:, 0] + types[:, 2]) * run.sizes
-    return share / share[-1]
+def kept(run: Results, case: str) -> np.ndarray:
+    """Of the edges that a curve may ablate the share that its traces hold ``[Z + 1]``."""
+    return statistics.ablatable_kept(run, next(one for one in run.cases if one.name == case))
 
 
 def held(found: Runs) -> Iterator[dict[str, Any]]:
@@ -147,18 +142,13 @@ def held(found: Runs) -> Iterator[dict[str, Any]]:
     for kind, runs in found.items():
         for case in (name for name in cases_of(runs) if "/residual+mlp" in name and not name.endswith("inverse")):
             for run in runs.values():
-                source = case.split("/")[0]
-                if source not in run.sources:
-                    continue
-                shares, mean = kept(run, source), tv_of(run, case).mean(axis=0)
+                shares, mean = kept(run, case), tv_of(run, case).mean(axis=0)
                 about = {"kind": kind, "condition": case, "model": run.label}
                 for size, share, tv in zip(run.sizes, shares, mean, strict=True):
                     yield about | {"size": size, "kept": share, "tv": tv}
                 for share in ROUND:
-                    at = [
-                        float(np.interp(np.log(share), np.log(shares), values)) for values in (np.log(run.sizes), mean)
-                    ]
-                    yield about | {"size": float(np.exp(at[0])), "kept": share, "tv": at[1]}
+                    size, tv = (np.interp(np.log(share), np.log(shares), x) for x in (np.log(run.sizes), mean))
+                    yield about | {"size": float(np.exp(size)), "kept": share, "tv": float(tv)}
 
 
 def fair(found: Runs) -> Figure:
@@ -168,7 +158,7 @@ def fair(found: Runs) -> Figure:
     for axes, (kind, case) in zip(figure.subplots(1, 3, sharey=True), shown, strict=True):
         for model, run in found[kind].items():
             tv = tv_of(run, case).mean(axis=0)
-            axes.plot(kept(run, case.split("/")[0]), tv, color=COLOR[model], marker=".", label=MODELS[model].label)
+            axes.plot(kept(run, case), tv, color=COLOR[model], marker=".", label=MODELS[model].label)
         log_sizes(axes, np.asarray([1e-3, 1.0]))
         axes.set_title(case)
     figure.supxlabel("residual and MLP edges kept, share of theirs", fontsize=7)

@@ -140,6 +140,20 @@ def makeup(run: Results, source: str) -> Makeup:
     return Makeup(types, layers @ quarter.T, layers)
 
 
+def ablatable_kept(run: Results, case: Case) -> np.ndarray:
+    """Of the edges that a case may ablate the share that its traces hold: float64 ``[Z + 1]``, 1 for the full graph.
+
+    Sizes are shares of all edges. Where residual and MLP edges alone are ablated, these are one in a hundred or fewer,
+    the fewer the more heads and tokens there are, so that a small trace may hold most of what could be ablated.
+    """
+    if case.condition.ablate == "all":
+        return run.sizes
+    types = makeup(run, case.source.name).types
+    held = (types[:, 0] + types[:, 2]) * run.sizes
+    share: np.ndarray = held / held[-1]
+    return share
+
+
 # --- correlations ---------------------------------------------------------------------------------------------------
 
 

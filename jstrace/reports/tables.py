@@ -17,7 +17,10 @@ _FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def curves(runs: Sequence[Results]) -> pa.Table:
-    """Of every condition and size the quartiles of TV, and means of what else is measured (Figs. 3, 6, 7, 10)."""
+    """Of every condition and size the quartiles of TV, and means of what else is measured (Figs. 3, 6, 7, 10).
+
+    ``ablatable_kept`` is the share of what the condition may ablate that is in the trace, by which models compare.
+    """
     rows: list[dict[str, Any]] = []
     told = any(run.controlled for run in runs)
     for run in runs:
@@ -25,10 +28,16 @@ def curves(runs: Sequence[Results]) -> pa.Table:
             control = _control(run, case) if told else [{}] * len(run.sizes)
             low, middle, high = statistics.quartiles(run.curve(case, "tv"))
             means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
-            recovered = np.median(run.curve(case, "recovered"), axis=0)
+            recovered, held = np.median(run.curve(case, "recovered"), axis=0), statistics.ablatable_kept(run, case)
             for k, size in enumerate(run.sizes):
                 row = {"model": run.label, "condition": case.name, "size": size, "n": run.valid.num_rows}
-                row |= {"tv_q25": low[k], "tv_median": middle[k], "tv_q75": high[k], "recovered_median": recovered[k]}
+                row |= {
+                    "ablatable_kept": held[k],
+                    "tv_q25": low[k],
+                    "tv_median": middle[k],
+                    "tv_q75": high[k],
+                    "recovered_median": recovered[k],
+                }
                 rows.append(row | {f"{name}_mean": values[k] for name, values in means.items()} | control[k])
     return pa.Table.from_pylist(rows)
 

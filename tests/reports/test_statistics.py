@@ -99,6 +99,7 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
     assert [r["size"] for r in rows] == [*SIZES, 1.0]
     np.testing.assert_allclose([r["tv_median"] for r in rows], falling(0.6), atol=1e-6)
     np.testing.assert_allclose([r["tv_q25"] for r in rows], falling(0.4), atol=1e-6)
+    assert [r["ablatable_kept"] for r in rows] == [*SIZES, 1.0], "any edge may be ablated"
     falls = {r["phase"]: r for r in tables.phases([run]).to_pylist() if r["condition"] == "l1/all"}
     assert set(falls) == {"construction", "refinement"}, "no size is below the construction phase"
     assert falls["construction"]["fall_per_decade"] == pytest.approx(0)
@@ -108,6 +109,19 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
     assert needed[0].tolist() == [1e-3] + [1e-2] * 3 + [0.1] * 3 + [0.5] * 3 + [1.0] * 2
     levels = [r for r in tables.nuclei([run]).to_pylist() if r["condition"] == "l1/all"]
     assert [r["share_full_graph"] for r in levels] == [0.0] * 10 + [1.0] * 2
+
+
+def test_what_is_kept_of_the_edges_that_a_mode_ablates(planted: Planted) -> None:
+    """By hand from the components' tables: residual and MLP edges in a trace over all of them."""
+    (run,) = results.read_results([planted("a", np.linspace(0.2, 1.0, 5), np.linspace(0.2, 1.0, 5))])
+    rows = [r for r in tables.curves([run]).to_pylist() if r["condition"] == "l1/residual+mlp"]
+    made = {r["size"]: r for r in tables.makeups([run]).to_pylist() if r["source"] == "l1"}
+    for row in rows:
+        here, full = made[row["size"]], made[1.0]
+        share = row["size"] * (here["residual"] + here["mlp"]) / (full["residual"] + full["mlp"])
+        assert row["ablatable_kept"] == pytest.approx(share)
+    assert rows[-1]["ablatable_kept"] == 1.0
+    assert rows[2]["ablatable_kept"] != pytest.approx(rows[2]["size"])
 
 
 def test_few_inputs_prove_little() -> None:
