@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jstrace.models import platforms
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.stacks import taken
@@ -62,7 +61,8 @@ def fingerprints(decoder: Decoder, dtype: jnp.dtype | None = None) -> Fingerprin
     weights go by their names in ``Decoder.params``.
     """
     named = jax.tree_util.tree_leaves_with_path(decoder.params())
-    sums = jax.device_get(_checksums([leaf for _, leaf in named], dtype))
+    leaves = [leaf for _, leaf in named]
+    sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
     found = [_Digest.of(path, leaf, dtype, own) for (path, leaf), own in zip(named, sums, strict=True)]
     return Fingerprints(_current(decoder.config, found), _first(decoder.config, found))
 
@@ -108,43 +108,60 @@ def _first(config: ModelConfig, weights: Sequence[_Digest]) -> tuple[str, ...]:
     return (digest.hexdigest()[:16],)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _checksums(leaves: list[Array], dtype: jnp.dtype | None) -> list[Array]:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _checksums(leaves: list[Array], dtype: jnp.dtype | None, n_parts: tuple[int, ...]) -> list[Array]:
     """Those of all weights in one program, of which few take long to compile or to find on disk."""
-    return [_checksum(leaf, leaf.dtype if dtype is None else dtype) for leaf in leaves]
+    return [_checksum(leaf, leaf.dtype if dtype is None else dtype, n) for leaf, n in zip(leaves, n_parts, strict=True)]
 
 
-def _checksum(leaf: Array, dtype: jnp.dtype) -> Array:
-    """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order."""
-    n_parts = platforms.form(None, cpu=_n_parts(leaf.shape), gpu=1, tpu=1)
+def _checksum(leaf: Array, dtype: jnp.dtype, n_parts: int) -> Array:
+    """Two sums modulo 2^32 over the bits of an array, weighted by position; integers, so in any order and any parts."""
     if n_parts == 1:
-        return _sums(leaf, dtype, 0)
-    n_rows = leaf.shape[0] // n_parts
-
-    parts = leaf.reshape(n_parts, n_rows, *leaf.shape[1:])
+        return _sums(leaf, dtype, [jnp.arange(n, dtype=jnp.uint32) for n in leaf.shape[:1]])
+    n_rows = _rows(leaf.shape) // n_parts
+    parts = leaf.reshape(n_parts, n_rows, *leaf.shape[_leading(leaf.shape) :])
 
     def add(place: Array, total: Array) -> Array:
-        return total + _sums(taken(parts, place), dtype, place * n_rows)
+        rows = place.astype(jnp.uint32) * jnp.uint32(n_rows) + jnp.arange(n_rows, dtype=jnp.uint32)
+        along = [rows] if leaf.ndim < 3 else [rows // jnp.uint32(leaf.shape[1]), rows % jnp.uint32(leaf.shape[1])]
+        return total + _sums(taken(parts, place), dtype, along)
 
     return jax.lax.fori_loop(0, n_parts, add, jnp.zeros(2, jnp.uint32))
 
 
+def _parts_of(leaf: Array) -> int:
+    """Into how many parts an array goes: XLA's CPU backend sums in four arrays of the size of what it sums.
+
+    Parts of what is divided over devices would have to be gathered.
+    """
+    whole = jax.default_backend() != "cpu" or len(leaf.sharding.device_set) > 1
+    return 1 if whole else _n_parts(leaf.shape)
+
+
 def _n_parts(shape: Sequence[int]) -> int:
-    """Into how many equal parts the first axis goes: a CPU sums all at once in four arrays of that size."""
-    if not shape:
-        return 1
-    wanted = math.prod(shape) / _PART
-    return next((n for n in range(1, _MOST_PARTS) if n >= wanted and shape[0] % n == 0), 1)
+    """The least number of equal parts of at most ``_PART`` numbers, or the most that there may be."""
+    wanted, rows = math.prod(shape) / _PART, _rows(shape)
+    possible = [n for n in range(1, min(rows, _MOST_PARTS) + 1) if rows % n == 0]
+    return next((n for n in possible if n >= wanted), possible[-1])
 
 
-def _sums(leaf: Array, dtype: jnp.dtype, first: Array | int) -> Array:
-    """Of rows that lie from ``first`` on."""
+def _leading(shape: Sequence[int]) -> int:
+    """Axes that are divided as one: a layer by itself may be too large."""
+    return 2 if len(shape) > 2 else 1
+
+
+def _rows(shape: Sequence[int]) -> int:
+    return max(1, math.prod(shape[: _leading(shape)])) if shape else 1
+
+
+def _sums(leaf: Array, dtype: jnp.dtype, rows: Sequence[Array]) -> Array:
+    """Of an array whose first axis has these positions: one number of each of the axes that it was made of."""
     leaf = leaf.astype(dtype)
     kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    others = [jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) for axis in range(1, leaf.ndim)]
     place = jnp.zeros(leaf.shape, jnp.uint32)
-    for axis in range(leaf.ndim):
-        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        place = place * jnp.uint32(0x9E3779B1) + (along + jnp.uint32(first) if axis == 0 else along)
+    for along in (*(row.reshape(-1, *[1] * (leaf.ndim - 1)) for row in rows), *others):
+        place = place * jnp.uint32(0x9E3779B1) + along
     mixed = (bits ^ (place * jnp.uint32(0x85EBCA6B))) * jnp.uint32(0xC2B2AE35)
     return jnp.stack([jnp.sum(mixed, dtype=jnp.uint32), jnp.sum(mixed ^ (mixed >> 15), dtype=jnp.uint32)])

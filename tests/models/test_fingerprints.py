@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jstrace.models import shapes as param_shapes
+from jstrace.models.presets import PRESETS
+
 fingerprints = importlib.import_module("jstrace.models.fingerprints")  # the package has a function of that name
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -21,25 +24,32 @@ def leaf_of(shape: tuple[int, ...], dtype: str) -> jax.Array:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cast", [None, "bfloat16"])
 def test_parts_add_up(dtype: str, cast: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers, rows that divide and rows that do not, and one weight in another place is seen."""
-    for shape, n_parts in (((6, 10, 4), 6), ((12, 5), 2), ((13, 7), 13), ((5,), 1), ((), 1)):
+    """Layers and parts of layers, rows that divide and rows that do not; one weight in another place is seen."""
+    monkeypatch.setattr(fingerprints, "_PART", 40)
+    shapes = {(6, 10, 4): 6, (3, 8, 5, 4): 12, (2, 3, 70): 6, (12, 5): 2, (13, 7): 13, (500,): 20, (5,): 1, (): 1}
+    for shape, n_parts in shapes.items():
         leaf = leaf_of(shape, dtype)
         kind = leaf.dtype if cast is None else jnp.dtype(cast)
-        whole = fingerprints._sums(leaf, kind, 0)
-        monkeypatch.setattr(fingerprints, "_PART", 40)
-        assert fingerprints._n_parts(shape) == n_parts
-        np.testing.assert_array_equal(fingerprints._checksum(leaf, kind), whole)
+        whole = fingerprints._checksum(leaf, kind, 1)
+        assert fingerprints._parts_of(leaf) == n_parts
+        np.testing.assert_array_equal(fingerprints._checksum(leaf, kind, n_parts), whole)
         if n_parts > 1:
             moved = leaf.at[0].set(leaf[1]).at[1].set(leaf[0])
-            assert (fingerprints._checksum(moved, kind) != whole).all()
+            assert (fingerprints._checksum(moved, kind, n_parts) != whole).all()
+
+
+def test_parts_are_small_in_every_model() -> None:
+    """Of the paper's models, whose layers are large, and of those whose vocabulary is."""
+    for config in PRESETS.values():
+        for leaf in jax.tree.leaves(param_shapes(config, jnp.dtype("bfloat16"))):
+            assert math.prod(leaf.shape) / fingerprints._n_parts(leaf.shape) <= 2 * fingerprints._PART
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-def test_all_at_once_is_not_held(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_at_once_is_not_held(dtype: str) -> None:
     shape = (16, 128, 128)
-    monkeypatch.setattr(fingerprints, "_PART", math.prod(shape) // 16)
     blank = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-    program = jax.jit(lambda leaf: fingerprints._checksum(leaf, leaf.dtype)).lower(blank).compile()
+    program = jax.jit(lambda leaf: fingerprints._checksum(leaf, leaf.dtype, 16)).lower(blank).compile()
     memory = program.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 1.5 * blank.dtype.itemsize * math.prod(shape)  # a copy, and parts of it
