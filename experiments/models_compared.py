@@ -134,7 +134,9 @@ def changes(found: Runs) -> Iterator[dict[str, Any]]:
 
 def kept(run: Results, case: str) -> np.ndarray:
     """Of the edges that a curve may ablate the share that its traces hold ``[Z + 1]``."""
-    return statistics.ablatable_kept(run, next(one for one in run.cases if one.name == case))
+    found = statistics.ablatable_kept(run, next(one for one in run.cases if one.name == case))
+    assert found is not None, "inverse curves take traces away"
+    return found
 
 
 def held(found: Runs) -> Iterator[dict[str, Any]]:

@@ -154,22 +154,38 @@ class Results:
         weigh the same; inputs whose trace of that size is empty are left out, and where there is no other it is NaN.
         The parts are read one after another, as the tables of large models are large.
         """
-        totals = {source: (np.zeros(()), np.zeros(())) for source in self.sources}
+        return {source: found[0] for source, found in self._components.items()}
+
+    @functools.cached_property
+    def node_shares(self) -> dict[str, np.ndarray]:
+        """For each source the share of an input's residual and MLP edges that its traces hold, meaned over inputs
+        ``[Z + 1]``: 0 of an empty trace, 1 of the full graph."""
+        return {source: found[1] for source, found in self._components.items()}
+
+    @functools.cached_property
+    def _components(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """``shares`` and ``node_shares``, of one reading."""
+        totals = {source: (np.zeros(()), np.zeros(()), np.zeros(())) for source in self.sources}
         for folder, part in self.parts:
             table = _plain(parts.read_part(folder, "components", part, self.mark))
-            for source, (total, known) in totals.items():
+            for source, (total, known, nodes) in totals.items():
                 found = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
                 if found.num_rows == 0:  # every input of the part is invalid
                     continue
                 edges = np.concatenate([_layered(found[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
                 share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
                 here = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0)
-                totals[source] = (total + share.sum(axis=0), known + here)
-        lacking = [source for source, (_, known) in totals.items() if not known.ndim]
+                at_nodes = edges[..., :2].sum(axis=(-1, -2))  # [N, Z + 1]
+                of_input = at_nodes / np.maximum(at_nodes[:, -1:], 1)
+                totals[source] = (total + share.sum(axis=0), known + here, nodes + of_input.sum(axis=0))
+        lacking = [source for source, (_, known, _) in totals.items() if not known.ndim]
         if lacking:
             raise InputError(f"{self.label}: its parts hold no components of {lacking[0]}")
         with np.errstate(invalid="ignore"):
-            return {source: total / known[:, None, None] for source, (total, known) in totals.items()}
+            return {
+                source: (total / known[:, None, None], nodes / known[-1])  # every input has a full graph
+                for source, (total, known, nodes) in totals.items()
+            }
 
     @property
     def sources(self) -> tuple[str, ...]:

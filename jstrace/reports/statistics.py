@@ -140,17 +140,19 @@ def makeup(run: Results, source: str) -> Makeup:
     return Makeup(types, layers @ quarter.T, layers)
 
 
-def ablatable_kept(run: Results, case: Case) -> np.ndarray:
-    """Of the edges that a case may ablate the share that its traces hold: float64 ``[Z + 1]``, 1 for the full graph.
+def ablatable_kept(run: Results, case: Case) -> np.ndarray | None:
+    """Of the edges that a case may ablate the share that traces hold, meaned over inputs: float64 ``[Z + 1]``.
 
-    Sizes are shares of all edges. Where residual and MLP edges alone are ablated, these are one in a hundred or fewer,
-    the fewer the more heads and tokens there are, so that a small trace may hold most of what could be ablated.
+    Sizes are shares of all edges. Where residual and MLP edges alone are ablated, these are some in a hundred of them,
+    the fewer the more heads and tokens there are, so that a small trace may hold most of what could be ablated. Inverse
+    cases have none: they take traces away.
     """
-    if case.condition.ablate == "all":
-        return run.sizes
-    types = makeup(run, case.source.name).types
-    held = (types[:, 0] + types[:, 2]) * run.sizes
-    share: np.ndarray = held / held[-1]
+    if case.condition.inverse:
+        return None
+    if case.condition.ablate == "residual+mlp":
+        return run.node_shares[case.source.name]
+    edges = run.curve(case, "edges")
+    share: np.ndarray = np.mean(edges / edges[:, -1:], axis=0)
     return share
 
 

@@ -32,7 +32,7 @@ def curves(runs: Sequence[Results]) -> pa.Table:
             for k, size in enumerate(run.sizes):
                 row = {"model": run.label, "condition": case.name, "size": size, "n": run.valid.num_rows}
                 row |= {
-                    "ablatable_kept": held[k],
+                    "ablatable_kept": None if held is None else held[k],
                     "tv_q25": low[k],
                     "tv_median": middle[k],
                     "tv_q75": high[k],
