@@ -102,10 +102,9 @@ def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
     """Keep compiled programs on disk for later processes, as the command line does; call it once, best of all first.
 
     It is asked for, and no part of ``load``, as it sets JAX's own persistent cache: from here on JAX keeps every
-    program of this process there that took 0.1 s to compile, those of other libraries, too, and jstrace the means of
-    reference texts. Settings of JAX that are
-    there already hold: its folder (``JAX_COMPILATION_CACHE_DIR`` or ``jax.config``), its bounds, or that it is
-    switched off. Programs compiled before the call are not kept.
+    program of this process there that took 0.1 s to compile, those of other libraries, too, and jstrace up to 32 means
+    of reference texts. Settings of JAX that are there already hold: its folder (``JAX_COMPILATION_CACHE_DIR`` or
+    ``jax.config``), its bounds, or that it is switched off. Programs compiled before the call are not kept.
 
     Args:
       folder: where; by default that of the command line, ``programs`` in ``$JSTRACE_CACHE`` or the user's cache folder.

@@ -1,43 +1,56 @@
 """Means of reference texts, kept beside the compiled programs for the next process: a pass over the texts takes longer
 than a trace.
 
-An entry goes by the model's fingerprint, the tokens of the reference, and whatever else the numbers hang on. Where
-JAX's cache is not switched on, and with several hosts, of which one might lack what the others have, none is kept.
+An entry goes by the model's fingerprint, the tokens of the reference, and whatever else the numbers hang on. None is
+kept before ``keep_programs`` was called (``jstrace.enable_cache``, the command line), nor with several hosts, of which
+one might lack what the others have.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import os
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jstrace import models
 from jstrace.models import InputError, Model, Replacement
-from jstrace.models.replacement import ARRAYS
+from jstrace.models.replacement import ARRAYS, check_fits, checked_arrays
+from jstrace.scale import programs
 
 FOLDER = "means"
-_VERSION = 1
-"""To be raised when means of the same texts become others."""
+_ENTRIES = 2
+"""Of a layer: one for the first token, one for all others."""
 _MOST = 32
-"""Entries, of which those not used for longest go first."""
+"""Files, of which those not used for longest go first."""
 
 
 def find(model: Model, reference: str) -> Replacement | None:
     """The means of a model over a reference, known by the hash of its tokens, if they are kept and whole."""
     path = _path(model, reference)
-    if path is None or not path.is_file():
+    if path is None:
         return None
     try:
+        if not path.is_file():
+            return None
         found = Replacement.load(path)
-        path.touch()  # by which the least used are known
+        if (found.name, found.model_fingerprint) != ("mean", model.fingerprint()):
+            return None
+        check_fits(found, model.config, _ENTRIES)
+        with np.errstate(over="ignore"):  # what is infinite then is refused
+            arrays = {name: jnp.asarray(getattr(found, name), model.dtype) for name in ARRAYS}
+        found = Replacement(**arrays, name=found.name, model_fingerprint=found.model_fingerprint)
+        checked_arrays(found, f"{path}: ")
     except (InputError, OSError):
         return None
-    if found.name != "mean" or found.model_fingerprint != model.fingerprint():
-        return None
-    arrays = {name: jnp.asarray(getattr(found, name), model.dtype) for name in ARRAYS}
-    return Replacement(**arrays, name=found.name, model_fingerprint=found.model_fingerprint)
+    with contextlib.suppress(OSError):  # another user's, who may not be told that it was used
+        os.utime(path)
+    return found
 
 
 def keep(model: Model, reference: str, means: Replacement) -> None:
@@ -54,11 +67,18 @@ def keep(model: Model, reference: str, means: Replacement) -> None:
 
 
 def _path(model: Model, reference: str) -> Path | None:
-    """Of an entry, in the folder of the programs that JAX keeps."""
-    programs = jax.config.values["jax_compilation_cache_dir"]
-    if not programs or not jax.config.values["jax_enable_compilation_cache"] or jax.process_count() > 1:
+    """Of an entry, in the folder of the programs that are kept."""
+    folder = programs.kept_in()
+    if folder is None or "://" in folder or jax.process_count() > 1:  # JAX writes to stores, too
         return None
-    if "://" in programs:  # JAX writes to stores, too
-        return None
-    told = (_VERSION, model.fingerprint(), reference, str(model.dtype), jax.default_backend(), jax.__version__)
-    return Path(programs) / FOLDER / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.npz"
+    weights = model.decoder.embed[...]
+    where = (len(weights.sharding.device_set), *sorted({one.device_kind for one in weights.sharding.device_set}))
+    told = (model.fingerprint(), reference, str(model.dtype), jax.__version__, where, _sources())
+    return Path(folder) / FOLDER / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.npz"
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of the code that the numbers hang on: means of another version's forward pass are others."""
+    files = [*Path(models.__path__[0]).glob("*.py"), Path(__file__).with_name("replacing.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()

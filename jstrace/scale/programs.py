@@ -43,6 +43,7 @@ def keep_programs(folder: Path) -> str | None:
         return None
     own: str | None = jax.config.values["jax_compilation_cache_dir"]
     if own is not None:
+        _kept.append(own)
         return own
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,17 @@ def keep_programs(folder: Path) -> str | None:
     if _untouched("jax_compilation_cache_max_size", -1):
         _remove_beyond(folder, MOST_BYTES)
     compilation_cache.reset_cache()  # JAX looks once, at the first program, whether they are kept
+    _kept.append(str(folder))
     return str(folder)
+
+
+def kept_in() -> str | None:
+    """Where programs are kept since ``keep_programs`` was called in this process; None before, or where that is off."""
+    return _kept[-1] if _kept and jax.config.values["jax_enable_compilation_cache"] else None
+
+
+_kept: list[str] = []
+"""What ``keep_programs`` found or made."""
 
 
 def _untouched(name: str, default: float) -> bool:

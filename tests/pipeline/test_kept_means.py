@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jstrace.models import Decoder, Model
+from jstrace.models import Decoder, Model, Replacement
 from jstrace.pipeline import kept_means, replacing
 from jstrace.pipeline.replacing import Replacing
+from jstrace.scale import programs as kept_programs
 from tests.conftest import family_config, tiny_params
 
 REFERENCE = [np.arange(9), np.arange(40, 52)]
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Path]:
-    """A folder that JAX keeps programs in."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", before)
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that programs are kept in."""
+    monkeypatch.setattr(kept_programs, "_kept", [str(tmp_path)])
+    return tmp_path
 
 
 @pytest.fixture
@@ -86,20 +85,63 @@ def test_a_damaged_entry_is_made_again(content: bytes, programs: Path, made: lis
     assert len(made) == 4
 
 
+@pytest.mark.parametrize("damage", ["name", "fingerprint", "one entry", "width", "infinite"])
+def test_an_entry_that_is_not_these_means_is_made_again(damage: str, programs: Path, made: list[Any]) -> None:
+    """Whole files of other contents, under the name of the entry."""
+    first = means(model_of("float16"))
+    (entry,) = (programs / kept_means.FOLDER).iterdir()
+    held = Replacement.load(entry)
+    arrays = held.arrays()
+    name, mark = held.name, held.model_fingerprint
+    if damage == "one entry":
+        arrays = {key: array[:, :1] for key, array in arrays.items()}
+    elif damage == "width":
+        arrays = {key: array[..., : array.shape[-1] // 2] for key, array in arrays.items()}
+    elif damage == "infinite":
+        arrays = {key: np.full_like(array, 1e6) for key, array in arrays.items()}
+    else:
+        name, mark = ("noise", mark) if damage == "name" else (name, "2-other")
+    Replacement(**arrays, name=name, model_fingerprint=mark).save(entry)
+    np.testing.assert_array_equal(means(model_of("float16")).values, first.values)
+    assert len(made) == 2
+
+
 def test_none_are_kept_where_programs_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[Any]) -> None:
     """Nothing is written before ``enable_cache``, nor by one of several hosts, nor into a folder that is closed."""
-    before = jax.config.values["jax_compilation_cache_dir"]
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    for folders, hosts in (([], 1), ([str(tmp_path / "here")], 2), ([str(tmp_path / "file")], 1), (["gs://a/b"], 1)):
+        monkeypatch.setattr(kept_programs, "_kept", folders)
+        monkeypatch.setattr(jax, "process_count", lambda hosts=hosts: hosts)
+        means(model_of())
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    monkeypatch.setattr(kept_programs, "_kept", [str(tmp_path / "off")])
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
-        for folder, hosts in ((None, 1), (str(tmp_path / "here"), 2), (str(tmp_path / "file"), 1), ("gs://a/b", 1)):
-            (tmp_path / "file").write_text("")
-            jax.config.update("jax_compilation_cache_dir", folder)
-            monkeypatch.setattr(jax, "process_count", lambda hosts=hosts: hosts)
-            means(model_of())
+        means(model_of())
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert len(made) == 4
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert len(made) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_entry_of_another_user_serves(programs: Path, monkeypatch: pytest.MonkeyPatch, made: list[Any]) -> None:
+    """Its time cannot be set."""
+
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    means(model_of())
+    monkeypatch.setattr(os, "utime", refused)
+    means(model_of())
+    assert len(made) == 1
+
+
+def test_other_code_makes_other_means(programs: Path, monkeypatch: pytest.MonkeyPatch, made: list[Any]) -> None:
+    means(model_of())
+    monkeypatch.setattr(kept_means, "_sources", lambda: "changed")
+    means(model_of())
+    assert len(made) == 2
 
 
 def test_the_oldest_go(programs: Path, monkeypatch: pytest.MonkeyPatch, made: list[Any]) -> None:
