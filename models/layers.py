@@ -22,7 +22,7 @@ _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
 def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array:
     """``einsum`` at the precision of its first operand: float32 means float32, on every device.
 
-    ``out`` is the accumulation and result dtype, by default that of the first operand.
+    ``out`` is the dtype of the result, by default that of the first operand; sums are no narrower.
     """
     dtype = operands[0].dtype
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else jax.lax.Precision.DEFAULT

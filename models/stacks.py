@@ -38,7 +38,13 @@ def over_layers(
         return step(carry, (taken(layers, place), *rest))
 
     places = jnp.arange(jax.tree.leaves(layers)[0].shape[0])
-    return jax.lax.scan(jax.checkpoint(indexed) if remat else indexed, start, (places, *others))
+    again = jax.checkpoint(indexed, policy=None if remat else _kept)
+    return jax.lax.scan(again, start, (places, *others))
+
+
+def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Whether a backward pass keeps what a layer computed: all but the layer's weights, which would be stacked anew."""
+    return primitive.name not in ("optimization_barrier", "dynamic_slice", "squeeze")
 
 
 def _widened(layers: Any) -> bool:
@@ -47,13 +53,13 @@ def _widened(layers: Any) -> bool:
     return platforms.form(None, cpu=narrow, gpu=False, tpu=False)
 
 
-def taken(layers: Stack, place: jax.Array) -> Stack:
-    """One layer of stacks, inside a loop, as XLA's CPU backend must be told to take it.
+def taken(stacks: Stack, place: jax.Array) -> Stack:
+    """What stacks hold at a place of their first axis, inside a loop, as XLA's CPU backend must be told to take it.
 
-    The first barrier lets the stacks depend on the layer, or all of them would be copied before the loop; the second
+    The first barrier lets the stacks depend on the place, or all of them would be copied before the loop; the second
     keeps the slice as narrow as it is, or products of it would be float32's.
     """
-    layers, place = jax.lax.optimization_barrier((layers, place))
-    one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), layers)
+    stacks, place = jax.lax.optimization_barrier((stacks, place))
+    one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
     found: Stack = jax.lax.optimization_barrier(one)
     return found

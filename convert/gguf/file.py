@@ -67,7 +67,8 @@ class _Dequantised:
         from gguf import dequantize
 
         try:
-            value = dequantize(self._tensor.data[rows], self._tensor.tensor_type).reshape(-1, *self.shape[1:])
+            wanted = len(range(*rows.indices(self.shape[0]))), *self.shape[1:]
+            value = dequantize(self._tensor.data[rows], self._tensor.tensor_type).reshape(wanted)
         except (NotImplementedError, ValueError) as error:
             kind = self._tensor.tensor_type.name
             raise InputError(

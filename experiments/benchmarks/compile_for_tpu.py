@@ -139,6 +139,12 @@ class Call:
 
     def lowered(self, name: str) -> Any:
         """A program, lowered for the devices that its arguments lie on."""
+        from jstrace.models import platforms
+
+        with platforms.assumed("tpu"):
+            return self._lowered(name)
+
+    def _lowered(self, name: str) -> Any:
         import jax.numpy as jnp
 
         from jstrace.method.conditions import Condition

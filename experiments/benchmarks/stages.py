@@ -13,7 +13,7 @@ import numpy as np
 from jstrace.method.conditions import Condition
 from jstrace.method.graph import n_edges
 from jstrace.method.sizes import SIZES, counts
-from jstrace.models import Decoder, EdgeTree, ModelConfig, shapes
+from jstrace.models import Decoder, EdgeTree, ModelConfig, platforms, shapes
 from jstrace.pipeline import masked, stages
 from jstrace.scale import batching
 
@@ -59,6 +59,10 @@ class Batch:
 
     def compiled(self, platform: str | None = None) -> dict[str, jax.stages.Compiled]:
         """The programs, compiled but not run, in the forms of a platform; arrays may be shapes."""
+        with platforms.assumed(platform):
+            return self._compiled(platform)
+
+    def _compiled(self, platform: str | None) -> dict[str, jax.stages.Compiled]:
         c, (n_rows, width) = self.decoder.config, self.tokens.shape
         extract = stages.extract_program.lower(
             edges_like(c, n_rows, width, jnp.float32), self.cuts, self.lengths, parallel=c.parallel, frozen=(),
