@@ -5,7 +5,8 @@ Command: ``python experiments/models_compared.py RUNS OUT`` (a minute; it reads 
 RUNS holds folders of ``jstrace run``, named ``MODEL-KIND`` after the models and kinds below: ``paper`` the paper's
 score in both ablations under zero and mean, ``controls`` its random and inverse baselines, ``scores`` the scores from
 gradients under mean, ``learned`` a scorer that was fitted to the model, and ``fitted`` traces fitted to each input,
-with the control. A kind that a model lacks is left out. OUT gets a table for each of the report's that compares models,
+with the control. ``paper`` has to be there; of other kinds what a model lacks is left out, and so are curves that not
+all of a kind's models have. OUT gets a table for each of the report's that compares models,
 ``trends.csv`` (mean TV of every curve, over all inputs of a run and over those that all models have), ``changes.csv``
 (mean change of each input's TV from a model to the next larger one), ``kept.csv`` (TV where residual and MLP edges
 alone are ablated, beside the share of those that is kept), and four figures.
@@ -50,6 +51,7 @@ MODELS = {
     "q15": Named("Qwen2.5-Coder 1.5B", 1543.7, 1310.3),
 }
 COLOR = dict(zip(MODELS, COLORS, strict=False))
+SCORE_COLOR = dict(zip(("l1", "l1*gradient", "rounds", "learned", "fitted"), COLORS, strict=False))
 KINDS = ("paper", "controls", "scores", "learned", "fitted")
 COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
     "curves": tables.curves,
@@ -122,6 +124,7 @@ def changes(found: Runs) -> Iterator[dict[str, Any]]:
         if len(runs) < 2:
             continue
         common, sizes = shared(runs.values()), next(iter(runs.values())).sizes
+        assert all(np.array_equal(run.sizes, sizes) for run in runs.values()), "runs of one kind have the same sizes"
         for case in cases_of(runs):
             for first, last in zip([*runs][:-1], [*runs][1:], strict=True):
                 change = tv_of(runs[last], case, common) - tv_of(runs[first], case, common)
@@ -139,6 +142,13 @@ def kept(run: Results, case: str) -> np.ndarray:
     return found
 
 
+def interpolated(share: float, shares: np.ndarray, values: np.ndarray) -> float:
+    """What lies at a share, between its neighbours by their logarithms; NaN below the first."""
+    assert (np.diff(shares) >= 0).all(), "traces nest"
+    known = shares > 0
+    return float(np.interp(np.log(share), np.log(shares[known]), values[known], left=np.nan))
+
+
 def held(found: Runs) -> Iterator[dict[str, Any]]:
     """TV under "residual+mlp" beside what of the edges that it ablates is kept."""
     for kind, runs in found.items():
@@ -149,15 +159,17 @@ def held(found: Runs) -> Iterator[dict[str, Any]]:
                 for size, share, tv in zip(run.sizes, shares, mean, strict=True):
                     yield about | {"size": size, "kept": share, "tv": tv}
                 for share in ROUND:
-                    size, tv = (np.interp(np.log(share), np.log(shares), x) for x in (np.log(run.sizes), mean))
-                    yield about | {"size": float(np.exp(size)), "kept": share, "tv": float(tv)}
+                    size, tv = (interpolated(share, shares, x) for x in (np.log(run.sizes), mean))
+                    yield about | {"size": float(np.exp(size)), "kept": share, "tv": tv}
 
 
 def fair(found: Runs) -> Figure:
     """TV under "residual+mlp" against what is kept of the edges that it ablates: the paper's score, and rounds."""
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
     shown = (("paper", "l1/residual+mlp"), ("paper", "l1/residual+mlp/mean"), ("scores", "rounds/residual+mlp/mean"))
-    for axes, (kind, case) in zip(figure.subplots(1, 3, sharey=True), shown, strict=True):
+    here = [one for one in shown if one[0] in found]
+    panels = figure.subplots(1, len(here), sharey=True, squeeze=False)[0]
+    for axes, (kind, case) in zip(panels, here, strict=True):
         for model, run in found[kind].items():
             tv = tv_of(run, case).mean(axis=0)
             axes.plot(kept(run, case), tv, color=COLOR[model], marker=".", label=MODELS[model].label)
@@ -189,17 +201,17 @@ def curves(paper: dict[str, Results]) -> Figure:
 
 
 def scores(found: Runs) -> Figure:
-    """For each model the scores under means on the inputs that all its kinds have."""
+    """For each model the scores under means, on the inputs that all its kinds of runs have."""
     kinds = [kind for kind in ("paper", "scores", "learned", "fitted") if kind in found]
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     for axes, model in zip(figure.subplots(2, 2, sharex=True, sharey=True).ravel(), found["paper"], strict=False):
         here = {kind: found[kind][model] for kind in kinds if model in found[kind]}
-        texts = shared(run for kind, run in here.items() if kind != "fitted")
+        texts = shared(here.values())
         lines = [(kind, case) for kind, run in here.items() for case in run.conditions if case.endswith("/all/mean")]
-        for (kind, case), color in zip(lines, COLORS, strict=False):
-            tv = tv_of(here[kind], case, None if kind == "fitted" else texts)
-            name = case.removesuffix("/all/mean") if kind != "learned" else "learned"
-            axes.plot(here[kind].sizes, tv.mean(axis=0), color=color, label=name)
+        for kind, case in lines:
+            name = kind if kind in ("learned", "fitted") else case.removesuffix("/all/mean")
+            tv = tv_of(here[kind], case, texts).mean(axis=0)
+            axes.plot(here[kind].sizes, tv, color=SCORE_COLOR[name], label=name)
         axes.set_title(f"{MODELS[model].label} (n = {len(texts)})")
         log_sizes(axes, found["paper"][model].sizes)
     figure.supxlabel(SIZE_LABEL, fontsize=7)
@@ -208,12 +220,14 @@ def scores(found: Runs) -> Figure:
     return figure
 
 
-def trend(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Mean TV at three sizes against the parameters: the paper's score, and rounds."""
+def trend(found: Runs, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Mean TV at three sizes against the parameters, over all inputs of each run: the paper's score, and rounds."""
     figure = Figure(figsize=(7.0, 2.6), layout="constrained")
     shown = (("paper", "l1/all"), ("paper", "l1/residual+mlp"), ("scores", "rounds/all/mean"),
              ("scores", "rounds/residual+mlp/mean"))  # fmt: skip
-    for axes, (kind, case) in zip(figure.subplots(1, 4, sharey=True), shown, strict=True):
+    here = [one for one in shown if one[0] in found]
+    panels = figure.subplots(1, len(here), sharey=True, squeeze=False)[0]
+    for axes, (kind, case) in zip(panels, here, strict=True):
         for size, color in zip(SHOWN, COLORS, strict=False):
             points = [row for row in rows if (row["kind"], row["condition"], row["over"]) == (kind, case, "all")
                       and np.isclose(row["size"], size)]  # fmt: skip
@@ -228,6 +242,11 @@ def trend(rows: Sequence[dict[str, Any]]) -> Figure:
     figure.axes[0].set_ylabel(TV_LABEL)
     legend_above(figure, 3)
     return figure
+
+
+def of_kind(kind: str, table: pa.Table) -> pa.Table:
+    """A table with the kind of its runs, which may have curves of one name over other inputs."""
+    return table.add_column(0, "kind", pa.array([kind] * table.num_rows, pa.string()))
 
 
 def write(rows: Iterable[dict[str, Any]] | pa.Table, path: Path) -> None:
@@ -248,7 +267,8 @@ def main() -> None:
     found = runs_of(asked.runs)
     (asked.out / "tables").mkdir(parents=True, exist_ok=True)
     for name, make in COMPARED.items():
-        made = [table for runs in found.values() if (table := make([*runs.values()])).num_rows]
+        made = [of_kind(kind, make([*runs.values()])) for kind, runs in found.items()]
+        made = [table for table in made if table.num_rows]
         if made:
             write(pa.concat_tables(made, promote_options="default"), asked.out / "tables" / f"{name}.csv")
     rows = [*trends(found)]
@@ -256,7 +276,12 @@ def main() -> None:
     write(changes(found), asked.out / "tables" / "changes.csv")
     write(held(found), asked.out / "tables" / "kept.csv")
     with style():
-        figures = {"curves": curves(found["paper"]), "scores": scores(found), "trend": trend(rows), "kept": fair(found)}
+        figures = {
+            "curves": curves(found["paper"]),
+            "scores": scores(found),
+            "trend": trend(found, rows),
+            "kept": fair(found),
+        }
         for name, figure in figures.items():
             figure.savefig(asked.out / f"{name}.png", dpi=160)
     print(
