@@ -116,8 +116,7 @@ class Calls(Generic[Result]):
             except StopIteration:
                 break
             except BaseException:
-                if jax.process_count() == 1:  # other hosts may not fetch these now
-                    yield from self._finished(flying)
+                yield from self._finished(flying)
                 raise
             for group in self._groups(lengths):
                 yield from self._called(group, flying)
@@ -174,8 +173,11 @@ class Calls(Generic[Result]):
             yield from self._landed(flying)
 
     def _finished(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
-        """At a stop: what is in flight already. Nothing is started, and what fails is left to a run that goes on."""
-        while flying:
+        """At a stop: what is in flight already. Nothing is started, and what fails is left to a run that goes on.
+
+        With several hosts nothing at all: others may not fetch these now, and this one would wait for them.
+        """
+        while flying and jax.process_count() == 1:
             flight, results = flying.pop(0), None
             with contextlib.suppress(Exception):  # which would take the place of the stop
                 results = self._waited(flight)

@@ -338,6 +338,15 @@ def test_a_stop_starts_nothing(reading: bool, failure: Exception) -> None:
     assert flights.told == [("start", first), ("start", second), ("end", first), ("end", second)]
 
 
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_stop_of_several_hosts_waits_for_nothing(reading: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may have been stopped elsewhere, and fetch nothing."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    flights = Flights()
+    assert stopped(flights, KeyboardInterrupt(), reading=reading) == [[0, 1]]
+    assert flights.told == [("start", [0, 1]), ("start", [2, 3]), ("end", [0, 1])]
+
+
 def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The public calls: the same results, a message for each stage."""
     inputs = [[1, 2, 3], [4, 5, 6, 7], [8, 9], [1, 3, 5]]
