@@ -145,10 +145,11 @@ def check_writable(path: Path) -> None:
     check_local(path)
     try:
         target = path.resolve()
-        if target.exists() and not target.is_file():
-            raise InputError(f"{path}: cannot be written (it is not a regular file)")
+        taken = target.exists() and not target.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a null byte
         raise InputError(f"{path}: cannot be written ({error})") from error
+    if taken:
+        raise InputError(f"{path}: cannot be written (it is not a regular file)")
     if not target.parent.is_dir():
         raise InputError(f"{path}: cannot be written (there is no folder {target.parent})")
     if not os.access(target.parent, os.W_OK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,25 @@ from typing import Any
 import pytest
 
 from jstrace.errors import InputError
-from jstrace.files import filled_folder
+from jstrace.files import check_writable, filled_folder
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "it is not a regular file"),
+        ("no/a", "there is no folder {path.parent}"),
+        ("a\0", ".*null (byte|character).*"),
+        ("a" * 300, ".*File name too long.*"),
+    ],
+)
+def test_what_cannot_be_written_is_said_once(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(InputError) as raised:
+        check_writable(path)
+    said = str(raised.value)
+    assert re.fullmatch(rf".*: cannot be written \({reason.format(path=path)}\)", said)
+    assert said.count("cannot be written") == 1
 
 
 def fill(target: Path, content: str) -> None:

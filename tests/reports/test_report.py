@@ -367,11 +367,11 @@ def test_a_report_that_fails_leaves_what_was_there(
     monkeypatch.undo()
     (tmp_path / "there" / "index.html").unlink()
     (tmp_path / "there" / "index.html").mkdir()
-    with pytest.raises(InputError, match=r"there/index.html: cannot be written \(it is not a regular file\)"):
+    with pytest.raises(InputError, match=r"^[^(]*/there/index.html: cannot be written \(it is not a regular file\)$"):
         report.write_report([folder], tmp_path / "there", **wanted)
     assert there(tmp_path / "there") == before | {"index.html": b""}
     (tmp_path / "taken" / "index.html").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"taken/index.html: cannot be written \(it is not a regular file\)"):
+    with pytest.raises(InputError, match=r"^[^(]*/taken/index.html: cannot be written \(it is not a regular file\)$"):
         report.write_report([folder], tmp_path / "taken", **wanted)
     assert there(tmp_path / "taken") == {"index.html": b""}, "no new folders"
 
