@@ -23,6 +23,7 @@ from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.layouts import GGUF, HF
 from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
+from jstrace.errors import checked_revision
 from jstrace.models import (
     Decoder,
     Fingerprints,
@@ -177,8 +178,7 @@ def _refusing(source: str) -> Iterator[None]:
 def _resolve(
     source: str, say: Callable[[str], None], revision: str | None, only: tuple[str, ...] | None = None
 ) -> Path:
-    if revision is not None and not revision.strip():
-        raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
+    checked_revision(revision)
     if hub.HUB_ID.fullmatch(source) and not Path(source).exists():
         return hub.fetch(source, say, revision=revision, **({} if only is None else {"only": only}))
     if revision is not None:

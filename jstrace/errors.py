@@ -1,4 +1,4 @@
-"""The one error type that a user can cause: bad input, with its remedy in one line."""
+"""The one error type that a user can cause: bad input, with its remedy in one line; and what rooms refuse alike."""
 
 _LONGEST = 4000
 
@@ -21,3 +21,14 @@ def _shown(letter: str) -> str:
     if letter.isprintable():
         return letter
     return " " if letter.isspace() else letter.encode("unicode_escape").decode("ascii")
+
+
+def checked_revision(revision: str | None) -> str | None:
+    """A revision that is named, or none.
+
+    Raises:
+      InputError: an empty name.
+    """
+    if revision is not None and not revision.strip():
+        raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
+    return revision

@@ -145,10 +145,11 @@ def check_writable(path: Path) -> None:
     check_local(path)
     try:
         target = path.resolve()
-        if target.exists() and not target.is_file():
-            raise InputError(f"{path}: cannot be written (it is not a regular file)")
+        taken = target.exists() and not target.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a null byte
         raise InputError(f"{path}: cannot be written ({error})") from error
+    if taken:
+        raise InputError(f"{path}: cannot be written (it is not a regular file)")
     if not target.parent.is_dir():
         raise InputError(f"{path}: cannot be written (there is no folder {target.parent})")
     if not os.access(target.parent, os.W_OK):
@@ -159,8 +160,9 @@ def check_writable(path: Path) -> None:
 def filled_folder(target: Path, folders: Sequence[str]) -> Iterator[Path]:
     """A hidden folder for files that take their places in ``target`` once all of them are written.
 
-    Whatever ends it before leaves ``target`` as it was, and none where there was none; only a kill leaves the hidden
-    folder behind.
+    Whatever ends it before the first of them takes its place leaves ``target`` as it was, and none where there was
+    none; what ends it while they do leaves whole files, of which some are new. Only a kill leaves hidden files, and
+    folders that were made, behind.
 
     Args:
       target: made where it is missing; what it holds stays, but for files of the same names.
@@ -178,7 +180,7 @@ def filled_folder(target: Path, folders: Sequence[str]) -> Iterator[Path]:
             _check_places(target, folders)
         yield hidden
         with _told(target, "written"):
-            _move(hidden, target)
+            _move(hidden, target, made)
     except InputError as error:  # of a path that nobody has seen
         raise InputError(str(error).replace(str(hidden), str(target))) from error
     finally:
@@ -205,12 +207,28 @@ def _check_places(target: Path, folders: Sequence[str]) -> None:
             raise InputError(f"{place}: cannot be written ({reason})")
 
 
-def _move(hidden: Path, target: Path) -> None:
-    """Give every file its place, those of folders first, when no place is taken by something else."""
+def _move(hidden: Path, target: Path, made: list[Path]) -> None:
+    """Give every file its place, those of folders first, when no place is taken by something else.
+
+    All wait beside their places, on the disk where links lead, before the first is moved there: a move is then all or
+    nothing, and can hardly fail. Folders that are made go before those in ``made``.
+    """
     files = sorted((path for path in hidden.rglob("*") if path.is_file()), key=lambda path: -len(path.parts))
     places = [target / path.relative_to(hidden) for path in files]
     for place in places:
-        place.parent.mkdir(exist_ok=True)
-        check_writable(place)
-    for path, place in zip(files, places, strict=True):
-        shutil.move(path, place.resolve())  # where links lead, on another disk, too
+        if place.parent.exists():
+            check_writable(place)
+    for folder in dict.fromkeys(place.parent for place in places if not place.parent.exists()):
+        made.insert(0, folder)
+        folder.mkdir()
+    waiting = {place: place.resolve().with_name(f".jstrace-{secrets.token_hex(8)}") for place in places}
+    try:
+        for path, place in zip(files, places, strict=True):
+            shutil.move(path, waiting[place])
+            with waiting[place].open("r+b") as stream:  # a copy, where that is another disk
+                os.fsync(stream.fileno())
+        for place, beside in waiting.items():
+            os.replace(beside, place.resolve())
+    finally:
+        for beside in waiting.values():
+            beside.unlink(missing_ok=True)

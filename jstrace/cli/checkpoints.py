@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jstrace.cli.options import checked_revision
+from jstrace.errors import InputError, checked_revision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,6 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
         checked_revision(revision)
     if len(revisions) < 2:
         return [Checkpoint(model, revisions[0] if revisions else None, model, out)]
-    from jstrace.errors import InputError
-
     folders = [re.sub(r"[^\w.-]", "_", revision) for revision in revisions]
     for place, folder in enumerate(folders):
         outside = ".." in revisions[place].split("/")
@@ -53,8 +51,6 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
 
 def _source(model: str, revision: str) -> tuple[str, str | None]:
     """A revision of a hub id, or a folder in a local one."""
-    from jstrace.errors import InputError
-
     if not Path(model).is_dir():
         return model, revision
     if not (Path(model) / revision).is_dir():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jstrace.errors import checked_revision
+
 if TYPE_CHECKING:
     from jstrace.models import Model
 
@@ -114,19 +116,6 @@ MODEL_HELP = (
     "smollm2 (fetched once), a Hugging Face folder or hub id, a folder that jstrace convert wrote, a .gguf file, or"
     " random: before one of these, or before a model of the paper, for random weights."
 )
-
-
-def checked_revision(revision: str | None) -> str | None:
-    """A revision that is named, or none.
-
-    Raises:
-      InputError: an empty name.
-    """
-    from jstrace.errors import InputError
-
-    if revision is not None and not revision.strip():
-        raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
-    return revision
 
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", callback=checked_revision)]

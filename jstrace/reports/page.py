@@ -46,7 +46,7 @@ def write_report(
     Args:
       folders: of runs; those of one run's hosts make one, several runs are compared.
       out: a folder; files of the same names in it are replaced, when all are made: a report that fails or is stopped
-        leaves it as it was.
+        before leaves it as it was, and one that is while they are moved leaves whole files, of which some are new.
       figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
       tables: the tables to make, as ``contents.tables`` names them; all by default.
       pages: how many of the inputs that use least, and of those that use most, have a page of their own: of the runs

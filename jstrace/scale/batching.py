@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -114,9 +115,8 @@ class Calls(Generic[Result]):
                 lengths = next(source)
             except StopIteration:
                 break
-            except BaseException:  # a stop costs nothing that is computed already
-                if jax.process_count() == 1:  # other hosts may not fetch these now
-                    yield from self._all_landed(flying)
+            except BaseException:
+                yield from self._finished(flying)
                 raise
             for group in self._groups(lengths):
                 yield from self._called(group, flying)
@@ -135,8 +135,8 @@ class Calls(Generic[Result]):
                 yield from self._all_landed(flying)
             try:
                 flying.append(self._started(group, alone=not flying))
-            except BaseException:  # a stop, as above
-                yield from self._all_landed(flying)
+            except BaseException:
+                yield from self._finished(flying)
                 raise
             leave = int(ahead and flying[-1].error is None)
             while len(flying) > leave:
@@ -171,6 +171,18 @@ class Calls(Generic[Result]):
     def _all_landed(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
         while flying:
             yield from self._landed(flying)
+
+    def _finished(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
+        """At a stop: what is in flight already. Nothing is started, and what fails is left to a run that goes on.
+
+        With several hosts nothing at all: others may not fetch these now, and this one would wait for them.
+        """
+        while flying and jax.process_count() == 1:
+            flight, results = flying.pop(0), None
+            with contextlib.suppress(Exception):  # which would take the place of the stop
+                results = self._waited(flight)
+            if results is not None:
+                yield flight.members, results
 
     def _landed(self, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
         """Wait for the first call; where it failed, it and those after it run again, one at a time."""

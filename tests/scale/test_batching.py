@@ -168,8 +168,11 @@ def test_weights_of_a_device_are_those_of_the_shardings() -> None:
 class Flights:
     """Calls that note when they start and end, and fail where they are told to."""
 
-    def __init__(self, *, in_start: Sequence[int] = (), in_end: Sequence[int] = ()) -> None:
-        """Numbers of the starts, and of the waits, that run out of memory; from 1."""
+    def __init__(
+        self, *, in_start: Sequence[int] = (), in_end: Sequence[int] = (), error: Exception | None = None
+    ) -> None:
+        """Numbers of the starts, and of the waits, that run out of memory, or raise another error; from 1."""
+        self._error = error or MemoryError()
         self.told: list[tuple[str, list[int]]] = []
         self.most, self._flying = 0, 0
         self._fails = {"start": list(in_start), "end": list(in_end)}
@@ -179,7 +182,7 @@ class Flights:
         self.told.append((what, members))
         self._counts[what] += 1
         if self._counts[what] in self._fails[what]:
-            raise MemoryError
+            raise self._error
 
     def start(self, members: list[int], _: int) -> Callable[[], list[int]]:
         self._note("start", members)
@@ -301,6 +304,47 @@ def test_a_stop_while_the_next_is_read_loses_nothing(error: type[BaseException])
     with pytest.raises(error):
         found.extend(members for members, _ in results)
     assert found == [[0, 1], [2, 3]]
+
+
+def stopped(flights: Flights, error: BaseException, *, reading: bool) -> list[list[int]]:
+    """What is given before a stop in the third call, or where the second part is read."""
+    given: list[list[int]] = []
+
+    def several() -> Iterator[dict[int, int]]:
+        yield dict.fromkeys(range(4), 3)
+        if reading:
+            raise error
+        yield dict.fromkeys(range(4, 8), 3)
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[int]]:
+        if members == [4, 5]:
+            raise error
+        return flights.start(members, n_rows)
+
+    calls = batching.Calls(lambda _: 2, start, ahead=lambda: True)
+    with pytest.raises(type(error)) as raised:
+        given.extend(members for members, _ in calls.of(several()))
+    assert raised.value is error
+    return given
+
+
+@pytest.mark.parametrize("reading", [False, True])
+@pytest.mark.parametrize("failure", [MemoryError(), jax.errors.JaxRuntimeError("INTERNAL: no"), InputError("no")])
+def test_a_stop_starts_nothing(reading: bool, failure: Exception) -> None:
+    """What fails while it is waited for is left, whatever its error is; the stop goes on."""
+    flights = Flights(in_end=[2], error=failure)
+    assert stopped(flights, KeyboardInterrupt(), reading=reading) == [[0, 1]]
+    first, second = [0, 1], [2, 3]
+    assert flights.told == [("start", first), ("start", second), ("end", first), ("end", second)]
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_stop_of_several_hosts_waits_for_nothing(reading: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may have been stopped elsewhere, and fetch nothing."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    flights = Flights()
+    assert stopped(flights, KeyboardInterrupt(), reading=reading) == [[0, 1]]
+    assert flights.told == [("start", [0, 1]), ("start", [2, 3]), ("end", [0, 1])]
 
 
 def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
