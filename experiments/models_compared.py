@@ -40,15 +40,13 @@ class Named:
     label: str
     parameters: float
     """Millions, embeddings and head among them once."""
-    layers: float
-    """Millions, of the layers alone: what edges are made of."""
 
 
 MODELS = {
-    "smollm2": Named("SmolLM2 135M", 134.5, 106.2),
-    "gemma": Named("Gemma 3 270M", 268.1, 100.3),
-    "q05": Named("Qwen2.5-Coder 0.5B", 494.0, 357.9),
-    "q15": Named("Qwen2.5-Coder 1.5B", 1543.7, 1310.3),
+    "smollm2": Named("SmolLM2 135M", 134.5),
+    "gemma": Named("Gemma 3 270M", 268.1),
+    "q05": Named("Qwen2.5-Coder 0.5B", 494.0),
+    "q15": Named("Qwen2.5-Coder 1.5B", 1543.7),
 }
 COLOR = dict(zip(MODELS, COLORS, strict=False))
 SCORE_COLOR = dict(zip(("l1", "l1*gradient", "rounds", "learned", "fitted"), COLORS, strict=False))

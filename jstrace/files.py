@@ -173,21 +173,29 @@ def filled_folder(target: Path, folders: Sequence[str]) -> Iterator[Path]:
     """
     hidden, made = target / f".jstrace-{secrets.token_hex(8)}", list[Path]()
     try:
-        with _told(target, "made"):
-            made += [folder for folder in (target, *target.parents) if not folder.exists()]
-            for folder in (hidden, *(hidden / name for name in folders)):
-                folder.mkdir(parents=True)
-            _check_places(target, folders)
-        yield hidden
-        with _told(target, "written"):
-            _move(hidden, target, made)
-    except InputError as error:  # of a path that nobody has seen
-        raise InputError(str(error).replace(str(hidden), str(target))) from error
+        with named(hidden, str(target)):
+            with _told(target, "made"):
+                made += [folder for folder in (target, *target.parents) if not folder.exists()]
+                for folder in (hidden, *(hidden / name for name in folders)):
+                    folder.mkdir(parents=True)
+                _check_places(target, folders)
+            yield hidden
+            with _told(target, "written"):
+                _move(hidden, target, made)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         for folder in made:
             with contextlib.suppress(OSError):  # it holds what was written
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def named(path: Path, shown: str) -> Iterator[None]:
+    """Errors speak of what a user named, not of a path beside it, or of its copy here, which nobody has seen."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), shown)) from error
 
 
 @contextlib.contextmanager

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jstrace.errors import InputError
+from jstrace.files import named
 from jstrace.runs.manifest import MANIFEST
 from jstrace.runs.schema import TABLES
-from jstrace.runs.stores import named, store_of, told
+from jstrace.runs.stores import store_of, told
 
 _HIDDEN = ".jstrace-"
 
@@ -100,10 +101,10 @@ def staged(url: str) -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="jstrace-"))
     lost: InputError | None = None
     try:
-        with named(folder, url):
+        with named(folder, url.rstrip("/")):
             stage = Stage(url, folder)
         try:
-            with named(folder, url):
+            with named(folder, url.rstrip("/")):
                 yield stage
         except BaseException:
             if lost := _not_pushed(stage):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace.errors import InputError
+from jstrace.files import named
 
 
 def is_remote(path: object) -> bool:
@@ -31,17 +32,8 @@ def local_copy(source: str) -> Iterator[Path]:
         target = Path(folder) / path.rpartition("/")[2]
         with told(source, "read"):
             store.get_file(path, str(target))
-        with named(target, source):
+        with named(target, source.rstrip("/")):
             yield target
-
-
-@contextlib.contextmanager
-def named(path: Path, url: str) -> Iterator[None]:
-    """Errors speak of the URL, not of its copy here, which nobody has seen."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), url.rstrip("/"))) from error
 
 
 def store_of(url: str) -> tuple[Any, str]:
