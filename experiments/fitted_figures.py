@@ -35,6 +35,7 @@ JUDGES = {
     "means": ("mean", "five", "zero"), "unpolished": ("mean",), "seed": ("mean",),
     "short": ("mean",), "shuffled": ("mean",),
     "zeros": ("zero", "mean"), "random": ("five", "mean"), "pairs": ("mean",),
+    "random-told": ("five",), "random-long": ("five",), "random-large": ("five",), "random-longer": ("five",),
 }  # fmt: skip
 CHEAPER = ("l1", "l1*gradient", "rounds", "learned")
 SHOWN = (0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2)

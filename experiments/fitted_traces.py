@@ -44,7 +44,9 @@ SEED = 0
 class Kind:
     """One kind of fit, and what it is told."""
 
-    options: dict[str, Any]
+    score: jstrace.Fitted
+    replace: str = "mean"
+    seed: int = SEED
     told: tuple[str, ...] = ("own",)
     """ "own", "trained" (the model's prediction before its weights were shuffled), or the number of a row."""
     shuffled: bool = False
@@ -53,15 +55,20 @@ class Kind:
 
 
 _FOREIGN = tuple(map(str, FOREIGN))
-_LONG = {"steps": 200, "smallest": 0.002}
+_LONG = jstrace.Fitted(steps=200, smallest=0.002)
+_DRAWN = jstrace.Fitted(steps=200, smallest=0.01, polish=0)
 KINDS = {
-    "means": Kind(_LONG, ("own", *_FOREIGN)),
-    "unpolished": Kind(_LONG | {"polish": 0}, ("own", *_FOREIGN)),
-    "seed": Kind(_LONG | {"seed": 1}),
-    "short": Kind({"steps": 100}),
-    "shuffled": Kind(_LONG, ("own", "trained"), shuffled=True),
-    "zeros": Kind({"steps": 150, "smallest": 0.02, "replace": "zero"}),
-    "random": Kind({"steps": 200, "smallest": 0.01, "replace": "resample"}),
+    "means": Kind(_LONG, told=("own", *_FOREIGN)),
+    "unpolished": Kind(dataclasses.replace(_LONG, polish=0), told=("own", *_FOREIGN)),
+    "seed": Kind(_LONG, seed=1),
+    "short": Kind(jstrace.Fitted(steps=100)),
+    "shuffled": Kind(_LONG, told=("own", "trained"), shuffled=True),
+    "zeros": Kind(jstrace.Fitted(steps=150, smallest=0.02, polish=0), "zero"),
+    "random": Kind(_DRAWN, "resample"),
+    "random-told": Kind(_DRAWN, "resample", told=_FOREIGN),
+    "random-long": Kind(jstrace.Fitted(steps=400, smallest=0.01), "resample"),
+    "random-large": Kind(jstrace.Fitted(steps=400, smallest=0.02, fall=3.0, rate=0.1), "resample"),
+    "random-longer": Kind(jstrace.Fitted(steps=800, smallest=0.01, fall=4.0, rate=0.1), "resample"),
     "pairs": Kind(_LONG, pairs=True),
 }
 
@@ -108,9 +115,12 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
     model = shuffled(trained) if kind.shuffled else trained
     inputs = inputs_of(kind, texts, rows)
     targets = targets_of(model, texts, [(text, told) for _, text, told in inputs], trained)
-    given = dict(kind.options) | ({"reference": texts[DRAWN]} if kind.options.get("replace") == "resample" else {})
+    given: dict[str, Any] = {"reference": texts[DRAWN]} if kind.replace == "resample" else {}
     start = time.perf_counter()
-    traces = jstrace.learn(model, [text for _, text, _ in inputs], target=targets, **given)
+    traces = jstrace.trace(
+        model, [text for _, text, _ in inputs],
+        importance=kind.score, replace=kind.replace, seed=kind.seed, target=targets, **given,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     found = {
         f"{number}/{told}/{edges}": getattr(trace.strata, edges)
@@ -118,7 +128,8 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
         for edges in EDGE_KINDS
     }
     device = jax.devices()[0].device_kind
-    about = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__, **kind.options}
+    about = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__}
+    about |= {name: getattr(kind.score, name) for name in ("steps", "smallest", "polish")}
     return found | {"about": np.asarray(json.dumps(about))}
 
 

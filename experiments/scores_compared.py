@@ -203,12 +203,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--dtype", default="float32")
     for name, count in (("rows", 48), ("rounds", 24), ("foreign", 12)):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--scores", nargs="*", default=[*SCORES, *FOREIGN], choices=[*SCORES, *FOREIGN])
     asked = parser.parse_args()
     jstrace.enable_cache()
-    model = jstrace.load(asked.model)
+    model = jstrace.load(asked.model, dtype=asked.dtype)
     assert model.tokenizer is not None
     texts = [text for text in texts_of(asked.data) if len(model.tokenizer.encode(text)) <= asked.width][: asked.rows]
     asked.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ allocating them and prints their memory, on any machine.
 For each model: weights drawn on the device, the batch from the memory estimate, compiled once, then ``--repeats`` runs.
 Shown are inputs/s, the share of the matrix rate measured in the same run (a square bfloat16 product), the share of
 extraction, peak memory, and live rows: random weights leave others live than trained ones, and the cost model corrects
-for it. The last line is JSON; ``--out`` also writes it to a file.
+for it. After each model a line of JSON has all so far; ``--out`` also writes it to a file.
 
 Expected on an H200: at least 20 inputs/s over the ten at 55 tokens; Qwen3-8B's shape ran at 38.9.
 """
@@ -202,14 +202,12 @@ def main() -> None:
             )
         assert decoder is not None
         results.append({"model": name, **run(decoder, n_tokens, rate, options.repeats)})
-        print({k: v for k, v in results[-1].items() if k != "seconds"}, flush=True)
-    mean = len(results) / sum(1 / row["inputs_per_s"] for row in results)
-    decoder = None
-    print(f"mean {mean:.1f} inputs/s; matrix rate {rate / 1e12:.0f} TFLOP/s")
-    record(
-        "accelerator", dtype=DTYPE.name, matrix_rate=rate, results=results, mean_inputs_per_s=mean, torch=torch_run,
-        out=options.out,
-    )  # fmt: skip
+        mean = len(results) / sum(1 / row["inputs_per_s"] for row in results)
+        print(f"{name}: {results[-1]['inputs_per_s']:.1f} inputs/s, mean so far {mean:.1f}", flush=True)
+        record(
+            "accelerator", dtype=DTYPE.name, matrix_rate=rate, results=results, mean_inputs_per_s=mean,
+            torch=torch_run, out=options.out,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
