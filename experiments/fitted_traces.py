@@ -116,11 +116,11 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
     inputs = inputs_of(kind, texts, rows)
     targets = targets_of(model, texts, [(text, told) for _, text, told in inputs], trained)
     given: dict[str, Any] = {"reference": texts[DRAWN]} if kind.replace == "resample" else {}
+    together: Any = [text for _, text, _ in inputs]
     start = time.perf_counter()
-    traces = jstrace.trace(
-        model, [text for _, text, _ in inputs],
-        importance=kind.score, replace=kind.replace, seed=kind.seed, target=targets, **given,
-    )  # fmt: skip
+    traces: Any = jstrace.trace(
+        model, together, importance=kind.score, replace=kind.replace, seed=kind.seed, target=targets, **given
+    )
     seconds = time.perf_counter() - start
     found = {
         f"{number}/{told}/{edges}": getattr(trace.strata, edges)
@@ -128,7 +128,7 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
         for edges in EDGE_KINDS
     }
     device = jax.devices()[0].device_kind
-    about = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__}
+    about: dict[str, Any] = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__}
     about |= {name: getattr(kind.score, name) for name in ("steps", "smallest", "polish")}
     return found | {"about": np.asarray(json.dumps(about))}
 
