@@ -9,9 +9,13 @@ is not valid.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import operator
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +23,7 @@ from jaxtyping import Float32, Int
 
 from jstrace.method import graph, sizes
 from jstrace.method.composition import Composition, composed
-from jstrace.method.conditions import takes_passes
+from jstrace.method.conditions import name_of, takes_passes
 from jstrace.method.counting import Counts
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.pipeline import masked, scorers, stages
@@ -29,6 +33,7 @@ from jstrace.pipeline.footprint import call_bytes
 from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, memory, meshes
+from jstrace.scale.programs import compile_seconds
 
 OnBatch = Callable[[int, int], None]
 """Called with the inputs of a batch, and the tokens that they are padded to, before it is computed."""
@@ -82,6 +87,15 @@ class Invalid:
         return self.error
 
 
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What scores took."""
+
+    inputs: int
+    seconds: float
+    """Of all of them, without compilation."""
+
+
 class Driver:
     """Runs batches of one model for one ask, and remembers between them how long an input did fit into memory."""
 
@@ -101,12 +115,18 @@ class Driver:
           on_batch: told of every batch before it is started.
           replacing: says what names of replacements stand for.
           ahead: asked before each batch whether to start it before the results of the one before it are fetched, so
-            that the host's work on those takes none of the devices' time.
+            that the host's work on those takes none of the devices' time. Where scores take passes of their own it
+            is not asked: each is waited for, so that what it took is known.
         """
         self.model, self.ask, self._on_batch, self._ahead = model, ask, on_batch, ahead
         self._replacing = replacing or Replacing(model)
         self._scorings = tuple((scorers.known_to(model, kind), replace) for kind, replace in ask.scorings)
         self._longest = 0
+        self._apart = any(takes_passes(kind) for kind, _ in self._scorings)
+        if self._apart:
+            self._ahead = lambda: False
+        self.spent: dict[str, Spent] = {}
+        """By the names of scores, where any takes passes of its own; those of one clean pass share a name."""
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
         """Inputs in batches of alike lengths, each batch as soon as it is done: not in the order of ``inputs``.
@@ -221,7 +241,7 @@ class Driver:
         targets = meshes.placed(_targets(members, n_rows), mesh)
         finite = scores = None
         if ask.sources:
-            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets)
+            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets, len(members))
         else:
             strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
         results = () if not ask.cases else masked.evaluate_batch(
@@ -254,21 +274,52 @@ class Driver:
         cuts: Int[AnyArray, "B Z"],
         width: int,
         targets: Float32[AnyArray, "B V"] | None,
+        n_inputs: int,
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
         replaced, drawn = self._replaced(width)
-        scored, finite = stages.score_batch(
-            self.model.decoder, tokens, lengths, ask.seed, scorings=self._scorings, replacements=replaced, others=drawn,
+        score = functools.partial(
+            stages.score_batch, self.model.decoder, tokens, lengths, ask.seed, replacements=replaced, others=drawn,
             targets=targets, mesh=mesh,
         )  # fmt: skip
-        by_kind = dict(zip(ask.scorings, scored, strict=True))
+        by_kind: dict[tuple[Any, str], EdgeTree] = {}
+        finite: list[jax.Array] = []
+        for group in self._groups():
+            with self._timed(group, n_inputs) as finished:
+                scored, good = finished(score(scorings=tuple(self._scorings[at] for at in group)))
+            by_kind |= {ask.scorings[at]: one for at, one in zip(group, scored, strict=True)}
+            finite.append(good)
         extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh)
         strata = tuple(
             extract(by_kind[one.scoring], cuts, lengths, frozen=one.frozen, signed=one.signed, order=one.order)
             for one in ask.sources
         )
-        return strata, by_kind[ask.sources[0].scoring] if ask.keep_scores else None, finite
+        return (
+            strata,
+            by_kind[ask.sources[0].scoring] if ask.keep_scores else None,
+            functools.reduce(operator.and_, finite),
+        )
+
+    def _groups(self) -> list[list[int]]:
+        """Which scorings are one program: all that measure the edges of one clean pass; others by themselves."""
+        passes = [at for at, (kind, _) in enumerate(self._scorings) if takes_passes(kind)]
+        measured = [at for at in range(len(self._scorings)) if at not in passes]
+        return [*([measured] if measured else []), *([at] for at in passes)]
+
+    @contextlib.contextmanager
+    def _timed(self, group: Sequence[int], n_inputs: int) -> Iterator[Callable[[Any], Any]]:
+        """What waits for scores, where any takes passes of its own; what they took goes into ``spent``."""
+        if not self._apart:
+            yield lambda scores: scores
+            return
+        with compile_seconds() as compiled:
+            start = time.perf_counter()
+            yield jax.block_until_ready
+            seconds = max(0.0, time.perf_counter() - start - compiled())
+        name = ", ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))
+        before = self.spent.get(name, Spent(0, 0.0))
+        self.spent[name] = Spent(before.inputs + n_inputs, before.seconds + seconds)
 
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""

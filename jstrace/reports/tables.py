@@ -67,6 +67,21 @@ def selectivities(runs: Sequence[Results]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def seconds(runs: Sequence[Results]) -> pa.Table:
+    """What each score took an input, without compilation and evaluation, on the devices of each session that says it.
+
+    Scores of one clean pass share a line.
+    """
+    rows = []
+    for run in runs:
+        for session in run.manifest["sessions"]:
+            device = f"{session['hardware']['devices']} x {session['hardware']['device']}"
+            for score, took in session.get("seconds", {}).items():
+                about = {"model": run.label, "score": score, "device": device, "n": took["inputs"]}
+                rows.append(about | {"seconds_an_input": took["seconds"] / took["inputs"]})
+    return pa.Table.from_pylist(rows)
+
+
 def phases(runs: Sequence[Results]) -> pa.Table:
     """How much of TV falls before, in and after the construction phase, in all and per decade of the size."""
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,32 @@ def opened(
     return hosts.together(functools.partial(_whole_parts, folder, names, mark_of(config)))
 
 
+@contextlib.contextmanager
+def timed(folder: Path, session: dict[str, Any], seconds: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Let the manifest say of a session what its scores took, however it ends, but for a kill; the first host's alone.
+
+    Args:
+      folder: of the run, opened.
+      session: as it was recorded.
+      seconds: what the manifest says of the scores, asked when it is over; nothing where it is empty.
+    """
+
+    def tell() -> None:
+        took = dict(seconds())
+        if took and jax.process_index() == 0:
+            held = read_manifest(folder)
+            told = [one | {"seconds": took} if one == session else one for one in held["sessions"]]
+            _write(folder, held | {"sessions": told})
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(InputError):  # what ended the run is to be told
+            tell()
+        raise
+    tell()
+
+
 def nothing() -> None:
     """The turn of a host that has nothing to do."""
 
@@ -130,8 +156,12 @@ def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session
             kept = {name: held["model"][name] for name in ("name", "revision", "place")}
             facts = facts | {"model": facts["model"] | kept}
         found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
-        text = json.dumps(found, indent=1) + "\n"
-        write_bytes(folder / MANIFEST, text.encode())
+        _write(folder, found)
+
+
+def _write(folder: Path, found: dict[str, Any]) -> None:
+    text = json.dumps(found, indent=1) + "\n"
+    write_bytes(folder / MANIFEST, text.encode())
 
 
 def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:

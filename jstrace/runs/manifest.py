@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,9 @@ def _check_manifest(found: dict[str, Any]) -> None:
         raise TypeError("names are texts, and counts are numbers")
     for session in found["sessions"]:
         session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
+        for name, took in session.get("seconds", {}).items():
+            if not (_is_count(took["inputs"]) and 0 <= float(took["seconds"]) < math.inf):
+                raise ValueError(f"the seconds of {name} are none")
 
 
 def _is_count(number: Any) -> bool:

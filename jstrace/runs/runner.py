@@ -7,7 +7,7 @@ import datetime
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Summary:
     invalid: int
     computed: int
     """In this call; the others were there."""
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)
+    """An input, of each score in this call, where any takes passes of its own: without compilation and evaluation."""
 
 
 def run(
@@ -140,7 +142,8 @@ def run(
         hosts.check_agreed((config, wanted, part_inputs))
         tables, run_mark = schema.schemas(plan, save_strata=save_strata, added=added), manifest.mark_of(config)
         names = list(tables)
-        there = run_folder.opened(folder, config, facts, _session(loaded), names)
+        session = _session(loaded)
+        there = run_folder.opened(folder, config, facts, session, names)
         done = hosts.either(_done(there, wanted))
         before = int(done.sum())
         tell = _Told(progress, on_save, before, wanted)
@@ -156,17 +159,25 @@ def run(
             by_itself = control is None and not extras.generate and not extras.geometry
             driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked())
             finished = _computed(driver, control, inputs, extras, chunks.values())
-            for number, chunk in chunks.items():
-                with saver.part(number):
-                    left = len(chunk)
-                    while left:
-                        entries = next(finished)
-                        left -= len(entries)
-                        saver.add(entries)
-                        tell.finished(len(entries))
-                        saver.save_if_due()
-                        interrupts.stop_if_asked()
-        return Summary(wanted, int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum()), wanted - before)
+            with run_folder.timed(folder, session, lambda: _seconds(driver)):
+                for number, chunk in chunks.items():
+                    with saver.part(number):
+                        left = len(chunk)
+                        while left:
+                            entries = next(finished)
+                            left -= len(entries)
+                            saver.add(entries)
+                            tell.finished(len(entries))
+                            saver.save_if_due()
+                            interrupts.stop_if_asked()
+        invalid = int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum())
+        per_input = {name: one["seconds"] / one["inputs"] for name, one in _seconds(driver).items()}
+        return Summary(wanted, invalid, wanted - before, per_input)
+
+
+def _seconds(driver: Driver) -> dict[str, dict[str, float]]:
+    """What scores took, as the manifest says it."""
+    return {name: {"inputs": one.inputs, "seconds": round(one.seconds, 3)} for name, one in driver.spent.items()}
 
 
 def _check_types(data: Any, plan: Any, name: Any) -> None:
