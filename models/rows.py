@@ -35,6 +35,9 @@ _TURN = (256, 512)
 With some 250 rows a v5e multiplies for as long as it reads weights.
 """
 
+MOST_ROWS = _TURN[-1]
+"""That a TPU computes at once."""
+
 _SHARES = (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32)
 """Capacities in 32nds of all rows: fine where most layers of most batches are; each is one more body to compile."""
 

@@ -49,13 +49,15 @@ def peak(program: dict[str, Any]) -> int:
 def meshes_for(config: Any, tokens: int, n_devices: int, memory: float) -> Iterator[tuple[int, int]]:
     """Sizes of ``model`` with the estimate of each, from the smallest that fits by the estimate on."""
     from jstrace.method.conditions import Plan
+    from jstrace.models.platforms import assumed
     from jstrace.pipeline.ask import Ask
     from jstrace.pipeline.footprint import device_bytes, model_sizes
 
     plan = Plan()
     ask = Ask(plan.sources[:1], plan.cases[:1], plan.sizes)
     for over in model_sizes(config, n_devices):
-        estimate = device_bytes(config, tokens, ask, 2, over=over)
+        with assumed("tpu"):
+            estimate = device_bytes(config, tokens, ask, 2, over=over)
         if estimate <= memory:
             yield over, estimate
 

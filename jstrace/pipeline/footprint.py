@@ -7,8 +7,10 @@ from typing import Any
 
 from jstrace.method.conditions import takes_passes
 from jstrace.method.graph import edge_slot_count
-from jstrace.models import InputError, ModelConfig, weight_bytes
+from jstrace.models import InputError, ModelConfig, form, weight_bytes
+from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.masked import N_QUERIES
 from jstrace.scale.batching import bucket
 
 
@@ -116,10 +118,15 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, importance: A
 
 
 def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int) -> int:
-    """Peak bytes of the masked forwards of one input under all sizes and in full, beside the weights."""
+    """Peak bytes of the masked forwards of one input under all sizes and in full, beside the weights.
+
+    TPUs have the attention of some queries, and the hidden rows of one turn, at a time.
+    """
     n = n_sizes + 1
-    attention = 3 * 4 * n * config.n_heads * width**2
-    mlp = 3 * itemsize * n * width * config.d_mlp
+    n_queries = form(None, cpu=width, gpu=width, tpu=min(width, N_QUERIES))
+    n_rows = form(None, cpu=n * width, gpu=n * width, tpu=min(n * width, MOST_ROWS))
+    attention = 3 * 4 * n * config.n_heads * n_queries * width
+    mlp = 3 * itemsize * n_rows * config.d_mlp
     head = 6 * 4 * n * config.vocab_size
     state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
     return edge_slot_count(config, width) + state + max(attention, mlp, head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import json
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import jstrace
+from jstrace.loading import describe
 from jstrace.method import graph
 from jstrace.method.conditions import Condition, Plan
 from jstrace.models import (
@@ -28,13 +30,14 @@ from jstrace.models import (
     ModelConfig,
     make_mesh,
     param_shardings,
+    platforms,
     shapes,
     weight_bytes,
 )
 from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, memory
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 SHAPE = dataclasses.replace(
     TINY, n_layers=6, n_heads=8, n_kv_heads=4, head_dim=16, d_model=128, d_mlp=384, vocab_size=2048
@@ -460,6 +463,32 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     ).compile()
     needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)
     assert 0.8 < footprint.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
+
+
+def test_estimates_for_tpus_are_those_of_their_compiler() -> None:
+    """Of all that was compiled for slices: not below it, beyond rounding, and above it for long inputs alone."""
+    plan = Plan()
+    ask = Ask(plan.sources[:1], plan.cases[:1], plan.sizes)
+    records = (ROOT / "experiments" / "results" / "fits-tpu.jsonl").read_text(encoding="utf-8").splitlines()
+    assert records
+    for one in map(json.loads, records):
+        over = int(one["mesh"].rpartition("=")[2])
+        parts = ("argument_bytes", "temp_bytes", "output_bytes")
+        needed = max(sum(program[part] for part in parts) for program in one["programs"].values())
+        with platforms.assumed("tpu"):
+            estimate = footprint.device_bytes(describe(one["model"]), one["tokens"], ask, 2, over=over)
+        assert 0.98 < estimate / needed < (1.02 if one["tokens"] < 100 else 1.3), (one["model"], one["mesh"])
+
+
+def test_a_tpu_has_the_attention_of_some_queries_at_a_time() -> None:
+    """As masks are applied there: of long inputs it takes a fraction of what other devices do."""
+    on_cpu = footprint.evaluate_bytes(SHAPE, 1024, 26, 2)
+    with platforms.assumed("tpu"):
+        on_tpu = footprint.evaluate_bytes(SHAPE, 1024, 26, 2)
+        short = footprint.evaluate_bytes(SHAPE, masked.N_QUERIES, 26, 2)
+    blocks = 3 * 4 * 27 * SHAPE.n_heads * 1024 * (1024 - masked.N_QUERIES)
+    assert on_cpu - on_tpu >= 0.9 * blocks
+    assert short <= footprint.evaluate_bytes(SHAPE, masked.N_QUERIES, 26, 2)
 
 
 def test_a_text_needs_the_larger_stage() -> None:
