@@ -25,9 +25,9 @@ _ROWS = 8
 _THINNED = 4
 """Of the built-in reference, every so many texts go into means: some 2,400 tokens, in seconds on a laptop."""
 _RESAMPLED = 2
+"""Other inputs whose states "resample" stands for."""
 _STREAM = 4096
 """Tokens, at most, that scores draw other inputs from."""
-"""Other inputs whose states "resample" stands for."""
 
 Replace = Replacement | Sequence[Replacement] | str | None
 """One of ``REPLACEMENTS``, a replacement, or several whose measures are averaged; None is "zero"."""
