@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, REFERENCE_HELP, Dtype, Revision, check_installed, load
+from jstrace.cli.options import MODEL_HELP, Dtype, Revision, check_installed, load
 
 if TYPE_CHECKING:
     from jstrace.pipeline.fitting import FitProgress
@@ -20,6 +20,9 @@ _DATA_HELP = "Texts of the kind that will be traced: wikitext-2, or a .tsv, .jso
 _FEATURES_HELP = (
     "What it reads of an edge: activations (one forward pass), gradient (also one gradient) or rounds (also what rounds"
     " of gradients find)."
+)
+_REFERENCE_HELP = (
+    "A file of texts, read as --data is, that means are made of; by default sentences that come with jstrace."
 )
 _REPLACE_HELP = "What ablated edges carry while it is fitted, drawn anew each time: zero, mean, resample; with commas."
 
@@ -41,7 +44,7 @@ def fit_scorer_command(
     limit: Annotated[int, typer.Option(min=4, help="Texts, at most: the first of them.")] = 32,
     features: Annotated[Features, typer.Option(help=_FEATURES_HELP)] = Features.ROUNDS,
     replace: Annotated[str, typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = "mean,resample",
-    reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
+    reference: Annotated[Path | None, typer.Option(help=_REFERENCE_HELP)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of Adam; each takes two texts.")] = 240,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all draws.")] = 0,
     name: Annotated[str | None, typer.Option(help="What tables call it; by default the file's name.")] = None,

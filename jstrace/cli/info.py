@@ -31,8 +31,8 @@ def info_command(
 ) -> None:
     """Print a model's architecture, its parameters and the size of its graph; reads no weights.
 
-    The paper's ten models are known offline. Only --json has the flags that are
-    as in Llama. Of a saved trace, what it is; with --graph its hubs and its
+    The paper's ten models are known offline. What is as in Llama is left out;
+    --json has it. Of a saved trace, what it is; with --graph its hubs and its
     communities.
     """
     from jstrace.errors import InputError

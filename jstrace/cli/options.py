@@ -202,4 +202,4 @@ def check_installed() -> None:
     if missing:
         from jstrace.models import InputError
 
-        raise InputError(f"{', '.join(missing)} missing: runs and reports need pip install 'jstrace[run]'")
+        raise InputError(f"{', '.join(missing)} missing: this needs pip install 'jstrace[run]'")

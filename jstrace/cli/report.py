@@ -9,7 +9,7 @@ import typer
 
 from jstrace.cli.options import check_installed
 
-_PAGES_HELP = "So many of the inputs that use least, and of those that use most, get pages: of runs with --save-strata."
+_PAGES_HELP = "So many of the inputs of the lowest density, and of the highest, get pages: of runs with --save-strata."
 _PAIRED_HELP = "Compare texts of pairs; reports of runs that have any do, and this refuses those that have none."
 
 

@@ -39,7 +39,9 @@ _OUT_HELP = "The folder of the results, new or of the same run, which goes on wh
 _LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
 _BASELINES_HELP = "What is evaluated beside the traces, by the first importance; none by default."
 _WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
-_SEED_HELP = "Of random scores, of draws of generated tokens, of shuffled words, and of passages from WikiText."
+_SEED_HELP = (
+    "Of random scores, of what fits draw, of generated tokens, of shuffled words, and of passages from WikiText."
+)
 _STRATA_HELP = "Keep the strata of every input, too: a byte for each pair of tokens, head and layer."
 _CORPUS_HELP = (
     "Another file of texts in which predicted tokens are counted; by default the data's texts, or of WikiText up to"

@@ -49,7 +49,7 @@ def write_report(
         before leaves it as it was, and one that is while they are moved leaves whole files, of which some are new.
       figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
       tables: the tables to make, as ``contents.tables`` names them; all by default.
-      pages: how many of the inputs that use least, and of those that use most, have a page of their own: of the runs
+      pages: how many of the inputs of the lowest density, and of the highest, have a page of their own: of the runs
         that kept their strata.
       paired: refuse runs of which none has pairs of texts, rather than leave their comparison out.
 

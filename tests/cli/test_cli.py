@@ -722,7 +722,7 @@ def test_what_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatc
     for words in (("run", "--data", "a.tsv", "--out", "x"), ("report", "a", "--out", "x")):
         code, _, err = run(*words)
         assert code == 2
-        assert "pyarrow missing: runs and reports need pip install 'jstrace[run]'" in err
+        assert "pyarrow missing: this needs pip install 'jstrace[run]'" in err
 
 
 @pytest.mark.real
