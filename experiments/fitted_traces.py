@@ -1,14 +1,14 @@
 """Traces fitted to one input, and the control: the same fits told what the input does not predict.
 
 Command: ``python experiments/fitted_traces.py DATA.tsv FITS`` (SmolLM2 in float32: some minutes on one H100; on two
-CPU cores two to four minutes a fit, of which there are 184).
+CPU cores two to four minutes a fit of 200 steps; there are 256 of 100 to 840).
 
 For the first rows of a file of texts it fits traces to their own predictions: under means, there also to those of
 three foreign rows of other entropies, without the polish, with another seed and in fewer steps; under states of rows
 200 to 259 drawn anew at every step; under nothing; in the model with its weights shuffled; and to pairs of
-paraphrases. FITS gets a file for each kind of fit, with the strata of all its traces (``strata <= k`` is the trace of
-size k) and the seconds of the call. Kinds that are there are not made again. ``experiments/fitted_figures.py`` judges
-them.
+paraphrases. Under drawn states there are foreign rows, too, and longer fits; some are without the polish (``KINDS``).
+FITS gets a file for each kind of fit, with the strata of all its traces (``strata <= k`` is the trace of size k) and
+the seconds of the call. Kinds that are there are not made again. ``experiments/fitted_figures.py`` judges them.
 
 ``--width`` pads all rows to so many tokens, so that one program serves them all; longer rows are left out.
 """
@@ -130,7 +130,8 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
     }
     device = jax.devices()[0].device_kind
     about: dict[str, Any] = {"seconds": seconds, "fits": len(inputs), "device": device, "jax": jax.__version__}
-    about |= {name: getattr(kind.score, name) for name in ("steps", "smallest", "polish")}
+    about |= {name: getattr(kind.score, name) for name in ("steps", "smallest", "polish", "rate", "fall", "cap")}
+    about |= {"replace": kind.replace, "seed": kind.seed}
     return found | {"about": np.asarray(json.dumps(about))}
 
 

@@ -6,7 +6,7 @@ about half a minute a row on two CPU cores, of which two thirds are gradients; m
 For the first rows of a file of texts it traces with every score, evaluates the traces with ablated edges that carry
 nothing (zero), means, and the states of two other texts (resample), all of the reference that comes with jstrace, and
 writes ``curves.csv`` (mean TV by size), ``makeup.csv`` (what traces are made of), ``seconds.csv`` and two figures.
-``--scores`` measures some of them, and leaves the others' rows in the tables as they are.
+``--scores`` measures some of them, and leaves the others' rows in the tables as they are; an OUT is of one ``--dtype``.
 ``rounds`` takes its gradients under means, ``rounds under zero`` under nothing. ``foreign`` is the control: the same
 scores told the next row's prediction, judged by their distance from that. Rows longer than ``--width`` tokens, which
 all are padded to, are left out. The last line is JSON.
@@ -219,7 +219,8 @@ def main() -> None:
             seconds[name] = one["seconds"]
             written_all(asked.out, name, one)
     device = jax.devices()[0].device_kind
-    print(json.dumps({"benchmark": "scores compared", "device": device, "rows": len(texts), "seconds": seconds}))
+    about = {"device": device, "dtype": asked.dtype, "rows": len(texts), "seconds": seconds}
+    print(json.dumps({"benchmark": "scores compared", **about}))
 
 
 if __name__ == "__main__":

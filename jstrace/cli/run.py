@@ -245,5 +245,5 @@ def _show(done: Summary, out: str) -> None:
     invalid = f", {done.invalid} of them invalid" if done.invalid else ""
     typer.echo(f"{out}: {done.inputs} inputs{invalid}, {done.computed} of them computed now")
     if done.seconds:
-        took = ", ".join(f"{name} {seconds:.2g}" for name, seconds in done.seconds.items())
+        took = "; ".join(f"{name} {seconds:.{2 if seconds < 10 else 0}f}" for name, seconds in done.seconds.items())
         typer.echo(f"seconds an input for scores, without compilation: {took}")

@@ -93,7 +93,11 @@ class Spent:
 
     inputs: int
     seconds: float
-    """Of all of them, without compilation."""
+    """Of all of them, without tracing and compiling programs; what else a first call takes is in it."""
+
+    def __add__(self, other: Spent) -> Spent:
+        """Of both."""
+        return Spent(self.inputs + other.inputs, self.seconds + other.seconds)
 
 
 class Driver:
@@ -107,6 +111,7 @@ class Driver:
         replacing: Replacing | None = None,
         *,
         ahead: Callable[[], bool] = lambda: False,
+        timed: bool = False,
     ) -> None:
         """One for a model and an ask.
 
@@ -115,18 +120,19 @@ class Driver:
           on_batch: told of every batch before it is started.
           replacing: says what names of replacements stand for.
           ahead: asked before each batch whether to start it before the results of the one before it are fetched, so
-            that the host's work on those takes none of the devices' time. Where scores take passes of their own it
-            is not asked: each is waited for, so that what it took is known.
+            that the host's work on those takes none of the devices' time.
+          timed: make ``spent`` known, where scores take passes of their own: each is a program of its own then, which
+            is waited for, and no batch is started ahead.
         """
         self.model, self.ask, self._on_batch, self._ahead = model, ask, on_batch, ahead
         self._replacing = replacing or Replacing(model)
         self._scorings = tuple((scorers.known_to(model, kind), replace) for kind, replace in ask.scorings)
         self._longest = 0
-        self._apart = any(takes_passes(kind) for kind, _ in self._scorings)
+        self._apart = timed and any(takes_passes(kind) for kind, _ in self._scorings)
         if self._apart:
             self._ahead = lambda: False
         self.spent: dict[str, Spent] = {}
-        """By the names of scores, where any takes passes of its own; those of one clean pass share a name."""
+        """By the names of scores, those of one clean pass together, of all batches whose results are there."""
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
         """Inputs in batches of alike lengths, each batch as soon as it is done: not in the order of ``inputs``.
@@ -240,8 +246,9 @@ class Driver:
         tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
         targets = meshes.placed(_targets(members, n_rows), mesh)
         finite = scores = None
+        took: dict[str, Spent] = {}
         if ask.sources:
-            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets, len(members))
+            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets, took)
         else:
             strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
         results = () if not ask.cases else masked.evaluate_batch(
@@ -256,6 +263,8 @@ class Driver:
 
         def wait() -> list[Outcome | Invalid]:
             host = meshes.fetched(there)
+            for name, seconds in took.items():  # where memory runs out before, the batch is computed again
+                self.spent[name] = self.spent.get(name, Spent(0, 0.0)) + dataclasses.replace(seconds, inputs=len(rows))
             return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
 
         return wait
@@ -274,9 +283,12 @@ class Driver:
         cuts: Int[AnyArray, "B Z"],
         width: int,
         targets: Float32[AnyArray, "B V"] | None,
-        n_inputs: int,
+        took: dict[str, Spent],
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
-        """Strata of every source, the scores of the first where they are kept, and where scores are finite."""
+        """Strata of every source, the scores of the first where they are kept, and where scores are finite.
+
+        What the scores took goes into ``took``, if it is known.
+        """
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
         replaced, drawn = self._replaced(width)
         score = functools.partial(
@@ -286,7 +298,7 @@ class Driver:
         by_kind: dict[tuple[Any, str], EdgeTree] = {}
         finite: list[jax.Array] = []
         for group in self._groups():
-            with self._timed(group, n_inputs) as finished:
+            with self._timed(group, took) as finished:
                 scored, good = finished(score(scorings=tuple(self._scorings[at] for at in group)))
             by_kind |= {ask.scorings[at]: one for at, one in zip(group, scored, strict=True)}
             finite.append(good)
@@ -302,14 +314,17 @@ class Driver:
         )
 
     def _groups(self) -> list[list[int]]:
-        """Which scorings are one program: all that measure the edges of one clean pass; others by themselves."""
+        """Which scorings are one program: all; or where they are timed those that measure the edges of one clean pass,
+        and each other by itself."""
+        if not self._apart:
+            return [[*range(len(self._scorings))]]
         passes = [at for at, (kind, _) in enumerate(self._scorings) if takes_passes(kind)]
         measured = [at for at in range(len(self._scorings)) if at not in passes]
         return [*([measured] if measured else []), *([at] for at in passes)]
 
     @contextlib.contextmanager
-    def _timed(self, group: Sequence[int], n_inputs: int) -> Iterator[Callable[[Any], Any]]:
-        """What waits for scores, where any takes passes of its own; what they took goes into ``spent``."""
+    def _timed(self, group: Sequence[int], took: dict[str, Spent]) -> Iterator[Callable[[Any], Any]]:
+        """What waits for the scores of a group, if it is to be known what they took."""
         if not self._apart:
             yield lambda scores: scores
             return
@@ -317,9 +332,8 @@ class Driver:
             start = time.perf_counter()
             yield jax.block_until_ready
             seconds = max(0.0, time.perf_counter() - start - compiled())
-        name = ", ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))
-        before = self.spent.get(name, Spent(0, 0.0))
-        self.spent[name] = Spent(before.inputs + n_inputs, before.seconds + seconds)
+        name = " and ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))
+        took[name] = Spent(0, seconds)
 
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""

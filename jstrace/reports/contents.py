@@ -312,7 +312,7 @@ def tables(runs: Sequence[Results], usable: Sequence[Results]) -> list[Table]:
     added = [*([along] if generated else []), *([shapes] if shaped else [])]
     told = [run for run in usable if pairs.pairs_of(run)]
     checkpoints = revisions.revised(usable)
-    timed = [run for run in usable if any("seconds" in session for session in run.manifest["sessions"])]
+    timed = [run for run in usable if any(session.get("seconds") for session in run.manifest["sessions"])]
     added += [table("seconds", "Seconds an input, by score", computed.seconds, timed)] if timed else []
     added += [table("paired", "Altered texts against those of their pairs", pairs.table, told)] if told else []
     added += [table("revisions", "Checkpoints", revisions.table, checkpoints)] if checkpoints else []

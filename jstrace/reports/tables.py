@@ -70,7 +70,7 @@ def selectivities(runs: Sequence[Results]) -> pa.Table:
 def seconds(runs: Sequence[Results]) -> pa.Table:
     """What each score took an input, without compilation and evaluation, on the devices of each session that says it.
 
-    Scores of one clean pass share a line.
+    Scores of one clean pass share a line; what a control took, which scores are made again for, is not in it.
     """
     rows = []
     for run in runs:

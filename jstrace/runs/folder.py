@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ def opened(
 def timed(folder: Path, session: dict[str, Any], seconds: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
     """Let the manifest say of a session what its scores took, however it ends, but for a kill; the first host's alone.
 
+    Where that cannot be written there is a warning: the results are there, and other hosts are not waiting.
+
     Args:
       folder: of the run, opened.
       session: as it was recorded.
@@ -121,11 +124,11 @@ def timed(folder: Path, session: dict[str, Any], seconds: Callable[[], Mapping[s
 
     try:
         yield
-    except BaseException:
-        with contextlib.suppress(InputError):  # what ended the run is to be told
+    finally:
+        try:
             tell()
-        raise
-    tell()
+        except InputError as error:
+            warnings.warn(f"what scores took is not in the manifest ({error})", RuntimeWarning, stacklevel=2)
 
 
 def nothing() -> None:

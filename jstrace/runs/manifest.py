@@ -121,13 +121,19 @@ def _check_manifest(found: dict[str, Any]) -> None:
         raise TypeError("names are texts, and counts are numbers")
     for session in found["sessions"]:
         session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
+        session["hardware"]["device"].encode()
         for name, took in session.get("seconds", {}).items():
-            if not (_is_count(took["inputs"]) and 0 <= float(took["seconds"]) < math.inf):
+            name.encode()
+            if not (_is_count(took["inputs"]) and _is_seconds(took["seconds"])):
                 raise ValueError(f"the seconds of {name} are none")
 
 
 def _is_count(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**31
+
+
+def _is_seconds(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
 
 
 def mark_of(config: dict[str, Any]) -> str:

@@ -52,7 +52,8 @@ class Summary:
     computed: int
     """In this call; the others were there."""
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)
-    """An input, of each score in this call, where any takes passes of its own: without compilation and evaluation."""
+    """An input, of each score in this call, where any takes passes of its own: without compilation and evaluation, and
+    of the own predictions alone where there is a control."""
 
 
 def run(
@@ -157,7 +158,9 @@ def run(
         with hosts.interrupts_agreed() as interrupts:
             # A control, generation and geometry compute between the batches of the run, in memory that these leave.
             by_itself = control is None and not extras.generate and not extras.geometry
-            driver = Driver(loaded, ask, on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked())
+            driver = Driver(
+                loaded, ask, on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked(), timed=True
+            )  # fmt: skip
             finished = _computed(driver, control, inputs, extras, chunks.values())
             with run_folder.timed(folder, session, lambda: _seconds(driver)):
                 for number, chunk in chunks.items():

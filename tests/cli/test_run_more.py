@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors
 
 from jstrace.cli.checkpoints import checkpoints
 from jstrace.models import InputError, Model
+from jstrace.pipeline.driver import Spent
 from tests.cli.conftest import Run
 
 WORDS = ("--ablate", "residual+mlp")
@@ -36,6 +37,20 @@ def test_generated_shuffled_and_measured(run: Run, stub: Model, tmp_path: Path) 
     assert {"generation", "geometry", "paired"} < figures
     rows = csv.read_csv(tmp_path / "report" / "tables" / "paired.csv")
     assert set(rows["n"].to_pylist()) == {4}, "steps of a row are compared with the same steps of its pair"
+
+
+@pytest.mark.usefixtures("stub")
+def test_what_scores_took_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, out, reference = tmp_path / "rows.txt", tmp_path / "out", tmp_path / "reference.txt"
+    rows.write_text("ab cd\nef gh\n")
+    reference.write_text("gh ef\n")
+    spent = {"l1 and l2": Spent(2, 0.5), "gradient": Spent(2, 300.0)}
+    monkeypatch.setattr("jstrace.runs.runner._seconds", lambda _: {k: vars(v) for k, v in spent.items()})
+    asked = ("--importance", "l1,l2,gradient", "--reference", str(reference), *WORDS)
+    code, told, err = run("run", "--data", str(rows), "--out", str(out), *asked)
+    assert code == 0, err
+    last = "seconds an input for scores, without compilation: l1 and l2 0.25; gradient 150"
+    assert told.splitlines() == [f"{out}: 2 inputs, 2 of them computed now", last]
 
 
 def test_checkpoints_in_one_command(run: Run, hf_checkpoints: Path, tmp_path: Path) -> None:
