@@ -118,17 +118,19 @@ Rows = Sequence[dict[str, Any]]
 
 def figure(curves: Rows) -> Figure:
     """Mean TV against size: a panel for each judge, a line for each score."""
-    drawn, names = Figure(figsize=(13, 4.4), layout="constrained"), list(dict.fromkeys(row["score"] for row in curves))
+    drawn, names = Figure(figsize=(13, 5), layout="constrained"), list(dict.fromkeys(row["score"] for row in curves))
+    colors = {name: f"C{number}" for number, name in enumerate(name for name in names if name not in FOREIGN)}
+    colors |= {name: colors.get(score, "black") for name, score in FOREIGN.items()}  # as what is told
     for axes, judge in zip(drawn.subplots(1, len(JUDGES), sharey=True), JUDGES, strict=True):
-        for number, name in enumerate(names):
+        for name in names:
             rows = [row for row in curves if (row["score"], row["carried"]) == (name, judge)]
             if rows:
                 sizes, tv = zip(*((float(row["size"]), float(row["mean_tv"])) for row in rows), strict=True)
-                axes.plot(sizes, tv, label=f"{name} (n = {rows[0]['inputs']})", color=f"C{number}", marker=".",
+                axes.plot(sizes, tv, label=f"{name} (n = {rows[0]['inputs']})", color=colors[name], marker=".",
                           ls="--" if name in FOREIGN else "-")  # fmt: skip
         axes.set(xscale="log", xlabel="size (share of all edges)", ylim=(0, 1), title=f"ablated edges carry: {judge}")
     drawn.axes[0].set_ylabel("mean TV")
-    drawn.axes[1].legend(fontsize=7)
+    drawn.legend(*drawn.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return drawn
 
 
