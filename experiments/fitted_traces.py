@@ -70,7 +70,7 @@ KINDS = {
     "random-long": Kind(jstrace.Fitted(steps=400, smallest=0.01), "resample"),
     "random-large": Kind(jstrace.Fitted(steps=400, smallest=0.02, fall=3.0, rate=0.1), "resample"),
     "random-longer": Kind(jstrace.Fitted(steps=800, smallest=0.01, fall=4.0, rate=0.1), "resample"),
-    "pairs": Kind(_LONG, pairs=True),
+    "pairs": Kind(jstrace.Fitted(), pairs=True),
 }
 
 
@@ -106,8 +106,9 @@ def targets_of(model: Model, texts: Sequence[str], inputs: Sequence[tuple[str, s
 
 
 def inputs_of(kind: Kind, texts: Sequence[str], rows: Sequence[int]) -> list[tuple[int, str, str]]:
-    """Number, text and target of every fit of a kind."""
-    chosen = list(enumerate(text for pair in PAIRS for text in pair)) if kind.pairs else [(r, texts[r]) for r in rows]
+    """Number, text and target of every fit of a kind: of the rows, or of as many pairs."""
+    pairs = PAIRS[: len(rows)]
+    chosen = list(enumerate(text for pair in pairs for text in pair)) if kind.pairs else [(r, texts[r]) for r in rows]
     return [(number, text, told) for told in kind.told for number, text in chosen]
 
 
