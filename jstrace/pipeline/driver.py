@@ -246,7 +246,7 @@ class Driver:
         tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
         targets = meshes.placed(_targets(members, n_rows), mesh)
         finite = scores = None
-        took: dict[str, Spent] = {}
+        took: dict[str, float] = {}
         if ask.sources:
             strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets, took)
         else:
@@ -264,7 +264,7 @@ class Driver:
         def wait() -> list[Outcome | Invalid]:
             host = meshes.fetched(there)
             for name, seconds in took.items():  # where memory runs out before, the batch is computed again
-                self.spent[name] = self.spent.get(name, Spent(0, 0.0)) + dataclasses.replace(seconds, inputs=len(rows))
+                self.spent[name] = self.spent.get(name, Spent(0, 0.0)) + Spent(len(rows), seconds)
             return [self._outcome(host, index, one, edges[index]) for index, one in enumerate(members)]
 
         return wait
@@ -283,11 +283,11 @@ class Driver:
         cuts: Int[AnyArray, "B Z"],
         width: int,
         targets: Float32[AnyArray, "B V"] | None,
-        took: dict[str, Spent],
+        took: dict[str, float],
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite.
 
-        What the scores took goes into ``took``, if it is known.
+        The seconds that the scores took go into ``took``, if they are known.
         """
         ask, mesh, parallel = self.ask, self.model.mesh, self.model.config.parallel
         replaced, drawn = self._replaced(width)
@@ -323,7 +323,7 @@ class Driver:
         return [*([measured] if measured else []), *([at] for at in passes)]
 
     @contextlib.contextmanager
-    def _timed(self, group: Sequence[int], took: dict[str, Spent]) -> Iterator[Callable[[Any], Any]]:
+    def _timed(self, group: Sequence[int], took: dict[str, float]) -> Iterator[Callable[[Any], Any]]:
         """What waits for the scores of a group, if it is to be known what they took."""
         if not self._apart:
             yield lambda scores: scores
@@ -332,8 +332,7 @@ class Driver:
             start = time.perf_counter()
             yield jax.block_until_ready
             seconds = max(0.0, time.perf_counter() - start - compiled())
-        name = " and ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))
-        took[name] = Spent(0, seconds)
+        took[" and ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))] = seconds
 
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-import json
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 import jstrace
+from experiments.benchmarks import fits
 from jstrace.loading import describe
 from jstrace.method import graph
 from jstrace.method.conditions import Condition, Plan
@@ -37,7 +37,7 @@ from jstrace.models import (
 from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, memory
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
 
 SHAPE = dataclasses.replace(
     TINY, n_layers=6, n_heads=8, n_kv_heads=4, head_dim=16, d_model=128, d_mlp=384, vocab_size=2048
@@ -470,12 +470,10 @@ def test_estimates_for_tpus_are_those_of_their_compiler() -> None:
     and above it for long inputs, whose extraction is not among what was compiled."""
     plan = Plan()
     ask = Ask(plan.sources[:1], plan.cases[:1], plan.sizes)
-    records = (ROOT / "experiments" / "results" / "fits-tpu.jsonl").read_text(encoding="utf-8").splitlines()
+    records = fits.read(fits.RESULTS)
     assert records
-    for one in map(json.loads, records):
-        over = int(one["mesh"].rpartition("=")[2])
-        parts = ("argument_bytes", "temp_bytes", "output_bytes")
-        needed = max(sum(program[part] for part in parts) for program in one["programs"].values())
+    for one in records:
+        over, needed = int(one["mesh"].rpartition("=")[2]), max(map(fits.peak, one["programs"].values()))
         with platforms.assumed("tpu"):
             estimate = footprint.device_bytes(describe(one["model"]), one["tokens"], ask, 2, over=over)
         assert 0.97 < estimate / needed < (1.02 if one["tokens"] < 100 else 1.3), (one["model"], one["mesh"])
