@@ -5,11 +5,15 @@ Command: ``python experiments/models_compared.py RUNS OUT`` (a minute; it reads 
 RUNS holds folders of ``jstrace run``, named ``MODEL-KIND`` after the models and kinds below: ``paper`` the paper's
 score in both ablations under zero and mean, ``controls`` its random and inverse baselines, ``scores`` the scores from
 gradients under mean, ``learned`` a scorer that was fitted to the model, and ``fitted`` traces fitted to each input,
-with the control. ``paper`` has to be there; of other kinds what a model lacks is left out, and so are curves that not
-all of a kind's models have. OUT gets a table for each of the report's that compares models,
+with the control. Of kinds what a model lacks is left out, and so are curves that not all of a kind's models have. OUT
+gets a table for each of the report's that compares models,
 ``trends.csv`` (mean TV of every curve, over all inputs of a run and over those that all models have), ``changes.csv``
 (mean change of each input's TV from a model to the next larger one), ``kept.csv`` (TV where residual and MLP edges
-alone are ablated, beside the share of those that is kept), and four figures.
+alone are ablated, beside the share of those that is kept), ``controls.csv`` (what is kept of own and of foreign
+predictions), and the figures of the kinds that are there.
+
+``--keep`` adds to what OUT has: of every table the rows of kinds and models that RUNS does not have stay, and so do the
+figures of ``paper`` where RUNS has no such runs.
 """
 
 from __future__ import annotations
@@ -161,6 +165,39 @@ def held(found: Runs) -> Iterator[dict[str, Any]]:
                     yield about | {"size": float(np.exp(size)), "kept": share, "tv": tv}
 
 
+def controls(found: Runs) -> Iterator[dict[str, Any]]:
+    """Of every curve with a control the mean TV from own and foreign predictions, and how selective it is."""
+    for kind, runs in found.items():
+        for run in runs.values():
+            for case in run.controlled:
+                one = statistics.selectivity(run, case)
+                about = {"kind": kind, "model": run.label, "condition": case.name, "n": one.n}
+                columns = (run.sizes, one.own, one.foreign, one.selectivity, one.low, one.high)
+                for values in zip(*columns, strict=True):
+                    names = ("size", "own_tv", "foreign_tv", "selectivity", "low", "high")
+                    yield about | dict(zip(names, values, strict=True))
+
+
+def fits(runs: dict[str, Results]) -> Figure:
+    """For each model fitted traces beside cheaper scores on the same inputs, and what the control keeps (dashed)."""
+    figure = Figure(figsize=(7.0, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for axes, (model, run) in zip(panels, runs.items(), strict=True):
+        for case in run.cases:
+            if (color := SCORE_COLOR.get(case.source.name)) is None or case.condition.inverse:
+                continue
+            axes.plot(run.sizes, tv_of(run, case.name).mean(axis=0), color=color, label=case.name)
+            if case in run.controlled:
+                told = statistics.selectivity(run, case).foreign
+                axes.plot(run.sizes, told, color=color, linestyle="--", label=f"{case.name}, told foreign predictions")
+        axes.set_title(f"{MODELS[model].label} (n = {run.valid.num_rows})")
+        log_sizes(axes, run.sizes)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    figure.axes[0].set_ylabel(TV_LABEL)
+    legend_above(figure, 3)
+    return figure
+
+
 def fair(found: Runs) -> Figure:
     """TV under "residual+mlp" against what is kept of the edges that it ablates: the paper's score, and rounds."""
     figure = Figure(figsize=(7.0, 2.8), layout="constrained")
@@ -247,13 +284,42 @@ def of_kind(kind: str, table: pa.Table) -> pa.Table:
     return table.add_column(0, "kind", pa.array([kind] * table.num_rows, pa.string()))
 
 
-def write(rows: Iterable[dict[str, Any]] | pa.Table, path: Path) -> None:
-    """A table with four digits; sizes as they are."""
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([*rows])
-    lines = [
-        {name: float(f"{x:.4g}") if isinstance(x, float) else x for name, x in row.items()} for row in table.to_pylist()
-    ]
-    csv.write_csv(pa.Table.from_pylist(lines, schema=table.schema), path)
+def tables_of(found: Runs) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table, with four digits; sizes as they are."""
+    made = {
+        name: [row for kind, runs in found.items() for row in of_kind(kind, make([*runs.values()])).to_pylist()]
+        for name, make in COMPARED.items()
+    }
+    made |= {"trends": [*trends(found)], "changes": [*changes(found)], "kept": [*held(found)]}
+    made |= {"controls": [*controls(found)]}
+    return {name: [rounded(row) for row in rows] for name, rows in made.items()}
+
+
+def rounded(row: dict[str, Any]) -> dict[str, Any]:
+    """With four digits."""
+    return {name: float(f"{x:.4g}") if isinstance(x, float) else x for name, x in row.items()}
+
+
+def beside(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Rows, and those of a table's file that are of other kinds or models, by kind."""
+
+    def about(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in ("kind", "model", "other", "from", "to"))
+
+    made = {about(row) for row in rows}
+    there = csv.read_csv(path).to_pylist() if path.exists() else []
+    return sorted([row for row in there if about(row) not in made] + rows, key=lambda row: KINDS.index(row["kind"]))
+
+
+def figures_of(found: Runs, moved: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
+    """Every figure whose kinds of runs are there."""
+    if "paper" in found:
+        yield "curves", curves(found["paper"])
+        yield "scores", scores(found)
+        yield "trend", trend(found, moved)
+        yield "kept", fair(found)
+    if "fitted" in found:
+        yield "fitted", fits(found["fitted"])
 
 
 def main() -> None:
@@ -261,26 +327,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--keep", action="store_true", help="what OUT has of runs that RUNS does not have stays")
     asked = parser.parse_args()
     found = runs_of(asked.runs)
     (asked.out / "tables").mkdir(parents=True, exist_ok=True)
-    for name, make in COMPARED.items():
-        made = [of_kind(kind, make([*runs.values()])) for kind, runs in found.items()]
-        made = [table for table in made if table.num_rows]
-        if made:
-            write(pa.concat_tables(made, promote_options="default"), asked.out / "tables" / f"{name}.csv")
-    rows = [*trends(found)]
-    write(rows, asked.out / "tables" / "trends.csv")
-    write(changes(found), asked.out / "tables" / "changes.csv")
-    write(held(found), asked.out / "tables" / "kept.csv")
+    made = tables_of(found)
+    for name, rows in made.items():
+        path = asked.out / "tables" / f"{name}.csv"
+        if written := beside(rows, path) if asked.keep else rows:
+            columns = dict.fromkeys(column for row in written for column in row)
+            csv.write_csv(pa.table({column: [row.get(column) for row in written] for column in columns}), path)
     with style():
-        figures = {
-            "curves": curves(found["paper"]),
-            "scores": scores(found),
-            "trend": trend(found, rows),
-            "kept": fair(found),
-        }
-        for name, figure in figures.items():
+        for name, figure in figures_of(found, made["trends"]):
             figure.savefig(asked.out / f"{name}.png", dpi=160)
     print(
         json.dumps({kind: {model: run.valid.num_rows for model, run in runs.items()} for kind, runs in found.items()})

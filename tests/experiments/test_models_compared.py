@@ -68,6 +68,32 @@ def test_every_table_and_figure_is_there(compared: Path) -> None:
     assert {row["kind"] for row in rows_of(compared, "curves")} == {"paper", "scores"}
 
 
+def test_later_runs_are_kept_beside_earlier_ones(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model and kind that run again the rows are the new ones, of all others they stay; figures of theirs, too."""
+    before, drawn = rows_of(compared, "trends"), (compared / "curves.png").read_bytes()
+    later = tmp_path / "later"
+    later.mkdir()
+    write_run(later, "gemma-scores", heights_of(3, 9), heights_of(3), plan=SCORES)
+    plan = Plan(("l1", "fitted"), ("all",), replacements=("mean",), sizes=SIZES, selectivity=1)
+    told = np.full((5, 1, 1, len(SIZES) + 1), 0.9, np.float32)
+    write_run(later, "gemma-fitted", heights_of(5, 3), heights_of(5), plan=plan, foreign=told)
+    monkeypatch.setattr(sys, "argv", ["models_compared.py", str(later), str(compared), "--keep"])
+    models_compared.main()
+    after = rows_of(compared, "trends")
+    again = [row for row in after if (row["kind"], row["model"]) == ("scores", "Gemma 3 270M")]
+    assert {row["n"] for row in again} == {3}
+    others = [row for row in after if row["kind"] != "fitted" and row not in again]
+    assert others == [row for row in before if (row["kind"], row["model"]) != ("scores", "Gemma 3 270M")]
+    assert (compared / "curves.png").read_bytes() == drawn
+    assert (compared / "fitted.png").exists()
+    (row,) = rows_of(compared, "controls", size=SIZES[0])
+    assert (row["condition"], row["n"], row["foreign_tv"]) == ("fitted/all/mean", 5, pytest.approx(0.9))
+    assert row["own_tv"] == pytest.approx(heights_of(5, 3).mean(), rel=1e-3)
+    assert row["selectivity"] == pytest.approx(row["foreign_tv"] - row["own_tv"], abs=2e-4)
+
+
 def test_shares_are_interpolated_by_their_logarithms() -> None:
     shares, values = np.asarray([0.0, 0.01, 0.1, 1.0]), np.asarray([9.0, 1.0, 0.5, 0.0])
     assert models_compared.interpolated(0.1, shares, values) == pytest.approx(0.5)
