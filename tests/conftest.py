@@ -102,7 +102,7 @@ def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
     return jax.tree.unflatten(tree, leaves)
 
 
-LONGEST = ("runs/test_runner.py", "scale/test_meshes.py", "runs/test_hosts.py", "test_readme.py")
+LONGEST = ("runs/test_stops.py", "runs/test_runner.py", "scale/test_meshes.py", "runs/test_hosts.py", "test_readme.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,11 +39,6 @@ PLAN = Plan(
 LIGHT = Plan(("l1*gradient",), sizes=(0.1, 0.4), replacements=("mean",), selectivity=2)
 
 
-@pytest.fixture
-def model(tiny: Model) -> Model:
-    return Model(tiny.decoder, Letters())
-
-
 def tables(folder: Path) -> dict[str, pa.Table]:
     return {name: parquet.read_table(folder / name) for name in ("inputs", "curves", "components")}
 

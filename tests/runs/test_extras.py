@@ -25,11 +25,6 @@ PLAN = Plan(sizes=(0.05, 0.3), ablations=("residual+mlp",))
 WARM = Extras(generate=3, temperature=1.0)
 
 
-@pytest.fixture
-def model(tiny: Model) -> Model:
-    return Model(tiny.decoder, Letters())
-
-
 def test_every_generated_token_is_an_input(model: Model, tmp_path: Path) -> None:
     """However it is divided: stopped between tokens of one row, it makes the same ones again."""
     assert runs.run(model, DATA, tmp_path / "one", PLAN, extras=WARM, part_inputs=2) == runs.Summary(9, 3, 9)

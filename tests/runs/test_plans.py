@@ -13,9 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 import jstrace
 from jstrace import runs
@@ -26,27 +24,15 @@ from jstrace.method.sizes import counts
 from jstrace.models import InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.reports import write_report
-from jstrace.runs.data import Data, Row
 from jstrace.runs.rows import strata_of
 from jstrace.runs.schema import density_column
 from tests.conftest import ROOT, TINY
+from tests.runs.small_runs import DATA, SIZES, SMALL, read
 from tests.stand_ins import Letters
 
-SIZES = (0.01, 0.05, 0.3, 0.7)
-DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
 WHOLE = Plan(
     ("l1", "cosine", "random"), ("all", "residual+mlp"), ("random", "inverse", "pre-softmax"), sizes=SIZES, seed=3
 )
-SMALL = Plan(sizes=SIZES)
-
-
-@pytest.fixture
-def model(tiny: Model) -> Model:
-    return Model(tiny.decoder, Letters())
-
-
-def read(folder: Path, table: str) -> pa.Table:
-    return parquet.read_table(folder / table)
 
 
 def test_plans() -> None:

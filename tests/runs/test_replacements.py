@@ -34,11 +34,6 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def model(tiny: Model) -> Model:
-    return Model(tiny.decoder, Letters())
-
-
 def tables(folder: Path) -> dict[str, pa.Table]:
     return {name: parquet.read_table(folder / name) for name in ("inputs", "curves", "components")}
 

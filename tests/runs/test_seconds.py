@@ -19,15 +19,9 @@ from jstrace.pipeline import driver, masked, stages
 from jstrace.reports import contents, results, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
-from tests.stand_ins import Letters
 
 DATA = Data("letters", tuple(Row(text, "d") for text in ("abc", "hello", "cab")), ("hello", "aaa"))
 PLAN = Plan(("l1", "l2", "gradient"), sizes=(0.05, 0.3), replacements=("mean",), baselines=("random",))
-
-
-@pytest.fixture
-def model(tiny: Model) -> Model:
-    return Model(tiny.decoder, Letters())
 
 
 @pytest.fixture

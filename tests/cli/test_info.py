@@ -1,0 +1,123 @@
+"""``jstrace info`` and ``jstrace convert``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import jstrace
+from jstrace.models import Model
+from tests import hf_models
+from tests.cli.conftest import Run
+
+
+def test_info_of_a_preset(run: Run) -> None:
+    """Offline; Llama's flags are left out of the text and stand in the JSON."""
+    code, out, _ = run("info", "allenai/OLMo-2-1124-13B", "--tokens", "55")
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert code == 0
+    assert (rows["parameters"], rows["post norm"], rows["bytes bfloat16"]) == (
+        "13,716,198,400",
+        "True",
+        "27,432,396,800",
+    )
+    assert "parallel" not in rows
+    facts = json.loads(run("info", "llama-3.1-8b", "--tokens", "55", "--json")[1])
+    assert (facts["parameters"], facts["edges"], facts["parallel"]) == (8_030_261_248, 1_534_558, False)
+    assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
+
+
+@pytest.fixture
+def saved(stub: Model, tmp_path: Path) -> tuple[jstrace.Trace, str]:
+    """A trace and its file."""
+    trace = jstrace.trace(stub, "hello", sizes=(0.1, 0.4))
+    trace.save(tmp_path / "trace.npz")
+    return trace, str(tmp_path / "trace.npz")
+
+
+def test_info_of_a_trace(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
+    trace, path = saved
+    code, out, _ = run("info", path)
+    rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert (code, rows["tokens"], rows["n edges"], rows["sizes"]) == (0, "5", f"{trace.n_edges:,}", "[0.1, 0.4, 1.0]")
+    facts = json.loads(run("info", path, "--json")[1])
+    assert (facts["tokens"], facts["counts"]) == (trace.tokens.tolist(), trace.counts.tolist())
+    assert "graph" not in facts
+
+
+@pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.4", 1), ("4e-1", 1), ("full", 2), ("1.0", 2), ("2", 2), ("0", 0)])
+def test_info_of_a_trace_as_a_network(run: Run, saved: tuple[jstrace.Trace, str], at: str, k: int) -> None:
+    """A whole number is an index, as in Python; what is printed is what Python has."""
+    trace, path = saved
+    code, out, _ = run("info", path, "--graph", at, "--top", "3", "--json")
+    graph, found = json.loads(out)["graph"], jstrace.analyse(trace, k)
+    assert (code, graph["k"], graph["edges"], graph["nodes"]) == (0, k, found.network.n_edges, found.network.n_nodes)
+    assert graph["modularity"] == found.modularity
+    for name, hubs in graph["hubs"].items():
+        assert hubs == [dataclasses.asdict(hub) for hub in found.hubs(3, by=name)], name
+    code, out, _ = run("info", path, "--graph", at, "--top", "3")
+    assert code == 0
+    assert f"{found.network.n_edges:,} edges, {found.network.n_nodes:,} nodes; betweenness exact" in out
+    first = found.hubs(1)[0]
+    assert f"{first.kind}: '[bold]{trace.tokens[first.position]}' [{first.position}]" in out, "tokens are no markup"
+    assert f"modularity {found.modularity:.3f}" in out
+
+
+def test_what_info_refuses_of_traces(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
+    _, path = saved
+    for words, message in (
+        (("llama-3.1-8b", "--graph", "0.1"), "--graph takes a trace"),
+        ((path, "--tokens", "5"), "a trace has its own"),
+        ((path, "--graph", "0.3"), "not one of this trace's sizes"),
+        ((path, "--graph", "3"), "expected 0 to 2"),
+        ((path, "--graph", "-1"), "expected 0 to 2"),
+        ((path, "--graph", "nan"), "not one of"),
+        ((path, "--graph", "half"), "expected a size of the trace"),
+        (("missing.npz", "--graph", "1"), "missing.npz"),
+    ):
+        code, out, error = run("info", *words)
+        assert (code, out, error.count("\n")) == (2, "", 1), words
+        assert message in error
+
+
+def test_convert(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path / "hf")
+    code, out, _ = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"), "--dtype", "float16")
+    assert code == 0
+    mark = out.split()[-1]
+    assert jstrace.load(str(tmp_path / "out"), dtype="float16").fingerprint() == mark
+    code, out, err = run("convert", str(tmp_path / "hf"), str(tmp_path / "out"))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "exists already" in err
+    assert run("info", str(tmp_path / "out"))[0] == 0
+    assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
+
+
+def test_info_of_weights_that_are_cut_off(run: Run, tmp_path: Path) -> None:
+    hf_models.make(hf_models.VARIANTS["gpt2"], tmp_path)
+    assert run("info", str(tmp_path))[0] == 0
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    code, out, err = run("info", str(tmp_path))
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"jstrace: error: {weights}: not a whole safetensors file (")
+
+
+@pytest.mark.real
+def test_info_of_a_graph_too_large(run: Run, real: Model) -> None:
+    """``real`` has fetched the model before, or standard error would say so."""
+    code, out, err = run("info", "smollm2", "--tokens", "1000000")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "graph of" in err
+
+
+@pytest.mark.real
+def test_info(run: Run) -> None:
+    code, out, _ = run("info", "smollm2", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["parameters"], facts["edges"], facts["n_layers"]) == (134_515_008, 337_578, 30)
