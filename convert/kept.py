@@ -56,6 +56,8 @@ def find(path: Path, dtype: jnp.dtype, say: Callable[[str], None]) -> Kept | Non
         os.utime(folder / _ENTRY)  # by which the least used are known
     except PermissionError:
         return None
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # it is whole
     except Exception as error:  # damaged files raise errors of every kind
         say(f"{folder} is damaged ({str(error)[:100] or type(error).__name__}); made again")
         shutil.rmtree(folder, ignore_errors=True)

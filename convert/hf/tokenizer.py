@@ -6,6 +6,9 @@ from pathlib import Path
 
 from jstrace.models import InputError
 
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What a space is in pieces of SentencePiece."""
+
 
 class HfTokenizer:
     """The tokenizer of a Hugging Face folder, through ``transformers`` (never its remote code)."""
@@ -24,8 +27,14 @@ class HfTokenizer:
         return list(self._tokenizer(text, verbose=False)["input_ids"])
 
     def token(self, token_id: int) -> str:
-        """One token as text."""
-        return self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        """One token as text, the space before it included."""
+        text: str = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        piece = self._tokenizer.convert_ids_to_tokens(token_id)
+        if not isinstance(piece, str):
+            return text
+        # Decoders of SentencePiece's kind take the first space of all that they decode for one that was put there.
+        missing = len(piece) - len(piece.lstrip(_SPACE)) - (len(text) - len(text.lstrip(" ")))
+        return " " * missing + text
 
     def save(self, folder: Path) -> None:
         """Write its files."""

@@ -130,7 +130,7 @@ class Analysis:
 
     def _hub(self, index: int) -> Hub:
         level, position = int(self.network.level[index]), int(self.network.position[index])
-        kind, layer = named(level, self.network.n_levels, parallel=self.parallel)
+        kind, layer = named(level, parallel=self.parallel)
         if kind != "embedding" and level == self.network.n_levels - 1:
             kind = "output"
         numbers: dict[str, Any] = {name: getattr(self, name)[index].item() for name in (*MEASURES, "community")}
@@ -152,7 +152,7 @@ class Analysis:
         )
 
 
-def named(level: int, n_levels: int, *, parallel: bool) -> tuple[str, int | None]:
+def named(level: int, *, parallel: bool) -> tuple[str, int | None]:
     """What a node of a level is, and its layer."""
     if level == 0:
         return "embedding", None

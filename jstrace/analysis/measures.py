@@ -84,6 +84,8 @@ def betweenness(network: Network, *, sources: int = SOURCES, seed: int = 0) -> t
     for start in range(0, len(drawn), _TOGETHER):
         some = drawn[start : start + _TOGETHER]  # in the order of their levels, before which nothing is reached
         first = int(network.level[some[0]])
+        if first == network.n_levels - 1:
+            break  # from the output nothing is reached
         totals[first:] += _dependencies(steps[first:], network.level[some] - first, network.position[some])
     scale = n / max(1, len(drawn)) / max(1, (n - 1) * (n - 2))
     return totals[network.level, network.position] * scale, len(drawn)
@@ -108,7 +110,7 @@ def _dependencies(steps: list[np.ndarray], level: np.ndarray, position: np.ndarr
 
     Paths of every source are counted relative to the most of a level, as their number grows beyond any float.
     """
-    n_tokens = steps[0].shape[0] if steps else 1
+    n_tokens = steps[0].shape[0]
     paths, most = [_starting(0, level, position, n_tokens)], []
     for number, step in enumerate(steps, 1):
         reached = _through(paths[-1], step)

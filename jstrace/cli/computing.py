@@ -6,16 +6,23 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from jstrace.cli.texts import Line
     from jstrace.models import Model
-    from jstrace.pipeline import Evaluation, Trace
+    from jstrace.pipeline import Evaluation, Invalid, Trace
+
+Found = TypeVar("Found")
 
 _CHUNK = 64
-"""Texts for each device that are traced before their results are shown and dropped."""
+"""Texts for each device that are traced before their results are shown and dropped, at most."""
+_BYTES = 2**31
+"""Of the traces of these; no measure of this machine, as all hosts have to take the same texts."""
+_SLOT_BYTES = 5
+"""Of a trace's strata and scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +50,26 @@ class Result(NamedTuple):
     """That tracing took, for each of the texts that were traced together."""
 
 
-def chunks(model: Model, texts: Sequence[str], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
-    """Results in the order of the texts; close it to end the bar. Token ids are ``rows`` (int32 ``[T]`` each)."""
+def chunks(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
+    """Results in the order of the texts; close it to end the bar. Token ids are ``rows`` (int32 ``[T]`` each).
+
+    Raises:
+      InputError: with the line of a text that cannot be traced.
+    """
+    step = _texts_at_once(model, max(map(len, rows)))
+    with _progress(len(lines)) as advance:
+        for start in range(0, len(lines), step):
+            # Nothing here holds the last results while the next are computed.
+            yield _computed(model, lines[start : start + step], list(rows[start : start + step]), asked, advance)
+
+
+def _texts_at_once(model: Model, longest: int) -> int:
+    """As many as ``_BYTES`` hold the traces of, one at least for each device that inputs are divided over."""
+    from jstrace.method.graph import edge_slot_count
     from jstrace.scale.meshes import n_data
 
-    step = _CHUNK * n_data(model.mesh)
-    with _progress(len(texts)) as advance:
-        for start in range(0, len(texts), step):
-            computed = _computed(model, list(rows[start : start + step]), asked, advance)
-            yield [Result(*one) for one in zip(texts[start : start + step], *computed, strict=True)]
+    fitting = _BYTES // (_SLOT_BYTES * edge_slot_count(model.config, longest))
+    return max(1, min(_CHUNK, fitting // n_data(model.mesh))) * n_data(model.mesh)
 
 
 @contextlib.contextmanager
@@ -67,8 +85,8 @@ def _progress(n_texts: int) -> Iterator[Callable[[int], None]]:
 
 
 def _computed(
-    model: Model, rows: list[np.ndarray], asked: Asked, advance: Callable[[int], None]
-) -> tuple[list[Trace], list[Evaluation], list[float]]:
+    model: Model, lines: Sequence[Line], rows: list[np.ndarray], asked: Asked, advance: Callable[[int], None]
+) -> list[Result]:
     import jstrace
 
     def report() -> Callable[[int, int], None]:
@@ -85,11 +103,22 @@ def _computed(
     start = time.perf_counter()
     traces = jstrace.trace(
         model, rows, importance=asked.importance, order=asked.order, reference=reference, seed=asked.seed,
-        progress=report(),
+        on_invalid="keep", progress=report(),
     )  # fmt: skip
-    seconds = [(time.perf_counter() - start) / len(rows)] * len(rows)
+    valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(
-        model, traces, ablate=asked.ablate, pre_softmax=asked.pre_softmax, replace=asked.replace, reference=reference,
-        progress=report(),
+        model, valid, ablate=asked.ablate, pre_softmax=asked.pre_softmax, replace=asked.replace, reference=reference,
+        on_invalid="keep", progress=report(),
     )  # fmt: skip
-    return traces, evaluations, seconds
+    found = zip(lines, valid, _valid(lines, evaluations), strict=True)
+    return [Result(line.text, trace, evaluation, seconds) for line, trace, evaluation in found]
+
+
+def _valid(lines: Sequence[Line], found: Sequence[Found | Invalid]) -> list[Found]:
+    """All of them, or the first error, with its line."""
+    from jstrace.pipeline import Invalid
+
+    for line, one in zip(lines, found, strict=True):
+        if isinstance(one, Invalid):
+            raise one.as_error(line.where)
+    return [one for one in found if not isinstance(one, Invalid)]

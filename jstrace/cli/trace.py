@@ -84,10 +84,11 @@ def trace_command(
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []
-    with contextlib.closing(chunks(loaded, [line.text for line in lines], rows, asked)) as found:
+    with contextlib.closing(chunks(loaded, lines, rows, asked)) as found:
         for results in found:
             by_first(first, functools.partial(showing.show, loaded, results, output))
             curves += [(result.text, result.evaluation) for result in results]
+            del results  # and with them the traces, before the next ones are made
     if plot is not None:
         by_first(first, functools.partial(showing.plot, plot, curves))
 

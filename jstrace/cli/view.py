@@ -79,6 +79,8 @@ def view_command(
     elif index is not None or condition:
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
     else:
+        if what.endswith(".npz"):
+            _check_of_trace(what, importance, order, against)
         scores = [importance_of(name) for name in (importance, against) if name is not None]
         page = _of_text(what, scores, order.value, reference, loaded)
     page.save(out)
@@ -101,6 +103,16 @@ def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
     if others:
         raise InputError(f"{', '.join(others)}: the run has settled that; --condition chooses among what it computed")
     return index
+
+
+def _check_of_trace(file: str, importance: str, order: Order, against: str | None) -> None:
+    """Refuse what the trace in a file has settled; an order is of the trace beside it."""
+    from jstrace.errors import InputError
+
+    if importance != "l1":
+        raise InputError(f"--importance: the trace in {file} is made; --against has another score beside it")
+    if order != Order.BEST_FIRST and against is None:
+        raise InputError(f"--order: the trace in {file} is made")
 
 
 def _of_run(folder: str, index: int, conditions: list[str], loaded: Callable[[], Model] | None) -> Page:
@@ -153,7 +165,10 @@ def _traces(
     if saved is None:
         return [jstrace.trace(model, text, importance=one, order=order, reference=texts) for one in scores]
     others = [
-        jstrace.trace(model, saved.tokens, importance=one, sizes=saved.sizes, reference=texts) for one in scores[1:]
+        jstrace.trace(
+            model, saved.tokens, importance=one, sizes=saved.sizes, order=order, reference=texts, seed=saved.seed
+        )
+        for one in scores[1:]
     ]
     return [saved, *others]
 

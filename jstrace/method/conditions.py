@@ -170,6 +170,9 @@ class Plan:
         _check_names("order", self.orders, ORDERS)
         if "pre-softmax" in self.baselines and ("all" not in self.ablations or "zero" not in self.replacements):
             raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
+        for name in ("importances", "ablations", "baselines", "replacements", "orders"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # as lists equal no defaults
+        _check_columns([case.name for case in self.cases])
         checked_sizes(self.sizes)
         # Manifests hold Python's own numbers, an int among the sizes as it was given.
         sizes = tuple(size if isinstance(size, int | float) else float(size) for size in self.sizes)
@@ -254,6 +257,20 @@ def _check_importances(given: Any) -> None:
         raise InputError(f"importance {taken[0]!r} of your own needs another name: that one is taken")
     names = [name_of(one) for one in given]
     _check_names("importance", names, (*IMPORTANCES, *(name_of(one) for one in given if not isinstance(one, str))))
+
+
+def in_column(name: str) -> str:
+    """A name as columns of tables have it: words and underscores."""
+    return re.sub(r"\W+", "_", name)
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    """Refuse curves that could not be told apart in the names of columns."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(in_column(name), name)
+        if other != name:
+            raise InputError(f"{other} and {name} would have the same columns; call the score by another name")
 
 
 def _checked_selectivity(given: Any, importances: Sequence[Any]) -> int:

@@ -67,6 +67,8 @@ def extract(
     Raises:
       InputError: sizes, counts or component names that make no sense, scores of another shape, or not finite.
     """
+    if not isinstance(scores, EdgeTree):
+        raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
     scores = jax.tree.map(jnp.asarray, scores)
     n_tokens = scores.residual_attn.shape[-1]
     _check_shapes(scores, config)

@@ -62,8 +62,8 @@ class GradientScore(Protocol):
         ...
 
 
-def full_mask(slots: EdgeTree) -> EdgeTree:
-    """The mask of all edges as floats, for gradients in it."""
+def as_floats(slots: EdgeTree) -> EdgeTree:
+    """A mask as floats, for gradients in it."""
     return jax.tree.map(lambda slot: slot.astype(jnp.float32), slots)
 
 
@@ -88,7 +88,7 @@ def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> 
 
     Its sum over all edges is the logit of the full graph less that of the empty mask, up to the rule's error.
     """
-    slots = full_mask(one.slots())
+    slots = as_floats(one.slots())
 
     def step(summed: EdgeTree, m: Array) -> tuple[EdgeTree, None]:
         found = logit_gradient(one, jax.tree.map(lambda slot: slot * m, slots), token)
@@ -99,9 +99,15 @@ def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> 
     return jax.tree.map(lambda leaf: leaf / steps, summed)
 
 
+class _Made(str):
+    """A name that ``name_variant`` made, and makes again of a copy with other numbers."""
+
+    __slots__ = ()
+
+
 def name_variant(score: Any, base: str) -> None:
     """Call a frozen score by what differs from its defaults, unless it has a name of its own."""
-    if score.name != base:
+    if score.name != base and not isinstance(score.name, _Made):
         return
     differs = [
         (field.name, getattr(score, field.name))
@@ -109,7 +115,7 @@ def name_variant(score: Any, base: str) -> None:
         if field.name != "name" and getattr(score, field.name) != field.default
     ]
     words = [f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{_word(value)}" for name, value in differs]
-    object.__setattr__(score, "name", "-".join([base, *words]).replace(".", "_"))
+    object.__setattr__(score, "name", _Made("-".join([base, *words]).replace(".", "_")))
 
 
 def _word(value: Any) -> str:
@@ -129,7 +135,7 @@ class Gradient:
             logits = one.logits(mask)
             return logits[jnp.argmax(logits if one.target is None else one.target)]
 
-        return jax.tree.map(jnp.abs, jax.grad(predicted)(full_mask(one.slots())))
+        return jax.tree.map(jnp.abs, jax.grad(predicted)(as_floats(one.slots())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +152,7 @@ class Integrated:
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        token = jnp.argmax(one.logits(full_mask(one.slots())) if one.target is None else one.target)
+        token = jnp.argmax(one.logits(as_floats(one.slots())) if one.target is None else one.target)
         return jax.tree.map(jnp.abs, integrated_gradients(one, self.steps, token))
 
 
@@ -192,7 +198,7 @@ def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "V"]]:
 def first_order(one: Pass) -> FirstOrder:
     """Shares and the gradient at the full mask: two forward passes and one backward."""
     shares, target = log_shares(one)
-    found = logit_gradient(one, full_mask(one.slots()), jnp.argmax(target))
+    found = logit_gradient(one, as_floats(one.slots()), jnp.argmax(target))
     return FirstOrder(shares, jax.tree.map(lambda g: _log(g, _LEAST_SHARE), found), target)
 
 

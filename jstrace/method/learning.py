@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Float32
 
 from jstrace.method.budgets import extremes, largest, soft_mask, total
-from jstrace.method.gradients import GradientScore, Pass, Rounds, check_count, full_mask, kl, name_variant
+from jstrace.method.gradients import GradientScore, Pass, Rounds, as_floats, check_count, kl, name_variant
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
@@ -192,8 +192,8 @@ class _Fit:
         """By default the target is the model's own prediction."""
         slots, target = one.slots(), one.target
         if target is None:
-            target = jax.nn.log_softmax(one.logits(full_mask(slots)))
-        return _Fit(one, slots, total(full_mask(slots)), target, cap)
+            target = jax.nn.log_softmax(one.logits(as_floats(slots)))
+        return _Fit(one, slots, total(as_floats(slots)), target, cap)
 
     def followed(self, logits: _Logits, held: EdgeTree, rates: Any, course: _At) -> _Logits:
         """The logits after Adam's steps along a course, with every edge ablated that is not held."""

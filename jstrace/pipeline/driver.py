@@ -340,6 +340,8 @@ class Driver:
         drawn = any(getattr(kind, "draws", False) and name == "resample" for kind, name in self._scorings)
         if not drawn or self._replacing.is_own("resample"):
             return replaced, {}
+        under = [kind for kind, name in self._scorings if name == "resample"]
+        assert all(getattr(kind, "draws", False) for kind in under), "what does not draw needs states of its own"
         # One other text's states make a bad start: it is found under means.
         replaced |= self._named(["mean"], self._replacing.one, width)
         replaced["resample"] = replaced["mean"]

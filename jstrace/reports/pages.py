@@ -39,8 +39,10 @@ def view_input(
     Raises:
       InputError: no run, no such input or condition, an input that is invalid, or strata that were not kept.
     """
-    (run,) = read_results([folder])
-    return Pages(run, word).page(index, conditions)
+    runs = read_results([folder])
+    if len(runs) > 1:
+        raise InputError(f"{folder} holds {len(runs)} runs, one of each checkpoint; name one of their folders")
+    return Pages(runs[0], word).page(index, conditions)
 
 
 class Pages:

@@ -19,9 +19,6 @@ from jstrace.reports.inlined import note
 from jstrace.reports.results import Results
 from jstrace.show.text import printable
 
-SIZES = (1e-3, 1e-2, 1e-1)
-"""Sizes at which TV is compared, where a run has them."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -71,7 +68,7 @@ def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
     yield "density", run.density(case)
     tv = run.curve(case, "tv")
     for k, size in enumerate(run.sizes):
-        if any(np.isclose(size, wanted) for wanted in SIZES):
+        if any(np.isclose(size, wanted) for wanted in statistics.COMPARED):
             yield f"TV at {100 * size:g}%", tv[:, k]
 
 

@@ -81,11 +81,6 @@ class Results:
         return tuple(name for name in ABLATIONS if name in self.plan.ablations)
 
     @property
-    def importance(self) -> str:
-        """The first importance, which baselines belong to."""
-        return self.plan.importance_names[0]
-
-    @property
     def source(self) -> str:
         """The kind of traces that figures show: of the first importance, in the first order."""
         return self.plan.case().source.name

@@ -15,9 +15,6 @@ from jstrace.reports.drawing import COLORS, DASHES, TV_LABEL, band, grid_of, leg
 from jstrace.reports.inlined import note
 from jstrace.reports.results import Results
 
-SIZES = (1e-3, 1e-2, 1e-1)
-"""Sizes whose TV is shown, where all runs have them."""
-
 
 def revised(runs: Sequence[Results]) -> list[Results]:
     """The runs that are of a revision of one model, as long as they are several and share a condition; in order."""
@@ -40,9 +37,11 @@ def table(runs: Sequence[Results]) -> pa.Table:
 
 
 def _places(runs: Sequence[Results]) -> list[int]:
-    """Where ``SIZES`` stand among the sizes, which are those of all runs or of none."""
+    """Where ``statistics.COMPARED`` stand among the sizes, which are those of all runs or of none."""
     alike = all(np.array_equal(run.sizes, runs[0].sizes) for run in runs)
-    return [k for k, size in enumerate(runs[0].sizes) if alike and any(np.isclose(size, one) for one in SIZES)]
+    return [
+        k for k, size in enumerate(runs[0].sizes) if alike and any(np.isclose(size, one) for one in statistics.COMPARED)
+    ]
 
 
 def figure(runs: Sequence[Results]) -> Figure:

@@ -19,6 +19,8 @@ CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""
 CORE = 1e-3
 """The size of the core that the paper describes, 0.1% of all edges."""
+COMPARED = (1e-3, 1e-2, 1e-1)
+"""Sizes at which runs and inputs are compared, where they have them."""
 FEW = 10
 """Inputs from which on a correlation has an interval; below, p is exact."""
 _RESAMPLES = 2000

@@ -89,7 +89,7 @@ def phases(runs: Sequence[Results]) -> pa.Table:
         for case in run.with_density:
             middle = np.median(run.curve(case, "tv"), axis=0)
             logs = np.log10(run.sizes)
-            bounds = (logs[0], *np.log10(statistics.CONSTRUCTION), 0.0)
+            bounds = np.maximum((logs[0], *np.log10(statistics.CONSTRUCTION), 0.0), logs[0])
             for name, (start, end) in zip(
                 ("before", "construction", "refinement"), itertools.pairwise(bounds), strict=True
             ):

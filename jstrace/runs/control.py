@@ -78,9 +78,10 @@ class Control:
         }
 
     def others(self, index: int) -> tuple[int, ...]:
-        """The rows whose predictions an input is told, fewer where the data has no more."""
-        own, n_rows = self._top(index), len(self._rows)
+        """The rows whose predictions an input is told, fewer where the data has no more; none of its own pair."""
+        own, n_rows, pair = self._top(index), len(self._rows), self._rows[index].pair
         following = ((index + step) % n_rows for step in range(1, n_rows))
+        following = (row for row in following if pair is None or self._rows[row].pair != pair)
         return tuple(itertools.islice((row for row in following if self._top(row) not in (None, own)), self._count))
 
     def _top(self, index: int) -> int | None:

@@ -44,7 +44,7 @@ class Inputs:
     def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
         self._model, self._rows, self._extras = model, rows, extras
         # Of no method: an object that holds a cache of its own method, and a model, is freed late.
-        self._of_row = functools.lru_cache(_KEPT)(functools.partial(_generated, model, rows, extras, seed))
+        self._of_row = functools.lru_cache(_KEPT)(_Generator(model, rows, extras, seed).of)
 
     def made(self, index: int) -> Made:
         """An input, or why there is none."""
@@ -68,7 +68,10 @@ class Inputs:
 
     def _continued(self, row: Row, number: int, step: int, columns: Mapping[str, Any]) -> Made:
         """The prediction that the token after so many others is taken from."""
-        prompt, tokens, probs = self._of_row(number)
+        found = self._of_row(number)
+        if isinstance(found, str):
+            raise InputError(found)
+        prompt, tokens, probs = found
         if not np.isfinite(probs[: step + 1]).all():
             raise InputError("a prediction on the way to it is not finite")
         before, token, word = tokens[:step], int(tokens[step]), self._tokenizer.token
@@ -79,15 +82,26 @@ class Inputs:
         )
 
 
-def _generated(
-    model: Model, rows: Sequence[Row], extras: Extras, seed: int, number: int
-) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
-    """A row's tokens, those after it, and their probabilities."""
-    prompt = tokenised(model, rows[number].text)[1][0]
-    how: dict[str, Any] = {"temperature": extras.temperature, "seed": seed, "row": number}
-    try:
-        return (prompt, *generated(model, prompt, extras.generate, **how))
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if jax.process_count() > 1 or not out_of_memory(error):
-            raise
-        raise InputError(f"{len(prompt)} tokens do not fit into memory") from None
+class _Generator:
+    """What rows go on with; remembers how long a prompt did fit into memory."""
+
+    def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
+        self._model, self._rows, self._n_tokens = model, rows, extras.generate
+        self._how: dict[str, Any] = {"temperature": extras.temperature, "seed": seed}
+        self._longest = 0
+
+    def of(self, number: int) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]] | str:
+        """A row's tokens, those after it, and their probabilities; or why there are none.
+
+        Raises:
+          JaxRuntimeError, MemoryError: memory ran out for a prompt no longer than one that did fit.
+        """
+        prompt = tokenised(self._model, self._rows[number].text)[1][0]
+        try:
+            found = generated(self._model, prompt, self._n_tokens, row=number, **self._how)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if jax.process_count() > 1 or not out_of_memory(error) or len(prompt) <= self._longest:
+                raise
+            return f"{len(prompt)} tokens do not fit into memory"
+        self._longest = max(self._longest, len(prompt))
+        return (prompt, *found)

@@ -125,8 +125,8 @@ def finish_joins(folder: Path, names: Sequence[str]) -> None:
       OSError: a file cannot be renamed or removed.
     """
     *others, inputs = names = [name for name in TABLES if name in names]
-    for path in sorted((folder / inputs).glob(f"{_HIDDEN}*.parquet")):
-        match = _NAME.fullmatch(path.name.removeprefix(_HIDDEN))
+    for path in sorted((folder / inputs).glob(f"{HIDDEN}*.parquet")):
+        match = _NAME.fullmatch(path.name.removeprefix(HIDDEN))
         if match is None:
             continue
         whole = Part(int(match[1]), int(match[2]))
@@ -135,12 +135,13 @@ def finish_joins(folder: Path, names: Sequence[str]) -> None:
             _swap(folder, [part for part in there if whole.first <= part.first <= whole.last], whole, names)
 
 
-_HIDDEN = ".jstrace-"
+HIDDEN = ".jstrace-"
+"""What names of files begin with that are not there yet."""
 
 
 def _hidden(part: Part) -> str:
     """The name of a file that is not there yet, which the next start removes."""
-    return f"{_HIDDEN}{part.file}"
+    return f"{HIDDEN}{part.file}"
 
 
 def _swap(folder: Path, pieces: Sequence[Part], whole: Part, names: Sequence[str]) -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 from jstrace.errors import InputError
 from jstrace.files import named
 from jstrace.runs.manifest import MANIFEST
+from jstrace.runs.parts import HIDDEN
 from jstrace.runs.schema import TABLES
 from jstrace.runs.stores import store_of, told
-
-_HIDDEN = ".jstrace-"
 
 
 class Stage:
@@ -142,4 +141,4 @@ def _divided(names: list[str]) -> tuple[list[str], list[str]]:
 
 def _hidden(name: str) -> str:
     folder, _, file = name.rpartition("/")
-    return f"{folder}/{_HIDDEN}{file}"
+    return f"{folder}/{HIDDEN}{file}"

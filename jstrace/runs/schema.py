@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jstrace.method.conditions import Plan
+from jstrace.method.conditions import Plan, in_column
 
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
@@ -111,7 +110,7 @@ def strata_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def density_column(name: str) -> str:
     """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
-    return "density_" + re.sub(r"\W+", "_", name)
+    return "density_" + in_column(name)
 
 
 _ALWAYS = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": _INPUTS}

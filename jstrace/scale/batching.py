@@ -24,32 +24,6 @@ def bucket(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-def in_batches(
-    lengths: Mapping[int, int],
-    most: Callable[[int], int],
-    run: Callable[[list[int], int], list[Result]],
-    *,
-    n_devices: int = 1,
-) -> Iterator[tuple[list[int], list[Result]]]:
-    """Run inputs of one bucket together; when memory runs out, fewer of them.
-
-    Args:
-      lengths: tokens of each input, by its index.
-      most: from a bucket to the number of inputs of one call on each device.
-      run: from indices of inputs and the rows of the compiled call, of which the others are padding, to their results.
-      n_devices: that inputs are divided over.
-
-    Yields:
-      Indices of inputs with their results.
-    """
-
-    def start(members: list[int], n_rows: int) -> Callable[[], list[Result]]:
-        found = run(members, n_rows)
-        return lambda: found
-
-    return Calls(most, start, n_devices=n_devices).of([lengths])
-
-
 def _raised(_: list[int], error: Exception) -> Any:
     raise error
 
@@ -92,10 +66,13 @@ class Calls(Generic[Result]):
         ahead: Callable[[], bool] = lambda: False,
         two: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """``most`` and ``n_devices`` as in ``in_batches``.
+        """How inputs are run.
 
         Args:
-          start: starts a call for inputs, of so many rows, and gives what waits for its results.
+          most: from a bucket to the number of inputs of one call on each device.
+          start: starts a call for inputs, of so many rows (of which some may be padding), and gives what waits for its
+            results.
+          n_devices: that inputs are divided over.
           unfit: what comes of a single input that memory ran out for; by default the error is raised.
           ahead: asked before each call whether it may be in flight while something else goes on.
           two: whether memory is known to hold two calls of a width; asked with ``most``, when nothing is in flight.
@@ -224,9 +201,8 @@ class Calls(Generic[Result]):
         # Other hosts would wait in the call that failed here, so with several of them there is no second try.
         if jax.process_count() > 1 or not out_of_memory(error):
             raise error
-        found = self._unfit(members, error) if len(members) == 1 else None
-        if alone and found is not None:
-            return found
+        if alone and len(members) == 1:
+            return self._unfit(members, error)
         about = f"out of memory with {len(members)} inputs of {group.width} tokens in one call"
         if alone:
             group.size = _fewer(call_rows(len(members), self._n_devices), self._n_devices)

@@ -100,7 +100,7 @@ def _nodes(
         elif level == 0:
             made = _embedding(int(trace.tokens[position]), position)
         else:
-            made = _state(*named(level, last + 1, parallel=trace.config.parallel), position, texts[position])
+            made = _state(*named(level, parallel=trace.config.parallel), position, texts[position])
         influence = (entered[node] + 1) / (k + 1) if node in entered else None
         found[node] = _DEFAULTS | made | {"ctx_idx": position, "influence": influence, "activation": None}
     return found

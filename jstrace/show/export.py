@@ -193,9 +193,8 @@ def _nodes(trace: Trace, k: int) -> list[dict[str, Any]]:
     edges, words = trace.edges(k), words_of(trace)
     level, n_tokens = edges.levels(parallel=trace.config.parallel), len(trace.tokens)
     numbers = np.union1d(level * n_tokens + edges.source, (level + 1) * n_tokens + edges.target)
-    last = (1 if trace.config.parallel else 2) * trace.config.n_layers
     places = ((int(number) // n_tokens, int(number) % n_tokens) for number in numbers)
-    name = functools.partial(named, n_levels=last + 1, parallel=trace.config.parallel)
+    name = functools.partial(named, parallel=trace.config.parallel)
     return [
         {"id": f"{level}:{position}", "token": words[position], "position": position, "level": level}
         | dict(zip(("kind", "layer"), name(level), strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.analysis import Network, betweenness, communities, degrees, modularity, network_of, pagerank
+from jstrace.analysis import Network, betweenness, communities, degrees, measures, modularity, network_of, pagerank
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from tests.conftest import TINY, family_config, tiny_params
 from tests.show.test_view import Hostile
@@ -71,6 +71,14 @@ def test_betweenness_is_the_number_of_paths() -> None:
     assert betweenness(network)[0].tolist() == [0, 0.5 / 6, 0.5 / 6, 0]
     assert degrees(network)[0].tolist() == [0, 1, 1, 2]
     assert network_of(strata, 0, parallel=False).level.tolist() == [0, 1, 1, 2, 2, 3], "levels are other ones there"
+
+
+def test_sources_in_any_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, so that the last is the output by itself, as it may be of 257."""
+    network, *_ = of(traced(), 2)
+    whole, _ = betweenness(network)
+    monkeypatch.setattr(measures, "_TOGETHER", 1)
+    np.testing.assert_allclose(betweenness(network)[0], whole, rtol=1e-12)
 
 
 def test_paths_beyond_any_float() -> None:

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 import jstrace
+from jstrace.cli import computing
+from jstrace.method import graph
 from jstrace.models import InputError, Model
-from jstrace.pipeline import footprint
+from jstrace.pipeline import Invalid, footprint
 from jstrace.scale import memory
 from jstrace.show import curves
 from tests.cli.conftest import Run
@@ -140,6 +142,31 @@ def test_a_bad_line_is_named(run: Run, stub: Model, tmp_path: Path) -> None:
     code, out, err = run("trace", "--file", str(tmp_path / "bad"), "--json")
     assert (code, out, len(err.splitlines())) == (2, "", 1), "nothing is printed where a later line is refused"
     assert "bad:71: 200000 tokens" in err
+
+
+def test_a_text_that_cannot_be_traced_is_named(
+    run: Run, stub: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its line, however many texts are computed together."""
+    file, trace = tmp_path / "lines.txt", jstrace.trace
+    file.write_text("one\n\ntwo\nthree\n")
+
+    def traced(model: Model, rows: list[np.ndarray], **options: Any) -> list[Any]:
+        found = zip(rows, trace(model, rows, **options), strict=True)
+        return [Invalid("the forward pass is not finite") if len(row) == 5 else one for row, one in found]
+
+    monkeypatch.setattr(jstrace, "trace", traced)
+    for together in (1, 64):
+        monkeypatch.setattr(computing, "_CHUNK", together)
+        code, _, error = run("trace", "--file", str(file))
+        assert (code, error) == (2, f"jstrace: error: {file}:4: the forward pass is not finite\n")
+
+
+def test_long_texts_are_few_at_once(stub: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = graph.edge_slot_count(stub.config, 100)
+    for room, n_texts in ((5 * slots * 70, 64), (5 * slots * 7, 7), (1, 1)):
+        monkeypatch.setattr(computing, "_BYTES", room)
+        assert computing._texts_at_once(stub, 100) == n_texts
 
 
 def test_a_long_word(run: Run, stub: Model) -> None:

@@ -15,6 +15,7 @@ from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import Model
 from jstrace.runs.data import Data, Row
+from jstrace.show.page import packed
 from tests.cli.conftest import Run
 from tests.show.test_view import data_of
 
@@ -28,7 +29,14 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
     jstrace.trace(stub, "hello", sizes=(0.1, 0.5)).save(saved)
     assert run("view", str(saved), "--out", str(out))[0] == 0
     assert data_of(out.read_text())["traces"][0]["sizes"] == [0.1, 0.5, 1.0]
+    assert run("view", str(saved), "--against", "l1", "--order", "score", "--out", str(out))[0] == 0
+    best, ranked = data_of(out.read_text())["traces"]
+    alone = jstrace.trace(stub, "hello", sizes=(0.1, 0.5), order="score")
+    assert ranked["strata"] == packed(dict(alone.strata.items())), "the order is that of the trace beside it"
+    assert best["strata"] != ranked["strata"]
     for words, message in (
+        ((str(saved), "--importance", "l2"), "--importance: the trace in"),
+        ((str(saved), "--order", "score"), "--order: the trace in"),
         (("hello", "--out", "page.txt"), "ends in .html"),
         (("hello", "--out", str(tmp_path / "no" / "a.html")), "there is no folder"),
         (("missing.npz",), "missing.npz"),

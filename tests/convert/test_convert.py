@@ -15,11 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
+import tokenizers.decoders
+import tokenizers.models
 from safetensors.numpy import load_file, save_file
 
 import jstrace
 from jstrace.convert import default_model
 from jstrace.convert.gguf.file import GgufFile
+from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.models import InputError, n_params
 from tests import hf_models
 
@@ -195,6 +199,21 @@ def test_tokenizer_of_a_folder(folder: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("decoder", ["strip", "metaspace"])
+def test_spaces_before_tokens_of_sentencepiece(folder: Path, decoder: str) -> None:
+    """Decoders take the first space of a text away, which of one token is its own."""
+    words = {"<unk>": 0, "\u2581cat": 1, "cat": 2, "\u2581\u2581": 3, "\u2581": 4, "s": 5}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    if decoder == "strip":
+        made = tokenizers.decoders
+        tokenizer.decoder = made.Sequence([made.Replace("\u2581", " "), made.Fuse(), made.Strip(" ", 1, 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    read = HfTokenizer(folder)
+    assert [read.token(i) for i in (1, 2, 3, 4, 5)] == [" cat", "cat", "  ", " ", "s"]
+
+
 def test_real_file_and_tokenizer(real: jstrace.Model) -> None:
     assert n_params(real.config) == 134_515_008
     assert real.tokenizer is not None

@@ -136,6 +136,19 @@ def test_what_is_amiss_is_told_and_made_again(gguf: Path, made: list[Path], told
     assert (len(made), len(told)) == (2, 1), "it is whole again"
 
 
+def test_memory_that_runs_out_is_no_damage(gguf: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    jstrace.load(str(gguf))
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(kept, "_read", full)
+    with pytest.raises(InputError, match="memory"):
+        jstrace.load(str(gguf), say=told.append)
+    assert not told
+    assert entry(gguf).exists()
+
+
 def test_a_folder_that_cannot_be_written_costs_a_sentence(gguf: Path, told: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "weights").write_text("a file stands there")

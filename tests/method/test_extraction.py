@@ -336,6 +336,8 @@ def test_x64_changes_nothing() -> None:
 def test_scores_of_another_shape() -> None:
     with pytest.raises(InputError, match="shape"):
         jstrace.extract(random_scores((3, 2, 4), 0, 0), SIZES, config=config_of(2, 2))
+    with pytest.raises(InputError, match="scores are dict, expected an EdgeTree"):
+        inspect.unwrap(jstrace.extract)({}, SIZES, config=config_of(2, 2))
 
 
 def test_maximal_number_of_sizes() -> None:

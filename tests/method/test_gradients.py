@@ -22,7 +22,7 @@ from jstrace.method.gradients import (
     Pass,
     Rounds,
     ShareTimesGradient,
-    full_mask,
+    as_floats,
     integrated_gradients,
     kl_gradient,
     logit_gradient,
@@ -111,7 +111,7 @@ def test_integrated_gradients_are_complete(family: str) -> None:
     one, slots = one_pass(family), None
     slots = one.slots()
     found = jax.jit(lambda: integrated_gradients(one, 200, 7))()
-    full, empty = full_mask(slots), jax.tree.map(lambda slot: jnp.zeros(slot.shape), slots)
+    full, empty = as_floats(slots), jax.tree.map(lambda slot: jnp.zeros(slot.shape), slots)
     summed = float(total(jax.tree.map(lambda leaf, slot: jnp.where(slot, leaf, 0), found, slots)))
     expected = float(one.logits(full)[7] - one.logits(empty)[7])
     assert summed == pytest.approx(expected, rel=0.02, abs=0.02)
@@ -125,7 +125,7 @@ def test_a_gradient_is_the_effect_of_a_little_less_of_an_edge(family: str) -> No
     config, replace = one.decoder.config, {name: np.asarray(x) for name, x in one.replace.arrays().items()}
     literal = oracle.Literal(config, tiny_params(config), np.asarray(one.tokens))
     slots = graph.edge_slots(config, N, N, np)
-    found = jax.jit(lambda: logit_gradient(one, full_mask(one.slots()), 3))()
+    found = jax.jit(lambda: logit_gradient(one, as_floats(one.slots()), 3))()
     rng = np.random.default_rng(0)
     for name, slot in slots.items():
         places = np.argwhere(slot)
@@ -201,7 +201,7 @@ def test_a_score_of_ones_own_that_runs_passes(tiny: Model, tokens: np.ndarray) -
         name: str = "largest"
 
         def edge_scores(self, one: Pass) -> EdgeTree:
-            return jax.tree.map(jnp.abs, logit_gradient(one, full_mask(one.slots()), 0))
+            return jax.tree.map(jnp.abs, logit_gradient(one, as_floats(one.slots()), 0))
 
     @dataclasses.dataclass(frozen=True)
     class Wrong:
@@ -251,5 +251,8 @@ def test_other_numbers_have_another_name() -> None:
     assert Rounds(cuts=5, weight=0.25).name == "rounds-cuts-5-weight-0_25"
     assert dataclasses.replace(Rounds(), cuts=5).name == "rounds-cuts-5"
     assert Rounds(cuts=5, name="mine").name == "mine"
+    assert dataclasses.replace(Rounds(cuts=5), weight=0.25) == Rounds(cuts=5, weight=0.25), "names are made again"
+    assert dataclasses.replace(Rounds(cuts=5), cuts=20).name == "rounds"
+    assert dataclasses.replace(Rounds(cuts=5, name="mine"), cuts=20).name == "mine"
     assert Integrated(steps=4).name == "integrated-steps-4"
     assert checked_importance(Rounds(cuts=5, last_temperature=1e-5, temperature=1e-5)).name.endswith("1e-05")

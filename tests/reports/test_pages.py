@@ -104,6 +104,13 @@ def test_what_cannot_be_seen(folder: Path, index: int, conditions: tuple[str, ..
         view_input(folder, index, conditions)
 
 
+def test_a_folder_of_several_runs(model: Model, tmp_path: Path) -> None:
+    for place, name in enumerate(("first", "last")):
+        runs.run(model, DATA, tmp_path / name, PLAN, save_strata=True, revision=name, place=place)
+    with pytest.raises(InputError, match="holds 2 runs, one of each checkpoint"):
+        view_input(tmp_path, 0)
+
+
 def test_runs_without_strata(model: Model, folder: Path, tmp_path: Path) -> None:
     plan = Plan(("l1", "l2", "random"), sizes=SIZES)
     runs.run(model, DATA, tmp_path / "run", plan, name="tiny")

@@ -105,6 +105,7 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
     assert set(falls) == {"construction", "refinement"}, "no size is below the construction phase"
     assert falls["construction"]["fall_per_decade"] == pytest.approx(0)
     assert falls["refinement"]["fall_per_decade"] == pytest.approx(0.3)
+    assert falls["construction"]["from_size"] == pytest.approx(SIZES[0]), "not of a size that was not evaluated"
     needed = statistics.nucleus_sizes(run, L1)
     assert needed.shape == (5, 12)
     assert needed[0].tolist() == [1e-3] + [1e-2] * 3 + [0.1] * 3 + [0.5] * 3 + [1.0] * 2

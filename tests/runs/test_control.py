@@ -82,6 +82,15 @@ def test_targets_are_the_next_rows_that_predict_something_else(model: Model) -> 
         assert control.others(index) == tuple(row for row in following if tops[row] not in (None, tops[index]))[:2]
 
 
+def test_the_other_of_a_pair_is_no_foreign_text(model: Model) -> None:
+    rows = [Row(text, "d", pair=str(number // 2), variant="ab"[number % 2]) for number, text in enumerate(TEXTS)]
+    control = Control(model, dataclasses.replace(LIGHT, selectivity=6), rows, Replacing(model, REFERENCE))
+    plain = Control(model, dataclasses.replace(LIGHT, selectivity=6), DATA.rows, Replacing(model, REFERENCE))
+    assert 1 in plain.others(0)
+    for index in (0, 1, 3, 4, 5, 6):
+        assert control.others(index) == tuple(row for row in plain.others(index) if row // 2 != index // 2)
+
+
 def stop(done: int, *_: Any) -> None:
     if done == 2:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from jstrace.method.conditions import Plan
 from jstrace.method.geometry import geometry
 from jstrace.models import InputError, Model
 from jstrace.pipeline.generation import generated
-from jstrace.runs import Extras, manifest
+from jstrace.runs import Extras, inputs, manifest
 from jstrace.runs.data import Data, Row
 from tests.stand_ins import Letters
 
@@ -54,6 +54,27 @@ def test_every_generated_token_is_an_input(model: Model, tmp_path: Path) -> None
         runs.run(model, DATA, tmp_path / "one", PLAN, extras=dataclasses.replace(WARM, generate=2))
     with pytest.raises(InputError, match=r"generate is 3 there, 0 here; temperature is 1\.0 there, 0\.0 here$"):
         runs.run(model, DATA, tmp_path / "one", PLAN)
+
+
+def test_memory_that_ran_out_while_tokens_were_made(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer prompt than any before does not fit, and is not tried again; one no longer is somebody else's doing."""
+    full, tried = {"abcd"}, list[int]()
+
+    def short(_: Model, prompt: np.ndarray, n_tokens: int, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+        tried.append(how["row"])
+        if rows[how["row"]].text in full:
+            raise MemoryError
+        return np.zeros(n_tokens, np.int32), np.ones(n_tokens, np.float32)
+
+    rows = [Row("abc"), Row("abcd"), Row("ab")]
+    monkeypatch.setattr(inputs, "generated", short)
+    made = inputs.Inputs(model, rows, WARM, 0)
+    assert made.made(0).given is not None
+    assert [made.made(index).reason for index in (3, 4, 5)] == ["4 tokens do not fit into memory"] * 3
+    assert tried == [0, 1]
+    full.add("ab")
+    with pytest.raises(MemoryError):
+        made.made(6)
 
 
 def test_geometry_of_every_layer(model: Model, tmp_path: Path) -> None:

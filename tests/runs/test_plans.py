@@ -18,6 +18,7 @@ import pytest
 import jstrace
 from jstrace import runs
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Plan, Source
+from jstrace.method.gradients import Pass
 from jstrace.method.graph import n_edges
 from jstrace.method.scores import Norm
 from jstrace.method.sizes import counts
@@ -47,6 +48,16 @@ def test_plans() -> None:
     assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A score of one's own."""
+
+    name: str
+
+    def edge_scores(self, one: Pass) -> Any:
+        return one.slots()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -58,6 +69,11 @@ def test_plans() -> None:
         ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
         ({"sizes": (0.5, 0.1)}, "increase strictly"),
         ({"seed": -1}, "seed = -1"),
+        ({"importances": ("l1*gradient", Share("l1-gradient"))}, r"l1\*gradient/all and l1-gradient/all would have"),
+        (
+            {"importances": ("l1", Share("l1_by_score")), "orders": ("best-first", "score")},
+            "l1_by_score/all would",
+        ),
     ],
 )
 def test_plans_that_make_no_sense(options: dict[str, Any], message: str) -> None:
@@ -98,6 +114,7 @@ OTHER_TYPES = {
     "started(data='texts.tsv')": "data = 'texts.tsv', expected what jstrace.runs.read_data gives",
     "json.dumps([Plan(sizes=np.float32([0.25, 0.5])).sizes, Plan(seed=np.int64(3)).seed])": "'[[0.25, 0.5], 3]'",
     "json.dumps(Plan(sizes=[0.5, 1]).sizes)": "'[0.5, 1]'",
+    "Plan(['l1'], ['all'], [], [0.5], 0, ['zero'], ['best-first']) == Plan(sizes=(0.5,))": "True",
 }
 """What becomes of arguments of other types without the tests' own checks: an ``InputError``, or Python's numbers."""
 

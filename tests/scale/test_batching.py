@@ -52,6 +52,22 @@ def four(width: int) -> int:
     return 4 if width < 256 else 1
 
 
+def in_batches(
+    lengths: Mapping[int, int],
+    most: Callable[[int], int],
+    run: Callable[[list[int], int], list[int]],
+    *,
+    n_devices: int = 1,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Inputs in calls that are over when they have started."""
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[int]]:
+        found = run(members, n_rows)
+        return lambda: found
+
+    return batching.Calls(most, start, n_devices=n_devices).of([lengths])
+
+
 def test_batches_hold_one_bucket_and_every_input_once() -> None:
     lengths = dict(enumerate([3] * 9 + [20, 600, 600]))
     calls: list[tuple[int, int]] = []
@@ -61,11 +77,7 @@ def test_batches_hold_one_bucket_and_every_input_once() -> None:
         assert len({batching.bucket(lengths[i]) for i in members}) == 1
         return [10 * i for i in members]
 
-    found = {
-        i: r
-        for members, results in batching.in_batches(lengths, four, run)
-        for i, r in zip(members, results, strict=True)
-    }
+    found = {i: r for members, results in in_batches(lengths, four, run) for i, r in zip(members, results, strict=True)}
     assert found == {i: 10 * i for i in range(12)}
     assert calls == [(4, 4), (4, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
 
@@ -82,9 +94,7 @@ def test_devices_share_the_inputs_of_a_call() -> None:
         return members
 
     found = [
-        i
-        for members, _ in batching.in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4)
-        for i in members
+        i for members, _ in in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4) for i in members
     ]
     assert found == list(range(11))
     assert calls == [(8, 8), (3, 4)]
@@ -100,7 +110,7 @@ def test_out_of_memory_halves_what_each_device_has() -> None:
         return members
 
     with pytest.warns(RuntimeWarning):
-        list(batching.in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
+        list(in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
     assert rows[:4] == [16, 8, 4, 1]
     assert len(rows) == 3 + 16
 
@@ -108,7 +118,7 @@ def test_out_of_memory_halves_what_each_device_has() -> None:
 def test_several_hosts_do_not_try_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(MemoryError):
-        list(batching.in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
+        list(in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
 
 
 def _running_out(above: int, error: Exception) -> Callable[[list[int], int], list[int]]:
@@ -132,16 +142,16 @@ NO_MEMORY = (
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_out_of_memory_halves_the_batch_with_a_message(error: Exception) -> None:
     with pytest.warns(RuntimeWarning, match=r"with 4 inputs of 8 tokens in one call; going on with 2"):
-        found = list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
+        found = list(in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
     assert [members for members, _ in found] == [[0, 1], [2, 3], [4]]
     with pytest.warns(RuntimeWarning), pytest.raises(type(error)):
-        list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
+        list(in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
 
 
 def test_other_errors_are_not_retried() -> None:
     run = _running_out(0, jax.errors.JaxRuntimeError("INTERNAL: no"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        list(batching.in_batches({0: 3, 1: 3}, four, run))
+        list(in_batches({0: 3, 1: 3}, four, run))
 
 
 def test_what_does_not_fit_is_told_with_the_mesh_that_does() -> None:
@@ -246,7 +256,19 @@ def test_a_single_input_is_judged_alone() -> None:
         with pytest.warns(RuntimeWarning, match="another in flight"):
             found = list(calls.of([dict.fromkeys(range(3), 3)]))
         assert found == expected
-        assert judged == [[1]] * len(in_start)
+        assert judged == [[1]] * (len(in_start) - 1), "in company nothing is judged"
+
+
+def test_a_length_that_did_fit_is_tried_again_alone() -> None:
+    """Where memory ran out in company alone; the caller raises for a length that is known to fit."""
+    flights = Flights(in_start=[2])
+
+    def unfit(_: list[int], error: Exception) -> list[int]:
+        raise error
+
+    calls = batching.Calls(lambda _: 1, flights.start, unfit=unfit, ahead=lambda: True)
+    with pytest.warns(RuntimeWarning, match="another in flight"):
+        assert list(calls.of([dict.fromkeys(range(3), 3)])) == results([0], [1], [2])
 
 
 def test_what_failed_in_company_is_judged_alone() -> None:
