@@ -110,6 +110,11 @@ def _draw_lines(axes: Any, run: Results, lines: Sequence[tuple[Case, str]]) -> N
     axes.set_ylim(-0.02, 1.02)
 
 
+def ablations_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[str, ...]:
+    """The ablations under which a run has all these cases."""
+    return panels_of(run, kinds)[0]
+
+
 def panels_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The ablations and the replacements under which a run has all these cases."""
     found = [

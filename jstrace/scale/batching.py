@@ -24,6 +24,32 @@ def bucket(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
+def in_batches(
+    lengths: Mapping[int, int],
+    most: Callable[[int], int],
+    run: Callable[[list[int], int], list[Result]],
+    *,
+    n_devices: int = 1,
+) -> Iterator[tuple[list[int], list[Result]]]:
+    """Run inputs of one bucket together; when memory runs out, fewer of them.
+
+    Args:
+      lengths: tokens of each input, by its index.
+      most: from a bucket to the number of inputs of one call on each device.
+      run: from indices of inputs and the rows of the compiled call, of which the others are padding, to their results.
+      n_devices: that inputs are divided over.
+
+    Yields:
+      Indices of inputs with their results.
+    """
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[Result]]:
+        found = run(members, n_rows)
+        return lambda: found
+
+    return Calls(most, start, n_devices=n_devices).of([lengths])
+
+
 def _raised(_: list[int], error: Exception) -> Any:
     raise error
 
@@ -66,13 +92,10 @@ class Calls(Generic[Result]):
         ahead: Callable[[], bool] = lambda: False,
         two: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """How inputs are run.
+        """``most`` and ``n_devices`` as in ``in_batches``.
 
         Args:
-          most: from a bucket to the number of inputs of one call on each device.
-          start: starts a call for inputs, of so many rows (of which some may be padding), and gives what waits for its
-            results.
-          n_devices: that inputs are divided over.
+          start: starts a call for inputs, of so many rows, and gives what waits for its results.
           unfit: what comes of a single input that memory ran out for; by default the error is raised.
           ahead: asked before each call whether it may be in flight while something else goes on.
           two: whether memory is known to hold two calls of a width; asked with ``most``, when nothing is in flight.
