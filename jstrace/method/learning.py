@@ -99,7 +99,7 @@ class Fitted:
     fall: float = 5.0
     """E-folds by which the least size falls from the first step to the last."""
     cap: float = 8.0
-    """Of the KL of one mask, in nats."""
+    """Of the KL of one mask, in nats above that of the model's own prediction from what it is told."""
     factors: bool = True
     polish: int = 40
     """Steps in which the first edges, five times the least size, are fitted by themselves at sizes around it."""
@@ -185,15 +185,18 @@ class _Fit:
     slots: EdgeTree
     n_edges: Float32[Array, ""]
     target: Float32[Array, "V"]
-    cap: float
+    cap: Float32[Array, ""]
 
     @staticmethod
     def of(one: Pass, cap: float) -> _Fit:
-        """By default the target is the model's own prediction."""
-        slots, target = one.slots(), one.target
-        if target is None:
-            target = jax.nn.log_softmax(one.logits(as_floats(slots)))
-        return _Fit(one, slots, total(as_floats(slots)), target, cap)
+        """By default the target is the model's own prediction; ``cap`` is counted from how far away that is.
+
+        Or a target further away than the cap would have no gradient, and a control that nothing was told would pass for
+        one that nothing can reach.
+        """
+        slots, own = one.slots(), jax.nn.log_softmax(one.logits(as_floats(one.slots())))
+        target = own if one.target is None else one.target
+        return _Fit(one, slots, total(as_floats(slots)), target, cap + kl(target, own))
 
     def followed(self, logits: _Logits, held: EdgeTree, rates: Any, course: _At) -> _Logits:
         """The logits after Adam's steps along a course, with every edge ablated that is not held."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.gradients import Pass, ShareTimesGradient
+from jstrace.method.gradients import Pass, ShareTimesGradient, kl
 from jstrace.method.learning import Fitted
 from jstrace.method.scorer import Scorer
 from jstrace.method.scoring import SCORES
@@ -83,6 +83,22 @@ def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
     assert evaluation.density is None
     full = np.asarray(jax.nn.softmax(tiny(TEXT, tiny.full_mask(9))))
     assert evaluation.tv[-1] == pytest.approx(0.5 * np.abs(full - certain).sum(), abs=1e-5)
+
+
+def test_a_target_beyond_the_cap_is_followed(tiny: Model) -> None:
+    """A fit that does not move would pass for a target that cannot be reached."""
+    target = other_prediction(tiny, 0)
+    start, followed = (
+        ShareTimesGradient(),
+        Fitted(steps=40, smallest=0.05, cap=1e-3, polish=0, start=ShareTimesGradient()),
+    )
+    assert float(kl(jnp.log(target), tiny(TEXT, tiny.full_mask(9)))) > 10 * followed.cap
+
+    def away(score: Any) -> np.ndarray:
+        found = jstrace.trace(tiny, TEXT, importance=score, target=target, sizes=SIZES, reference=ROWS, order="score")
+        return tv_of(tiny, found, target=target)
+
+    assert away(followed).mean() < 0.9 * away(start).mean()
 
 
 def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
