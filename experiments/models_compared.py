@@ -193,7 +193,7 @@ def fits(runs: dict[str, Results]) -> Figure:
         axes.set_title(f"{MODELS[model].label} (n = {run.valid.num_rows})")
         log_sizes(axes, run.sizes)
     figure.supxlabel(SIZE_LABEL, fontsize=7)
-    figure.axes[0].set_ylabel(TV_LABEL)
+    figure.axes[0].set_ylabel("TV distance from the own prediction,\nor from the one that is told")
     legend_above(figure, 3)
     return figure
 
