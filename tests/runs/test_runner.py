@@ -151,41 +151,48 @@ def test_parts_that_cannot_be_read(model: Model, tmp_path: Path, monkeypatch: py
         parts.read_part(tmp_path, "inputs", parts.Part(0, 1), "")
 
 
-def test_memory_that_somebody_else_took(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where as long an input fitted before, the run stops rather than call this one invalid."""
+def failing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
+    """Memory runs out in those calls of the evaluation, counted from 1 over all runs."""
     run_cases, calls = masked.evaluate_batch, [0]
 
-    def second_fails(*rest: Any, **options: Any) -> Any:
+    def some_fail(*rest: Any, **options: Any) -> Any:
         calls[0] += 1
-        if calls[0] == 2:
+        if calls[0] in numbers:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
         return run_cases(*rest, **options)
 
-    monkeypatch.setattr(masked, "evaluate_batch", second_fails)
+    monkeypatch.setattr(masked, "evaluate_batch", some_fail)
     monkeypatch.setattr(Driver, "_most", lambda *_: 1)
-    data = Data("d", (Row("abc"), Row("cab")), ())
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        runs.run(model, data, tmp_path, SMALL)
-    assert runs.run(model, data, tmp_path, SMALL) == runs.Summary(2, 0, 1), "what was finished before was written"
 
 
-def test_memory_that_somebody_else_took_in_another_part(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+TWO = Data("d", (Row("abc"), Row("cab")), ())
+
+
+# Two batches of one part, and two parts: what a run knows of memory outlives its parts.
+@pytest.mark.parametrize("part_inputs", [2, 1])
+def test_memory_that_somebody_else_took(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_inputs: int
 ) -> None:
-    """What a run knows of memory outlives its parts: a part whose first call fails makes no input invalid."""
-    run_cases, calls = masked.evaluate_batch, [0]
+    """Where as long an input fitted before, the run stops rather than call this one invalid."""
+    failing(monkeypatch, {2, 3})  # beside the first input, and again alone
+    with (
+        pytest.warns(RuntimeWarning, match="another in flight; going on with one at a time"),
+        pytest.raises(jax.errors.JaxRuntimeError),
+    ):
+        runs.run(model, TWO, tmp_path, SMALL, part_inputs=part_inputs)
+    again = runs.run(model, TWO, tmp_path, SMALL, part_inputs=part_inputs)
+    assert again == runs.Summary(2, 0, 1), "what was finished before was written"
 
-    def second_fails(*rest: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
-        return run_cases(*rest, **options)
 
-    monkeypatch.setattr(masked, "evaluate_batch", second_fails)
-    data = Data("d", (Row("abc"), Row("cab")), ())
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        runs.run(model, data, tmp_path, SMALL, part_inputs=1)
-    assert runs.run(model, data, tmp_path, SMALL, part_inputs=1) == runs.Summary(2, 0, 1)
+@pytest.mark.parametrize("part_inputs", [2, 1])
+def test_memory_that_another_input_held(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_inputs: int
+) -> None:
+    """An input that failed beside another runs again alone, and the run goes on to its end."""
+    failing(monkeypatch, {2})
+    with pytest.warns(RuntimeWarning, match="another in flight; going on with one at a time"):
+        found = runs.run(model, TWO, tmp_path, SMALL, part_inputs=part_inputs)
+    assert found == runs.Summary(2, 0, 2)
 
 
 def test_a_model_is_loaded_when_the_folder_is_free(model: Model, tmp_path: Path) -> None:
