@@ -23,7 +23,7 @@ two thirds of its estimate are more than the whole machine, with its swap, or th
 than what is free now, there is a warning, and the text is tried."""
 
 
-def check_room(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> None:
+def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> None:
     """Look at the longest text, whose token ids are among ``rows`` (int32 ``[T]`` each).
 
     On a mesh an input is at best divided over all devices, which is what is assumed.

@@ -145,7 +145,7 @@ def run_command(
     wanted = "data=all" if mesh is None and distributed else mesh
 
     def loaded(checkpoint: Checkpoint) -> Model:
-        check_room(checkpoint.source, checkpoint.revision, dtype, wanted, plan, rows)
+        check_model_fits(checkpoint.source, checkpoint.revision, dtype, wanted, plan, rows)
         if first:
             say(f"loading {checkpoint.source}")
         found = load(checkpoint.source, dtype.value, checkpoint.revision, wanted, quiet=not first)
@@ -185,7 +185,7 @@ def _check_store(out: str) -> None:
         stores.store_of(out)
 
 
-def check_room(model: str, revision: str | None, dtype: Dtype, mesh: str | None, plan: Plan, rows: Data) -> None:
+def check_model_fits(model: str, revision: str | None, dtype: Dtype, mesh: str | None, plan: Plan, rows: Data) -> None:
     """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
 
     Raises:

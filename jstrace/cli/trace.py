@@ -28,7 +28,7 @@ from jstrace.cli.options import (
     joined,
     load,
 )
-from jstrace.cli.room import check_room
+from jstrace.cli.room import check_text_fits
 from jstrace.cli.texts import Line, read_texts, token_rows
 
 if TYPE_CHECKING:
@@ -95,5 +95,5 @@ def trace_command(
 
 def _checked_rows(model: Model, lines: list[Line], asked: Asked) -> list[np.ndarray]:
     rows = token_rows(model, lines)
-    check_room(model, lines, rows, asked)
+    check_text_fits(model, lines, rows, asked)
     return rows
