@@ -79,11 +79,14 @@ class Shown:
 
     def __init__(self, check: Callable[[], None], compiled: Callable[[], float], *, shown: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         console = Console(stderr=True)
-        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-        self._bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+        elapsed = TimeElapsedColumn(table_column=Column(min_width=7))  # a fit takes minutes to its first result
+        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), elapsed)
+        state = TextColumn("{task.fields[state]}")
+        self._bar = Progress(*columns, state, console=console, disable=not (shown and console.is_terminal))
         self._task = self._bar.add_task("inputs", total=None, state="")
         self._check, self._pace = check, Pace(compiled)
         self._lines = shown and not console.is_terminal
