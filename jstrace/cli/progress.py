@@ -84,9 +84,9 @@ class Shown:
 
         console = Console(stderr=True)
         elapsed = TimeElapsedColumn(table_column=Column(min_width=7))  # a fit takes minutes to its first result
-        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), elapsed)
         state = TextColumn("{task.fields[state]}")
-        self._bar = Progress(*columns, state, console=console, disable=not (shown and console.is_terminal))
+        columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), elapsed, state)
+        self._bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
         self._task = self._bar.add_task("inputs", total=None, state="")
         self._check, self._pace = check, Pace(compiled)
         self._lines = shown and not console.is_terminal

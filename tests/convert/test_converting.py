@@ -24,13 +24,8 @@ from safetensors.numpy import load_file, save_file
 import jstrace
 from jstrace.convert import default_model, native, partials, read_config
 from jstrace.loading import convert, describe
-from jstrace.models import (
-    InputError,
-    make_mesh,
-)
+from jstrace.models import InputError, make_mesh
 from tests import hf_models
-
-# --- the paper's models ---------------------------------------------------------------------------------------------
 
 
 def test_a_converted_model_is_the_model(converted: tuple[Path, Path]) -> None:

@@ -13,12 +13,8 @@ from huggingface_hub import errors
 
 import jstrace
 from jstrace.loading import describe
-from jstrace.models import (
-    InputError,
-)
+from jstrace.models import InputError
 from tests import hf_models
-
-# --- the paper's models ---------------------------------------------------------------------------------------------
 
 
 def hub_error(kind: type[Exception], status: int) -> Exception:

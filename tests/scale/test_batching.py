@@ -11,14 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jstrace.method.conditions import Plan
-from jstrace.models import (
-    PRESETS,
-    InputError,
-    make_mesh,
-    param_shardings,
-    shapes,
-    weight_bytes,
-)
+from jstrace.models import PRESETS, InputError, make_mesh, param_shardings, shapes, weight_bytes
 from jstrace.pipeline import footprint
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching

@@ -9,9 +9,7 @@ from typing import Any
 import jax
 import pytest
 
-from jstrace.models import (
-    InputError,
-)
+from jstrace.models import InputError
 from jstrace.scale import batching
 
 

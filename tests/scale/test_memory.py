@@ -19,14 +19,7 @@ from experiments.benchmarks import fits
 from jstrace.loading import describe
 from jstrace.method import graph
 from jstrace.method.conditions import Condition, Plan
-from jstrace.models import (
-    Decoder,
-    EdgeTree,
-    Model,
-    ModelConfig,
-    platforms,
-    shapes,
-)
+from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, platforms, shapes
 from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import memory
