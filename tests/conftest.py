@@ -10,13 +10,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Programs are compiled once a worker, though they are forgotten after every module, and child processes share them.
 PROGRAMS = tempfile.mkdtemp(prefix="jstrace-programs-")
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-# Eight devices for meshes; tiny models spend their time in the compiler, which need not optimise them.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 from jaxtyping import install_import_hook
 
 import tests.type_checks
+from tests.compiling import QUICK
+
+# Eight devices for meshes.
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
 # Shape strings are enforced in every room. EdgeTree's own module stays out, as pytrees also hold specs, axes and single
 # layers, and so do those of meshes and of what users call, which refuse other types themselves.
@@ -29,6 +30,7 @@ if "JSTRACE_FUZZ" not in os.environ:  # whose cases want the errors that users g
     install_import_hook(HOOKED, f"{tests.type_checks.__name__}.checked")
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -90,6 +92,12 @@ def family_config(family: str) -> ModelConfig:
 
 def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
     """Weights large enough that every edge matters, norms that are not all one and biases that are not zero."""
+    leaves, tree = _drawn(config, seed)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@functools.cache  # drawing them compiles a program for every shape
+def _drawn(config: ModelConfig, seed: int) -> tuple[list[jax.Array], Any]:
     params = random_params(config, key=jax.random.key(seed), dtype=jnp.dtype("float32"), scale=0.3)
     base = jax.random.key(seed + 1)
 
@@ -98,8 +106,7 @@ def tiny_params(config: ModelConfig = TINY, seed: int = 0) -> dict[str, Any]:
         return weight if declared.init == "normal" else weight + 0.5 * noise
 
     wanted, tree = jax.tree.flatten(declare(config), is_leaf=lambda node: isinstance(node, Weight))
-    leaves = [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))]
-    return jax.tree.unflatten(tree, leaves)
+    return [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))], tree
 
 
 LONGEST = ("runs/test_stops.py", "runs/test_runner.py", "scale/test_meshes.py", "runs/test_hosts.py", "test_readme.py")

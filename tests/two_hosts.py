@@ -24,6 +24,7 @@ from jstrace import InputError, Trace
 from jstrace.cli.progress import interruptible
 from jstrace.scale.hosts import check_agreed, start_distributed, together
 from jstrace.scale.meshes import parse_mesh
+from tests.compiling import QUICK
 
 ROWS = ([3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8])
 MESHES = ("data=4", "data=2,model=2")
@@ -57,7 +58,7 @@ def free_port() -> int:
 def run_together(commands: Callable[[int], list[str]]) -> list[subprocess.CompletedProcess[str]]:
     """Two processes of two devices each, which find each other over loopback."""
     address = f"127.0.0.1:{free_port()}"
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=2 {QUICK}"
     shared = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
     shared |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
     running = [

@@ -110,6 +110,7 @@ def _saved(picture: Picture, folder: Path) -> str:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(buffer, format=ending, dpi=_DPI, metadata=metadata)
+            figure.set_layout_engine("none")  # where everything is, it is in the other file, too
         write_bytes(folder / f"{picture.name}.{ending}", buffer.getvalue())
     return inlined(figure, buffer.getvalue(), picture.name, picture.title)
 

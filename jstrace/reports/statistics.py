@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -185,7 +186,12 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Correlation:
 
 def _exact_p(x: np.ndarray, y: np.ndarray) -> float:
     """Two-sided p of Spearman's rho over all orders of the inputs."""
-    one, other = ((ranks - ranks.mean()) / ranks.std() for ranks in map(stats.rankdata, (x, y)))
+    return _exact_p_of(*zip(*sorted(zip(*map(stats.rankdata, (x, y)), strict=True)), strict=True))
+
+
+@functools.lru_cache(maxsize=1024)  # tables, figures and pages ask for the same, and each answer has 9! orders
+def _exact_p_of(x_ranks: tuple[float, ...], y_ranks: tuple[float, ...]) -> float:
+    one, other = ((ranks - np.mean(ranks)) / np.std(ranks) for ranks in map(np.asarray, (x_ranks, y_ranks)))
 
     def rho(values: np.ndarray, axis: int = -1) -> Any:
         return np.mean(values * other, axis=axis)  # scipy's own would have a p of its own for each order

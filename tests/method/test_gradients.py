@@ -236,7 +236,8 @@ def test_half_precision_ranks_as_the_full_one(score: Any, dtype: str) -> None:
 
     def ranks(dtype: str) -> np.ndarray:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny_params())
-        found = score.edge_scores(Pass(Decoder(TINY, params), jnp.arange(8), 8, None))
+        decoder = Decoder(TINY, params)
+        found = jax.jit(lambda decoder: score.edge_scores(Pass(decoder, jnp.arange(8), 8, None)))(decoder)
         slots = graph.edge_slots(TINY, 8, 8, np)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
         kept = [np.asarray(leaf)[slot] for leaf, slot in zip(*map(jax.tree.leaves, (found, slots)), strict=True)]

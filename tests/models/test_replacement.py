@@ -113,6 +113,7 @@ def test_gradients_of_soft_masks(family: str, remat: bool) -> None:
     shapes = edge_shapes(config.n_layers, config.n_heads, N)
     mask = EdgeTree(**{name: jnp.asarray(0.2 + 0.6 * rng.random(shape), jnp.float32) for name, shape in shapes.items()})
 
+    @jax.jit
     def loss(mask: EdgeTree) -> jax.Array:
         return masked_forward(decoder, tokens, mask, replace=replace, remat=remat)[3]
 

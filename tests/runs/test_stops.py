@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -38,7 +40,9 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def test_twenty_kills(tmp_path: Path) -> None:
     """kill -9 at random moments: the final tables are those of a run that nothing stopped, row for row."""
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.killed_runs", str(out), str(tmp_path / "programs")]
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, *jax.tree.leaves(tiny_params()))
+    command = [sys.executable, "-m", "tests.killed_runs", *map(str, (out, tmp_path / "programs", weights))]
     root, unchecked = ROOT, os.environ | {"JAXTYPING_DISABLE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=unchecked)
     assert done.returncode == 0, done.stderr[-3000:]
