@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import jax
@@ -46,8 +47,9 @@ def killed(out: Path, programs: Path, weights: Path, more: int, delay: float) ->
     if child == 0:
         try:
             work(out, programs, weights)
-        finally:
-            os._exit(0)
+        except BaseException:  # never back into what the parent does
+            traceback.print_exc()
+        os._exit(0)
     while len(parts_of(out, "inputs")) < before + more and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.001)
     time.sleep(delay)
