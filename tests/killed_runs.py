@@ -24,7 +24,7 @@ from jstrace.runs.runner import run  # with all that it needs, before the childr
 from tests.conftest import TINY
 from tests.stand_ins import Letters
 
-PLAN = Plan(baselines=("inverse",), sizes=(0.05, 0.3))
+PLAN = Plan(ablations=("all", "residual+mlp"), baselines=("inverse",), sizes=(0.05, 0.3))
 DATA = Data("letters", tuple(Row(chr(97 + n % 20) * (3 + n % 4), "x") for n in range(150)), ("corpus",))
 KILLS = 20
 

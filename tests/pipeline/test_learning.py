@@ -131,7 +131,7 @@ def test_selectivity(tiny: Model) -> None:
 def test_padding_batches_and_seeds(family: str, replace: str) -> None:
     config = family_config(family)
     model = Model(Decoder(config, tiny_params(config)), Letters())
-    polish = 40 if replace == "mean" else 0  # which takes no part in what ablated edges carry
+    polish = 0 if replace == "zero" else 40  # which draws states, too; under zeros it is that of means
     options = QUICK | {"replace": replace, "steps": 2, "polish": polish}
     alone, again = (jstrace.learn(model, TEXT, **options) for _ in range(2))
     assert alone == again
@@ -162,7 +162,7 @@ def test_on_a_mesh(tiny: Model) -> None:
 def test_starts(tiny: Model) -> None:
     scorer = start_of(tiny, "activations")
     for start in ("rounds", scorer, jstrace.Rounds(cuts=2)):
-        jstrace.learn(tiny, TEXT, steps=1, polish=0, **(QUICK | {"start": start}))
+        jstrace.learn(tiny, TEXT, steps=1, **(QUICK | {"start": start}))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_name_is_the_default_fit(tiny: Model, monkeypatch: pytest.MonkeyPatc
 
 def test_ones_own_states_are_not_drawn_over(tiny: Model) -> None:
     own = jstrace.resample_replacement(tiny, TEXT[::-1].copy())
-    quick = QUICK | {"steps": 2, "polish": 0}
+    quick = QUICK | {"steps": 2}
     told, by_name = (jstrace.learn(tiny, TEXT, replace=how, **quick) for how in (own, "resample"))
     renamed = jstrace.learn(tiny, TEXT, replace=dataclasses.replace(own, name="mine"), **quick)
     np.testing.assert_array_equal(told.scores.attn, renamed.scores.attn)
