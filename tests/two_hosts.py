@@ -28,7 +28,7 @@ from tests.compiling import QUICK
 
 ROWS = ([3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8])
 MESHES = ("data=4", "data=2,model=2")
-SIZES = (0.01, 0.1, 0.5)
+SIZES = (0.01, 0.05, 0.3, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,9 +62,9 @@ def work() -> None:
             jax.clear_caches()
             given = (decoder, batch.tokens, batch.lengths, (edges,), batch.nexts)
             settings: dict[str, Any] = batch._evaluation()
-            lowered, tracing = clocked(functools.partial(masked.evaluate_batch.lower, *given, **settings))
+            lowered, tracing = clocked(functools.partial(masked.lowered, *given, **settings))
             program, compiling = clocked(lowered.compile)
-            run = functools.partial(program, *given)
+            run = functools.partial(program, *masked.program_arguments(*given, **settings)[0])
             for leaf in jax.tree.leaves(jax.block_until_ready(run())):
                 digest.update(np.asarray(leaf).tobytes())
             _, running = clocked(lambda run=run: jax.block_until_ready(run()))  # type: ignore[misc]

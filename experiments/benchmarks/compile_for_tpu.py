@@ -161,7 +161,7 @@ class Call:
         if name == "evaluate":
             options = {"n_sizes": len(SIZES), "cases": ((0, Condition()),), "mesh": self.mesh, "platform": "tpu"}
             strata = (self.edges(jnp.uint8),)
-            return masked.evaluate_batch.lower(self.decoder, self.tokens, self.rows, strata, self.rows, **options)
+            return masked.lowered(self.decoder, self.tokens, self.rows, strata, self.rows, **options)
         kinds = {"score": "l1", "round": Rounds(cuts=1), "fit": Fitted(steps=1, polish=0, start=Gradient())}
         return stages.score_batch.lower(
             self.decoder, self.tokens, self.rows, 0, scorings=((kinds[name], "zero"),), replacements={}, mesh=self.mesh

@@ -69,7 +69,7 @@ class Batch:
             platform=platform,
         )  # fmt: skip
         strata = (edges_like(c, n_rows, width, jnp.uint8),)
-        evaluate = masked.evaluate_batch.lower(
+        evaluate = masked.lowered(
             self.decoder, self.tokens, self.lengths, strata, self.nexts, **self._evaluation(), platform=platform
         )
         score = stages.score_batch.lower(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
@@ -40,8 +41,39 @@ class BatchResult:
     full_probs: Float32[AnyArray, "*B N"]
 
 
-@functools.partial(jax.jit, static_argnames=("n_sizes", "cases", "mesh", "platform"))
-def evaluate_batch(
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Masked forwards of the cases that differ in numbers only, dealt out to the devices that share them."""
+
+    sources: Int[AnyArray, "C"]
+    """Of each case, the index of its strata."""
+    ranges: UInt8[AnyArray, "C N 3 2"]
+    """The strata that each row keeps (``Condition.ranges``)."""
+    full: Bool[AnyArray, "C N"]
+    """Whether a row is the full graph."""
+    others: Replacement | None
+    """What ablated edges carry, on a leading axis of those whose measures are averaged."""
+
+
+def evaluate_batch(*batch: Any, **asked: Any) -> tuple[BatchResult, ...]:
+    """All Z + 1 masked forwards of a batch under every case, in one compiled call (arguments: ``program_arguments``).
+
+    What cases ablate, which way round, and under which name are numbers, so other ones compile nothing: only another
+    count of cases, masks before the softmax, and whether and how ablated edges are replaced do.
+    """
+    arguments, options, order = program_arguments(*batch, **asked)
+    results = _evaluate(*arguments, **options)
+    return tuple(results[place] for place in order)
+
+
+def lowered(*batch: Any, **asked: Any) -> jax.stages.Lowered:
+    """The program that ``evaluate_batch`` runs with the same arguments, before it is compiled."""
+    arguments, options, _ = program_arguments(*batch, **asked)
+    return _evaluate.lower(*arguments, **options)
+
+
+def program_arguments(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],
     lengths: Int[AnyArray, "B"],
@@ -54,8 +86,8 @@ def evaluate_batch(
     cases: tuple[tuple[int, Condition], ...],
     mesh: Mesh | None = None,
     platform: str | None = None,
-) -> tuple[BatchResult, ...]:
-    """All Z + 1 masked forwards of a batch under every case, in one compiled call.
+) -> tuple[tuple[Any, ...], dict[str, Any], list[int]]:
+    """What ``_evaluate`` is given, and for each case the place of its result.
 
     On a mesh inputs are divided over its ``data`` axis, and sizes where there are fewer inputs than devices.
 
@@ -71,37 +103,50 @@ def evaluate_batch(
       mesh: that the batch lies on.
       platform: that the program is compiled for, if not JAX's default one (``models.form``).
     """
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
-    results: dict[int, BatchResult] = {}
+    sharing = meshes.n_sharing(mesh, lengths.shape[0])
     kinds = [(condition.pre_softmax, condition.replace) for _, condition in cases]  # what needs programs of their own
-    for kind in dict.fromkeys(kinds):
-        chosen = [index for index, own in enumerate(kinds) if own == kind]
-        alike, others = [cases[index] for index in chosen], replacements.get(kind[1])
-        batch = (decoder, tokens, lengths, stacked, next_tokens, targets, others)
-        whole = _evaluated(batch, alike, n_sizes, mesh, platform)
-        results |= {index: _at(whole, place) for place, index in enumerate(chosen)}
-    return tuple(results[index] for index in range(len(cases)))
+    groups = {kind: [index for index, own in enumerate(kinds) if own == kind] for kind in kinds}
+    rows = []
+    for (_, replace), chosen in groups.items():
+        ranges, full = dealt([cases[index][1].ranges(n_sizes) for index in chosen], sharing)
+        sources = np.asarray([cases[index][0] for index in chosen], np.int32)
+        rows.append(Rows(sources, ranges, full, replacements.get(replace)))
+    order = [index for chosen in groups.values() for index in chosen]
+    batch = (decoder, tokens, lengths, strata, next_tokens, targets, tuple(rows))
+    options = {"pre_softmax": tuple(pre for pre, _ in groups), "n_sizes": n_sizes, "mesh": mesh, "platform": platform}
+    return batch, options, sorted(range(len(order)), key=order.__getitem__)
+
+
+@functools.partial(jax.jit, static_argnames=("pre_softmax", "n_sizes", "mesh", "platform"))
+def _evaluate(
+    decoder: Decoder,
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
+    strata: tuple[EdgeTree, ...],
+    next_tokens: Int[AnyArray, "B"],
+    targets: Float32[AnyArray, "B V"] | None,
+    groups: tuple[Rows, ...],
+    *,
+    pre_softmax: tuple[bool, ...],
+    n_sizes: int,
+    mesh: Mesh | None,
+    platform: str | None,
+) -> tuple[BatchResult, ...]:
+    """The cases of every group, one group after the other: rows measured by their devices, and collected."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
+    n_inputs, results = lengths.shape[0], list[BatchResult]()
+    sharing = meshes.n_sharing(mesh, n_inputs)
+    for pre, rows in zip(pre_softmax, groups, strict=True):
+        run = functools.partial(_measured, pre_softmax=pre, sharing=sharing, platform=platform)
+        batch = (decoder, tokens, lengths, stacked, next_tokens, targets, rows.others)
+        measured, *top = _over_rows(run, mesh, n_inputs)(*batch, rows.sources, rows.ranges, rows.full)
+        whole = BatchResult(jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured), *top)
+        results += [_at(whole, place) for place in range(len(rows.sources))]
+    return tuple(results)
 
 
 def _at(tree: Any, index: Array | int) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def _evaluated(
-    batch: tuple[Decoder, Array, Array, EdgeTree, Array, Array | None, Replacement | None],
-    cases: Sequence[tuple[int, Condition]],
-    n_sizes: int,
-    mesh: Mesh | None,
-    platform: str | None,
-) -> BatchResult:
-    """Cases that are alike before the softmax: their rows dealt to the devices, measured there, and collected."""
-    n_inputs = batch[1].shape[0]
-    sharing = meshes.n_sharing(mesh, n_inputs)
-    ranges, full = dealt([condition.ranges(n_sizes) for _, condition in cases], sharing)
-    rows = (jnp.asarray([source for source, _ in cases]), jnp.asarray(ranges), jnp.asarray(full))
-    run = functools.partial(_measured, pre_softmax=cases[0][1].pre_softmax, sharing=sharing, platform=platform)
-    measured, top, probs = _over_rows(run, mesh, n_inputs)(*batch, *rows)
-    return BatchResult(jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured), top, probs)
 
 
 def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Callable[..., Any]:

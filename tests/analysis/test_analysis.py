@@ -16,7 +16,7 @@ from tests.conftest import TINY, family_config, tiny_params
 from tests.show.test_view import Hostile
 
 networkx = pytest.importorskip("networkx")
-SIZES = (0.03, 0.2, 0.6)
+SIZES = (0.01, 0.03, 0.2, 0.6)
 
 
 def traced(family: str = "llama", **options: Any) -> jstrace.Trace:

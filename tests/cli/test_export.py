@@ -12,11 +12,12 @@ from jstrace.cli.export import Format
 from jstrace.models import Model
 from jstrace.show.export import FORMATS
 from tests.cli.conftest import Run
+from tests.conftest import SIZES
 
 
 @pytest.fixture
 def saved(stub: Model, tmp_path: Path) -> Path:
-    jstrace.trace(stub, "hello", sizes=(0.1, 0.5)).save(tmp_path / "trace.npz")
+    jstrace.trace(stub, "hello", sizes=SIZES).save(tmp_path / "trace.npz")
     return tmp_path / "trace.npz"
 
 
@@ -25,10 +26,10 @@ def test_files_are_the_librarys(run: Run, saved: Path, kind: str, tmp_path: Path
     out, wanted = tmp_path / "a" / "x", tmp_path / "b" / "x"
     for path in (out, wanted):
         path.parent.mkdir()
-    code, printed, error = run("export", str(saved), "--format", kind, "--size", "0.5", "-o", str(out))
+    code, printed, error = run("export", str(saved), "--format", kind, "--size", "0.7", "-o", str(out))
     assert (code, error) == (0, "")
     assert str(out) in printed
-    jstrace.export(jstrace.Trace.load(saved), wanted, kind, size=0.5)
+    jstrace.export(jstrace.Trace.load(saved), wanted, kind, size=0.7)
     assert out.read_bytes() == wanted.read_bytes()
 
 
@@ -50,7 +51,7 @@ def test_a_model_says_what_is_predicted(run: Run, stub: Model, saved: Path, tmp_
 def test_what_is_refused(run: Run, saved: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "x")
     for words, message in (
-        ((str(saved), "--format", "json", "--size", "0.3", "--out", out), "not one of this trace's sizes"),
+        ((str(saved), "--format", "json", "--size", "0.4", "--out", out), "not one of this trace's sizes"),
         ((str(saved), "--format", "json", "--size", "few", "--out", out), "expected a size of the trace"),
         ((str(saved), "--format", "json", "--size", "1", "--out", out, "--model", "tiny"), "json holds no prediction"),
         ((str(saved), "--format", "json", "--size", "1", "--out", str(tmp_path / "no" / "x")), "there is no folder"),

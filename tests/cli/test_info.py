@@ -13,6 +13,7 @@ import jstrace
 from jstrace.models import Model
 from tests import hf_models
 from tests.cli.conftest import Run
+from tests.conftest import SIZES
 
 
 def test_info_of_a_preset(run: Run) -> None:
@@ -34,7 +35,7 @@ def test_info_of_a_preset(run: Run) -> None:
 @pytest.fixture
 def saved(stub: Model, tmp_path: Path) -> tuple[jstrace.Trace, str]:
     """A trace and its file."""
-    trace = jstrace.trace(stub, "hello", sizes=(0.1, 0.4))
+    trace = jstrace.trace(stub, "hello", sizes=SIZES)
     trace.save(tmp_path / "trace.npz")
     return trace, str(tmp_path / "trace.npz")
 
@@ -43,13 +44,13 @@ def test_info_of_a_trace(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
     trace, path = saved
     code, out, _ = run("info", path)
     rows = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
-    assert (code, rows["tokens"], rows["n edges"], rows["sizes"]) == (0, "5", f"{trace.n_edges:,}", "[0.1, 0.4, 1.0]")
+    assert (code, rows["tokens"], rows["n edges"], rows["sizes"]) == (0, "5", f"{trace.n_edges:,}", str([*SIZES, 1.0]))
     facts = json.loads(run("info", path, "--json")[1])
     assert (facts["tokens"], facts["counts"]) == (trace.tokens.tolist(), trace.counts.tolist())
     assert "graph" not in facts
 
 
-@pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.4", 1), ("4e-1", 1), ("full", 2), ("1.0", 2), ("2", 2), ("0", 0)])
+@pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.3", 2), ("3e-1", 2), ("full", 4), ("1.0", 4), ("4", 4), ("0", 0)])
 def test_info_of_a_trace_as_a_network(run: Run, saved: tuple[jstrace.Trace, str], at: str, k: int) -> None:
     """A whole number is an index, as in Python; what is printed is what Python has."""
     trace, path = saved
@@ -72,9 +73,9 @@ def test_what_info_refuses_of_traces(run: Run, saved: tuple[jstrace.Trace, str])
     for words, message in (
         (("llama-3.1-8b", "--graph", "0.1"), "--graph takes a trace"),
         ((path, "--tokens", "5"), "a trace has its own"),
-        ((path, "--graph", "0.3"), "not one of this trace's sizes"),
-        ((path, "--graph", "3"), "expected 0 to 2"),
-        ((path, "--graph", "-1"), "expected 0 to 2"),
+        ((path, "--graph", "0.4"), "not one of this trace's sizes"),
+        ((path, "--graph", "7"), "expected 0 to 4"),
+        ((path, "--graph", "-1"), "expected 0 to 4"),
         ((path, "--graph", "nan"), "not one of"),
         ((path, "--graph", "half"), "expected a size of the trace"),
         (("missing.npz", "--graph", "1"), "missing.npz"),

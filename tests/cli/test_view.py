@@ -17,6 +17,7 @@ from jstrace.models import Model
 from jstrace.runs.data import Data, Row
 from jstrace.show.page import packed
 from tests.cli.conftest import Run
+from tests.conftest import SIZES
 from tests.show.test_view import data_of
 
 
@@ -26,12 +27,12 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
     assert code == 0, error
     assert "kB" in printed
     assert [panel["name"] for panel in data_of(out.read_text())["traces"]] == ["l1", "l2"]
-    jstrace.trace(stub, "hello", sizes=(0.1, 0.5)).save(saved)
+    jstrace.trace(stub, "hello", sizes=SIZES).save(saved)
     assert run("view", str(saved), "--out", str(out))[0] == 0
-    assert data_of(out.read_text())["traces"][0]["sizes"] == [0.1, 0.5, 1.0]
+    assert data_of(out.read_text())["traces"][0]["sizes"] == [*SIZES, 1.0]
     assert run("view", str(saved), "--against", "l1", "--order", "score", "--out", str(out))[0] == 0
     best, ranked = data_of(out.read_text())["traces"]
-    alone = jstrace.trace(stub, "hello", sizes=(0.1, 0.5), order="score")
+    alone = jstrace.trace(stub, "hello", sizes=SIZES, order="score")
     assert ranked["strata"] == packed(dict(alone.strata.items())), "the order is that of the trace beside it"
     assert best["strata"] != ranked["strata"]
     for words, message in (
@@ -50,7 +51,7 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
 def test_inputs_of_a_run(run: Run, stub: Model, tmp_path: Path) -> None:
     """Without the model, and with it where texts of its tokens are wanted."""
     folder, bare, out = tmp_path / "run", tmp_path / "bare", tmp_path / "page.html"
-    data, plan = Data("d", (Row("hello"), Row("abc")), ("x",)), Plan(("l1", "l2"), sizes=(0.1, 0.5))
+    data, plan = Data("d", (Row("hello"), Row("abc")), ("x",)), Plan(("l1", "l2"), sizes=SIZES)
     runs.run(stub, data, folder, plan, save_strata=True, name="tiny")
     runs.run(stub, data, bare, plan)
     chosen = ("--condition", "l2/all", "--condition", "l1")

@@ -29,10 +29,11 @@ from jstrace.models import (
 )
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
-from tests.conftest import FAMILIES, family_config, tiny_params
+from tests.conftest import FAMILIES, SIZES, family_config, tiny_params
 
-SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
 LENGTHS = (1, 6)
+N_MASKS = len(SIZES) + 1
+"""As many as a trace has, for which a program is compiled."""
 
 
 @functools.cache
@@ -129,10 +130,10 @@ def test_masked_forward_equals_the_oracle(family: str, pre_softmax: bool) -> Non
     """Any soft masks at all, traces or not: from nothing kept to everything."""
     config, params, model = made(family)
     tokens = tokens_of(config, 6)
-    masks = random_masks(config, 6, np.random.default_rng(1), 6, soft=True)
+    masks = random_masks(config, 6, np.random.default_rng(1), N_MASKS, soft=True)
     got = over_masks(model, jnp.asarray(tokens), masks, skip=False, pre_softmax=pre_softmax)
     literal = oracle.Literal(config, params, tokens)
-    for k in range(6):
+    for k in range(N_MASKS):
         mask = jax.tree.map(lambda leaf, k=k: leaf[k], masks)
         expected = literal.masked(mask, pre_softmax=pre_softmax)
         np.testing.assert_allclose(got[k], expected, atol=2e-4 * max(1, np.abs(expected).max()))
@@ -144,7 +145,7 @@ def test_skipping_dead_rows_changes_nothing(family: str) -> None:
     config, _, model = made(family)
     ids = tokens_of(config, 6)
     trace, tokens = jstrace.trace(model, ids, sizes=SIZES), jnp.asarray(ids)
-    for masks in (random_masks(config, 6, np.random.default_rng(0), 7, soft=False), trace.masks()):
+    for masks in (random_masks(config, 6, np.random.default_rng(0), N_MASKS, soft=False), trace.masks()):
         dense = over_masks(model, tokens, masks, skip=False)
         skipping = over_masks(model, tokens, masks, skip=True)
         np.testing.assert_allclose(skipping, dense, atol=2e-4)
@@ -156,7 +157,7 @@ def test_skipping_dead_rows_in_bfloat16(family: str) -> None:
     config, _, wide = made(family)
     tokens = jnp.asarray(tokens_of(config, 6))
     narrow = Model(Decoder(config, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny_params(config))))
-    masks = random_masks(config, 6, np.random.default_rng(0), 7, soft=False)
+    masks = random_masks(config, 6, np.random.default_rng(0), N_MASKS, soft=False)
     exact = over_masks(wide, tokens, masks, skip=False)
     dense, skipping = (over_masks(narrow, tokens, masks, skip=skip) for skip in (False, True))
     lost, apart, lost_too = (

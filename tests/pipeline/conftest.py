@@ -7,8 +7,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Model
-
-SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
+from tests.conftest import SIZES
 
 
 @pytest.fixture

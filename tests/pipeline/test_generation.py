@@ -14,7 +14,7 @@ from jstrace.pipeline import stages
 from jstrace.pipeline.generation import _spans, generated
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.scale import batching
-from tests.conftest import TINY, family_config, tiny_params
+from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 
 PROMPT = np.asarray([3, 14, 15], np.int32)
@@ -100,7 +100,7 @@ def test_what_a_token_leaves_as_it_was(tiny: Model) -> None:
     """Scores by norms below the last layer, whose edges are those into the last token; no others."""
     rows = [np.arange(3, 3 + n, dtype=np.int32) for n in (7, 8)]
     for importance, stays in (("l1", True), ("random", False)):
-        short, long = (trace.scores.attn for trace in jstrace.trace(tiny, rows, importance=importance, sizes=(0.1,)))
+        short, long = (trace.scores.attn for trace in jstrace.trace(tiny, rows, importance=importance, sizes=SIZES))
         assert np.array_equal(short[:-1], long[:-1, :, :7, :7]) is stays, importance
         assert (long[-1, :, :7] == -1).all()
 
@@ -109,7 +109,7 @@ def test_predictions_that_are_not_finite() -> None:
     params = tiny_params()
     model = Model(Decoder(TINY, params | {"final_norm": params["final_norm"] * np.nan}))
     with pytest.raises(InputError, match="the prediction of token 1 after the prompt is not finite"):
-        jstrace.trace_generation(model, PROMPT, 2, sizes=(0.1,))
+        jstrace.trace_generation(model, PROMPT, 2, sizes=SIZES)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_positions_end() -> None:
     config = dataclasses.replace(family_config("gpt2"), max_positions=6)
     model = Model(Decoder(config, tiny_params(config)))
     assert len(generated(model, PROMPT, 4)[0]) == 4, "the last token is not read"
-    found = jstrace.trace_generation(model, PROMPT, 4, sizes=(0.3,))
+    found = jstrace.trace_generation(model, PROMPT, 4, sizes=SIZES)
     assert (len(found.tokens), len(found.traces[-1].tokens)) == (7, 6)
     for call in (generated, jstrace.trace_generation):
         with pytest.raises(InputError, match="7 tokens, more than the 6 positions"):

@@ -13,7 +13,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, Model
-from tests.conftest import TINY, tiny_params
+from tests.conftest import SIZES, TINY, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
 
@@ -53,7 +53,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def trace(model: Model) -> jstrace.Trace:
-    return jstrace.trace(model, "eight ch", sizes=(0.01, 0.3))
+    return jstrace.trace(model, "eight ch", sizes=SIZES)
 
 
 def test_a_trace(trace: jstrace.Trace) -> None:
@@ -65,7 +65,8 @@ def test_a_trace(trace: jstrace.Trace) -> None:
         assert shown.isprintable()
         assert shown == "".join(x if x.isprintable() else repr(x)[1:-1] for x in text).replace(" ", "·")
     whole = f"{trace.n_edges:,}"
-    assert found.texts["td"] == ["0.01", str(trace.counts[0]), "0.3", str(trace.counts[1]), "full", whole]
+    cells = [str(cell) for pair in zip(SIZES, trace.counts, strict=True) for cell in pair]
+    assert found.texts["td"] == [*cells, "full", whole]
     assert f"8 tokens, {whole} edges, ranked by l1" in found.words
 
 
@@ -73,9 +74,9 @@ def test_an_evaluation(model: Model, trace: jstrace.Trace) -> None:
     one = jstrace.evaluate(model, trace, ablate="residual+mlp")
     found = Shown(one._repr_html_())
     assert found.texts["th"] == ["size", "TV", "KL (nats)", "top token"]
-    rows = [found.texts["td"][start : start + 4] for start in range(0, 12, 4)]
+    rows = [found.texts["td"][start : start + 4] for start in range(0, 20, 4)]
     for k, (size, tv, kl, top) in enumerate(rows):
-        assert size == ["0.01", "0.3", "full"][k]
+        assert size == [*map(str, SIZES), "full"][k]
         assert (tv, kl) == (f"{one.tv[k]:.3f}", f"{one.kl[k]:.3f}")
         assert top == f"#{one.top_token[k]}" + (" ✓" if one.agreement[k] else "")
     assert rows[-1][-1].endswith("✓")

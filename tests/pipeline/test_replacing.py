@@ -14,7 +14,7 @@ import pytest
 import jstrace
 from jstrace.models import Decoder, Model
 from jstrace.pipeline.replacing import Replacing, built_in_reference
-from tests.conftest import TINY, family_config, tiny_params
+from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 
 REFERENCE = [np.arange(9), np.arange(40, 52), np.asarray([7]), np.arange(60, 65)]
@@ -49,7 +49,7 @@ def test_noise_has_the_moments_and_the_seed(tiny: Model) -> None:
 def test_every_name_in_every_dtype(family: str, dtype: str, tmp_path: Path) -> None:
     """By name, of one's own, and read back from a file, which holds float32; streams are longer than all positions."""
     model, rows = model_of(family, dtype), [np.arange(5), np.arange(20, 27)]
-    traces = jstrace.trace(model, rows, sizes=(0.1, 0.5))
+    traces = jstrace.trace(model, rows, sizes=SIZES)
     texts = [*built_in_reference()[:1], "a few words more", "and others"] * 8
     texts = [text[:60] for text in texts]
     own = jstrace.mean_replacement(model, texts)
@@ -67,7 +67,7 @@ def test_every_name_in_every_dtype(family: str, dtype: str, tmp_path: Path) -> N
 
 
 def test_several_are_averaged(tiny: Model, tokens: np.ndarray) -> None:
-    trace = jstrace.trace(tiny, tokens, sizes=(0.1, 0.5))
+    trace = jstrace.trace(tiny, tokens, sizes=SIZES)
     others = [jstrace.resample_replacement(tiny, np.arange(start, start + len(tokens))) for start in (0, 40)]
     together = jstrace.evaluate(tiny, trace, replace=others)
     alone = [jstrace.evaluate(tiny, trace, replace=other) for other in others]
@@ -95,7 +95,7 @@ def test_means_of_other_references_are_others() -> None:
 
 def test_an_input_longer_than_the_reference_is_invalid_alone(tiny: Model) -> None:
     rows = [np.arange(5), np.arange(30)]
-    traces = jstrace.trace(tiny, rows, sizes=(0.1,))
+    traces = jstrace.trace(tiny, rows, sizes=SIZES)
     options: dict[str, Any] = {"replace": "resample", "reference": [np.arange(10), np.arange(10, 20)]}
     found = jstrace.evaluate(tiny, traces, on_invalid="keep", **options)
     assert isinstance(found[0], jstrace.Evaluation)
@@ -134,7 +134,7 @@ def test_bad_replacements_are_one_line(tiny: Model, tokens: np.ndarray) -> None:
 
 def test_a_trace_says_which_texts_its_gradients_were_taken_under(tiny: Model, tmp_path: Path) -> None:
     def marked(**options: Any) -> str:
-        trace = jstrace.trace(tiny, np.arange(4), sizes=(0.1,), **options)
+        trace = jstrace.trace(tiny, np.arange(4), sizes=SIZES, **options)
         trace.save(tmp_path / "t.npz")
         assert jstrace.Trace.load(tmp_path / "t.npz") == trace
         return trace.reference

@@ -21,9 +21,7 @@ from jstrace.pipeline import Driver, Input, Invalid, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 from tests import oracle
-from tests.conftest import TINY, family_config, tiny_params
-
-SIZES = (0.01, 0.05, 0.1, 0.3, 0.6, 0.9)
+from tests.conftest import SIZES, TINY, family_config, tiny_params
 
 
 def test_trace_equals_the_oracle(tiny: Model, tokens: np.ndarray) -> None:
@@ -97,7 +95,7 @@ def test_few_programs_serve_many_inputs(tiny: Model) -> None:
     rng = np.random.default_rng(0)
     inputs = [rng.integers(0, TINY.vocab_size, n) for n in (*range(1, 9), 20, *range(17, 30))]
     sizes = tuple(size * 0.99 for size in SIZES)
-    programs = [stages.score_batch, stages.extract_program, masked.evaluate_batch]
+    programs = [stages.score_batch, stages.extract_program, masked._evaluate]
     before = [program._cache_size() for program in programs]
     jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=sizes))
     grown = [program._cache_size() - start for program, start in zip(programs, before, strict=True)]
@@ -223,22 +221,22 @@ def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
 def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:
     """Sizes are fractions, so a float in the place of an index is refused rather than rounded."""
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)
-    chex.assert_trees_all_equal(trace.mask(size=0.1), trace.mask(2))
+    chex.assert_trees_all_equal(trace.mask(size=0.3), trace.mask(2))
     chex.assert_trees_all_equal(trace.mask(size=1.0), trace.mask(len(SIZES)))
     assert trace.edges(size=0.05) == trace.edges(np.int64(1))
     for arguments, message in (
-        (((0.1,), {}), r"for a size use mask\(size=0.1\)"),
+        (((0.3,), {}), r"for a size use mask\(size=0.3\)"),
         (((1.0,), {}), "an index is an integer"),
         (((), {"size": 0.2}), r"size = 0.2: not one of this trace's sizes \[0.01"),
         (((), {}), "one of the two"),
-        (((2,), {"size": 0.1}), "one of the two"),
-        (((-1,), {}), "k = -1, expected 0 to 6"),
+        (((2,), {"size": 0.3}), "one of the two"),
+        (((-1,), {}), "k = -1, expected 0 to 4"),
     ):
         with pytest.raises(InputError, match=message):
             inspect.unwrap(trace.mask)(trace, *arguments[0], **arguments[1])  # type: ignore[operator]
     with pytest.raises(InputError, match=r"size = 0\.2: not one"):
         trace.edges(size=0.2)
-    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 6 sizes from 0.01 to 0.9, importance 'l1')"
+    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 4 sizes from 0.01 to 0.7, importance 'l1')"
 
 
 def test_no_inputs_and_unknown_next_tokens(tiny: Model) -> None:
@@ -338,7 +336,7 @@ def test_as_a_graph(family: str) -> None:
     """Every edge once, and every node of a best-first trace reaches the output."""
     networkx = pytest.importorskip("networkx")
     config = family_config(family)
-    trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(7), sizes=(0.1, 0.4))
+    trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(7), sizes=SIZES)
     for k in range(3):
         graph = trace.to_networkx(k)
         assert graph.number_of_edges() == len(trace.edges(k))
@@ -347,6 +345,6 @@ def test_as_a_graph(family: str) -> None:
         assert graph.nodes[output] == {"token": "6", "position": 6}
         assert len(networkx.ancestors(graph, output)) + 1 == len(graph)
     found = sorted(
-        (data["kind"], data["layer"], data["score"]) for *_, data in trace.to_networkx(size=0.1).edges(data=True)
+        (data["kind"], data["layer"], data["score"]) for *_, data in trace.to_networkx(size=0.3).edges(data=True)
     )
-    assert found == sorted((edge.kind, edge.layer, edge.score) for edge in trace.edges(size=0.1))
+    assert found == sorted((edge.kind, edge.layer, edge.score) for edge in trace.edges(size=0.3))

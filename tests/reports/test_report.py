@@ -377,7 +377,7 @@ def test_a_report_that_fails_leaves_what_was_there(
 
 
 def test_a_real_run_with_a_reference_reports(model: Model, tmp_path: Path) -> None:
-    plan = Plan(("l1",), sizes=(0.05, 0.4), replacements=("zero", "mean"), orders=("best-first", "score"))
+    plan = Plan(("l1",), sizes=(0.01, 0.05, 0.4, 0.7), replacements=("zero", "mean"), orders=("best-first", "score"))
     data = Data("d", (Row("hello", "d"), Row("abc")), ("x",))
     runs.run(model, data, tmp_path / "run", plan, reference=["some words", "and more"])
     wanted = ("order", "replace", "tv")

@@ -9,8 +9,8 @@ from pyarrow import parquet
 
 from jstrace.method.conditions import Plan
 from jstrace.runs.data import Data, Row
+from tests.conftest import SIZES
 
-SIZES = (0.01, 0.05, 0.3, 0.7)
 DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "a longer text", "bye")), ("hello", "aaa"))
 SMALL = Plan(sizes=SIZES)
 

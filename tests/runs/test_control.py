@@ -25,7 +25,7 @@ from jstrace.runs import control as controls
 from jstrace.runs import manifest
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data, Row
-from tests.conftest import TINY, tiny_params
+from tests.conftest import SIZES, TINY, tiny_params
 from tests.stand_ins import Letters
 
 TEXTS = ("hello", "abc", "", "bye", "hello", "a longer text", "more words")
@@ -33,10 +33,10 @@ DATA = Data("letters", tuple(Row(text, "d") for text in TEXTS), ("hello",))
 REFERENCE = ["some words of reference", "and others", "a third text"]
 FITTED = Fitted(steps=2, smallest=0.05, start=ShareTimesGradient(), name="few")
 PLAN = Plan(
-    (FITTED, "l1"), baselines=("inverse",), sizes=(0.1, 0.4), replacements=("mean",),
+    (FITTED, "l1"), baselines=("inverse",), sizes=SIZES, replacements=("mean",),
     orders=("score",), selectivity=2,
 )  # fmt: skip
-LIGHT = Plan(("l1*gradient",), sizes=(0.1, 0.4), replacements=("mean",), selectivity=2)
+LIGHT = Plan(("l1*gradient",), sizes=SIZES, replacements=("mean",), selectivity=2)
 
 
 def tables(folder: Path) -> dict[str, pa.Table]:
@@ -160,7 +160,7 @@ def test_inputs_that_all_predict_the_same(model: Model, tmp_path: Path) -> None:
     assert runs.run(model, data, tmp_path, LIGHT, reference=REFERENCE) == runs.Summary(3, 0, 3)
     found = tables(tmp_path)
     assert found["inputs"]["foreign_inputs"].null_count == 3
-    assert found["curves"]["foreign_tv"].null_count == found["curves"]["selectivity"].null_count == 9
+    assert found["curves"]["foreign_tv"].null_count == found["curves"]["selectivity"].null_count == 3 * 5
 
 
 def test_memory_that_ran_out_in_the_control(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

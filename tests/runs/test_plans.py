@@ -256,12 +256,8 @@ def test_all_cases_run_through_one_program(model: Model) -> None:
         assert found.measures.tv.shape == (2, 5)
         for got, expected in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(got, expected, atol=2e-5)
-    programs = masked.evaluate_batch.lower(
-        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 2
-    ).as_text()
-    more = masked.evaluate_batch.lower(
-        model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 8
-    ).as_text()
+    programs = masked.lowered(model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 2).as_text()
+    more = masked.lowered(model.decoder, tokens, lengths, strata, nexts, n_sizes=4, cases=cases[:1] * 8).as_text()
     assert len(more) < 1.2 * len(programs), "more cases are no more code"
 
 

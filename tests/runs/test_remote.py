@@ -16,9 +16,10 @@ from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
 from jstrace.runs import parts, remote
 from jstrace.runs.data import Data, Row
+from tests.conftest import SIZES
 from tests.stand_ins import Letters
 
-PLAN = Plan(sizes=(0.05, 0.3), ablations=("all",))
+PLAN = Plan(sizes=SIZES, ablations=("all",))
 DATA = Data("letters", tuple(Row(text, "d") for text in ("hello", "abc", "world")), ("hello",))
 URL = "memory://bucket/run"
 TABLES = ["curves", "components", "inputs"]

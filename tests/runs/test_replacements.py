@@ -19,13 +19,14 @@ from jstrace.method.conditions import ABLATIONS, BASELINES, Plan
 from jstrace.models import InputError, Model
 from jstrace.runs import manifest
 from jstrace.runs.data import Data, Row
+from tests.conftest import SIZES
 from tests.stand_ins import Letters
 
 DATA = Data("letters", (Row("hello", "d"), Row("abc"), Row("bye", "d")), ("hello",))
 PLAN = Plan(
-    ("l1", "rounds"), sizes=(0.05, 0.4), replacements=("zero", "mean"), orders=("best-first", "score")
+    ("l1", "rounds"), sizes=SIZES, replacements=("zero", "mean"), orders=("best-first", "score")
 )  # fmt: skip
-LIGHT = Plan(sizes=(0.4,), replacements=("zero", "mean"))
+LIGHT = Plan(sizes=SIZES, replacements=("zero", "mean"))
 REFERENCE = ["some words of reference", "and others", "a third text"]
 NAMES = [
     f"{source}/all{carried}"
@@ -74,7 +75,7 @@ def _replaced(replace: str, importance: str) -> dict[str, Any]:
 def test_another_run_in_the_same_folder(model: Model, tmp_path: Path) -> None:
     """Refused with the difference, whether it asks for more or for less, before the model is loaded."""
     runs.run(model, DATA, tmp_path / "run", LIGHT, limit=1, reference=REFERENCE)
-    runs.run(model, DATA, tmp_path / "plain", Plan(sizes=(0.4,)), limit=1)
+    runs.run(model, DATA, tmp_path / "plain", Plan(sizes=SIZES), limit=1)
     before = sorted(path for path in tmp_path.rglob("*"))
     for folder, change, reference, message in (
         ("run", {}, REFERENCE[:2], r'reference is "\w{16}" there, "\w{16}" here$'),
@@ -106,7 +107,7 @@ def test_an_empty_reference(tmp_path: Path) -> None:
 
 
 def test_a_reference_too_short_to_resample(model: Model, tmp_path: Path) -> None:
-    plan = Plan(sizes=(0.4,), replacements=("resample",))
+    plan = Plan(sizes=SIZES, replacements=("resample",))
     done = runs.run(model, DATA, tmp_path / "run", plan, reference=["ab", "cd"])
     assert done.invalid == done.inputs, "each says how many tokens there are"
 

@@ -19,9 +19,10 @@ from jstrace.pipeline import driver, masked, stages
 from jstrace.reports import contents, results, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
+from tests.conftest import SIZES
 
 DATA = Data("letters", tuple(Row(text, "d") for text in ("abc", "hello", "cab")), ("hello", "aaa"))
-PLAN = Plan(("l1", "l2", "gradient"), sizes=(0.05, 0.3), replacements=("mean",), baselines=("random",))
+PLAN = Plan(("l1", "l2", "gradient"), sizes=SIZES, replacements=("mean",), baselines=("random",))
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_what_is_computed_again_counts_once(model: Model, tmp_path: Path, monkey
     assert told(tmp_path)[0]["gradient"] == {"inputs": 4, "seconds": 4 * 13}
 
 
-@pytest.mark.parametrize(("plan", "ahead"), [(Plan(("l1", "l2"), sizes=(0.3,)), True), (PLAN, False)])
+@pytest.mark.parametrize(("plan", "ahead"), [(Plan(("l1", "l2"), sizes=SIZES), True), (PLAN, False)])
 def test_batches_are_started_ahead_where_nothing_is_timed(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Plan, ahead: bool
 ) -> None:
@@ -195,7 +196,7 @@ def test_names_that_no_table_can_hold_are_refused(model: Model, tmp_path: Path, 
 
 
 def test_other_hosts_leave_the_manifest_alone(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.run(model, DATA, tmp_path, Plan(sizes=(0.3,)))
+    runs.run(model, DATA, tmp_path, Plan(sizes=SIZES))
     session = manifest.read_manifest(tmp_path)["sessions"][0]
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with folder.timed(tmp_path, session, lambda: {"gradient": {"inputs": 1, "seconds": 1.0}}):

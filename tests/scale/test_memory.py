@@ -139,7 +139,7 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
     needed = max(temporary(scored), temporary(extracted) + held)
     assert 0.8 < footprint.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
-    evaluated = masked.evaluate_batch.lower(
+    evaluated = masked.lowered(
         decoder, tokens, one, (strata,), one, n_sizes=len(SIZES), cases=((0, Condition()),)
     ).compile()
     needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)

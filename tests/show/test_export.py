@@ -13,7 +13,7 @@ from pyarrow import parquet
 import jstrace
 from jstrace.models import Decoder, InputError, Model
 from jstrace.show.export import FORMATS
-from tests.conftest import TINY, family_config, tiny_params
+from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
 networkx = pytest.importorskip("networkx")
@@ -34,7 +34,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 @pytest.fixture(scope="module")
 def trace(model: Model) -> jstrace.Trace:
-    return jstrace.trace(model, "seventeen letters", sizes=(0.05, 0.3, 0.7))
+    return jstrace.trace(model, "seventeen letters", sizes=SIZES)
 
 
 def plain(value: str) -> str:
@@ -54,7 +54,7 @@ def facts(graph: Any, *, named: bool) -> tuple[list[Any], list[Any]]:
     return nodes, sorted(edges, key=repr)
 
 
-@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("k", range(5))
 def test_graphml_is_the_graph(trace: jstrace.Trace, k: int, tmp_path: Path) -> None:
     """With tokens that XML cannot hold."""
     jstrace.export(trace, tmp_path / "a.graphml", "graphml", k)
@@ -70,7 +70,7 @@ def test_graphml_is_the_graph(trace: jstrace.Trace, k: int, tmp_path: Path) -> N
     assert not any(byte in content for byte in (b"\x00", b"\x07", b"\r"))
 
 
-@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("k", range(5))
 def test_json_is_the_graph(trace: jstrace.Trace, k: int, tmp_path: Path) -> None:
     jstrace.export(trace, tmp_path / "a.json", "json", size=[*trace.sizes, 1.0][k])
     text = (tmp_path / "a.json").read_bytes().decode("ascii")
@@ -106,7 +106,7 @@ def test_parquet_holds_every_text_once(model: Model, tmp_path: Path, monkeypatch
     """A dictionary with a text in it twice leaves as many bytes unwritten in the page, and the file at random."""
     written: list[Any] = []
     monkeypatch.setattr(parquet, "write_table", lambda table, *args, **kwargs: written.append(table))
-    trace = jstrace.trace(model, np.array([5, 3, 5, 5, 3]), sizes=(0.05, 0.3, 0.7))
+    trace = jstrace.trace(model, np.array([5, 3, 5, 5, 3]), sizes=SIZES)
     assert len(set(trace.token_texts or ())) == 2
     jstrace.export(trace, tmp_path / "a.parquet", "parquet", 2)
     for column in (written[0][name].combine_chunks() for name in ("source_token", "target_token")):
@@ -141,7 +141,7 @@ def check(found: dict[str, Any]) -> None:
                 assert isinstance(item[name], kind), (part, name, item)
 
 
-@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("k", range(5))
 def test_attribution_graph(model: Model, trace: jstrace.Trace, k: int, tmp_path: Path) -> None:
     """Fields by the schema; the same nodes and the same sums of scores as the trace, parallel edges being one link."""
     evaluation = jstrace.evaluate(model, trace)
@@ -172,16 +172,16 @@ def test_attribution_graph(model: Model, trace: jstrace.Trace, k: int, tmp_path:
 
 def test_pruning_takes_smaller_traces(trace: jstrace.Trace, tmp_path: Path) -> None:
     """A page that keeps influence up to (j + 1) / (k + 1) shows the nodes of trace j."""
-    jstrace.export(trace, tmp_path / "a.json", "neuronpedia", 2)
+    jstrace.export(trace, tmp_path / "a.json", "neuronpedia", 3)
     nodes = json.loads((tmp_path / "a.json").read_text())["nodes"]
-    for j in range(3):
-        kept = [node for node in nodes if node["influence"] is not None and node["influence"] <= (j + 1) / 3]
+    for j in range(4):
+        kept = [node for node in nodes if node["influence"] is not None and node["influence"] <= (j + 1) / 4]
         assert len(kept) == len(trace.to_networkx(j)) > 0
 
 
 def test_labels_are_no_markup(model: Model, trace: jstrace.Trace, tmp_path: Path) -> None:
     """circuit-tracer's page puts labels into itself as HTML, and tells a probability by "(p=" after the first quote."""
-    jstrace.export(trace, tmp_path / "a.json", "neuronpedia", 3, evaluation=jstrace.evaluate(model, trace), model=model)
+    jstrace.export(trace, tmp_path / "a.json", "neuronpedia", 4, evaluation=jstrace.evaluate(model, trace), model=model)
     found = json.loads((tmp_path / "a.json").read_text())
     labels = [*(node["clerp"] for node in found["nodes"]), *found["metadata"]["prompt_tokens"]]
     assert not any(letter in label for label in (*labels, found["metadata"]["prompt"]) for letter in "<>")
@@ -200,8 +200,8 @@ def test_outputs_that_were_not_evaluated(trace: jstrace.Trace, tmp_path: Path) -
 @pytest.mark.parametrize("kind", FORMATS)
 def test_small_traces(kind: str, tmp_path: Path) -> None:
     """Of no edges, and of one token without a text."""
-    small = jstrace.trace(Model(Decoder(TINY, tiny_params())), np.asarray([5], np.int32), sizes=(1e-3, 0.5))
-    for k, edges, pairs in ((0, 0, 0), (2, small.n_edges, 6)):
+    small = jstrace.trace(Model(Decoder(TINY, tiny_params())), np.asarray([5], np.int32), sizes=SIZES)
+    for k, edges, pairs in ((0, 0, 0), (4, small.n_edges, 6)):
         path = tmp_path / f"{k}.{kind}"
         jstrace.export(small, path, kind, k)
         if kind == "parquet":
@@ -218,7 +218,7 @@ def test_what_is_refused(model: Model, trace: jstrace.Trace, tmp_path: Path) -> 
     evaluation = jstrace.evaluate(model, trace)
     for path, kind, k, options, message in (
         ("a", "gexf", 1, {}, "expected one of graphml, json, parquet, neuronpedia"),
-        ("a", "json", 9, {}, "expected 0 to 3"),
+        ("a", "json", 9, {}, "expected 0 to 4"),
         ("a", "json", None, {}, "an index k or a size"),
         ("a", "json", 1, {"evaluation": evaluation}, "json holds no prediction"),
         ("no/a", "json", 1, {}, "there is no folder"),
