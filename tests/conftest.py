@@ -86,6 +86,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": _BIASED | {"parallel": True, "rotary_dim": 2, "activation": "gelu", "n_kv_heads": 4},
 }
 """What each family changes in ``TINY``."""
+SHAPES = ("llama", "olmo2", "gemma2", "gpt2", "gpt_neox")
+"""Families that have, all together, every kind of weight and of block, for tests in which nothing else matters."""
 
 
 def family_config(family: str) -> ModelConfig:

@@ -22,7 +22,7 @@ from jstrace.models import Decoder, InputError, Model, make_mesh, param_sharding
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, hosts, meshes
-from tests.conftest import FAMILIES, TINY, family_config, tiny_params
+from tests.conftest import SHAPES, TINY, family_config, tiny_params
 
 SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
@@ -42,7 +42,7 @@ def inputs(count: int) -> list[np.ndarray]:
     return [rng.integers(0, CONFIG.vocab_size, 5 + n % 4) for n in range(count)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHAPES)
 def test_eight_devices_equal_one(family: str) -> None:
     """Four inputs, on the mesh one for each device along ``data``."""
     one, many = model_on(None, family), model_on(make_mesh(data=4, model=2), family)
