@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pyarrow import parquet
 import jstrace
 from jstrace.models import Decoder, InputError, Model
 from jstrace.show.export import FORMATS
+from jstrace.show.text import text_of
 from tests.conftest import TINY, family_config, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
@@ -52,6 +54,15 @@ def facts(graph: Any, *, named: bool) -> tuple[list[Any], list[Any]]:
     nodes = sorted((place(node), data["token"], data["position"]) for node, data in graph.nodes(data=True))
     edges = [(place(one), place(two), *(data.get(name) for name in names)) for one, two, data in graph.edges(data=True)]
     return nodes, sorted(edges, key=repr)
+
+
+def test_whole_texts_are_those_of_the_trace(trace: jstrace.Trace, tmp_path: Path) -> None:
+    """Not what the texts of its tokens give when they are joined; of traces that have none they are."""
+    one = dataclasses.replace(trace, text="日本 <b>\n")
+    jstrace.export(one, tmp_path / "a.json", "neuronpedia", 1)
+    assert json.loads((tmp_path / "a.json").read_text())["metadata"]["prompt"] == "日本 ‹b›⏎"
+    assert "日本" in jstrace.view(one).html
+    assert (text_of(one), text_of(dataclasses.replace(trace, text=None))) == (one.text, "".join(trace.words))
 
 
 @pytest.mark.parametrize("k", range(4))
