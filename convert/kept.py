@@ -28,7 +28,8 @@ from jstrace.models.params import Weight, map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
-_FORMAT, _VERSION = "jstrace-kept-weights", 1
+_FORMAT, _VERSION = "jstrace-kept-weights", 2
+"""The version goes up with whatever makes another model or tokenizer of the same file."""
 _WORTH = 2**24
 """Bytes of weights from which keeping them pays."""
 _MOST_GB = "JSTRACE_KEPT_GB"
@@ -42,8 +43,8 @@ class Kept:
     config: ModelConfig
     params: dict[str, Any]
     fingerprints: Fingerprints
-    tokenizer: tuple[str, list[int]] | None
-    """A tokenizer of the ``tokenizers`` library as text, and the ids that it puts before every text."""
+    tokenizer: str | None
+    """A tokenizer of the ``tokenizers`` library as text."""
 
 
 def find(path: Path, dtype: jnp.dtype, say: Callable[[str], None]) -> Kept | None:
@@ -146,7 +147,7 @@ def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
 
     map_weights(save, kept.config, kept.params, named=True)
     if kept.tokenizer is not None:
-        (folder / _TOKENIZER).write_text(kept.tokenizer[0], encoding="utf-8")
+        (folder / _TOKENIZER).write_text(kept.tokenizer, encoding="utf-8")
     facts = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -154,7 +155,7 @@ def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
         "dtype": dtype.name,
         "config": dataclasses.asdict(kept.config),
         "fingerprints": kept.fingerprints.every,
-        "bos": None if kept.tokenizer is None else kept.tokenizer[1],
+        "tokenizer": kept.tokenizer is not None,
         "sums": sums,
     }
     (folder / _ENTRY).write_text(json.dumps(facts), encoding="utf-8")
@@ -177,9 +178,7 @@ def _read(folder: Path, path: Path, dtype: jnp.dtype) -> Kept:
     # Placed as dequantised weights are: programs for arrays that may lie anywhere are others.
     params = map_weights(load, config, shapes(config, dtype), on_one_device(config), named=True)
     current, *earlier = facts["fingerprints"]
-    tokenizer = None
-    if facts["bos"] is not None:
-        tokenizer = ((folder / _TOKENIZER).read_text(encoding="utf-8"), [int(token) for token in facts["bos"]])
+    tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8") if facts["tokenizer"] else None
     return Kept(config, params, Fingerprints(current, tuple(earlier)), tokenizer)
 
 

@@ -228,7 +228,7 @@ def _from_gguf(path: Path, request: Request) -> Checkpoint:
     """From what an earlier start kept of the file, or from the file."""
     there = kept.find(path, request.dtype, request.say) if request.mesh is None else None
     if there is not None:
-        words = None if there.tokenizer is None else GgufTokenizer.of_text(*there.tokenizer)
+        words = None if there.tokenizer is None else GgufTokenizer.of_text(there.tokenizer)
         return Checkpoint(there.config, there.params, words, fingerprints=there.fingerprints)
     made = _dequantised(path, request)
     if request.mesh is not None:

@@ -18,6 +18,7 @@ from .fingerprints import fingerprint as fingerprint
 from .fingerprints import fingerprints as fingerprints
 from .model import Model as Model
 from .model import Tokenizer as Tokenizer
+from .model import text_of as text_of
 from .params import Params as Params
 from .params import n_params as n_params
 from .params import random_params as random_params

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +37,22 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write what ``HfTokenizer(folder)`` reads back, where there is anything to write."""
         ...
+
+
+@runtime_checkable
+class Decoding(Protocol):
+    """A tokenizer that decodes sequences, too: a character may be several tokens."""
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of a sequence, special tokens included."""
+        ...
+
+
+def text_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """The text of a sequence: decoded together, or the texts of its tokens where the tokenizer is no ``Decoding``."""
+    if isinstance(tokenizer, Decoding):
+        return tokenizer.text(token_ids)
+    return "".join(map(tokenizer.token, token_ids))
 
 
 class _Memo:

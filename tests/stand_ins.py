@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -13,6 +14,23 @@ class Letters:
 
     def token(self, token_id: int) -> str:
         return f"<b>{token_id}"
+
+    def save(self, folder: Path) -> None:
+        pass
+
+
+class Halves:
+    """A tokenizer of half bytes, so that even a letter is several tokens; a byte is two of them."""
+
+    def encode(self, text: str) -> list[int]:
+        return [half for byte in text.encode() for half in divmod(byte, 16)]
+
+    def token(self, token_id: int) -> str:
+        return f"<{token_id:X}>"
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        pairs = zip(token_ids[::2], token_ids[1::2], strict=False)
+        return bytes(16 * (high % 16) + low % 16 for high, low in pairs).decode("utf-8", "replace")
 
     def save(self, folder: Path) -> None:
         pass

@@ -18,6 +18,8 @@ from jstrace.models import InputError, ModelConfig
 from jstrace.models.families import FLAGS
 
 _ROPE_DIVISORS = "rope_freqs.weight"
+_PARTS_OF_OTHERS = ("expert_count", "expert_used_count", "expert_shared_count", "nextn_predict_layers")
+"""What some files count although they have none of it."""
 _GEMMA2_27B, _GEMMA3_27B = 46, 62
 """Layers of the two Gemmas whose query scale is the model's width per head; no field says so."""
 
@@ -119,7 +121,9 @@ def _config(
     named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     f = Fields(named, f"{where}: {architecture}")
     given = _base(f, architecture, tensors, None if divisors is None else tuple(float(d) for d in divisors.ravel()))
-    given |= _FAMILIES[architecture](f, given)
+    given |= _FAMILIES[architecture](f, given) | _biases(tensors)
+    for name in _PARTS_OF_OTHERS:
+        f.fixed(name, 0)
     f.refuse_unread(())
     return validated(ModelConfig(**given), where)
 
@@ -160,7 +164,7 @@ def _base(
 
 def _divisors(f: Fields, head_dim: int, stored: tuple[float, ...] | None) -> tuple[float, ...] | None:
     """The rotary divisors that the file stores, or those of ``rope.scaling``; of its types only linear is known."""
-    factor = f.number("rope.scaling.factor", None)
+    factor = _number_unless_zero(f, "rope.scaling.factor")
     kind = f.take("rope.scaling.type", "linear")  # llama.cpp's default
     if kind not in ("none", "linear"):
         raise InputError(f"{f.where}: rope.scaling.type = {kind!r} is not supported; supported: none, linear")
@@ -172,6 +176,21 @@ def _divisors(f: Fields, head_dim: int, stored: tuple[float, ...] | None) -> tup
     if stored is not None:
         raise InputError(f"{f.where}: rope.scaling.type = {kind!r} beside {_ROPE_DIVISORS}, expected one of them")
     return (factor,) * (head_dim // 2)
+
+
+def _number_unless_zero(f: Fields, name: str) -> float | None:
+    """A number of which 0 says that there is none."""
+    if f.peek(name) == 0:
+        f.fixed(name, 0)
+        return None
+    return f.number(name, None)
+
+
+def _biases(tensors: Mapping[str, Any]) -> dict[str, bool]:
+    """The biases that the file holds: no field of its metadata tells."""
+    parts = {"qkv_bias": ("attn_q", "attn_k", "attn_v"), "o_bias": ("attn_output",)}
+    parts["mlp_bias"] = ("ffn_gate", "ffn_up", "ffn_down")
+    return {flag: True for flag, names in parts.items() if any(f"blk.0.{name}.bias" in tensors for name in names)}
 
 
 def _plain_family(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,7 +222,7 @@ def _gemma2(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gemma3(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     local = f.number("rope.freq_base_swa", 10000.0)
-    softcap = f.number("final_logit_softcapping", None)
+    softcap = _number_unless_zero(f, "final_logit_softcapping")
     return _gemma(f, base, every=6, wide_layers=_GEMMA3_27B) | {"local_rope_theta": local, "logit_softcap": softcap}
 
 

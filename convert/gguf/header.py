@@ -102,7 +102,8 @@ class _Cursor:
         return int(found)
 
     def text(self) -> str:
-        return str(self.take(self.number("<Q")), "utf-8")
+        """A text; what is no UTF-8 in it stays, as halves of surrogate pairs: it may be a token, or nothing we read."""
+        return str(self.take(self.number("<Q")), "utf-8", "surrogateescape")
 
     def value(self, kind: int, depth: int = 0) -> Any:
         """A value of the type with this number."""
@@ -133,7 +134,7 @@ class _Cursor:
             place = start + length_of(content, place)[0]
             if place > len(content):
                 raise ValueError("it ends early")
-            found.append(str(content[start:place], "utf-8"))
+            found.append(str(content[start:place], "utf-8", "surrogateescape"))
         self.place = place
         return found
 

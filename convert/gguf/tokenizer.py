@@ -2,161 +2,135 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from jstrace.convert.fast_tokenizer import SPACE, FastTokenizer, put_around
+from jstrace.convert.gguf.vocabulary import (
+    BYTE_LEVEL,
+    CONTROL,
+    PRE_TOKENIZERS,
+    SENTENCEPIECE,
+    UNKNOWN,
+    USER_DEFINED,
+    Vocabulary,
+    read_vocabulary,
+)
 from jstrace.models import InputError
 
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-"""Token types of llama.cpp."""
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""SentencePiece's visible space."""
 _LONGEST = 2000
 """Letters of a token; every way of cutting it in two is looked at."""
 
 
-class GgufTokenizer:
+class GgufTokenizer(FastTokenizer):
     """A BPE rebuilt from GGUF metadata with the ``tokenizers`` library: byte-level, or SentencePiece's."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
-        sentencepiece = kind == "llama"
-        if not sentencepiece and (kind != "gpt2" or not isinstance(pre, str) or pre not in _PRE_TOKENIZERS):
-            known = ", ".join(sorted(_PRE_TOKENIZERS))
+        splitting = PRE_TOKENIZERS.get(pre) if isinstance(pre, str) else None
+        if kind != SENTENCEPIECE and (kind != BYTE_LEVEL or splitting is None):
             raise InputError(
-                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; supported: llama, and gpt2"
-                f" with {known}"
+                f"{where}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; supported: {SENTENCEPIECE},"
+                f" and {BYTE_LEVEL} with {', '.join(sorted(PRE_TOKENIZERS))}"
             )
         try:
-            self._tokenizer = _sentencepiece_bpe(metadata) if sentencepiece else _byte_level_bpe(metadata, str(pre))
-            bos = metadata.get("tokenizer.ggml.add_bos_token", sentencepiece)
-            self._bos = [int(metadata["tokenizer.ggml.bos_token_id"])] if bos else []
+            vocabulary = read_vocabulary(metadata, None if kind == SENTENCEPIECE else splitting)
+            made = _sentencepiece(vocabulary) if vocabulary.splitting is None else _byte_level(vocabulary)
+            _add_tokens(made, vocabulary)
+            put_around(made, vocabulary.bos, vocabulary.eos)
+            super().__init__(made)
         except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise InputError(f"{where}: its tokenizer metadata cannot be used ({error!r})") from error
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            raise InputError(f"{where}: its tokenizer metadata cannot be used ({reason})") from error
 
     @classmethod
-    def of_text(cls, text: str, bos: list[int]) -> GgufTokenizer:
+    def of_text(cls, text: str) -> GgufTokenizer:
         """What ``as_text`` gave."""
         import tokenizers
 
         found = cls.__new__(cls)
-        found._tokenizer, found._bos = tokenizers.Tokenizer.from_str(text), bos
+        FastTokenizer.__init__(found, tokenizers.Tokenizer.from_str(text))
         return found
 
-    def as_text(self) -> tuple[str, list[int]]:
-        """The tokenizer as JSON of the ``tokenizers`` library, and the ids that it puts before every text."""
-        return self._tokenizer.to_str(), self._bos
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, after a BOS token if the file asks for one."""
-        return self._bos + self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def token(self, token_id: int) -> str:
-        """One token as text."""
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
-
-    def save(self, folder: Path) -> None:
-        """Write it as a fast tokenizer of ``transformers``, its BOS token as a template."""
-        import tokenizers
-
-        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-        if self._bos:
-            word = copy.id_to_token(self._bos[0])
-            copy.post_processor = tokenizers.processors.TemplateProcessing(
-                single=f"{word} $A", special_tokens=[(word, self._bos[0])]
-            )
-        folder.mkdir(parents=True)
-        copy.save(str(folder / "tokenizer.json"))
-        fields = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        (folder / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
+    def as_text(self) -> str:
+        """The tokenizer as JSON of the ``tokenizers`` library."""
+        return str(self._tokenizer.to_str())
 
 
-def _gpt2() -> Sequence[Any]:
-    from tokenizers import pre_tokenizers as pre
-
-    return (pre.ByteLevel(add_prefix_space=False),)
-
-
-def _single_digits() -> Sequence[Any]:
-    from tokenizers import pre_tokenizers as pre
-
-    return (pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False))
-
-
-def _llama3(digits: str = r"\p{N}{1,3}") -> Sequence[Any]:
-    from tokenizers import Regex
-    from tokenizers import pre_tokenizers as pre
-
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    split = pre.Split(Regex(pattern), behavior="isolated")
-    return (split, pre.ByteLevel(add_prefix_space=False, use_regex=False))
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_PATTERNS = {
+    "llama3": _WORDS + r"\p{N}{1,3}" + _REST,
+    "qwen2": _WORDS + r"\p{N}" + _REST,
+    "tekken": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    + _REST.replace(r"[\r\n]*", r"[\r\n/]*"),
+}
+"""Of the splits other than GPT-2's own, which ``ByteLevel`` knows."""
 
 
-def _qwen2() -> Sequence[Any]:
-    return _llama3(digits=r"\p{N}")
-
-
-_PRE_TOKENIZERS = {"gpt-2": _gpt2, "smollm": _single_digits, "llama-bpe": _llama3, "qwen2": _qwen2}
-"""Values of ``tokenizer.ggml.pre`` with the splitting that each stands for."""
-
-
-def _byte_level_bpe(metadata: Mapping[str, Any], pre: str) -> Any:
+def _byte_level(vocabulary: Vocabulary) -> Any:
     import tokenizers
+    from tokenizers import pre_tokenizers as pre
 
-    tokens = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    bpe = tokenizers.models.BPE(vocabulary, merges, fuse_unk=False, ignore_merges=pre == "llama-bpe")
+    how = vocabulary.splitting
+    assert how is not None
+    bpe = tokenizers.models.BPE(_places(vocabulary), vocabulary.merges, fuse_unk=False, ignore_merges=how.ignore_merges)
     tokenizer = tokenizers.Tokenizer(bpe)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre]()))
-    if pre == "qwen2":
+    steps: list[Any] = [pre.Digits(individual_digits=True)] if how.split == "digits" else []
+    if how.split in _PATTERNS:
+        steps = [pre.Split(tokenizers.Regex(_PATTERNS[how.split]), behavior="isolated")]
+    bytes_of = pre.ByteLevel(add_prefix_space=False, use_regex=how.split not in _PATTERNS)
+    tokenizer.pre_tokenizer = pre.Sequence([*steps, bytes_of])
+    if how.composed:
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    return _with_added(tokenizer, metadata)
-
-
-def _with_added(tokenizer: Any, metadata: Mapping[str, Any]) -> Any:
-    """Special and user-defined tokens are never split."""
-    import tokenizers
-
-    tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
-    special = [t for t, kind in zip(tokens, types, strict=False) if kind == _CONTROL]
-    added = [t for t, kind in zip(tokens, types, strict=False) if kind == _USER_DEFINED]
-    tokenizer.add_special_tokens([tokenizers.AddedToken(t, normalized=False, special=True) for t in special])
-    tokenizer.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in added])
     return tokenizer
 
 
-def _sentencepiece_bpe(metadata: Mapping[str, Any]) -> Any:
+def _places(vocabulary: Vocabulary) -> dict[str, int]:
+    return {token: index for index, token in enumerate(vocabulary.tokens)}
+
+
+def _add_tokens(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    """Special and user-defined tokens are never split."""
+    from tokenizers import AddedToken
+
+    special, added = vocabulary.of_types(CONTROL, UNKNOWN), vocabulary.of_types(USER_DEFINED)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> Any:
     """SentencePiece merges the adjacent pair whose union scores highest; as a BPE that is a list of merges by score."""
     import tokenizers
     from tokenizers import decoders, normalizers
+    from tokenizers import pre_tokenizers as pre
 
-    tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
-    types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
-    merges = _merges_by_score(vocabulary, scores)
-    bpe = tokenizers.models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    places = _places(vocabulary)
+    unknown = next(iter(vocabulary.of_types(UNKNOWN)), vocabulary.unknown)
+    merges = _merges_by_score(places, vocabulary)
+    bpe = tokenizers.models.BPE(places, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = tokenizers.Tokenizer(bpe)
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    steps = [normalizers.Prepend(_SPACE)] if prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    return _with_added(tokenizer, metadata)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if vocabulary.space_prefix:
+        # A space before the text, whatever it begins with; and one after each special token, unless there is one.
+        first = pre.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+        others = pre.Metaspace(replacement=SPACE, prepend_scheme="always", split=False)
+        tokenizer.pre_tokenizer = pre.Sequence([first, others])
+        steps.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
 
 
-def _merges_by_score(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+def _merges_by_score(places: Mapping[str, int], vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way of making a token of two others, best token first."""
     found = []
-    for token, index in vocabulary.items():
+    for index, token in enumerate(vocabulary.stored):
         if len(token) > _LONGEST:
             raise ValueError(f"token {index} has {len(token)} letters")
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-        found += [(-scores[index], index, pair) for pair in halves if pair[0] in vocabulary and pair[1] in vocabulary]
+        pairs = (pair for pair in halves if pair[0] in places and pair[1] in places)
+        found += [(-vocabulary.scores[index], index, pair) for pair in pairs]
     return [pair for _, _, pair in sorted(found)]

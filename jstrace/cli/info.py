@@ -83,9 +83,9 @@ def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> 
 
 
 def _text(trace: Trace) -> str:
-    from jstrace.show.text import shown, words_of
+    from jstrace.show.text import shown, text_of
 
-    return shown("".join(words_of(trace)) if trace.token_texts else " ".join(words_of(trace)))
+    return shown(text_of(trace))
 
 
 def _tables(trace: Trace, found: Analysis, top: int) -> str:

@@ -28,7 +28,7 @@ from jstrace.models import (
     check_ids,
     continued,
 )
-from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, Tracer
@@ -51,6 +51,8 @@ class Generation:
     """Of the prediction of each: ``traces[i]`` is over the first ``n_prompt + i`` tokens."""
     temperature: float
     seed: int
+    text: str | None = None
+    """Prompt and what follows as one text, if the model has a tokenizer: a character may be several tokens."""
 
     @property
     def generated(self) -> Int[np.ndarray, "N"]:
@@ -111,8 +113,8 @@ def trace_generation(
     tokens, n_prompt = np.concatenate([rows[0], found]), len(rows[0])
     prefixes = [tokens[: n_prompt + step] for step in range(len(found))]
     traces: Any = tracer.run(prefixes, lambda step: f"token {step + 1} after the prompt: ", progress)
-    texts = token_texts(model, tokens)
-    return Generation(tokens, texts, n_prompt, probs, tuple(traces), float(temperature), checked_seed(seed))
+    texts, text = token_texts(model, tokens), whole_text(model, tokens)
+    return Generation(tokens, texts, n_prompt, probs, tuple(traces), float(temperature), checked_seed(seed), text)
 
 
 def generated(

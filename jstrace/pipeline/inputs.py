@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.models import InputError, Model, check_ids
+from jstrace.models import InputError, Model, check_ids, text_of
 
 _SUM = 1e-3
 """How far a distribution's sum may be from one."""
@@ -26,6 +26,11 @@ def checked_model(model: object) -> None:
 def token_texts(model: Model, ids: np.ndarray) -> tuple[str, ...] | None:
     """Each token as text, if the model has a tokenizer."""
     return None if model.tokenizer is None else tuple(model.tokenizer.token(int(token)) for token in ids)
+
+
+def whole_text(model: Model, ids: np.ndarray) -> str | None:
+    """The tokens as one text, if the model has a tokenizer."""
+    return None if model.tokenizer is None else text_of(model.tokenizer, ids.tolist())
 
 
 def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Tokens]]:

@@ -23,7 +23,7 @@ from jstrace.method.sizes import counts as edge_counts
 from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.comparing import same
-from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.notebooks import trace_html
 from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
@@ -64,6 +64,9 @@ class Trace:
     """What ablated edges carried while scores were made; nothing where these take no gradients."""
     reference: str = ""
     """A hash of the texts that it was taken from, where those were the caller's own; else empty."""
+    text: str | None = None
+    """The tokens as one text, if the model has a tokenizer: a character may be several tokens, whose texts joined are
+    not it."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ class Trace:
         return Trace(
             tokens=ids,
             token_texts=token_texts(model, ids),
+            text=whole_text(model, ids),
             config=config,
             n_edges=n_edges,
             sizes=sizes,
@@ -265,6 +269,7 @@ def _header(trace: Trace) -> dict[str, Any]:
         "order": trace.order,
         "replace": trace.replace,
         "token_texts": trace.token_texts,
+        "text": trace.text,
         **({"reference": trace.reference} if trace.reference else {}),
     }
 
@@ -299,10 +304,13 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
     trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in ("scores", "strata")}
     if header["token_texts"] is not None and not isinstance(header["token_texts"], list):
         raise TypeError("its tokens are no list of texts")
-    sizes, texts = checked_sizes(header["sizes"]), header["token_texts"]
+    sizes, given = checked_sizes(header["sizes"]), header["token_texts"]
+    texts = None if given is None else tuple(map(_text, given))
+    whole = header.get("text", None if texts is None else "".join(texts))  # files of 0.2.0 and before have none
     return Trace(
         tokens=arrays["tokens"],
-        token_texts=None if texts is None else tuple(map(_text, texts)),
+        token_texts=texts,
+        text=None if whole is None else _text(whole),
         config=ModelConfig.from_json(header["config"]),
         n_edges=header["n_edges"],
         sizes=sizes,

@@ -21,7 +21,7 @@ from jstrace.method.sizes import SIZES, checked_sizes, counts
 from jstrace.models import Importance, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts, whole_text
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.scale import meshes
@@ -225,6 +225,7 @@ class Tracer:
         return Trace(
             tokens=found.tokens,
             token_texts=token_texts(model, found.tokens),
+            text=whole_text(model, found.tokens),
             config=model.config,
             n_edges=found.n_edges,
             sizes=ask.sizes,

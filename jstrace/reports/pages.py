@@ -68,8 +68,7 @@ class Pages:
             )
         panels = [self._panel(row, source, cases) for source, cases in chosen.items()]
         words = f"{row['n_tokens']} tokens, {row['n_edges']:,} edges; edges ranked by {' and by '.join(chosen)}"
-        text = "".join(row["token_texts"] or ()) or row["text"]
-        return page(text, panels, f"{words}; input {index} of {run.label}")
+        return page(row["text"], panels, f"{words}; input {index} of {run.label}")
 
     def _input(self, index: int) -> dict[str, Any]:
         run = self._run

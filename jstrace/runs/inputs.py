@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
-from jstrace.models import InputError, Model, Tokenizer
+from jstrace.models import InputError, Model, Tokenizer, text_of
 from jstrace.pipeline.driver import Input
 from jstrace.pipeline.generation import generated
 from jstrace.pipeline.inputs import tokenised
@@ -74,12 +74,16 @@ class Inputs:
         prompt, tokens, probs = found
         if not np.isfinite(probs[: step + 1]).all():
             raise InputError("a prediction on the way to it is not finite")
-        before, token, word = tokens[:step], int(tokens[step]), self._tokenizer.token
-        told = {"generated_token": token, "generated_text": word(token), "generated_prob": float(probs[step])}
-        text = row.text + "".join(map(word, before.tolist()))
-        return Made(
-            row._replace(text=text, next_word=None), Input(np.concatenate([prompt, before]), token), {**columns, **told}
-        )
+        token, whole = int(tokens[step]), np.concatenate([prompt, tokens[:step]])
+        told = {"generated_token": token, "generated_text": self._tokenizer.token(token)}
+        told["generated_prob"] = float(probs[step])
+        text = self._continuing(row.text, prompt.tolist(), whole.tolist())
+        return Made(row._replace(text=text, next_word=None), Input(whole, token), {**columns, **told})
+
+    def _continuing(self, text: str, prompt: list[int], whole: list[int]) -> str:
+        """A text with what follows it, which is decoded together with it: alone it would lose its first space."""
+        before, found = (text_of(self._tokenizer, tokens) for tokens in (prompt, whole))
+        return text + found[len(before) :] if found.startswith(before) else found
 
 
 class _Generator:

@@ -14,7 +14,7 @@ from jstrace.analysis.analysing import named
 from jstrace.method.edges import Edges
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
-from jstrace.show.text import Word, shown, words_of
+from jstrace.show.text import Word, shown, text_of, words_of
 
 FEATURE_TYPE = "residual stream"
 """Of nodes that are neither an embedding nor the output."""
@@ -51,7 +51,7 @@ def attribution_graph(
             "scan": scan or trace.config.family,
             "transcoder_list": [],
             "prompt_tokens": texts,
-            "prompt": "".join(texts) if trace.token_texts else " ".join(texts),
+            "prompt": _label(text_of(trace)),
             "node_threshold": 1.0,
             "generation_settings": facts | {"model_fingerprint": trace.model_fingerprint},
             "info": {"generator": {"name": "jstrace"}},

@@ -40,6 +40,13 @@ def words_of(trace: Trace) -> tuple[str, ...]:
     return trace.words
 
 
+def text_of(trace: Trace) -> str:
+    """The text of a trace, or its ids where there is no tokenizer."""
+    if trace.text is not None:
+        return trace.text
+    return ("" if trace.token_texts else " ").join(trace.words)
+
+
 def printable(label: str) -> str:
     """A label without control characters, and without the leading underscore that hides it from the legend."""
     shown = "".join(letter if letter.isprintable() else "·" for letter in label)

@@ -10,7 +10,7 @@ from jstrace.models import Model
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.page import Page, curve, page, panel, scored
-from jstrace.show.text import Word, words_of
+from jstrace.show.text import Word, text_of, words_of
 
 Evaluations = Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation] | None
 """One, several, or several by the names that the page gives them."""
@@ -43,7 +43,7 @@ def view(
     panels = [
         _panel(trace, _named(trace, one), name, word) for trace, one, name in zip(shown, given, called, strict=True)
     ]
-    text = "".join(words_of(shown[0])) if shown[0].token_texts else f"{len(shown[0].tokens)} tokens"
+    text = text_of(shown[0]) if shown[0].token_texts else f"{len(shown[0].tokens)} tokens"
     summary = "; ".join(dict.fromkeys(_summary(trace) for trace in shown))
     return page(text, panels, summary)
 

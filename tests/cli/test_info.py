@@ -48,6 +48,8 @@ def test_info_of_a_trace(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
     facts = json.loads(run("info", path, "--json")[1])
     assert (facts["tokens"], facts["counts"]) == (trace.tokens.tolist(), trace.counts.tolist())
     assert "graph" not in facts
+    dataclasses.replace(trace, text="日本").save(path)
+    assert re.search(r"token texts  '日本'\n", run("info", path)[1]), "the text, not the texts of tokens"
 
 
 @pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.3", 2), ("3e-1", 2), ("full", 4), ("1.0", 4), ("4", 4), ("0", 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jstrace.convert.gguf import file as gguf_file
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.method.scores import Norm
-from jstrace.models import InputError, clean_forward
+from jstrace.models import InputError, ModelConfig, clean_forward
 from tests import hf_models
 from tests.conftest import TINY, tiny_params
 
@@ -121,6 +122,22 @@ def test_logits_equal_transformers(family: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
     assert model.config.global_layers == theirs.config.global_layers
     assert read_config(str(tmp_path / "tiny.gguf")) == model.config
+
+
+def test_biases_of_llama(tmp_path: Path) -> None:
+    """Those that the file holds: no field tells. Rotary halves of biases are interleaved as those of matrices."""
+    biased = {"attention_bias": True, "mlp_bias": True}
+    variant = hf_models.varied(hf_models.VARIANTS["llama-mqa-wide-heads"], biased)
+    torch_model = hf_models.make(variant, tmp_path / "hf")
+    write_torch_model(tmp_path / "tiny.gguf", "llama", torch_model)
+    model, tokens = jstrace.load(str(tmp_path / "tiny.gguf")), np.random.default_rng(0).integers(0, 97, 20)
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)[None]).logits[0, -1].numpy()
+    logits = clean_forward(model.decoder, jnp.asarray(tokens), Norm(1)).logits
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    for part, flag in (("attn_v", "qkv_bias"), ("attn_output", "o_bias"), ("ffn_up", "mlp_bias")):
+        config = config_with("llama", {f"blk.0.{part}.bias": np.zeros(32)})
+        assert config == dataclasses.replace(config_with("llama"), **{flag: True})
 
 
 WHOLE_BLOCKS = hf_models.varied(hf_models.VARIANTS["qwen2"], {"intermediate_size": 64})
@@ -278,6 +295,35 @@ PLAIN = {
     "block_count": 7, "embedding_length": 32, "feed_forward_length": 48, "attention.head_count": 4,
     "attention.layer_norm_rms_epsilon": 1e-6,
 }  # fmt: skip
+
+
+def config_with(family: str, tensors: dict[str, Any] | None = None, **fields: Any) -> ModelConfig:
+    metadata = {"general.architecture": family, **{f"{family}.{name}": v for name, v in (PLAIN | fields).items()}}
+    return gguf_file._config(metadata, {"token_embd.weight": np.zeros((32, 97)), **(tensors or {})}, None, "here")
+
+
+def test_numbers_that_say_none() -> None:
+    """Some converters write what a model does not have."""
+    for family, name in (
+        *(("llama", name) for name in ("expert_count", "expert_used_count", "rope.scaling.factor")),
+        ("gemma3", "final_logit_softcapping"),
+    ):
+        assert config_with(family, **{name: 0}) == config_with(family)
+        assert config_with(family, **{name: 0.0}) == config_with(family)
+    with pytest.raises(InputError, match="expert_count = 8 is not supported; only 0 is"):
+        config_with("llama", expert_count=8, expert_used_count=2)
+
+
+def test_texts_that_are_no_utf8(tmp_path: Path) -> None:
+    """An author's name in Latin-1 is nothing that a model needs."""
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, **{"general.author": "Jose"})
+    expected = jstrace.load(str(path)).fingerprint()
+    path.write_bytes(path.read_bytes().replace(b"Jose", b"Jos\xe9"))
+    assert jstrace.load(str(path)).fingerprint() == expected
+    path.write_bytes(path.read_bytes().replace(b"attn_q", b"attn_\xe9"))
+    with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight"):
+        jstrace.load(str(path))
 
 
 def test_scaling_without_a_type_is_linear() -> None:

@@ -18,7 +18,7 @@ import pytest
 import jstrace
 from jstrace.convert import kept, source
 from jstrace.convert.gguf import header
-from jstrace.models import InputError, Model
+from jstrace.models import InputError, Model, text_of
 from tests.conftest import TINY
 from tests.convert.test_gguf import write_gguf
 
@@ -85,6 +85,40 @@ def test_a_changed_file_is_another(gguf: Path, made: list[Path]) -> None:
     assert len(made) == 2
 
 
+LLAMA3 = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "llama-bpe",
+    "tokenizer.ggml.tokens": ["a", "b", "ab", "<|begin|>", "<|end|>"],
+    "tokenizer.ggml.token_type": [1, 1, 1, 3, 3],
+    "tokenizer.ggml.merges": ["a b"],
+    "tokenizer.ggml.bos_token_id": 3,
+    "tokenizer.ggml.eos_token_id": 4,
+    "tokenizer.ggml.add_eos_token": 1,
+}
+"""A tokenizer of Llama 3's kind, whose BOS token the file does not ask for."""
+
+
+def test_the_tokenizer_is_kept_with_what_it_puts_around_texts(gguf: Path, made: list[Path]) -> None:
+    write_gguf(gguf, **LLAMA3)
+    for _ in range(2):
+        tokenizer = jstrace.load(str(gguf)).tokenizer
+        assert tokenizer is not None
+        assert tokenizer.encode("ab") == [3, 2, 4]
+        assert text_of(tokenizer, [3, 2]) == "<|begin|>ab"
+    assert made == [gguf]
+
+
+def test_what_an_earlier_version_kept_is_made_anew(
+    gguf: Path, made: list[Path], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lack the BOS token of a Llama-3 file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_VERSION", 1)
+        jstrace.load(str(gguf))
+    jstrace.load(str(gguf), say=told.append)
+    assert (len(made), told) == (2, [])
+
+
 def cut(folder: Path) -> None:
     file = folder / "layers.up.npy"
     file.write_bytes(file.read_bytes()[:-5])
@@ -117,7 +151,7 @@ DAMAGES = {
     "no json": lambda folder: (folder / "entry.json").write_text("{"),
     "a list": lambda folder: (folder / "entry.json").write_text("[]"),
     "other": change(source={"path": "elsewhere"}),
-    "later": change(version=2),
+    "later": change(version=3),
     "odd": change(config={"family": 3}),
     "pickled": lambda folder: np.save(folder / "embed.npy", np.array([{}])),
 }

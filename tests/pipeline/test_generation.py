@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import jstrace
+from jstrace import archives
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import stages
 from jstrace.pipeline.generation import _spans, generated
 from jstrace.pipeline.geometry import geometry_of
+from jstrace.pipeline.trace import _arrays, _header
 from jstrace.scale import batching
+<<<<<<< HEAD
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.stand_ins import Letters
+=======
+from tests.conftest import TINY, family_config, tiny_params
+from tests.stand_ins import Halves, Letters
+>>>>>>> part-a
 
 PROMPT = np.asarray([3, 14, 15], np.int32)
 
@@ -94,6 +102,28 @@ def test_traces_are_those_of_the_prefixes(tiny: Model) -> None:
     assert list(found.traces) == jstrace.trace(model, prefixes, sizes=sizes)
     assert predicted(model, prefixes)[:4].argmax(axis=1).tolist() == found.generated.tolist()
     assert repr(found) == "Generation(4 tokens after 3, temperature 0)"
+
+
+def test_texts_of_sequences_are_decoded_together(tiny: Model, tmp_path: Path) -> None:
+    """Joined from those of their tokens they would have no letter; saved, too."""
+    found = jstrace.trace_generation(Model(tiny.decoder, Halves()), "éa", 1, sizes=(0.3,))
+    (trace,) = found.traces
+    assert (trace.text, found.text) == ("éa", Halves().text(found.tokens.tolist()))
+    assert trace.token_texts == tuple(map(Halves().token, Halves().encode("éa")))
+    trace.save(tmp_path / "a.npz")
+    assert jstrace.Trace.load(tmp_path / "a.npz") == trace
+    assert jstrace.trace(tiny, trace.tokens, sizes=(0.3,)).text is None, "without a tokenizer"
+    assert (
+        jstrace.trace(Model(tiny.decoder, Letters()), trace.tokens, sizes=(0.3,)).text == "<b>12<b>3<b>10<b>9<b>6<b>1"
+    )
+
+
+def test_traces_saved_before_they_had_a_text(tiny: Model, tmp_path: Path) -> None:
+    for tokenizer in (Letters(), None):
+        trace = jstrace.trace(Model(tiny.decoder, tokenizer), PROMPT, sizes=(0.3,))
+        header = {name: value for name, value in _header(trace).items() if name != "text"}
+        archives.write(tmp_path / "old.npz", header, _arrays(trace))
+        assert jstrace.Trace.load(tmp_path / "old.npz") == trace
 
 
 def test_what_a_token_leaves_as_it_was(tiny: Model) -> None:

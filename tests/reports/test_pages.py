@@ -67,6 +67,7 @@ def test_a_page_is_that_of_the_trace(folder: Path, model: Model) -> None:
     (panel,) = data_of(named.html)["traces"]
     assert [one["top"] for one in panel["evaluations"]] == [one["top"] for one in expected["evaluations"]]
     assert "input 2 of tiny" in html
+    assert "<h1>a longer text</h1>" in html, "the prompt, not the texts of its tokens"
 
 
 def test_words_are_those_of_the_run(folder: Path) -> None:

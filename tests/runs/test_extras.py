@@ -19,7 +19,7 @@ from jstrace.pipeline.generation import generated
 from jstrace.runs import Extras, inputs, manifest
 from jstrace.runs.data import Data, Row
 from tests.conftest import SIZES
-from tests.stand_ins import Letters
+from tests.stand_ins import Halves, Letters
 
 DATA = Data("letters", (Row("abc", "d"), Row(" "), Row("hello")), ("hello",))
 PLAN = Plan(sizes=SIZES, ablations=("residual+mlp",))
@@ -76,6 +76,16 @@ def test_memory_that_ran_out_while_tokens_were_made(model: Model, monkeypatch: p
     full.add("ab")
     with pytest.raises(MemoryError):
         made.made(6)
+
+
+def test_generated_text_is_decoded_together(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the prompt; whole letters stay what they are beside the part of one."""
+    after = np.asarray(Halves().encode("日本"), np.int32)
+    monkeypatch.setattr(inputs, "generated", lambda *_, **how: (after, np.ones(len(after), np.float32)))
+    made = inputs.Inputs(Model(tiny.decoder, Halves()), [Row("é")], Extras(generate=12), 0)
+    rows = [made.made(step) for step in range(12)]
+    assert [row.row.text for row in rows[::2]] == ["é", *("é\ufffd",) * 2, "é日", *("é日\ufffd",) * 2]
+    assert [row.columns["generated_text"] for row in rows[:2]] == ["<E>", "<6>"]
 
 
 def test_geometry_of_every_layer(model: Model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jstrace
 from jstrace.models import Decoder, InputError, Model
 from jstrace.show.export import FORMATS
 from tests.conftest import SIZES, TINY, family_config, tiny_params
+from jstrace.show.text import text_of
 from tests.show.test_view import HOSTILE, Hostile
 
 networkx = pytest.importorskip("networkx")
@@ -54,7 +56,20 @@ def facts(graph: Any, *, named: bool) -> tuple[list[Any], list[Any]]:
     return nodes, sorted(edges, key=repr)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("k", range(5))
+=======
+def test_whole_texts_are_those_of_the_trace(trace: jstrace.Trace, tmp_path: Path) -> None:
+    """Not what the texts of its tokens give when they are joined; of traces that have none they are."""
+    one = dataclasses.replace(trace, text="日本 <b>\n")
+    jstrace.export(one, tmp_path / "a.json", "neuronpedia", 1)
+    assert json.loads((tmp_path / "a.json").read_text())["metadata"]["prompt"] == "日本 ‹b›⏎"
+    assert "日本" in jstrace.view(one).html
+    assert (text_of(one), text_of(dataclasses.replace(trace, text=None))) == (one.text, "".join(trace.words))
+
+
+@pytest.mark.parametrize("k", range(4))
+>>>>>>> part-a
 def test_graphml_is_the_graph(trace: jstrace.Trace, k: int, tmp_path: Path) -> None:
     """With tokens that XML cannot hold."""
     jstrace.export(trace, tmp_path / "a.graphml", "graphml", k)
