@@ -17,13 +17,8 @@ from jstrace.pipeline.generation import _spans, generated
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.trace import _arrays, _header
 from jstrace.scale import batching
-<<<<<<< HEAD
 from tests.conftest import SIZES, TINY, family_config, tiny_params
-from tests.stand_ins import Letters
-=======
-from tests.conftest import TINY, family_config, tiny_params
 from tests.stand_ins import Halves, Letters
->>>>>>> part-a
 
 PROMPT = np.asarray([3, 14, 15], np.int32)
 

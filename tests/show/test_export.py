@@ -14,8 +14,8 @@ from pyarrow import parquet
 import jstrace
 from jstrace.models import Decoder, InputError, Model
 from jstrace.show.export import FORMATS
-from tests.conftest import SIZES, TINY, family_config, tiny_params
 from jstrace.show.text import text_of
+from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
 networkx = pytest.importorskip("networkx")
@@ -56,9 +56,6 @@ def facts(graph: Any, *, named: bool) -> tuple[list[Any], list[Any]]:
     return nodes, sorted(edges, key=repr)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("k", range(5))
-=======
 def test_whole_texts_are_those_of_the_trace(trace: jstrace.Trace, tmp_path: Path) -> None:
     """Not what the texts of its tokens give when they are joined; of traces that have none they are."""
     one = dataclasses.replace(trace, text="日本 <b>\n")
@@ -68,8 +65,7 @@ def test_whole_texts_are_those_of_the_trace(trace: jstrace.Trace, tmp_path: Path
     assert (text_of(one), text_of(dataclasses.replace(trace, text=None))) == (one.text, "".join(trace.words))
 
 
-@pytest.mark.parametrize("k", range(4))
->>>>>>> part-a
+@pytest.mark.parametrize("k", range(5))
 def test_graphml_is_the_graph(trace: jstrace.Trace, k: int, tmp_path: Path) -> None:
     """With tokens that XML cannot hold."""
     jstrace.export(trace, tmp_path / "a.graphml", "graphml", k)
