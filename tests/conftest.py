@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Programs are compiled once a worker, though they are forgotten after every module, and child processes share them.
-PROGRAMS = tempfile.mkdtemp(prefix="jstrace-programs-")
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": PROGRAMS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
 from jaxtyping import install_import_hook
 
 import tests.type_checks
-from tests.compiling import QUICK
+from tests import compiling
 
 # Eight devices for meshes.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK} {os.environ.get('XLA_FLAGS', '')}"
+FLAGS = f"--xla_force_host_platform_device_count=8 {compiling.QUICK}"
+os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+os.environ |= compiling.kept_programs()
 
 # Shape strings are enforced in every room. EdgeTree's own module stays out, as pytrees also hold specs, axes and single
 # layers, and so do those of meshes and of what users call, which refuse other types themselves.
@@ -31,7 +29,6 @@ if "JSTRACE_FUZZ" not in os.environ:  # whose cases want the errors that users g
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,19 +120,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)))
 
 
-MOST_MAPPINGS = 30_000
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(PROGRAMS, ignore_errors=True)
+MOST_MAPPINGS = 40_000
+"""At the end of a module: more than the largest adds to it are left below the 65,530 that a process may have."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Every compiled program holds mappings of memory, of which a process may have 65,530 by default."""
+    """Every compiled program holds mappings of memory; others that need it find it in the process until then."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPPINGS:
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
         jax.clear_caches()
 
 

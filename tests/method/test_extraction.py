@@ -25,6 +25,12 @@ from tests import oracle
 from tests.conftest import TINY
 
 SHAPES = [(1, 1, 1), (1, 2, 4), (3, 2, 4), (6, 1, 2)]
+ASKED = [
+    *((shape, ()) for shape in SHAPES),
+    ((3, 2, 4), ("residual", "mlp")),
+    ((3, 2, 4), ("attention",)),
+]
+"""Shapes and frozen components, each pair of which is a program of its own."""
 SIZES = tuple(np.linspace(0.02, 1.0, 50).tolist())
 
 
@@ -67,14 +73,10 @@ def assert_same(got: EdgeTree, expected: EdgeTree) -> None:
     chex.assert_trees_all_equal(jax.device_get(got), expected)
 
 
-@given(
-    shape=st.sampled_from(SHAPES),
-    seed=st.integers(0, 2**31),
-    levels=st.sampled_from([0, 1, 2, 3, 8]),
-    first=st.sampled_from([(), ("residual", "mlp"), ("attention",)]),
-)
+@given(asked=st.sampled_from(ASKED), seed=st.integers(0, 2**31), levels=st.sampled_from([0, 1, 2, 3, 8]))
 @settings(max_examples=60, deadline=None)
-def test_equals_the_heap(shape: tuple[int, int, int], seed: int, levels: int, first: tuple[str, ...]) -> None:
+def test_equals_the_heap(asked: tuple[tuple[int, int, int], tuple[str, ...]], seed: int, levels: int) -> None:
+    shape, first = asked
     scores = random_scores(shape, seed, levels)
     families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
     expected = oracle.strata(scores, SIZES, tuple(f for name in first for f in families[name]))
@@ -85,17 +87,17 @@ _as_on_a_tpu = jax.jit(functools.partial(in_one, platform="tpu"), static_argname
 
 
 @given(
-    shape=st.sampled_from(SHAPES),
+    asked=st.sampled_from(ASKED),
     seed=st.integers(0, 2**31),
     levels=st.sampled_from([0, 1, 2, 3, 8]),
-    first=st.sampled_from([(), ("residual", "mlp"), ("attention",)]),
     removed=st.sampled_from([0.0, 0.5]),
 )
 @settings(max_examples=60, deadline=None)
 def test_the_form_for_tpus_equals_the_heap(
-    shape: tuple[int, int, int], seed: int, levels: int, first: tuple[str, ...], removed: float
+    asked: tuple[tuple[int, int, int], tuple[str, ...]], seed: int, levels: int, removed: float
 ) -> None:
     """Ties, frozen components, and edges that are none or that cannot be reached; cuts beyond the last of them."""
+    shape, first = asked
     scores = random_scores(shape, seed, levels, removed)
     families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
     order = oracle.best_first(oracle.graph_of(scores), tuple(f for name in first for f in families[name]))

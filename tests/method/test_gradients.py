@@ -30,7 +30,7 @@ from jstrace.method.gradients import (
 from jstrace.method.ranking import by_score
 from jstrace.models import Decoder, EdgeTree, Model, Replacement, hidden_states
 from tests import oracle
-from tests.conftest import FAMILIES, TINY, family_config, tiny_params
+from tests.conftest import FAMILIES, SHAPES, TINY, family_config, tiny_params
 
 N = 5
 
@@ -105,15 +105,19 @@ def test_kinds_without_edges_have_no_extremes() -> None:
     assert float(total(soft_mask(values, 6, 0.5))) == pytest.approx(6, rel=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SHAPES)
 def test_integrated_gradients_are_complete(family: str) -> None:
     """Their sum is what the full graph's logit has over that of the empty mask."""
-    one, slots = one_pass(family), None
-    slots = one.slots()
-    found = jax.jit(lambda: integrated_gradients(one, 200, 7))()
-    full, empty = as_floats(slots), jax.tree.map(lambda slot: jnp.zeros(slot.shape), slots)
-    summed = float(total(jax.tree.map(lambda leaf, slot: jnp.where(slot, leaf, 0), found, slots)))
-    expected = float(one.logits(full)[7] - one.logits(empty)[7])
+    one = one_pass(family)
+
+    @jax.jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        slots, found = one.slots(), integrated_gradients(one, 200, 7)
+        masks = jax.tree.map(lambda slot: jnp.stack([slot, jnp.zeros_like(slot)]).astype(jnp.float32), slots)
+        full, empty = jax.vmap(one.logits)(masks)
+        return total(jax.tree.map(lambda leaf, slot: jnp.where(slot, leaf, 0), found, slots)), full[7] - empty[7]
+
+    summed, expected = map(float, both())
     assert summed == pytest.approx(expected, rel=0.02, abs=0.02)
 
 
@@ -138,8 +142,8 @@ def test_a_gradient_is_the_effect_of_a_little_less_of_an_edge(family: str) -> No
             assert got == pytest.approx((more - less) / 2e-4, rel=5e-3, abs=1e-3), (name, place)
 
 
-def test_rounds_are_nested_and_finite_in_every_family() -> None:
-    for family in FAMILIES:
+def test_rounds_are_nested_and_finite_in_every_shape() -> None:
+    for family in SHAPES:
         one = one_pass(family)
         scores = jax.jit(lambda one=one: Rounds(cuts=4, smallest=0.05).edge_scores(one))()
         leaves, slots = jax.tree.leaves(scores), [np.asarray(slot) for slot in jax.tree.leaves(one.slots())]
@@ -156,14 +160,15 @@ def test_a_target_is_what_is_kept() -> None:
     one = one_pass()
     target = jax.nn.log_softmax(jnp.arange(TINY.vocab_size, dtype=jnp.float32))
     mask = jax.tree.map(lambda slot: 0.5 * slot.astype(jnp.float32), one.slots())
-    down = kl_gradient(one, mask, target)
+    down = jax.jit(lambda mask: kl_gradient(one, mask, target))(mask)
 
-    def loss(mask: EdgeTree) -> float:
-        return float(jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(one.logits(mask)))))
+    @jax.jit
+    def loss(mask: EdgeTree) -> jax.Array:
+        return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(one.logits(mask))))
 
     moved = jax.tree.map(lambda m, g: m - 1e-4 * g, mask, down)
     assert loss(moved) < loss(mask)
-    own, other = (Rounds(cuts=3).edge_scores(one._replace(target=t)) for t in (None, target))
+    own, other = (jax.jit(lambda t=t: Rounds(cuts=3).edge_scores(one._replace(target=t)))() for t in (None, target))
     assert np.nanmax(np.abs(np.asarray(own.mlp) - np.asarray(other.mlp))) > 0
 
 
@@ -171,7 +176,7 @@ def test_shares_times_gradients(tiny: Model, tokens: np.ndarray) -> None:
     """The product of the two scores, as each gives it alone; where neither is next to nothing."""
     one = Pass(tiny.decoder, jnp.asarray(tokens), len(tokens), None)
     shares = jstrace.trace(tiny, tokens, importance="l1").scores
-    gradient, both = Gradient().edge_scores(one), ShareTimesGradient(power=0.5).edge_scores(one)
+    gradient, both = jax.jit(lambda: [score.edge_scores(one) for score in (Gradient(), ShareTimesGradient())])()
     for name, share in shares.items():
         expected = share * np.sqrt(np.asarray(getattr(gradient, name)))
         clear = expected > 1e-4

@@ -292,8 +292,7 @@ def test_the_built_in_one(real: Model) -> None:
     assert isinstance(scorer.coefficients, Coefficients)
     assert len(scorer.model_fingerprints) == len(fitting._DTYPES)
     text = (
-        "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of"
-        " that year the people of the valley had to take the old road along the"
+        "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of the"
     )
     sizes = (0.04, 0.06, 0.08, 0.1, 0.2)
     traces = {name: jstrace.trace(real, text, importance=name, sizes=sizes) for name in ("learned", "l1*gradient")}

@@ -28,6 +28,7 @@ SIZES = (0.05, 0.1, 0.2, 0.4)
 QUICK: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "start": "l1*gradient", "order": "score"} | {
     "steps": 2,
     "smallest": 0.05,
+    "polish": 0,
 }
 
 
@@ -54,7 +55,7 @@ def test_finds_the_planted_sub_graph(seed: int) -> None:
 
     assert useless(start) > 0.2
     assert useless(found) < 0.5 * useless(start)
-    assert found.importance == "fitted-steps-60-smallest-0_05-start-l1*gradient"
+    assert found.importance == "fitted-steps-60-smallest-0_05-start-l1*gradient-polish-0"
     assert found.replace == "mean"
 
 
@@ -80,7 +81,7 @@ def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
     certain = np.zeros(97)
     certain[int(np.argmin(other_prediction(tiny, 0)))] = 1.0
     found = jstrace.learn(tiny, TEXT, target=certain, **(QUICK | {"steps": 30}))
-    assert found.importance == "fitted-steps-30-smallest-0_05-start-l1*gradient-to-target"
+    assert found.importance == "fitted-steps-30-smallest-0_05-start-l1*gradient-polish-0-to-target"
     evaluation = jstrace.evaluate(tiny, found, replace="mean", reference=ROWS, target=certain)
     assert evaluation.tv[:-1].min() > 0.7
     assert evaluation.density is None
@@ -114,7 +115,7 @@ def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
 def test_selectivity(tiny: Model) -> None:
     others = [ROWS[0], ROWS[1]]
     told: list[tuple[int, int]] = []
-    score = Fitted(steps=2, smallest=0.05, start=ShareTimesGradient())
+    score = Fitted(steps=2, smallest=0.05, polish=0, start=ShareTimesGradient())
     how: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score"}
     found = jstrace.selectivity(tiny, TEXT, others, importance=score, progress=lambda *each: told.append(each), **how)
     assert told == [(1, 3), (2, 3), (3, 3)]

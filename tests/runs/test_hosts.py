@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +18,6 @@ from pyarrow import parquet
 import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
-from jstrace.models import Model
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs import parts
 from jstrace.runs.control import Control
@@ -62,61 +63,104 @@ def test_two_hosts_choose_the_same_targets(two_hosts_work: two_hosts.Work) -> No
     assert [told["foreign"] for told in two_hosts_work.told] == [expected] * 2
 
 
-def test_the_same_command_on_two_hosts(real: Model) -> None:
-    """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
-    words = ["trace", "The capital of France is", "--json", "--distributed"]
-    code = "import sys; from jstrace.cli import main; sys.argv[0] = 'jstrace'; main()"
-    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", code, *words])
+COMMANDS = """
+import contextlib, json, os, signal, sys
+import jax
+from jstrace.cli import computing, main
+from jstrace.pipeline import Driver
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+first = os.environ["JAX_PROCESS_ID"] == "0"
+run_batch, codes = Driver._run, []
+
+def interrupted(*arguments):
+    if not first:
+        signal.raise_signal(signal.SIGINT)
+    return run_batch(*arguments)
+
+def full():
+    if first:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    computing._CHUNK = 1
+
+for number, words in enumerate(json.loads(sys.argv[1])):
+    Driver._run = interrupted if number == 1 else run_batch
+    if number == 2:
+        full()
+    sys.argv = ["jstrace", *words]
+    code = 0
+    try:
+        main()
+    except SystemExit as done:
+        code = int(done.code or 0)
+    codes.append(code)
+    sys.stderr.write(f"--- ended {code}\\n")
+    jax.distributed.initialize = lambda **_: None  # which they did
+with contextlib.suppress(OSError):
+    sys.stdout.flush()
+os._exit(0)
+"""
+"""The commands of a list of words one after another, in processes that have found each other once: the second is
+interrupted on the second host, and where the first host prints the third there is no room."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Commands:
+    """How each of three commands ended on each host."""
+
+    model: Path
+    out: Path
+    printed: tuple[str, str]
+    """What each host printed before its output was full."""
+    told: tuple[list[str], list[str]]
+    """Standard error of each host, a text a command."""
+
+
+@pytest.fixture(scope="session")
+def commands(hf_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    model, folder = hf_llama(), tmp_path_factory.mktemp("commands")
+    hf_models.add_tokenizer(model)
+    (folder / "rows.txt").write_text("the cat\nthe cat sat on a mat and the cat sat on a mat\nthe mat\n")
+    (folder / "texts").write_text("the cat\n" * 8)
+    named = ["--model", str(model), "--distributed"]
+    words = [
+        ["trace", "the cat sat", "--json", *named],
+        ["run", "--data", str(folder / "rows.txt"), "--out", str(folder / "out"), "--ablate", "all", *named],
+        ["trace", "--file", str(folder / "texts"), "--json", *named],
+    ]
+    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", COMMANDS, json.dumps(words)])
     assert [run.returncode for run in ended] == [0, 0], [run.stderr[-2000:] for run in ended]
-    assert ended[1].stdout == ""
-    printed = json.loads(ended[0].stdout)
-    expected = jstrace.evaluate(real, jstrace.trace(real, "The capital of France is"))
+    one, two = (re.split(r"(?<=--- ended \d)(?=\n)|(?<=--- ended \d\d\d)(?=\n)", run.stderr) for run in ended)
+    return Commands(model, folder / "out", (ended[0].stdout, ended[1].stdout), (one, two))
+
+
+def test_the_same_command_on_two_hosts(commands: Commands) -> None:
+    """``--distributed``: the first process prints, the other is silent; a single process gives the same."""
+    assert commands.printed[1] == ""
+    assert commands.told[0][0].endswith("--- ended 0")
+    assert commands.told[1][0].endswith("--- ended 0")
+    printed, model = json.loads(commands.printed[0]), jstrace.load(str(commands.model))
+    expected = jstrace.evaluate(model, jstrace.trace(model, "the cat sat"))
     assert printed["density"] == pytest.approx(expected.density, abs=1e-3)
 
 
-def test_what_the_first_host_cannot_print_ends_both(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_interrupted_run_stops_on_both_hosts(commands: Commands) -> None:
+    """Ctrl-C on one while both compute: both end after that batch, and what is finished is written."""
+    one, two = commands.told[0][1], commands.told[1][1]
+    assert one.endswith("--- ended 2")
+    assert "jstrace: error: another host was interrupted, so this one stops, too\n" in one
+    assert two.endswith("--- ended 130")
+    assert f"jstrace: stopped; the same command goes on in {commands.out}\n" in two
+    assert {part.inputs for part in parts.parts_of(commands.out, "inputs")} == {range(1), range(2, 3)}
+
+
+def test_what_the_first_host_cannot_print_ends_both(commands: Commands) -> None:
     """A full disk: a line from each, though there is more to compute."""
-    model = hf_llama()
-    hf_models.add_tokenizer(model)
-    (tmp_path / "texts").write_text("the cat\n" * 8)
-    words = ["trace", "--file", str(tmp_path / "texts"), "--model", str(model), "--json", "--distributed"]
-    full = "if os.environ['JAX_PROCESS_ID'] == '0':\n    os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
-    few = "from jstrace.cli import computing, main\ncomputing._CHUNK = 1\n"
-    script = f"import os, sys\n{full}{few}sys.argv[0] = 'jstrace'\nmain()"
-    ended = two_hosts.run_together(lambda _: [sys.executable, "-c", script, *words])
-    assert [run.returncode for run in ended] == [2, 2], [run.stderr[-2000:] for run in ended]
-    for run, message in zip(ended, ("No space left on device", "another host failed"), strict=True):
-        lines = [line for line in run.stderr.splitlines() if line.startswith("jstrace: error: ")]
+    for told, message in zip(commands.told, ("No space left on device", "another host failed"), strict=True):
+        assert told[2].endswith("--- ended 2")
+        lines = [line for line in told[2].splitlines() if line.startswith("jstrace: error: ")]
         assert len(lines) == 1
         assert message in lines[0]
-
-
-def test_an_interrupted_run_stops_on_both_hosts(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
-    """Ctrl-C on one while both compute: both end after that batch, and what is finished is written."""
-    model = hf_llama()
-    hf_models.add_tokenizer(model)
-    (tmp_path / "rows.txt").write_text("the cat\nthe cat sat on a mat and the cat sat on a mat\nthe mat\n")
-    script = """
-import os, signal, sys
-from jstrace.cli import main
-from jstrace.pipeline import Driver
-signal.signal(signal.SIGINT, signal.default_int_handler)
-run_batch = Driver._run
-def interrupted(*arguments):
-    if os.environ["JAX_PROCESS_ID"] == "1":
-        signal.raise_signal(signal.SIGINT)
-    return run_batch(*arguments)
-Driver._run = interrupted
-sys.argv[0] = "jstrace"
-main()
-"""
-    words = ["run", "--data", str(tmp_path / "rows.txt"), "--model", str(model), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-c", script, *words, "--ablate", "all", "--distributed"]
-    ended = two_hosts.run_together(lambda _: command)
-    assert [run.returncode for run in ended] == [2, 130], [run.stderr[-2000:] for run in ended]
-    assert "jstrace: error: another host was interrupted, so this one stops, too\n" in ended[0].stderr
-    assert f"jstrace: stopped; the same command goes on in {tmp_path}/out\n" in ended[1].stderr
-    assert {part.inputs for part in parts.parts_of(tmp_path / "out", "inputs")} == {range(1), range(2, 3)}
 
 
 @pytest.mark.parametrize("number", [0, 1])
