@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,7 @@ class BatchResult:
     full_probs: Float32[AnyArray, "*B N"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Masked forwards of the cases that differ in numbers only, dealt out to the devices that share them."""
 
     sources: Int[AnyArray, "C"]
@@ -75,12 +73,12 @@ def lowered(*batch: Any, **asked: Any) -> jax.stages.Lowered:
 
 def program_arguments(
     decoder: Decoder,
-    tokens: Int[AnyArray, "B T"],
-    lengths: Int[AnyArray, "B"],
+    tokens: Any,
+    lengths: Any,
     strata: tuple[EdgeTree, ...],
-    next_tokens: Int[AnyArray, "B"],
+    next_tokens: Any,
     replacements: Mapping[str, Replacement] = _NONE,
-    targets: Float32[AnyArray, "B V"] | None = None,
+    targets: Any = None,
     *,
     n_sizes: int,
     cases: tuple[tuple[int, Condition], ...],
@@ -93,11 +91,11 @@ def program_arguments(
 
     Args:
       decoder: the decoder.
-      tokens, lengths: of a padded batch.
+      tokens, lengths: int ``[B, T]`` and ``[B]``, of a padded batch; ``lowered`` takes shapes in the place of arrays.
       strata: the different strata of the batch.
-      next_tokens: the true next tokens, any token where none is known.
+      next_tokens: int ``[B]``, the true next tokens, any token where none is known.
       replacements: by the names in the cases, on a leading axis of those whose measures are averaged; "zero" is none.
-      targets: log-probabilities that rows are measured against, in the place of the full graph's.
+      targets: log-probabilities ``[B, V]`` that rows are measured against, in the place of the full graph's.
       n_sizes: Z.
       cases: for each result the index of its strata, and its condition.
       mesh: that the batch lies on.

@@ -16,7 +16,7 @@ from tests.conftest import TINY, family_config, tiny_params
 from tests.show.test_view import Hostile
 
 networkx = pytest.importorskip("networkx")
-SIZES = (0.01, 0.03, 0.2, 0.6)
+SIZES = (0.03, 0.2, 0.6, 0.8)
 
 
 def traced(family: str = "llama", **options: Any) -> jstrace.Trace:
@@ -130,11 +130,11 @@ def test_analysis_of_a_trace() -> None:
     assert [hub.pagerank for hub in (first, *others)] == sorted(found.pagerank)[::-1][:5]
     assert sum(one.nodes for one in found.communities(1000)) == found.network.n_nodes
     assert "communities, modularity" in repr(found)
-    whole = jstrace.analyse(trace, 3)
+    whole = jstrace.analyse(trace, 4)
     assert (whole.size, whole.network.n_edges) == (1.0, trace.n_edges)
     for options, message in (
         ({}, "an index k or a size"),
-        ({"k": 9}, "expected 0 to 3"),
+        ({"k": 9}, "expected 0 to 4"),
         ({"size": 0.3}, "not one of"),
         ({"k": 1, "sources": 0}, "at least 1"),
     ):

@@ -120,7 +120,7 @@ def test_records_compare_and_are_readable(tiny: Model, tokens: np.ndarray, trace
     one, other = (jstrace.evaluate(tiny, trace, ablate=ablate) for ablate in ("all", "residual+mlp"))
     assert one == jstrace.evaluate(tiny, trace)
     assert one != other
-    assert repr(one).startswith("Evaluation(6 sizes and the full graph, ablate 'all', density ")
+    assert repr(one).startswith("Evaluation(4 sizes and the full graph, ablate 'all', density ")
     assert len(repr(one)) < 120
     assert one.row_sizes.tolist() == [*SIZES, 1.0]
     assert len(one.row_sizes) == len(one.tv)
@@ -134,14 +134,14 @@ def test_a_trace_holds_no_larger_batch(tiny: Model) -> None:
 
 
 def test_edges_as_columns(trace: jstrace.Trace) -> None:
-    edges = trace.edges(4)
-    assert len(edges) == trace.counts[4]
+    edges = trace.edges(3)
+    assert len(edges) == trace.counts[3]
     assert (np.diff(edges.score) <= 0).all()
     for index in (0, 5, -1):
         edge = edges[index]
         place = (edge.layer, edge.head, edge.target, edge.source) if edge.kind == "attn" else (edge.layer, edge.target)
         assert getattr(trace.scores, edge.kind)[place] == np.float32(edge.score)
-        assert getattr(trace.strata, edge.kind)[place] == edge.stratum <= 4
+        assert getattr(trace.strata, edge.kind)[place] == edge.stratum <= 3
         assert (edge.head is None) == (edge.kind != "attn")
     assert list(edges)[3] == edges[3]
     attn = edges[edges.kind == "attn"]

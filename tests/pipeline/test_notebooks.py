@@ -90,7 +90,7 @@ def test_names_are_text(model: Model, trace: jstrace.Trace) -> None:
     assert '<b onclick="x">&\\x07' in found.words
     assert found.texts["bdi"] == [str(token) for token in trace.tokens]
     broken = jstrace.evaluate(model, trace)
-    tv = np.asarray([np.nan, 0.5, 0.0], np.float32)
+    tv = np.asarray([np.nan, 0.5, 0.3, 0.1, 0.0], np.float32)
     shown = Shown(dataclasses.replace(broken, tv=tv, replace="<mean>", density=None)._repr_html_())
     assert shown.texts["td"][1] == "not finite"
     assert "carrying <mean>" in shown.words

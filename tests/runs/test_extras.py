@@ -18,11 +18,10 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline.generation import generated
 from jstrace.runs import Extras, inputs, manifest
 from jstrace.runs.data import Data, Row
-from tests.conftest import SIZES
 from tests.stand_ins import Halves, Letters
 
 DATA = Data("letters", (Row("abc", "d"), Row(" "), Row("hello")), ("hello",))
-PLAN = Plan(sizes=SIZES, ablations=("residual+mlp",))
+PLAN = Plan(sizes=(0.05, 0.3), ablations=("residual+mlp",))
 WARM = Extras(generate=3, temperature=1.0)
 
 
