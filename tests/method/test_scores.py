@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jstrace.method import graph
+from jstrace.method import graph, scoring
 from jstrace.method.conditions import GRADIENTS, IMPORTANCES, checked_importance
 from jstrace.method.scores import normalised, random_scores
-from jstrace.method.scoring import edge_scores
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
 from tests.conftest import TINY, tiny_params
 
+edge_scores = jax.jit(scoring.edge_scores, static_argnames="importance")
 FITTED = ("learned", "fitted")
 """Have tests of their own, in tests/pipeline."""
 

@@ -72,8 +72,13 @@ def test_seeds_reproduce_and_steps_teach() -> None:
     assert all(np.isfinite(told[2]) for told in losses[8:])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])
-@pytest.mark.parametrize("features", ["activations", "gradient"])
+@pytest.mark.parametrize(
+    ("family", "features"),
+    [
+        *((family, "activations") for family in ("llama", "gpt2", "gpt_neox", "gemma2")),
+        *((family, "gradient") for family in ("gpt_neox", "gemma2")),
+    ],
+)
 def test_padding_and_batches_change_nothing(features: str, family: str) -> None:
     config = family_config(family)
     model = Model(Decoder(config, tiny_params(config)), Letters())
@@ -91,7 +96,7 @@ def test_padding_and_batches_change_nothing(features: str, family: str) -> None:
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
     edges = flat(alone.scores) >= 0
-    for found in (scorer.edge_scores(exact), together.scores):
+    for found in (jax.jit(lambda: scorer.edge_scores(exact))(), together.scores):
         close = np.isclose(flat(found)[edges], flat(alone.scores)[edges], rtol=1e-2)
         assert close.all()
 
@@ -103,7 +108,7 @@ def test_padding_changes_no_feature_of_rounds() -> None:
     found = []
     for width in (5, 8):
         one = Pass(model.decoder, jnp.asarray(np.resize(np.arange(5), width)), 5, means)
-        features, _ = method.features_of(one, "rounds")
+        features = jax.jit(lambda one=one: method.features_of(one, "rounds")[0])()
         found.append([np.asarray(each.residual_mlp)[:, :5] for each in features])
     for index in (1, 2, 3):  # the share, the gradient at the full mask and that at the second cut
         np.testing.assert_allclose(found[0][index], found[1][index], atol=0.05)
