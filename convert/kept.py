@@ -1,19 +1,27 @@
 """Weights of GGUF files, dequantised and stacked, kept in the user's cache folder for the next start to map.
 
 An entry is a folder of one ``.npy`` file for each parameter, without pickle, and ``entry.json``: of which file it was
-made (its path, size and time), in which form, the fingerprints, and a sum over the words of each array, which is
-verified at every start. Whatever is amiss with an entry costs a sentence and the work of making it again.
+made (its path, and a digest of all its bytes), in which form, the fingerprints, and a sum over the words of each array,
+which is verified at every start. Whatever is amiss with an entry costs a sentence and the work of making it again.
+
+The digest is taken of the whole file at every start, as nothing less tells a file from the one that replaced it: size
+and time are copied by ``cp -p`` and archives, and samples miss a weight that was edited. Threads share the work, and
+the file is smaller than the entry that is read and summed anyway, unless it is not quantised at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +31,21 @@ import numpy as np
 
 from jstrace.convert.default_model import cache_folder
 from jstrace.convert.partials import new_partial, remove_abandoned
-from jstrace.models import Fingerprints, ModelConfig, n_params, shapes
+from jstrace.models import Fingerprints, InputError, ModelConfig, n_params, shapes
 from jstrace.models.params import Weight, map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
 _FORMAT, _VERSION = "jstrace-kept-weights", 2
-"""The version goes up with whatever makes another model or tokenizer of the same file."""
+"""The version is of what is made of a file, too: another tokenizer or config of the same file is another version."""
 _WORTH = 2**24
 """Bytes of weights from which keeping them pays."""
 _MOST_GB = "JSTRACE_KEPT_GB"
-"""The variable with the size of all entries in GB; 8 without it, and 0 keeps none."""
+"""The variable with the size of all entries in GB; 8 without it, 0 keeps none, and inf all that the disk holds."""
+_CHUNK, _BLOCK, _THREADS = 2**24, 2**20, 8
+"""Bytes that a thread hashes, those that it reads at a time, and how many threads there are at most."""
+_DAMAGE = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+"""What the system says of an entry that is not whole; None is numpy's. All else passes: files open, rights, memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,33 +59,74 @@ class Kept:
     """A tokenizer of the ``tokenizers`` library as text."""
 
 
-def find(path: Path, dtype: jnp.dtype, say: Callable[[str], None]) -> Kept | None:
-    """What is kept of a GGUF file in a dtype, if it is whole; ``say`` is told of an entry that is not, which goes."""
-    folder = _folder_of(path, dtype)
-    if folder is None or not (folder / _ENTRY).is_file():
+def digest(path: Path) -> str | None:
+    """What tells the contents of a file from all others; None where its weights would not be kept.
+
+    Raises:
+      InputError: the variable that bounds the entries is no size.
+    """
+    most = _most_bytes()
+    try:
+        # Kept weights take half of the file at least, whatever it stores and is asked for.
+        return _digest(path) if path.stat().st_size <= 2 * most else None
+    except (OSError, RuntimeError):  # no thread to be had is a RuntimeError
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream, ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        file = stream.fileno()
+        parts = pool.map(functools.partial(_hashed, file), range(0, os.fstat(file).st_size, _CHUNK))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _hashed(file: int, start: int) -> bytes:
+    found, end = hashlib.sha256(), start + _CHUNK
+    while start < end and (block := os.pread(file, min(_BLOCK, end - start), start)):
+        found.update(block)
+        start += len(block)
+    return found.digest()
+
+
+def find(path: Path, content: str | None, dtype: jnp.dtype, say: Callable[[str], None]) -> Kept | None:
+    """What is kept of a GGUF file with this digest in a dtype, if it is whole; ``say`` is told why it is not used.
+
+    An entry that is damaged goes; one that cannot be read for now stays.
+    """
+    folder = None if content is None else _folder_of(path, dtype, content)
+    if folder is None:
         return None
     try:
-        found = _read(folder, path, dtype)
-        os.utime(folder / _ENTRY)  # by which the least used are known
-    except PermissionError:
-        return None
+        if not (folder / _ENTRY).is_file():
+            return None
+        found = _read(folder, content, dtype)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # it is whole
     except Exception as error:  # damaged files raise errors of every kind
+        if isinstance(error, OSError) and error.errno not in _DAMAGE:
+            say(f"{folder} cannot be read ({error.strerror or error}); the weights are dequantised anew")
+            return None
         say(f"{folder} is damaged ({str(error)[:100] or type(error).__name__}); made again")
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    with contextlib.suppress(OSError):  # another user's
+        os.utime(folder / _ENTRY)  # by which the least used are known
     return found
 
 
-def keep(path: Path, kept: Kept, say: Callable[[str], None]) -> None:
-    """Keep the weights of a GGUF file, where that pays and there is room; ``say`` is told why they could not be."""
+def keep(path: Path, content: str | None, kept: Kept, say: Callable[[str], None]) -> None:
+    """Keep the weights of a GGUF file, where that pays and there is room; ``say`` is told why they could not be.
+
+    ``content`` is the file's digest from before it was read: a file that is another by now is not kept.
+    """
     dtype = kept.params["embed"].dtype
     size, most = n_params(kept.config) * dtype.itemsize, _most_bytes()
-    folder = _folder_of(path, dtype)
-    if folder is None or not _WORTH <= size <= most:
+    folder = _folder_of(path, dtype, content) if content is not None and _WORTH <= size <= most else None
+    if folder is None or _folder_of(path, dtype) != folder:
         return
     try:
+        if (folder / _ENTRY).exists():  # and cannot be read for now
+            return
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
         prune(most - size)
@@ -83,7 +136,7 @@ def keep(path: Path, kept: Kept, say: Callable[[str], None]) -> None:
             return
         partial = new_partial(folder)
         try:
-            _write(partial, path, dtype, kept)
+            _write(partial, path, content, dtype, kept)
             with contextlib.suppress(OSError):  # another start was faster
                 os.rename(partial, folder)
         finally:
@@ -103,7 +156,7 @@ def entries() -> Iterator[tuple[Path, dict[str, Any], int]]:
         yield folder, facts, size
 
 
-def prune(most: int) -> None:
+def prune(most: float) -> None:
     """Remove entries, those not used for longest first, until they take ``most`` bytes at most."""
     there = list(entries())
     total = sum(size for *_, size in there)
@@ -114,29 +167,27 @@ def prune(most: int) -> None:
         total -= size
 
 
-def _most_bytes() -> int:
+def _most_bytes() -> float:
+    given = os.environ.get(_MOST_GB, "").strip() or "8"
     try:
-        return int(float(os.environ.get(_MOST_GB, "8")) * 1e9)
+        found = 0.0 if given == "none" else float(given)
     except ValueError:
-        return 0
+        found = math.nan
+    if not found >= 0:  # nor is nan
+        raise InputError(f"{_MOST_GB}={given}: expected a size in GB, such as 8; 0 keeps none and inf has no bound")
+    return found * 1e9
 
 
-def _folder_of(path: Path, dtype: jnp.dtype) -> Path | None:
-    """Where the weights of this very file in this dtype are kept; None where the file cannot be looked at."""
+def _folder_of(path: Path, dtype: jnp.dtype, content: str | None = None) -> Path | None:
+    """Where the weights of a file in a dtype are kept, by its digest or else its content now; None if nowhere."""
     try:
-        mark = json.dumps([_facts(path), dtype.name, _VERSION], sort_keys=True)
+        mark = json.dumps([content or _digest(path), dtype.name, _VERSION])
         return cache_folder() / FOLDER / f"{path.stem[:60]}-{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
     except (OSError, ValueError, RuntimeError):
         return None
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """What tells a file from another and from itself after a change."""
-    status = path.resolve().stat()
-    return {"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
+def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, kept: Kept) -> None:
     sums: dict[str, int] = {}
 
     def save(name: str, _: Weight, leaf: jax.Array) -> None:
@@ -151,7 +202,7 @@ def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
     facts = {
         "format": _FORMAT,
         "version": _VERSION,
-        "source": _facts(path),
+        "source": {"path": str(path.resolve()), "digest": content},
         "dtype": dtype.name,
         "config": dataclasses.asdict(kept.config),
         "fingerprints": kept.fingerprints.every,
@@ -161,10 +212,10 @@ def _write(folder: Path, path: Path, dtype: jnp.dtype, kept: Kept) -> None:
     (folder / _ENTRY).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _read(folder: Path, path: Path, dtype: jnp.dtype) -> Kept:
+def _read(folder: Path, content: str | None, dtype: jnp.dtype) -> Kept:
     facts = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
-    known = (facts["format"], facts["version"], facts["source"], facts["dtype"])
-    if known != (_FORMAT, _VERSION, _facts(path), dtype.name):
+    known = (facts["format"], facts["version"], facts["source"]["digest"], facts["dtype"])
+    if known != (_FORMAT, _VERSION, content, dtype.name):
         raise ValueError("of another file")
     config = ModelConfig.from_json(facts["config"])
 

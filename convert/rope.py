@@ -3,82 +3,131 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jstrace.convert.fields import Fields
 from jstrace.models import InputError
 from jstrace.models.config import llama3_divisors
 
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_TRAINED = "original_max_position_embeddings"
+_BESIDE = ("rope_theta", "partial_rotary_factor", _TRAINED)
+"""Fields that may stand beside the object, and then hold where it has none of its own."""
+_LONGROPE = "longrope"
+_WITH_TRAINED = ("llama3", _LONGROPE)
+"""Types that read the length of the first training."""
 
 
 def take_rope(
     fields: Fields,
-    head_dim: int,
+    base: Mapping[str, Any],
     *,
     theta: float = 10000.0,
     share: float = 1.0,
     partial: bool = False,
     trained: int | None = None,
+    names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Consume ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``.
+    """Consume ``rope_parameters`` (transformers 5) or ``rope_scaling``, and what stands beside them.
 
-    ``theta`` and ``share`` (of the head that is rotated) hold where the config has none; only ``partial`` families know
-    a share at all. ``trained`` is the length of the first training, where it has a field of its own.
+    Args:
+      fields: of the config.
+      base: what was read of it before, ``head_dim`` and ``max_positions`` among it.
+      theta, share: the base and the share of a head that is rotated, where the config has none.
+      partial: whether the family knows a share at all.
+      trained: the length of the first training where no field beside the object says it, whatever the object says;
+        None for families in which the object counts.
+      names: of fields beside the object, where they have other names: the first is read, the others may only agree.
+
+    Raises:
+      InputError: fields that contradict each other, or positions that are not implemented.
     """
-    given = {
-        "rope_theta": fields.take("rope_theta"),
-        "partial_rotary_factor": fields.take("partial_rotary_factor"),
-        "original_max_position_embeddings": fields.take("original_max_position_embeddings"),
-    }
-    for name in ("rope_scaling", "rope_parameters"):
-        given.update(fields.object(name))
-    if trained is not None:
-        given["original_max_position_embeddings"] = trained
-    if not partial and given["partial_rotary_factor"] not in (None, 1):
-        raise InputError(f"{fields.where}: partial_rotary_factor is not supported in this family; its heads turn whole")
-    positions = fields.peek("max_position_embeddings")
-    positions = positions if isinstance(positions, int) and positions > 0 else None
-    return read_rope(given, fields.where, head_dim, theta=theta, share=share, positions=positions)
+    objects = {name: fields.object(name) for name in ("rope_scaling", "rope_parameters")}
+    beside = {field: [(name, fields.take(name)) for name in names.get(field, (field,))] for field in _BESIDE}
+    default = {"rope_theta": theta, "partial_rotary_factor": share}
+    said = {name: joined(rope, name, beside, default, fields.where) for name, rope in objects.items() if rope}
+    agreeing(said.items(), fields.where)
+    rope = next(iter(said.values()), None) or joined({}, "", beside, default, fields.where)
+    if trained is not None and beside[_TRAINED][0][1] is None:
+        rope[_TRAINED] = trained
+    return read_rope(rope, fields.where, base, partial=partial)
 
 
-def read_rope(
-    given: dict[str, Any], where: str, head_dim: int, *, theta: float, share: float, positions: int | None
+def joined(
+    rope: Mapping[str, Any],
+    name: str,
+    beside: Mapping[str, Sequence[tuple[str, Any]]],
+    default: Mapping[str, float],
+    where: str,
 ) -> dict[str, Any]:
-    """The same from one flat object."""
-    rope = Fields(given, f"{where}: RoPE")
-    kind = rope.take("rope_type") or rope.take("type") or "default"
-    rope.take("type")
-    theta = rope.number("rope_theta", theta)
-    turned = head_dim * rope.number("partial_rotary_factor", share)
+    """An object of this name, with its type as ``rope_type``, and with what stands beside it or is the default.
+
+    Raises:
+      InputError: two of these contradict each other.
+    """
+    found = {field: value for field, value in rope.items() if value is not None}
+    kinds = [(f"{field} in {name}", _kind(found.pop(field, None))) for field in ("rope_type", "type")]
+    agreeing(kinds, where)
+    found["rope_type"] = next((kind for _, kind in kinds if kind is not None), "default")
+    for field, claims in beside.items():
+        if field != _TRAINED or found["rope_type"] in _WITH_TRAINED:
+            agreeing([(f"{field} in {name}", found.get(field)), *claims], where)
+        said = claims[0][1]
+        found.setdefault(field, default.get(field) if said is None else said)
+    return found
+
+
+def _kind(given: Any) -> Any:
+    return _LONGROPE if given == "su" else given
+
+
+def agreeing(claims: Iterable[tuple[str, Any]], where: str) -> None:
+    """Refuse a file whose fields contradict each other; those that are None say nothing."""
+    said = [(name, value) for name, value in claims if value is not None]
+    for name, value in said[1:]:
+        if value != said[0][1]:
+            first, other = f"{said[0][0]} = {str(said[0][1])[:80]}", f"{name} = {str(value)[:80]}"
+            raise InputError(f"{where}: {first} contradicts {other}; remove the one that is wrong")
+
+
+def read_rope(rope: Mapping[str, Any], where: str, base: Mapping[str, Any], *, partial: bool = False) -> dict[str, Any]:
+    """The fields of ``ModelConfig`` of an object as ``joined`` returns it."""
+    fields, head_dim, positions = Fields(rope, f"{where}: RoPE"), base["head_dim"], base["max_positions"]
+    kind, theta = fields.take("rope_type"), fields.number("rope_theta")
+    share = fields.number("partial_rotary_factor", 1.0)
+    turned = head_dim * share
+    if not partial and share != 1:
+        raise InputError(f"{where}: partial_rotary_factor is not supported in this family; its heads turn whole")
     if turned > head_dim:
         raise InputError(f"{where}: partial_rotary_factor turns {turned:g} dimensions of {head_dim}")
     rotary_dim = int(turned)
     found: dict[str, Any] = {"rope_theta": theta, "rope_divisors": None}
     found["rotary_dim"] = None if rotary_dim == head_dim else rotary_dim
     if kind == "linear":
-        found["rope_divisors"] = (rope.number("factor"),) * (rotary_dim // 2)
+        found["rope_divisors"] = (fields.number("factor"),) * (rotary_dim // 2)
     elif kind == "llama3":
-        factor, low, high, trained = (rope.number(name) for name in _LLAMA3)
+        factor, low, high = (fields.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
         if not high > low:
             raise InputError(f"{where}: RoPE high_freq_factor = {high}, expected more than low_freq_factor = {low}")
+        trained = fields.number(_TRAINED, positions)
         found["rope_divisors"] = llama3_divisors(theta, rotary_dim, factor, low, high, trained)
-    elif kind in ("longrope", "su"):
-        found |= _longrope(rope, positions)
+    elif kind == _LONGROPE:
+        found |= _longrope(fields, positions)
     elif kind != "default":
         known = "default, linear, llama3, longrope"
         raise InputError(f"{where}: RoPE type {kind!r} is not supported; supported: {known}")
-    rope.refuse_unread({"original_max_position_embeddings"}, "RoPE field")
+    fields.refuse_unread({_TRAINED}, "RoPE field")
     return found
 
 
-def _longrope(rope: Fields, positions: int | None) -> dict[str, Any]:
+def _longrope(rope: Fields, positions: int) -> dict[str, Any]:
     """Two sets of divisors, chosen by the length of the input, and a factor on cosines and sines."""
-    trained = rope.integer("original_max_position_embeddings")
+    trained = rope.integer(_TRAINED, positions)
     if trained < 2:
         raise InputError(f"{rope.where}: original_max_position_embeddings = {trained}, expected more than 1")
     factor = rope.number("factor", None)
-    factor = (positions or trained) / trained if factor is None else factor
+    factor = positions / trained if factor is None else factor
     magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))
     return {
         "rope_divisors": rope.numbers("short_factor"),

@@ -226,7 +226,8 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
     """From what an earlier start kept of the file, or from the file."""
-    there = kept.find(path, request.dtype, request.say) if request.mesh is None else None
+    content = kept.digest(path) if request.mesh is None else None
+    there = kept.find(path, content, request.dtype, request.say)
     if there is not None:
         words = None if there.tokenizer is None else GgufTokenizer.of_text(there.tokenizer)
         return Checkpoint(there.config, there.params, words, fingerprints=there.fingerprints)
@@ -236,7 +237,7 @@ def _from_gguf(path: Path, request: Request) -> Checkpoint:
     marks = fingerprints(Decoder(made.config, made.params))
     text = made.tokenizer.as_text() if isinstance(made.tokenizer, GgufTokenizer) else None
     if made.tokenizer is None or text is not None:
-        kept.keep(path, kept.Kept(made.config, made.params, marks, text), request.say)
+        kept.keep(path, content, kept.Kept(made.config, made.params, marks, text), request.say)
     return dataclasses.replace(made, fingerprints=marks)
 
 

@@ -68,6 +68,7 @@ def build_params(
     Raises:
       InputError: a weight is missing, left over, of the wrong shape or type, or not finite.
     """
+    tensors = _with_embedding(config, tensors, layouts)
     wanted = _wanted(config, layouts)
     _check_shapes(wanted, tensors, where)
     _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)
@@ -195,6 +196,16 @@ def _check_finite(value: np.ndarray, start: list[int], where: str) -> None:
         found = tuple(int(index) for index in np.argwhere(~finite)[0])
         position = tuple(index + offset for index, offset in zip(found, start, strict=True))
         raise InputError(f"{where} is {value[found]} at {position}; the file is damaged")
+
+
+def _with_embedding(
+    config: ModelConfig, tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]
+) -> Mapping[str, Tensor]:
+    """The tensors with the embedding under its own name: of two tied names some savers store only the head's."""
+    embed, head = layouts["embed"].name, layouts["head"].name
+    if not config.tied_head or embed in tensors or head not in tensors:
+        return tensors
+    return {embed if name == head else name: tensor for name, tensor in tensors.items()}
 
 
 def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:

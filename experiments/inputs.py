@@ -49,8 +49,8 @@ def makeup_of(made: Sequence[Composition], sizes: Sequence[float]) -> list[dict[
     rows = []
     for k, size in enumerate(sizes):
         kept = [one for one in made if one.edges[k]]
-        layers = np.mean([one.layers[k] for one in kept], axis=0)
-        quarters = {f"quarter_{i}": float(part.sum()) for i, part in enumerate(np.array_split(layers, 4), 1)}
+        shares = np.mean([one.quarters[k] for one in kept], axis=0)
+        quarters = {f"quarter_{i}": float(share) for i, share in enumerate(shares, 1)}
         types = {name: float(np.mean([getattr(one, name)[k] for one in kept])) for name in TYPES}
         rows.append({"size": size, **types, **quarters})
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,24 @@ IRRELEVANT: Mapping[str, str] = {
 """Fields that no forward pass depends on, each with the reason."""
 
 
+_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
+}
+"""The language model of each ``model_type`` in transformers, which is what is computed here."""
+
+
 def read_hf_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` of a Hugging Face folder.
+    """Read ``config.json`` of a Hugging Face folder, with a warning where it names a model of its own.
 
     Raises:
       InputError: no readable file, an unsupported architecture, or a field whose effect is not implemented.
@@ -89,7 +106,20 @@ def read_hf_config(folder: Path) -> ModelConfig:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
-    return from_hf_fields(fields, where=str(path))
+    config = from_hf_fields(fields, where=str(path))
+    _warn_of_code(fields, str(path))
+    return config
+
+
+def _warn_of_code(fields: Mapping[str, Any], where: str) -> None:
+    """Warn where a file names another model than the family's: its fields and weights may be the same."""
+    own, named = _CLASSES[fields["model_type"]], fields.get("architectures")
+    others = [name for name in (named if isinstance(named, list) else [named]) if name not in (own, None)]
+    reasons = ["auto_map names code in the repository, which is never run"] if fields.get("auto_map") else []
+    reasons += [f"architectures names {str(others[0])[:80]!r}"] if others else []
+    if reasons:
+        message = f"{where}: {', and '.join(reasons)}; it is read as a plain {own}, which may compute something else"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
@@ -132,4 +162,4 @@ def _text_part(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: text_config has model_type {text['model_type']!r}, expected 'gemma3_text'")
     tied = whole.take("tie_word_embeddings")
     whole.refuse_unread({*IRRELEVANT, *_IMAGE_FIELDS})
-    return text if tied is None else {"tie_word_embeddings": tied} | text
+    return text if tied is None else text | {"tie_word_embeddings": tied}  # the whole's is read, as its is the head

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.rope import read_rope, take_rope
+from jstrace.convert.rope import agreeing, joined, read_rope, take_rope
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.families import FLAGS
 
@@ -21,8 +21,8 @@ _ACTIVATIONS = {
 }
 
 
-def _base(f: Fields, family: str, **defaults: Any) -> dict[str, Any]:
-    """The fields that all families but GPT-2 share; ``defaults`` for those that may be left out."""
+def _base(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict[str, Any]:
+    """The fields that all families but GPT-2 share; the other arguments hold for those that are left out."""
     n_heads, d_model = f.integer("num_attention_heads", **_default(defaults, "n_heads")), f.integer("hidden_size")
     head_dim = f.head_dim("head_dim", defaults.get("head_dim"))
     return {
@@ -35,6 +35,7 @@ def _base(f: Fields, family: str, **defaults: Any) -> dict[str, Any]:
         "n_kv_heads": f.integer("num_key_value_heads", defaults.get("n_kv_heads", n_heads)),
         "head_dim": head_dim or d_model // max(n_heads, 1),
         "d_mlp": f.integer("intermediate_size"),
+        "max_positions": f.integer("max_position_embeddings", max_positions),
         "tied_head": f.flag("tie_word_embeddings", defaults.get("tied_head", False)),
     }
 
@@ -45,10 +46,6 @@ def _default(defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _rms(f: Fields, default: float = 1e-6) -> dict[str, Any]:
     return {"norm_eps": f.number("rms_norm_eps", default)}
-
-
-def _positions(f: Fields, default: int) -> dict[str, Any]:
-    return {"max_positions": f.integer("max_position_embeddings", default)}
 
 
 def _windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: Callable[[int], bool]) -> dict[str, Any]:
@@ -76,14 +73,13 @@ def _windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: C
 
 
 def _llama(f: Fields) -> ModelConfig:
-    base = _base(f, "llama")
+    base = _base(f, "llama", 2048)
     f.fixed("rope_interleaved", False)
     bias = f.flag("attention_bias", False)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_rms(f),
-        **_positions(f, 2048),
         qkv_bias=bias,
         o_bias=bias,
         mlp_bias=f.flag("mlp_bias", False),
@@ -92,13 +88,12 @@ def _llama(f: Fields) -> ModelConfig:
 
 
 def _mistral(f: Fields) -> ModelConfig:
-    base = _base(f, "mistral", n_kv_heads=8)
+    base = _base(f, "mistral", 131072, n_kv_heads=8)
     window = f.nullable("sliding_window", 4096)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_rms(f),
-        **_positions(f, 131072),
         **_windows(f, base, window, lambda layer: window is not None),
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
@@ -113,26 +108,24 @@ def _qwen_windows(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _qwen2(f: Fields) -> ModelConfig:
-    base = _base(f, "qwen2")
+    base = _base(f, "qwen2", 32768)
     f.fixed("use_mrope", False, None)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_rms(f),
-        **_positions(f, 32768),
         **_qwen_windows(f, base),
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
 
 
 def _qwen3(f: Fields) -> ModelConfig:
-    base = _base(f, "qwen3", head_dim=128)
+    base = _base(f, "qwen3", 32768, head_dim=128)
     bias = f.flag("attention_bias", False)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_rms(f),
-        **_positions(f, 32768),
         **_qwen_windows(f, base),
         qkv_bias=bias,
         o_bias=bias,
@@ -141,30 +134,27 @@ def _qwen3(f: Fields) -> ModelConfig:
 
 
 def _olmo2(f: Fields) -> ModelConfig:
-    base = _base(f, "olmo2")
+    base = _base(f, "olmo2", 2048)
     f.fixed("attention_bias", False)  # a bias before a post-norm is neither an edge nor a constant of the node
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_rms(f, 1e-5),
-        **_positions(f, 2048),
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
 
 
 def _phi3(f: Fields) -> ModelConfig:
-    base = _base(f, "phi3")
+    base = _base(f, "phi3", 4096)
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         f.fixed(name, False)
     f.fixed("full_attn_mod", 1)
     f.fixed("interpolate_factor", 1)
     window = f.integer("sliding_window", None)
-    trained = f.integer("original_max_position_embeddings", 4096)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"], partial=True, trained=trained),
+        **take_rope(f, base, partial=True, trained=4096),
         **_rms(f, 1e-5),
-        **_positions(f, 4096),
         **_windows(f, base, window, lambda layer: window is not None),
         activation=f.choice("hidden_act", _ACTIVATIONS, "silu"),
     )
@@ -185,51 +175,49 @@ def _gemma(f: Fields, base: Mapping[str, Any], *, softcap: float | None) -> dict
 
 
 def _gemma2(f: Fields) -> ModelConfig:
-    base = _base(f, "gemma2", head_dim=256, tied_head=True)
+    base = _base(f, "gemma2", 8192, head_dim=256, tied_head=True)
     window = f.nullable("sliding_window", 4096)
     f.fixed("sliding_window_size", window)  # an older name of the same
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"]),
+        **take_rope(f, base),
         **_gemma(f, base, softcap=30.0),
         attn_softcap=f.nullable("attn_logit_softcapping", 50.0),
-        **_positions(f, 8192),
         **_windows(f, base, window, lambda layer: layer % 2 == 0),
     )
 
 
 def _gemma3(f: Fields) -> ModelConfig:
-    base = _base(f, "gemma3", n_heads=8, n_kv_heads=4, head_dim=256, vocab_size=262208, tied_head=True)
+    base = _base(f, "gemma3", 131072, n_heads=8, n_kv_heads=4, head_dim=256, vocab_size=262208, tied_head=True)
     f.fixed("attn_logit_softcapping", None)  # transformers' module does not read it
     pattern = f.integer("sliding_window_pattern", 6)
     f.take("_sliding_window_pattern")  # transformers writes it beside layer_types and does not read it
     return ModelConfig(
         **base,
-        **_gemma3_rope(f, base["head_dim"]),
+        **_gemma3_rope(f, base),
         **_gemma(f, base, softcap=None),
-        **_positions(f, 131072),
         **_windows(f, base, f.nullable("sliding_window", 4096), lambda layer: (layer + 1) % pattern != 0),
     )
 
 
-def _gemma3_rope(f: Fields, head_dim: int) -> dict[str, Any]:
+def _gemma3_rope(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     """Two bases: as ``rope_theta`` and ``rope_local_base_freq``, or as one object per kind of layer."""
-    per_kind = f.object("rope_parameters")
-    if not per_kind:
-        local = f.number("rope_local_base_freq", 10000.0)
-        return take_rope(f, head_dim, theta=1e6) | {"local_rope_theta": local}
-    f.take("rope_theta"), f.take("rope_local_base_freq")  # what rope_parameters hold is what counts
+    per_kind, scaling = f.object("rope_parameters"), f.object("rope_scaling")
     kinds = Fields(per_kind, f.where)
-    local_fields, global_fields = (
-        kinds.object("sliding_attention"),
-        kinds.object("full_attention") | f.object("rope_scaling"),
-    )
+    local, whole = kinds.object("sliding_attention"), kinds.object("full_attention")
     kinds.refuse_unread((), "RoPE field")
-    local_rope = read_rope(local_fields, f.where, head_dim, theta=10000.0, share=1.0, positions=None)
-    if local_rope["rope_divisors"] is not None or local_rope["rotary_dim"] is not None:
+    for field, value in scaling.items():
+        agreeing([(f"{field} in rope_scaling", value), (f"{field} in full_attention", whole.get(field))], f.where)
+    whole = ({} if per_kind else {"rope_type": "default"}) | whole | scaling  # beside which "type" says nothing new
+
+    def read(rope: Mapping[str, Any], kind: str, name: str, theta: float) -> dict[str, Any]:
+        beside = {"rope_theta": [(name, f.take(name))]}
+        return read_rope(joined(rope, kind, beside, {"rope_theta": theta}, f.where), f.where, base)
+
+    local_rope = read(local, "sliding_attention", "rope_local_base_freq", 10000.0)
+    if local_rope["rope_divisors"] is not None:
         raise InputError(f"{f.where}: rope_parameters of sliding_attention, only the default type is supported")
-    whole = read_rope(global_fields, f.where, head_dim, theta=1e6, share=1.0, positions=None)
-    return whole | {"local_rope_theta": local_rope["rope_theta"]}
+    return read(whole, "full_attention", "rope_theta", 1e6) | {"local_rope_theta": local_rope["rope_theta"]}
 
 
 def _gpt2(f: Fields) -> ModelConfig:
@@ -258,16 +246,20 @@ def _gpt2(f: Fields) -> ModelConfig:
     )
 
 
+_NEOX_NAMES = {
+    "rope_theta": ("rotary_emb_base", "rope_theta"),
+    "partial_rotary_factor": ("rotary_pct", "partial_rotary_factor"),
+}
+
+
 def _gpt_neox(f: Fields) -> ModelConfig:
-    base = _base(f, "gpt_neox")
+    base = _base(f, "gpt_neox", 2048)
     if base["n_kv_heads"] != base["n_heads"]:
         raise InputError(f"{f.where}: num_key_value_heads = {base['n_kv_heads']}, expected {base['n_heads']} or none")
-    share, theta = f.number("rotary_pct", 0.25), f.number("rotary_emb_base", 10000.0)
     bias = f.flag("attention_bias", True)
     return ModelConfig(
         **base,
-        **take_rope(f, base["head_dim"], theta=theta, share=share, partial=True),
-        **_positions(f, 2048),
+        **take_rope(f, base, share=0.25, partial=True, names=_NEOX_NAMES),
         norm_eps=f.number("layer_norm_eps", 1e-5),
         parallel=f.flag("use_parallel_residual", True),
         qkv_bias=bias,

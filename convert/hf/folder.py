@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder: ``model.safetensors``, or shards under ``model.safetensors.index.json``."""
+"""Weights of a Hugging Face folder: ``model.safetensors``, or else shards under ``model.safetensors.index.json``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jstrace.models import InputError
 
 _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
+_ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _PREFIXES = (
     "model.language_model.",
@@ -98,11 +99,16 @@ def _bare(name: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    index = folder / _INDEX
+    """What transformers would read: the single file, whatever index an earlier save left beside it, or the shards."""
+    single, index = folder / _SINGLE, folder / _INDEX
+    if (folder / _ADAPTER).is_file():
+        raise InputError(
+            f"{folder}: {_ADAPTER} changes the weights, and jstrace applies no adapters;"
+            " merge it with PEFT's merge_and_unload and save the whole model"
+        )
+    if single.is_file():
+        return [single]
     if not index.is_file():
-        single = folder / _SINGLE
-        if single.is_file():
-            return [single]
         raise InputError(
             f"{folder}: no model.safetensors and no index of shards; jstrace reads only safetensors:"
             " take a revision that has them, or save the model again with transformers"

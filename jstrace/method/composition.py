@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jstrace.method.counting import Counts
+from jstrace.method.depth import by_quarter
 from jstrace.models import EdgeTree
 
 
@@ -24,7 +25,7 @@ class Composition:
     layers: Float[np.ndarray, "Z1 L"]
     """Share of the edges that lie in each layer."""
     quarters: Float[np.ndarray, "Z1 4"]
-    """The same per quarter of the depth; layer l is in quarter floor(4 l / L)."""
+    """The same per quarter of the depth."""
     nodes: Int[np.ndarray, "Z1"]
     """Nodes reached: the output and the source of every edge."""
     input_reached: Bool[np.ndarray, "Z1"]
@@ -48,8 +49,7 @@ def composed(counts: Counts) -> Composition:
     """The composition that counts of one input, on the host, make."""
     residual, mlp, heads = counts.residual, counts.mlp, counts.heads
     layers = residual + mlp + heads.sum(-1)
-    total, n_layers = layers.sum(-1), layers.shape[-1]
-    quarter = np.arange(4)[:, None] == 4 * np.arange(n_layers) // n_layers
+    total = layers.sum(-1)
     with np.errstate(invalid="ignore"):
         return Composition(
             edges=total,
@@ -57,7 +57,7 @@ def composed(counts: Counts) -> Composition:
             attention=heads.sum((-1, -2)) / total,
             mlp=mlp.sum(-1) / total,
             layers=layers / total[:, None],
-            quarters=layers @ quarter.T / total[:, None],
+            quarters=by_quarter(layers) / total[:, None],
             nodes=counts.nodes,
             input_reached=counts.input_reached,
             residual_edges=residual,

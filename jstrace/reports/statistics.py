@@ -13,6 +13,7 @@ from scipy import stats
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
+from jstrace.method.depth import by_quarter
 from jstrace.method.sizes import most_selective
 from jstrace.reports.results import Results
 
@@ -139,8 +140,7 @@ def makeup(run: Results, source: str) -> Makeup:
     shares = run.shares[source]
     types = np.stack([shares[..., 0], shares[..., 2:].sum(-1), shares[..., 1]], axis=-1).sum(axis=1)
     layers = shares.sum(axis=-1)
-    quarter = np.arange(4)[:, None] == 4 * np.arange(run.n_layers) // run.n_layers
-    return Makeup(types, layers @ quarter.T, layers)
+    return Makeup(types, by_quarter(layers), layers)
 
 
 def ablatable_kept(run: Results, case: Case) -> np.ndarray | None:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from jstrace.runs.row import Row
+from jstrace.runs.following import between
+from jstrace.runs.row import Passage, Row
 
 
 @runtime_checkable
@@ -20,10 +21,11 @@ class Encoder(Protocol):
 
 
 def next_token(tokenizer: Encoder, row: Row, tokens: list[int]) -> int | None:
-    """The first token of the true next word, where the text's own tokens stay what they are before it."""
+    """The token that follows in the text as it goes on, where the text's own tokens stay what they are before it."""
     if row.next_word is None:
         return None
-    longer = tokenizer.encode(f"{row.text} {row.next_word}")
+    space = " " if isinstance(row, Passage) else between(row.text, row.next_word)
+    longer = tokenizer.encode(f"{row.text}{space}{row.next_word}")
     return longer[len(tokens)] if longer[: len(tokens)] == tokens and len(longer) > len(tokens) else None
 
 

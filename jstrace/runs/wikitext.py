@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jstrace.errors import InputError
-from jstrace.runs.row import Row
+from jstrace.runs.row import Passage, Row
 
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-103": "wikitext-103-raw-v1"}
 """Corpora by name, with their configuration on the hub."""
@@ -83,7 +83,7 @@ def passages(paragraph: str, n_words: int) -> Iterator[Row]:
         if any(mark in text for mark in _UNCLEAR):
             start += 1
             continue
-        yield Row(" ".join(words[:n_words]), words[n_words])
+        yield Passage(" ".join(words[:n_words]), words[n_words])
         start = end
 
 

@@ -104,9 +104,11 @@ def test_weights_that_are_no_floats(folder: Path, dtype: Any) -> None:
 
 
 def test_files_that_make_their_readers_stumble(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "away")  # which counts before an index
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}')
     with pytest.raises(InputError, match="cannot be read"):
         jstrace.load(str(folder))
+    (folder / "away").rename(folder / "model.safetensors")
     edit_config(folder, num_hidden_layers=2**31)
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(InputError, match="at most 10000"):

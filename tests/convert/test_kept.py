@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -78,10 +80,71 @@ def test_the_second_start_maps_what_the_first_made(gguf: Path, made: list[Path],
     jax.tree.map(lambda leaf: leaf.block_until_ready(), second.decoder)
 
 
-def test_a_changed_file_is_another(gguf: Path, made: list[Path]) -> None:
-    jstrace.load(str(gguf))
+def replaced(gguf: Path) -> None:
+    """Another model in the file's place: of the same size and time."""
+    status, other = gguf.stat(), gguf.with_name("other.gguf")
+    content = bytearray(gguf.read_bytes())
+    content[-3] ^= 4
+    other.write_bytes(content)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, gguf)
+    assert (gguf.stat().st_size, gguf.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+def edited(gguf: Path) -> None:
+    """The same, with the inode kept, too."""
+    status = gguf.stat()
+    with gguf.open("r+b") as stream:
+        stream.seek(-3, os.SEEK_END)
+        stream.write(bytes([gguf.read_bytes()[-3] ^ 4]))
+    os.utime(gguf, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [replaced, edited])
+def test_a_changed_file_is_another(gguf: Path, made: list[Path], change: Callable[[Path], None]) -> None:
+    first = jstrace.load(str(gguf))
+    change(gguf)
+    second = jstrace.load(str(gguf))
+    assert len(made) == 2
+    assert first.fingerprint() != second.fingerprint()
+    same(second, jstrace.load(str(gguf)))
+    assert len(made) == 2
+
+
+def test_the_same_content_is_the_same(gguf: Path, made: list[Path], tmp_path: Path) -> None:
+    """Touched, or copied to another folder."""
+    first = jstrace.load(str(gguf))
     os.utime(gguf, ns=(0, 1))
-    jstrace.load(str(gguf))
+    same(first, jstrace.load(str(gguf)))
+    (tmp_path / "copy").mkdir()
+    same(first, jstrace.load(str(shutil.copy(gguf, tmp_path / "copy"))))
+    assert made == [gguf]
+
+
+@pytest.mark.parametrize("content", [b"", b"a" * 31, b"ab" * 8, b"a" * 33])
+def test_the_digest_is_of_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(kept, "_CHUNK", 16)
+    monkeypatch.setattr(kept, "_BLOCK", 6)
+    (tmp_path / "file").write_bytes(content)
+    parts = (hashlib.sha256(content[start : start + 16]).digest() for start in range(0, len(content), 16))
+    assert kept.digest(tmp_path / "file") == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_a_file_replaced_while_it_is_read_is_not_kept(
+    gguf: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dequantised = source._dequantised
+
+    def slowly(path: Path, request: Any) -> Any:
+        found = dequantised(path, request)
+        replaced(path)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(source, "_dequantised", slowly)
+        first = jstrace.load(str(gguf))
+    assert list(kept.entries()) == []
+    assert jstrace.load(str(gguf)).fingerprint() != first.fingerprint()
     assert len(made) == 2
 
 
@@ -183,6 +246,36 @@ def test_memory_that_runs_out_is_no_damage(gguf: Path, told: list[str], monkeypa
     assert entry(gguf).exists()
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EINTR, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize("step", ["load", "read_text", "is_file"])
+def test_an_error_that_passes_is_no_damage(
+    gguf: Path, made: list[Path], told: list[str], monkeypatch: pytest.MonkeyPatch, number: int, step: str
+) -> None:
+    first = jstrace.load(str(gguf))
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np if step == "load" else Path, step, failing)
+        assert kept.find(gguf, kept.digest(gguf), F32, told.append) is None
+    assert told == [f"{entry(gguf)} cannot be read ({os.strerror(number)}); the weights are dequantised anew"]
+    same(first, jstrace.load(str(gguf), say=told.append))
+    assert (len(made), len(told)) == (1, 1), "the entry is still there"
+
+
+def test_an_entry_of_another_user_is_read(gguf: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not be told that it was used."""
+    jstrace.load(str(gguf))
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "not the owner")
+
+    monkeypatch.setattr(os, "utime", refused)
+    jstrace.load(str(gguf))
+    assert made == [gguf]
+
+
 def test_a_folder_that_cannot_be_written_costs_a_sentence(gguf: Path, told: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "weights").write_text("a file stands there")
@@ -238,6 +331,22 @@ def test_entries_are_bounded(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("JSTRACE_KEPT_GB", off)
         jstrace.load(str(paths[1]))
         assert not entry(paths[1]).exists()
+
+
+def test_entries_without_bound(gguf: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ("inf", "1e999", "", " 8 "):
+        monkeypatch.setenv("JSTRACE_KEPT_GB", size)
+        jstrace.load(str(gguf))
+        assert entry(gguf).exists()
+    assert made == [gguf]
+
+
+@pytest.mark.parametrize("size", ["nan", "-1", "-inf", "8 GB", "lots"])
+def test_bounds_that_are_no_sizes(gguf: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("JSTRACE_KEPT_GB", size)
+    with pytest.raises(InputError, match=f"JSTRACE_KEPT_GB={size}: expected a size in GB") as caught:
+        jstrace.load(str(gguf))
+    assert "\n" not in str(caught.value)
 
 
 def test_small_models_are_not_worth_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

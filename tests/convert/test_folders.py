@@ -1,0 +1,63 @@
+"""Which weights of a Hugging Face folder count: those that transformers reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+import transformers
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_model
+
+import jstrace
+from jstrace.loading import describe
+from jstrace.models import InputError
+from tests import hf_models
+
+
+@pytest.mark.parametrize("shards_left", [True, False])
+def test_the_single_file_counts_before_an_index(
+    hf_llama: Callable[..., Path], tmp_path: Path, shards_left: bool
+) -> None:
+    """As of a model that was saved in shards and then in one file, with which transformers removes the shards alone."""
+    folder = Path(shutil.copytree(hf_llama(shards=3), tmp_path / "model"))
+    shards = sorted(folder.glob("model-*.safetensors"))
+    new = {name: 2 * weight for shard in shards for name, weight in load_file(shard).items()}
+    save_file(new, folder / "model.safetensors", {"format": "pt"})
+    for shard in [] if shards_left else shards:
+        shard.unlink()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(theirs.numpy(), new["model.embed_tokens.weight"])
+    model = jstrace.load(str(folder))
+    np.testing.assert_array_equal(model.decoder.params()["embed"], new["model.embed_tokens.weight"])
+    assert describe(str(folder)) == model.config
+
+
+def test_adapters_are_refused(hf_llama: Callable[..., Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(hf_llama(), tmp_path / "model"))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"adapter_config\.json changes the weights.*merge_and_unload"):
+        jstrace.load(str(folder))
+
+
+@pytest.mark.parametrize("variant", ["llama-tied-sharded", "gemma3", "gpt2"])
+def test_a_tied_embedding_that_is_stored_as_the_head(variant: str, tmp_path: Path) -> None:
+    """safetensors' own ``save_model`` keeps one of two names that share memory, the first in order."""
+    torch_model = hf_models.make(hf_models.VARIANTS[variant], tmp_path)
+    expected = jstrace.load(str(tmp_path)).decoder.params()
+    for path in tmp_path.glob("model*"):
+        path.unlink()
+    save_model(torch_model, str(tmp_path / "model.safetensors"))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" in stored
+    assert not any("embed_tokens" in name or "wte" in name for name in stored)
+    chex.assert_trees_all_equal(jstrace.load(str(tmp_path)).decoder.params(), expected)
+    fields = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"(embed_tokens|wte)\.weight is missing"):
+        jstrace.load(str(tmp_path))
