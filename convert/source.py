@@ -36,6 +36,7 @@ from jstrace.models import (
     preset,
     random_params,
 )
+from jstrace.models.keys import seeded
 from jstrace.models.memory import memory_limit
 
 _RANDOM = "random:"
@@ -134,7 +135,7 @@ def read_checkpoint(
     with _refusing(source):
         if source.startswith(_RANDOM):
             config = read_config(source, revision=revision, say=say)
-            key, places = jax.random.key(0), request.shardings(config)
+            key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype)
             params = random_params(config, key=key, dtype=dtype, shardings=places)
             found = Checkpoint(config, params, None)

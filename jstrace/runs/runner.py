@@ -34,6 +34,7 @@ from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry
 from jstrace.runs.saving import Saver
 from jstrace.runs.vocabulary import token_counts, token_fingerprint
+from jstrace.runs.written import written_tokens
 from jstrace.scale import hosts, machine, meshes
 
 _PART_CPU, _PART_ACCELERATOR = 16, 64
@@ -152,7 +153,10 @@ def run(
         saver = Saver(folder, run_mark, names, make, tell.saved)
         ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed, keep_strata=save_strata, compose=True)
         replacing = Replacing(loaded, reference)
-        inputs = Inputs(loaded, data.rows, extras, plan.seed)
+        written = {} if not extras.generate else written_tokens(
+            folder, there, run_mark, done, loaded, data.rows, extras.generate
+        )  # fmt: skip
+        inputs = Inputs(loaded, data.rows, extras, plan.seed, written)
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as interrupts:
