@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,31 @@ def test_a_damaged_part(model: Model, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/.jstrace*"))
     for name, table in whole.items():
         assert read(tmp_path, name).equals(table)
+
+
+def test_strata_may_be_removed(model: Model, tmp_path: Path) -> None:
+    """One file of them or all: nothing that is finished is removed, or computed again."""
+    runs.run(model, DATA, tmp_path, SMALL, limit=2, part_inputs=1, save_strata=True)
+    (tmp_path / "strata" / parts.Part(0, 0).file).unlink()
+    files = {path: path.read_bytes() for path in tmp_path.glob("*/*.parquet")}
+    assert runs.run(model, DATA, tmp_path, SMALL, limit=3, part_inputs=1, save_strata=True) == runs.Summary(3, 0, 1)
+    assert {path: path.read_bytes() for path in files} == files
+    assert {path.name for path in (tmp_path / "strata").iterdir()} == {parts.Part(n, n).file for n in (1, 2)}
+    shutil.rmtree(tmp_path / "strata")
+    assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=1, save_strata=True) == runs.Summary(4, 0, 1)
+    assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_a_table_that_was_moved_away(model: Model, tmp_path: Path) -> None:
+    """What is left of finished inputs is not removed for it."""
+    runs.run(model, DATA, tmp_path / "run", SMALL, limit=2)
+    (tmp_path / "run" / "components").rename(tmp_path / "components")
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="components of finished inputs is not there; put that folder back"):
+        runs.run(model, DATA, tmp_path / "run", SMALL)
+    assert {path: path.read_bytes() for path in files} == files
+    shutil.rmtree(tmp_path / "run" / "inputs")
+    assert runs.run(model, DATA, tmp_path / "run", SMALL).computed == 4
 
 
 def test_parts_that_cannot_be_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
