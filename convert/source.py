@@ -36,6 +36,8 @@ from jstrace.models import (
     preset,
     random_params,
 )
+from jstrace.models.keys import seeded
+from jstrace.models.memory import memory_limit
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"
@@ -133,7 +135,7 @@ def read_checkpoint(
     with _refusing(source):
         if source.startswith(_RANDOM):
             config = read_config(source, revision=revision, say=say)
-            key, places = jax.random.key(0), request.shardings(config)
+            key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype)
             params = random_params(config, key=key, dtype=dtype, shardings=places)
             found = Checkpoint(config, params, None)
@@ -150,8 +152,11 @@ def read_checkpoint(
 def _check_room(config: ModelConfig, dtype: jnp.dtype) -> None:
     """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
     needed = n_params(config) * dtype.itemsize
-    on_cpu = jax.default_backend() == "cpu"
-    if needed > (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if on_cpu else _NO_MACHINE_HAS):
+    room = _NO_MACHINE_HAS
+    if jax.default_backend() == "cpu":
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        room = min(there, memory_limit() or there)
+    if needed > room:
         raise InputError(f"{needed / 1e9:.0f} GB of weights do not fit into this machine's memory; {_ROOM}")
 
 

@@ -76,6 +76,8 @@ def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
     check_local(path)
     try:
         if str(path) == "-":
+            if sys.stdin is None:
+                raise InputError("-: cannot be read (standard input is closed)")
             content = _up_to(sys.stdin.buffer, most, path)
         else:
             if not str(path).startswith(_STREAMS):

@@ -13,6 +13,9 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
 from jstrace.models.stacks import over_layers
 
+CHOSEN = -1
+"""In the place of a token that is given: it is to be chosen."""
+
 
 class Continued(NamedTuple):
     """Tokens that a model added to a prompt."""
@@ -35,6 +38,7 @@ def continued(
     length: Int[Array, ""] | int,
     key: Array,
     temperature: Float32[Array, ""] | float,
+    given: Int[Array, "N"] | None = None,
     *,
     count: int,
 ) -> Continued:
@@ -46,15 +50,18 @@ def continued(
       length: true tokens of the prompt; with longrope, that and ``length + count - 1`` are on one side of its switch.
       key: of draws; each token's is folded from it and the number of tokens before it.
       temperature: that logits are divided by before a draw; at 0 the most probable token is taken.
+      given: tokens that are taken whatever is predicted; ``CHOSEN`` where one is to be chosen, by default all.
       count: tokens to add; static.
     """
     sights = fn.sights(model.config, tokens.shape[0], length)
+    known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
     x, cache = _over_prompt(model, model.embedded(tokens), sights)
 
     def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
         tokens, cache, logits = state
         place = length + added
         token = _chosen(logits, jax.random.fold_in(key, place), temperature)
+        token = jnp.where(known[added] == CHOSEN, token, known[added])
         logprob = jnp.where(jnp.all(jnp.isfinite(logits)), jax.nn.log_softmax(logits)[token], jnp.nan)
         tokens = tokens.at[place].set(token)
         x, cache = _over_one(

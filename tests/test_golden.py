@@ -64,6 +64,7 @@ def test_a_run_goes_on(model: Model, tmp_path: Path) -> None:
     plan = Plan(("l1",), ("all", "residual+mlp"), ("random", "inverse"))
     done = runs.run(model, dataclasses.replace(data, name="gold.tsv"), folder, plan, save_strata=True)
     assert (done.inputs, done.invalid, done.computed) == (3, 0, 1)
+    assert "scores" not in json.loads((folder / "manifest.json").read_text())["config"], "nothing says what they were"
     assert parquet.read_table(folder / "inputs")["input"].to_pylist() == [0, 1, 2]
     write_report([folder], tmp_path / "report")
 

@@ -167,6 +167,16 @@ def test_nothing_unsafe(name: str) -> None:
         assert call not in text
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_keys_name_their_generator(name: str) -> None:
+    """JAX's default one can be set to another, whose draws are others."""
+    tree = ast.parse(SOURCES[name].read_text())
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    made = {call for call in called if call.rpartition(".")[2] in ("PRNGKey", "wrap_key_data", "Rngs")}
+    made |= {call for call in called if call.endswith("random.key")}
+    assert made == ({"jax.random.key", "jax.random.wrap_key_data"} if name == "models.keys" else set())
+
+
 def run_code(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -38,6 +38,7 @@ from jstrace.loading import describe
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.sizes import NO_EDGE, SIZES
 from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params
+from jstrace.models.keys import seeded
 from jstrace.pipeline import footprint
 from jstrace.scale import batching
 from jstrace.scale.memory import batch_inputs
@@ -197,7 +198,7 @@ def main() -> None:
         if name != loaded:
             decoder = None  # before the next one is drawn
             decoder, loaded = (
-                Decoder(describe(name), random_params(describe(name), key=jax.random.key(0), dtype=DTYPE)),
+                Decoder(describe(name), random_params(describe(name), key=seeded(0), dtype=DTYPE)),
                 name,
             )
         assert decoder is not None

@@ -22,12 +22,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params
+from jstrace.models.keys import seeded
 
 ARGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 COUNT = """() => {
@@ -59,7 +59,7 @@ def model_of(layers: int, heads: int) -> Model:
         family="llama", vocab_size=500, n_layers=layers, d_model=64, n_heads=heads, n_kv_heads=heads, head_dim=4,
         d_mlp=64, norm_eps=1e-5, rope_theta=10000.0, rope_divisors=None, tied_head=False, max_positions=1024,
     )  # fmt: skip
-    params = random_params(config, key=jax.random.key(0), dtype=jnp.dtype("float32"), scale=0.3)
+    params = random_params(config, key=seeded(0), dtype=jnp.dtype("float32"), scale=0.3)
     return Model(Decoder(config, params))
 
 

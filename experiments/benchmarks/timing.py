@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jstrace.models.keys import seeded
 from jstrace.scale import machine
 
 REPEATS = 5
@@ -30,7 +31,7 @@ def timed(function: Callable[[], Any], repeats: int = REPEATS) -> dict[str, floa
 
 def matrix_rate(dtype: Any, size: int, repeats: int = 20) -> float:
     """FLOP/s of a product of two square matrices, the best of three medians: the rate that floors are measured by."""
-    a, b = (jax.random.normal(jax.random.key(n), (size, size), dtype) for n in range(2))
+    a, b = (jax.random.normal(seeded(n), (size, size), dtype) for n in range(2))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest" if dtype == jnp.float32 else None))
     return 2 * size**3 / min(timed(lambda: product(a, b), repeats)["median"] for _ in range(3))
 

@@ -19,6 +19,8 @@ _AGAIN = "so this one stops; start every host again (jstrace run goes on with th
 
 def quieten() -> None:
     """Send what is written to descriptor 2 through such a process; ``sys.stderr`` keeps the way that it has."""
+    from jstrace.cli.streams import lossy  # not where this file runs alone
+
     sys.stderr.flush()
     own = os.dup(2)
     filtering = subprocess.Popen(
@@ -27,6 +29,7 @@ def quieten() -> None:
     assert filtering.stdin is not None
     encoding, sys.stderr = sys.stderr.encoding, os.fdopen(own, "w", 1, encoding="utf-8", errors="backslashreplace")
     sys.stderr.reconfigure(encoding=encoding)
+    sys.stderr = lossy(sys.stderr)
     os.dup2(filtering.stdin.fileno(), 2)
     filtering.stdin.close()
 

@@ -85,11 +85,14 @@ class Kind(StrEnum):
     MLP = "mlp"
 
 
-AT_HELP = "A size of the trace (0.01), its index (16), or full."
+AT_HELP = "A size of the trace, a share of all edges (0.01, 1%, 1 or full for all), or its index, from 2 on (16)."
 
 
 def at_size(text: str) -> dict[str, Any]:
-    """Which of its traces is meant, as ``Trace.mask`` takes it: an index where it is a whole number, or else a size.
+    """Which of its traces is meant, as ``Trace.mask`` takes it.
+
+    A number up to 1 is a size, a share of all edges, however it is written (0.01, 1e-2, 1%); 1 is the full graph. A
+    whole number above 1 can be no share: it is an index.
 
     Raises:
       InputError: neither.
@@ -99,9 +102,10 @@ def at_size(text: str) -> dict[str, Any]:
     if text == "full":
         return {"size": 1.0}
     try:
-        return {"k": int(text)} if text.lstrip("+-").isdecimal() else {"size": float(text)}
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return {"k": int(text)} if text.isdecimal() and number > 1 else {"size": number}
     except ValueError as error:
-        raise InputError(f"{text!r}: expected a size of the trace (0.01), its index (16), or full") from error
+        raise InputError(f"{text!r}: expected a size of the trace (0.01, 1%, 1), its index (16), or full") from error
 
 
 class Dtype(StrEnum):

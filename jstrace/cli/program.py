@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
 from jstrace.cli.run import run_command
 from jstrace.cli.selectivity import selectivity_command
+from jstrace.cli.streams import lossy, prepare
 from jstrace.cli.trace import trace_command
 from jstrace.cli.view import view_command
 
@@ -33,14 +33,17 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script: bad input is one line on standard error and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter still gets the rest
+    prepare()
     warnings.showwarning = _warn
     try:
-        app()
-        sys.stdout.flush()
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except Exception as error:
+        sys.stdout = lossy(sys.stdout)  # what it still holds is tried once more at the end
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)  # without a word, as other programs do
         message = _message(error)
         if message is None:
             raise
@@ -70,8 +73,13 @@ def _message(error: Exception) -> str | None:
 
     if isinstance(error, InputError):
         return str(error)
+    try:
+        import jax  # noqa: F401 - which reports do without
+    except Exception:  # a variable of JAX that makes no sense
+        return f"JAX cannot be imported ({error}); see the variables JAX_... that are set"
     from jstrace.scale.exchange import ENDING
-    from jstrace.scale.memory import out_of_memory  # imports JAX, which reports do without
+    from jstrace.scale.machine import missing_devices
+    from jstrace.scale.memory import out_of_memory
 
     if out_of_memory(error):
         return "out of memory; try a shorter input, dtype bfloat16 or a mesh of more devices"
@@ -81,7 +89,7 @@ def _message(error: Exception) -> str | None:
         return f"another host has ended or cannot be reached, so this one stops ({reason})"
     if isinstance(error, OSError):
         return f"output cannot be written ({error.strerror or error})"
-    return None
+    return missing_devices()
 
 
 def _version(wanted: bool) -> None:

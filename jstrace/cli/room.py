@@ -33,15 +33,17 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
     """
     from jstrace.method.conditions import takes_passes
     from jstrace.method.sizes import SIZES
-    from jstrace.pipeline.footprint import gradient_bytes, text_bytes
+    from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket
 
     def needed(n_tokens: int, *, whole: bool = False) -> int:
-        own = text_bytes(model.config, n_tokens, len(SIZES), model.dtype.itemsize, whole=whole)
-        if not takes_passes(asked.importance):
-            return own
-        return max(own, gradient_bytes(model.config, bucket(n_tokens), model.dtype.itemsize, asked.importance))
+        config, width, itemsize = model.config, bucket(n_tokens), model.dtype.itemsize
+        own = text_bytes(config, n_tokens, len(SIZES), itemsize, whole=whole)
+        names = [asked.replace]
+        if takes_passes(asked.importance):
+            own, names = max(own, gradient_bytes(config, width, itemsize, asked.importance)), [asked.replace, "mean"]
+        return own + replacement_bytes(config, width, names, itemsize)
 
     def message(room: float, what: str, *, whole: bool = False) -> str:
         fitting = bisect.bisect_right(range(1, len(row)), room, key=lambda n: needed(n, whole=whole))

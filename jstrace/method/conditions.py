@@ -216,6 +216,11 @@ class Plan:
         return tuple(dict.fromkeys(case.source for case in self.cases))
 
     @property
+    def built_in_names(self) -> tuple[str, ...]:
+        """The scores of ``IMPORTANCES`` that traces are made of, those of baselines among them."""
+        return tuple(dict.fromkeys(one.importance for one in self.sources if isinstance(one.importance, str)))
+
+    @property
     def importance_names(self) -> tuple[str, ...]:
         """What tables and files call the importances."""
         return tuple(map(name_of, self.importances))

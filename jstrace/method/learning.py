@@ -22,6 +22,7 @@ from jstrace.method.gradients import GradientScore, Pass, Rounds, as_floats, che
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
+from jstrace.models.keys import seeded
 
 _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
@@ -225,7 +226,7 @@ class _Fit:
     def _drawn(self, at: _At) -> tuple[Float32[Array, "2"], Any]:
         """Two sizes, and what ablated edges carry under each."""
         one = self.one
-        size_key, place_key = jax.random.split(jax.random.fold_in(jax.random.key(one.seed), at.index))
+        size_key, place_key = jax.random.split(jax.random.fold_in(seeded(one.seed), at.index))
         sizes = at.low * jnp.exp(jax.random.uniform(size_key, (2,)) * jnp.log(at.high / at.low))
         if one.others is None:
             return sizes, one.replace

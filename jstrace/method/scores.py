@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32, Int
 from jstrace import _moved
 from jstrace.method.conditions import name_of
 from jstrace.models import EdgeTree, Importance, InputError
+from jstrace.models.keys import seeded
 from jstrace.models.layers import contract
 
 
@@ -150,15 +151,10 @@ def input_key(seed: Int[Array, ""] | int, tokens: Int[Array, "T"], length: Int[A
     Other inputs get draws of their own, or a baseline's bands over inputs would lack the variance of the draw.
     """
     place = jnp.arange(tokens.shape[0], dtype=jnp.uint32)
-    mixed = jax.vmap(lambda i, token: jax.random.fold_in(jax.random.fold_in(_key(0), i), token))
+    mixed = jax.vmap(lambda i, token: jax.random.fold_in(jax.random.fold_in(seeded(0), i), token))
     words = jax.random.key_data(mixed(place, tokens.astype(jnp.uint32)))
     low, high = jnp.sum(jnp.where((place < length)[:, None], words, 0), axis=0, dtype=jnp.uint32)
-    return jax.random.fold_in(jax.random.fold_in(_key(seed), low), high)
-
-
-def _key(seed: Int[Array, ""] | int) -> Array:
-    """Of the generator that is JAX's default, whatever is set: a seed means the same draw everywhere."""
-    return jax.random.key(seed, impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(seeded(seed), low), high)
 
 
 def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:

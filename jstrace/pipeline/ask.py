@@ -37,6 +37,11 @@ class Ask:
         return tuple(dict.fromkeys(case.condition.replace for case in self.cases))
 
     @property
+    def carried(self) -> tuple[str, ...]:
+        """What ablated edges carry anywhere, by name: in the cases, and while edges are scored."""
+        return tuple(dict.fromkeys((*self.replacements, *(name for _, name in self.scorings))))
+
+    @property
     def numbered(self) -> tuple[tuple[int, Condition], ...]:
         """Of each case the index of its strata, and its condition."""
         return tuple((self.sources.index(case.source) if self.sources else 0, case.condition) for case in self.cases)

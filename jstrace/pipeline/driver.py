@@ -29,7 +29,7 @@ from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Re
 from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
-from jstrace.pipeline.footprint import call_bytes
+from jstrace.pipeline.footprint import call_bytes, replacement_bytes
 from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, memory, meshes
@@ -189,21 +189,27 @@ class Driver:
         """Refuse a length whose graph cannot be indexed, or that no replacement is long enough for."""
         graph.n_edges(self.model.config, length)
         graph.check_slots(self.model.config, length, batching.bucket)
-        self._replacing.check(length, (*self.ask.replacements, *(name for _, name in self.ask.scorings)))
+        self._replacing.check(length, self.ask.carried)
 
     def _most(self, width: int) -> int:
         """Inputs of one call on each device."""
-        each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
+        each, shared = self._call_bytes(width)
         kinds = [kind for kind, _ in self._scorings]
         # Gradients are taken in one or two masks of an input at a time; extraction and evaluation have every size.
         few = bool(kinds) and all(takes_passes(kind) for kind in kinds) and not self.ask.cases
         alone, n_masks = any(getattr(kind, "alone", False) for kind in kinds), 2 if few else memory.ALL_SIZES
-        return memory.batch_inputs(self.model.decoder, width, each, n_masks=n_masks, alone=alone)
+        return memory.batch_inputs(self.model.decoder, width, each, shared=shared, n_masks=n_masks, alone=alone)
 
     def _two_fit(self, width: int) -> bool:
         """Whether memory holds two calls of a width: a CPU's is the machine's, which kills what takes too much."""
-        each = call_bytes(self.model.config, width, self.ask, self.model.dtype.itemsize)
-        return memory.holds(self.model.decoder, 2 * self._most(width) * each)
+        each, shared = self._call_bytes(width)
+        return memory.holds(self.model.decoder, 2 * (self._most(width) * each + shared))
+
+    def _call_bytes(self, width: int) -> tuple[int, int]:
+        """Of each input of a call, and of the replacements that they share."""
+        config, itemsize = self.model.config, self.model.dtype.itemsize
+        shared = replacement_bytes(config, width, self.ask.carried, itemsize, self._replacing.own)
+        return call_bytes(config, width, self.ask, itemsize), shared
 
     def _started(self, members: list[Input], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
         """A batch on its way, as what waits for its results."""

@@ -23,6 +23,7 @@ from jstrace.method.graph import edge_slot_count
 from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
+from jstrace.models.memory import free_memory
 from jstrace.models.replacement import spread
 from jstrace.pipeline.footprint import gradient_bytes
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
@@ -226,7 +227,7 @@ def _check_room(model: Model, rows: Sequence[np.ndarray], width: int, features: 
     """
     graph.check_slots(model.config, width, batching.bucket)
     needed = 2 * len(rows) * method.n_features(features) * edge_slot_count(model.config, width)
-    room = memory.host_bytes()
+    room = free_memory()
     if room is not None and needed > room:
         longest = int(np.argmax([len(row) for row in rows]))
         raise InputError(

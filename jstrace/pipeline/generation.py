@@ -28,6 +28,8 @@ from jstrace.models import (
     check_ids,
     continued,
 )
+from jstrace.models.cached import CHOSEN
+from jstrace.models.keys import seeded, wrapped
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
@@ -118,25 +120,37 @@ def trace_generation(
 
 
 def generated(
-    model: Model, prompt: Int[np.ndarray, "P"], n: int, *, temperature: float = 0.0, seed: int = 0, row: int = 0
+    model: Model,
+    prompt: Int[np.ndarray, "P"],
+    n: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    row: int = 0,
+    written: Int[np.ndarray, "S"] | None = None,
 ) -> tuple[Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]:
     """The tokens after a prompt, and the model's own probability of each; NaN where a prediction is not finite.
 
-    By itself, so that nothing of it depends on what else is computed. ``row`` tells prompts of one seed apart.
+    By itself, so that nothing of it depends on what else is computed. ``row`` tells prompts of one seed apart; the
+    first tokens are those ``written`` before, where there are any.
 
     Raises:
       InputError: arguments that make no sense, or more tokens than the model has positions for (without the last).
     """
     n, warm = checked_count(n), checked_temperature(temperature)
     config, length = model.config, len(prompt)
-    whole = np.concatenate([prompt, np.zeros(n, np.int32)]).astype(np.int32)
+    given = np.full(n, CHOSEN, np.int32)
+    if written is not None:
+        given[: len(written)] = written
+    whole = np.concatenate([prompt, np.maximum(given, 0)]).astype(np.int32)
     check_ids(config, whole[:-1])  # the last token is not read
     graph.check_slots(config, length + n - 1, batching.bucket)
-    key = jax.random.key_data(jax.random.fold_in(jax.random.key(checked_seed(seed)), row))
+    key = jax.random.key_data(jax.random.fold_in(seeded(checked_seed(seed)), row))
     logprobs = np.zeros(n, np.float32)
     for start, count in _spans(config, length, n):
         padded = batching.padded([whole[: length + start]], batching.bucket(length + n), 1)
-        batch = meshes.placed((*padded, np.asarray(key)[None], np.asarray([warm], np.float32)), model.mesh)
+        how = (np.asarray(key)[None], np.asarray([warm], np.float32), given[start:][:count][None])
+        batch = meshes.placed((*padded, *how), model.mesh)
         found = meshes.fetched(continue_batch(model.decoder, *batch, count=count, mesh=model.mesh))
         whole[length + start :][:count], logprobs[start:][:count] = found.tokens[0], found.logprobs[0]
     return whole[length:], np.exp(logprobs)
@@ -158,19 +172,20 @@ def continue_batch(
     lengths: Int[AnyArray, "B"],
     keys: Array | np.ndarray,
     temperatures: Float32[AnyArray, "B"],
+    given: Int[AnyArray, "B N"],
     *,
     count: int,
     mesh: Mesh | None = None,
 ) -> Continued:
     """``models.continued`` of a padded batch, compiled once a shape; ``keys`` are the data of keys, ``[B, ...]``."""
 
-    def run(decoder: Decoder, tokens: Array, lengths: Array, keys: Array, temperatures: Array) -> Continued:
-        def one(tokens: Array, length: Array, key: Array, temperature: Array) -> Continued:
-            return continued(decoder, tokens, length, jax.random.wrap_key_data(key), temperature, count=count)
+    def run(decoder: Decoder, *batch: Array) -> Continued:
+        def one(tokens: Array, length: Array, key: Array, temperature: Array, given: Array) -> Continued:
+            return continued(decoder, tokens, length, wrapped(key), temperature, given, count=count)
 
-        return jax.vmap(one)(tokens, lengths, keys, temperatures)
+        return jax.vmap(one)(*batch)
 
-    return meshes.over_inputs(run, mesh, tokens.shape[0])(decoder, tokens, lengths, keys, temperatures)
+    return meshes.over_inputs(run, mesh, tokens.shape[0])(decoder, tokens, lengths, keys, temperatures, given)
 
 
 def checked_count(n: Any) -> int:

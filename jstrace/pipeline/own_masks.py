@@ -26,7 +26,7 @@ from jstrace.models import (
     masked_forward,
 )
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
-from jstrace.pipeline.footprint import masks_bytes
+from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
 from jstrace.pipeline.masked import BatchResult, averaged, compared
 from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing
@@ -69,7 +69,8 @@ def evaluate_masks(
     graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
     others = replacing.stack(condition.replace, width)
-    step, found = _most_rows(model, width), []
+    held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)
+    step, found = _most_rows(model, width, held), []
     for start in range(0, n_masks, step):
         chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
@@ -82,13 +83,15 @@ def evaluate_masks(
     return evaluation_of(_joined(found), 0, sizes, condition, with_next=next_token is not None, with_density=False)
 
 
-def _most_rows(model: Model, width: int) -> int:
-    """Masks of one call, the same on every host."""
+def _most_rows(model: Model, width: int, held: int = 0) -> int:
+    """Masks of one call, the same on every host; ``held`` bytes are the replacements'."""
     device = min(model.decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
     free, rows = memory.free_bytes(device), _ROWS
-    while (
-        free is not None and rows > 1 and masks_bytes(model.config, width, rows, model.dtype.itemsize) > _SHARE * free
-    ):
+
+    def needed() -> int:
+        return masks_bytes(model.config, width, rows, model.dtype.itemsize) + held
+
+    while free is not None and rows > 1 and needed() > _SHARE * free:
         rows //= 2
     return hosts.agreed(rows)
 

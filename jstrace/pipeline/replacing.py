@@ -24,7 +24,7 @@ _ROWS = 8
 """Texts of one call."""
 _THINNED = 4
 """Of the built-in reference, every so many texts go into means: some 2,400 tokens, in seconds on a laptop."""
-_RESAMPLED = 2
+RESAMPLED = 2
 """Other inputs whose states "resample" stands for."""
 _STREAM = 4096
 """Tokens, at most, that scores draw other inputs from."""
@@ -305,7 +305,7 @@ def _streams(model: Model, reference: Sequence[Tokens] | None) -> list[np.ndarra
     rows = list(built_in_reference() if reference is None else reference)
     if not rows:
         raise InputError("the reference is empty; the states of other texts need at least one")
-    half = -(-len(rows) // _RESAMPLED)
+    half = -(-len(rows) // RESAMPLED)
     parts = [part for part in (rows[start : start + half] for start in range(0, len(rows), half)) if part]
     return [_joined(model, part) for part in parts]
 

@@ -1,4 +1,4 @@
-"""Learned scorers by name: the one that comes with jstrace, for its default model."""
+"""What names of edge scores stand for: the learned scorer of the default model, and the settings of all others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import importlib.resources
 from typing import Any
 
 from jstrace.method.learning import Fitted
-from jstrace.method.scorer import Scorer
+from jstrace.method.scorer import CUTS, KEPT, Coefficients, Scorer
+from jstrace.method.scores import MEASURES
 from jstrace.method.scoring import SCORES
 from jstrace.models import InputError, Model
+from jstrace.models.keys import GENERATOR
 
 
 @functools.cache
@@ -43,4 +45,38 @@ def known_to(model: Model, importance: Any) -> Any:
             "importance learned: jstrace comes with a scorer for smollm2 alone; fit one to this model with jstrace"
             " fit-scorer --model ... --data texts.txt --out scorer.safetensors and give that file as importance"
         ) from error
+    return found
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """What tells a score of ``IMPORTANCES`` from what another version calls so: its kind and numbers, as JSON has them.
+
+    Of coefficients their digest. Code that changes while its numbers stay is not seen.
+    """
+    if name == "random":
+        return {"kind": "uniform", "generator": GENERATOR}
+    if name == "learned":
+        return _flat(built_in())
+    return _flat(MEASURES[name] if name in MEASURES else SCORES[name]())
+
+
+_UNTOLD = {"name", "model_fingerprints"}
+"""Fields that say what a score is called, and whose it is."""
+
+
+def _flat(score: Any) -> dict[str, Any]:
+    """The fields of a score, and those of scores in it by the names of both."""
+    found: dict[str, Any] = {"kind": type(score).__name__}
+    fields = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
+    if isinstance(score, Scorer):
+        fields |= {"cuts": CUTS, "kept": KEPT}  # which it reads, and which are no numbers of its own
+    for name, value in fields.items():
+        if name in _UNTOLD:
+            continue
+        if isinstance(value, Coefficients):
+            found[name] = value.digest
+        elif dataclasses.is_dataclass(value):
+            found |= {f"{name}.{inner}": setting for inner, setting in _flat(value).items()}
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
     return found

@@ -18,6 +18,7 @@ from jstrace.models import InputError
 from jstrace.runs import parts
 from jstrace.runs.manifest import FORMAT, MANIFEST, VERSION, check_same, mark_of, read_manifest
 from jstrace.runs.parts import Part
+from jstrace.runs.schema import OPTIONAL
 from jstrace.scale import hosts
 
 
@@ -136,8 +137,14 @@ def nothing() -> None:
 
 
 def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:
-    """Remove what a killed run left: files that were never whole, and those of parts that lack others."""
+    """Remove what a killed run left: files that were never whole, and those of parts that lack what each needs."""
     check_same(folder, config, facts)
+    gone = [name for name in names if name not in OPTIONAL and not (folder / name).is_dir()]
+    if gone and parts.parts_of(folder, "inputs"):  # moved rather than killed
+        raise InputError(
+            f"{folder}: {', '.join(gone)} of finished inputs is not there; put that folder back, or remove inputs/,"
+            " too, and the same run computes everything again"
+        )
     try:
         parts.finish_joins(folder, names)
         complete = parts.complete_parts(folder, names)
@@ -177,6 +184,6 @@ def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:
     complete = parts.complete_parts(folder, names)
     parts.check_apart(folder, complete)
     for part in complete:
-        for name in (name for name in names if name != "strata"):
+        for name in (name for name in names if name not in OPTIONAL):
             parts.read_part(folder, name, part, mark)
     return complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -38,13 +39,22 @@ class Made:
 class Inputs:
     """Makes inputs by their indices; one for a run.
 
-    Generated tokens depend on the model, the row and the seed alone: a run that goes on makes the same ones again.
+    Generated tokens depend on the model, the row and the seed alone. A run that goes on takes those of a row that are
+    written, as other devices and versions may round otherwise, and choose others.
     """
 
-    def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        rows: Sequence[Row],
+        extras: Extras,
+        seed: int,
+        written: Mapping[int, Int[np.ndarray, "S"]] = MappingProxyType({}),
+    ) -> None:
+        """``written``: the first tokens after rows, by their numbers, where an earlier call of the run has some."""
         self._model, self._rows, self._extras = model, rows, extras
         # Of no method: an object that holds a cache of its own method, and a model, is freed late.
-        self._of_row = functools.lru_cache(_KEPT)(_Generator(model, rows, extras, seed).of)
+        self._of_row = functools.lru_cache(_KEPT)(_Generator(model, rows, extras, seed, written).of)
 
     def made(self, index: int) -> Made:
         """An input, or why there is none."""
@@ -89,8 +99,15 @@ class Inputs:
 class _Generator:
     """What rows go on with; remembers how long a prompt did fit into memory."""
 
-    def __init__(self, model: Model, rows: Sequence[Row], extras: Extras, seed: int) -> None:
-        self._model, self._rows, self._n_tokens = model, rows, extras.generate
+    def __init__(
+        self,
+        model: Model,
+        rows: Sequence[Row],
+        extras: Extras,
+        seed: int,
+        written: Mapping[int, Int[np.ndarray, "S"]],
+    ) -> None:
+        self._model, self._rows, self._n_tokens, self._written = model, rows, extras.generate, written
         self._how: dict[str, Any] = {"temperature": extras.temperature, "seed": seed}
         self._longest = 0
 
@@ -102,7 +119,9 @@ class _Generator:
         """
         prompt = tokenised(self._model, self._rows[number].text)[1][0]
         try:
-            found = generated(self._model, prompt, self._n_tokens, row=number, **self._how)
+            found = generated(
+                self._model, prompt, self._n_tokens, row=number, written=self._written.get(number), **self._how
+            )
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if jax.process_count() > 1 or not out_of_memory(error) or len(prompt) <= self._longest:
                 raise

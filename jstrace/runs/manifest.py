@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def configuration(
     save_strata: bool,
     reference: str | None = None,
     learned: str | None = None,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
     extras: Extras = NOTHING,
 ) -> dict[str, Any]:
     """What makes two runs the same beside the model's fingerprint; not the number of inputs, nor the devices.
@@ -40,10 +41,12 @@ def configuration(
       save_strata: whether strata are kept, too.
       reference: a hash of the reference texts, where anything depends on them.
       learned: a hash of the scorer that comes with jstrace, where it is asked for.
+      scores: the settings of each score of jstrace's own, by its name; runs of earlier versions do not have them.
       extras: what is asked beside the plan.
     """
     later: dict[str, Any] = {} if reference is None else {"reference": reference}
     later |= {} if learned is None else {"learned": learned}
+    later |= {"scores": {name: dict(settings) for name, settings in scores.items()}} if scores else {}
     later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
     later |= ({"selectivity": plan.selectivity} if plan.selectivity else {}) | extras.config
@@ -119,6 +122,8 @@ def _check_manifest(found: dict[str, Any]) -> None:
     counted = all(_is_count(number) for number in (*numbers, place + 1))
     if not all(isinstance(text, str) for text in texts) or not counted:
         raise TypeError("names are texts, and counts are numbers")
+    for settings in config.get("scores", {}).values():
+        settings.items()
     for session in found["sessions"]:
         session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
         session["hardware"]["device"].encode()
@@ -142,9 +147,15 @@ def mark_of(config: dict[str, Any]) -> str:
 
 
 def adopted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration to go on with: as the folder has it, which may write the same otherwise (1 for 1.0)."""
-    there = read_manifest(folder)["config"] if (folder / MANIFEST).exists() else {}
-    return {key: there[key] if key in there and there[key] == value else value for key, value in config.items()}
+    """The configuration to go on with: as the folder has it, which may write the same otherwise (1 for 1.0).
+
+    One of an earlier version says nothing of what scores are, and goes on so.
+    """
+    if not (folder / MANIFEST).exists():
+        return config
+    there = read_manifest(folder)["config"]
+    known = {key: value for key, value in config.items() if key != "scores" or key in there}
+    return {key: there[key] if key in there and there[key] == value else value for key, value in known.items()}
 
 
 def known_as(folder: Path, marks: Sequence[str]) -> str:
@@ -184,10 +195,22 @@ def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> N
     differences = [
         f"{key} is {_shown(meant.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
         for key, value in asked.items()
-        if meant.get(key) != value
+        if key != "scores" and meant.get(key) != value
     ]
+    differences += _other_scores(there.get("scores", {}), config.get("scores", {}))
     if differences:
         raise InputError(f"{folder}: holds another run: {'; '.join(differences)}")
+
+
+def _other_scores(there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The settings in which scores of one name differ, of those that the folder says anything of."""
+    return [
+        f"{setting} of {name} is {_shown(there[name].get(setting), None)} there, {_shown(own.get(setting), None)} here"
+        for name, own in here.items()
+        if name in there
+        for setting in dict.fromkeys((*own, *there[name]))
+        if own.get(setting) != there[name].get(setting)
+    ]
 
 
 def _shown(value: Any, fact: dict[str, Any] | None) -> str:

@@ -1,6 +1,6 @@
 """Parts of a run on disk: the inputs of one range, in one file for each table. No JAX.
 
-The file of ``inputs`` is written last: a part counts when it has all its files.
+The file of ``inputs`` is written last: a part counts when it has all its files, but for those of ``OPTIONAL`` tables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from jstrace.errors import InputError
 from jstrace.files import read_regular, write_whole
-from jstrace.runs.schema import TABLES, unlike
+from jstrace.runs.schema import OPTIONAL, TABLES, unlike
 
 _MARK = b"jstrace.run"
 _NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
@@ -60,8 +60,8 @@ def parts_of(folder: Path, table: str) -> set[Part]:
 
 
 def complete_parts(folder: Path, names: Sequence[str]) -> set[Part]:
-    """The parts that every one of the tables has a file of."""
-    return set.intersection(*(parts_of(folder, name) for name in names))
+    """The parts that every one of the tables has a file of, but for those that are optional."""
+    return set.intersection(*(parts_of(folder, name) for name in names if name not in OPTIONAL))
 
 
 def write_part(folder: Path, part: Part, found: dict[str, pa.Table], mark: str) -> None:
@@ -87,7 +87,9 @@ def _write(path: Path, table: pa.Table, mark: str) -> None:
 
 
 def join(folder: Path, pieces: Sequence[Part], names: Sequence[str], mark: str) -> None:
-    """Write parts that lie side by side as one, with the same rows, and remove them; large ones stay as they are.
+    """Write parts that lie side by side as one, with the same rows, and remove them.
+
+    Large ones stay as they are, and so do those of which somebody has removed an optional file.
 
     Nothing is lost where it fails or is stopped, and nothing is there twice: the new part is written under other names
     first; from the moment that the old ones give way to it, the swap is finished, at the latest by the next start
@@ -98,6 +100,8 @@ def join(folder: Path, pieces: Sequence[Part], names: Sequence[str], mark: str) 
     """
     whole, names = Part(pieces[0].first, pieces[-1].last), [name for name in TABLES if name in names]
     try:
+        if any(not (folder / name / part.file).exists() for name in OPTIONAL if name in names for part in pieces):
+            return
         if sum((folder / name / part.file).stat().st_size for name in names for part in pieces) > _LARGE:
             return
         try:
@@ -119,7 +123,7 @@ def join(folder: Path, pieces: Sequence[Part], names: Sequence[str], mark: str) 
 
 
 def finish_joins(folder: Path, names: Sequence[str]) -> None:
-    """Finish what a kill cut short after the old parts had begun to give way: every table but ``inputs`` is there.
+    """Finish what a kill cut short after the old parts had begun to give way: all but ``inputs`` and strata are there.
 
     Raises:
       OSError: a file cannot be renamed or removed.
@@ -130,7 +134,7 @@ def finish_joins(folder: Path, names: Sequence[str]) -> None:
         if match is None:
             continue
         whole = Part(int(match[1]), int(match[2]))
-        if all((folder / name / whole.file).is_file() for name in others):
+        if all((folder / name / whole.file).is_file() for name in others if name not in OPTIONAL):
             there = {part for name in names for part in parts_of(folder, name)} - {whole}
             _swap(folder, [part for part in there if whole.first <= part.first <= whole.last], whole, names)
 
@@ -178,9 +182,10 @@ def read_part(folder: Path, table: str, part: Part, mark: str, columns: Sequence
         found.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path}: damaged ({reason}); remove this file, and the same run computes its inputs again"
-        ) from error
+        remedy = "remove this file, and the same run computes its inputs again"
+        if table in OPTIONAL:
+            remedy = "remove this file to do without it, or that in inputs/, and the same run computes both again"
+        raise InputError(f"{path}: damaged ({reason}); {remedy}") from error
     if (found.schema.metadata or {}).get(_MARK) != f"{mark} {table}".encode():
         raise InputError(f"{path}: of another run or another table; remove this file to compute its inputs again")
     wrong = unlike(table, found.schema, columns)

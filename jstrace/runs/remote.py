@@ -95,34 +95,43 @@ def staged(url: str) -> Iterator[Stage]:
     """A folder for a run whose results belong into a store, where they are however it ends, but for a kill.
 
     Raises:
-      InputError: the store cannot be written; the folder stays then, and the error names it.
+      InputError: the store cannot be written; the folder stays then, and the error names it. So it does where the last
+        copy is stopped, and a warning names it.
     """
     folder = Path(tempfile.mkdtemp(prefix="jstrace-"))
-    lost: InputError | None = None
     try:
         with named(folder, url.rstrip("/")):
             stage = Stage(url, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    try:
+        with named(folder, url.rstrip("/")):
+            yield stage
+    except BaseException:
         try:
-            with named(folder, url.rstrip("/")):
-                yield stage
-        except BaseException:
-            if lost := _not_pushed(stage):
-                warnings.warn(str(lost), RuntimeWarning, stacklevel=2)
-            raise
-        if lost := _not_pushed(stage):
-            raise lost
-    finally:
-        if lost is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            _push_last(stage)
+        except InputError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        raise
+    _push_last(stage)
 
 
-def _not_pushed(stage: Stage) -> InputError | None:
-    """Why the last copy to the store failed."""
+def _push_last(stage: Stage) -> None:
+    """The last copy to the store, after which the folder here goes; what ends it before that leaves it, and says so.
+
+    Raises:
+      InputError: the store cannot be written.
+    """
+    kept = f"what was computed is in {stage.folder}"
     try:
         stage.push()
     except InputError as error:
-        return InputError(f"{error}; what was computed is in {stage.folder}")
-    return None
+        raise InputError(f"{error}; {kept}") from error
+    except BaseException:  # a second Ctrl-C
+        warnings.warn(f"the copy was stopped; {kept}", RuntimeWarning, stacklevel=2)
+        raise
+    shutil.rmtree(stage.folder, ignore_errors=True)
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import operator
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.replacing import Replacing, reference_mark
-from jstrace.pipeline.scorers import built_in, known_to
+from jstrace.pipeline.scorers import built_in, known_to, settings_of
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, remote, rows, schema, stores
 from jstrace.runs.control import Control
@@ -34,6 +35,7 @@ from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry
 from jstrace.runs.saving import Saver
 from jstrace.runs.vocabulary import token_counts, token_fingerprint
+from jstrace.runs.written import written_tokens
 from jstrace.scale import hosts, machine, meshes
 
 _PART_CPU, _PART_ACCELERATOR = 16, 64
@@ -124,7 +126,10 @@ def run(
     added = (*extras.columns, *(["pairs"] if data.paired else []))
     mark = reference_mark(reference) if plan.takes_reference else None
     learned = built_in().coefficients.digest if "learned" in plan.importances else None
-    config = manifest.configuration(plan, data, save_strata=save_strata, reference=mark, learned=learned, extras=extras)
+    scores = {name: settings_of(name) for name in plan.built_in_names}
+    config = manifest.configuration(
+        plan, data, save_strata=save_strata, reference=mark, learned=learned, scores=scores, extras=extras
+    )
     facts = _facts(data, plan)
     same = functools.partial(manifest.check_same, folder, config, facts)
     hosts.together(same)  # before anything is made or loaded
@@ -152,7 +157,10 @@ def run(
         saver = Saver(folder, run_mark, names, make, tell.saved)
         ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed, keep_strata=save_strata, compose=True)
         replacing = Replacing(loaded, reference)
-        inputs = Inputs(loaded, data.rows, extras, plan.seed)
+        written = {} if not extras.generate else written_tokens(
+            folder, there, run_mark, done, loaded, data.rows, extras.generate
+        )  # fmt: skip
+        inputs = Inputs(loaded, data.rows, extras, plan.seed, written)
         control = Control(loaded, plan, data.rows, replacing) if plan.selectivity else None
         chunks = _chunks(np.flatnonzero(~done).tolist(), part_inputs or _part_size(loaded))
         with hosts.interrupts_agreed() as interrupts:
@@ -325,7 +333,8 @@ def _session(model: Model) -> dict[str, Any]:
     mesh = None if model.mesh is None else {axis: int(n) for axis, n in model.mesh.shape.items()}
     started = datetime.datetime.fromtimestamp(hosts.agreed(int(time.time())), datetime.UTC).isoformat()
     versions, hardware = {"jstrace": jstrace.__version__, **machine.versions()}, machine.hardware()
-    return {"started": started, "versions": versions, "hardware": hardware, "mesh": mesh}
+    mark = f"{hosts.agreed(secrets.randbits(62)):016x}"  # as two may start within a second
+    return {"id": mark, "started": started, "versions": versions, "hardware": hardware, "mesh": mesh}
 
 
 def _done(there: Iterable[Part], wanted: int) -> np.ndarray:

@@ -13,6 +13,8 @@ from jstrace.method.conditions import Plan, in_column
 
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
+OPTIONAL = ("strata",)
+"""Tables that a finished part may lack: they are large, and whoever needs the room removes their files."""
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 """The fields of an ``EdgeTree``, in the order of edge indices."""

@@ -100,6 +100,11 @@ def agreed(number: int) -> int:
     return number if jax.process_count() == 1 else min(int(found) for found in exchange.exchanged(str(number).encode()))
 
 
+def gathered(own: bytes) -> list[bytes]:
+    """What every host brings to this call, in the order of hosts."""
+    return [own] if jax.process_count() == 1 else exchange.exchanged(own)
+
+
 def either(mask: np.ndarray) -> np.ndarray:
     """Where any host's mask, of a shape that is the same on all, is true."""
     if jax.process_count() == 1:

@@ -11,12 +11,27 @@ import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "transformers", "pyarrow")
 
+_CHOICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+"""Variables that say which devices JAX looks for."""
+
 
 def hardware() -> dict[str, Any]:
     """Devices and processor."""
     device = jax.devices()[0]
     found = {"device": device.device_kind, "devices": jax.device_count(), "processes": jax.process_count()}
     return found | {"cpu": _cpu(), "cpu_count": os.cpu_count()}
+
+
+def missing_devices() -> str | None:
+    """Why there is no device to compute on; None where there is one."""
+    try:
+        jax.devices()
+    except Exception as error:  # of several kinds, one of them an assertion without words
+        asked = [f"{name} is {os.environ[name]!r}" for name in _CHOICES if os.environ.get(name)]
+        told = "; ".join([*asked, *str(error).splitlines()[:1]])
+        remedy = f"unset {asked[0].split()[0]}" if asked else "set JAX_PLATFORMS=cpu"
+        return f"JAX has no device to compute on ({told}); {remedy} to use what this machine has"
+    return None
 
 
 def versions() -> dict[str, str]:

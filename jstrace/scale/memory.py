@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from jstrace.models import Decoder
+from jstrace.models.memory import free_memory, whole_memory
 from jstrace.scale.hosts import agreed
 
 _SHARE = 0.8
@@ -27,39 +26,19 @@ _MOST = 64
 
 
 def free_bytes(device: jax.Device) -> int | None:
-    """What may still be allocated: on the device, or for a CPU in the machine; None where nothing tells."""
+    """What may still be allocated: on the device, or for a CPU by this process; None where nothing tells."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    return _machine_bytes("MemAvailable") if device.platform == "cpu" else None
+    return free_memory() if device.platform == "cpu" else None
 
 
 def total_bytes(device: jax.Device) -> int | None:
-    """What can be allocated at most, by whomever: of the device, or of a machine with its swap; None if not known."""
+    """What can be allocated at most: of the device, or of what this process may have, with swap; None if not known."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return _machine_bytes("MemTotal", "SwapTotal") if device.platform == "cpu" else None
-
-
-def host_bytes() -> int | None:
-    """What may still be allocated on this machine; None where nothing tells."""
-    return _machine_bytes("MemAvailable")
-
-
-def _machine_bytes(*names: str) -> int | None:
-    """The sum of these lines of /proc/meminfo; where there is none, all of the machine's memory, if that is known."""
-    try:
-        lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
-        found = [1024 * int(words[1]) for words in lines if words and words[0].rstrip(":") in names]
-        if len(found) == len(names):
-            return sum(found)
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return whole_memory() if device.platform == "cpu" else None
 
 
 def room_of_all(decoder: Decoder, of: Callable[[jax.Device], int | None]) -> int | None:
@@ -74,12 +53,13 @@ def room_of_all(decoder: Decoder, of: Callable[[jax.Device], int | None]) -> int
 
 
 def batch_inputs(
-    decoder: Decoder, width: int, bytes_each: int, *, n_masks: int = ALL_SIZES, alone: bool = False
+    decoder: Decoder, width: int, bytes_each: int, *, shared: int = 0, n_masks: int = ALL_SIZES, alone: bool = False
 ) -> int:
     """Inputs for one call on each device: a power of two, at most what pays and what memory holds, at least one.
 
-    The same on every host. A copy of one layer's weights is left room for. With fewer masks of an input than an
-    evaluation has (``n_masks`` at a time), an accelerator takes more inputs: its rows are what keeps it busy.
+    The same on every host. A copy of one layer's weights is left room for, and ``shared`` bytes of a call. With fewer
+    masks of an input than an evaluation has (``n_masks`` at a time), an accelerator takes more inputs: its rows are
+    what keeps it busy.
     ``alone`` says that a CPU gains nothing from company (long fits, of which a stop should cost one).
     """
     platform = next(iter(decoder.embed[...].sharding.addressable_devices)).platform
@@ -89,7 +69,7 @@ def batch_inputs(
     most = int(min(_INPUTS.get(platform, 4) * more, _MOST, _TOKENS.get(platform, 64) * more // width))
     room = _plannable(decoder)
     if room is not None:
-        most = min(most, room // bytes_each)
+        most = min(most, (room - shared) // bytes_each)
     return agreed(1 << (max(1, most).bit_length() - 1))
 
 

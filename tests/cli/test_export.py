@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import jstrace
+from jstrace.cli import options
 from jstrace.cli.export import Format
 from jstrace.models import Model
 from jstrace.show.export import FORMATS
@@ -31,6 +32,29 @@ def test_files_are_the_librarys(run: Run, saved: Path, kind: str, tmp_path: Path
     assert str(out) in printed
     jstrace.export(jstrace.Trace.load(saved), wanted, kind, size=0.7)
     assert out.read_bytes() == wanted.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        *((text, {"size": 1.0}) for text in ("1", "1.0", "1e0", "100%", "full")),
+        *((text, {"size": 0.01}) for text in ("0.01", "1e-2", ".01", "1%", "1.0%")),
+        ("2", {"k": 2}),
+        ("16", {"k": 16}),
+        ("0", {"size": 0.0}),
+        ("2.0", {"size": 2.0}),
+        ("-1", {"size": -1.0}),
+    ],
+)
+def test_what_numbers_mean(text: str, meant: dict[str, float]) -> None:
+    """A size is a share of all edges; only a whole number that can be none is an index."""
+    assert options.at_size(text) == meant
+
+
+def test_size_1_is_all_of_the_graph(run: Run, saved: Path, tmp_path: Path) -> None:
+    trace = jstrace.Trace.load(saved)
+    assert run("export", str(saved), "--format", "json", "--size", "1", "--out", str(tmp_path / "x"))[0] == 0
+    assert len(json.loads((tmp_path / "x").read_text())["edges"]) == trace.n_edges
 
 
 def test_choices_are_the_librarys() -> None:

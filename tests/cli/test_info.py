@@ -52,9 +52,9 @@ def test_info_of_a_trace(run: Run, saved: tuple[jstrace.Trace, str]) -> None:
     assert re.search(r"token texts  '日本'\n", run("info", path)[1]), "the text, not the texts of tokens"
 
 
-@pytest.mark.parametrize(("at", "k"), [("1", 1), ("0.3", 2), ("3e-1", 2), ("full", 4), ("1.0", 4), ("4", 4), ("0", 0)])
+@pytest.mark.parametrize(("at", "k"), [("0.3", 2), ("30%", 2), ("1", 4)])
 def test_info_of_a_trace_as_a_network(run: Run, saved: tuple[jstrace.Trace, str], at: str, k: int) -> None:
-    """A whole number is an index, as in Python; what is printed is what Python has."""
+    """What is printed is what Python has."""
     trace, path = saved
     code, out, _ = run("info", path, "--graph", at, "--top", "3", "--json")
     graph, found = json.loads(out)["graph"], jstrace.analyse(trace, k)
@@ -77,7 +77,9 @@ def test_what_info_refuses_of_traces(run: Run, saved: tuple[jstrace.Trace, str])
         ((path, "--tokens", "5"), "a trace has its own"),
         ((path, "--graph", "0.4"), "not one of this trace's sizes"),
         ((path, "--graph", "7"), "expected 0 to 4"),
-        ((path, "--graph", "-1"), "expected 0 to 4"),
+        ((path, "--graph", "0"), "not one of this trace's sizes"),
+        ((path, "--graph", "-1"), "not one of this trace's sizes"),
+        ((path, "--graph", "1.5"), "not one of this trace's sizes"),
         ((path, "--graph", "nan"), "not one of"),
         ((path, "--graph", "half"), "expected a size of the trace"),
         (("missing.npz", "--graph", "1"), "missing.npz"),

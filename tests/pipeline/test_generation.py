@@ -6,11 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jstrace
 from jstrace import archives
+from jstrace.convert import source
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import stages
 from jstrace.pipeline.generation import _spans, generated
@@ -73,6 +75,41 @@ def test_draws_follow_the_seed_and_the_temperature(tiny: Model) -> None:
     tokens, probs = generated(tiny, PROMPT, 2, temperature=5.0, seed=3)
     own = predicted(tiny, [PROMPT])[0]
     assert probs[0] == pytest.approx(own[tokens[0]], rel=1e-4), "the model's own, at temperature 1"
+
+
+def test_draws_are_of_one_generator(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever JAX's default is set to: tokens, and random weights."""
+    monkeypatch.setattr(source, "read_config", lambda *_, **__: TINY)
+
+    def draws() -> tuple[list[int], bytes]:
+        weights = source.read_checkpoint("random:tiny", dtype=jnp.dtype("float32")).params["embed"]
+        return generated(tiny, PROMPT, 8, temperature=1.0, seed=1)[0].tolist(), np.asarray(weights).tobytes()
+
+    own = draws()
+    with jax.default_prng_impl("rbg"):
+        assert draws() == own
+
+
+def test_written_tokens_are_gone_on_with(tiny: Model) -> None:
+    """They are taken whatever is predicted, and what follows them is predicted from them."""
+    free, _ = generated(tiny, PROMPT, 4)
+    written = np.asarray([(free[0] + 1) % 97, (free[1] + 2) % 97], np.int32)
+    tokens, probs = generated(tiny, PROMPT, 4, written=written)
+    own = predicted(tiny, [np.concatenate([PROMPT, tokens[:step]]) for step in range(4)])[:4]
+    assert tokens.tolist() == [*written, *own[2:].argmax(axis=1)]
+    np.testing.assert_allclose(probs, own[np.arange(4), tokens], rtol=1e-4)
+    again, same = generated(tiny, PROMPT, 4, written=free[:3])
+    assert again.tolist() == free.tolist()
+    assert same.tolist() == generated(tiny, PROMPT, 4)[1].tolist(), "to the digit"
+
+
+def test_written_tokens_across_the_switch_of_longrope() -> None:
+    model = Model(Decoder(config := family_config("phi3"), tiny_params(config)))
+    written = np.asarray([5, 6, 7], np.int32)
+    tokens, probs = generated(model, PROMPT, 5, written=written)
+    own = predicted(model, [np.concatenate([PROMPT, tokens[:step]]) for step in range(5)])[:5]
+    assert tokens.tolist() == [5, 6, 7, *own[3:].argmax(axis=1)]
+    np.testing.assert_allclose(probs, own[np.arange(5), tokens], rtol=1e-4)
 
 
 def test_draws_are_of_the_prediction(tiny: Model) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,10 @@ from jstrace.method.conditions import Plan
 from jstrace.method.geometry import geometry
 from jstrace.models import InputError, Model
 from jstrace.pipeline.generation import generated
-from jstrace.runs import Extras, inputs, manifest
+from jstrace.runs import Extras, inputs, manifest, parts
 from jstrace.runs.data import Data, Row
+from jstrace.runs.written import written_tokens
+from jstrace.scale import hosts
 from tests.stand_ins import Halves, Letters
 
 DATA = Data("letters", (Row("abc", "d"), Row(" "), Row("hello")), ("hello",))
@@ -54,6 +58,53 @@ def test_every_generated_token_is_an_input(model: Model, tmp_path: Path) -> None
         runs.run(model, DATA, tmp_path / "one", PLAN, extras=dataclasses.replace(WARM, generate=2))
     with pytest.raises(InputError, match=r"generate is 3 there, 0 here; temperature is 1\.0 there, 0\.0 here$"):
         runs.run(model, DATA, tmp_path / "one", PLAN)
+
+
+def test_a_text_goes_on_with_the_tokens_that_are_written(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the same seed draws others now, as on another device: what is written is read, and not made again."""
+
+    def drawn(*given: Any, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+        return generated(*given, **how | {"seed": 5})
+
+    prompt = np.asarray(Letters().encode("hello"), np.int32)
+    assert (
+        drawn(model, prompt, 3, temperature=1.0, row=2)[0][0]
+        != generated(model, prompt, 3, temperature=1.0, row=2)[0][0]
+    )
+    runs.run(model, DATA, tmp_path, PLAN, extras=WARM, limit=7, part_inputs=2)
+    first = parquet.read_table(tmp_path / "inputs").to_pylist()[6]
+    monkeypatch.setattr(inputs, "generated", drawn)
+    assert runs.run(model, DATA, tmp_path, PLAN, extras=WARM, part_inputs=2).computed == 2
+    found = parquet.read_table(tmp_path / "inputs").sort_by("input").to_pylist()[6:]
+    assert found[0] == first
+    for one, other in itertools.pairwise(found):
+        assert other["tokens"] == [*one["tokens"], one["generated_token"]]
+
+
+def test_which_tokens_are_written(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last that is there has all before it, also where others of the row are missing; any host's count."""
+    runs.run(model, DATA, tmp_path, PLAN, extras=WARM, part_inputs=1)
+    mark = manifest.mark_of(manifest.read_manifest(tmp_path)["config"])
+    rows = parquet.read_table(tmp_path / "inputs").to_pylist()
+
+    def known(left: set[int], missing: set[int], data: Data = DATA) -> dict[int, list[int]]:
+        done = np.asarray([index not in missing for index in range(9)])
+        there = [parts.Part(index, index) for index in left]
+        found = written_tokens(tmp_path, there, mark, done, model, data.rows, 3)
+        return {row: tokens.tolist() for row, tokens in found.items()}
+
+    taken = [[one["generated_token"] for one in rows[start : start + 3]] for start in (0, 3, 6)]
+    assert known(set(range(9)), set()) == {}
+    assert known({0, 1, 7}, {2, 6, 8}) == {0: taken[0][:2], 2: taken[2][:2]}
+    assert known({3, 4}, {5}) == {}, "an input that is none has no tokens"
+    with monkeypatch.context() as patched:
+        patched.setattr(hosts, "gathered", lambda own: [own, b"[[2, [1, 2]], [0, [3]]]"])
+        assert known({1, 6}, {2, 7, 8}) == {0: taken[0][:2], 2: [1, 2]}
+    other = Data("other", (Row("abd"), *DATA.rows[1:]), ())
+    with pytest.raises(InputError, match=r"00000001-00000001\.parquet: the tokens of input 1 do not follow the text"):
+        known({1}, {2}, other)
 
 
 def test_memory_that_ran_out_while_tokens_were_made(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,31 @@ def test_a_store_that_cannot_be_written_loses_nothing(
     assert parts.complete_parts(kept, TABLES)
 
 
+def test_a_stop_of_the_last_copy_loses_nothing(
+    tiny: Model, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the run computes, and once more while what it has finished is copied."""
+    model = Model(tiny.decoder, Letters())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def stopping(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def progress(done: int, *_: int) -> None:
+        if done == 2:
+            monkeypatch.setattr(store, "put_file", stopping)
+            raise KeyboardInterrupt
+
+    with (
+        pytest.warns(RuntimeWarning, match=r"^the copy was stopped; what was computed is in .*jstrace-"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        runs.run(model, DATA, URL, PLAN, part_inputs=1, progress=progress)
+    (kept,) = tmp_path.glob("jstrace-*")
+    assert parts.complete_parts(kept, TABLES) == {parts.Part(0, 0), parts.Part(1, 1)}
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize("at", range(1, 14))
 def test_a_kill_while_a_join_is_copied(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The next start has each input once, in the old parts or in the new one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jstrace import runs
 from jstrace.cli import progress
 from jstrace.method import graph
 from jstrace.method.conditions import Plan
+from jstrace.method.scores import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, masked
 from jstrace.runs import folder as run_folder
@@ -35,6 +37,8 @@ class Backwards(Letters):
 
 
 def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast: sessions of one moment are several."""
+    monkeypatch.setattr("time.time", lambda: 1.8e9)
     assert runs.run(model, DATA, tmp_path, SMALL, limit=3, part_inputs=2).computed == 3
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.parquet")}
     seen: list[tuple[int, int, int]] = []
@@ -47,6 +51,7 @@ def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pyt
     assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
     told = manifest.read_manifest(tmp_path)
     assert len(told["sessions"]) == 3
+    assert {session["started"] for session in told["sessions"]} == {"2027-01-15T08:00:00+00:00"}
     assert told["config"]["data"] == DATA.fingerprint
     assert told["config"]["model"] == model.fingerprint()
     assert {"jax", "numpy", "python", "jstrace"} <= set(told["sessions"][0]["versions"])
@@ -68,6 +73,26 @@ def test_another_configuration_is_refused_with_the_difference(model: Model, tmp_
         with pytest.raises(InputError, match=message):
             runs.run(chosen, data, tmp_path, plan, name="other")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_score_that_means_something_else_is_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after its defaults changed. Runs of versions that said nothing of them go on (tests/test_golden.py)."""
+    plan = Plan(("l1", "gradient"), baselines=("random",), sizes=SIZES)
+    reference = ["one two three", "four five"]
+    runs.run(model, DATA, tmp_path, plan, limit=1, reference=reference)
+    held = manifest.read_manifest(tmp_path)["config"]["scores"]
+    assert held == {
+        "l1": {"kind": "Norm", "order": 1},
+        "gradient": {"kind": "Gradient"},
+        "random": {"kind": "uniform", "generator": "threefry2x32"},
+    }
+    with monkeypatch.context() as patched:
+        patched.setitem(MEASURES, "l1", Norm(2))
+        with pytest.raises(InputError, match=r"another run: order of l1 is 1 there, 2 here$"):
+            runs.run(model, DATA, tmp_path, plan, reference=reference)
+    assert runs.run(model, DATA, tmp_path, plan, limit=2, reference=reference).computed == 1
 
 
 def test_folders_that_are_no_runs(model: Model, tmp_path: Path) -> None:
@@ -131,6 +156,31 @@ def test_a_damaged_part(model: Model, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/.jstrace*"))
     for name, table in whole.items():
         assert read(tmp_path, name).equals(table)
+
+
+def test_strata_may_be_removed(model: Model, tmp_path: Path) -> None:
+    """One file of them or all: nothing that is finished is removed, or computed again."""
+    runs.run(model, DATA, tmp_path, SMALL, limit=2, part_inputs=1, save_strata=True)
+    (tmp_path / "strata" / parts.Part(0, 0).file).unlink()
+    files = {path: path.read_bytes() for path in tmp_path.glob("*/*.parquet")}
+    assert runs.run(model, DATA, tmp_path, SMALL, limit=3, part_inputs=1, save_strata=True) == runs.Summary(3, 0, 1)
+    assert {path: path.read_bytes() for path in files} == files
+    assert {path.name for path in (tmp_path / "strata").iterdir()} == {parts.Part(n, n).file for n in (1, 2)}
+    shutil.rmtree(tmp_path / "strata")
+    assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=1, save_strata=True) == runs.Summary(4, 0, 1)
+    assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_a_table_that_was_moved_away(model: Model, tmp_path: Path) -> None:
+    """What is left of finished inputs is not removed for it."""
+    runs.run(model, DATA, tmp_path / "run", SMALL, limit=2)
+    (tmp_path / "run" / "components").rename(tmp_path / "components")
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="components of finished inputs is not there; put that folder back"):
+        runs.run(model, DATA, tmp_path / "run", SMALL)
+    assert {path: path.read_bytes() for path in files} == files
+    shutil.rmtree(tmp_path / "run" / "inputs")
+    assert runs.run(model, DATA, tmp_path / "run", SMALL).computed == 4
 
 
 def test_parts_that_cannot_be_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -263,6 +264,38 @@ def test_a_kill_while_parts_are_joined(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(index for part in left for index in part.inputs) == [0, 1, 2, 3]
     parts.finish_joins(tmp_path, NAMES)
     assert parts.complete_parts(tmp_path, NAMES) == left
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_strata_that_are_removed_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """What had begun to give way is finished all the same, or no input of it would be left."""
+    names = ["curves", "components", "strata", "inputs"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for part in PIECES:
+            (tmp_path / name / part.file).touch()
+        (tmp_path / name / parts._hidden(parts.Part(0, 2))).touch()
+    stopping(monkeypatch, at, once=False)
+    with pytest.raises(KeyboardInterrupt):
+        parts._swap(tmp_path, PIECES, parts.Part(0, 2), names)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "strata")
+    parts.finish_joins(tmp_path, names)
+    assert parts.complete_parts(tmp_path, names) == ({parts.Part(0, 2)} if at >= 2 else set(PIECES))
+
+
+@pytest.mark.usefixtures("one_by_one", "minutes")
+def test_strata_that_are_removed_while_a_run_goes_on(model: Model, tmp_path: Path) -> None:
+    """Parts of which some have lost theirs are not joined."""
+
+    def removing(done: int, _: int, wanted: int) -> None:
+        if done == wanted:
+            for path in sorted((tmp_path / "strata").iterdir())[:1]:
+                path.unlink()
+
+    assert runs.run(model, DATA, tmp_path, SMALL, save_strata=True, progress=removing) == runs.Summary(4, 0, 4)
+    assert inputs_of(tmp_path) == [(n, n) for n in range(4)]
+    assert len(list((tmp_path / "strata").iterdir())) == 3
 
 
 @pytest.mark.usefixtures("one_by_one", "minutes")

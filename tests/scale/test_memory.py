@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import jstrace
 from experiments.benchmarks import fits
 from jstrace.loading import describe
 from jstrace.method import graph
-from jstrace.method.conditions import Condition, Plan
-from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, platforms, shapes
-from jstrace.pipeline import footprint, masked, stages
+from jstrace.method.conditions import REPLACEMENTS, Condition, Plan
+from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, Replacement, platforms, shapes
+from jstrace.pipeline import Driver, footprint, masked, stages
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import memory
 from tests.conftest import TINY
 
@@ -97,6 +98,18 @@ def test_memory_of_a_machine_counts_its_swap(monkeypatch: pytest.MonkeyPatch) ->
     assert (memory.free_bytes(device), memory.total_bytes(device)) == (60 * 1024, 120 * 1024)
 
 
+def test_memory_of_a_container_is_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/meminfo": "MemTotal: 100 kB\nMemAvailable: 60 kB\nSwapTotal: 0 kB\n",
+        "/proc/self/cgroup": "0::/\n",
+        "/sys/fs/cgroup/memory.max": "40960\n",
+        "/sys/fs/cgroup/memory.current": "10240\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: files.get(str(path), ""))
+    device = jax.devices()[0]
+    assert (memory.free_bytes(device), memory.total_bytes(device)) == (30 * 1024, 40 * 1024)
+
+
 def test_room_of_a_mesh_is_that_of_all_its_devices(tiny: Model) -> None:
     """Devices of one machine's memory have it once; others each have their own."""
     devices = jax.devices()[:4]
@@ -169,6 +182,40 @@ def test_a_tpu_has_the_attention_of_some_queries_at_a_time() -> None:
     blocks = 3 * 4 * 27 * SHAPE.n_heads * 1024 * (1024 - masked.N_QUERIES)
     assert on_cpu - on_tpu >= 0.9 * blocks
     assert short <= footprint.evaluate_bytes(SHAPE, masked.N_QUERIES, 26, 2)
+
+
+def test_replacements_are_counted(tiny: Model) -> None:
+    """As large as the arrays are: those kept, their copy for a call, and the one that is computed with."""
+    replacing, width = Replacing(tiny, [np.arange(1, 40)] * 2), 16
+
+    def counted(*names: str, own: Sequence[Replacement] = ()) -> int:
+        return footprint.replacement_bytes(TINY, width, names, tiny.dtype.itemsize, own)
+
+    bytes_of = {name: sum(x.nbytes for x in jax.tree.leaves(replacing.stack(name, width))) for name in REPLACEMENTS}
+    assert counted("zero") == bytes_of["zero"] == 0
+    assert counted("mean", "mean") == 3 * bytes_of["mean"]
+    assert counted("zero", "mean", "resample") == 3 * bytes_of["mean"] + 2.5 * bytes_of["resample"]
+    own = replacing.one("resample", width)
+    assert own is not None
+    assert counted("own", own=[own, own]) == 2.5 * bytes_of["resample"]
+    drawn, mean = (footprint.gradient_bytes(TINY, width, 4, "fitted", name) for name in ("resample", "mean"))
+    assert drawn - mean == bytes_of["resample"], "the states of two texts"
+
+
+def test_replacements_leave_room_for_fewer_inputs(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Plan(sizes=SIZES).cases[0]
+    asks = {name: Ask((case.source,), (case.replaced(name),), SIZES) for name in REPLACEMENTS}
+    each = footprint.call_bytes(TINY, 16, asks["zero"], 4)
+    held = footprint.replacement_bytes(TINY, 16, ["resample"], 4)
+    assert held < each
+    for room, resampled in ((4 * each, 2), (4 * each + held, 4)):
+        monkeypatch.setattr(memory, "_plannable", lambda _, room=room: room)
+        assert {name: Driver(tiny, ask)._most(16) for name, ask in asks.items() if name != "mean"} == {
+            "zero": 4,
+            "resample": resampled,
+        }
+    monkeypatch.setattr(memory, "_plannable", lambda _: 8 * each)
+    assert [Driver(tiny, asks[name])._two_fit(16) for name in ("zero", "resample")] == [True, False]
 
 
 def test_a_text_needs_the_larger_stage() -> None:
