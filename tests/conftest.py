@@ -111,13 +111,27 @@ def _drawn(config: ModelConfig, seed: int) -> tuple[list[jax.Array], Any]:
     return [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))], tree
 
 
-LONGEST = ("runs/test_stops.py", "runs/test_runner.py", "scale/test_meshes.py", "runs/test_hosts.py", "test_readme.py")
+LONGEST = (
+    "scale/test_meshes.py",
+    "pipeline/test_learning.py",
+    "runs/test_hosts.py",
+    "pipeline/test_fitting.py",
+    "test_readme.py",
+    "runs/test_stops.py",
+    "method/test_extraction.py",
+    "pipeline/test_platforms.py",
+    "method/test_gradients.py",
+    "pipeline/test_replacing.py",
+    "method/test_families.py",
+    "reports/test_report.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker is left with one when the others are done."""
+    """Files of quick tests first, as what fails should fail early; then the longest, so that none is left at the end."""
     place = {str(ROOT / "tests" / name): number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)))
+    slow = {item.path for item in items if not item.get_closest_marker("quick")}
+    items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)) if item.path in slow else -1)
 
 
 MOST_MAPPINGS = 40_000

@@ -14,6 +14,8 @@ import pytest
 from jstrace.errors import InputError
 from jstrace.files import check_writable, filled_folder
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("name", "reason"),

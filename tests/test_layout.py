@@ -16,6 +16,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.quick
+
 ALLOWED = {
     "_moved": set[str](),
     "errors": set[str](),

@@ -12,6 +12,8 @@ import yaml
 from tests.conftest import ROOT
 from tests.test_readme import dead_links
 
+pytestmark = pytest.mark.quick
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

@@ -24,6 +24,7 @@ def run_blocks(text: str, name: str) -> None:
         exec(compiled, names)
 
 
+@pytest.mark.quick
 def test_two_commands_of_one_line() -> None:
     run, test = blocks(README, "sh")[:2]
     assert len(run.splitlines()) == len(test.splitlines()) == 1
@@ -31,6 +32,7 @@ def test_two_commands_of_one_line() -> None:
     assert test.strip().endswith("python -m pytest")
 
 
+@pytest.mark.quick
 @pytest.mark.real
 def test_python_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     run_blocks(README, "README.md")
@@ -62,6 +64,7 @@ def dead_links(path: Path, text: str | None = None) -> list[str]:
     return dead
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "path",
     sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.md")]),

@@ -15,6 +15,8 @@ from jstrace.models import Decoder, EdgeTree, InputError, Model
 from tests.conftest import TINY, family_config, tiny_params
 from tests.show.test_view import Hostile
 
+pytestmark = pytest.mark.quick
+
 networkx = pytest.importorskip("networkx")
 SIZES = (0.03, 0.2, 0.6, 0.8)
 

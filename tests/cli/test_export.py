@@ -15,6 +15,8 @@ from jstrace.show.export import FORMATS
 from tests.cli.conftest import Run
 from tests.conftest import SIZES
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def saved(stub: Model, tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ from tests import hf_models
 from tests.cli.conftest import Run
 from tests.conftest import SIZES
 
+pytestmark = pytest.mark.quick
+
 
 def test_info_of_a_preset(run: Run) -> None:
     """Offline; Llama's flags are left out of the text and stand in the JSON."""

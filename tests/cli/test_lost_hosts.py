@@ -10,6 +10,8 @@ import pytest
 
 from jstrace.cli import lost_hosts
 
+pytestmark = pytest.mark.quick
+
 FATAL = (
     "F1126 10:07:54.818142   26843 client.h:80] Terminating process because the JAX distributed service detected fatal"
     " errors. absl::Status: {}\n*** Check failure stack trace: ***\n    @     0x7f4bcc840634  Flush()\n"

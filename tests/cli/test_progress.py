@@ -9,6 +9,8 @@ import pytest
 from jstrace.cli import progress
 from jstrace.cli.progress import Shown
 
+pytestmark = pytest.mark.quick
+
 
 class Times:
     """Seconds since the start, and those of them that compiled."""

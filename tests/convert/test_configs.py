@@ -15,6 +15,8 @@ from jstrace.method.scores import Norm
 from jstrace.models import Decoder, InputError, clean_forward, n_params, shapes
 from tests.conftest import FAMILIES, family_config
 
+pytestmark = pytest.mark.quick
+
 _DEFAULTS = {"attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "torch_dtype": "bfloat16"}
 # Fields as the repositories publish them, with the parameters that their pages give.
 PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {

@@ -12,6 +12,8 @@ from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.models import InputError
 
+pytestmark = pytest.mark.quick
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 LETTERS = sorted(_alphabet(), key=_alphabet().__getitem__)
 """Of a byte-level vocabulary: the token of every byte, by the byte."""

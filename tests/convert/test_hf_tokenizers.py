@@ -14,6 +14,8 @@ from tokenizers import pre_tokenizers as pre
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.models import InputError
 
+pytestmark = pytest.mark.quick
+
 ALPHABET = sorted(pre.ByteLevel.alphabet())
 
 

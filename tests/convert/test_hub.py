@@ -16,6 +16,8 @@ from jstrace.loading import describe
 from jstrace.models import InputError
 from tests import hf_models
 
+pytestmark = pytest.mark.quick
+
 
 def hub_error(kind: type[Exception], status: int) -> Exception:
     response = types.SimpleNamespace(status_code=status, headers={}, request=None, url="https://hub.invalid", text="")

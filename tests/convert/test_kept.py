@@ -24,6 +24,8 @@ from jstrace.models import InputError, Model, text_of
 from tests.conftest import TINY
 from tests.convert.test_gguf import write_gguf
 
+pytestmark = pytest.mark.quick
+
 F32 = jnp.dtype("float32")
 
 

@@ -68,6 +68,7 @@ def clean(decoder: Decoder, tokens: jax.Array, length: int, *, measure: Any) -> 
 masked = jax.jit(masked_forward)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("pair", hf_models.VARIANTS, indirect=True)
 def test_logits_and_attention(pair: tuple[Model, Any]) -> None:
     """At every length, padded to one shape; theirs in double precision, so that the bound is on our own error alone."""

@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 from tests.test_layout import SOURCES
 from tests.test_readme import blocks, dead_links
 
+pytestmark = pytest.mark.quick
+
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 

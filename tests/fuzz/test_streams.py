@@ -21,6 +21,8 @@ from tests.cli.conftest import Run, run  # noqa: F401
 from tests.conftest import ROOT
 from tests.fuzz.hostile import refusal
 
+pytestmark = pytest.mark.quick
+
 READERS: dict[str, Callable[[Path], object]] = {
     "text.txt": lambda path: read_texts(None, path),
     "data.txt": lambda path: read_data(str(path)),

@@ -16,6 +16,8 @@ from jstrace.models import EdgeTree
 from jstrace.pipeline import stages
 from jstrace.pipeline.padding import widened
 
+pytestmark = pytest.mark.quick
+
 N_SIZES = 26
 
 

@@ -106,6 +106,7 @@ def test_the_form_for_tpus_equals_the_heap(
     assert_same(_as_on_a_tpu(scores, jnp.asarray(cuts), length=shape[2], frozen=first), expected)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("levels", [0, 1, 3])
 def test_every_budget(levels: int) -> None:
     """One cut at each number of edges, in chunks of the sizes that strata can hold."""

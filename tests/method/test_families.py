@@ -124,6 +124,7 @@ def test_traces_equal_the_heap(family: str, importance: str) -> None:
         assert composed.input_reached[k] == any(level == 0 for level, _ in edges)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pre_softmax", [False, True])
 def test_masked_forward_equals_the_oracle(family: str, pre_softmax: bool) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from jstrace.method.geometry import anisotropy, geometry, two_nn
 
+pytestmark = pytest.mark.quick
+
 
 def manifold(n: int, dimension: int, ambient: int, seed: int = 0) -> np.ndarray:
     """Points of a curved manifold: even in ``dimension`` parameters, bent through sines into ``ambient``."""

@@ -16,6 +16,8 @@ from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models.platforms import PLATFORMS
 from tests import oracle
 
+pytestmark = pytest.mark.quick
+
 
 def test_against_definitions() -> None:
     rng = np.random.default_rng(0)

@@ -16,6 +16,8 @@ from jstrace.models import Decoder, EdgeTree, ModelConfig, clean_forward, masked
 from jstrace.models.stacks import over_layers
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.quick
+
 N_LAYERS, WIDTH = 5, 16
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -16,6 +16,8 @@ from jstrace.models import Decoder, Model
 from tests.conftest import SIZES, TINY, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
+pytestmark = pytest.mark.quick
+
 
 class Shown(HTMLParser):
     """Tags, the texts of cells and of tokens; every element is closed."""

@@ -102,6 +102,7 @@ def test_few_programs_serve_many_inputs(tiny: Model) -> None:
     assert all(growth <= 2 * 2 for growth in grown), grown
 
 
+@pytest.mark.quick
 def test_first_edges_are_the_heaps(tiny: Model, tokens: np.ndarray) -> None:
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)
     order = oracle.best_first(oracle.graph_of(trace.scores))

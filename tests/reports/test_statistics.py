@@ -15,6 +15,8 @@ from jstrace.method.conditions import Case, Condition, Source
 from jstrace.reports import results, statistics, tables
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
+pytestmark = pytest.mark.quick
+
 L1 = Case(Source("l1"), Condition())
 
 Planted = Callable[..., Path]

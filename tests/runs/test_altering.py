@@ -13,6 +13,8 @@ from jstrace.models import InputError
 from jstrace.runs import altered, read_data
 from jstrace.runs.data import Data, Row
 
+pytestmark = pytest.mark.quick
+
 ROWS = (Row("a cat sat", None, "1", "plain"), Row("un chat", "assis", "1", "French"), Row("alone"))
 
 

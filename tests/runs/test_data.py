@@ -16,6 +16,8 @@ from pyarrow import parquet
 from jstrace.models import InputError
 from tests.stand_ins import Letters
 
+pytestmark = pytest.mark.quick
+
 ROWS = (Row("one two", "three"), Row('a "quote"\u2028 and <b>', None))
 
 

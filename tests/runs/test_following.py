@@ -12,6 +12,8 @@ from jstrace.runs.row import Row
 from jstrace.runs.vocabulary import next_token
 from jstrace.runs.wikitext import passages
 
+pytestmark = pytest.mark.quick
+
 
 class Characters:
     """A tokenizer of single characters, spaces among them."""

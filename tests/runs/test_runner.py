@@ -36,6 +36,7 @@ class Backwards(Letters):
         return [96 - token for token in super().encode(text)]
 
 
+@pytest.mark.quick
 def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast: sessions of one moment are several."""
     monkeypatch.setattr("time.time", lambda: 1.8e9)

@@ -12,6 +12,8 @@ from jstrace.method.conditions import ABLATIONS, BASELINES, IMPORTANCES, Plan
 from jstrace.runs import rows, schema
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.quick
+
 SCHEMAS = schema.schemas(
     Plan(IMPORTANCES, ABLATIONS, BASELINES, selectivity=1), save_strata=True, added=tuple(schema.ADDED)
 )

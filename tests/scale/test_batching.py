@@ -16,6 +16,8 @@ from jstrace.pipeline import footprint
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 
+pytestmark = pytest.mark.quick
+
 
 def four(width: int) -> int:
     return 4 if width < 256 else 1

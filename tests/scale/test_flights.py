@@ -12,6 +12,8 @@ import pytest
 from jstrace.models import InputError
 from jstrace.scale import batching
 
+pytestmark = pytest.mark.quick
+
 
 class Flights:
     """Calls that note when they start and end, and fail where they are told to."""

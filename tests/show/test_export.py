@@ -18,6 +18,8 @@ from jstrace.show.text import text_of
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.show.test_view import HOSTILE, Hostile
 
+pytestmark = pytest.mark.quick
+
 networkx = pytest.importorskip("networkx")
 MORE = ("\\x00", "back\\slash", "\ud800", "\r\n", "", "  ", "\ufffe", "(p=0.5)", "\u0e01é")
 """What looks escaped, halves of pairs, line ends, white space alone, no character at all."""
