@@ -128,7 +128,7 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of quick tests first, as what fails should fail early; then the longest, so that none is left at the end."""
+    """Files of quick tests first, as what fails should fail early; then the longest, so that none comes last."""
     place = {str(ROOT / "tests" / name): number for number, name in enumerate(LONGEST)}
     slow = {item.path for item in items if not item.get_closest_marker("quick")}
     items.sort(key=lambda item: place.get(str(item.path), len(LONGEST)) if item.path in slow else -1)
