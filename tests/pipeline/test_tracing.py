@@ -102,6 +102,20 @@ def test_few_programs_serve_many_inputs(tiny: Model) -> None:
     assert all(growth <= 2 * 2 for growth in grown), grown
 
 
+def test_other_conditions_and_names_compile_nothing(tiny: Model, tokens: np.ndarray) -> None:
+    """What is ablated, and what a replacement is called, are no part of a program."""
+    trace = jstrace.trace(tiny, tokens, sizes=SIZES)
+    own = jstrace.resample_replacement(tiny, tokens[::-1].copy())
+    for replace in ("zero", own):
+        jstrace.evaluate(tiny, trace, replace=replace)
+        programs = masked._evaluate._cache_size()
+        names = ["zero"] if replace == "zero" else [own, dataclasses.replace(own, name="mine")]
+        for ablate in ("all", "residual+mlp"):
+            for name in names:
+                jstrace.evaluate(tiny, trace, ablate=ablate, replace=name)
+        assert masked._evaluate._cache_size() == programs
+
+
 @pytest.mark.quick
 def test_first_edges_are_the_heaps(tiny: Model, tokens: np.ndarray) -> None:
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)
