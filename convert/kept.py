@@ -48,7 +48,7 @@ _DAMAGE = (None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
 """What the system says of an entry that is not whole; None is numpy's. All else passes: files open, rights, memory."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
     """What an entry holds."""
 

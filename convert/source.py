@@ -61,7 +61,7 @@ _NO_MACHINE_HAS = 2**50
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model as read: its config, its parameters (nested dict of arrays) and its tokenizer, if it has one."""
 
@@ -214,7 +214,7 @@ def _resolve(
 
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
-    config = read_hf_config(folder)
+    config = read_hf_config(folder, warn=True)
     params = build_params(
         config,
         open_safetensors(folder, images=config.family == _WITH_IMAGES),

@@ -132,7 +132,7 @@ def cheaper(fits: Fits, rows: Sequence[int], done: set[tuple[Any, ...]]) -> Iter
     for name in CHEAPER:
         for row in rows:
             if (name, row, "own", "mean") not in done:
-                trace = jstrace.trace(fits.trained, fits.texts[row], importance=name)
+                trace = jstrace.trace(fits.trained, fits.texts[row], importance=name, replace="mean")
                 tv = tv_of(fits.trained, fits.texts, trace, "mean")
                 yield {"kind": name, "number": row, "told": "own", "judge": "mean", "tv": tv}
 
@@ -211,7 +211,9 @@ def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]],
     others: dict[str, dict[int, Any]] = {kind: fits.told(kind, "own") for kind in ("zeros", "random", "seed")}
     others |= {f"told row {told}": fits.told("means", str(told)) for told in FOREIGN}
     for name in CHEAPER:
-        others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], importance=name) for row in rows}
+        others[name] = {
+            row: jstrace.trace(fits.trained, fits.texts[row], importance=name, replace="mean") for row in rows
+        }
     for name, found in others.items():
         if found:
             made += makeup(name, [*found.values()])

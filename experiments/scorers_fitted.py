@@ -70,7 +70,8 @@ def judge(model: Model, texts: list[str], folder: Path, n_rows: int) -> None:
             if not path.exists():
                 continue
             scorer = jstrace.Scorer.load(path)
-            traces = [jstrace.trace(model, text, importance=scorer, sizes=SIZES) for text in texts[:n_rows]]
+            how: dict[str, Any] = {"importance": scorer, "sizes": SIZES, "replace": "mean"}
+            traces = [jstrace.trace(model, text, **how) for text in texts[:n_rows]]
             for under in ("mean", "five", "zero"):
                 tv = [
                     jstrace.evaluate(

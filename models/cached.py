@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +12,17 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
+from jstrace.models.promotion import usual_promotion
+from jstrace.models.records import ByValue
 from jstrace.models.stacks import over_layers
 
 CHOSEN = -1
 """In the place of a token that is given: it is to be chosen."""
 
 
-class Continued(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Continued(ByValue):
     """Tokens that a model added to a prompt."""
 
     tokens: Int[Array, "N"]
@@ -32,6 +37,7 @@ class _Cache(NamedTuple):
     values: Float[Array, "L S K d"]
 
 
+@usual_promotion()
 def continued(
     model: Decoder,
     tokens: Int[Array, "T"],

@@ -20,7 +20,7 @@ def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
       InputError: another shape or kind, more tokens than learned positions, or, where they are known, ids outside the
         vocabulary (under ``jax.jit`` they are not: see ``nan_unless_known``).
     """
-    ids = tokens if isinstance(tokens, jax.Array) else _on_host(tokens)
+    ids = tokens if isinstance(tokens, jax.Array) else _as_numpy(tokens)
     if ids.ndim != 1 or ids.size == 0:
         raise InputError(f"tokens of shape {ids.shape}: expected those of one input, [T]; for [B, T] use jax.vmap")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
@@ -35,15 +35,29 @@ def check_ids(config: ModelConfig, ids: jax.Array | np.ndarray, where: str = "")
     Raises:
       InputError: with the first such id or the number of tokens, after ``where``, which names the input.
     """
-    if not isinstance(ids, jax.core.Tracer):
-        outside = ids[(ids < 0) | (ids >= config.vocab_size)]
+    known = on_host(ids)
+    if known is not None:
+        outside = known[(known < 0) | (known >= config.vocab_size)]
         if outside.size:
             raise InputError(f"{where}token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
     if config.learned_positions and ids.size > config.max_positions:
         raise InputError(f"{where}{ids.size} tokens, more than the {config.max_positions} positions of this model")
 
 
-def _on_host(tokens: Any) -> np.ndarray:
+def on_host(array: jax.Array | np.ndarray) -> np.ndarray | None:
+    """The numbers, where they are known; None inside a transformation that does not tell them, or on other hosts.
+
+    What is asked of them is asked of numpy: under ``jax.jit`` and the like JAX's own operations on an array whose
+    numbers are known give one whose numbers are not.
+    """
+    if isinstance(array, jax.core.Tracer):
+        return None
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        return None
+    return np.asarray(array)
+
+
+def _as_numpy(tokens: Any) -> np.ndarray:
     """Token ids as numpy's, in which no number is narrowed before it is looked at."""
     try:
         found = np.asarray(tokens)
@@ -56,7 +70,7 @@ def nan_unless_known(config: ModelConfig, tokens: jax.Array, logits: jax.Array) 
     """The logits, all NaN if a token id is outside the vocabulary: what a compiled program can say."""
     if not isinstance(tokens, jax.core.Tracer):
         return logits
-    return jnp.where(jnp.any((tokens < 0) | (tokens >= config.vocab_size)), jnp.nan, logits)
+    return jnp.where(jnp.any((tokens < 0) | (tokens >= config.vocab_size)), np.float32(np.nan), logits)
 
 
 def checked_mask(config: ModelConfig, n_tokens: int, mask: Any) -> EdgeTree:

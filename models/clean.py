@@ -24,6 +24,8 @@ from jstrace.models.decoder import (
     with_constants,
 )
 from jstrace.models.edges import EdgeTree
+from jstrace.models.promotion import usual_promotion
+from jstrace.models.records import ByValue
 from jstrace.models.replacement import Replacement
 from jstrace.models.stacks import over_layers
 
@@ -53,14 +55,15 @@ class Importance(Protocol):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Clean:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clean(ByValue):
     """What a clean pass returns: next-token logits and the magnitude of every edge."""
 
     logits: Float32[Array, "V"]
     magnitudes: EdgeTree
 
 
+@usual_promotion()
 def clean_forward(
     model: Decoder, tokens: Int[Array, "T"], measure: Importance, *, length: Int[Array, ""] | int | None = None
 ) -> Clean:
@@ -128,6 +131,7 @@ def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"])
     return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)
 
 
+@usual_promotion()
 def hidden_states(
     model: Decoder,
     tokens: Int[Array, "T"],
@@ -160,7 +164,7 @@ def hidden_states(
         mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), v)
         middle = with_constants(w, x + attention_output(config, turned(w), mixed))
         edge = mlp(config, w, x if config.parallel else middle)
-        return middle + edge, take(Replacement(x, v, middle, edge))
+        return middle + edge, take(Replacement(x, v, middle, edge, per_token=True))
 
     _, states = over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
     return states

@@ -22,7 +22,8 @@ from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
-from jstrace.models.replacement import Replacement, spread
+from jstrace.models.promotion import usual_promotion
+from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap, every_row
 from jstrace.models.stacks import over_layers
 
@@ -140,6 +141,7 @@ def same(edges: EdgeTree) -> EdgeTree:
     return edges
 
 
+@usual_promotion()
 def masked_forward(
     model: Decoder,
     tokens: Int[Array, "T"],
@@ -250,9 +252,9 @@ def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
     w, mask, sight, row_map = given.w, given.mask, given.sight, given.row_map
     targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
     # Keys of unreached tokens stay in the denominator: those of the idle state.
-    sources = state.reached & _before_a(targets)
+    read = _before_a(targets)
     idle = None if config.zero_key else state.idle
-    q, k, v = _attending(config, given, state.x, targets | sources, idle)
+    q, k, v = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
 
     def mixing(q: Array, visible: Array, kept: Array) -> Array:
         logits = fn.attention_logits(config, q, k)
@@ -260,7 +262,7 @@ def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
 
     mixed = given.mix(mixing, q, sight.visible)
     attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
-    middle = with_constants(w, _scaled(state.x, mask.residual_attn) + attn)
+    middle = with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
     edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, reached)
     edge = _scaled(edge, mask.mlp)
@@ -278,18 +280,20 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
     """
     w, mask, other, row_map, n_tokens = given.w, given.mask, given.other, given.row_map, state.x.shape[0]
     assert other is not None
+    whole = other.spread(n_tokens)
+    values = (whole if other.per_token else other).values.astype(state.x.dtype)
     targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
-    live = state.reached & (targets | _before_a(targets))
-    q, k, v = _attending(config, given, state.x, live, state.idle)
+    read = _before_a(targets)
+    q, k, v = _attending(config, given, state.x, state.reached & read, read, state.idle)
 
     def mixing(q: Array, visible: Array, attn: Array) -> Array:
         probs = fn.attention_probs(fn.attention_logits(config, q, k), visible)
         kept = attn.astype(jnp.float32)
-        return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), other.values.astype(v.dtype))
+        return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
     mixed = given.mix(mixing, q, given.sight.visible)
     attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
-    states = (spread(each, n_tokens) for each in (other.attn_input, other.mlp_input, other.mlp_output))
+    states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
     middle = with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
     edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
@@ -300,18 +304,31 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
 
 
 def _attending(
-    config: ModelConfig, given: _Given, x: Float[Array, "T D"], live: Bool[Array, "T"], idle: Array | None
+    config: ModelConfig,
+    given: _Given,
+    x: Float[Array, "T D"],
+    live: Bool[Array, "T"],
+    read: Bool[Array, "T"],
+    idle: Array | None,
 ) -> tuple[Float[Array, "T K G d"], Float[Array, "S K d"], Float[Array, "S K d"]]:
-    """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere."""
+    """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere.
+
+    Values that nobody reads are zero under bool masks.
+    """
     q, k, v = given.row_map(functools.partial(project_qkv, config), given.w, x, live, idle)
     cos, sin = given.sight.cos, given.sight.sin
-    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), v
+    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read, v, given.mask.attn)
 
 
-def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"]) -> Float[Array, "T H d"]:
-    """Weighted sum of replaced values: one for the first source and one for all others, or one for each."""
-    if values.shape[0] != 2:
-        return fn.mix_values(probs, spread(values, probs.shape[-1]))
+def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:
+    """Rows that are wanted, zeros elsewhere, which need not be finite; under soft masks all rows, for gradients."""
+    return jnp.where(wanted.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0) if mask.dtype == bool else rows
+
+
+def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"], *, per_token: bool) -> Float[Array, "T H d"]:
+    """Weighted sum of replaced values: one for each source, or one for the first and one for all others."""
+    if per_token:
+        return fn.mix_values(probs, values)
     first, others = probs[..., :1], jnp.sum(probs[..., 1:], axis=-1, keepdims=True)
     return fn.mix_values(jnp.concatenate([first, others], axis=-1), values)
 
@@ -322,10 +339,10 @@ def _before_a(targets: Bool[Array, "T"]) -> Bool[Array, "T"]:
 
 
 def _scaled(x: Float[Array, "T D"], mask: Array) -> Float[Array, "T D"]:
-    """Rows multiplied by their masks: soft ones in float32, and so their gradients."""
+    """Rows multiplied by their masks, zero where these are: soft ones in float32, and so their gradients."""
     if mask.dtype == bool:
-        return x * mask.astype(x.dtype)[:, None]
-    return (x * mask.astype(jnp.float32)[:, None]).astype(x.dtype)
+        return jnp.where(mask[:, None], x, 0)
+    return fn.weighted(x, mask.astype(jnp.float32)[:, None]).astype(x.dtype)
 
 
 def _blended(x: Float[Array, "T D"], mask: Array, other: Float[Array, "T D"]) -> Float[Array, "T D"]:
@@ -333,7 +350,7 @@ def _blended(x: Float[Array, "T D"], mask: Array, other: Float[Array, "T D"]) ->
     if mask.dtype == bool:
         return jnp.where(mask[:, None], x, other)
     soft = mask.astype(jnp.float32)[:, None]
-    return (x * soft + other * (1 - soft)).astype(x.dtype)
+    return (fn.weighted(x, soft) + fn.weighted(other, 1 - soft)).astype(x.dtype)
 
 
 _GONE = {name: f"jstrace.models.clean.{name}" for name in ("Clean", "Importance", "clean_forward")}

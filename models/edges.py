@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from jstrace.errors import InputError
+from jstrace.models.records import ByValue
 
 if TYPE_CHECKING:
     AnyArray = Any
@@ -35,12 +36,13 @@ else:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class EdgeTree:
+@dataclasses.dataclass(frozen=True, eq=False)
+class EdgeTree(ByValue):
     """One value per edge of the graph of a forward pass (section 2 of the paper).
 
     The order of the fields is the order of edge indices: row-major over ``residual_attn``, ``attn``, ``residual_mlp``
     and ``mlp``. Leading batch axes and numpy arrays are welcome; inside a scan the layer axis is gone.
+    Two trees are equal where their arrays are, by shape and numbers: ``==`` gives one bool.
     """
 
     residual_attn: Shaped[AnyArray, "*B L T"]

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
+from jstrace.models.promotion import usual_promotion
 from jstrace.models.stacks import taken
 
 _PART = 2**24
@@ -62,7 +63,8 @@ def fingerprints(decoder: Decoder, dtype: jnp.dtype | None = None) -> Fingerprin
     """
     named = jax.tree_util.tree_leaves_with_path(decoder.params())
     leaves = [leaf for _, leaf in named]
-    sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
+    with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
+        sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
     found = [_Digest.of(path, leaf, dtype, own) for (path, leaf), own in zip(named, sums, strict=True)]
     return Fingerprints(_current(decoder.config, found), _first(decoder.config, found))
 
@@ -109,6 +111,7 @@ def _first(config: ModelConfig, weights: Sequence[_Digest]) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
+@usual_promotion()
 def _checksums(leaves: list[Array], dtype: jnp.dtype | None, n_parts: tuple[int, ...]) -> list[Array]:
     """Those of all weights in one program, of which few take long to compile or to find on disk."""
     return [_checksum(leaf, leaf.dtype if dtype is None else dtype, n) for leaf, n in zip(leaves, n_parts, strict=True)]

@@ -65,6 +65,14 @@ def normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) -
     return (rms(x, config.norm_eps, axes=axes) * gain(config, weight)).astype(x.dtype)
 
 
+def weighted(x: Array, weight: Array) -> Array:
+    """``x * weight``, and zero where the weight is zero although ``x`` is not finite.
+
+    So what has no weight cannot spoil the rest; where ``x`` is finite the gradient in the weight is ``x``, at zero too.
+    """
+    return jnp.where((weight != 0) | jnp.isfinite(x), x, 0) * weight
+
+
 class Sight(NamedTuple):
     """What a layer knows of positions: rotary tables and which sources each target sees.
 
@@ -161,7 +169,7 @@ def masked_attention_probs(
     # not kept may lie above it, and its gradient stays right up to the bound that keeps exp finite.
     peak = jnp.max(jnp.where(mask > 0, logits, _HIDDEN), axis=-1, keepdims=True)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
-    weights = mask * jnp.exp(jnp.minimum(logits - peak, _LARGEST_EXPONENT))
+    weights = weighted(jnp.exp(jnp.minimum(logits - peak, _LARGEST_EXPONENT)), mask)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return weights / jnp.where(total > 0, total, 1.0)
 

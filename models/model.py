@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -55,24 +58,59 @@ def text_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     return "".join(map(tokenizer.token, token_ids))
 
 
-class _Memo:
-    """The fingerprints of the arrays last asked for; static for JAX, and equal to every other memo."""
+class _Words:
+    """The tokenizer of a model; static for JAX, and equal to every other that does the same.
 
-    def __init__(self) -> None:
-        self.leaves: list[weakref.ref[Array]] = []
-        self.fingerprints = Fingerprints("")
+    So a program that takes a model serves all models of one config and one vocabulary. Tokenizers are compared by their
+    own ``==``; those that have none are equal where they are of one class and have equal attributes.
+    """
 
-    def holds(self, leaves: list[Array]) -> bool:
-        """Whether the fingerprint is that of these very arrays."""
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
+        return {name: _text_of(value) for name, value in vars(self.tokenizer).items()}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Words):
+            return NotImplemented
+        one, two = self.tokenizer, other.tokenizer
+        if one is two or type(one) is not type(two):
+            return one is two
+        try:
+            if type(one).__eq__ is not object.__eq__:
+                return bool(one == two)
+            return hasattr(one, "__dict__") and self._content == other._content
+        except (TypeError, ValueError):  # attributes that cannot be compared
+            return False
+
+    def __hash__(self) -> int:
+        return hash(type(self.tokenizer))
+
+
+def _text_of(value: Any) -> Any:
+    """A digest of what the ``tokenizers`` library knows, whose objects are equal to themselves alone."""
+    value = getattr(value, "backend_tokenizer", value)
+    return hashlib.sha256(value.to_str().encode()).digest() if callable(getattr(value, "to_str", None)) else value
+
+
+class _Memo(NamedTuple):
+    """Fingerprints, and the arrays that they are of."""
+
+    leaves: tuple[weakref.ref[Array], ...]
+    fingerprints: Fingerprints
+
+    def holds(self, leaves: Sequence[Array]) -> bool:
+        """Whether the fingerprints are those of these very arrays."""
         return len(leaves) == len(self.leaves) and all(
             ref() is leaf for ref, leaf in zip(self.leaves, leaves, strict=True)
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Memo)
 
-    def __hash__(self) -> int:
-        return 0
+_MEMOS: weakref.WeakKeyDictionary[Model, _Memo] = weakref.WeakKeyDictionary()
+"""Of each model; beside it, as what a model holds goes into its copies, into files and into compiled programs."""
+_LOCK = threading.Lock()
 
 
 class Model(nnx.Module):
@@ -84,8 +122,16 @@ class Model(nnx.Module):
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
         self.decoder = decoder
-        self.tokenizer = tokenizer
-        self._memo = _Memo()
+        self._words = _Words(tokenizer)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """From texts to token ids and back; None where a model came without one."""
+        return self._words.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        self._words = _Words(tokenizer)
 
     def fingerprint(self) -> str:
         """A short hash of config, dtype and every weight, computed on first use."""
@@ -93,14 +139,22 @@ class Model(nnx.Module):
 
     def fingerprints(self) -> Fingerprints:
         """The fingerprint with those of earlier versions: ``mark in model.fingerprints()`` for marks found on disk."""
-        if not self._memo.holds(jax.tree.leaves(self.decoder)):
-            self.remember(fingerprints(self.decoder))
-        return self._memo.fingerprints
+        leaves = jax.tree.leaves(self.decoder)
+        with _LOCK:
+            memo = _MEMOS.get(self)
+        if memo is None or not memo.holds(leaves):
+            memo = self._remembered(leaves, fingerprints(self.decoder))
+        return memo.fingerprints
 
     def remember(self, known: Fingerprints) -> None:
         """Take fingerprints of these very weights that were computed elsewhere."""
-        self._memo.fingerprints = known
-        self._memo.leaves = [weakref.ref(leaf) for leaf in jax.tree.leaves(self.decoder)]
+        self._remembered(jax.tree.leaves(self.decoder), known)
+
+    def _remembered(self, leaves: Sequence[Array], known: Fingerprints) -> _Memo:
+        memo = _Memo(tuple(map(weakref.ref, leaves)), known)
+        with _LOCK:
+            _MEMOS[self] = memo
+        return memo
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.models.config import ModelConfig
+from jstrace.models.promotion import usual_promotion
 
 Params = Mapping[str, Any]
 """Nested dict of arrays: ``embed``, ``final_norm``, ``head`` (untied only) and ``layers`` with a dict of stacks."""
@@ -158,6 +159,7 @@ def random_params(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@usual_promotion()
 def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
     """Drawn some rows at a time: the generator's own numbers take eight times the room of what it makes."""
 

@@ -27,7 +27,8 @@ class Replacement:
 
     An attention edge keeps its probability, recomputed from the masked states, and replaces its value:
     ``A_ij W_O (m v_j + (1 - m) r_j)``. Every array has for each layer either one entry a token, N = T, or N = 2: one
-    for the first token and one for all others. Inside a scan the layer axis is gone.
+    for the first token and one for all others; ``per_token`` says which. Inside a scan the layer axis is gone. Two
+    replacements are equal only if they are the same object.
     """
 
     attn_input: Float[AnyArray, "*L N D"]
@@ -42,6 +43,15 @@ class Replacement:
     """What tables call it."""
     model_fingerprint: str = dataclasses.field(default="", metadata={"static": True})
     """Of the model that it was made with; empty where it may serve any of the same shape."""
+    per_token: bool = dataclasses.field(default=None, metadata={"static": True})  # type: ignore[assignment]
+    """Whether there is one entry a token, for texts of N tokens alone; else one for the first token and one for all
+    others. Where it is not given, two entries are the latter, and any other number the former."""
+
+    def __post_init__(self) -> None:
+        """Settle ``per_token`` once, so that nothing later has to guess it from a shape."""
+        if self.per_token is None:
+            shape = getattr(self.attn_input, "shape", ())
+            object.__setattr__(self, "per_token", shape[-2:-1] != (_SHARED,))
 
     def arrays(self) -> dict[str, Any]:
         """The four arrays by name."""
@@ -49,7 +59,14 @@ class Replacement:
 
     def bare(self) -> Replacement:
         """Without name and fingerprint, for which programs would be compiled anew."""
-        return Replacement(**self.arrays())
+        return Replacement(**self.arrays(), per_token=self.per_token)
+
+    def spread(self, n_tokens: int) -> Replacement:
+        """With one entry for each of ``n_tokens`` tokens; the last stands for all those after it."""
+        return Replacement(
+            **{name: _spread(array, n_tokens, -3 if name == "values" else -2) for name, array in self.arrays().items()},
+            name=self.name, model_fingerprint=self.model_fingerprint, per_token=True,
+        )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing; half precision is written as float32.
@@ -57,7 +74,7 @@ class Replacement:
         Raises:
           InputError: the path cannot be written.
         """
-        header = {"format": FORMAT, "version": VERSION, "name": self.name, "model_fingerprint": self.model_fingerprint}
+        header = {"format": FORMAT, "version": VERSION} | {name: getattr(self, name) for name in _STATIC}
         wide = {name: np.asarray(array, np.float32) for name, array in self.arrays().items()}
         archives.write(Path(path), header, wide)
 
@@ -73,9 +90,10 @@ class Replacement:
             header, arrays = archives.read(
                 path, kind=FORMAT, version=VERSION, check=lambda *said: _check_said(path, *said)
             )
-            name, mark = header["name"], header["model_fingerprint"]
-            found = Replacement(**arrays, name=name, model_fingerprint=mark)
-            return checked_arrays(found, f"{path}: ")
+            said: dict[str, Any] = {
+                name: header[name] for name in _STATIC if name in header
+            }  # older files say no layout
+            return checked_arrays(Replacement(**said | arrays), f"{path}: ")
 
     def __repr__(self) -> str:
         """Short."""
@@ -84,6 +102,9 @@ class Replacement:
 
 
 ARRAYS = ("attn_input", "values", "mlp_input", "mlp_output")
+_STATIC = ("name", "model_fingerprint", "per_token")
+_SHARED = 2
+"""Entries, where one is the first token's and one all others'."""
 
 
 def _check_said(path: Path, header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
@@ -91,14 +112,15 @@ def _check_said(path: Path, header: dict[str, Any], outlines: Mapping[str, archi
     names = header["name"], header["model_fingerprint"]
     if set(outlines) != set(ARRAYS) or not all(isinstance(name, str) for name in names):
         raise ValueError("its arrays or names are others")
+    if not isinstance(header.get("per_token", True), bool):
+        raise ValueError("its layout is neither of the two")
     if any(outline.dtype != np.float32 for outline in outlines.values()):
         raise ValueError("its arrays are not float32")
     archives.check_density(path, outlines)
 
 
-def spread(array: Float[Array, "N *X"], n_tokens: int) -> Float[Array, "T *X"]:
-    """One entry for each of ``n_tokens`` tokens; the last stands for all those after it."""
-    return array[jnp.minimum(jnp.arange(n_tokens), array.shape[0] - 1)]
+def _spread(array: Array, n_tokens: int, axis: int) -> Array:
+    return jnp.take(array, jnp.arange(n_tokens), axis=axis, mode="clip")
 
 
 def checked_arrays(replacement: Any, where: str = "") -> Replacement:
@@ -119,6 +141,11 @@ def checked_arrays(replacement: Any, where: str = "") -> Replacement:
     rest = {shape[:2] if name == "values" else shape for name, shape in shapes.items()}
     if rest != {shapes["attn_input"][:2], shapes["attn_input"]} or not all(map(all, shapes.values())):
         raise InputError(f"{where}the replacement's arrays are of different layers, entries or widths: {shapes}")
+    if not replacement.per_token and shapes["values"][1] != _SHARED:
+        raise InputError(
+            f"{where}the replacement has {shapes['values'][1]} entries a layer, expected {_SHARED}, for the first token"
+            " and for all others; for one a token give per_token=True"
+        )
     return replacement
 
 
@@ -136,5 +163,5 @@ def check_fits(replacement: Replacement, config: ModelConfig, n_tokens: int | No
             f"{where}the replacement is of layers, width, key/value heads and their width {(layers, width, *heads)},"
             f" the model of {wanted}: another model's"
         )
-    if n_tokens is not None and entries not in (2, n_tokens):
+    if n_tokens is not None and replacement.per_token and entries != n_tokens:
         raise InputError(f"{where}the replacement is of {entries} tokens, the input of {n_tokens}")

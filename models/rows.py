@@ -52,7 +52,7 @@ class RowMap(Protocol):
     def __call__(
         self, function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None
     ) -> Any:
-        """Results for all rows; a dead row that is not in the state ``idle`` may get anything finite."""
+        """Results for all rows; a dead row that is not in the state ``idle`` may get anything."""
         ...
 
 
@@ -79,7 +79,7 @@ def live_rows(
     if idle is not None:
         out = live_rows(function, weights, x, live, platform=platform)
         rest = function(weights, idle[None] if idle.ndim < x.ndim else idle)
-        return jax.tree.map(lambda y, r: jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y, r), out, rest)
+        return jax.tree.map(functools.partial(_alive, live), out, rest)
 
     @jax.custom_batching.custom_vmap
     def apply(weights: Any, x: Array, live: Array) -> Any:
@@ -147,7 +147,7 @@ def _block(
 
 
 def in_capacity(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
-    """The same in the smallest buffer that holds the live rows; where that is the whole, dead ones are computed."""
+    """The same in the smallest buffer that holds the live rows; where that is the whole, all rows are computed."""
     n_rows = x.shape[0]
     sizes = capacities(n_rows)
     order = jnp.nonzero(live, size=n_rows, fill_value=n_rows)[0]
@@ -155,7 +155,7 @@ def in_capacity(function: RowFunction, weights: Any, x: Array, live: Bool[Array,
 
     def with_capacity(size: int, weights: Any, x: Array, order: Array) -> Any:
         if size == n_rows:
-            return function(weights, x)
+            return jax.tree.map(functools.partial(_alive, live), function(weights, x))
         picked = order[:size]
         out = function(weights, x.at[picked].get(mode="fill", fill_value=0))
         return jax.tree.map(lambda y: jnp.zeros((n_rows, *y.shape[1:]), y.dtype).at[picked].set(y, mode="drop"), out)
@@ -183,7 +183,9 @@ def in_turns(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R
     out = jax.tree.map(lambda y: jnp.zeros((n_most, *y.shape[1:]), y.dtype), kinds)
     out = jax.lax.fori_loop(0, -(-jnp.sum(live, dtype=jnp.int32) // size), turn, out)
 
-    def put_back(y: Array) -> Array:
-        return jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y.at[rank].get(mode="clip"), jnp.zeros((), y.dtype))
+    return jax.tree.map(lambda y: _alive(live, y.at[rank].get(mode="clip")), out)
 
-    return jax.tree.map(put_back, out)
+
+def _alive(live: Bool[Array, "R"], y: Array, rest: Array | float = 0) -> Array:
+    """The rows of ``y`` that are live, and the rest elsewhere."""
+    return jnp.where(live.reshape(-1, *[1] * (y.ndim - 1)), y, jnp.asarray(rest, y.dtype))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 from jstrace.errors import InputError
 from jstrace.models.config import FAR, ModelConfig
 from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
+from jstrace.models.promotion import usual_promotion
 
 
 def target_reach(config: ModelConfig) -> tuple[int, ...]:
@@ -27,6 +28,7 @@ def target_reach(config: ModelConfig) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
+@usual_promotion()
 def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int, xp: Any = jnp) -> EdgeTree:
     """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool.
 

@@ -34,3 +34,28 @@ class Halves:
 
     def save(self, folder: Path) -> None:
         pass
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "\"'`${x}",
+    "\u202eback",
+    "😀\u200b",
+    "\x00\x07\n\t",
+    "<!--",
+    "\u2028",
+    "&lt;",
+)
+
+
+class Hostile:
+    """A tokenizer whose tokens are what a page must not take for its own."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(range(len(text)))
+
+    def token(self, token_id: int) -> str:
+        return HOSTILE[token_id % len(HOSTILE)]
+
+    def save(self, folder: Path) -> None:
+        pass

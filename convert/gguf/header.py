@@ -37,7 +37,7 @@ _DEPTH = 8
 _MAX_AXES = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class StoredTensor:
     """One weight as it lies in the file."""
 

@@ -91,8 +91,8 @@ _CLASSES = {
 """The language model of each ``model_type`` in transformers, which is what is computed here."""
 
 
-def read_hf_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` of a Hugging Face folder, with a warning where it names a model of its own.
+def read_hf_config(folder: Path, *, warn: bool = False) -> ModelConfig:
+    """Read ``config.json`` of a Hugging Face folder; with ``warn``, warn where it names a model of its own.
 
     Raises:
       InputError: no readable file, an unsupported architecture, or a field whose effect is not implemented.
@@ -107,7 +107,8 @@ def read_hf_config(folder: Path) -> ModelConfig:
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
     config = from_hf_fields(fields, where=str(path))
-    _warn_of_code(fields, str(path))
+    if warn:
+        _warn_of_code(fields, str(path))
     return config
 
 

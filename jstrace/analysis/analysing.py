@@ -65,7 +65,8 @@ class Analysis:
     """A trace at one size as a network. Arrays run over its N nodes, in the order of level and token.
 
     Degrees, PageRank and the modularity of the given communities are exact; so is betweenness where ``exact`` says so,
-    and otherwise an estimate from ``sources`` nodes drawn by ``seed``. Communities are a heuristic's, by ``seed``.
+    and otherwise an estimate from ``sources`` nodes drawn by ``seed``. Communities are a heuristic's, by ``seed``. Two
+    are equal only if they are the same object.
     """
 
     k: int

@@ -18,6 +18,7 @@ class Network:
 
     Several heads, or the residual stream and an MLP, may join the same two nodes. Every edge goes from one level to the
     next, so all paths between two nodes are of the same length. Nodes are in the order of level and token.
+    Two are equal only if they are the same object.
     """
 
     n_tokens: int

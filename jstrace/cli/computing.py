@@ -36,6 +36,8 @@ class Asked:
     pre_softmax: bool
     order: str = "best-first"
     replace: str = "zero"
+    score_replace: str | None = None
+    """What ablated edges carry while scores are made, where that is not ``replace``."""
     reference: tuple[str, ...] | None = None
     """Texts that replacements are made of; what comes with jstrace by default."""
 
@@ -102,13 +104,13 @@ def _computed(
     reference = None if asked.reference is None else list(asked.reference)
     start = time.perf_counter()
     traces = jstrace.trace(
-        model, rows, importance=asked.importance, order=asked.order, reference=reference, seed=asked.seed,
-        on_invalid="keep", progress=report(),
+        model, rows, importance=asked.importance, order=asked.order, replace=asked.replace,
+        score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(
-        model, valid, ablate=asked.ablate, pre_softmax=asked.pre_softmax, replace=asked.replace, reference=reference,
-        on_invalid="keep", progress=report(),
+        model, valid, ablate=asked.ablate, pre_softmax=asked.pre_softmax, reference=reference, on_invalid="keep",
+        progress=report(),
     )  # fmt: skip
     found = zip(lines, valid, _valid(lines, evaluations), strict=True)
     return [Result(line.text, trace, evaluation, seconds) for line, trace, evaluation in found]

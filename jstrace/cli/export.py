@@ -65,4 +65,12 @@ def _with_prediction(
     from jstrace.show.export import export
 
     model = load(source, dtype, revision)
-    export(trace, out, "neuronpedia", index, evaluation=jstrace.evaluate(model, trace), model=model, scan=scan)
+    export(
+        trace,
+        out,
+        "neuronpedia",
+        index,
+        evaluation=jstrace.evaluate(model, trace, replace="zero"),
+        model=model,
+        scan=scan,
+    )

@@ -131,6 +131,25 @@ MeshText = Annotated[
 ]
 
 
+def check_reference(given: bool, score: Any, replace: Replace, score_replace: Replace | None) -> None:
+    """Refuse reference texts that neither a score from gradients nor its evaluation is made of.
+
+    Raises:
+      InputError: with the option that is missing.
+    """
+    from jstrace.errors import InputError
+    from jstrace.method.conditions import takes_passes
+
+    if given and takes_passes(score) and {replace, score_replace or replace} == {Replace.ZERO}:
+        raise InputError("--reference has texts for --replace mean or resample; ablated edges carry zero here")
+
+
+REPLACE_HELP = "What ablated edges carry, in the evaluation and while the score is made."
+SCORE_REPLACE_HELP = "What they carry while a score from gradients is made, where that is to differ from --replace."
+
+ReplaceOption = Annotated[Replace, typer.Option(help=REPLACE_HELP)]
+ScoreReplace = Annotated[Replace | None, typer.Option(help=SCORE_REPLACE_HELP)]
+
 REFERENCE_HELP = (
     "A file of texts, a line each, that means and resampled states are made of; by default a few hundred sentences that"
     " come with jstrace."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MARGIN = 1.5
 """Of an estimate to what is there, from which on a text is refused. Estimates of long texts are at most 1.15 times what
 compiled programs ask for (``footprint.text_bytes``), and other programs may end: so a text is refused only where even
-two thirds of its estimate are more than the whole machine, with its swap, or the devices have. Where it is merely more
+two thirds of its estimate are more than this process may have, with swap, or the devices have. Where it is merely more
 than what is free now, there is a warning, and the text is tried."""
 
 

@@ -15,9 +15,11 @@ from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.options import (
     IMPORTANCE_NAMES,
     MODEL_HELP,
+    REPLACE_HELP,
     Distributed,
     Dtype,
     MeshText,
+    ScoreReplace,
     check_installed,
     importance_of,
     joined,
@@ -49,7 +51,7 @@ _CORPUS_HELP = (
 )
 
 _IMPORTANCE_HELP = f"Edge scores: {IMPORTANCE_NAMES}, or files of scorers (jstrace fit-scorer); with commas."
-_REPLACE_HELP = "What ablated edges carry; several with commas."
+_REPLACE_HELP = f"{REPLACE_HELP} Several with commas."
 _ORDER_HELP = "How scores become traces; several with commas."
 _REVISION_HELP = (
     "Branch, tag or commit of a hub id; several are run one after another, each into a folder in --out, and those of a"
@@ -96,6 +98,7 @@ def run_command(
     ] = None,
     importance: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_IMPORTANCE_HELP)] = ["l1"],  # noqa: B006
     replace: Annotated[list[str], typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = ["zero"],  # noqa: B006
+    score_replace: ScoreReplace = None,
     order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
     reference: Annotated[str | None, typer.Option(help=_REFERENCE_HELP)] = None,
     selectivity: Annotated[int, typer.Option(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
@@ -122,6 +125,7 @@ def run_command(
     plan = Plan(
         tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
         replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
+        score_replace=None if score_replace is None else score_replace.value,
     )  # fmt: skip
     extras = checked_extras(runs.Extras(generate, temperature, geometry), selectivity=selectivity)
     _check_store(out)

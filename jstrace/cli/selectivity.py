@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, REFERENCE_HELP, Dtype, Order, Replace, Revision, importance_of, load
+from jstrace.cli.options import (
+    MODEL_HELP,
+    REFERENCE_HELP,
+    Dtype,
+    Order,
+    Replace,
+    ReplaceOption,
+    Revision,
+    ScoreReplace,
+    check_reference,
+    importance_of,
+    load,
+)
 from jstrace.cli.texts import read_texts
 
 _IMPORTANCE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient, ..., or the file of a scorer."
@@ -23,7 +35,8 @@ def selectivity_command(
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     importance: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_IMPORTANCE_HELP)] = "fitted",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
-    replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.MEAN,
+    replace: ReplaceOption = Replace.ZERO,
+    score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of what fits draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
@@ -37,6 +50,7 @@ def selectivity_command(
     lines = [line.text for line in read_texts(None, others)]
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
     score = importance_of(importance)
+    check_reference(reference is not None, score, replace, score_replace)
     loaded = load(model, dtype.value, revision)
     from rich.console import Console
 
@@ -45,15 +59,25 @@ def selectivity_command(
     console = Console(stderr=True)
     with console.status("scoring") as status:
         found = jstrace.selectivity(
-            loaded, own.text, lines, importance=score, order=order.value, replace=replace.value, reference=texts,
-            seed=seed, progress=lambda done, total: status.update(f"scoring: {done} of {total} predictions"),
+            loaded, own.text, lines, importance=score, order=order.value, replace=replace.value,
+            score_replace=score_replace, reference=texts, seed=seed,
+            progress=lambda done, total: status.update(f"scoring: {done} of {total} predictions"),
         )  # fmt: skip
+    scored = (score_replace or replace).value
     if as_json:
+        about = {"text": own.text, "replace": replace.value, "scored_under": scored, "told": list(found.told)}
         rows = {"own": found.own.tolist(), "foreign": found.foreign.tolist()}
-        typer.echo(json.dumps({"text": own.text, "sizes": [*found.sizes, 1.0], **rows, "peak": found.peak}))
+        typer.echo(json.dumps({**about, "sizes": [*found.sizes, 1.0], **rows, "peak": found.peak}))
         return
-    typer.echo(f"TV from what the score was told, {importance} under {replace.value}; {len(lines)} foreign predictions")
+    under = replace.value if scored == replace.value else f"{replace.value}, scored under {scored}"
+    typer.echo(f"TV from what the score was told, {importance} under {under}; {_counted(found.told, lines)}")
     typer.echo(f"{'size':>9} {'own':>7} {'foreign':>8} {'selectivity':>12}")
     for size, *row in zip(found.sizes, found.own, found.foreign.mean(axis=0), found.selectivity, strict=False):
         typer.echo(f"{size:>9g} {row[0]:>7.3f} {row[1]:>8.3f} {row[2]:>12.3f}")
     typer.echo(f"most selective at {found.peak:g} of all edges")
+
+
+def _counted(told: tuple[int, ...], lines: list[str]) -> str:
+    """How many foreign predictions there are, and how many texts are left out."""
+    left = len(lines) - len(told)
+    return f"{len(told)} foreign predictions" + (f", {left} left out that predict the same token" if left else "")

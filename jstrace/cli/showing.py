@@ -83,7 +83,7 @@ def carried(evaluation: Evaluation) -> str:
 def scored(result: Result) -> str:
     """How edges were ranked, and what it took."""
     trace = result.trace
-    under = "" if trace.replace == "zero" else f" under {trace.replace}"
+    under = f" under {trace.score_replace}" if trace.score_replace else ""
     order = "best first from the output" if trace.order == "best-first" else "by score alone"
     return f"ranked by {trace.importance}{under}, {order}; {result.seconds:.1f} s a text, compilation included"
 

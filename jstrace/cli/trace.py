@@ -22,8 +22,11 @@ from jstrace.cli.options import (
     MeshText,
     Order,
     Replace,
+    ReplaceOption,
     Revision,
+    ScoreReplace,
     by_first,
+    check_reference,
     importance_of,
     joined,
     load,
@@ -54,7 +57,8 @@ def trace_command(
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
     importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
-    replace: Annotated[Replace, typer.Option(help="What ablated edges carry.")] = Replace.ZERO,
+    replace: ReplaceOption = Replace.ZERO,
+    score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random and fitted.")] = 0,
     top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
@@ -74,13 +78,14 @@ def trace_command(
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
     score = importance_of(importance)
+    check_reference(reference is not None, score, replace, score_replace)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    asked = Asked(score, seed, ablate.value, pre_softmax, order.value, replace.value, texts)
+    asked = Asked(score, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts)
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

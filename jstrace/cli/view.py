@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import webbrowser
@@ -17,7 +18,10 @@ from jstrace.cli.options import (
     REFERENCE_HELP,
     Dtype,
     Order,
+    Replace,
+    ReplaceOption,
     Revision,
+    ScoreReplace,
     check_installed,
     importance_of,
     load,
@@ -37,12 +41,39 @@ _CONDITION_HELP = (
 )
 _VIEWED_MODEL_HELP = f"{MODEL_HELP} By default smollm2; of a run only for texts of tokens that the run does not have."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
-CURVES: dict[str, dict[str, Any]] = {
-    "nothing in their place": {},
-    "attention left whole": {"ablate": "residual+mlp"},
-    "means in their place": {"replace": "mean"},
+CARRIED = {
+    "zero": "nothing in their place",
+    "mean": "means in their place",
+    "resample": "states of other texts in their place",
 }
-"""What is evaluated of a trace, by what the page calls it: what stands in the place of ablated edges."""
+"""What stands in the place of ablated edges, by what the page calls it."""
+
+
+def curves(replace: str) -> dict[str, dict[str, Any]]:
+    """What is evaluated of a trace, by what the page calls it: what its edges carry first, then zeros and means."""
+    first = {CARRIED[replace]: {"replace": replace}, "attention left whole": {"ablate": "residual+mlp"}}
+    first["attention left whole"] |= {"replace": replace}
+    return first | {CARRIED[name]: {"replace": name} for name in ("zero", "mean") if name != replace}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """How a text is traced."""
+
+    scores: list[Any]
+    order: str
+    replace: str
+    score_replace: str | None
+    reference: list[str] | None
+
+    def traced(self, model: Model, text: Any, score: Any, **options: Any) -> Trace:
+        """The trace of one score."""
+        import jstrace
+        from jstrace.method.conditions import takes_passes
+
+        options |= {"score_replace": self.score_replace} if takes_passes(score) else {}
+        options |= {"order": self.order, "replace": self.replace, "reference": self.reference}
+        return jstrace.trace(model, text, importance=score, **options)
 
 
 def view_command(
@@ -54,6 +85,8 @@ def view_command(
     importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
+    replace: ReplaceOption = Replace.ZERO,
+    score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     index: Annotated[int | None, typer.Option("--input", min=0, help=_INPUT_HELP)] = None,
     condition: Annotated[list[str] | None, typer.Option(help=_CONDITION_HELP)] = None,
@@ -70,6 +103,7 @@ def view_command(
         raise InputError(f"{out}: expected a file that ends in .html")
     check_writable(out)
     asked = {"--importance": importance != "l1", "--order": order != Order.BEST_FIRST}
+    asked |= {"--replace": replace != Replace.ZERO, "--score-replace": score_replace is not None}
     asked |= {"--against": against is not None, "--reference": reference is not None}
     loaded = functools.partial(load, model or "smollm2", dtype.value, revision)
     page: Page
@@ -80,9 +114,10 @@ def view_command(
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
     else:
         if what.endswith(".npz"):
-            _check_of_trace(what, importance, order, against)
+            _check_of_trace(what, asked, against)
         scores = [importance_of(name) for name in (importance, against) if name is not None]
-        page = _of_text(what, scores, order.value, reference, loaded)
+        texts = None if reference is None else [line.text for line in read_texts(None, reference)]
+        page = _of_text(what, _Asked(scores, order.value, replace.value, score_replace, texts), loaded)
     page.save(out)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
     if show:
@@ -105,14 +140,16 @@ def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
     return index
 
 
-def _check_of_trace(file: str, importance: str, order: Order, against: str | None) -> None:
+def _check_of_trace(file: str, asked: dict[str, bool], against: str | None) -> None:
     """Refuse what the trace in a file has settled; an order is of the trace beside it."""
     from jstrace.errors import InputError
 
-    if importance != "l1":
+    if asked["--importance"]:
         raise InputError(f"--importance: the trace in {file} is made; --against has another score beside it")
-    if order != Order.BEST_FIRST and against is None:
-        raise InputError(f"--order: the trace in {file} is made")
+    settled = ["--replace", "--score-replace", *([] if against else ["--order"])]
+    given = next((name for name in settled if asked[name]), None)
+    if given is not None:
+        raise InputError(f"{given}: the trace in {file} is made")
 
 
 def _of_run(folder: str, index: int, conditions: list[str], loaded: Callable[[], Model] | None) -> Page:
@@ -137,15 +174,17 @@ def _check_made_by(folder: str, model: Model) -> None:
         raise InputError(f"{folder}: this is no run of that --model, but of {told['model']['name'] or 'another'}")
 
 
-def _of_text(what: str, scores: list[Any], order: str, reference: Path | None, loaded: Callable[[], Model]) -> Page:
-    """The page of a text, or of the trace in a file."""
+def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
+    """The page of a text, or of the trace in a file, which settles what is beside it, too."""
     saved = _saved(what)
     if saved is None:
         (line,) = read_texts(what, None)
         what = line.text
-    texts = None if reference is None else [line.text for line in read_texts(None, reference)]
+    else:
+        under = [name if name in CARRIED else "zero" for name in (saved.replace, saved.score_replace or saved.replace)]
+        asked = dataclasses.replace(asked, replace=under[0], score_replace=under[1])
     model = loaded()
-    return _page(model, _traces(model, what, scores, order, texts, saved), texts)
+    return _page(model, _traces(model, what, asked, saved), asked)
 
 
 def _saved(what: str) -> Trace | None:
@@ -157,27 +196,18 @@ def _saved(what: str) -> Trace | None:
     return jstrace.Trace.load(what)
 
 
-def _traces(
-    model: Model, text: str, scores: list[Any], order: str, texts: list[str] | None, saved: Trace | None
-) -> list[Trace]:
-    import jstrace
-
+def _traces(model: Model, text: str, asked: _Asked, saved: Trace | None) -> list[Trace]:
     if saved is None:
-        return [jstrace.trace(model, text, importance=one, order=order, reference=texts) for one in scores]
-    others = [
-        jstrace.trace(
-            model, saved.tokens, importance=one, sizes=saved.sizes, order=order, reference=texts, seed=saved.seed
-        )
-        for one in scores[1:]
-    ]
+        return [asked.traced(model, text, one) for one in asked.scores]
+    others = (asked.traced(model, saved.tokens, one, sizes=saved.sizes, seed=saved.seed) for one in asked.scores[1:])
     return [saved, *others]
 
 
-def _page(model: Model, traces: list[Trace], texts: list[str] | None) -> Page:
+def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
     import jstrace
 
     found: list[dict[str, Evaluation]] = [{} for _ in traces]
-    for name, options in CURVES.items():
-        for own, one in zip(found, jstrace.evaluate(model, traces, reference=texts, **options), strict=True):
+    for name, options in curves(asked.replace).items():
+        for own, one in zip(found, jstrace.evaluate(model, traces, reference=asked.reference, **options), strict=True):
             own[name] = one
     return jstrace.view(traces, found, model=model)

@@ -1,6 +1,6 @@
 """Masks of a given number of edges, hard or soft, from one number an edge (section 8 of the method).
 
-Values are NaN in slots that are no edge. Nothing here sorts: a cut is found by counting.
+Values are ``NO_SCORE`` in slots that are no edge. Nothing here sorts: a cut is found by counting.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jstrace.method.ordering import ordered_floats
+from jstrace.method.ordering import is_edge, ordered_floats
 from jstrace.models import EdgeTree
 
 _MOST_TURNS = 30
+_LARGEST = np.finfo(np.float32).max
 _CLOSE = 1e-5
 """Of the number of edges, or of one where there are fewer: how far a soft mask's sum may be off."""
 
@@ -29,8 +30,8 @@ def total(tree: EdgeTree) -> Array:
 def extremes(values: EdgeTree) -> tuple[Array, Array]:
     """The least and the greatest value of all kinds of edges, some of which may have none."""
     leaves = jax.tree.leaves(values)
-    low = functools.reduce(jnp.minimum, (jnp.min(jnp.where(jnp.isnan(x), jnp.inf, x)) for x in leaves))
-    high = functools.reduce(jnp.maximum, (jnp.max(jnp.where(jnp.isnan(x), -jnp.inf, x)) for x in leaves))
+    low = functools.reduce(jnp.minimum, (jnp.min(jnp.where(is_edge(x), x, _LARGEST)) for x in leaves))
+    high = functools.reduce(jnp.maximum, (jnp.max(jnp.where(is_edge(x), x, -_LARGEST)) for x in leaves))
     return low, high
 
 
@@ -49,7 +50,7 @@ def largest(values: EdgeTree, count: Int[Array, ""] | int) -> EdgeTree:
 
 @jax.custom_vjp
 def soft_mask(values: EdgeTree, count: Array | float, temperature: Array | float) -> EdgeTree:
-    """``sigmoid((values - t) / temperature)`` with t such that the mask sums to ``count``; zero in slots of NaN.
+    """``sigmoid((values - t) / temperature)`` with t such that the mask sums to ``count``; zero where there is no edge.
 
     Its derivative is implicit, through t: with ``s = m (1 - m)`` and the cotangent g, that of the values is
     ``s / temperature * (g - sum(g s) / sum(s))``, so that no step leaves the budget. Count and temperature have none.
@@ -83,7 +84,11 @@ soft_mask.defvjp(_forward, _backward)
 
 
 def _at(values: EdgeTree, threshold: Array, temperature: Array | float) -> EdgeTree:
-    return jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0.0, jax.nn.sigmoid((x - threshold) / temperature)), values)
+    def one(x: Array) -> Array:
+        edge = is_edge(x)
+        return jnp.where(edge, jax.nn.sigmoid((jnp.where(edge, x, threshold) - threshold) / temperature), 0.0)
+
+    return jax.tree.map(one, values)
 
 
 def _threshold(values: EdgeTree, count: Any, temperature: Any) -> Array:

@@ -11,11 +11,15 @@ from jaxtyping import Bool, Float, Int
 from jstrace.method.counting import Counts
 from jstrace.method.depth import by_quarter
 from jstrace.models import EdgeTree
+from jstrace.models.records import ByValue
 
 
-@dataclasses.dataclass(frozen=True)
-class Composition:
-    """Per size, the last row being the full graph; shares of an empty trace are NaN."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composition(ByValue):
+    """Per size, the last row being the full graph; shares of an empty trace are NaN.
+
+    Two are equal where all their numbers are.
+    """
 
     edges: Int[np.ndarray, "Z1"]
     residual: Float[np.ndarray, "Z1"]

@@ -32,6 +32,8 @@ ABLATIONS = ("all", "residual+mlp")
 BASELINES = ("random", "inverse", "pre-softmax")
 """What a run can evaluate beside the traces (section 6)."""
 
+NO_GRADIENTS = "score_replace is for scores from gradients; the others do not look at what ablated edges carry"
+
 NAMES = r"[\w*+-]+"
 """What edge scores can be called."""
 
@@ -55,13 +57,13 @@ class Source:
     frozen: tuple[str, ...] = ()
     order: str = "best-first"
     """One of ``ORDERS``."""
-    replace: str = "mean"
+    replace: str = "zero"
     """What ablated edges carry while gradients are taken: one of ``REPLACEMENTS``, or "own"; others do not read it."""
 
     @property
     def name(self) -> str:
         """What the component table calls it."""
-        name = "random baseline" if self.frozen else name_of(self.importance)
+        name = "random baseline" if self.frozen else scored_name(*self.scoring)
         return name if self.order == "best-first" else f"{name} by {self.order}"
 
     @property
@@ -126,16 +128,14 @@ class Case:
         """The same with other edges ablated."""
         return dataclasses.replace(self, condition=dataclasses.replace(self.condition, ablate=ablate))
 
-    def replaced(self, replace: str) -> Case:
-        """The same with ablated edges that carry something else."""
-        return dataclasses.replace(self, condition=dataclasses.replace(self.condition, replace=replace))
-
 
 @dataclasses.dataclass(frozen=True)
 class Named:
     """An importance of one's own by its name alone: what the files of a run say of it."""
 
     name: str
+    passes: bool = False
+    """Whether it is known to be a score from gradients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +156,13 @@ class Plan:
     sizes: tuple[float, ...] = SIZES
     seed: int = 0
     replacements: tuple[str, ...] = ("zero",)
-    """What ablated edges carry: names of ``REPLACEMENTS``."""
+    """What ablated edges carry, in evaluations and while scores are made: names of ``REPLACEMENTS``."""
     orders: tuple[str, ...] = ("best-first",)
     """How the importances' scores become traces: names of ``ORDERS``."""
     selectivity: int = 0
     """Predictions of other inputs that scores from gradients are told, too: the control of section 8."""
+    score_replace: str | None = None
+    """What ablated edges carry while scores are made, if not what they carry in the evaluation."""
 
     def __post_init__(self) -> None:
         _check_importances(self.importances)
@@ -172,6 +174,7 @@ class Plan:
             raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
         for name in ("importances", "ablations", "baselines", "replacements", "orders"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # as lists equal no defaults
+        object.__setattr__(self, "score_replace", self._checked_score_replace())
         _check_columns([case.name for case in self.cases])
         checked_sizes(self.sizes)
         # Manifests hold Python's own numbers, an int among the sizes as it was given.
@@ -184,16 +187,16 @@ class Plan:
     def cases(self) -> tuple[Case, ...]:
         """Every curve: each importance in each order and each baseline, under each ablation and replacement."""
         found = []
+        asked = [name for name in BASELINES if name in self.baselines]
         for ablate in self.ablations:
             for replace in self.replacements:
                 found += [
-                    Case(Source(kind, order=order), Condition(ablate, replace=replace))
+                    self.case(ablate, kind, order=order, replace=replace)
                     for kind in self.importances
                     for order in self.orders
                 ]
-                asked = [name for name in BASELINES if name in self.baselines]
                 found += [
-                    self.baseline(name, ablate).replaced(replace)
+                    self.replaced(self.baseline(name, ablate), replace)
                     for name in asked
                     if name != "pre-softmax" or (ablate, replace) == ("all", "zero")
                 ]
@@ -207,8 +210,13 @@ class Plan:
     @property
     def takes_reference(self) -> bool:
         """Whether anything of it depends on reference texts."""
+        return any(name != "zero" for name in (*self.replacements, *self.scored_under))
+
+    @property
+    def scored_under(self) -> tuple[str, ...]:
+        """For each replacement what scores from gradients are taken under; none where there are no such scores."""
         gradients = any(takes_passes(one) for one in self.importances)
-        return gradients or any(name != "zero" for name in self.replacements)
+        return tuple(self.score_replace or name for name in self.replacements) if gradients else ()
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -225,19 +233,45 @@ class Plan:
         """What tables and files call the importances."""
         return tuple(map(name_of, self.importances))
 
-    def case(self, ablate: str = "all", importance: Any = None) -> Case:
-        """The curve of an importance, by default the first."""
-        source = Source(importance or self.importances[0], order=self.orders[0])
-        return Case(source, Condition(ablate, replace=self.replacements[0]))
+    def case(
+        self, ablate: str = "all", importance: Any = None, *, order: str | None = None, replace: str | None = None
+    ) -> Case:
+        """A curve: of an importance, in an order and under a replacement, by default the first of each."""
+        source = Source(importance or self.importances[0], order=order or self.orders[0])
+        return self.replaced(Case(source, Condition(ablate)), replace or self.replacements[0])
 
     def baseline(self, name: str, ablate: str = "all") -> Case:
         """The curve of one of ``BASELINES``, asked for or not."""
         traced, replace = Source(self.importances[0], order=self.orders[0]), self.replacements[0]
         return {
-            "random": Case(Source("random", _RANDOM_FROZEN), Condition(ablate, replace=replace)),
-            "inverse": Case(traced, Condition(ablate, inverse=True, replace=replace)),
-            "pre-softmax": Case(traced, Condition(ablate, pre_softmax=True)),
+            "random": self.replaced(Case(Source("random", _RANDOM_FROZEN), Condition(ablate)), replace),
+            "inverse": self.replaced(Case(traced, Condition(ablate, inverse=True)), replace),
+            "pre-softmax": self.replaced(Case(traced, Condition(ablate, pre_softmax=True)), "zero"),
         }[name]
+
+    def replaced(self, case: Case, replace: str) -> Case:
+        """The same curve with ablated edges that carry something else, and so do they while its scores are made."""
+        source, condition = case.source, dataclasses.replace(case.condition, replace=replace)
+        scored = self.score_replace or replace if takes_passes(source.importance) else Source.replace
+        return Case(dataclasses.replace(source, replace=scored), condition)
+
+    def label(self, source: Source) -> str:
+        """What figures call traces: where panels say under which replacement these were scored, names do not."""
+        told = self.score_replace is None and len(self.replacements) > 1
+        return dataclasses.replace(source, replace="mean").name if told else source.name
+
+    def _checked_score_replace(self) -> str | None:
+        """What scores are made under, None where it is what evaluations are under.
+
+        Raises:
+          InputError: no name of a replacement, or no score that would read it.
+        """
+        if self.score_replace is None:
+            return None
+        given = checked_replace(self.score_replace, "score_replace")
+        if not self.scored_under:
+            raise InputError(NO_GRADIENTS)
+        return None if self.replacements == (given,) else given
 
 
 def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
@@ -290,12 +324,23 @@ def _checked_selectivity(given: Any, importances: Sequence[Any]) -> int:
 
 def takes_passes(importance: Any) -> bool:
     """Whether a score runs passes of its own under a replacement, rather than measure the edges of a clean one."""
+    if isinstance(importance, Named):
+        return importance.passes
     return importance in GRADIENTS if isinstance(importance, str) else hasattr(importance, "edge_scores")
 
 
 def name_of(importance: Any) -> str:
     """What tables call an edge score."""
     return importance if isinstance(importance, str) else str(getattr(importance, "name", type(importance).__name__))
+
+
+def scored_name(importance: Any, replace: str) -> str:
+    """What tables call an edge score and what ablated edges carried meanwhile.
+
+    Means are not named: all scores from gradients were made under means before they followed the evaluation.
+    """
+    named = takes_passes(importance) and replace != "mean"
+    return f"{name_of(importance)} under {replace}" if named else name_of(importance)
 
 
 def identity_of(importance: Any) -> str:
@@ -361,6 +406,13 @@ def checked_order(order: str) -> str:
     if order not in ORDERS:
         raise InputError(f"order = {order!r}, expected one of {', '.join(ORDERS)}")
     return order
+
+
+def checked_replace(replace: Any, what: str = "replace") -> str:
+    """The name, or an ``InputError`` that lists those there are."""
+    if replace not in REPLACEMENTS:
+        raise InputError(f"{what} = {replace!r}, expected one of {', '.join(REPLACEMENTS)}")
+    return str(replace)
 
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jstrace.models import AnyArray, EdgeTree
+from jstrace.models.records import ByValue
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Counts:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counts(ByValue):
     """Per size, the last row being the full graph."""
 
     residual: Int[AnyArray, "*B Z1 L"]

@@ -22,6 +22,7 @@ from jstrace.method import graph, indexing
 from jstrace.method import sizes as sizes_of
 from jstrace.method.conditions import checked_frozen
 from jstrace.method.first_pass import FirstPass, divide, find_falls, priorities, ranked
+from jstrace.method.ordering import marked
 from jstrace.method.refinement import (
     Cuts,
     Pool,
@@ -35,6 +36,8 @@ from jstrace.method.refinement import (
 from jstrace.method.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
 from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig, edge_shapes
+from jstrace.models.checks import on_host
+from jstrace.models.promotion import usual_promotion
 
 
 def extract(
@@ -101,18 +104,19 @@ def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any,
         return sizes_of.counts(checked_sizes(sizes), graph.n_edges(config, int(length)))
     if np.ndim(counts) != 1 or not 1 <= len(counts) <= sizes_of.MAX_SIZES:
         raise InputError(f"counts of shape {np.shape(counts)}, expected 1 to {sizes_of.MAX_SIZES} numbers of edges")
-    if not jnp.issubdtype(jnp.asarray(counts).dtype, jnp.integer):
-        raise InputError(f"counts are {jnp.asarray(counts).dtype}, expected integers")
-    if not isinstance(counts, jax.core.Tracer) and (
-        np.min(counts) < 0 or np.any(np.asarray(counts)[1:] < np.asarray(counts)[:-1])
-    ):
+    given = counts if isinstance(counts, jax.Array) else np.asarray(counts)
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise InputError(f"counts are {given.dtype}, expected integers")
+    numbers = on_host(given)
+    if numbers is not None and (numbers.min() < 0 or np.any(numbers[1:] < numbers[:-1])):
         raise InputError("counts must not be negative, nor decrease")
-    if not isinstance(counts, jax.Array):
-        counts = np.minimum(counts, np.iinfo(np.int32).max)  # more than there are edges, in any case
-    return jnp.asarray(counts, jnp.int32)
+    if isinstance(given, np.ndarray):
+        given = np.minimum(given, np.iinfo(np.int32).max)  # more than there are edges, in any case
+    return jnp.asarray(given, jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "frozen"))
+@usual_promotion()
 def _extract(
     scores: EdgeTree, cuts: Int[AnyArray, "Z"], length: Any, *, config: ModelConfig, frozen: tuple[str, ...]
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
@@ -125,15 +129,15 @@ def _extract(
             for (_, score), (_, slot) in zip(scores.items(), slots.items(), strict=True)
         ]
     ).all()
-    marked = jax.tree.map(lambda score, slot: jnp.where(slot, score, jnp.nan), scores, slots)
-    marked = ranked(marked) if frozen else marked
+    known = marked(scores, slots)
+    known = ranked(known) if frozen else known
     step = functools.partial(extract_padded, parallel=config.parallel, frozen=frozen)
-    strata, complete = step(marked, cuts, length)
+    strata, complete = step(known, cuts, length)
 
     def whole(_: EdgeTree, scores: EdgeTree, cuts: Array, length: Array) -> EdgeTree:
         return step(scores, cuts, length, whole=True)[0]
 
-    strata = _when(~complete, whole, strata, marked, jnp.asarray(cuts), jnp.asarray(length))
+    strata = _when(~complete, whole, strata, known, jnp.asarray(cuts), jnp.asarray(length))
     return jax.tree.map(lambda stratum: jnp.where(finite, stratum, NO_EDGE).astype(jnp.uint8), strata), finite
 
 
@@ -152,7 +156,7 @@ def extract_padded(
     Where a size repeats or is empty, the first trace that holds an edge counts.
 
     Args:
-      scores: float32; NaN in slots that are no edge, and with ``frozen`` not negative.
+      scores: float32; ``NO_SCORE`` in slots that are no edge, and with ``frozen`` not negative.
       counts: edges of each trace.
       length: number of true tokens.
       parallel: whether a layer is one level of nodes or two.

@@ -31,7 +31,7 @@ _HALF = 1 << 16
 
 
 def priorities(scores: EdgeTree, frozen: tuple[str, ...]) -> EdgeTree:
-    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for NaN, which is no edge.
+    """Scores as uint32 of the same order, at least 1; frozen components above all others; 0 for what is no edge.
 
     With frozen components one bit less is left for the scores, so they must not be negative (``ranked`` makes them so).
     """
@@ -48,7 +48,7 @@ def _raised(bits: UInt32[Array, "*N"], frozen: bool) -> UInt32[Array, "*N"]:
 
 
 def ranked(scores: EdgeTree) -> EdgeTree:
-    """Positive floats in the place of any: of the same order, equal where those are; NaN, which is no edge, stays.
+    """Positive floats in the place of any: of the same order, equal where those are; what marks no edge stays.
 
     Ranks are read as the bits of floats, from the least that is normal: ordered as integers are, and none is rounded.
     """
@@ -64,7 +64,7 @@ def ranked(scores: EdgeTree) -> EdgeTree:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FirstPass:
     """The scores with the bound of every node: what all keys follow from."""
 

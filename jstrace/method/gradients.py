@@ -18,8 +18,10 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method.budgets import extremes, largest, soft_mask, total
+from jstrace.method.ordering import marked
 from jstrace.method.scores import Norm, normalised
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, clean_forward, masked_forward
+from jstrace.models.promotion import usual_promotion
 
 _LEAST_SHARE = -14.0
 """Of the logarithms of shares and of the first gradient: what is smaller is as good as zero."""
@@ -258,21 +260,21 @@ class Rounds:
         """See ``GradientScore``."""
         return self.walk(one, first_order(one))[0]
 
+    @usual_promotion()
     def walk(
         self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
     ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
         """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept."""
         x, slots = start.combined(self.power), one.slots()
-        x = jax.tree.map(lambda value, slot: jnp.where(slot, value, jnp.nan), x, slots)
         n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
 
         def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
             (x, inside, survived, kept), (index, size, temperature) = state, at
             count = jnp.floor(size * n_edges).astype(jnp.int32)
-            found = kl_gradient(one, self._mask(_within(x, inside), count, temperature), start.target)
+            found = kl_gradient(one, self._mask(marked(x, inside), count, temperature), start.target)
             found = jax.tree.map(lambda g: _log(g, _LEAST_GRADIENT), found)
             x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
-            inside = largest(_within(x, inside), count)
+            inside = largest(marked(x, inside), count)
             kept = tuple(
                 jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), found, old)
                 for own, old in zip(keep, kept, strict=True)
@@ -283,7 +285,7 @@ class Rounds:
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
         first = _Walk(x, slots, none, tuple(none for _ in keep))
         last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), sizes, self._temperatures()))
-        return jax.tree.map(jnp.add, last.survived, _unit(last.x)), last.kept
+        return jax.tree.map(jnp.add, last.survived, _unit(marked(last.x, slots))), last.kept
 
     def _temperatures(self) -> Array:
         if self.temperature <= 0:
@@ -303,11 +305,6 @@ class _Walk(NamedTuple):
     inside: EdgeTree
     survived: EdgeTree
     kept: tuple[EdgeTree, ...]
-
-
-def _within(x: EdgeTree, inside: EdgeTree) -> EdgeTree:
-    """Values of the edges inside; NaN elsewhere."""
-    return jax.tree.map(lambda value, there: jnp.where(there, value, jnp.nan), x, inside)
 
 
 def _unit(x: EdgeTree) -> EdgeTree:

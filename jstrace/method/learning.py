@@ -19,10 +19,12 @@ from jaxtyping import Array, Float, Float32
 
 from jstrace.method.budgets import extremes, largest, soft_mask, total
 from jstrace.method.gradients import GradientScore, Pass, Rounds, as_floats, check_count, kl, name_variant
+from jstrace.method.ordering import marked
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
 from jstrace.models.keys import seeded
+from jstrace.models.promotion import usual_promotion
 
 _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
@@ -43,7 +45,7 @@ _START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Logits:
     """What is learned: a number for every edge, and factors that edges share."""
 
@@ -136,6 +138,7 @@ class Fitted:
             raise InputError(f"start is {self.start!r:.60}, expected a jstrace.GradientScore")
         name_variant(self, "fitted")
 
+    @usual_promotion()
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
         fit = _Fit.of(one, self.cap)
@@ -150,11 +153,11 @@ class Fitted:
     def _polished(self, fit: _Fit, logits: EdgeTree) -> EdgeTree:
         """The logits, with those of the first edges fitted once more; these stay above all others."""
         n_inside = jnp.floor(min(1.0, _INSIDE * self.smallest) * fit.n_edges).astype(jnp.int32)
-        inside = largest(_where(fit.slots, logits), jnp.maximum(n_inside, 1))
+        inside = largest(marked(logits, fit.slots), jnp.maximum(n_inside, 1))
         rates = optax.cosine_decay_schedule(self.polish_rate, self.polish, 0.1)
         found = fit.followed(_Logits.of(logits, factors=False), inside, rates, self._last_course()).summed()
         outside = jax.tree.map(lambda slot, first: slot & ~first, fit.slots, inside)
-        above = extremes(_where(outside, logits))[1] - extremes(_where(inside, found))[0]
+        above = extremes(marked(logits, outside))[1] - extremes(marked(found, inside))[0]
         lift = jnp.maximum(above + 1, 0)  # none where no edge is outside
         return jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, found, logits)
 
@@ -173,12 +176,7 @@ class Fitted:
         return _At.of(self.steps, (low, low), (high, high), temperature)
 
 
-def _where(held: EdgeTree, values: EdgeTree) -> EdgeTree:
-    """Values of the edges that are held, NaN elsewhere."""
-    return jax.tree.map(lambda hold, x: jnp.where(hold, x, jnp.nan), held, values)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Fit:
     """What is fitted to."""
 
@@ -213,7 +211,7 @@ class _Fit:
 
     def _loss(self, logits: _Logits, held: EdgeTree, at: _At) -> Array:
         """KL of the target from the predictions under two masks, in nats, each at most the cap."""
-        values = _where(held, logits.summed())
+        values = marked(logits.summed(), held)
         sizes, replaced = self._drawn(at)
 
         def under(size: Array, replace: Replacement | None) -> Array:
@@ -238,7 +236,7 @@ class _Fit:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _At:
     """One step, or all of them on a leading axis: of two masks the sizes are drawn log-uniform from low to high."""
 

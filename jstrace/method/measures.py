@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, Float32, Int
 from jstrace.method.ordering import descending
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import AnyArray
+from jstrace.models.records import ByValue
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Measures:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measures(ByValue):
     """Per masked forward; entropies and surprisals in nats."""
 
     tv: Float32[AnyArray, "*B Z"]

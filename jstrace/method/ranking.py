@@ -8,14 +8,14 @@ from jaxtyping import Array, Int
 
 from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_KINDS
-from jstrace.method.ordering import ordered_floats
+from jstrace.method.ordering import marked, ordered_floats
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 
 
 def log_ranks(scores: EdgeTree, slots: EdgeTree) -> EdgeTree:
     """-log of the share of all edges that score as high: 0 for the lowest; slots that are no edge count as lowest."""
-    keys = jax.tree.map(lambda score, slot: jnp.where(slot, score, -jnp.inf), scores, slots)
+    keys = marked(scores, slots)
     order = jnp.sort(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(keys)]))
     n_edges = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(slots))
 
@@ -30,7 +30,7 @@ def by_score(scores: EdgeTree, counts: Int[Array, "Z"], *, frozen: tuple[str, ..
     """Strata of one input by rank: frozen components first, then the score, then the lower edge index.
 
     Args:
-      scores: float32; NaN in slots that are no edge.
+      scores: float32; ``NO_SCORE`` in slots that are no edge.
       counts: edges of each trace, not decreasing.
       frozen: components that rank before all others.
     """

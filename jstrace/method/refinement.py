@@ -17,7 +17,7 @@ from jstrace.models.vectorised import argsort
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cuts:
     """Where each of the Z cuts stands: ``need`` edges of ``group`` are still to be taken, while ``open``."""
 
@@ -28,7 +28,7 @@ class Cuts:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pool:
     """The edges that are still undecided, flat: those of the groups that straddle a cut."""
 
@@ -41,7 +41,7 @@ class Pool:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fall:
     """The key that each cut falls to within its group, with the group's edges above that key and on it."""
 

@@ -28,7 +28,7 @@ Values = TypeVar("Values")
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Relaxed(Generic[Values]):
     """The result of one pass over edges, as an ``EdgeTree`` or as flat arrays."""
 
@@ -41,7 +41,7 @@ class Relaxed(Generic[Values]):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
     """One layer of the recursion."""
 

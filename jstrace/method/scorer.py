@@ -25,10 +25,12 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.files import check_regular, write_bytes
 from jstrace.method.budgets import soft_mask, total
 from jstrace.method.conditions import NAMES
-from jstrace.method.gradients import Pass, Rounds, first_order, kl, log_shares
+from jstrace.method.gradients import Pass, Rounds, first_order, log_shares
+from jstrace.method.ordering import marked
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.fingerprints import fingerprint
+from jstrace.models.promotion import usual_promotion
 
 FEATURES = ("activations", "gradient", "rounds")
 """What a scorer reads of an edge: its share, also its gradient at the full mask, also those at a few cuts."""
@@ -119,6 +121,7 @@ class Scorer:
         if fault:
             raise InputError(f"scorer: {fault}")
 
+    @usual_promotion()
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
         found, _ = features_of(one, self.features)
@@ -312,19 +315,16 @@ def _one_hot(distance: Int[Array, "*X"], buckets: int) -> Float32[Array, "*X N"]
     return jax.nn.one_hot(jnp.minimum(at, buckets - 1), buckets)
 
 
-def loss(
+def mask(
     coefficients: Coefficients,
     one: Pass,
     features: tuple[EdgeTree, ...],
     *,
     size: Float32[Array, ""],
     temperature: Float32[Array, ""],
-    cap: float,
-) -> Float32[Array, ""]:
-    """KL(full || masked) in nats, capped, under the soft mask of a share of all edges that the logits ask for."""
+) -> EdgeTree:
+    """The soft mask of a share of all edges that the logits ask for."""
     slots = one.slots()
-    found = logits(coefficients, features, one)
-    found = jax.tree.map(lambda x, slot: jnp.where(slot, x, jnp.nan), found, slots)
+    found = marked(logits(coefficients, features, one), slots)
     count = jnp.floor(size * total(jax.tree.map(lambda slot: slot.astype(jnp.float32), slots)))
-    assert one.target is not None
-    return jnp.minimum(kl(one.target, one.logits(soft_mask(found, count, temperature))), cap)
+    return soft_mask(found, count, temperature)

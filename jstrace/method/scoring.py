@@ -13,8 +13,10 @@ from jstrace.method import graph
 from jstrace.method.conditions import GRADIENTS, IMPORTANCES, Source, takes_passes
 from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
 from jstrace.method.learning import Fitted
+from jstrace.method.ordering import NO_SCORE, marked
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.models import Decoder, EdgeTree, Importance, InputError, Replacement, clean_forward
+from jstrace.models.promotion import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == IMPORTANCES
 SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
@@ -48,9 +50,11 @@ def edge_scores(
     replacements = {} if replace is None else {"own": replace}
     scoring = Source(importance, replace="zero" if replace is None else "own").scoring
     (found,) = several_scores(model, tokens, length, scorings=(scoring,), seed=seed, replacements=replacements)
-    return found
+    with jax.debug_nans(False):  # here NaN is the answer
+        return jax.tree.map(lambda score: jnp.where(score == NO_SCORE, jnp.nan, score), found)
 
 
+@usual_promotion()
 def several_scores(
     model: Decoder,
     tokens: Int[Array, "T"],
@@ -62,7 +66,9 @@ def several_scores(
     others: Mapping[str, Int[Array, "N"]] = _NONE,
     target: Float32[Array, "V"] | None = None,
 ) -> tuple[EdgeTree, ...]:
-    """``edge_scores`` of several kinds, those that measure edges all from one clean pass.
+    """Scores of several kinds, float32; ``NO_SCORE`` in slots that are no edge.
+
+    Those that measure edges come all from one clean pass.
 
     Args:
       model, tokens, length, seed: as in ``edge_scores``.
@@ -91,14 +97,7 @@ def several_scores(
             score = SCORES[kind]() if isinstance(kind, str) else kind
             one_pass = Pass(model, tokens, length, replacements.get(replace), target, others.get(replace), seed)
             values[kind, replace] = _checked(score.edge_scores(one_pass), slots)
-    return tuple(
-        jax.tree.map(
-            lambda value, slot: jnp.where(slot, value, jnp.nan),
-            values[kind, replace],
-            slots,
-        )
-        for kind, replace in scorings
-    )
+    return tuple(marked(values[scoring], slots) for scoring in scorings)
 
 
 def _checked(found: Any, slots: EdgeTree) -> EdgeTree:

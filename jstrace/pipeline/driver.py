@@ -23,9 +23,10 @@ from jaxtyping import Float32, Int
 
 from jstrace.method import graph, sizes
 from jstrace.method.composition import Composition, composed
-from jstrace.method.conditions import name_of, takes_passes
+from jstrace.method.conditions import scored_name, takes_passes
 from jstrace.method.counting import Counts
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
+from jstrace.models.records import ByValue
 from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
@@ -39,8 +40,12 @@ OnBatch = Callable[[int, int], None]
 """Called with the inputs of a batch, and the tokens that they are padded to, before it is computed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
+_DRAWN = "drawn"
+"""What scores that draw the states of other texts themselves are under, rather than "resample"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Input(ByValue):
     """One input, checked (``inputs.tokenised``)."""
 
     tokens: Int[np.ndarray, "T"]
@@ -51,12 +56,11 @@ class Input:
     sizes: tuple[float, ...] | None = None
     """Of those strata, where they are not the ask's, but as many."""
     target: Float32[np.ndarray, "V"] | None = None
-    """Log-probabilities of another prediction than the model's own, that is kept and measured against: of all inputs of
-    an ask, or of none."""
+    """Log-probabilities of another prediction than the model's own, that is kept and measured against."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome(ByValue):
     """What came of an input: strata of each source and an evaluation of each case."""
 
     tokens: Int[np.ndarray, "T"]
@@ -126,7 +130,10 @@ class Driver:
         """
         self.model, self.ask, self._on_batch, self._ahead = model, ask, on_batch, ahead
         self._replacing = replacing or Replacing(model)
-        self._scorings = tuple((scorers.known_to(model, kind), replace) for kind, replace in ask.scorings)
+        self._scorings = tuple(
+            (scorers.known_to(model, kind), _DRAWN if self._draws(kind, replace) else replace)
+            for kind, replace in ask.scorings
+        )
         self._longest = 0
         self._apart = timed and any(takes_passes(kind) for kind, _ in self._scorings)
         if self._apart:
@@ -159,7 +166,7 @@ class Driver:
         calls = batching.Calls(
             self._most, start, n_devices=n_devices, unfit=unfit, ahead=self._ahead, two=self._two_fit
         )
-        for members, found in calls.of(queue.lengths(parts)):
+        for members, found in calls.of(queue.lengths(_by_target(parts))):
             yield from queue.refused()
             queue.finished(members)
             yield dict(zip(members, found, strict=True))
@@ -338,20 +345,22 @@ class Driver:
             start = time.perf_counter()
             yield jax.block_until_ready
             seconds = max(0.0, time.perf_counter() - start - compiled())
-        took[" and ".join(dict.fromkeys(name_of(self._scorings[at][0]) for at in group))] = seconds
+        took[" and ".join(dict.fromkeys(scored_name(*self.ask.scorings[at]) for at in group))] = seconds
 
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""
-        replaced = self._named([replace for _, replace in self.ask.scorings], self._replacing.one, width)
-        drawn = any(getattr(kind, "draws", False) and name == "resample" for kind, name in self._scorings)
-        if not drawn or self._replacing.is_own("resample"):
+        names = dict.fromkeys(replace for _, replace in self._scorings)
+        replaced = self._named([name for name in names if name != _DRAWN], self._replacing.one, width)
+        if _DRAWN not in names:
             return replaced, {}
-        under = [kind for kind, name in self._scorings if name == "resample"]
-        assert all(getattr(kind, "draws", False) for kind in under), "what does not draw needs states of its own"
         # One other text's states make a bad start: it is found under means.
-        replaced |= self._named(["mean"], self._replacing.one, width)
-        replaced["resample"] = replaced["mean"]
-        return replaced, {"resample": self._replacing.stream(width)}
+        start = self._named(["mean"], self._replacing.one, width)["mean"]
+        return replaced | {_DRAWN: start}, {_DRAWN: self._replacing.stream(width)}
+
+    def _draws(self, kind: Any, replace: str) -> bool:
+        """Whether a score draws the states of other texts itself."""
+        drawing = kind == "fitted" or getattr(kind, "draws", False)
+        return drawing and replace == "resample" and not self._replacing.is_own(replace)
 
     def _outcome(self, host: _OnHost, index: int, one: Input, n_edges: int) -> Outcome | Invalid:
         """One input of a batch."""
@@ -370,6 +379,7 @@ class Driver:
                 case.condition,
                 with_next=one.next_token is not None,
                 with_density=one.target is None,
+                target=one.target,
             )
             for case, result in zip(self.ask.cases, host.results, strict=True)
         )
@@ -377,6 +387,15 @@ class Driver:
         scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))
         made = tuple(composed(jax.tree.map(lambda leaf: leaf[index], counts)) for counts in host.counts)
         return Outcome(one.tokens, n_edges, strata, evaluations, scores, made)
+
+
+def _by_target(parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, Input | Invalid]]:
+    """The same parts, but inputs with a target apart from those without: they are another program's."""
+    for part in parts:
+        told = {index for index, one in part.items() if isinstance(one, Input) and one.target is not None}
+        for chosen in (part.keys() - told, told):
+            if chosen:
+                yield {index: one for index, one in part.items() if index in chosen}
 
 
 class _Queue:
@@ -430,7 +449,7 @@ def _without_frames(error: Exception) -> Exception:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _OnHost:
     """What is fetched of a batch."""
 
@@ -442,8 +461,9 @@ class _OnHost:
 
 
 def _targets(members: list[Input], n_rows: int) -> AnyArray | None:
-    """The inputs' targets in a batch, where they have any."""
+    """The inputs' targets in a batch: all of them have one, or none does."""
     found = [one.target for one in members if one.target is not None]
+    assert len(found) in (0, len(members)), "a target would be another input's"
     return batching.filled(found, n_rows) if found else None
 
 

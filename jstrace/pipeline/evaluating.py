@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
 
-from jstrace.method.conditions import Case, Condition, Source, checked_ablation
+from jstrace.method.conditions import REPLACEMENTS, Case, Condition, Source, checked_ablation
 from jstrace.models import AnyArray, EdgeTree, InputError, Model, edge_shapes
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check
@@ -73,13 +74,16 @@ def evaluate(
       ablate: "all" masks every edge; "residual+mlp" leaves all attention edges in place.
       pre_softmax: attention masks enter the softmax instead of following it.
       inverse: remove the attention and MLP edges of each trace instead of keeping them.
-      replace: what ablated edges carry (section 8 of the method): nothing ("zero"), "mean" or "resample" of the
-        reference that comes with jstrace, a ``jstrace.Replacement``, or several of them: TV, KL, entropy and surprisal
-        are then means over them, a nucleus is recovered where it is under all, and top tokens are the first one's.
-      reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
+      replace: what ablated edges carry (section 8 of the method), by default what each trace says (``Trace.replace``;
+        "zero" for masks of token ids): nothing ("zero"), "mean" or "resample" of the reference that comes with jstrace,
+        a ``jstrace.Replacement``, or several of them: TV, KL, entropy and surprisal are then means over them, a nucleus
+        is recovered where it is under all, and top tokens are the first one's.
+      reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace; the
+        same as of the traces, where these were made with texts of your own.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
       target: probabilities ``[V]`` of another prediction, one for each trace, that all rows are measured against in the
-        place of the full graph's: that of ``jstrace.learn(target=)``. There is no density then.
+        place of the full graph's: that of ``jstrace.learn(target=)``; None where it is the model's own. Such an
+        evaluation says so (``Evaluation.targeted``), and has no density.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
       progress: called with the number of inputs done and in all.
@@ -89,19 +93,19 @@ def evaluate(
     """
     checked_model(model)
     keep = keeps_invalid(on_invalid)
-    condition, replacing = _condition(model, ablate, pre_softmax, inverse, (replace, reference))
+    how = _How.of(model, ablate, pre_softmax, inverse, (replace, reference))
     if masks is not None:
         if keep or progress is not None:
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
         if target is not None:
             raise InputError("target is for traces, not for masks of one's own")
-        return _of_masks(model, traces, masks, condition, replacing, next_token)
+        return _of_masks(model, traces, masks, how, next_token)
     single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(_checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
     targets = log_targets(model, target, len(rows), single=single)
-    known = [(token, None if targets is None else targets[index]) for index, token in enumerate(true_next)]
-    found = _evaluated(model, rows, (condition, replacing), known, keep, progress)
+    known = list(zip(true_next, targets, strict=True))
+    found = _evaluated(model, rows, how, known, keep, progress)
     return found[0] if single else found
 
 
@@ -125,21 +129,60 @@ def evaluate_iter(
       chunk: traces that are evaluated together, 64 for each device by default.
     """
     checked_model(model)
-    how = _condition(model, ablate, pre_softmax, inverse, (replace, reference))
+    how = _How.of(model, ablate, pre_softmax, inverse, (replace, reference))
     return _stream(model, iter(_checked_traces(traces)), how, keeps_invalid(on_invalid), chunk_size(model, chunk))
 
 
-def _condition(model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: Any) -> tuple[Condition, Replacing]:
-    """How masks are made and what ablated edges carry, checked."""
-    name, replacing = named(model, *replace)
-    before = _flag("pre_softmax", pre_softmax)
-    if before and name != "zero":
-        raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
-    return Condition(checked_ablation(ablate), before, _flag("inverse", inverse), name), replacing
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How masks are made, and what ablated edges carry: what was asked for, or what each trace says."""
+
+    condition: Condition
+    replacing: Replacing
+    asked: bool
+    """Whether a replacement was asked for."""
+
+    @staticmethod
+    def of(model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: tuple[Replace, Reference]) -> _How:
+        """With everything checked."""
+        name, replacing = named(model, *replace)
+        before = _flag("pre_softmax", pre_softmax)
+        condition = Condition(checked_ablation(ablate), before, _flag("inverse", inverse))
+        return _How(_replaced(condition, name), replacing, replace[0] is not None)
+
+    def under(self, trace: Trace) -> Condition:
+        """The condition of a trace.
+
+        Raises:
+          InputError: the trace says what it cannot give: something of the caller's own.
+        """
+        if self.asked:
+            return self.condition
+        name, mark = trace.replace, trace.reference
+        if name != "zero" and (name not in REPLACEMENTS or mark not in ("", self.replacing.mark(name))):
+            raise InputError(
+                f"the trace is of edges that carry {name!r:.60} of your own, which it does not hold: give the same"
+                " reference, or replace"
+            )
+        return _replaced(self.condition, name)
+
+
+def _replaced(condition: Condition, name: str) -> Condition:
+    """With ablated edges that carry something.
+
+    Raises:
+      InputError: they carry something before the softmax.
+    """
+    if condition.pre_softmax and name != "zero":
+        raise InputError(
+            f"pre_softmax removes edges from the softmax, so that nothing is left to replace by {name!r:.60}; give"
+            ' replace="zero"'
+        )
+    return dataclasses.replace(condition, replace=name)
 
 
 def _stream(
-    model: Model, left: Iterator[Trace | Invalid], how: tuple[Condition, Replacing], keep: bool, size: int
+    model: Model, left: Iterator[Trace | Invalid], how: _How, keep: bool, size: int
 ) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
     start = 0
     while rows := list(itertools.islice(left, size)):
@@ -151,7 +194,7 @@ def _stream(
 def _evaluated(
     model: Model,
     rows: Sequence[Any],
-    how: tuple[Condition, Replacing],
+    how: _How,
     known: Sequence[tuple[int | None, np.ndarray | None]],
     keep: bool,
     progress: Progress | None,
@@ -166,36 +209,38 @@ def _evaluated(
             raise found.as_error("" if alone else f"trace {(start or 0) + index}: ")
         results[index] = found
 
-    given = {}
+    kinds: dict[tuple[int, Condition], dict[int, Input]] = {}  # programs depend on the number of sizes alone
     for index, row in enumerate(rows):
-        problem = row if isinstance(row, Invalid) else _problem(model, row)
-        if problem is None:
-            assert isinstance(row, Trace)
-            next_token, target = known[index]
-            given[index] = Input(row.tokens, next_token, (row.strata,), tuple(row.sizes), target)
+        condition = row if isinstance(row, Invalid) else _condition(model, row, how)
+        if isinstance(condition, Invalid):
+            put(index, condition)
         else:
-            put(index, problem)
-    for n_sizes in sorted({len(one.sizes or ()) for one in given.values()}):  # programs depend on their number alone
-        alike = {index: one for index, one in given.items() if len(one.sizes or ()) == n_sizes}
-        condition, replacing = how
+            next_token, target = known[index]
+            one = Input(row.tokens, next_token, (row.strata,), tuple(row.sizes), target)
+            kinds.setdefault((len(row.sizes), condition), {})[index] = one
+    for (_, condition), alike in sorted(kinds.items(), key=lambda item: item[0][0]):
         ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
-        for batch in Driver(model, ask, replacing=replacing).batches(alike):
+        for batch in Driver(model, ask, replacing=how.replacing).batches(alike):
             for index, found in batch.items():
-                put(index, found if isinstance(found, Invalid) else found.evaluations[0])
+                put(index, found if isinstance(found, Invalid) else _told(found.evaluations[0], rows[index]))
             if progress is not None:
                 progress(len(results), len(rows))
     return [results[index] for index in range(len(rows))]
 
 
-def _of_masks(
-    model: Model, tokens: Any, masks: EdgeTree, condition: Condition, replacing: Replacing, next_token: Any
-) -> Evaluation:
+def _told(evaluation: Evaluation, trace: Trace) -> Evaluation:
+    """With what its trace was scored under."""
+    return dataclasses.replace(evaluation, score_replace=trace.score_replace)
+
+
+def _of_masks(model: Model, tokens: Any, masks: EdgeTree, how: _How, next_token: Any) -> Evaluation:
     """An evaluation of masks of one's own."""
+    condition, replacing = how.condition, how.replacing
     if condition.inverse:
         raise InputError("inverse is for traces; invert the masks")
     if isinstance(tokens, Trace):
         _check_origin(model, tokens)
-        ids = token_ids(model, tokens.tokens)
+        condition, ids = how.under(tokens), token_ids(model, tokens.tokens)
     else:
         single, rows = listed(model, tokens)
         if not single:
@@ -233,13 +278,13 @@ def _checked_next(model: Model, n_rows: int, next_token: Any) -> list[int | None
     return [None if token is None else int(token) for token in given]
 
 
-def _problem(model: Model, row: Any) -> Invalid | None:
-    """Why a trace cannot be evaluated with this model, if it cannot."""
+def _condition(model: Model, row: Any, how: _How) -> Condition | Invalid:
+    """How a trace is evaluated, or why it cannot be with this model."""
     try:
         _check_origin(model, row)
+        return how.under(row)
     except InputError as error:
         return Invalid(str(error), error=error)
-    return None
 
 
 def _check_origin(model: Model, row: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jstrace.method.conditions import Condition
 from jstrace.method.frames import frame
 from jstrace.method.measures import Measures, density
 from jstrace.method.sizes import NUCLEUS_LEVELS
-from jstrace.pipeline.comparing import same
+from jstrace.models.records import ByValue
 from jstrace.pipeline.masked import BatchResult
 from jstrace.pipeline.notebooks import evaluation_html
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Evaluation:
+class Evaluation(ByValue):
     """How much of the prediction each trace keeps; row k is trace k, the last row the full graph.
 
-    So there is one row more than ``sizes``: ``row_sizes`` has a size for each of them. With ``inverse`` row k is the
+    So there is one row more than ``sizes``: ``row_sizes`` has a size for each of them. With a target (``targeted``)
+    TV, KL, nuclei, ``agreement`` and ``back`` are measured against the target; what is called full is always the
+    model's own prediction. With ``inverse`` row k is the
     full graph *without* the attention and MLP edges of trace k, and the last row is the residual edges alone (with
     attention, where that is not ablated). Of masks of one's own, sizes are their shares of all edges, in the order of
-    the masks. Entropy, surprisal and KL are in nats. It is a record on the host and no pytree.
+    the masks. Entropy, surprisal and KL are in nats. It is a record on the host and no pytree. Two are equal where all
+    that they hold is.
     """
 
     sizes: tuple[float, ...]
@@ -43,9 +46,9 @@ class Evaluation:
     rank: Int[np.ndarray, "Z1"] | None
     """Rank of ``next_token``, from 1."""
     density: float | None
-    """Area under TV over log10(size); None for inverse evaluations and for masks of one's own."""
+    """Area under TV over log10(size); None for inverse evaluations, with a target, and for masks of one's own."""
     full_tokens: Int[np.ndarray, "N"]
-    """The most probable next tokens of the full graph,"""
+    """The most probable next tokens of the full graph, which is the model's own prediction,"""
     full_probs: Float32[np.ndarray, "N"]
     """and their probabilities."""
     ablate: str = "all"
@@ -53,6 +56,22 @@ class Evaluation:
     inverse: bool = False
     replace: str = "zero"
     """What ablated edges carried: "zero", or the name of the replacement, of several their names."""
+    score_replace: str = ""
+    """What they carried while the scores of the trace were made: ``Trace.score_replace``."""
+    target_tokens: Int[np.ndarray, "N"] | None = None
+    """The most probable next tokens of the target that was measured against; None without a target,"""
+    target_probs: Float32[np.ndarray, "N"] | None = None
+    """and their probabilities."""
+
+    @property
+    def targeted(self) -> bool:
+        """Whether rows are measured against a target rather than the model's own prediction."""
+        return self.target_tokens is not None
+
+    @property
+    def wanted_token(self) -> int:
+        """The most probable token of what rows are measured against."""
+        return int(self.full_tokens[0] if self.target_tokens is None else self.target_tokens[0])
 
     @property
     def row_sizes(self) -> Float[np.ndarray, "Z1"]:
@@ -61,8 +80,8 @@ class Evaluation:
 
     @property
     def agreement(self) -> np.ndarray:
-        """Whether each row's top token is the full graph's: bool ``[Z + 1]``."""
-        return self.top_token == self.full_tokens[0]
+        """Whether each row's top token is the full graph's, or the target's: bool ``[Z + 1]``."""
+        return self.top_token == self.wanted_token
 
     @property
     def valid(self) -> bool:
@@ -76,30 +95,30 @@ class Evaluation:
 
     @property
     def back(self) -> int:
-        """The first row from which on the top token is the full graph's, in all larger ones too; Z where none is."""
+        """The first row from which on the top token agrees, in all larger ones too; Z where none does."""
         missed = np.flatnonzero(~self.agreement)
         return min(int(missed[-1]) + 1 if len(missed) else 0, len(self.sizes))
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for every size and the full graph; needs pandas."""
-        columns = {"size": self.row_sizes}
+        columns: dict[str, Any] = {"size": self.row_sizes}
         columns |= {
             name: getattr(self, name) for name in ("tv", "kl", "agreement", "recovered", "top_token", "entropy")
         }
         if self.surprisal is not None and self.rank is not None:
             columns |= {"surprisal": self.surprisal, "rank": self.rank}
+        if self.targeted:
+            columns |= {"against": ["target"] * len(self.row_sizes)}
         return frame(columns)
-
-    def __eq__(self, other: object) -> bool:
-        return same(self, other) if isinstance(other, Evaluation) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """Short: the size at which the full graph's top token is back for good, and the density."""
         words = [f"{len(self.sizes)} sizes and the full graph", f"ablate {self.ablate!r}"]
-        words += [f"replace {self.replace!r}"] if self.replace != "zero" else []
+        scored = self.score_replace or self.replace
+        words += [f"replace {self.replace!r}"] if (self.replace, scored) != ("zero", "zero") else []
+        words += [f"scored under {scored!r}"] if scored != self.replace else []
         words += [name for name in ("pre_softmax", "inverse") if getattr(self, name)]
+        words += ["measured against a target"] if self.targeted else []
         words += (
             []
             if self.density is None
@@ -120,9 +139,11 @@ def evaluation_of(
     *,
     with_next: bool,
     with_density: bool = True,
+    target: Float32[np.ndarray, "V"] | None = None,
 ) -> Evaluation:
-    """One input of a batch of results on the host."""
+    """One input of a batch of results on the host; ``target`` are the log-probabilities it was measured against."""
     m: Measures = jax.tree.map(lambda leaf: leaf[index], result.measures)
+    told = None if target is None else np.argsort(-target, kind="stable")[: result.full_tokens.shape[-1]]
     return Evaluation(
         sizes=sizes,
         tv=m.tv,
@@ -136,5 +157,7 @@ def evaluation_of(
         density=density(sizes, m.tv) if with_density and not condition.inverse else None,
         full_tokens=result.full_tokens[index],
         full_probs=result.full_probs[index],
+        target_tokens=None if told is None else told.astype(np.int32),
+        target_probs=None if told is None or target is None else np.exp(target[told]),
         **dataclasses.asdict(condition),
     )

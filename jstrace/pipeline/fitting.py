@@ -13,22 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method import scorer as method
 from jstrace.method.conditions import IMPORTANCES, NAMES, REPLACEMENTS, checked_seed
-from jstrace.method.gradients import Pass, check_count
+from jstrace.method.gradients import Pass, check_count, kl
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.memory import free_memory
-from jstrace.models.replacement import spread
+from jstrace.models.promotion import usual_promotion
 from jstrace.pipeline.footprint import gradient_bytes
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
 from jstrace.pipeline.replacing import Reference, named
-from jstrace.scale import batching, memory
+from jstrace.scale import batching, memory, meshes
 
 LEAST_TEXTS = 4
 """Fewer texts teach a scorer nothing but themselves."""
@@ -115,7 +117,7 @@ def fit_scorer(
       features: what it reads of an edge: "activations" (one forward pass), "gradient" (also one gradient) or "rounds"
         (also the order that ``Rounds`` finds, and its gradients at some cuts).
       replace: what ablated edges carry: any of "zero", "mean" and "resample" (the states of another place of the
-        texts), drawn anew for every text of a step.
+        texts), drawn anew for every text of a step. Features are read under means, or under "zero" where that is all.
       reference: texts that means are made of, instead of those that come with jstrace.
       steps: of Adam.
       batch: texts of one step.
@@ -138,7 +140,7 @@ def fit_scorer(
         check_count(what, number)
     course = dataclasses.replace(_COURSES[features], steps=steps)
     mean = _mean(model, reference)
-    known = known_of(model, rows, features, mean, progress)
+    known = known_of(model, rows, features, None if names == ("zero",) else mean, progress)
     longest = max(map(len, rows))
     start = method.initial(model.config, features, longest, shared=shared)
     draws = _draws(rows, batching.bucket(longest), names, course, batch, np.random.default_rng(checked_seed(seed)))
@@ -158,16 +160,20 @@ _COURSES = {
 
 
 def known_of(
-    model: Model, rows: Sequence[np.ndarray], features: str, mean: Replacement, progress: FitProgress | None = None
+    model: Model,
+    rows: Sequence[np.ndarray],
+    features: str,
+    replace: Replacement | None,
+    progress: FitProgress | None = None,
 ) -> list[Known]:
-    """Features and predictions of texts, all padded to one length, on the host."""
+    """Features and predictions of texts, all padded to one length, on the host; edges carry ``replace`` meanwhile."""
     width, found = batching.bucket(max(map(len, rows))), list[Known]()
     _check_room(model, rows, width, features)
     each = gradient_bytes(model.config, width, model.dtype.itemsize)
     size = memory.batch_inputs(model.decoder, width, each, n_masks=2, alone=True)
     for start in range(0, len(rows), size):
         tokens, lengths = batching.padded(rows[start : start + size], width, size)
-        program = _known_program(model.decoder, tokens, lengths, mean, features=features)
+        program = _known_program(model.decoder, tokens, lengths, replace, features=features)
         together = jax.tree.map(np.asarray, Known(tokens, lengths, *program))
         found += [jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in range(len(rows[start : start + size]))]
         _check_finite(found[start:], start)
@@ -202,21 +208,21 @@ def fitted(
     Raises:
       InputError: the loss, or what was learned, is not finite.
     """
-    coefficients = jax.tree.map(jnp.asarray, start)
-    state = course.optimiser.init(coefficients)
+    coefficients = jax.tree.map(np.asarray, start)
+    state = jax.tree.map(np.asarray, course.optimiser.init(coefficients))
     for step, (texts, draw) in enumerate(draws):
         together = jax.tree.map(lambda *leaves: np.stack(leaves), *(known[index] for index in texts))
         temperature = np.float32(course.at(step)[1])
-        coefficients, state, value = _step(
-            model.decoder, coefficients, state, together, draw, mean, temperature, course=course
+        # What is learned is small, and comes from the host at every step: so one program serves all of them.
+        coefficients, state, value = meshes.fetched(
+            _step(model.decoder, coefficients, state, together, draw, mean, temperature, course=course, mesh=model.mesh)
         )
         # Where logits are NaN no edge is kept, so that the loss alone could still be a number.
-        learned = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(coefficients))
-        if not (np.isfinite(value) and learned):
+        if not all(np.isfinite(leaf).all() for leaf in (value, *jax.tree.leaves(coefficients))):
             raise InputError(f"step {step} of the fit is not finite; try dtype float32")
         if progress is not None:
             progress(step + 1, course.steps, float(value))
-    return jax.tree.map(np.asarray, coefficients)
+    return coefficients
 
 
 def _check_room(model: Model, rows: Sequence[np.ndarray], width: int, features: str) -> None:
@@ -279,38 +285,58 @@ def _elsewhere(stream: np.ndarray, width: int, first: int, end: int, rng: np.ran
 
 
 @functools.partial(jax.jit, static_argnames="features")
+@usual_promotion()
 def _known_program(
-    decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], mean: Replacement, *, features: str
+    decoder: Decoder,
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
+    replace: Replacement | None,
+    *,
+    features: str,
 ) -> tuple[tuple[EdgeTree, ...], Float32[Array, "B V"]]:
     def one(tokens: Array, length: Array) -> tuple[tuple[EdgeTree, ...], Array]:
-        found, target = method.features_of(Pass(decoder, tokens, length, mean), features)
+        found, target = method.features_of(Pass(decoder, tokens, length, replace), features)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), found), target
 
     return jax.vmap(one)(tokens, lengths)
 
 
-@functools.partial(jax.jit, static_argnames="course")
+@functools.partial(jax.jit, static_argnames=("course", "mesh"))
+@usual_promotion()
 def _step(
     decoder: Decoder, coefficients: Coefficients, state: Any, known: Known, draw: _Draw, mean: Replacement,
-    temperature: Float32[AnyArray, ""], *, course: _Course,
+    temperature: Float32[AnyArray, ""], *, course: _Course, mesh: Mesh | None = None,
 ) -> tuple[Coefficients, Any, Float32[Array, ""]]:  # fmt: skip
-    """One step of Adam over a batch of texts."""
-    n_tokens = draw.others.shape[1]
-    wide = jax.tree.map(jax.vmap(lambda layer: spread(layer, n_tokens)), mean)
+    """One step of Adam over a batch of texts; on a mesh every device along ``data`` takes its own."""
+    run = meshes.over_inputs(functools.partial(_learned, cap=course.cap), mesh, draw.others.shape[0])
+    values, gradients = run((decoder, coefficients, mean, temperature), known, draw)
+    gradient = ravel_pytree(coefficients)[1](jnp.mean(gradients, axis=0))  # as one array: one sum over ``data``
+    updates, state = course.optimiser.update(gradient, state)
+    return optax.apply_updates(coefficients, updates), state, jnp.mean(values)
+
+
+def _learned(
+    whole: tuple[Decoder, Coefficients, Replacement, Array], known: Known, draw: _Draw, *, cap: float
+) -> tuple[Float32[Array, "B"], Float32[Array, "B P"]]:
+    """The loss of each text, KL(full || masked) in nats, capped, and its gradient in all coefficients."""
+    decoder, coefficients, mean, temperature = whole
+    wide = mean.spread(draw.others.shape[1])
 
     def loss(coefficients: Coefficients, known: Known, draw: _Draw) -> Array:
         states = hidden_states(decoder, draw.others)
         blend = functools.partial(_blended, draw.shares)
         one = Pass(decoder, known.tokens, known.length, jax.tree.map(blend, wide, states), known.target)
         features = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), known.features)
-        return method.loss(coefficients, one, features, size=draw.sizes, temperature=temperature, cap=course.cap)
+        mask = method.mask(coefficients, one, features, size=draw.sizes, temperature=temperature)
+        # Divided over ``model``, sums of the mask and of the other text's states would not wait for each other. The
+        # devices of a CPU take such sums in any order, and with few threads all end up waiting, each in another sum.
+        return jnp.minimum(kl(known.target, one.logits(meshes.whole_along_model(mask))), cap)
 
-    def mean_loss(coefficients: Coefficients) -> Array:
-        return jnp.mean(jax.vmap(loss, in_axes=(None, 0, 0))(coefficients, known, draw))
+    def each(known: Known, draw: _Draw) -> tuple[Array, Array]:
+        value, gradient = jax.value_and_grad(loss)(coefficients, known, draw)
+        return value, ravel_pytree(gradient)[0]
 
-    value, gradient = jax.value_and_grad(mean_loss)(coefficients)
-    updates, state = course.optimiser.update(gradient, state)
-    return optax.apply_updates(coefficients, updates), state, value
+    return jax.vmap(each)(known, draw)
 
 
 def _blended(shares: Float[Array, "2"], mean: Array, states: Array) -> Array:
@@ -348,7 +374,7 @@ def _checked_names(replace: Any) -> tuple[str, ...]:
 
 
 def _mean(model: Model, reference: Reference) -> Replacement:
-    """The means that features are taken under, too."""
+    """The means, which features are taken under, too."""
     found = named(model, "mean", reference)[1].one("mean", 0)
     assert found is not None
     return found

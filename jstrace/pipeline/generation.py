@@ -30,6 +30,8 @@ from jstrace.models import (
 )
 from jstrace.models.cached import CHOSEN
 from jstrace.models.keys import seeded, wrapped
+from jstrace.models.promotion import usual_promotion
+from jstrace.models.records import ByValue
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
@@ -37,9 +39,12 @@ from jstrace.pipeline.tracing import Progress, Tracer
 from jstrace.scale import batching, meshes
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Generation:
-    """A prompt, the N tokens that a model went on with, and a trace of the prediction that each was taken from."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Generation(ByValue):
+    """A prompt, the N tokens that a model went on with, and a trace of the prediction that each was taken from.
+
+    Two are equal where all that they hold is.
+    """
 
     tokens: Int[np.ndarray, "T"]
     """The prompt and what follows it."""
@@ -76,7 +81,8 @@ def trace_generation(
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
-    replace: Replace = "mean",
+    replace: Replace = None,
+    score_replace: Replace = None,
     reference: Reference = None,
     progress: Progress | None = None,
 ) -> Generation:
@@ -98,7 +104,7 @@ def trace_generation(
       temperature: 0 takes the most probable token each time; else each is drawn, from logits divided by it: a number
         from 1e-6 to 1e6.
       seed: of draws, and of the traces' as in ``jstrace.trace``.
-      importance, sizes, frozen, order, replace, reference, progress: as in ``jstrace.trace``.
+      importance, sizes, frozen, order, replace, score_replace, reference, progress: as in ``jstrace.trace``.
 
     Raises:
       InputError: as ``jstrace.trace``, more tokens than the model has positions for (without the last), or a
@@ -107,7 +113,8 @@ def trace_generation(
     single, rows = tokenised(model, prompt)
     if not single:
         raise InputError("trace_generation takes one prompt: a text or its token ids")
-    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, "raise")
+    under = replace, score_replace, reference
+    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, "raise")
     found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
     if not np.isfinite(probs).all():
         place = int(np.argmin(np.isfinite(probs)))
@@ -166,6 +173,7 @@ def _spans(config: ModelConfig, length: int, n: int) -> Iterator[tuple[int, int]
 
 
 @functools.partial(jax.jit, static_argnames=("count", "mesh"))
+@usual_promotion()
 def continue_batch(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method.geometry import Geometry, geometry
 from jstrace.models import AnyArray, Decoder, Model, hidden_states
+from jstrace.models.promotion import usual_promotion
 from jstrace.scale import batching, meshes
 
 
@@ -26,6 +27,7 @@ def geometry_of(model: Model, tokens: Int[np.ndarray, "T"]) -> Geometry:
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
+@usual_promotion()
 def states_batch(
     decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], *, mesh: Mesh | None = None
 ) -> Float32[Array, "B L T D"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jstrace.models import InputError, Model, check_ids, text_of
@@ -40,6 +41,7 @@ def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Tokens]]:
       InputError: no model, or what is neither a text, token ids nor a list of them.
     """
     checked_model(model)
+    inputs = _positional(inputs)
     sequence = isinstance(inputs, Sequence) or (hasattr(inputs, "ndim") and inputs.ndim > 0)
     if not sequence or isinstance(inputs, bytes | bytearray):
         raise InputError(f"expected a text, token ids or a list of them, got {type(inputs).__name__}")
@@ -47,7 +49,18 @@ def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Tokens]]:
         return False, []  # no inputs, no traces
     first = inputs[0] if len(inputs) else 0
     single = isinstance(inputs, str) or (np.ndim(first) == 0 and not isinstance(first, str))
-    return single, [inputs] if single else inputs
+    return single, [inputs] if single else list(inputs)
+
+
+def _positional(inputs: Any) -> Any:
+    """What is indexed by position: of a column of a table, whose index may be anything, its values."""
+    if isinstance(inputs, np.ndarray | jax.Array) or not hasattr(inputs, "__array__"):
+        return inputs
+    try:
+        values = np.asarray(inputs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a text, token ids or a list of them, got {type(inputs).__name__}") from error
+    return values.tolist() if values.dtype == object else values
 
 
 def tokenised(model: Model, inputs: Tokens | Sequence[Tokens]) -> tuple[bool, list[np.ndarray]]:
@@ -86,18 +99,18 @@ def token_ids(model: Model, row: Tokens, where: str = "") -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def log_targets(model: Model, target: Any, n_inputs: int, *, single: bool) -> list[np.ndarray] | None:
-    """Log-probabilities of the distribution of each input, where there are any.
+def log_targets(model: Model, target: Any, n_inputs: int, *, single: bool) -> list[np.ndarray | None]:
+    """Log-probabilities of the distribution of each input; None where it is the model's own prediction.
 
     Raises:
-      InputError: other than one over the vocabulary for each.
+      InputError: other than one over the vocabulary, or None, for each.
     """
     if target is None:
-        return None
+        return [None] * n_inputs
     given = [target] if single else target
     if isinstance(given, str | bytes) or not hasattr(given, "__len__") or len(given) != n_inputs:
-        raise InputError(f"target: expected {n_inputs} distributions, one for each input")
-    return [_log_target(model, one) for one in given]
+        raise InputError(f"target: expected {n_inputs} distributions or None, one for each input")
+    return [None if one is None else _log_target(model, one) for one in given]
 
 
 def _log_target(model: Model, target: Any) -> np.ndarray:

@@ -9,10 +9,12 @@ one might lack what the others have.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,6 @@ from jstrace.models.replacement import ARRAYS, check_fits, checked_arrays
 from jstrace.scale import programs
 
 FOLDER = "means"
-_ENTRIES = 2
-"""Of a layer: one for the first token, one for all others."""
 _MOST = 32
 """Files, of which those not used for longest go first."""
 
@@ -39,12 +39,12 @@ def find(model: Model, reference: str) -> Replacement | None:
         if not path.is_file():
             return None
         found = Replacement.load(path)
-        if (found.name, found.model_fingerprint) != ("mean", model.fingerprint()):
+        if (found.name, found.model_fingerprint, found.per_token) != ("mean", model.fingerprint(), False):
             return None
-        check_fits(found, model.config, _ENTRIES)
+        check_fits(found, model.config, None)
         with np.errstate(over="ignore"):  # what is infinite then is refused
-            arrays = {name: jnp.asarray(getattr(found, name), model.dtype) for name in ARRAYS}
-        found = Replacement(**arrays, name=found.name, model_fingerprint=found.model_fingerprint)
+            arrays: dict[str, Any] = {name: jnp.asarray(getattr(found, name), model.dtype) for name in ARRAYS}
+        found = dataclasses.replace(found, **arrays)
         checked_arrays(found, f"{path}: ")
     except (InputError, OSError):
         return None

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, overload
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -14,9 +13,13 @@ from jstrace.method.conditions import checked_importance, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.learning import Fitted
 from jstrace.method.scoring import SCORES
-from jstrace.method.sizes import SIZES, most_selective
+from jstrace.method.sizes import SIZES, checked_sizes, most_selective
 from jstrace.models import AnyArray, InputError, Model
+from jstrace.models.records import ByValue
+from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluating import evaluate
+from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.inputs import Tokens, tokenised
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.scorers import known_to
@@ -26,23 +29,24 @@ from jstrace.pipeline.tracing import Progress, trace
 
 @overload
 def learn(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, replace: Replace = ..., reference: Reference = ..., sizes: Sequence[float] = ...,
-    steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
+    model: Model, inputs: Tokens, *, replace: Replace = ..., score_replace: Replace = ..., reference: Reference = ...,
+    sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
     start: str | GradientScore | None = ..., target: Float[AnyArray, "V"] | None = ..., order: str = ...,
     progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def learn(
-    model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., reference: Reference = ...,
-    sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
-    start: str | GradientScore | None = ..., target: Sequence[Float[AnyArray, "V"]] | None = ..., order: str = ...,
-    progress: Progress | None = ...,
+    model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., score_replace: Replace = ...,
+    reference: Reference = ..., sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ...,
+    polish: int = ..., seed: int = ..., start: str | GradientScore | None = ...,
+    target: Sequence[Float[AnyArray, "V"] | None] | None = ..., order: str = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 def learn(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
     *,
-    replace: Replace = "mean",
+    replace: Replace = None,
+    score_replace: Replace = None,
     reference: Reference = None,
     sizes: Sequence[float] = SIZES,
     steps: int = 100,
@@ -65,8 +69,10 @@ def learn(
     Args:
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces.
-      replace: what ablated edges carry: "mean", "zero", "resample" (states of other places of the reference, drawn
-        anew at every step) or a ``jstrace.Replacement``.
+      replace: what ablated edges carry, in the fit and in evaluations: "zero" (the default), "mean", "resample" (in the
+        fit states of other places of the reference, drawn anew at every step) or a ``jstrace.Replacement``. Fits under
+        "mean" keep predictions with the fewest edges.
+      score_replace: for two of them: what they carry in the fit, where that is not ``replace``.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       sizes: of the traces.
       steps: of Adam, each with masks of two sizes: two forward and two backward passes.
@@ -84,7 +90,8 @@ def learn(
     """
     started: dict[str, Any] = {} if start is None else {"start": _started(model, start)}
     score = Fitted(steps=steps, smallest=smallest, polish=polish, **started)
-    options: dict[str, Any] = {"sizes": sizes, "order": order, "replace": replace, "reference": reference, "seed": seed}
+    options: dict[str, Any] = {"sizes": sizes, "order": order, "reference": reference, "seed": seed}
+    options |= {"replace": replace, "score_replace": score_replace}
     given: Any = inputs  # either of the two: what the overloads say of one they say of the other
     found: Any = trace(model, given, importance=score, target=target, progress=progress, **options)
     return found
@@ -100,15 +107,20 @@ def _started(model: Model, start: Any) -> Any:
     return known_to(model, start)
 
 
-@dataclasses.dataclass(frozen=True)
-class Selectivity:
-    """How far a score gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selectivity(ByValue):
+    """How far a score gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each.
+
+    Two are equal where all that they hold is.
+    """
 
     sizes: tuple[float, ...]
     own: Float[np.ndarray, "Z1"]
     """TV from the model's own prediction under the trace that knows it."""
     foreign: Float[np.ndarray, "N Z1"]
     """TV from each foreign target under the trace told that."""
+    told: tuple[int, ...] = ()
+    """Which of the other texts those are, by their indices: those that predict another most probable token."""
 
     @property
     def selectivity(self) -> np.ndarray:
@@ -127,7 +139,8 @@ def selectivity(
     others: Sequence[Tokens],
     *,
     importance: str | GradientScore = "fitted",
-    replace: Replace = "mean",
+    replace: Replace = None,
+    score_replace: Replace = None,
     reference: Reference = None,
     sizes: Sequence[float] = SIZES,
     order: str = "best-first",
@@ -142,15 +155,17 @@ def selectivity(
     Args:
       model: from ``jstrace.load``.
       text: a text, or token ids.
-      others: texts whose predictions are the foreign targets, at least one.
+      others: texts whose predictions are the foreign targets. Those that predict the text's own most probable token are
+        left out, as in runs (``Selectivity.told``); at least one must be left.
       importance: a score from gradients, as in ``jstrace.trace``: "fitted", a ``jstrace.Fitted`` of other steps, or
         "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
-      replace, reference: as in ``learn``, for scores and evaluations.
+      replace, score_replace, reference: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
       progress: called with the number of predictions done and in all.
 
     Raises:
-      InputError: as ``jstrace.trace``; a score that does not look at the prediction; no others, or the text among them.
+      InputError: as ``jstrace.trace``; a score that does not look at the prediction; no others, the text among them, or
+        none that predicts anything else.
     """
     single, own = tokenised(model, text)
     if not single:
@@ -162,14 +177,29 @@ def selectivity(
         raise InputError("others: the text itself is among them, whose prediction is not foreign")
     if not takes_passes(checked_importance(importance)):
         raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
-    score, curves = known_to(model, importance), []
-    how: dict[str, Any] = {"replace": replace, "reference": reference}
-    for index, row in enumerate(ids):
-        prediction = np.asarray(jax.nn.softmax(model(row, model.full_mask(len(row))))) if index else None
-        found = trace(
-            model, ids[0], importance=score, sizes=sizes, order=order, seed=seed, target=prediction, **how
-        )  # fmt: skip
-        curves.append(evaluate(model, found, target=prediction, **how).tv)
-        if progress is not None:
-            progress(index + 1, len(ids))
-    return Selectivity(found.sizes, curves[0], np.stack(curves[1:]))
+    score, numbers = known_to(model, importance), checked_sizes(sizes)
+    predictions = Predictions(Driver(model, Ask((), (), numbers)), ids)
+    if predictions.of(0) is None:
+        raise InputError("the model's own prediction of the text is not finite; try dtype float32")
+    told = predictions.foreign(0, range(1, len(ids)))
+    if not told:
+        raise InputError("others: each predicts the text's own most probable token; give texts that predict another")
+    targets = [None, *(_probabilities(predictions.of(index)) for index in told)]
+    how: dict[str, Any] = {"replace": replace, "reference": reference, "target": targets}
+    given: Any = [ids[0]] * len(targets)
+    how_scored: dict[str, Any] = {
+        "sizes": numbers,
+        "order": order,
+        "seed": seed,
+        "score_replace": score_replace,
+        "progress": progress,
+    }
+    found: Any = trace(model, given, importance=score, **how, **how_scored)
+    judged: Any = evaluate(model, found, **how)
+    own_tv, *foreign = (one.tv for one in judged)
+    return Selectivity(numbers, own_tv, np.stack(foreign), tuple(index - 1 for index in told))
+
+
+def _probabilities(log_probs: Float[np.ndarray, "V"] | None) -> Float[np.ndarray, "V"]:
+    assert log_probs is not None, "what is foreign has a prediction"
+    return np.asarray(np.exp(log_probs))

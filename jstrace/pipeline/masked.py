@@ -21,6 +21,8 @@ from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
 from jstrace.method.measures import Measures, measure
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, live_rows, masked_forward
+from jstrace.models.promotion import usual_promotion
+from jstrace.models.records import ByValue
 from jstrace.scale import meshes
 from jstrace.scale.dealing import collected, dealt
 
@@ -32,8 +34,8 @@ N_QUERIES = 128
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class BatchResult:
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchResult(ByValue):
     """Measures ``[B, Z + 1]`` and the full graph's most probable tokens ``[B, N]``."""
 
     measures: Measures
@@ -116,6 +118,7 @@ def program_arguments(
 
 
 @functools.partial(jax.jit, static_argnames=("pre_softmax", "n_sizes", "mesh", "platform"))
+@usual_promotion()
 def _evaluate(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],
@@ -173,7 +176,7 @@ def _measured(
     sharing: int,
     platform: str | None,
 ) -> tuple[Measures, Array, Array]:
-    """On one device: measures of every case's rows, and the references' most probable tokens; ``[C, B, ...]``."""
+    """On one device: measures of every case's rows, and the full graph's most probable tokens; ``[C, B, ...]``."""
 
     def one(case: tuple[Any, Array, Array]) -> tuple[Measures, Array, Array]:
         source, ranges, full = case
@@ -182,10 +185,10 @@ def _measured(
             rows = _at(strata, source), ranges
             how: dict[str, Any] = {"replace": other, "pre_softmax": pre_softmax, "platform": platform}
             logits = predicted(decoder, tokens, lengths, *rows, **how)
-            reference = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+            own = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
             if sharing > 1:
-                reference = jax.lax.psum(reference, meshes.SIZES)  # all but one device bring zeros
-            return compared(logits, reference if targets is None else targets, next_tokens, platform)
+                own = jax.lax.psum(own, meshes.SIZES)  # all but one device bring zeros
+            return compared(logits, own, next_tokens, platform, targets)
 
         return under(None) if others is None else averaged(*jax.lax.map(under, others))
 
@@ -197,16 +200,18 @@ def _measured(
 
 def compared(
     logits: Float32[Array, "B N V"],
-    reference: Float32[Array, "B V"],
+    full: Float32[Array, "B V"],
     next_tokens: Array,
     platform: str | None = None,
+    targets: Float32[Array, "B V"] | None = None,
 ) -> tuple[Measures, Array, Array]:
-    """Measures of every row, and the reference's most probable tokens with their probabilities."""
+    """Measures of every row against the full graph's logits, or targets, and the full graph's most probable tokens."""
     # Stages of a sort on a divided vocabulary would each cross the mesh.
     together: Callable[[Any], Any] = form(platform, cpu=_as_it_is, gpu=_as_it_is, tpu=meshes.whole_along_model)
-    logits, reference = together((logits, reference))
-    probs, top = jax.lax.top_k(jax.nn.softmax(reference), min(N_TOP, reference.shape[-1]))
-    return jax.vmap(functools.partial(measure, platform=platform))(logits, reference, next_tokens), top, probs
+    logits, full = together((logits, full))
+    probs, top = jax.lax.top_k(jax.nn.softmax(full), min(N_TOP, full.shape[-1]))
+    wanted = full if targets is None else targets
+    return jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens), top, probs
 
 
 def _as_it_is(tree: Any) -> Any:

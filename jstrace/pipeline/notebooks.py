@@ -21,7 +21,8 @@ def trace_html(trace: Any) -> str:
     shown = " ".join(f'<bdi style="{_TOKEN}">{_word(word)}</bdi>' for word in words[:_TOKENS])
     left = f" and {len(words) - _TOKENS:,} more" if len(words) > _TOKENS else ""
     facts = [f"{len(words):,} tokens", f"{trace.n_edges:,} edges", f"ranked by {trace.importance}", trace.order]
-    facts += [] if trace.replace == "zero" else [f"scored under {trace.replace}"]
+    facts += [f"scored under {trace.score_replace}"] if trace.score_replace else []
+    facts += [] if trace.replace in ("zero", trace.score_replace) else [f"ablated edges carry {trace.replace}"]
     counts = [*trace.counts.tolist(), trace.n_edges]
     rows = [(_size(size), f"{count:,}") for size, count in zip([*trace.sizes, None], counts, strict=True)]
     table = f"<summary>{len(trace.sizes)} sizes and the full graph</summary>{_table(('size', 'edges'), rows)}"
@@ -30,18 +31,23 @@ def trace_html(trace: Any) -> str:
 
 
 def evaluation_html(evaluation: Any) -> str:
-    """Of an ``Evaluation``: TV, KL and the top token of each size, and whether it is the full graph's."""
+    """Of an ``Evaluation``: TV, KL and top token of each size, and whether it is the full graph's, or the target's."""
     e = evaluation
     facts = [f"ablated: {e.ablate}", *(["before the softmax"] if e.pre_softmax else [])]
     facts += ["the trace removed"] if e.inverse else []
+    facts += ["measured against a target"] if e.targeted else []
     facts += [] if e.replace == "zero" else [f"carrying {e.replace}"]
+    facts += [] if e.score_replace in ("", e.replace) else [f"scored under {e.score_replace}"]
     facts += [] if e.density is None else [f"density {e.density:.3f}", f"top token back at {e.row_sizes[e.back]:g}"]
     rows = [
         (_size(size), f"{_bar(tv)}{_number(tv)}", _number(kl), f"#{token}{' ✓' if same else ''}")
         for size, tv, kl, token, same in zip([*e.sizes, None], e.tv, e.kl, e.top_token, e.agreement, strict=True)
     ]
-    prob = f"#{e.full_tokens[0]} {e.full_probs[0]:.3f}"
-    told = f"<div>✓ the full graph's top token, {html.escape(prob)}</div>"
+    told = (
+        f"<div>{'' if e.targeted else '✓ '}the full graph's top token, #{e.full_tokens[0]} {e.full_probs[0]:.3f}</div>"
+    )
+    if e.targeted:
+        told = f"<div>✓ the target's top token, #{e.target_tokens[0]} {e.target_probs[0]:.3f}</div>{told}"
     return _block("Evaluation", facts, _table(("size", "TV", "KL (nats)", "top token"), rows) + told)
 
 

@@ -25,10 +25,10 @@ from jstrace.models import (
     live_rows,
     masked_forward,
 )
+from jstrace.models.promotion import usual_promotion
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
 from jstrace.pipeline.masked import BatchResult, averaged, compared
-from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, hosts, memory
 
@@ -63,7 +63,7 @@ def evaluate_masks(
     slots = graph.edge_slots(model.config, n_tokens, n_tokens, np)
     kept = np.zeros(n_masks)
     for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
-        kept += np.sum(leaf * np.asarray(slot), axis=tuple(range(1, leaf.ndim)), dtype=np.float64)
+        kept += [np.sum(_numbers(mask) * np.asarray(slot), dtype=np.float64) for mask in leaf]
     sizes = tuple((kept / graph.n_edges(model.config, n_tokens)).tolist())
     width = batching.bucket(n_tokens)
     graph.check_slots(model.config, n_tokens, batching.bucket)
@@ -97,6 +97,7 @@ def _most_rows(model: Model, width: int, held: int = 0) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("ablate", "pre_softmax"))
+@usual_promotion()
 def predicted_and_compared(
     decoder: Decoder,
     tokens: Int[AnyArray, "T"],
@@ -127,7 +128,20 @@ def predicted_and_compared(
 
 def _widened(masks: EdgeTree, n_rows: int, width: int) -> EdgeTree:
     """Masks padded to the shape of a call with zeros, which keep nothing."""
-    return jax.tree.map(lambda leaf: batching.filled(list(leaf), n_rows), widened(masks, width, np.bool_(False)))
+
+    def wide(kind: str, leaf: np.ndarray) -> np.ndarray:
+        n_axes = 2 if kind == "attn" else 1
+        out = np.zeros((n_rows, *leaf.shape[1:-n_axes], *[width] * n_axes), _numbers(leaf[:0]).dtype)
+        filled: tuple[Any, ...] = (slice(len(leaf)), ..., *(slice(size) for size in leaf.shape[-n_axes:]))
+        out[filled] = leaf
+        return out
+
+    return EdgeTree(**{kind: wide(kind, leaf) for kind, leaf in masks.items()})
+
+
+def _numbers(leaf: np.ndarray) -> np.ndarray:
+    """As masks are computed with: bool or float32."""
+    return leaf if leaf.dtype == bool else leaf.astype(np.float32, copy=False)
 
 
 def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
@@ -143,7 +157,9 @@ def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
 
 
 def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> EdgeTree:
-    """A stack of masks on the host, bool or float32, with a leading axis; a single mask is a stack of one.
+    """A stack of masks on the host, bool or float, with a leading axis; a single mask is a stack of one.
+
+    They are as they were given, rather than copies: a stack may be much of what memory holds.
 
     Raises:
       InputError: no ``EdgeTree``, none at all, other shapes, integers, or floats outside [0, 1].
@@ -161,8 +177,7 @@ def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> E
         if array.dtype != bool:
             if not jnp.issubdtype(array.dtype, jnp.floating):
                 raise InputError(f"{where}masks {kind} are {array.dtype}, expected bool or float")
-            array = array.astype(np.float32, copy=False)
-            if not ((array >= 0) & (array <= 1)).all():
+            if not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
                 raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
         found[kind] = array
         counts.add(len(array))

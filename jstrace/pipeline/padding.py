@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jstrace.method.ordering import NO_SCORE
 from jstrace.models import EdgeTree
 
 
@@ -28,11 +29,5 @@ def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:
 
 
 def without_marks(scores: EdgeTree) -> EdgeTree:
-    """Scores as a ``Trace`` holds them: -1, not NaN, in slots that are no edge."""
-    return EdgeTree(**{name: np.where(np.isnan(leaf), np.float32(-1), leaf) for name, leaf in scores.items()})
-
-
-def with_marks(scores: EdgeTree, slots: EdgeTree) -> EdgeTree:
-    """Scores as the stages take them: NaN in slots that are no edge."""
-    pairs = zip(scores.items(), slots.items(), strict=True)
-    return EdgeTree(**{name: np.where(np.asarray(slot), leaf, np.float32(np.nan)) for (name, leaf), (_, slot) in pairs})
+    """Scores as a ``Trace`` holds them: -1, rather than ``NO_SCORE`` or NaN, in slots that are no edge."""
+    return EdgeTree(**{name: np.where(leaf > NO_SCORE, leaf, np.float32(-1)) for name, leaf in scores.items()})

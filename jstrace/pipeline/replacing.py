@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from jstrace.method.conditions import REPLACEMENTS, checked_seed
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
+from jstrace.models.promotion import usual_promotion
 from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.pipeline import kept_means
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
@@ -49,11 +50,11 @@ def mean_replacement(model: Model, texts: Tokens | Sequence[Tokens] | None = Non
     """
     first, rest = _moments(model, texts)
     pairs = {name: np.stack([first.mean[name], rest.mean[name]], axis=1) for name in first.mean}
-    return _placed(pairs, "mean", model)
+    return _placed(pairs, "mean", model, per_token=False)
 
 
 def noise_replacement(
-    model: Model, texts: Tokens | Sequence[Tokens] | None = None, seed: int = 0, *, n_tokens: int = 2
+    model: Model, texts: Tokens | Sequence[Tokens] | None = None, seed: int = 0, *, n_tokens: int | None = None
 ) -> Replacement:
     """A draw from the Gaussian with the texts' mean and variance, number by number.
 
@@ -66,15 +67,15 @@ def noise_replacement(
     Raises:
       InputError: as ``mean_replacement``.
     """
-    if isinstance(n_tokens, bool) or not isinstance(n_tokens, int | np.integer) or n_tokens < 1:
+    if n_tokens is not None and (type(n_tokens) is bool or not isinstance(n_tokens, int | np.integer) or n_tokens < 1):
         raise InputError(f"n_tokens = {n_tokens!r}, expected the number of tokens, at least 1")
     first, rest = _moments(model, texts)
     rng, found = np.random.default_rng(checked_seed(seed)), {}
     for name in first.mean:
-        drawn = rng.standard_normal((n_tokens, *first.mean[name].shape))
-        each = [(first if i == 0 else rest) for i in range(n_tokens)]
+        drawn = rng.standard_normal((n_tokens or 2, *first.mean[name].shape))
+        each = [(first if i == 0 else rest) for i in range(len(drawn))]
         found[name] = np.stack([m.mean[name] + m.deviation[name] * z for m, z in zip(each, drawn, strict=True)], axis=1)
-    return _placed(found, "noise", model)
+    return _placed(found, "noise", model, per_token=n_tokens is not None)
 
 
 def resample_replacement(model: Model, text_or_tokens: Tokens) -> Replacement:
@@ -94,7 +95,7 @@ _states = jax.jit(hidden_states)
 
 def _states_of(model: Model, ids: np.ndarray) -> Replacement:
     found = meshes.fetched(_states(model.decoder, jnp.asarray(ids)))
-    return _placed(found.arrays(), "resample", model)
+    return _placed(found.arrays(), "resample", model, per_token=True)
 
 
 # --- moments of reference texts -------------------------------------------------------------------------------------
@@ -137,6 +138,7 @@ _Sums = tuple[dict[str, Array], dict[str, Array]]
 
 
 @jax.jit
+@usual_promotion()
 def _summed(decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"]) -> tuple[_Sums, _Sums]:
     """Sums of states and of their squares, each ``[L, ...]`` by name: over first tokens, and over all others."""
 
@@ -163,10 +165,10 @@ def _over(share: Array, x: Array) -> Array:
     return jnp.sum(jnp.where(share.reshape(-1, *[1] * (x.ndim - 1)), x, 0), axis=0)
 
 
-def _placed(arrays: dict[str, np.ndarray], name: str, model: Model) -> Replacement:
+def _placed(arrays: dict[str, np.ndarray], name: str, model: Model, *, per_token: bool) -> Replacement:
     """In the model's dtype, on its devices."""
     whole = {key: jnp.asarray(array, model.dtype) for key, array in arrays.items()}
-    found = Replacement(**whole, name=name, model_fingerprint=model.fingerprint())
+    found = Replacement(**whole, name=name, model_fingerprint=model.fingerprint(), per_token=per_token)
     return checked_arrays(found, f"the {name} of the reference's states: ")
 
 
@@ -197,6 +199,15 @@ def reference_mark(texts: Sequence[Tokens] | None) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row if isinstance(row, str) else np.asarray(row).tolist()).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _arrays_mark(several: Sequence[Replacement]) -> str:
+    """A short hash of replacements."""
+    digest = hashlib.sha256()
+    for one in several:
+        for name, array in one.arrays().items():
+            digest.update(f"{name}{array.shape}".encode() + np.asarray(array, np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -234,8 +245,10 @@ class Replacing:
         return bool(self.own) and name == joined_name(self.own)
 
     def mark(self, name: str) -> str:
-        """A hash of the reference texts that a name stands on, where they are the caller's own; else empty."""
-        own = self.reference is not None and name in ("mean", "resample") and not self.is_own(name)
+        """A hash of what a name stands for, where texts or replacements are the caller's own; else empty."""
+        if self.is_own(name):
+            return _arrays_mark(self.own)
+        own = self.reference is not None and name in ("mean", "resample")
         return reference_mark(self.reference) if own else ""
 
     def stack(self, name: str, width: int) -> Replacement | None:
@@ -330,7 +343,7 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
     if isinstance(reference, str) or not isinstance(reference, Sequence | None):
         raise InputError(f"reference is {type(reference).__name__}, expected a list of texts or of token ids")
     if replace is None or isinstance(replace, str):
-        name = "zero" if replace is None else replace
+        name = "zero" if replace is None else str(replace)
         if name not in REPLACEMENTS:
             raise InputError(
                 f"replace = {replace!r}, expected one of {', '.join(REPLACEMENTS)}, or a jstrace.Replacement"
@@ -343,9 +356,10 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
             raise InputError(
                 f"the replacement was made with model {one.model_fingerprint}, this is {model.fingerprint()}"
             )
-    shapes = {one.attn_input.shape for one in several}
-    if len(shapes) != 1:
-        raise InputError(f"replacements of shapes {sorted(shapes)}: to average over several, all need one shape")
+    layouts = {(one.attn_input.shape, one.per_token) for one in several}
+    if len(layouts) != 1:
+        shapes = sorted(shape for shape, _ in layouts)
+        raise InputError(f"replacements of shapes {shapes}: to average over several, all need one shape and per_token")
     name = joined_name(several)
     if name == "zero":
         raise InputError("a replacement cannot be called zero: that is none")

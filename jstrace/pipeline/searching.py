@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace.method import graph
+from jstrace.method.ordering import NO_SCORE, marked
 from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
 from jstrace.pipeline import stages
-from jstrace.pipeline.padding import cropped, widened, with_marks
+from jstrace.pipeline.padding import cropped, widened
 from jstrace.scale import batching
 
 
@@ -44,8 +45,8 @@ def searched(
     """Strata on the host, of scores from ``checked_scores`` and the edges of each trace."""
     n_tokens = scores.mlp.shape[-1]
     slots = graph.edge_slots(config, n_tokens, n_tokens, np)
-    marked = widened(with_marks(scores, slots), batching.bucket(n_tokens), np.float32(np.nan))
-    batch = jax.tree.map(lambda leaf: leaf[None], marked)
+    wide = widened(marked(scores, slots, np), batching.bucket(n_tokens), NO_SCORE)
+    batch = jax.tree.map(lambda leaf: leaf[None], wide)
     lengths = np.asarray([n_tokens], np.int32)
     options: dict[str, Any] = {"parallel": config.parallel, "frozen": frozen, "signed": True, "order": order}
     found = stages.extract_batch(batch, cuts[None], lengths, **options)

@@ -23,12 +23,14 @@ from jstrace.method.ranking import by_score
 from jstrace.method.scores import Together
 from jstrace.method.scoring import several_scores
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
+from jstrace.models.promotion import usual_promotion
 from jstrace.scale import meshes
 
 _NONE: Mapping[str, Any] = {}
 
 
 @functools.partial(jax.jit, static_argnames=("scorings", "mesh"))
+@usual_promotion()
 def score_batch(
     decoder: Decoder,
     tokens: Int[AnyArray, "B T"],
@@ -76,6 +78,7 @@ def score_batch(
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
+@usual_promotion()
 def predict_batch(
     decoder: Decoder, tokens: Int[AnyArray, "B T"], lengths: Int[AnyArray, "B"], *, mesh: Mesh | None = None
 ) -> Float32[Array, "B V"]:
@@ -92,7 +95,7 @@ def predict_batch(
 
 
 def _finite(tree: EdgeTree, slots: EdgeTree) -> Bool[Array, "B 4 L"]:
-    """By kind of edge and layer, whether every edge has a finite score; other slots hold NaN."""
+    """By kind of edge and layer, whether every edge has a finite score; other slots are not looked at."""
     good = jax.tree.map(lambda leaf, slot: jnp.isfinite(leaf) | ~slot, tree, slots)
     return jnp.stack([jnp.all(leaf, axis=tuple(range(2, leaf.ndim))) for _, leaf in good.items()], axis=1)
 
@@ -108,7 +111,7 @@ def extract_batch(
     order: str = "best-first",
     mesh: Mesh | None = None,
 ) -> EdgeTree:
-    """Strata of a padded batch, of scores with NaN in slots that are no edge.
+    """Strata of a padded batch, of scores with ``NO_SCORE`` in slots that are no edge.
 
     Nearly always the lean program does. Where groups at cuts are too large for its pool (many equal or random scores),
     a second one runs, which is compiled, and whose memory is taken, only then. ``signed`` says that scores may be
@@ -123,6 +126,7 @@ def extract_batch(
 
 
 @functools.partial(jax.jit, static_argnames=("parallel", "frozen", "signed", "whole", "mesh", "platform"))
+@usual_promotion()
 def extract_program(
     score: EdgeTree,
     cuts: Int[AnyArray, "B Z"],
@@ -161,6 +165,7 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.partial(jax.jit, static_argnames=("frozen", "mesh"))
+@usual_promotion()
 def rank_program(
     score: EdgeTree, cuts: Int[AnyArray, "B Z"], *, frozen: tuple[str, ...], mesh: Mesh | None = None
 ) -> EdgeTree:
@@ -170,6 +175,7 @@ def rank_program(
 
 
 @functools.partial(jax.jit, static_argnames=("n_sizes", "parallel", "mesh"))
+@usual_promotion()
 def compose_batch(
     strata: tuple[EdgeTree, ...], *, n_sizes: int, parallel: bool, mesh: Mesh | None = None
 ) -> tuple[Counts, ...]:

@@ -16,13 +16,13 @@ from jaxtyping import Int
 from jstrace import archives
 from jstrace.method import graph
 from jstrace.method.composition import Composition, compose
-from jstrace.method.conditions import checked_frozen, checked_order, checked_seed
+from jstrace.method.conditions import GRADIENTS, checked_frozen, checked_order, checked_replace, checked_seed
 from jstrace.method.edges import Edges, edges_where
 from jstrace.method.sizes import SIZES, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
 from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
+from jstrace.models.records import ByValue
 from jstrace.pipeline.coherence import check
-from jstrace.pipeline.comparing import same
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.notebooks import trace_html
 from jstrace.pipeline.searching import checked_scores, searched
@@ -33,8 +33,8 @@ _MOST_LAYERS = 10_000
 """As of a model that is read."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False, eq=False)
-class Trace:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trace(ByValue):
     """The nested traces of one input: all Z masks in one uint8 stratum per edge. Arrays are numpy's, of the true T.
 
     It is a record on the host, with texts and a config, and no pytree: ``scores``, ``strata`` and what ``mask`` and
@@ -61,12 +61,15 @@ class Trace:
     order: str = "best-first"
     """How the scores became traces: by best-first search, or "score", by rank alone."""
     replace: str = "zero"
-    """What ablated edges carried while scores were made; nothing where these take no gradients."""
+    """What ablated edges carry, in evaluations of the trace, and in its scores unless ``score_replace`` differs."""
     reference: str = ""
-    """A hash of the texts that it was taken from, where those were the caller's own; else empty."""
+    """A hash of the texts or arrays that it is made of, where those were the caller's own; else empty."""
     text: str | None = None
     """The tokens as one text, if the model has a tokenizer: a character may be several tokens, whose texts joined are
     not it."""
+    score_replace: str = ""
+    """What ablated edges carried while gradients were taken; empty where the score takes none, or a file of an older
+    version does not say."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -83,6 +86,7 @@ class Trace:
         frozen: Sequence[str] = (),
         importance: str = "own",
         order: str = "best-first",
+        replace: str = "zero",
     ) -> Trace:
         """The traces that best-first search, or their order alone, finds over scores of one's own.
 
@@ -95,9 +99,10 @@ class Trace:
           frozen: components that rank before all others: any of "residual", "attention", "mlp".
           importance: what to call the scores.
           order: "best-first", or "score".
+          replace: what ablated edges carry in evaluations of it: "zero", "mean" or "resample".
 
         Raises:
-          InputError: tokens, scores or sizes that make no sense.
+          InputError: tokens, scores, a replacement or sizes that make no sense.
         """
         single, rows = tokenised(model, tokens)
         if not single:
@@ -121,6 +126,7 @@ class Trace:
             frozen=first,
             model_fingerprint=model.fingerprint(),
             order=order,
+            replace=checked_replace(replace),
         )
 
     def index(self, k: SupportsIndex | None = None, *, size: float | None = None) -> int:
@@ -212,15 +218,13 @@ class Trace:
             check(found, f"{path}: ")
         return found
 
-    def __eq__(self, other: object) -> bool:
-        return same(self, other) if isinstance(other, Trace) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
         sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
-        return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, importance {self.importance!r})"
+        under = f", scored under {self.score_replace!r}" if self.score_replace else ""
+        replace = "" if self.replace in ("zero", self.score_replace) else f", replace {self.replace!r}"
+        told = f"importance {self.importance!r}{under}{replace}"
+        return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, {told})"
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
@@ -268,6 +272,7 @@ def _header(trace: Trace) -> dict[str, Any]:
         "seed": trace.seed,
         "order": trace.order,
         "replace": trace.replace,
+        "score_replace": trace.score_replace,
         "token_texts": trace.token_texts,
         "text": trace.text,
         **({"reference": trace.reference} if trace.reference else {}),
@@ -322,8 +327,15 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         order=checked_order(header.get("order", "best-first")),
         replace=_text(header.get("replace", "zero")),
         reference=_text(header.get("reference", "")),
+        score_replace=_text(header.get("score_replace", _scored_before(header))),
         **trees,
     )
+
+
+def _scored_before(header: dict[str, Any]) -> str:
+    """What scores were made under, of files that say one thing alone: zero, too, where scores took no gradients."""
+    name = header.get("replace", "zero")
+    return name if name != "zero" or header["importance"] in GRADIENTS else ""
 
 
 def _text(value: Any) -> str:

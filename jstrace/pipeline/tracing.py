@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
 from jstrace.method.conditions import (
+    NO_GRADIENTS,
     Source,
     checked_frozen,
     checked_importance,
@@ -35,20 +36,21 @@ Progress = Callable[[int, int], None]
 @overload
 def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, importance: str | Importance | GradientScore = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    target: Any = ..., progress: Progress | None = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    target: Any = ..., progress: Progress | None = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., reference: Reference = ..., seed: int = ...,
-    target: Any = ..., on_invalid: Literal["keep"], progress: Progress | None = ...,
+    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    reference: Reference = ..., seed: int = ..., target: Any = ..., on_invalid: Literal["keep"],
+    progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
     model: Model,
@@ -58,7 +60,8 @@ def trace(
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
-    replace: Replace = "mean",
+    replace: Replace = None,
+    score_replace: Replace = None,
     reference: Reference = None,
     seed: int = 0,
     target: Any = None,
@@ -78,12 +81,15 @@ def trace(
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
-      replace: what ablated edges carry while gradients are taken: "mean" (over the reference that comes with jstrace),
-        "zero" or "resample" (one other text), or a ``jstrace.Replacement``; the other scores do not read it.
+      replace: what ablated edges carry: "zero" (the default), "mean" (over the reference that comes with jstrace),
+        "resample" (other texts' states) or a ``jstrace.Replacement``. Scores from gradients are taken under it (the
+        others do not read it), and ``jstrace.evaluate`` evaluates the trace under it.
+      score_replace: for two of them: what ablated edges carry while gradients are taken, where that is not ``replace``.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
       target: probabilities ``[V]`` of another prediction than the model's own, that scores from gradients are to keep:
-        the control of ``jstrace.selectivity``; one for each input. The trace's importance ends in "-to-target".
+        the control of ``jstrace.selectivity``; one for each input, None where it is the model's own. The importance
+        of a trace with a target ends in "-to-target".
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
       progress: called with the number of inputs done and in all.
@@ -92,9 +98,11 @@ def trace(
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
     single, rows = listed(model, inputs)
-    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
+    under = replace, score_replace, reference
+    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, on_invalid)
     targets = log_targets(model, target, len(rows), single=single)
-    if targets is not None and not takes_passes(tracer.driver.ask.sources[0].importance):
+    told = any(one is not None for one in targets)
+    if told and not takes_passes(tracer.driver.ask.sources[0].importance):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, targets)
     return found[0] if single else found
@@ -108,7 +116,8 @@ def trace_iter(
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
-    replace: Replace = "mean",
+    replace: Replace = None,
+    score_replace: Replace = None,
     reference: Reference = None,
     seed: int = 0,
     on_invalid: str = "raise",
@@ -117,7 +126,7 @@ def trace_iter(
     """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
 
     Args:
-      model, importance, sizes, frozen, order, replace, reference, seed, on_invalid: as in ``trace``.
+      model, importance, sizes, frozen, order, replace, score_replace, reference, seed, on_invalid: as in ``trace``.
       inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
       chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
 
@@ -127,7 +136,8 @@ def trace_iter(
     checked_model(model)
     if isinstance(inputs, str) or not isinstance(inputs, Iterable):
         raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
-    tracer = Tracer.of(model, importance, sizes, frozen, order, (replace, reference), seed, on_invalid)
+    under = replace, score_replace, reference
+    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, on_invalid)
     return _stream(tracer, iter(inputs), chunk_size(model, chunk))
 
 
@@ -162,8 +172,10 @@ class Tracer:
     keep: bool
     mark: str
     """The model's fingerprint."""
+    replace: str = "zero"
+    """``Trace.replace``,"""
     reference: str = ""
-    """``Trace.reference``."""
+    """and ``Trace.reference``."""
 
     @staticmethod
     def of(
@@ -172,22 +184,26 @@ class Tracer:
         sizes: Sequence[float],
         frozen: Sequence[str],
         order: str,
-        replace: tuple[Replace, Reference],
+        under: tuple[Replace, Replace, Reference],
         seed: int,
         on_invalid: str,
     ) -> Tracer:
-        """With everything checked."""
-        kind, first, (name, replacing) = checked_importance(importance), checked_frozen(frozen), named(model, *replace)
-        source = Source(kind, first, checked_order(order), name)
+        """With everything checked; ``under`` are what ablated edges carry, also in scores, and reference texts."""
+        kind, first, (replace, scored, texts) = checked_importance(importance), checked_frozen(frozen), under
+        name, replacing = named(model, replace, texts)
+        mark = replacing.mark(name)
+        if takes_passes(kind):
+            score_name, replacing = (name, replacing) if scored is None else named(model, scored, texts)
+            _check_read(replacing, texts, said=replace is not None or scored is not None)
+            mark = mark if name != "zero" else replacing.mark(score_name)
+        elif scored is not None:
+            raise InputError(NO_GRADIENTS)
+        else:
+            score_name, replacing = name, Replacing(model)
+        source = Source(kind, first, checked_order(order), score_name)
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
-        if not takes_passes(kind):
-            replacing = Replacing(model)
-        elif len(replacing.own) > 1:
-            raise InputError("gradients are taken under one replacement; several are for evaluate")
-        reference = replacing.mark(source.scoring[1])
-        return Tracer(
-            Driver(model, ask, replacing=replacing), keeps_invalid(on_invalid), model.fingerprint(), reference
-        )
+        driver = Driver(model, ask, replacing=replacing)
+        return Tracer(driver, keeps_invalid(on_invalid), model.fingerprint(), name, mark)
 
     def run(
         self,
@@ -201,18 +217,17 @@ class Tracer:
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
             try:
-                inputs[index] = Input(
-                    token_ids(self.driver.model, row, where(index)), target=None if targets is None else targets[index]
-                )
+                ids = token_ids(self.driver.model, row, where(index))
+                inputs[index] = Input(ids, target=None if targets is None else targets[index])
             except InputError as error:
                 if not self.keep:
                     raise
                 found[index] = Invalid(str(error), error=error)
-        told = targets is not None
         for batch in self.driver.batches(inputs):
             for index, outcome in batch.items():
                 if isinstance(outcome, Invalid) and not self.keep:
                     raise outcome.as_error(where(index))
+                told = inputs[index].target is not None
                 found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, told)
             if progress is not None:
                 progress(len(found), len(rows))
@@ -235,8 +250,23 @@ class Tracer:
             importance=name_of(source.importance) + ("-to-target" if to_target else ""),
             frozen=source.frozen,
             order=source.order,
-            replace=source.scoring[1],
+            replace=self.replace,
+            score_replace=source.scoring[1] if takes_passes(source.importance) else "",
             reference=self.reference,
             seed=ask.seed,
             model_fingerprint=self.mark,
+        )
+
+
+def _check_read(replacing: Replacing, texts: Reference, *, said: bool) -> None:
+    """Refuse what scores from gradients cannot be taken under, and texts where nothing is said to be made of them.
+
+    Raises:
+      InputError: several replacements, or texts and no replacement.
+    """
+    if len(replacing.own) > 1:
+        raise InputError("gradients are taken under one replacement; several are for evaluate")
+    if texts is not None and not said:
+        raise InputError(
+            "reference has texts for replace mean or resample: say which, as ablated edges carry zero else"
         )

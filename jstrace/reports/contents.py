@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case, Condition, Source
+from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case, Plan
 from jstrace.reports import figures, generations, geometries, networks, pairs, revisions, statistics
 from jstrace.reports import tables as computed
 from jstrace.reports.results import Results
@@ -162,7 +162,7 @@ def _hubs(run: Results, number: int | None) -> Iterator[Picture]:
 def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
     """Baselines and other scores, as far as the run has them: kind, title, caption, figure and what was ablated."""
     plan = run.plan
-    own = (plan.case(), f"s-Trace ({run.source})")
+    own = (plan.case(), f"s-Trace ({plan.label(plan.case().source)})")
     if "random" in plan.baselines:
         searched = "the same" if plan.orders[0] == "best-first" else "best-first"
         yield (
@@ -187,18 +187,21 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
     if len(plan.importances) > 1:
         yield (
             "importance", "edge scores compared", "The same extraction by other scores.",
-            *_compared(run, _named(plan.case(importance=kind) for kind in plan.importances)),
+            *_compared(run, _named(plan, (plan.case(importance=kind) for kind in plan.importances))),
         )  # fmt: skip
     if len(plan.orders) > 1:
-        cases = [Case(Source(kind, order=order), Condition()) for kind in plan.importances for order in plan.orders]
+        cases = [plan.case("all", kind, order=order) for kind in plan.importances for order in plan.orders]
         yield (
             "order", "best-first search against ranks alone",
             "As many edges found from the output on, so that traces stay connected, and by score, wherever they are.",
-            *_compared(run, _named(cases)),
+            *_compared(run, _named(plan, cases)),
         )  # fmt: skip
     if len(plan.replacements) > 1:
+        one = plan.label(plan.case().source)
+        same = len({plan.case(replace=name).source for name in plan.replacements}) == 1
         yield (
-            "replace", "what ablated edges carry", f"The same traces ({run.source}) under each replacement.",
+            "replace", "what ablated edges carry",
+            f"{'The same traces' if same else 'Traces scored under it'} ({one}) under each replacement.",
             figures.replacements, _ablated(run.ablations, plan.replacements),
         )  # fmt: skip
 
@@ -234,9 +237,9 @@ def _compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[Drawing,
     return functools.partial(figures.compared, kinds=kinds), _ablated(*figures.panels_of(run, kinds))
 
 
-def _named(cases: Iterable[Case]) -> list[tuple[Case, str]]:
+def _named(plan: Plan, cases: Iterable[Case]) -> list[tuple[Case, str]]:
     """Cases with the names of their traces."""
-    return [(case, case.source.name) for case in cases]
+    return [(case, plan.label(case.source)) for case in cases]
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -260,7 +263,7 @@ def _of_all(runs: Sequence[Results]) -> Iterator[Picture]:
             _ablated(ablations, replacements[:1]), functools.partial(revisions.figure, checkpoints),
         )  # fmt: skip
     first = runs[0].plan
-    own = [first.case(name).replaced(replace) for replace in first.replacements for name in ablations]
+    own = [first.case(name, replace=replace) for replace in first.replacements for name in ablations]
     shared = [case for case in own if case in statistics.shared_cases(runs)]
     if shared:
         conditions = [(case.condition.ablate, case.condition.replace) for case in shared]

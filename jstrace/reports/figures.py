@@ -60,7 +60,7 @@ def curve(run: Results) -> Figure:
     """TV against size, median and quartiles, the two phases marked (Fig. 3)."""
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
-        _band(axes, run.sizes, run.curve(run.plan.case(ablate).replaced(replace), "tv"), COLORS[0], None)
+        _band(axes, run.sizes, run.curve(run.plan.case(ablate, replace=replace), "tv"), COLORS[0], None)
         log_sizes(axes, run.sizes)
         _phases(axes)
         axes.set_ylim(-0.02, 1.12)
@@ -77,8 +77,7 @@ def compared(run: Results, kinds: Sequence[tuple[Case, str]]) -> Figure:
 
 def replacements(run: Results) -> Figure:
     """TV against size of the first traces under each replacement; a panel for each ablation."""
-    own = run.plan.case()
-    lines = [(own.replaced(name), name) for name in run.plan.replacements]
+    lines = [(run.plan.case(replace=name), name) for name in run.plan.replacements]
 
     def draw(axes: Any, ablate: str, _: str) -> None:
         _draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
@@ -96,7 +95,7 @@ def necessity(run: Results) -> Figure:
 
 def _compared(run: Results, kinds: Sequence[tuple[Case, str]], **options: Any) -> Figure:
     def draw(axes: Any, ablate: str, replace: str) -> None:
-        _draw_lines(axes, run, [(case.under(ablate).replaced(replace), label) for case, label in kinds])
+        _draw_lines(axes, run, [(run.plan.replaced(case.under(ablate), replace), label) for case, label in kinds])
 
     ablations, replacements = panels_of(run, kinds)
     return each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, **options)
@@ -121,7 +120,7 @@ def panels_of(run: Results, kinds: Sequence[tuple[Case, str]]) -> tuple[tuple[st
         (ablate, replace)
         for ablate in run.ablations
         for replace in run.plan.replacements
-        if all(case.under(ablate).replaced(replace) in run.cases for case, _ in kinds)
+        if all(run.plan.replaced(case.under(ablate), replace) in run.cases for case, _ in kinds)
     ]
     ablations, replacements = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
     return ablations, replacements
@@ -157,7 +156,7 @@ def nucleus(run: Results) -> Figure:
     levels = [100 * level for level in run.manifest["nucleus_levels"]]
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
-        needed = statistics.nucleus_sizes(run, run.plan.case(ablate).replaced(replace))
+        needed = statistics.nucleus_sizes(run, run.plan.case(ablate, replace=replace))
         low, middle, high = np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
         axes.fill_between(levels, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
         axes.plot(levels, middle, marker="o", markersize=2.5, color=COLORS[0])
@@ -298,7 +297,7 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
         for number, run in enumerate(runs):
-            case = run.plan.case(ablate).replaced(replace)
+            case = run.plan.case(ablate, replace=replace)
             if case in run.cases:
                 middle = np.median(run.curve(case, "tv"), axis=0)
                 dash = DASHES[number // len(COLORS) % len(DASHES)]

@@ -38,7 +38,7 @@ class Sample:
     """Indices of sizes, those nearest to half powers of ten from 1e-4 on."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Networks:
     """Measures of the sampled inputs and sizes; NaN where a trace has fewer than ten edges."""
 

@@ -182,6 +182,7 @@ def _facts(run: Results) -> dict[str, Any]:
         "unit": "predictions" if run.generates else "rows",
         "invalid": run.inputs.num_rows - run.valid.num_rows,
         "conditions": ", ".join(run.conditions),
+        "scored": ", ".join(dict.fromkeys(run.plan.scored_under)),
         "reference": run.manifest["config"].get("reference"),
         "device": "; ".join(dict.fromkeys(devices)),
         "versions": "; ".join(dict.fromkeys(versions)),

@@ -20,7 +20,7 @@ from jstrace.reports.results import Results
 from jstrace.show.text import printable
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pairs:
     """Valid inputs of two variants, side by side: indices ``[N]`` of each pair's two."""
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32
 
 from jstrace.method.conditions import Plan
-from jstrace.models import InputError, Model
+from jstrace.models import Model
+from jstrace.models.records import ByValue
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
-from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.row import Row
 
-_KEPT = 128
-"""Predictions that are kept: those of one input serve several that stand before it."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Foreign:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Foreign(ByValue):
     """How far the scores of one input get towards the predictions of others."""
 
     inputs: tuple[int, ...]
@@ -36,8 +32,7 @@ class Control:
     """Traces inputs of a run towards other inputs' predictions; one for a run.
 
     Which others depends on the data alone, not on batches, hosts, limits or where a run was stopped: the next rows,
-    and after the last the first ones, that the model predicts another most probable token of. Every prediction is
-    computed by itself.
+    and after the last the first ones, that the model predicts another most probable token of (``Predictions.foreign``).
     """
 
     def __init__(self, model: Model, plan: Plan, rows: Sequence[Row], replacing: Replacing) -> None:
@@ -45,9 +40,7 @@ class Control:
         sources = tuple(dict.fromkeys(case.source for case in plan.controlled))
         ask = Ask(sources, plan.controlled, plan.sizes, plan.seed)
         self._driver, self._rows, self._count = Driver(model, ask, replacing=replacing), rows, plan.selectivity
-        # Of no method: an object that holds a cache of its own method, and a model, is freed late.
-        self._predicted = functools.lru_cache(_KEPT)(functools.partial(_prediction, self._driver, rows))
-        self._tops: dict[int, int | None] = {}
+        self._predictions = Predictions(self._driver, [row.text for row in rows])
 
     def of(self, inputs: Mapping[int, Input]) -> dict[int, Foreign]:
         """The control of valid inputs by their indices.
@@ -61,7 +54,7 @@ class Control:
         chosen = {index: others for index, others in chosen.items() if len(others) == self._count}
         asked = {
             index * self._count + place: dataclasses.replace(
-                inputs[index], next_token=None, target=self._predicted(other)
+                inputs[index], next_token=None, target=self._predictions.of(other)
             )
             for index, others in chosen.items()
             for place, other in enumerate(others)
@@ -79,25 +72,10 @@ class Control:
 
     def others(self, index: int) -> tuple[int, ...]:
         """The rows whose predictions an input is told, fewer where the data has no more; none of its own pair."""
-        own, n_rows, pair = self._top(index), len(self._rows), self._rows[index].pair
+        n_rows, pair = len(self._rows), self._rows[index].pair
         following = ((index + step) % n_rows for step in range(1, n_rows))
         following = (row for row in following if pair is None or self._rows[row].pair != pair)
-        return tuple(itertools.islice((row for row in following if self._top(row) not in (None, own)), self._count))
-
-    def _top(self, index: int) -> int | None:
-        """The most probable token of a row, where it has a prediction."""
-        if index not in self._tops:
-            found = self._predicted(index)
-            self._tops[index] = None if found is None else int(found.argmax())
-        return self._tops[index]
-
-
-def _prediction(driver: Driver, rows: Sequence[Row], index: int) -> Float32[np.ndarray, "V"] | None:
-    """Log-probabilities of what follows a row, where it can be an input at all."""
-    try:
-        return driver.prediction(tokenised(driver.model, rows[index].text)[1][0])
-    except InputError:
-        return None
+        return self._predictions.foreign(index, following, self._count)
 
 
 def _curves(found: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:

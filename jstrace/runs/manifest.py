@@ -12,7 +12,7 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.files import read_regular
-from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of
+from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of, takes_passes
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.runs.data import Data
 from jstrace.runs.extras import NOTHING, Extras
@@ -50,6 +50,7 @@ def configuration(
     later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
     later |= ({"selectivity": plan.selectivity} if plan.selectivity else {}) | extras.config
+    later |= _scored(plan)
     own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
     return (
         ({"own_importances": own} if own else {})
@@ -66,6 +67,17 @@ def configuration(
     )
 
 
+def _scored(plan: Plan) -> dict[str, Any]:
+    """For each replacement what scores are taken under, unless it is means throughout, as in all older runs."""
+    if set(plan.scored_under) <= {"mean"}:
+        return {}
+    own = [one.name for one in plan.importances if takes_passes(one) and not isinstance(one, str)]
+    return {"score_replace": list(plan.scored_under)} | ({_OWN_GRADIENTS: own} if own else {})
+
+
+_OWN_GRADIENTS = "own_gradients"
+"""Which scores of one's own are from gradients; it goes with ``score_replace`` and is not compared."""
+
 _LATER: dict[str, Any] = {
     "reference": None,
     "learned": None,
@@ -77,14 +89,35 @@ _LATER: dict[str, Any] = {
 """What a configuration means that does not have them."""
 
 
+def _meant(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with all that it means."""
+    found = _LATER | config
+    return {"score_replace": ["mean"] * len(found["replace"])} | found
+
+
 def plan_of(config: dict[str, Any]) -> Plan:
     """The plan that a configuration describes."""
     names = ("importance", "ablate", "baselines", "sizes")
     importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
-    importances = tuple(name if name in IMPORTANCES else Named(name) for name in importances)
-    later = _LATER | config
-    replacements, orders = (tuple(later[name]) for name in ("replace", "order"))
-    return Plan(importances, ablations, baselines, sizes, config["seed"], replacements, orders, later["selectivity"])
+    gradients = config.get(_OWN_GRADIENTS, [])
+    importances = tuple(name if name in IMPORTANCES else Named(name, name in gradients) for name in importances)
+    later = _meant(config)
+    replacements, orders, scored = (tuple(later[name]) for name in ("replace", "order", "score_replace"))
+    under = scored[0] if scored != replacements and any(map(takes_passes, importances)) else None
+    plan = Plan(
+        importances, ablations, baselines, sizes, config["seed"], replacements, orders, later["selectivity"], under
+    )  # fmt: skip
+    if plan.scored_under not in ((), scored):
+        raise ValueError(f"its scores are under {scored}, its traces under {replacements}")
+    return plan
+
+
+def scores_under_means(folder: Path) -> bool:
+    """Whether a folder holds a run whose scores from gradients are under means, whatever its traces are under.
+
+    All runs were, before scores followed the evaluation.
+    """
+    return (folder / MANIFEST).exists() and "score_replace" not in read_manifest(folder)["config"]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -190,12 +223,12 @@ def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> N
         return
     manifest = read_manifest(folder)
     there = manifest["config"]
-    meant = _LATER | there
-    asked = {key: value for key, value in _LATER.items() if key in there} | config
+    meant = _meant(there)
+    asked = {key: value for key, value in _meant(config).items() if key in there} | config
     differences = [
         f"{key} is {_shown(meant.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
         for key, value in asked.items()
-        if key != "scores" and meant.get(key) != value
+        if key not in ("scores", _OWN_GRADIENTS) and meant.get(key) != value
     ]
     differences += _other_scores(there.get("scores", {}), config.get("scores", {}))
     if differences:

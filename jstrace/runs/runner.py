@@ -119,7 +119,9 @@ def run(
     _check_reference(reference)
     _check_others(plan, data)
     limit, part_inputs = _count("limit", limit), _count("part_inputs", part_inputs)
-    plan, folder = plan or Plan(), Path(out)
+    plan, folder = _continued(plan or Plan(), Path(out)), Path(out)
+    if reference is not None and plan.scored_under and not plan.takes_reference:
+        raise InputError("reference has texts for replace mean and resample; ablated edges carry nothing here (zero)")
     extras = checked_extras(extras, selectivity=plan.selectivity)
     n_inputs = len(data.rows) * max(1, extras.generate)
     wanted = min(n_inputs, limit or n_inputs)
@@ -184,6 +186,13 @@ def run(
         invalid = int(hosts.either(_invalid(folder, names, run_mark, wanted)).sum())
         per_input = {name: one["seconds"] / one["inputs"] for name, one in _seconds(driver).items()}
         return Summary(wanted, invalid, wanted - before, per_input)
+
+
+def _continued(plan: Plan, folder: Path) -> Plan:
+    """The plan as the run in a folder means it, where what scores are under is not said; the same on every host."""
+    means = hosts.either(np.asarray(hosts.together(functools.partial(manifest.scores_under_means, folder))))
+    follows = plan.scored_under and plan.score_replace is None
+    return dataclasses.replace(plan, score_replace="mean") if follows and means else plan
 
 
 def _seconds(driver: Driver) -> dict[str, dict[str, float]]:

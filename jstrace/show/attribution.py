@@ -45,6 +45,7 @@ def attribution_graph(
     ends = _ends(edges, parallel=trace.config.parallel)
     nodes = _nodes(trace, k, _entered(edges, ends), texts, _output(trace, evaluation, word))
     facts = {"size": size, "k": k, "importance": trace.importance, "order": trace.order}
+    facts |= {"replace": trace.replace, "scored_under": trace.score_replace or "none"}
     return {
         "metadata": {
             "slug": re.sub(r"[^\w.-]+", "-", slug, flags=re.ASCII) or "trace",

@@ -103,7 +103,7 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
         xscale="log",
         ylim=(-0.02, 1.02),
         xlabel="size of the trace (share of all edges)",
-        ylabel="TV distance from the full graph",
+        ylabel=f"TV distance from {_against([one for _, one in evaluations])}",
     )
     axes.grid(alpha=0.3, linewidth=0.5)
     ablated = dict.fromkeys(evaluation.ablate for _, evaluation in evaluations)
@@ -112,6 +112,12 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
         for text in axes.legend(fontsize="x-small", frameon=False).get_texts():
             text.set_parse_math(False)
     return figure
+
+
+def _against(evaluations: Sequence[Evaluation]) -> str:
+    """What curves are measured against."""
+    found = dict.fromkeys("targets" if one.targeted else "the full graph" for one in evaluations)
+    return " or ".join(found)
 
 
 def _write_figure(figure: Any, path: Path) -> None:

@@ -54,7 +54,7 @@ def as_json(
         "n_edges": trace.n_edges,
         "importance": trace.importance,
         "order": trace.order,
-        "scored_under": trace.replace,
+        "scored_under": trace.score_replace or "none",
         "seed": trace.seed,
         "ablate": evaluation.ablate,
         "pre_softmax": evaluation.pre_softmax,
@@ -62,10 +62,8 @@ def as_json(
         "model_fingerprint": trace.model_fingerprint,
         "valid": evaluation.valid,
         "density": _number(evaluation.density),
-        "prediction": [
-            {"token": int(token), "text": word(int(token)), "prob": _number(prob)}
-            for token, prob in zip(evaluation.full_tokens, evaluation.full_probs, strict=True)
-        ],
+        "prediction": _tokens(evaluation.full_tokens, evaluation.full_probs, word),
+        **({"target": _tokens(evaluation.target_tokens, evaluation.target_probs, word)} if evaluation.targeted else {}),
         "rows": rows,
         "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
         "kind": kind,
@@ -85,7 +83,8 @@ def facts_of(trace: Trace) -> dict[str, Any]:
         "parallel": trace.config.parallel,
         "importance": trace.importance,
         "order": trace.order,
-        "scored_under": trace.replace,
+        "replace": trace.replace,
+        "scored_under": trace.score_replace or "none",
         "seed": trace.seed,
         "model_fingerprint": trace.model_fingerprint,
     }
@@ -129,6 +128,12 @@ def _attention(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
         "head_edges": found.heads.tolist(),
         "source_edges": found.sources.tolist(),
     }
+
+
+def _tokens(tokens: Any, probs: Any, word: Word) -> list[dict[str, Any]]:
+    """The most probable tokens of a prediction."""
+    pairs = zip(tokens, probs, strict=True)
+    return [{"token": int(token), "text": word(int(token)), "prob": _number(prob)} for token, prob in pairs]
 
 
 def _number(value: Any) -> float | None:

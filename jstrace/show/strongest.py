@@ -12,6 +12,7 @@ from jstrace.method.composition import counted
 from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
+from jstrace.models.records import ByValue
 
 if TYPE_CHECKING:
     from jstrace.method.edges import Edges
@@ -57,8 +58,8 @@ def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]
     return edges_where(EdgeTree(**masks), trace.scores, trace.strata)
 
 
-@dataclasses.dataclass(frozen=True)
-class Attention:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attention(ByValue):
     """Attention edges of each head and of each source token: those of one trace, and all that there are."""
 
     k: int

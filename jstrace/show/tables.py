@@ -20,6 +20,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     """The Z + 1 rows: size, edges, composition and how much of the prediction is kept."""
     made = trace.composition()
     table = _table("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus")
+    table.caption = "TV, KL and nuclei against a target" if evaluation.targeted else None
     table.add_column("top token")
     for k, size in enumerate([*trace.sizes, None]):
         shares = ("-" if math.isnan(v[k]) else f"{100 * v[k]:.1f}" for v in (made.residual, made.attention, made.mlp))
@@ -59,9 +60,11 @@ def attention_heading(trace: Trace, evaluation: Evaluation, found: Attention, wo
     """Which trace the numbers of ``attention_table`` are of, in a line."""
     what = f"{found.heads.sum():,} of {found.all_heads.sum():,} attention edges"
     if found.k == len(trace.sizes):
-        return f"{what}: the full graph, as no smaller trace keeps its top token"
-    top, size = shown(word(int(evaluation.full_tokens[0]))), trace.sizes[found.k]
-    return f"{what} are in the trace of size {size:g}, the smallest from which on the top token is {top}"
+        kept = "has the target's" if evaluation.targeted else "keeps its"
+        return f"{what}: the full graph, as no smaller trace {kept} top token"
+    top, size = shown(word(evaluation.wanted_token)), trace.sizes[found.k]
+    of = "the target's " if evaluation.targeted else ""
+    return f"{what} are in the trace of size {size:g}, the smallest from which on the top token is {of}{top}"
 
 
 def attention_table(trace: Trace, found: Attention, *, rows: int = 10) -> Table:

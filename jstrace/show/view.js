@@ -298,7 +298,8 @@ class Panel {
     };
     for (const tv of [0, 0.5, 1]) { make("line", { x1: 34, x2: 340, y1: y(tv), y2: y(tv), stroke: colour("faint") }); make("text", { x: 8, y: y(tv) + 4 }, tv); }
     for (const size of [1e-4, 1e-3, 0.01, 0.1, 1]) make("text", { x: x(size) - 10, y: 172 }, percent(size));
-    make("text", { x: 34, y: 187 }, "share of all edges; TV from the model's own prediction");
+    const from = this.evaluations.some((one) => one.targeted) ? "what it is measured against" : "the model's own prediction";
+    make("text", { x: 34, y: 187 }, `share of all edges; TV from ${from}`);
     const least = Math.max(1e-5, 0);
     this.evaluations.forEach((one, index) => {
       const dashes = ["", "5 3", "2 2", "8 3 2 3"][index % 4], tone = ["attn", "mlp", "mark", "ink"][index % 4];

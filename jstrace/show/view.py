@@ -99,7 +99,9 @@ def _score_words(importance: str) -> str:
 
 def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
     full = [(word(int(token)), prob) for token, prob in zip(one.full_tokens, one.full_probs, strict=True)]
-    return curve(name, one.tv, one.kl, [word(int(token)) for token in one.top_token], full)
+    called = f"{name}, against a target" if one.targeted and "target" not in name else name
+    made = curve(called, one.tv, one.kl, [word(int(token)) for token in one.top_token], full)
+    return made | ({"targeted": True} if one.targeted else {})
 
 
 def _word(model: Model | None) -> Word:
@@ -113,5 +115,5 @@ def _name(trace: Trace) -> str:
 
 
 def _summary(trace: Trace) -> str:
-    scored = f", scored under {trace.replace}" if trace.replace != "zero" else ""
+    scored = f", scored under {trace.score_replace}" if trace.score_replace else ""
     return f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges; edges ranked by {_name(trace)}{scored}"

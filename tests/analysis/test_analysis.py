@@ -13,7 +13,7 @@ import jstrace
 from jstrace.analysis import Network, betweenness, communities, degrees, measures, modularity, network_of, pagerank
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from tests.conftest import TINY, family_config, tiny_params
-from tests.show.test_view import Hostile
+from tests.stand_ins import Hostile
 
 pytestmark = pytest.mark.quick
 

@@ -25,15 +25,14 @@ def test_fits_and_is_used(run: Run, stub: Model, texts: str, tmp_path: Path) -> 
     code, printed, error = run(*words, "--reference", texts)
     assert code == 0, error
     assert "numbers from 5 texts in 2 steps" in printed
-    code, printed, error = run("trace", "hello", "--importance", str(out), "--reference", texts, "--json")
+    means, lines = ("--replace", "mean", "--reference", texts), Path(texts).read_text().split("\n")
+    code, printed, error = run("trace", "hello", "--importance", str(out), *means, "--json")
     assert code == 0, error
-    found = jstrace.trace(
-        stub, "hello", importance=jstrace.Scorer.load(out), reference=Path(texts).read_text().split("\n")
-    )
-    tv = jstrace.evaluate(stub, found).tv
+    found = jstrace.trace(stub, "hello", importance=jstrace.Scorer.load(out), replace="mean", reference=lines)
+    tv = jstrace.evaluate(stub, found, reference=lines).tv
     assert [row["tv"] for row in json.loads(printed)["rows"]] == pytest.approx(tv.tolist(), abs=1e-5)
     folder = tmp_path / "run"
-    words = ("run", "--data", texts, "--out", str(folder), "--importance", f"l1,{out}", "--reference", texts)
+    words = ("run", "--data", texts, "--out", str(folder), "--importance", f"l1,{out}", *means)
     code, printed, error = run(*words)
     assert code == 0, error
     manifest = json.loads((folder / "manifest.json").read_text())

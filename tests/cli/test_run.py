@@ -54,7 +54,8 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
 
 def test_run_with_its_control(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
     """What it costs is said first, too many targets are one line, and the report names where it peaks."""
-    out, words = str(tmp_path / "out"), ("--importance", "l1*gradient", "--ablate", "all", "--reference", "data")
+    out, words = str(tmp_path / "out"), ("--importance", "l1*gradient", "--ablate", "all")
+    words += ("--reference", "data", "--score-replace", "mean")
     code, _, err = run("run", "--data", str(rows), "--out", out, *words, "--selectivity", "3")
     assert code == 2
     assert "selectivity = 3: beside an input the data has 2 others to be told" in err.splitlines()[-1]

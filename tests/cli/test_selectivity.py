@@ -15,11 +15,12 @@ from tests.cli.conftest import Run
 def test_the_numbers_are_the_librarys(run: Run, stub: Model, tmp_path: Path) -> None:
     others = tmp_path / "others.txt"
     others.write_text("another text\nand more\n")
-    words = ("selectivity", "hello", "--others", str(others), "--importance", "l1*gradient", "--reference", str(others))
+    words = ("selectivity", "hello", "--others", str(others), "--importance", "l1*gradient")
+    words += ("--replace", "mean", "--reference", str(others))
     code, out, error = run(*words, "--json")
     assert code == 0, error
     lines = ["another text", "and more"]
-    found = jstrace.selectivity(stub, "hello", lines, importance="l1*gradient", reference=lines)
+    found = jstrace.selectivity(stub, "hello", lines, importance="l1*gradient", replace="mean", reference=lines)
     printed = json.loads(out)
     np.testing.assert_allclose(printed["own"], found.own, atol=1e-6)
     np.testing.assert_allclose(printed["foreign"], found.foreign, atol=1e-6)

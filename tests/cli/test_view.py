@@ -18,7 +18,7 @@ from jstrace.runs.data import Data, Row
 from jstrace.show.page import packed
 from tests.cli.conftest import Run
 from tests.conftest import SIZES
-from tests.show.test_view import data_of
+from tests.show.pages import data_of
 
 
 def test_command(run: Run, stub: Model, tmp_path: Path) -> None:

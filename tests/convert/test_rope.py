@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 import transformers
 
+import jstrace
 from jstrace.convert.hf.config import from_hf_fields
-from jstrace.loading import describe
 from jstrace.models import InputError
 from jstrace.models.layers import rope_frequencies
 from tests.convert.test_configs import minimal
@@ -166,13 +168,18 @@ def test_the_head_of_a_gemma_3_with_images() -> None:
         ({"architectures": "Mine\n"}, r"architectures names 'Mine\n'"),
     ],
 )
-def test_models_of_their_own_are_warned_of(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    fields = fields_of("llama", {"architectures": ["LlamaForCausalLM"], "auto_map": {}})
-    (tmp_path / "config.json").write_text(json.dumps(fields))
-    plain = describe(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(fields | changes))
+def test_models_of_their_own_are_warned_of(
+    hf_llama: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """Where their weights are read; a config that says nothing of the kind is read in silence."""
+    path = Path(shutil.copytree(hf_llama(), tmp_path / "model")) / "config.json"
+    fields = json.loads(path.read_text()) | {"auto_map": {}}
+    assert fields["architectures"] == ["LlamaForCausalLM"]
+    path.write_text(json.dumps(fields))
+    plain = jstrace.load(path.parent).config
+    path.write_text(json.dumps(fields | changes))
     with pytest.warns(RuntimeWarning) as caught:
-        assert describe(tmp_path) == plain
+        assert jstrace.load(path.parent).config == plain
     (message,) = (str(one.message) for one in caught)
     assert said in message
     assert message.endswith("it is read as a plain LlamaForCausalLM, which may compute something else")

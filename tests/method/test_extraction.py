@@ -290,6 +290,16 @@ def test_slots_that_are_no_edge_are_not_read() -> None:
     )
 
 
+def test_counts_that_a_program_closes_over() -> None:
+    """They are known inside it, and checked."""
+    scores, config = random_scores((3, 2, 4), seed=3, levels=0), config_of(3, 2)
+    counts, falling = jnp.asarray([1, 5, 9]), jnp.asarray([2, 1])
+    got = jax.jit(lambda s: jstrace.extract(s, config=config, counts=counts))(scores)
+    assert_same(got, jax.device_get(jstrace.extract(scores, config=config, counts=counts)))
+    with pytest.raises(InputError, match="nor decrease"):
+        jax.jit(lambda s: jstrace.extract(s, config=config, counts=falling))(scores)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite(bad: float) -> None:
     """Refused where they are known; under jit every slot is marked as none, so that no mask looks like an answer."""

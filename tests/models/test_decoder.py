@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -19,11 +20,23 @@ from hypothesis import strategies as st
 
 import jstrace
 from jstrace.method.scores import Norm
-from jstrace.models import Decoder, EdgeTree, InputError, Model, clean_forward, every_row, live_rows, masked_forward
+from jstrace.models import (
+    Decoder,
+    EdgeTree,
+    InputError,
+    Model,
+    Replacement,
+    clean_forward,
+    every_row,
+    live_rows,
+    masked_forward,
+)
 from jstrace.models.platforms import PLATFORMS
 from jstrace.models.rows import BLOCKS, capacities, gathered, in_blocks, in_capacity, in_turns
 from tests import oracle
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
+
+SHAPES_OF_STATES = {"attn_input": (16,), "values": (2, 6), "mlp_input": (16,), "mlp_output": (16,)}
 
 call = jax.jit(Model.__call__, static_argnames="pre_softmax")
 """The model, compiled once a shape."""
@@ -175,6 +188,66 @@ def test_attention_by_queries(family: str, pre_softmax: bool) -> None:
         for n_queries in at_once:
             got = forward(decoder, tokens, mask, pre_softmax=pre_softmax, n_queries=n_queries)
             np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+ROW_MAPS = [every_row, *(functools.partial(live_rows, platform=platform) for platform in PLATFORMS)]
+
+
+def overflowing(dtype: str, *, embed: float, down: float) -> Decoder:
+    """Its states and its MLP's edges overflow float16, the larger the factors."""
+    params = tiny_params()
+    layers = params["layers"] | {"down": params["layers"]["down"] * down}
+    weights = params | {"embed": params["embed"] * embed, "layers": layers}
+    return Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype(dtype), weights))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_ablated_edges_need_not_be_finite(tokens: np.ndarray, soft: bool) -> None:
+    """One answer on all platforms: that of float32, which holds the vectors of the edges that are left out."""
+    mask = random_mask(len(tokens), np.random.default_rng(1), soft=False, share=0.6)
+    mask = dataclasses.replace(mask, mlp=jnp.zeros_like(mask.mlp))
+    mask = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), mask) if soft else mask
+    decoders = [overflowing(dtype, embed=1, down=1e5) for dtype in ("float32", "float16")]
+    other = Replacement(**{name: jnp.ones((TINY.n_layers, 2, *shape)) for name, shape in SHAPES_OF_STATES.items()})
+    for replace in (None, other):
+        for pre in (False, True) if replace is None else (False,):
+            how: dict[str, Any] = {"replace": replace, "pre_softmax": pre}
+            expected = masked_forward(decoders[0], jnp.asarray(tokens), mask, **how)
+            for row_map in ROW_MAPS:
+                got = masked_forward(decoders[1], jnp.asarray(tokens), mask, row_map=row_map, **how)
+                np.testing.assert_allclose(got, expected, atol=0.02 * float(jnp.abs(expected).max()))
+
+
+def test_states_that_nobody_reads_need_not_be_finite(tokens: np.ndarray) -> None:
+    """Embeddings that are infinite; all edges of the first layer but its MLP's at other tokens are left out."""
+    mask = random_mask(len(tokens), np.random.default_rng(2), soft=False, share=0.6)
+    mask = jax.tree.map(lambda leaf: leaf.at[0].set(False), mask)
+    decoders = [overflowing(dtype, embed=1e6, down=1) for dtype in ("float32", "float16")]
+    assert not np.isfinite(decoders[1].embed[...]).all()
+    expected = masked_forward(decoders[0], jnp.asarray(tokens), mask)
+    for row_map in ROW_MAPS:
+        got = masked_forward(decoders[1], jnp.asarray(tokens), mask, row_map=row_map)
+        np.testing.assert_allclose(got, expected, atol=0.02 * max(1, float(jnp.abs(expected).max())))
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_gradients_at_edges_that_are_left_out(tiny: Model, tokens: np.ndarray, pre: bool) -> None:
+    """A soft mask of zero lets nothing through, and still says what an edge would bring."""
+    whole = jax.tree.map(lambda leaf: 0.5 + 0.5 * leaf, random_mask(7, np.random.default_rng(8), soft=True))
+    apart = np.subtract.outer(np.arange(7), np.arange(7)) == 2  # of every target something is left
+    mask = dataclasses.replace(whole, attn=jnp.where(apart, 0, whole.attn), mlp=whole.mlp.at[:, ::2].set(0))
+
+    def logit(mask: EdgeTree) -> jax.Array:
+        return masked_forward(tiny.decoder, jnp.asarray(tokens), mask, pre_softmax=pre)[3]
+
+    gradient, forward = jax.jit(jax.grad(logit))(mask), jax.jit(logit)
+    for kind in ("attn", "mlp"):
+        leaf = getattr(mask, kind)
+        zeros = jnp.where(leaf == 0, 1e-3, 0.0)
+        ahead, behind = (dataclasses.replace(mask, **{kind: leaf + sign * zeros}) for sign in (1, -1))
+        along = float(jnp.sum(getattr(gradient, kind) * zeros))
+        assert along == pytest.approx(float(forward(ahead) - forward(behind)) / 2, rel=3e-2, abs=1e-4), kind
+        assert abs(along) > 1e-4, kind
 
 
 def test_pre_softmax_survives_far_apart_logits() -> None:

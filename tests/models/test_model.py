@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import importlib
+import pickle
+import sys
+import threading
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +19,7 @@ import jstrace
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from tests.conftest import TINY, family_config, tiny_params
 from tests.models.test_decoder import ones
+from tests.stand_ins import Letters
 
 
 def test_masks_that_are_none(tiny: Model, tokens: np.ndarray) -> None:
@@ -70,3 +77,116 @@ def test_masks_of_numpy(tiny: Model, tokens: np.ndarray) -> None:
     whole = jstrace.trace(tiny, tokens).mask(26)
     soft = EdgeTree(*(leaf.astype(np.float32) for _, leaf in whole.items()))
     np.testing.assert_allclose(tiny(tokens, whole), tiny(tokens, soft), atol=1e-5)
+
+
+def test_known_tokens_inside_transformations(tiny: Model, tokens: np.ndarray) -> None:
+    """Ids that a transformation closes over are known in it, and are checked there."""
+    ids, soft = jnp.asarray(tokens), jax.tree.map(lambda leaf: leaf.astype(jnp.float32), ones(TINY, len(tokens)))
+    expected = tiny(ids, soft)
+    pair = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), soft)
+
+    def logit(mask: EdgeTree) -> jax.Array:
+        return tiny(ids, mask)[3]
+
+    slope = jax.grad(logit)(soft)
+    np.testing.assert_allclose(jax.jit(lambda model, mask: model(ids, mask))(tiny, soft), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.lax.map(lambda mask: tiny(ids, mask), pair)[1], expected, atol=1e-5)
+    np.testing.assert_allclose(jax.lax.map(lambda row: tiny(row, soft), ids[None])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(logit))(soft).mlp, slope.mlp, atol=1e-5)
+    for wrong in (97, -1):
+        outside = ids.at[2].set(wrong)
+        with pytest.raises(InputError, match=f"token id {wrong} is outside"):
+            jax.jit(lambda mask, outside=outside: tiny(outside, mask))(soft)
+    marks = jax.jit(lambda mask: jnp.zeros(len(tiny.fingerprint())))(soft)
+    assert marks.shape == (len(tiny.fingerprint()),)
+
+
+class Vocabulary(Letters):
+    """With an object of the ``tokenizers`` library, which is equal to itself alone."""
+
+    def __init__(self, *words: str) -> None:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+
+        self._tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token=words[0]))
+
+
+class Numbered(Letters):
+    """With an attribute that has no truth."""
+
+    def __init__(self) -> None:
+        self.ids = np.arange(3)
+
+
+def model_of(tokenizer: Letters | None, seed: int = 0) -> Model:
+    return Model(Decoder(TINY, tiny_params(seed=seed)), tokenizer)
+
+
+def test_models_of_one_vocabulary_share_programs(tokens: np.ndarray) -> None:
+    mask = ones(TINY, len(tokens))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(model: Model, tokens: jax.Array) -> jax.Array:
+        return model(tokens, mask)
+
+    for seed in (0, 1):
+        model = model_of(Letters(), seed)
+        np.testing.assert_allclose(run(model, jnp.asarray(tokens)), model(tokens, mask), atol=1e-5)
+    alike = [(Vocabulary("a", "b"), Vocabulary("a", "b")), (None, None), (Letters(), Letters())]
+    other = [(Vocabulary("a", "b"), Vocabulary("b", "a")), (None, Letters()), (Numbered(), Numbered())]
+    for pairs, same in ((alike, True), (other, False)):
+        for pair in pairs:
+            one, two = (jax.tree.structure(model_of(tokenizer)) for tokenizer in pair)
+            assert (one == two) is same, pair
+    returned = jax.jit(lambda model: model)
+    assert [type(returned(model_of(each)).tokenizer) for each in (Letters(), Numbered())] == [Letters, Numbered]
+
+
+def test_copies_of_a_model(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have its tokenizer and its answers, and remember fingerprints of their own."""
+    computed, module = [0], importlib.import_module("jstrace.models.model")
+
+    def counted(decoder: Decoder) -> jstrace.models.Fingerprints:
+        computed[0] += 1
+        return jstrace.models.fingerprints(decoder)
+
+    monkeypatch.setattr(module, "fingerprints", counted)
+    model, mask = model_of(Vocabulary("a", "b")), ones(TINY, len(tokens))
+    mark, expected = model.fingerprint(), model(tokens, mask)
+    copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), jax.tree.map(jnp.array, model)]
+    for one in copies:
+        assert jax.tree.structure(one) == jax.tree.structure(model)
+        np.testing.assert_array_equal(one(tokens, mask), expected)
+        assert one.fingerprint() == mark
+    double = jax.tree.map(lambda leaf: 2 * leaf, model)
+    assert double.fingerprint() != mark
+    before = computed[0]
+    assert (model.fingerprint(), double.fingerprint() == mark) == (mark, False)
+    assert computed[0] == before == len(copies) + 2
+    copies[0].tokenizer = None
+    assert model.tokenizer is not None
+
+
+def test_fingerprints_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model and a copy with other weights, by threads that take turns at every step."""
+    monkeypatch.setattr(importlib.import_module("jstrace.models.model"), "fingerprints", lambda decoder: marks[decoder])
+    model = model_of(None)
+    double = jax.tree.map(lambda leaf: 2 * leaf, model)
+    marks = {one.decoder: jstrace.models.Fingerprints(name) for one, name in ((model, "one"), (double, "two"))}
+    wrong: list[str] = []
+
+    def ask(model: Model, name: str) -> None:
+        wrong.extend(found for _ in range(50) if (found := model.fingerprint()) != name)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=ask, args=pair) for pair in ((model, "one"), (double, "two")) * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 import jstrace
+from jstrace import archives
 from jstrace.models import Decoder, EdgeTree, Model, edge_shapes, every_row, hidden_states, live_rows, masked_forward
-from jstrace.models.replacement import Replacement
+from jstrace.models.replacement import FORMAT, VERSION, Replacement, checked_arrays
 from jstrace.pipeline.padding import widened
 from tests import oracle
 from tests.conftest import FAMILIES, TINY, family_config, tiny_params
@@ -158,3 +160,39 @@ def test_what_is_no_replacement_is_one_line(tiny: Model, tokens: np.ndarray, tmp
     for name in ("bad.npz", "none.npz"):
         with pytest.raises(jstrace.InputError, match=f"{name}: not a readable replacement"):
             Replacement.load(tmp_path / name)
+
+
+def test_states_of_two_tokens_are_of_texts_of_two(tiny: Model, tokens: np.ndarray, tmp_path: Path) -> None:
+    """They look like what means have, an entry for the first token and one for all others."""
+    two = np.asarray([5, 7])
+    resampled = jstrace.resample_replacement(tiny, two)
+    drawn = jstrace.noise_replacement(tiny, [tokens], n_tokens=2)
+    shared = [jstrace.mean_replacement(tiny, [tokens]), jstrace.noise_replacement(tiny, [tokens])]
+    for one in (resampled, drawn, jax.tree.map(lambda leaf: leaf + 0, resampled), resampled.bare()):
+        one.save(tmp_path / "own.npz")
+        for same in (one, Replacement.load(tmp_path / "own.npz")):
+            assert np.isfinite(tiny(two, tiny.full_mask(2), replace=same)).all()
+            with pytest.raises(jstrace.InputError, match="of 2 tokens, the input of 7"):
+                tiny(tokens, tiny.full_mask(7), replace=same)
+            with pytest.raises(jstrace.InputError, match="of 2 tokens, the input of 7"):
+                jstrace.evaluate(tiny, jstrace.trace(tiny, tokens, sizes=(0.1,)), replace=same)
+    for one in shared:
+        one.save(tmp_path / "shared.npz")
+        assert np.isfinite(tiny(tokens, tiny.empty_mask(7), replace=Replacement.load(tmp_path / "shared.npz"))).all()
+        with pytest.raises(jstrace.InputError, match="all need one shape and per_token"):
+            jstrace.evaluate(tiny, jstrace.trace(tiny, two, sizes=(0.1,)), replace=[one, resampled])
+
+
+def test_files_and_calls_that_do_not_say_the_layout(tmp_path: Path) -> None:
+    """Two entries are the first token's and all others', as they always were."""
+    for entries, per_token in ((1, True), (2, False), (N, True)):
+        found = replacement_of(TINY, np.random.default_rng(7), entries)
+        assert found.per_token is per_token
+        header = {"format": FORMAT, "version": VERSION, "name": "mean", "model_fingerprint": ""}
+        archives.write(tmp_path / "old.npz", header, {name: np.asarray(a) for name, a in found.arrays().items()})
+        assert Replacement.load(tmp_path / "old.npz").per_token is per_token
+    with pytest.raises(jstrace.InputError, match="has 5 entries a layer, expected 2"):
+        checked_arrays(dataclasses.replace(found, per_token=False))
+    archives.write(tmp_path / "odd.npz", header | {"per_token": 1}, found.arrays())
+    with pytest.raises(jstrace.InputError, match="neither of the two"):
+        Replacement.load(tmp_path / "odd.npz")

@@ -24,6 +24,8 @@ from tests.stand_ins import Letters
 ROWS = [np.random.default_rng(seed).integers(0, 97, 7 + seed % 4) for seed in range(8)]
 TESTED = [np.random.default_rng(100 + seed).integers(0, 97, 10) for seed in range(3)]
 
+MEANS: dict[str, Any] = {"replace": "mean", "reference": ROWS}
+
 
 def planted(seed: int) -> Model:
     """A model one of whose key/value heads carries the same large value from every token.
@@ -39,8 +41,9 @@ def planted(seed: int) -> Model:
 
 
 def mean_tv(model: Model, importance: Any) -> float:
-    traces = jstrace.trace(model, TESTED, importance=importance, sizes=(0.05, 0.1, 0.2, 0.4), order="score")
-    found = jstrace.evaluate(model, traces, replace="mean", reference=ROWS)
+    sizes = (0.05, 0.1, 0.2, 0.4)
+    traces = jstrace.trace(model, TESTED, importance=importance, sizes=sizes, order="score", **MEANS)
+    found = jstrace.evaluate(model, traces, reference=ROWS)
     return float(np.mean([one.tv[1:-1] for one in found]))
 
 
@@ -88,8 +91,8 @@ def test_padding_and_batches_change_nothing(features: str, family: str) -> None:
     )
     scorer = Scorer(drawn, features)
     short, long = np.arange(5), np.arange(20, 33)
-    alone = jstrace.trace(model, short, importance=scorer, reference=ROWS)
-    together = jstrace.trace(model, [short, long], importance=scorer, reference=ROWS)[0]
+    alone = jstrace.trace(model, short, importance=scorer, **MEANS)
+    together = jstrace.trace(model, [short, long], importance=scorer, **MEANS)[0]
     exact = Pass(model.decoder, jnp.asarray(short), 5, jstrace.mean_replacement(model, ROWS).bare())
 
     def flat(tree: Any) -> np.ndarray:
@@ -125,7 +128,7 @@ def test_on_a_mesh(tiny: Model) -> None:
     mesh = make_mesh(data=2, model=2)
     params = jax.device_put(tiny_params(), param_shardings(TINY, mesh))
     placed = Model(Decoder(TINY, params), Letters())
-    one, two = (jstrace.trace(model, TESTED, importance=scorer, reference=ROWS) for model in (tiny, placed))
+    one, two = (jstrace.trace(model, TESTED, importance=scorer, **MEANS) for model in (tiny, placed))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a.scores.attn, b.scores.attn, rtol=1e-3, atol=1e-6)
 
@@ -165,11 +168,11 @@ def test_on_disk(tmp_path: Path, tiny: Model) -> None:
     assert read == scorer
     assert hash(read) == hash(scorer)
     assert read.model_fingerprints[0] == tiny.fingerprint()
-    traces = [jstrace.trace(tiny, TESTED[0], importance=one, reference=ROWS) for one in (scorer, read)]
+    traces = [jstrace.trace(tiny, TESTED[0], importance=one, **MEANS) for one in (scorer, read)]
     np.testing.assert_array_equal(traces[0].scores.attn, traces[1].scores.attn)
     assert traces[1].importance == "scorer"
     half = Model(Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype("bfloat16"), tiny_params())), Letters())
-    jstrace.trace(half, TESTED[0], importance=read, reference=ROWS)
+    jstrace.trace(half, TESTED[0], importance=read, **MEANS)
 
 
 def test_scorers_of_ones_own_are_checked(tiny: Model) -> None:
@@ -299,8 +302,8 @@ def test_the_built_in_one(real: Model) -> None:
     text = (
         "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of the"
     )
-    sizes = (0.04, 0.06, 0.08, 0.1, 0.2)
-    traces = {name: jstrace.trace(real, text, importance=name, sizes=sizes) for name in ("learned", "l1*gradient")}
+    sizes, names = (0.04, 0.06, 0.08, 0.1, 0.2), ("learned", "l1*gradient")
+    traces = {name: jstrace.trace(real, text, importance=name, sizes=sizes, replace="mean") for name in names}
     assert traces["learned"].importance == "learned"
-    tv = {name: jstrace.evaluate(real, one, replace="mean").tv[:-1].mean() for name, one in traces.items()}
+    tv = {name: jstrace.evaluate(real, one).tv[:-1].mean() for name, one in traces.items()}
     assert tv["learned"] < 0.7 * tv["l1*gradient"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -13,23 +14,22 @@ import numpy as np
 import pytest
 
 import jstrace
+from jstrace.method.conditions import IMPORTANCES
 from jstrace.method.gradients import Pass, ShareTimesGradient, kl
 from jstrace.method.learning import Fitted
 from jstrace.method.scorer import Scorer
 from jstrace.method.scoring import SCORES
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline.replacing import Replacing
+from jstrace.pipeline.scorers import built_in, settings_of
 from tests.conftest import TINY, family_config, tiny_params
 from tests.pipeline.test_fitting import ROWS, planted, start_of
 from tests.stand_ins import Letters
 
 TEXT = np.random.default_rng(7).integers(0, 97, 9)
 SIZES = (0.05, 0.1, 0.2, 0.4)
-QUICK: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "start": "l1*gradient", "order": "score"} | {
-    "steps": 2,
-    "smallest": 0.05,
-    "polish": 0,
-}
+MEANS: dict[str, Any] = {"replace": "mean", "reference": ROWS, "order": "score"}
+QUICK: dict[str, Any] = {"sizes": SIZES, "start": "l1*gradient", **MEANS} | {"steps": 2, "smallest": 0.05, "polish": 0}
 
 
 def tv_of(model: Model, trace: jstrace.Trace, **options: Any) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_polish_is_of_the_first_edges_alone() -> None:
     """Five times the least size are the same edges in another order, which keeps more at the least."""
     model = planted(2)
     scores = [Fitted(steps=10, smallest=0.05, polish=polish, start=ShareTimesGradient()) for polish in (0, 40)]
-    how: dict[str, Any] = {"sizes": (0.03, 0.05, 0.25, 0.4), "reference": ROWS, "order": "score"}
+    how: dict[str, Any] = {"sizes": (0.03, 0.05, 0.25, 0.4), **MEANS}
     plain, polished = (jstrace.trace(model, TEXT, importance=score, **how) for score in scores)
     for k in (2, 3):
         chex.assert_trees_all_equal(plain.mask(k), polished.mask(k))
@@ -99,7 +99,7 @@ def test_a_target_beyond_the_cap_is_followed(tiny: Model) -> None:
     assert float(kl(jnp.log(target), tiny(TEXT, tiny.full_mask(9)))) > 10 * followed.cap
 
     def away(score: Any) -> np.ndarray:
-        found = jstrace.trace(tiny, TEXT, importance=score, target=target, sizes=SIZES, reference=ROWS, order="score")
+        found = jstrace.trace(tiny, TEXT, importance=score, target=target, sizes=SIZES, **MEANS)
         return tv_of(tiny, found, target=target)
 
     assert away(followed).mean() < 0.9 * away(start).mean()
@@ -116,7 +116,7 @@ def test_selectivity(tiny: Model) -> None:
     others = [ROWS[0], ROWS[1]]
     told: list[tuple[int, int]] = []
     score = Fitted(steps=2, smallest=0.05, polish=0, start=ShareTimesGradient())
-    how: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score"}
+    how: dict[str, Any] = {"sizes": SIZES, **MEANS}
     found = jstrace.selectivity(tiny, TEXT, others, importance=score, progress=lambda *each: told.append(each), **how)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert found.own.shape == (5,)
@@ -169,7 +169,7 @@ def test_a_fit_begins_where_its_start_ends(tiny: Model, start: str) -> None:
     """A step that moves next to nothing leaves the start's order."""
     score = start_of(tiny, "activations") if start == "scorer" else jstrace.Rounds(cuts=2)
     still = Fitted(steps=1, rate=1e-6, last_rate=1e-6, polish=0, start=score)
-    how: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score"}
+    how: dict[str, Any] = {"sizes": SIZES, **MEANS}
     expected, got = (jstrace.trace(tiny, TEXT, importance=each, **how) for each in (score, still))
     chex.assert_trees_all_equal(got.strata, expected.strata)
     moved = jstrace.learn(tiny, TEXT, **(QUICK | {"start": score, "steps": 30, "polish": 0}))
@@ -226,8 +226,8 @@ def test_the_name_is_the_default_fit(tiny: Model, monkeypatch: pytest.MonkeyPatc
 
 def test_ones_own_states_are_not_drawn_over(tiny: Model) -> None:
     own = jstrace.resample_replacement(tiny, TEXT[::-1].copy())
-    told, by_name = (jstrace.learn(tiny, TEXT, replace=how, **QUICK) for how in (own, "resample"))
-    renamed = jstrace.learn(tiny, TEXT, replace=dataclasses.replace(own, name="mine"), **QUICK)
+    told, by_name = (jstrace.learn(tiny, TEXT, **(QUICK | {"replace": how})) for how in (own, "resample"))
+    renamed = jstrace.learn(tiny, TEXT, **(QUICK | {"replace": dataclasses.replace(own, name="mine")}))
     np.testing.assert_array_equal(told.scores.attn, renamed.scores.attn)
     assert not np.array_equal(told.scores.attn, by_name.scores.attn)
 
@@ -263,3 +263,12 @@ def test_selectivity_refuses(tiny: Model) -> None:
     fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
         jstrace.trace(planted(0), TEXT, importance=Fitted(steps=1, start=fitted))
+
+
+def test_settings_tell_scores_apart() -> None:
+    """Of every name, as JSON has them: numbers, those of scores inside, and of what is learned a digest."""
+    every = {name: settings_of(name) for name in IMPORTANCES}
+    assert json.loads(json.dumps(every)) == every
+    assert len({json.dumps(settings) for settings in every.values()}) == len(every)
+    assert (every["fitted"]["steps"], every["fitted"]["start.cuts"]) == (100, 10)
+    assert every["learned"]["coefficients"] == built_in().coefficients.digest

@@ -14,7 +14,7 @@ import pytest
 import jstrace
 from jstrace.models import Decoder, Model
 from tests.conftest import SIZES, TINY, tiny_params
-from tests.show.test_view import HOSTILE, Hostile
+from tests.stand_ins import HOSTILE, Hostile
 
 pytestmark = pytest.mark.quick
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import tracemalloc
 
 import chex
 import jax
@@ -51,6 +52,26 @@ def test_soft_masks(tiny: Model, trace: jstrace.Trace) -> None:
     full = jax.nn.softmax(tiny(trace.tokens, tiny.full_mask(len(trace.tokens))))
     one = jax.nn.softmax(tiny(trace.tokens, soft))
     assert got.tv[0] == pytest.approx(0.5 * float(jnp.abs(one - full).sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "float64"])
+def test_masks_are_not_copied(tiny: Model, trace: jstrace.Trace, dtype: str) -> None:
+    """Beside those that are given the host holds a call's, whatever their number; half precision is taken, too."""
+    some = jax.tree.map(lambda leaf: leaf[np.arange(_MANY) % 7].astype(dtype), trace.masks())
+    given = sum(leaf.nbytes for _, leaf in some.items())
+    few = jax.tree.map(lambda leaf: leaf[:7].astype("float16"), some)
+    expected = jstrace.evaluate(tiny, trace, masks=few)
+    jstrace.evaluate(tiny, trace, masks=jax.tree.map(lambda leaf: leaf[:26], some))  # compiles
+    tracemalloc.start()
+    got = jstrace.evaluate(tiny, trace, masks=some)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < given / 2, (peak, given)
+    np.testing.assert_allclose(got.tv[:7], expected.tv[:7], atol=1e-6)
+    assert got.sizes == expected.sizes * (_MANY // 7)
+
+
+_MANY = 1400
 
 
 def test_masks_that_make_no_sense(tiny: Model, trace: jstrace.Trace) -> None:

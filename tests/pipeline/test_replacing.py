@@ -148,10 +148,10 @@ def test_a_trace_says_which_texts_its_gradients_were_taken_under(tiny: Model, tm
         return trace.reference
 
     first, second = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 5, 7]]
-    by_first = marked(importance="gradient", reference=first)
+    by_first = marked(importance="gradient", replace="mean", reference=first)
     assert by_first
-    assert by_first != marked(importance="gradient", reference=second)
+    assert by_first != marked(importance="gradient", replace="mean", reference=second)
     assert marked(importance="gradient", reference=first, replace="zero") == ""
     assert marked(importance="l1", reference=first) == ""
     own = jstrace.mean_replacement(tiny, first)
-    assert marked(importance="gradient", reference=first, replace=own) == ""
+    assert marked(importance="gradient", replace=own) not in ("", by_first), "arrays of one's own"

@@ -22,6 +22,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import SIZES, TINY, family_config, tiny_params
+from tests.stand_ins import Letters
 
 
 def test_trace_equals_the_oracle(tiny: Model, tokens: np.ndarray) -> None:
@@ -231,6 +232,34 @@ def test_bad_inputs(tiny: Model, tokens: np.ndarray) -> None:
     with pytest.raises(InputError, match="was made with model"):
         jstrace.evaluate(stranger, trace)
     assert jstrace.evaluate(stranger, dataclasses.replace(trace, model_fingerprint="")).valid
+
+
+def test_columns_of_tables(tokens: np.ndarray) -> None:
+    """Whatever their index is: that of a part of a table need not have a 0."""
+    import pandas as pd
+
+    model, how = Model(Decoder(TINY, tiny_params()), Letters()), {"sizes": (0.2,)}
+    texts, index = ["hello there", "and again"], [7, 3]
+    calls = (jstrace.trace, jstrace.evaluate, jstrace.mean_replacement, jstrace.resample_replacement)
+    trace, evaluate, mean, resample = map(inspect.unwrap, calls)
+    expected = jstrace.trace(model, texts, **how)
+    for dtype in (object, "string", "category"):
+        assert trace(model, pd.Series(texts, index, dtype=dtype), **how) == expected
+    assert trace(model, pd.Series(texts, ["a", "b"]), **how) == expected
+    (one,) = jstrace.trace(model, [tokens], **how)
+    rows = [tokens.tolist(), tokens[::-1].tolist()]
+    pair = jstrace.trace(model, rows, **how)
+    assert trace(model, pd.Series(rows, index), **how) == pair
+    for dtype in ("int64", "Int64", object):
+        ids = pd.Series(tokens, range(5, 12), dtype=dtype)
+        assert trace(model, ids, **how) == one
+        assert resample(model, ids).attn_input.shape[1] == len(tokens)
+        assert evaluate(model, ids, masks=one.mask(0)) == jstrace.evaluate(model, tokens, masks=one.mask(0))
+    assert trace(model, pd.DataFrame(rows, index), **how) == pair
+    assert mean(model, pd.Series(texts, index)).name == "mean"
+    assert trace(model, pd.Series([], dtype=object), **how) == []
+    with pytest.raises(InputError, match="input 1: token ids must be"):
+        trace(model, pd.Series(["good", None], index), **how)
 
 
 def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:

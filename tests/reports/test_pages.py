@@ -22,7 +22,7 @@ from jstrace.runs.data import Data, Row
 from jstrace.show.page import digest
 from tests.browser import found_by_axe
 from tests.conftest import family_config, tiny_params
-from tests.show.test_view import data_of
+from tests.show.pages import data_of
 from tests.stand_ins import Letters
 
 SIZES = (0.01, 0.05, 0.3, 0.7)

@@ -19,9 +19,8 @@ from jstrace.method.conditions import Plan
 from jstrace.method.gradients import ShareTimesGradient
 from jstrace.method.learning import Fitted
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
-from jstrace.pipeline import Evaluation, Input, Invalid
+from jstrace.pipeline import Evaluation, Input, Invalid, foreign
 from jstrace.pipeline.replacing import Replacing
-from jstrace.runs import control as controls
 from jstrace.runs import manifest
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data, Row
@@ -102,7 +101,7 @@ def test_going_on_gives_the_same(model: Model, tmp_path: Path, monkeypatch: pyte
     runs.run(model, DATA, tmp_path / "whole", **asked)
     with contextlib.suppress(KeyboardInterrupt):
         runs.run(model, DATA, tmp_path / "stopped", **asked, limit=4, progress=stop)
-    monkeypatch.setattr(controls, "_KEPT", 0)
+    monkeypatch.setattr(foreign, "_KEPT", 0)
     done = runs.run(model, DATA, tmp_path / "stopped", **asked)
     assert (done.invalid, done.computed) == (1, 5)
     assert tables(tmp_path / "stopped") == tables(tmp_path / "whole")
@@ -195,10 +194,10 @@ def test_on_a_mesh(model: Model) -> None:
     alone, meshed = (Control(one, LIGHT, DATA.rows, Replacing(one, REFERENCE)) for one in (model, placed))
     for index in (0, 5):
         assert meshed.others(index) == alone.others(index)
-        one, two = (control._predicted(index) for control in (alone, meshed))
+        one, two = (control._predictions.of(index) for control in (alone, meshed))
         assert one is not None
         np.testing.assert_allclose(two, one, atol=1e-5)
         ids = Letters().encode(TEXTS[index])
         exact = model(ids, model.full_mask(len(ids)))
         np.testing.assert_allclose(one, jax.nn.log_softmax(exact), atol=1e-5)
-    assert alone._predicted(2) is None, "an empty text"
+    assert alone._predictions.of(2) is None, "an empty text"

@@ -29,9 +29,8 @@ PLAN = Plan(
 LIGHT = Plan(sizes=SIZES, replacements=("zero", "mean"))
 REFERENCE = ["some words of reference", "and others", "a third text"]
 NAMES = [
-    f"{source}/all{carried}"
-    for carried in ("", "/mean")
-    for source in ("l1", "l1 by score", "rounds", "rounds by score")
+    *(f"{source}/all" for source in ("l1", "l1 by score", "rounds under zero", "rounds under zero by score")),
+    *(f"{source}/all/mean" for source in ("l1", "l1 by score", "rounds", "rounds by score")),
 ]
 
 
@@ -55,21 +54,18 @@ def test_every_condition_and_going_on(model: Model, tmp_path: Path) -> None:
     assert tables(tmp_path / "stopped") == found
     told = manifest.read_manifest(tmp_path / "whole")
     assert told["conditions"] == NAMES
-    assert told["sources"] == ["l1", "l1 by score", "rounds", "rounds by score"]
+    rounds = ["rounds under zero", "rounds under zero by score", "rounds", "rounds by score"]
+    assert told["sources"] == ["l1", "l1 by score", *rounds]
     assert manifest.plan_of(told["config"]) == PLAN
     curves = found["curves"].to_pylist()
     for case in PLAN.cases:
-        options = {"importance": case.source.importance, "order": case.source.order}
-        trace = jstrace.trace(
-            model, "hello", **options, sizes=PLAN.sizes, **_replaced(case.source.replace, options["importance"])
-        )
-        result = jstrace.evaluate(model, trace, replace=case.condition.replace, reference=REFERENCE)
+        options: dict[str, Any] = {"importance": case.source.importance, "order": case.source.order}
+        replace = case.condition.replace
+        options |= {} if replace == "zero" else {"reference": REFERENCE}
+        trace = jstrace.trace(model, "hello", **options, sizes=PLAN.sizes, replace=replace)
+        result = jstrace.evaluate(model, trace, reference=REFERENCE)
         rows = [row["tv"] for row in curves if (row["input"], row["condition"]) == (0, case.name)]
         np.testing.assert_allclose(rows, result.tv, atol=2e-5)
-
-
-def _replaced(replace: str, importance: str) -> dict[str, Any]:
-    return {} if importance == "l1" else {"replace": replace, "reference": REFERENCE}
 
 
 def test_another_run_in_the_same_folder(model: Model, tmp_path: Path) -> None:
@@ -130,5 +126,5 @@ def test_scores_that_a_model_has_not_leave_no_folder(tiny: Model, tmp_path: Path
     (tmp_path / "d.txt").write_text("one\ntwo\n")
     data = runs.read_data(str(tmp_path / "d.txt"))
     with pytest.raises(InputError, match="fit one to this model"):
-        runs.run(model, data, tmp_path / "run", Plan(("learned",)), reference=["one two three"])
+        runs.run(model, data, tmp_path / "run", Plan(("learned",)))
     runs.run(model, data, tmp_path / "run", Plan(("l1",)))

@@ -16,7 +16,7 @@ from jstrace.models import Decoder, InputError, Model
 from jstrace.show.export import FORMATS
 from jstrace.show.text import text_of
 from tests.conftest import SIZES, TINY, family_config, tiny_params
-from tests.show.test_view import HOSTILE, Hostile
+from tests.stand_ins import HOSTILE, Hostile
 
 pytestmark = pytest.mark.quick
 

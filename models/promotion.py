@@ -1,0 +1,19 @@
+"""How the shapes and dtypes of operands are brought together, whatever the caller asks of code of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+
+@contextlib.contextmanager
+def usual_promotion() -> Iterator[None]:
+    """JAX's default rules, also where ``jax_numpy_rank_promotion`` or ``jax_numpy_dtype_promotion`` are stricter.
+
+    Those flags are for finding faults in the code that sets them. What is compiled or called from elsewhere is
+    decorated with this, which covers all that runs inside it: derivatives, batches, and other libraries, too.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
