@@ -42,7 +42,8 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
         own = text_bytes(config, n_tokens, len(SIZES), itemsize, whole=whole)
         names = [asked.replace]
         if takes_passes(asked.importance):
-            own, names = max(own, gradient_bytes(config, width, itemsize, asked.importance)), [asked.replace, "mean"]
+            scored = asked.score_replace or asked.replace
+            own, names = max(own, gradient_bytes(config, width, itemsize, asked.importance, scored)), [*names, scored]
         return own + replacement_bytes(config, width, names, itemsize)
 
     def message(room: float, what: str, *, whole: bool = False) -> str:

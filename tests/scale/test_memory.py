@@ -203,8 +203,9 @@ def test_replacements_are_counted(tiny: Model) -> None:
 
 
 def test_replacements_leave_room_for_fewer_inputs(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Plan(sizes=SIZES).cases[0]
-    asks = {name: Ask((case.source,), (case.replaced(name),), SIZES) for name in REPLACEMENTS}
+    plan = Plan(sizes=SIZES)
+    cases = {name: plan.case(replace=name) for name in REPLACEMENTS}
+    asks = {name: Ask((case.source,), (case,), SIZES) for name, case in cases.items()}
     each = footprint.call_bytes(TINY, 16, asks["zero"], 4)
     held = footprint.replacement_bytes(TINY, 16, ["resample"], 4)
     assert held < each
