@@ -64,10 +64,11 @@ def test_two_hosts_choose_the_same_targets(two_hosts_work: two_hosts.Work) -> No
 
 
 COMMANDS = """
-import contextlib, json, os, signal, sys
+import contextlib, json, os, signal, sys, time
 import jax
 from jstrace.cli import computing, main
 from jstrace.pipeline import Driver
+from jstrace.scale import exchange
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 first = os.environ["JAX_PROCESS_ID"] == "0"
@@ -98,6 +99,9 @@ for number, words in enumerate(json.loads(sys.argv[1])):
     jax.distributed.initialize = lambda **_: None  # which they did
 with contextlib.suppress(OSError):
     sys.stdout.flush()
+exchange.client().wait_at_barrier("ended", 120_000)
+if first:
+    time.sleep(2)  # the coordinator's end would end the other
 os._exit(0)
 """
 """The commands of a list of words one after another, in processes that have found each other once: the second is
