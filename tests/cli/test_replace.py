@@ -16,7 +16,7 @@ from tests.cli.conftest import Run
 
 @pytest.fixture
 def texts(tmp_path: Path) -> str:
-    (tmp_path / "texts.txt").write_text("some words\nand others\n")
+    (tmp_path / "texts.txt").write_text("some words\nand more\n")
     return str(tmp_path / "texts.txt")
 
 
