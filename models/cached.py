@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
+from jstrace.models.edges import AnyArray
 from jstrace.models.promotion import usual_promotion
 from jstrace.models.records import ByValue
 from jstrace.models.stacks import over_layers
@@ -25,8 +26,8 @@ CHOSEN = -1
 class Continued(ByValue):
     """Tokens that a model added to a prompt."""
 
-    tokens: Int[Array, "N"]
-    logprobs: Float32[Array, "N"]
+    tokens: Int[AnyArray, "*N"]
+    logprobs: Float32[AnyArray, "*N"]
     """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
 
 
