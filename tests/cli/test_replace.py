@@ -38,7 +38,7 @@ def test_trace(
     assert code == 0, error
     found, trace = json.loads(out), jstrace.Trace.load(tmp_path / "t.npz")
     assert (found["replace"], found["scored_under"]) == (replace, scored) == (trace.replace, trace.score_replace)
-    lines = ["some words", "and others"]
+    lines = ["some words", "and more"]
     options = {"reference": lines} if words else {}
     expected = jstrace.trace(stub, "hello", importance="l1*gradient", replace=replace, score_replace=scored, **options)
     np.testing.assert_array_equal(trace.scores.attn, expected.scores.attn)
