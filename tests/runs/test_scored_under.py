@@ -98,7 +98,8 @@ def test_a_run_follows_the_evaluation(model: Model, tmp_path: Path) -> None:
     found = [row["tv"] for row in rows if row["condition"] == "l1*gradient under zero/all"]
     np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)
     assert runs.run(model, DATA, tmp_path / "run", FOLLOWS, limit=2).computed == 1
-    with pytest.raises(InputError, match=r'score_replace is \["zero"\] there, \["mean"\] here; reference is none there'):
+    differs = r'score_replace is \["zero"\] there, \["mean"\] here; reference is none there'
+    with pytest.raises(InputError, match=differs):
         runs.run(model, DATA, tmp_path / "run", MEANS, reference=REFERENCE)
 
 
