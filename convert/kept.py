@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace.convert.default_model import cache_folder
+from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.partials import new_partial, remove_abandoned
 from jstrace.models import Fingerprints, InputError, ModelConfig, n_params, shapes
 from jstrace.models.params import Weight, map_weights, on_one_device
@@ -55,8 +56,7 @@ class Kept:
     config: ModelConfig
     params: dict[str, Any]
     fingerprints: Fingerprints
-    tokenizer: str | None
-    """A tokenizer of the ``tokenizers`` library as text."""
+    tokenizer: GgufTokenizer | None
 
 
 def digest(path: Path) -> str | None:
@@ -146,14 +146,25 @@ def keep(path: Path, content: str | None, kept: Kept, say: Callable[[str], None]
 
 
 def entries() -> Iterator[tuple[Path, dict[str, Any], int]]:
-    """The entries, least used first: their folders, what they say of themselves, and their bytes."""
+    """The entries, least used first: their folders, what they say of themselves, and their bytes.
+
+    One that is damaged says nothing.
+    """
     found = []
     for entry in (cache_folder() / FOLDER).glob(f"*/{_ENTRY}"):
         with contextlib.suppress(OSError, ValueError):
             size = sum(file.stat().st_size for file in entry.parent.iterdir())
-            found.append((entry.stat().st_mtime, entry.parent, json.loads(entry.read_text(encoding="utf-8")), size))
+            found.append((entry.stat().st_mtime, entry.parent, _said(entry), size))
     for _, folder, facts, size in sorted(found, key=lambda item: item[0]):
         yield folder, facts, size
+
+
+def _said(entry: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        facts = json.loads(entry.read_text(encoding="utf-8"))
+        if isinstance(facts, dict) and isinstance(facts.get("source"), dict):
+            return facts
+    return {}
 
 
 def prune(most: float) -> None:
@@ -198,7 +209,7 @@ def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, kept
 
     map_weights(save, kept.config, kept.params, named=True)
     if kept.tokenizer is not None:
-        (folder / _TOKENIZER).write_text(kept.tokenizer, encoding="utf-8")
+        (folder / _TOKENIZER).write_text(kept.tokenizer.as_text(), encoding="utf-8")
     facts = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -229,8 +240,9 @@ def _read(folder: Path, content: str | None, dtype: jnp.dtype) -> Kept:
     # Placed as dequantised weights are: programs for arrays that may lie anywhere are others.
     params = map_weights(load, config, shapes(config, dtype), on_one_device(config), named=True)
     current, *earlier = facts["fingerprints"]
-    tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8") if facts["tokenizer"] else None
-    return Kept(config, params, Fingerprints(current, tuple(earlier)), tokenizer)
+    text = (folder / _TOKENIZER).read_text(encoding="utf-8") if facts["tokenizer"] else None
+    words = None if text is None else GgufTokenizer.of_text(text)
+    return Kept(config, params, Fingerprints(current, tuple(earlier)), words)
 
 
 def _sum(words: np.ndarray) -> int:

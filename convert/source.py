@@ -234,15 +234,13 @@ def _from_gguf(path: Path, request: Request) -> Checkpoint:
     content = kept.digest(path) if request.mesh is None else None
     there = kept.find(path, content, request.dtype, request.say)
     if there is not None:
-        words = None if there.tokenizer is None else GgufTokenizer.of_text(there.tokenizer)
-        return Checkpoint(there.config, there.params, words, fingerprints=there.fingerprints)
+        return Checkpoint(there.config, there.params, there.tokenizer, fingerprints=there.fingerprints)
     made = _dequantised(path, request)
     if request.mesh is not None:
         return made
     marks = fingerprints(Decoder(made.config, made.params))
-    text = made.tokenizer.as_text() if isinstance(made.tokenizer, GgufTokenizer) else None
-    if made.tokenizer is None or text is not None:
-        kept.keep(path, content, kept.Kept(made.config, made.params, marks, text), request.say)
+    if isinstance(made.tokenizer, GgufTokenizer | None):
+        kept.keep(path, content, kept.Kept(made.config, made.params, marks, made.tokenizer), request.say)
     return dataclasses.replace(made, fingerprints=marks)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
@@ -68,6 +69,9 @@ class _Words:
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self.tokenizer = tokenizer
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Words, (self.tokenizer,)  # without what was computed of it
+
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
         return {name: _text_of(value) for name, value in vars(self.tokenizer).items()}
@@ -90,7 +94,9 @@ class _Words:
 
 
 def _text_of(value: Any) -> Any:
-    """A digest of what the ``tokenizers`` library knows, whose objects are equal to themselves alone."""
+    """A digest of what the ``tokenizers`` library knows, whose objects are equal to themselves alone, and of arrays."""
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), value.tolist()
     value = getattr(value, "backend_tokenizer", value)
     return hashlib.sha256(value.to_str().encode()).digest() if callable(getattr(value, "to_str", None)) else value
 

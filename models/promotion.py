@@ -1,4 +1,4 @@
-"""How the shapes and dtypes of operands are brought together, whatever the caller asks of code of its own."""
+"""How shapes and dtypes of operands are brought together, and keys split, whatever the caller asks of other code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import jax
 def usual_promotion() -> Iterator[None]:
     """JAX's default rules, also where ``jax_numpy_rank_promotion`` or ``jax_numpy_dtype_promotion`` are stricter.
 
-    Those flags are for finding faults in the code that sets them. What is compiled or called from elsewhere is
+    Those flags are for finding faults in the code that sets them. Draws, too, are those of JAX's defaults, so that a
+    seed means the same under ``jax_threefry_partitionable=False``. What is compiled or called from elsewhere is
     decorated with this, which covers all that runs inside it: derivatives, batches, and other libraries, too.
     """
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    promotion = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with promotion[0], promotion[1], jax.threefry_partitionable(True):
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,8 +60,10 @@ def _weights() -> list[str]:
     """A line for each entry, those not used for longest first."""
     from jstrace.loading import kept_weights
 
-    there = ((size / 1e6, facts["source"]["path"], facts["dtype"]) for _, facts, size in kept_weights())
-    return [f"{size:10,.1f} MB    {path} in {dtype}" for size, path, dtype in there]
+    def told(folder: Path, facts: dict[str, Any]) -> str:
+        return f"{facts['source'].get('path')} in {facts.get('dtype')}" if facts else f"{folder.name}, damaged"
+
+    return [f"{size / 1e6:10,.1f} MB    {told(folder, facts)}" for folder, facts, size in kept_weights()]
 
 
 def _remove(folder: Path, part: Part) -> None:

@@ -144,6 +144,18 @@ def check_reference(given: bool, score: Any, replace: Replace, score_replace: Re
         raise InputError("--reference has texts for --replace mean or resample; ablated edges carry zero here")
 
 
+def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
+    """Refuse edges that are gone before the softmax and carry something.
+
+    Raises:
+      InputError: with the option that helps.
+    """
+    from jstrace.errors import InputError
+
+    if pre_softmax and replace != Replace.ZERO:
+        raise InputError(f"--pre-softmax leaves nothing to replace by {replace.value}: give --replace zero")
+
+
 REPLACE_HELP = "What ablated edges carry, in the evaluation and while the score is made."
 SCORE_REPLACE_HELP = "What they carry while a score from gradients is made, where that is to differ from --replace."
 

@@ -27,6 +27,7 @@ from jstrace.cli.options import (
     ScoreReplace,
     by_first,
     check_reference,
+    check_replaceable,
     importance_of,
     joined,
     load,
@@ -79,6 +80,7 @@ def trace_command(
     output.check(of_file=file is not None)
     score = importance_of(importance)
     check_reference(reference is not None, score, replace, score_replace)
+    check_replaceable(pre_softmax, replace)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 

@@ -51,8 +51,7 @@ CARRIED = {
 
 def curves(replace: str) -> dict[str, dict[str, Any]]:
     """What is evaluated of a trace, by what the page calls it: what its edges carry first, then zeros and means."""
-    first = {CARRIED[replace]: {"replace": replace}, "attention left whole": {"ablate": "residual+mlp"}}
-    first["attention left whole"] |= {"replace": replace}
+    first: dict[str, dict[str, Any]] = {CARRIED[replace]: {}, "attention left whole": {"ablate": "residual+mlp"}}
     return first | {CARRIED[name]: {"replace": name} for name in ("zero", "mean") if name != replace}
 
 
@@ -176,13 +175,19 @@ def _check_made_by(folder: str, model: Model) -> None:
 
 def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
     """The page of a text, or of the trace in a file, which settles what is beside it, too."""
+    from jstrace.errors import InputError
+
     saved = _saved(what)
     if saved is None:
         (line,) = read_texts(what, None)
         what = line.text
     else:
-        under = [name if name in CARRIED else "zero" for name in (saved.replace, saved.score_replace or saved.replace)]
-        asked = dataclasses.replace(asked, replace=under[0], score_replace=under[1])
+        asked = dataclasses.replace(asked, replace=saved.replace, score_replace=saved.score_replace or saved.replace)
+        for name in (asked.replace, asked.score_replace):
+            if name not in CARRIED:
+                raise InputError(
+                    f"{what}: its edges carry {name!r:.60} of your own; give that to jstrace.view in Python"
+                )
     model = loaded()
     return _page(model, _traces(model, what, asked, saved), asked)
 

@@ -174,7 +174,7 @@ class Plan:
             raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
         for name in ("importances", "ablations", "baselines", "replacements", "orders"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # as lists equal no defaults
-        object.__setattr__(self, "score_replace", self._checked_score_replace())
+        self._check_score_replace()
         _check_columns([case.name for case in self.cases])
         checked_sizes(self.sizes)
         # Manifests hold Python's own numbers, an int among the sizes as it was given.
@@ -260,18 +260,12 @@ class Plan:
         told = self.score_replace is None and len(self.replacements) > 1
         return dataclasses.replace(source, replace="mean").name if told else source.name
 
-    def _checked_score_replace(self) -> str | None:
-        """What scores are made under, None where it is what evaluations are under.
-
-        Raises:
-          InputError: no name of a replacement, or no score that would read it.
-        """
-        if self.score_replace is None:
-            return None
-        given = checked_replace(self.score_replace, "score_replace")
-        if not self.scored_under:
-            raise InputError(NO_GRADIENTS)
-        return None if self.replacements == (given,) else given
+    def _check_score_replace(self) -> None:
+        """Refuse what is no name of a replacement, and any where no score would read it."""
+        if self.score_replace is not None:
+            checked_replace(self.score_replace, "score_replace")
+            if not self.scored_under:
+                raise InputError(NO_GRADIENTS)
 
 
 def _check_names(what: str, given: Any, known: Sequence[str]) -> None:

@@ -154,15 +154,15 @@ class _How:
         """The condition of a trace.
 
         Raises:
-          InputError: the trace says what it cannot give: something of the caller's own.
+          InputError: the trace says what is not here: something of the caller's own, or made of other texts.
         """
         if self.asked:
             return self.condition
         name, mark = trace.replace, trace.reference
-        if name != "zero" and (name not in REPLACEMENTS or mark not in ("", self.replacing.mark(name))):
+        if name != "zero" and (name not in REPLACEMENTS or mark != self.replacing.mark(name)):
+            whose = "your own, which it does not hold" if mark else "the texts that come with jstrace"
             raise InputError(
-                f"the trace is of edges that carry {name!r:.60} of your own, which it does not hold: give the same"
-                " reference, or replace"
+                f"the trace is of edges that carry {name!r:.60} of {whose}: give the same reference, or replace"
             )
         return _replaced(self.condition, name)
 
@@ -248,7 +248,8 @@ def _of_masks(model: Model, tokens: Any, masks: EdgeTree, how: _How, next_token:
         ids = token_ids(model, rows[0])
     stack = checked_masks(model, masks, len(ids))
     replacing.check(len(ids), [condition.replace])
-    return evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0])
+    found = evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0])
+    return _told(found, tokens) if isinstance(tokens, Trace) else found
 
 
 def _checked_traces(traces: Any) -> Iterable[Any]:

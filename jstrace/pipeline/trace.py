@@ -99,7 +99,8 @@ class Trace(ByValue):
           frozen: components that rank before all others: any of "residual", "attention", "mlp".
           importance: what to call the scores.
           order: "best-first", or "score".
-          replace: what ablated edges carry in evaluations of it: "zero", "mean" or "resample".
+          replace: what ablated edges carry in evaluations of it: "zero", or "mean" or "resample" of the texts that
+            come with jstrace. For others give ``evaluate`` a ``replace`` and a ``reference``.
 
         Raises:
           InputError: tokens, scores, a replacement or sizes that make no sense.

@@ -69,7 +69,9 @@ def write_report(
     wanted_tables = _chosen(contents.tables(runs, usable), tables, "table", lambda table: table.name)
     if pages and not any(Pages(run).kept for run in usable):
         labels = ", ".join(run.label for run in usable)
-        raise InputError(f"{labels}: no strata were kept, which pages draw; run with --save-strata")
+        raise InputError(
+            f"{labels}: no strata were kept, or they were removed, which pages draw; run with --save-strata"
+        )
     if paired and not any(pairs_of(run) for run in usable):
         labels = ", ".join(run.label for run in usable)
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
@@ -207,7 +209,7 @@ def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dic
         }
         for at, row in zip(chosen, rows, strict=True)
     ]
-    note = "This run kept no strata (--save-strata), so its inputs have no pages." if count and not pages.kept else ""
+    note = "This run has no strata (--save-strata), so its inputs have no pages." if count and not pages.kept else ""
     note = note or ("Those with a link have a page, with the graph at every size." if count else "")
     return {"label": run.label, "condition": case.name, "rows": texts, "note": note}
 

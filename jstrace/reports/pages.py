@@ -54,8 +54,9 @@ class Pages:
 
     @property
     def kept(self) -> bool:
-        """Whether the run kept its strata."""
-        return bool(self._run.manifest["config"]["save_strata"])
+        """Whether the run kept its strata, and all are still there: they may be removed to save room."""
+        strata = ((folder / "strata" / part.file).is_file() for folder, part in self._run.parts)
+        return bool(self._run.manifest["config"]["save_strata"]) and all(strata)
 
     def page(self, index: int, conditions: Sequence[str] = ()) -> Page:
         """The page of one input; see ``view_input``."""
@@ -63,8 +64,8 @@ class Pages:
         chosen = self._chosen(conditions)
         if not self.kept:
             raise InputError(
-                f"{run.label}: this run kept no strata, which the page draws; run it again with --save-strata, or view"
-                " the text itself"
+                f"{run.label}: this run kept no strata, or they were removed, and the page draws them; run it again"
+                " with --save-strata, or view the text itself"
             )
         panels = [self._panel(row, source, cases) for source, cases in chosen.items()]
         words = f"{row['n_tokens']} tokens, {row['n_edges']:,} edges; edges ranked by {' and by '.join(chosen)}"

@@ -68,8 +68,8 @@ def configuration(
 
 
 def _scored(plan: Plan) -> dict[str, Any]:
-    """For each replacement what scores are taken under, unless it is means throughout, as in all older runs."""
-    if set(plan.scored_under) <= {"mean"}:
+    """For each replacement what scores are taken under, where any reads it. Older runs do not say it: means."""
+    if not plan.scored_under:
         return {}
     own = [one.name for one in plan.importances if takes_passes(one) and not isinstance(one, str)]
     return {"score_replace": list(plan.scored_under)} | ({_OWN_GRADIENTS: own} if own else {})
@@ -182,12 +182,13 @@ def mark_of(config: dict[str, Any]) -> str:
 def adopted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The configuration to go on with: as the folder has it, which may write the same otherwise (1 for 1.0).
 
-    One of an earlier version says nothing of what scores are, and goes on so.
+    One of an earlier version says nothing of what scores are, or of what they are under, and goes on so.
     """
     if not (folder / MANIFEST).exists():
         return config
     there = read_manifest(folder)["config"]
-    known = {key: value for key, value in config.items() if key != "scores" or key in there}
+    unsaid = {"scores", "score_replace", _OWN_GRADIENTS} - set(there)
+    known = {key: value for key, value in config.items() if key not in unsaid}
     return {key: there[key] if key in there and there[key] == value else value for key, value in known.items()}
 
 

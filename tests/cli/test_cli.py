@@ -209,6 +209,11 @@ def test_what_is_kept_can_be_seen_and_cleared(run: Run, tmp_path: Path, monkeypa
         ["1.0", "MB", "programs:", "compiled"],
     ]
     assert "/models/one.gguf in float32" in shown
+    for damaged in ("[]", "{}", "{", '{"source": 3}'):
+        (tmp_path / "weights" / "one" / "entry.json").write_text(damaged)
+        code, shown, _ = run("cache")
+        assert code == 0
+        assert shown.splitlines()[-1].split() == ["1.0", "MB", "one,", "damaged"]
     run("cache", "--clear", "programs")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "own", "weights"]
     code, shown, _ = run("cache", "--clear", "all")

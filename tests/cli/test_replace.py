@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_reference_texts_that_nothing_is_made_of(run: Run, stub: Model, texts: s
     assert "score_replace is for scores from gradients" in error
 
 
+def test_what_cannot_be_replaced_before_the_softmax_is_refused_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jstrace.load", lambda *_, **__: pytest.fail("loaded"))
+    code, _, error = run("trace", "hello", "--pre-softmax", "--replace", "mean")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--pre-softmax leaves nothing to replace by mean: give --replace zero" in error
+
+
 def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) -> None:
     words = ("selectivity", "hello", "--others", texts, "--importance", "l1*gradient")
     told = json.loads(run(*words, "--json")[1])
@@ -72,7 +82,7 @@ def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) ->
 def test_the_first_curve_of_a_page_is_the_traces_own() -> None:
     assert [*view.curves("zero")] == ["nothing in their place", "attention left whole", "means in their place"]
     assert [*view.curves("mean")] == ["means in their place", "attention left whole", "nothing in their place"]
-    assert [one["replace"] for one in view.curves("resample").values()] == ["resample", "resample", "zero", "mean"]
+    assert [one.get("replace") for one in view.curves("resample").values()] == [None, None, "zero", "mean"]
 
 
 def test_view(run: Run, stub: Model, texts: str, tmp_path: Path) -> None:
@@ -87,6 +97,14 @@ def test_view(run: Run, stub: Model, texts: str, tmp_path: Path) -> None:
     code, _, error = run("view", saved, "--against", "gradient", *words)
     assert code == 0, error
     assert Path(page).read_text().count("scored under mean") == 2
+    code, _, error = run("view", saved, "--out", page)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "give the same reference" in error
+    own = dataclasses.replace(jstrace.Trace.load(saved), replace="mine", reference="")
+    own.save(tmp_path / "own.npz")
+    code, _, error = run("view", str(tmp_path / "own.npz"), "--out", page)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "carry 'mine' of your own" in error
     code, _, error = run("view", saved, "--replace", "zero", "--score-replace", "zero", *words)
     assert (code, error.count("\n")) == (2, 1)
     assert f"--score-replace: the trace in {saved} is made" in error

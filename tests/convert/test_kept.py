@@ -163,7 +163,7 @@ LLAMA3 = {
 """A tokenizer of Llama 3's kind, whose BOS token the file does not ask for."""
 
 
-def test_the_tokenizer_is_kept_with_what_it_puts_around_texts(gguf: Path, made: list[Path]) -> None:
+def test_the_tokenizer_is_kept_with_what_it_puts_around_texts(gguf: Path, made: list[Path], told: list[str]) -> None:
     write_gguf(gguf, **LLAMA3)
     for _ in range(2):
         tokenizer = jstrace.load(str(gguf)).tokenizer
@@ -171,6 +171,11 @@ def test_the_tokenizer_is_kept_with_what_it_puts_around_texts(gguf: Path, made: 
         assert tokenizer.encode("ab") == [3, 2, 4]
         assert text_of(tokenizer, [3, 2]) == "<|begin|>ab"
     assert made == [gguf]
+    (entry(gguf) / "tokenizer.json").write_text("{")
+    tokenizer = jstrace.load(str(gguf), say=told.append).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode("ab") == [3, 2, 4]
+    assert (len(made), "is damaged" in told[0]) == (2, True)
 
 
 def test_what_an_earlier_version_kept_is_made_anew(

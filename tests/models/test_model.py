@@ -114,8 +114,8 @@ class Vocabulary(Letters):
 class Numbered(Letters):
     """With an attribute that has no truth."""
 
-    def __init__(self) -> None:
-        self.ids = np.arange(3)
+    def __init__(self, n_words: int = 3) -> None:
+        self.ids = np.arange(n_words)
 
 
 def model_of(tokenizer: Letters | None, seed: int = 0) -> Model:
@@ -134,7 +134,8 @@ def test_models_of_one_vocabulary_share_programs(tokens: np.ndarray) -> None:
         model = model_of(Letters(), seed)
         np.testing.assert_allclose(run(model, jnp.asarray(tokens)), model(tokens, mask), atol=1e-5)
     alike = [(Vocabulary("a", "b"), Vocabulary("a", "b")), (None, None), (Letters(), Letters())]
-    other = [(Vocabulary("a", "b"), Vocabulary("b", "a")), (None, Letters()), (Numbered(), Numbered())]
+    alike += [(Numbered(), Numbered())]
+    other = [(Vocabulary("a", "b"), Vocabulary("b", "a")), (None, Letters()), (Numbered(), Numbered(4))]
     for pairs, same in ((alike, True), (other, False)):
         for pair in pairs:
             one, two = (jax.tree.structure(model_of(tokenizer)) for tokenizer in pair)

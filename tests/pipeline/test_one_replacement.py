@@ -74,6 +74,7 @@ def test_two_of_them_are_said(tiny: Model, mean: jstrace.Trace) -> None:
         assert "mean" in shown
     assert "replace 'zero', scored under 'mean'" in repr(found)
     assert "scored under 'mean'" in repr(split)
+    assert jstrace.evaluate(tiny, split, masks=split.masks()).score_replace == "mean"
     assert "scored under" not in repr(jstrace.evaluate(tiny, mean, reference=REFERENCE))
     with pytest.raises(InputError, match="score_replace is for scores from gradients"):
         jstrace.trace(tiny, TEXT, score_replace="mean", reference=REFERENCE)
@@ -112,7 +113,10 @@ def test_what_makes_no_sense(tiny: Model, mean: jstrace.Trace) -> None:
 
 def test_scores_of_ones_own(tiny: Model, zero: jstrace.Trace) -> None:
     own = jstrace.Trace.from_scores(tiny, TEXT, zero.scores, sizes=SIZES, replace="mean")
-    assert jstrace.evaluate(tiny, own, reference=REFERENCE).replace == "mean"
+    assert own.replace == "mean"
+    with pytest.raises(InputError, match="'mean' of the texts that come with jstrace: give the same reference, or"):
+        jstrace.evaluate(tiny, own, reference=REFERENCE)
+    assert jstrace.evaluate(tiny, own, **MEANS).replace == "mean"
     with pytest.raises(InputError, match=r"^replace = 'no', expected one of zero, mean, resample$"):
         jstrace.Trace.from_scores(tiny, TEXT, zero.scores, sizes=SIZES, replace="no")
 

@@ -123,8 +123,10 @@ def test_runs_without_strata(model: Model, folder: Path, tmp_path: Path) -> None
     content = path.read_bytes()
     try:
         path.unlink()
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError, match="kept no strata, or they were removed"):
             view_input(folder, 0)
+        with pytest.raises(InputError, match="no strata were kept, or they were removed"):
+            write_report([folder], tmp_path / "report", pages=1)
     finally:
         path.write_bytes(content)
 
@@ -153,7 +155,7 @@ def test_reports_link_to_pages(folder: Path, model: Model, tmp_path: Path) -> No
     for link, index in links:
         assert link == f"pages/1-{int(index):08d}.html"
         assert (out / link).read_text() == view_input(folder, int(index)).html
-    assert html.count("kept no strata") == 1
+    assert html.count("This run has no strata") == 1
     write_report([folder], tmp_path / "plain", **chosen)
     assert "<a " not in (tmp_path / "plain" / "index.html").read_text()
     with pytest.raises(InputError, match=r"bare: no strata were kept.*--save-strata"):

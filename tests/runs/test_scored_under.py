@@ -60,12 +60,14 @@ def test_names_say_what_scores_are_under(options: Any, sources: list[str], condi
     assert [one.name for one in plan.cases] == conditions
     config = json.loads(json.dumps(manifest.configuration(plan, DATA, save_strata=False)))
     assert manifest.plan_of(config) == plan
-    assert ("score_replace" in config) == (set(plan.scored_under) != {"mean"})
+    assert config["score_replace"] == list(plan.scored_under)
     for case in plan.cases:
         assert plan.case(importance=case.source.importance, replace=case.condition.replace) == case
 
 
-def test_a_run_of_an_older_version_goes_on_under_means(model: Model, tmp_path: Path) -> None:
+def test_a_run_of_an_older_version_goes_on_under_means(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its manifest says nothing of it; the same plan, which would follow the evaluation now, means what it meant."""
     asked: dict[str, Any] = {"part_inputs": 1, "reference": REFERENCE}
 
@@ -74,14 +76,21 @@ def test_a_run_of_an_older_version_goes_on_under_means(model: Model, tmp_path: P
             raise KeyboardInterrupt
 
     runs.run(model, DATA, tmp_path / "whole", MEANS, **asked)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), monkeypatch.context() as older:
+        older.setattr(manifest, "_scored", lambda plan: {})
         runs.run(model, DATA, tmp_path / "old", MEANS, **asked, progress=stop)
     config = manifest.read_manifest(tmp_path / "old")["config"]
     assert not {"score_replace", "own_gradients"} & set(config), "as older versions wrote it"
     assert runs.run(model, DATA, tmp_path / "old", FOLLOWS, **asked).computed == 2
-    assert tables(tmp_path / "old") == tables(tmp_path / "whole")
-    with pytest.raises(InputError, match=r'score_replace is \["mean"\] there, \["resample"\] here$'):
-        runs.run(model, DATA, tmp_path / "old", dataclasses.replace(FOLLOWS, score_replace="resample"), **asked)
+    old, whole = tables(tmp_path / "old"), tables(tmp_path / "whole")
+    assert {name: table.to_pylist() for name, table in old.items()} == {
+        name: table.to_pylist() for name, table in whole.items()
+    }
+    for said, given in (("zero", {}), ("resample", asked)):
+        with pytest.raises(InputError, match=rf'score_replace is \["mean"\] there, \["{said}"\] here'):
+            runs.run(model, DATA, tmp_path / "old", dataclasses.replace(FOLLOWS, score_replace=said), **given)
+    with pytest.raises(InputError, match=r'score_replace is \["mean"\] there, \["zero"\] here'):
+        runs.run(model, DATA, tmp_path / "whole", FOLLOWS)
 
 
 def test_a_run_follows_the_evaluation(model: Model, tmp_path: Path) -> None:
@@ -124,7 +133,6 @@ def test_plans_that_make_no_sense() -> None:
         Plan(score_replace="mean")
     with pytest.raises(InputError, match=r"^score_replace = 'no', expected one of zero, mean, resample$"):
         Plan(("rounds",), score_replace="no")
-    assert Plan(("rounds",), replacements=("mean",), score_replace="mean") == Plan(("rounds",), replacements=("mean",))
 
 
 def test_scores_that_draw_beside_scores_that_do_not(model: Model) -> None:
