@@ -89,7 +89,7 @@ class Fits:
             strata = EdgeTree(**{edges: held[f"{number}/{told}/{edges}"] for edges in EDGE_KINDS})
         scores = jax.tree.map(lambda stratum: np.float32(len(SIZES)) - stratum.astype(np.float32), strata)
         text = self.text(kind, number if on is None else on)
-        return jstrace.Trace.from_scores(self.model(kind), text, scores, importance="fitted", order="score")
+        return jstrace.Trace.from_scores(self.model(kind), text, scores, score="fitted", order="score")
 
     def told(self, kind: str, told: str) -> dict[int, Any]:
         """Traces of a kind that were told the same, by number."""
@@ -132,7 +132,7 @@ def cheaper(fits: Fits, rows: Sequence[int], done: set[tuple[Any, ...]]) -> Iter
     for name in CHEAPER:
         for row in rows:
             if (name, row, "own", "mean") not in done:
-                trace = jstrace.trace(fits.trained, fits.texts[row], importance=name, replace="mean")
+                trace = jstrace.trace(fits.trained, fits.texts[row], score=name, replace="mean")
                 tv = tv_of(fits.trained, fits.texts, trace, "mean")
                 yield {"kind": name, "number": row, "told": "own", "judge": "mean", "tv": tv}
 
@@ -211,9 +211,7 @@ def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]],
     others: dict[str, dict[int, Any]] = {kind: fits.told(kind, "own") for kind in ("zeros", "random", "seed")}
     others |= {f"told row {told}": fits.told("means", str(told)) for told in FOREIGN}
     for name in CHEAPER:
-        others[name] = {
-            row: jstrace.trace(fits.trained, fits.texts[row], importance=name, replace="mean") for row in rows
-        }
+        others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], score=name, replace="mean") for row in rows}
     for name, found in others.items():
         if found:
             made += makeup(name, [*found.values()])

@@ -121,7 +121,7 @@ def fitted(kind: Kind, trained: Model, texts: Sequence[str], rows: Sequence[int]
     together: Any = [text for _, text, _ in inputs]
     start = time.perf_counter()
     traces: Any = jstrace.trace(
-        model, together, importance=kind.score, replace=kind.replace, seed=kind.seed, target=targets, **given
+        model, together, score=kind.score, replace=kind.replace, seed=kind.seed, target=targets, **given
     )
     seconds = time.perf_counter() - start
     found = {

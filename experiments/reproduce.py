@@ -45,7 +45,7 @@ class Scale:
     options: tuple[str, ...] = ()
 
 
-_SCORES = ("--importance", "l1,l2,ifr,cosine")
+_SCORES = ("--score", "l1,l2,ifr,cosine")
 SCALES = {
     "tiny": Scale(("smollm2",), 8, _SCORES),
     "laptop": Scale(("smollm2",), 200),

@@ -55,7 +55,7 @@ def teach(model: Model, texts: list[str], folder: Path, names: Sequence[str]) ->
             continue
         start = time.perf_counter()
         with padded_to(WIDTH):
-            scorer = jstrace.fit_scorer(model, rows[: given.pop("texts")], name=name, **given)
+            scorer = jstrace.train_scorer(model, rows[: given.pop("texts")], name=name, **given)
         scorer.save(path)
         print(json.dumps({"scorer": name, "seconds": round(time.perf_counter() - start, 1)}), flush=True)
 
@@ -70,7 +70,7 @@ def judge(model: Model, texts: list[str], folder: Path, n_rows: int) -> None:
             if not path.exists():
                 continue
             scorer = jstrace.Scorer.load(path)
-            how: dict[str, Any] = {"importance": scorer, "sizes": SIZES, "replace": "mean"}
+            how: dict[str, Any] = {"score": scorer, "sizes": SIZES, "replace": "mean"}
             traces = [jstrace.trace(model, text, **how) for text in texts[:n_rows]]
             for under in ("mean", "five", "zero"):
                 tv = [

@@ -44,16 +44,16 @@ from jstrace.scale import batching
 SIZES = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8)
 JUDGES = ("zero", "mean", "resample")
 SCORES: dict[str, dict[str, Any]] = {
-    "random": {"importance": "random", "frozen": ("residual", "mlp")},
-    "l1": {"importance": "l1"},
-    "gradient": {"importance": "gradient"},
-    "l1*gradient": {"importance": "l1*gradient"},
-    "l1*gradient by score": {"importance": "l1*gradient", "order": "score"},
-    "rounds": {"importance": "rounds"},
-    "rounds by score": {"importance": "rounds", "order": "score"},
-    "rounds under zero": {"importance": "rounds", "replace": "zero"},
-    "learned": {"importance": "learned"},
-    "learned by score": {"importance": "learned", "order": "score"},
+    "random": {"score": "random", "frozen": ("residual", "mlp")},
+    "l1": {"score": "l1"},
+    "gradient": {"score": "gradient"},
+    "l1*gradient": {"score": "l1*gradient"},
+    "l1*gradient by score": {"score": "l1*gradient", "order": "score"},
+    "rounds": {"score": "rounds"},
+    "rounds by score": {"score": "rounds", "order": "score"},
+    "rounds under zero": {"score": "rounds", "replace": "zero"},
+    "learned": {"score": "learned"},
+    "learned by score": {"score": "learned", "order": "score"},
 }
 SLOW = ("rounds", "rounds by score", "rounds under zero", "learned", "learned by score")
 FOREIGN = {"rounds, foreign": "rounds", "learned, foreign": "learned"}
@@ -155,8 +155,8 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
     others = np.roll(own[: asked.foreign], -1, axis=0)
     plans: dict[str, tuple[dict[str, Any], np.ndarray, Sequence[str]]]
     plans = {name: (options, own, JUDGES) for name, options in SCORES.items()}
-    for name, importance in FOREIGN.items():
-        plans[name] = ({"importance": importance, "target": others}, others, ("mean",))
+    for name, score in FOREIGN.items():
+        plans[name] = ({"score": score, "target": others}, others, ("mean",))
     for name in asked.scores:
         options, targets, judges = plans[name]
         count = asked.foreign if name in FOREIGN else asked.rounds if name in SLOW else len(texts)

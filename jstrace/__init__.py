@@ -5,8 +5,6 @@ Names are imported when first used (``__init__.pyi`` lists them), so that ``jstr
 
 import lazy_loader
 
-from jstrace import _moved
-
 __version__ = "0.2.0"
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -15,6 +13,3 @@ __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __dir__() -> list[str]:
     """The public names, before any of them is imported."""
     return [*__all__, "__version__"]
-
-
-_moved.install()

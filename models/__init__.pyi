@@ -3,7 +3,7 @@ from .cached import continued as continued
 from .checks import InputError as InputError
 from .checks import check_ids as check_ids
 from .clean import Clean as Clean
-from .clean import Importance as Importance
+from .clean import Score as Score
 from .clean import clean_forward as clean_forward
 from .clean import hidden_states as hidden_states
 from .config import ModelConfig as ModelConfig

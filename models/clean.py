@@ -31,10 +31,10 @@ from jstrace.models.stacks import over_layers
 
 
 @runtime_checkable
-class Importance(Protocol):
+class Score(Protocol):
     """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
 
-    One of your own goes to ``jstrace.trace(importance=)``. It must be hashable and compare by value, as a frozen
+    One of your own goes to ``jstrace.trace(score=)``. It must be hashable and compare by value, as a frozen
     dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
     is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
     score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
@@ -65,7 +65,7 @@ class Clean(ByValue):
 
 @usual_promotion()
 def clean_forward(
-    model: Decoder, tokens: Int[Array, "T"], measure: Importance, *, length: Int[Array, ""] | int | None = None
+    model: Decoder, tokens: Int[Array, "T"], measure: Score, *, length: Int[Array, ""] | int | None = None
 ) -> Clean:
     """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
 

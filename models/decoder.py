@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jstrace import _moved
 from jstrace.errors import InputError
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
@@ -351,7 +350,3 @@ def _blended(x: Float[Array, "T D"], mask: Array, other: Float[Array, "T D"]) ->
         return jnp.where(mask[:, None], x, other)
     soft = mask.astype(jnp.float32)[:, None]
     return (fn.weighted(x, soft) + fn.weighted(other, 1 - soft)).astype(x.dtype)
-
-
-_GONE = {name: f"jstrace.models.clean.{name}" for name in ("Clean", "Importance", "clean_forward")}
-__getattr__ = _moved.renamed(_moved.nothing_else(__name__), __name__, _GONE)

@@ -298,7 +298,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norms) if norms > 0 else 0.0
 
 
-def scores(model: Literal, importance: str) -> EdgeTree:
+def scores(model: Literal, score: str) -> EdgeTree:
     """Scores of every edge from its explicit vector; -1 for no edge."""
     c, t = model.config, model.n_tokens
     out = {
@@ -312,13 +312,13 @@ def scores(model: Literal, importance: str) -> EdgeTree:
         "l2": lambda e, x: float(np.linalg.norm(e)),
         "ifr": lambda e, x: max(l1(x) - l1(x - e), 0.0),
         "cosine": lambda e, x: (1 + cosine(e, x)) / 2,
-    }[importance]
+    }[score]
     reached = reachable(model)
     for node, edges, _, whole in model.nodes():
         if node not in reached:
             continue
         sizes = {edge: magnitude(vector, whole) for edge, vector in edges.items()}
-        total = 1.0 if importance == "cosine" else sum(sizes.values()) or 1.0
+        total = 1.0 if score == "cosine" else sum(sizes.values()) or 1.0
         for (family, *index), size in sizes.items():
             out[EDGE_KINDS[family]][tuple(index)] = size / total
     return EdgeTree(**out)

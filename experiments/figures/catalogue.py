@@ -107,10 +107,10 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "edge_scores": Entry(
         "Other edge scores, L2, IFR and cosine, through the same extraction.",
-        figures=("importance",),
+        figures=("score",),
         tables=("curves", "density"),
         expected=f"{_OF_8} density 4.08 with L1, 4.02 with L2, 4.46 with cosine and 4.74 with IFR. Needs a run with"
-        " several --importance.",
+        " several --score.",
     ),
 }
 """In the order in which all of them are drawn."""

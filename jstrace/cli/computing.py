@@ -29,7 +29,7 @@ _SLOT_BYTES = 5
 class Asked:
     """What ``jstrace trace`` computes of every text."""
 
-    importance: Any
+    score: Any
     """The name of an edge score, or a scorer."""
     seed: int
     ablate: str
@@ -104,7 +104,7 @@ def _computed(
     reference = None if asked.reference is None else list(asked.reference)
     start = time.perf_counter()
     traces = jstrace.trace(
-        model, rows, importance=asked.importance, order=asked.order, replace=asked.replace,
+        model, rows, score=asked.score, order=asked.order, replace=asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)

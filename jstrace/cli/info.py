@@ -94,7 +94,7 @@ def _tables(trace: Trace, found: Analysis, top: int) -> str:
 
     console, written = buffered()
     net = found.network
-    console.print(f"{_text(trace)}: {len(trace.tokens)} tokens, ranked by {trace.importance}", markup=False)
+    console.print(f"{_text(trace)}: {len(trace.tokens)} tokens, ranked by {trace.score}", markup=False)
     counted = (
         "betweenness exact" if found.exact else f"betweenness sampled from {found.sources:,} of {net.n_nodes:,} nodes"
     )

@@ -24,7 +24,7 @@ class Ablate(StrEnum):
     RESIDUAL_MLP = "residual+mlp"
 
 
-class Importance(StrEnum):
+class Score(StrEnum):
     """Edge scores."""
 
     L1 = "l1"
@@ -40,11 +40,11 @@ class Importance(StrEnum):
     FITTED = "fitted"
 
 
-IMPORTANCE_NAMES = ", ".join(Importance)
-IMPORTANCE_HELP = f"The score that ranks edges: {IMPORTANCE_NAMES}, or the file of a scorer (jstrace fit-scorer)."
+SCORE_CHOICES = ", ".join(Score)
+SCORE_HELP = f"The score that ranks edges: {SCORE_CHOICES}, or the file of a scorer (jstrace train-scorer)."
 
 
-def importance_of(text: str) -> Any:
+def score_of(text: str) -> Any:
     """An edge score by its name, or the scorer in a file.
 
     Raises:
@@ -56,8 +56,8 @@ def importance_of(text: str) -> Any:
         from jstrace.method.scorer import Scorer
 
         return Scorer.load(text)
-    if text not in list(Importance):
-        raise InputError(f"importance {text!r}: expected one of {IMPORTANCE_NAMES}, or a .safetensors file of a scorer")
+    if text not in list(Score):
+        raise InputError(f"score {text!r}: expected one of {SCORE_CHOICES}, or a .safetensors file of a scorer")
     return text
 
 

@@ -13,13 +13,13 @@ import typer
 from jstrace.cli.cache import cache_command
 from jstrace.cli.convert import convert_command
 from jstrace.cli.export import export_command
-from jstrace.cli.fit_scorer import fit_scorer_command
 from jstrace.cli.info import info_command
 from jstrace.cli.report import report_command
 from jstrace.cli.run import run_command
 from jstrace.cli.selectivity import selectivity_command
 from jstrace.cli.streams import lossy, prepare
 from jstrace.cli.trace import trace_command
+from jstrace.cli.train_scorer import train_scorer_command
 from jstrace.cli.view import view_command
 
 app = typer.Typer(
@@ -112,7 +112,7 @@ def _options(
 app.command("trace")(trace_command)
 app.command("run")(run_command)
 app.command("report")(report_command)
-app.command("fit-scorer")(fit_scorer_command)
+app.command("train-scorer")(train_scorer_command)
 app.command("view")(view_command)
 app.command("export")(export_command)
 app.command("selectivity")(selectivity_command)

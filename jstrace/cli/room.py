@@ -41,9 +41,9 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
         config, width, itemsize = model.config, bucket(n_tokens), model.dtype.itemsize
         own = text_bytes(config, n_tokens, len(SIZES), itemsize, whole=whole)
         names = [asked.replace]
-        if takes_passes(asked.importance):
+        if takes_passes(asked.score):
             scored = asked.score_replace or asked.replace
-            own, names = max(own, gradient_bytes(config, width, itemsize, asked.importance, scored)), [*names, scored]
+            own, names = max(own, gradient_bytes(config, width, itemsize, asked.score, scored)), [*names, scored]
         return own + replacement_bytes(config, width, names, itemsize)
 
     def message(room: float, what: str, *, whole: bool = False) -> str:
@@ -55,7 +55,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
     total, free = (memory.room_of_all(model.decoder, of) for of in (memory.total_bytes, memory.free_bytes))
     if total is not None and needed(len(row)) > _MARGIN * total:
         raise InputError(f"{line.where}{message(total, 'are there')}; shorten the text, or use a mesh of more devices")
-    whole = asked.importance == "random"  # whose extraction may need more
+    whole = asked.score == "random"  # whose extraction may need more
     if free is not None and needed(len(row), whole=whole) > free:
         sys.stderr.write(f"jstrace: {line.where}{message(free, 'are free', whole=whole)}; memory may run out\n")
 

@@ -13,17 +13,17 @@ import typer
 
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.options import (
-    IMPORTANCE_NAMES,
     MODEL_HELP,
     REPLACE_HELP,
+    SCORE_CHOICES,
     Distributed,
     Dtype,
     MeshText,
     ScoreReplace,
     check_installed,
-    importance_of,
     joined,
     load,
+    score_of,
 )
 from jstrace.cli.progress import interruptible, say, shown_progress
 
@@ -39,7 +39,7 @@ _DATA_HELP = (
 )
 _OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped; a URL (gs://...) too."
 _LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
-_BASELINES_HELP = "What is evaluated beside the traces, by the first importance; none by default."
+_BASELINES_HELP = "What is evaluated beside the traces, by the first score; none by default."
 _WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
 _SEED_HELP = (
     "Of random scores, of what fits draw, of generated tokens, of shuffled words, and of passages from WikiText."
@@ -50,7 +50,7 @@ _CORPUS_HELP = (
     " 20,000 paragraphs."
 )
 
-_IMPORTANCE_HELP = f"Edge scores: {IMPORTANCE_NAMES}, or files of scorers (jstrace fit-scorer); with commas."
+_SCORE_HELP = f"Edge scores: {SCORE_CHOICES}, or files of scorers (jstrace train-scorer); with commas."
 _REPLACE_HELP = f"{REPLACE_HELP} Several with commas."
 _ORDER_HELP = "How scores become traces; several with commas."
 _REVISION_HELP = (
@@ -96,7 +96,7 @@ def run_command(
         list[str] | None,
         typer.Option(metavar="random,inverse,pre-softmax", help=_BASELINES_HELP),
     ] = None,
-    importance: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_IMPORTANCE_HELP)] = ["l1"],  # noqa: B006
+    score: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
     replace: Annotated[list[str], typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = ["zero"],  # noqa: B006
     score_replace: ScoreReplace = None,
     order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
@@ -123,7 +123,7 @@ def run_command(
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(
-        tuple(map(importance_of, _listed(importance))), _listed(ablate), _listed(baselines or []), seed=seed,
+        tuple(map(score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed,
         replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
         score_replace=None if score_replace is None else score_replace.value,
     )  # fmt: skip

@@ -18,12 +18,12 @@ from jstrace.cli.options import (
     Revision,
     ScoreReplace,
     check_reference,
-    importance_of,
     load,
+    score_of,
 )
 from jstrace.cli.texts import read_texts
 
-_IMPORTANCE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient, ..., or the file of a scorer."
+_SCORE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient, ..., or the file of a scorer."
 _OTHERS_HELP = "A file of texts, a line each, whose predictions are the foreign targets, some three of them."
 
 
@@ -33,7 +33,7 @@ def selectivity_command(
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
-    importance: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_IMPORTANCE_HELP)] = "fitted",
+    score: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
     score_replace: ScoreReplace = None,
@@ -49,8 +49,8 @@ def selectivity_command(
     (own,) = read_texts(text, None)
     lines = [line.text for line in read_texts(None, others)]
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-    score = importance_of(importance)
-    check_reference(reference is not None, score, replace, score_replace)
+    chosen = score_of(score)
+    check_reference(reference is not None, chosen, replace, score_replace)
     loaded = load(model, dtype.value, revision)
     from rich.console import Console
 
@@ -59,7 +59,7 @@ def selectivity_command(
     console = Console(stderr=True)
     with console.status("scoring") as status:
         found = jstrace.selectivity(
-            loaded, own.text, lines, importance=score, order=order.value, replace=replace.value,
+            loaded, own.text, lines, score=chosen, order=order.value, replace=replace.value,
             score_replace=score_replace, reference=texts, seed=seed,
             progress=lambda done, total: status.update(f"scoring: {done} of {total} predictions"),
         )  # fmt: skip
@@ -70,7 +70,7 @@ def selectivity_command(
         typer.echo(json.dumps({**about, "sizes": [*found.sizes, 1.0], **rows, "peak": found.peak}))
         return
     under = replace.value if scored == replace.value else f"{replace.value}, scored under {scored}"
-    typer.echo(f"TV from what the score was told, {importance} under {under}; {_counted(found.told, lines)}")
+    typer.echo(f"TV from what the score was told, {score} under {under}; {_counted(found.told, lines)}")
     typer.echo(f"{'size':>9} {'own':>7} {'foreign':>8} {'selectivity':>12}")
     for size, *row in zip(found.sizes, found.own, found.foreign.mean(axis=0), found.selectivity, strict=False):
         typer.echo(f"{size:>9g} {row[0]:>7.3f} {row[1]:>8.3f} {row[2]:>12.3f}")

@@ -85,7 +85,7 @@ def scored(result: Result) -> str:
     trace = result.trace
     under = f" under {trace.score_replace}" if trace.score_replace else ""
     order = "best first from the output" if trace.order == "best-first" else "by score alone"
-    return f"ranked by {trace.importance}{under}, {order}; {result.seconds:.1f} s a text, compilation included"
+    return f"ranked by {trace.score}{under}, {order}; {result.seconds:.1f} s a text, compilation included"
 
 
 def _label(text: str) -> str:
@@ -125,7 +125,7 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
     ablated = evaluation.ablate + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation)
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {ablated}", markup=False)
-    if (trace.importance, trace.order) != ("l1", "best-first"):
+    if (trace.score, trace.order) != ("l1", "best-first"):
         console.print(scored(result), markup=False)
     console.print(f"{shown(result.text)} → {prediction_line(evaluation, word)}", markup=False)
     console.print(tables.curve_table(trace, evaluation, word))

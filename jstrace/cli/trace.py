@@ -12,9 +12,9 @@ import typer
 from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.options import (
-    IMPORTANCE_HELP,
     MODEL_HELP,
     REFERENCE_HELP,
+    SCORE_HELP,
     Ablate,
     Distributed,
     Dtype,
@@ -28,9 +28,9 @@ from jstrace.cli.options import (
     by_first,
     check_reference,
     check_replaceable,
-    importance_of,
     joined,
     load,
+    score_of,
 )
 from jstrace.cli.room import check_text_fits
 from jstrace.cli.texts import Line, read_texts, token_rows
@@ -56,12 +56,12 @@ def trace_command(
     distributed: Distributed = False,
     ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
-    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
+    score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --importance random and fitted.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
     top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
@@ -78,8 +78,8 @@ def trace_command(
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
-    score = importance_of(importance)
-    check_reference(reference is not None, score, replace, score_replace)
+    chosen = score_of(score)
+    check_reference(reference is not None, chosen, replace, score_replace)
     check_replaceable(pre_softmax, replace)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
@@ -87,7 +87,7 @@ def trace_command(
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    asked = Asked(score, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts)
+    asked = Asked(chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts)
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

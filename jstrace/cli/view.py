@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jstrace.cli.options import (
-    IMPORTANCE_HELP,
     MODEL_HELP,
     REFERENCE_HELP,
+    SCORE_HELP,
     Dtype,
     Order,
     Replace,
@@ -23,8 +23,8 @@ from jstrace.cli.options import (
     Revision,
     ScoreReplace,
     check_installed,
-    importance_of,
     load,
+    score_of,
 )
 from jstrace.cli.texts import read_texts
 
@@ -72,7 +72,7 @@ class _Asked:
 
         options |= {"score_replace": self.score_replace} if takes_passes(score) else {}
         options |= {"order": self.order, "replace": self.replace, "reference": self.reference}
-        return jstrace.trace(model, text, importance=score, **options)
+        return jstrace.trace(model, text, score=score, **options)
 
 
 def view_command(
@@ -81,7 +81,7 @@ def view_command(
     model: Annotated[str | None, typer.Option(help=_VIEWED_MODEL_HELP)] = None,
     revision: Revision = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
-    importance: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=IMPORTANCE_HELP)] = "l1",
+    score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
@@ -101,7 +101,7 @@ def view_command(
     if out.suffix not in (".html", ".htm"):
         raise InputError(f"{out}: expected a file that ends in .html")
     check_writable(out)
-    asked = {"--importance": importance != "l1", "--order": order != Order.BEST_FIRST}
+    asked = {"--score": score != "l1", "--order": order != Order.BEST_FIRST}
     asked |= {"--replace": replace != Replace.ZERO, "--score-replace": score_replace is not None}
     asked |= {"--against": against is not None, "--reference": reference is not None}
     loaded = functools.partial(load, model or "smollm2", dtype.value, revision)
@@ -114,7 +114,7 @@ def view_command(
     else:
         if what.endswith(".npz"):
             _check_of_trace(what, asked, against)
-        scores = [importance_of(name) for name in (importance, against) if name is not None]
+        scores = [score_of(name) for name in (score, against) if name is not None]
         texts = None if reference is None else [line.text for line in read_texts(None, reference)]
         page = _of_text(what, _Asked(scores, order.value, replace.value, score_replace, texts), loaded)
     page.save(out)
@@ -143,8 +143,8 @@ def _check_of_trace(file: str, asked: dict[str, bool], against: str | None) -> N
     """Refuse what the trace in a file has settled; an order is of the trace beside it."""
     from jstrace.errors import InputError
 
-    if asked["--importance"]:
-        raise InputError(f"--importance: the trace in {file} is made; --against has another score beside it")
+    if asked["--score"]:
+        raise InputError(f"--score: the trace in {file} is made; --against has another score beside it")
     settled = ["--replace", "--score-replace", *([] if against else ["--order"])]
     given = next((name for name in settled if asked[name]), None)
     if given is not None:

@@ -17,7 +17,7 @@ from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
 GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds", "learned", "fitted")
 """Edge scores from gradients in the mask (section 8); learned: by the scorer that comes with jstrace."""
 
-IMPORTANCES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
+SCORE_NAMES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
 
 REPLACEMENTS = ("zero", "mean", "resample")
@@ -52,8 +52,8 @@ _COLDEST, _WARMEST = 1e-6, 1e6
 class Source:
     """How strata are made; static."""
 
-    importance: Any
-    """One of ``IMPORTANCES``, or a ``models.Importance`` of one's own."""
+    score: Any
+    """One of ``SCORE_NAMES``, or a ``models.Score`` of one's own."""
     frozen: tuple[str, ...] = ()
     order: str = "best-first"
     """One of ``ORDERS``."""
@@ -69,12 +69,12 @@ class Source:
     @property
     def scoring(self) -> tuple[Any, str]:
         """What its scores depend on: two sources of one scoring have the same."""
-        return self.importance, self.replace if takes_passes(self.importance) else "zero"
+        return self.score, self.replace if takes_passes(self.score) else "zero"
 
     @property
     def signed(self) -> bool:
-        """Whether scores may be negative; those of ``IMPORTANCES`` are not."""
-        return self.importance not in IMPORTANCES
+        """Whether scores may be negative; those of ``SCORE_NAMES`` are not."""
+        return self.score not in SCORE_NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Case:
     @property
     def knows_prediction(self) -> bool:
         """Whether it keeps traces of a score that is told a prediction, so that it can be told another."""
-        return self.has_density and takes_passes(self.source.importance)
+        return self.has_density and takes_passes(self.source.score)
 
     def under(self, ablate: str) -> Case:
         """The same with other edges ablated."""
@@ -131,7 +131,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """An importance of one's own by its name alone: what the files of a run say of it."""
+    """A score of one's own by its name alone: what the files of a run say of it."""
 
     name: str
     passes: bool = False
@@ -142,15 +142,15 @@ class Named:
 class Plan:
     """What is asked of every input of a run.
 
-    Baselines belong to the first importance; random scores take residual and MLP edges first; masks before the softmax
+    Baselines belong to the first score; random scores take residual and MLP edges first; masks before the softmax
     are those of attention, so they come with ``all`` alone.
 
     Raises:
       InputError: an unknown or repeated name, none at all, or sizes that make no sense.
     """
 
-    importances: tuple[Any, ...] = ("l1",)
-    """Names of edge scores, or ``models.Importance`` of one's own: in files they go by their names."""
+    scores: tuple[Any, ...] = ("l1",)
+    """Names of edge scores, or ``models.Score`` of one's own: in files they go by their names."""
     ablations: tuple[str, ...] = ("all",)
     baselines: tuple[str, ...] = ()
     sizes: tuple[float, ...] = SIZES
@@ -158,21 +158,21 @@ class Plan:
     replacements: tuple[str, ...] = ("zero",)
     """What ablated edges carry, in evaluations and while scores are made: names of ``REPLACEMENTS``."""
     orders: tuple[str, ...] = ("best-first",)
-    """How the importances' scores become traces: names of ``ORDERS``."""
+    """How scores become traces: names of ``ORDERS``."""
     selectivity: int = 0
     """Predictions of other inputs that scores from gradients are told, too: the control of section 8."""
     score_replace: str | None = None
     """What ablated edges carry while scores are made, if not what they carry in the evaluation."""
 
     def __post_init__(self) -> None:
-        _check_importances(self.importances)
+        _check_scores(self.scores)
         _check_names("ablate", self.ablations, ABLATIONS)
         _check_names("baselines", self.baselines, BASELINES)
         _check_names("replace", self.replacements, REPLACEMENTS)
         _check_names("order", self.orders, ORDERS)
         if "pre-softmax" in self.baselines and ("all" not in self.ablations or "zero" not in self.replacements):
             raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
-        for name in ("importances", "ablations", "baselines", "replacements", "orders"):
+        for name in ("scores", "ablations", "baselines", "replacements", "orders"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # as lists equal no defaults
         self._check_score_replace()
         _check_columns([case.name for case in self.cases])
@@ -181,18 +181,18 @@ class Plan:
         sizes = tuple(size if isinstance(size, int | float) else float(size) for size in self.sizes)
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "seed", checked_seed(self.seed))
-        object.__setattr__(self, "selectivity", _checked_selectivity(self.selectivity, self.importances))
+        object.__setattr__(self, "selectivity", _checked_selectivity(self.selectivity, self.scores))
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """Every curve: each importance in each order and each baseline, under each ablation and replacement."""
+        """Every curve: each score in each order and each baseline, under each ablation and replacement."""
         found = []
         asked = [name for name in BASELINES if name in self.baselines]
         for ablate in self.ablations:
             for replace in self.replacements:
                 found += [
                     self.case(ablate, kind, order=order, replace=replace)
-                    for kind in self.importances
+                    for kind in self.scores
                     for order in self.orders
                 ]
                 found += [
@@ -215,7 +215,7 @@ class Plan:
     @property
     def scored_under(self) -> tuple[str, ...]:
         """For each replacement what scores from gradients are taken under; none where there are no such scores."""
-        gradients = any(takes_passes(one) for one in self.importances)
+        gradients = any(takes_passes(one) for one in self.scores)
         return tuple(self.score_replace or name for name in self.replacements) if gradients else ()
 
     @property
@@ -225,24 +225,24 @@ class Plan:
 
     @property
     def built_in_names(self) -> tuple[str, ...]:
-        """The scores of ``IMPORTANCES`` that traces are made of, those of baselines among them."""
-        return tuple(dict.fromkeys(one.importance for one in self.sources if isinstance(one.importance, str)))
+        """The scores of ``SCORE_NAMES`` that traces are made of, those of baselines among them."""
+        return tuple(dict.fromkeys(one.score for one in self.sources if isinstance(one.score, str)))
 
     @property
-    def importance_names(self) -> tuple[str, ...]:
-        """What tables and files call the importances."""
-        return tuple(map(name_of, self.importances))
+    def score_names(self) -> tuple[str, ...]:
+        """What tables and files call the scores."""
+        return tuple(map(name_of, self.scores))
 
     def case(
-        self, ablate: str = "all", importance: Any = None, *, order: str | None = None, replace: str | None = None
+        self, ablate: str = "all", score: Any = None, *, order: str | None = None, replace: str | None = None
     ) -> Case:
-        """A curve: of an importance, in an order and under a replacement, by default the first of each."""
-        source = Source(importance or self.importances[0], order=order or self.orders[0])
+        """A curve: of a score, in an order and under a replacement, by default the first of each."""
+        source = Source(score or self.scores[0], order=order or self.orders[0])
         return self.replaced(Case(source, Condition(ablate)), replace or self.replacements[0])
 
     def baseline(self, name: str, ablate: str = "all") -> Case:
         """The curve of one of ``BASELINES``, asked for or not."""
-        traced, replace = Source(self.importances[0], order=self.orders[0]), self.replacements[0]
+        traced, replace = Source(self.scores[0], order=self.orders[0]), self.replacements[0]
         return {
             "random": self.replaced(Case(Source("random", _RANDOM_FROZEN), Condition(ablate)), replace),
             "inverse": self.replaced(Case(traced, Condition(ablate, inverse=True)), replace),
@@ -252,7 +252,7 @@ class Plan:
     def replaced(self, case: Case, replace: str) -> Case:
         """The same curve with ablated edges that carry something else, and so do they while its scores are made."""
         source, condition = case.source, dataclasses.replace(case.condition, replace=replace)
-        scored = self.score_replace or replace if takes_passes(source.importance) else Source.replace
+        scored = self.score_replace or replace if takes_passes(source.score) else Source.replace
         return Case(dataclasses.replace(source, replace=scored), condition)
 
     def label(self, source: Source) -> str:
@@ -280,16 +280,16 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
         raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
 
 
-def _check_importances(given: Any) -> None:
-    """Refuse what ``_check_names`` refuses, but for importances of one's own, whose names must be new."""
+def _check_scores(given: Any) -> None:
+    """Refuse what ``_check_names`` refuses, but for scores of one's own, whose names must be new."""
     if not isinstance(given, Sequence) or isinstance(given, str):
-        _check_names("importance", given, IMPORTANCES)
-    own = [checked_importance(one) for one in given if not isinstance(one, str | Named)]
-    taken = [name_of(one) for one in own if name_of(one) in IMPORTANCES]
+        _check_names("score", given, SCORE_NAMES)
+    own = [checked_score(one) for one in given if not isinstance(one, str | Named)]
+    taken = [name_of(one) for one in own if name_of(one) in SCORE_NAMES]
     if taken:
-        raise InputError(f"importance {taken[0]!r} of your own needs another name: that one is taken")
+        raise InputError(f"score {taken[0]!r} of your own needs another name: that one is taken")
     names = [name_of(one) for one in given]
-    _check_names("importance", names, (*IMPORTANCES, *(name_of(one) for one in given if not isinstance(one, str))))
+    _check_names("score", names, (*SCORE_NAMES, *(name_of(one) for one in given if not isinstance(one, str))))
 
 
 def in_column(name: str) -> str:
@@ -306,86 +306,86 @@ def _check_columns(names: Sequence[str]) -> None:
             raise InputError(f"{other} and {name} would have the same columns; call the score by another name")
 
 
-def _checked_selectivity(given: Any, importances: Sequence[Any]) -> int:
+def _checked_selectivity(given: Any, scores: Sequence[Any]) -> int:
     """The number of foreign predictions as an int, or an ``InputError``."""
     if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < 0:
         raise InputError(f"selectivity = {given!r}, expected a number of foreign predictions, 0 for none")
     # What a manifest names alone was checked when it was written.
-    if given and not any(isinstance(one, Named) or takes_passes(one) for one in importances):
+    if given and not any(isinstance(one, Named) or takes_passes(one) for one in scores):
         raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
     return operator.index(given)
 
 
-def takes_passes(importance: Any) -> bool:
+def takes_passes(score: Any) -> bool:
     """Whether a score runs passes of its own under a replacement, rather than measure the edges of a clean one."""
-    if isinstance(importance, Named):
-        return importance.passes
-    return importance in GRADIENTS if isinstance(importance, str) else hasattr(importance, "edge_scores")
+    if isinstance(score, Named):
+        return score.passes
+    return score in GRADIENTS if isinstance(score, str) else hasattr(score, "edge_scores")
 
 
-def name_of(importance: Any) -> str:
+def name_of(score: Any) -> str:
     """What tables call an edge score."""
-    return importance if isinstance(importance, str) else str(getattr(importance, "name", type(importance).__name__))
+    return score if isinstance(score, str) else str(getattr(score, "name", type(score).__name__))
 
 
-def scored_name(importance: Any, replace: str) -> str:
+def scored_name(score: Any, replace: str) -> str:
     """What tables call an edge score and what ablated edges carried meanwhile.
 
     Means are not named: all scores from gradients were made under means before they followed the evaluation.
     """
-    named = takes_passes(importance) and replace != "mean"
-    return f"{name_of(importance)} under {replace}" if named else name_of(importance)
+    named = takes_passes(score) and replace != "mean"
+    return f"{name_of(score)} under {replace}" if named else name_of(score)
 
 
-def identity_of(importance: Any) -> str:
-    """What tells an importance of one's own from another of its name: its class and its attributes, in words.
+def identity_of(score: Any) -> str:
+    """What tells a score of one's own from another of its name: its class and its attributes, in words.
 
     Code that changes under the same words is not seen; a ``version`` among the attributes would be.
     """
-    kind = type(importance)
-    state = ", ".join(f"{key}={value!r}" for key, value in sorted(getattr(importance, "__dict__", {}).items()))
+    kind = type(score)
+    state = ", ".join(f"{key}={value!r}" for key, value in sorted(getattr(score, "__dict__", {}).items()))
     return f"{kind.__module__}.{kind.__qualname__}({state})"
 
 
-def checked_importance(importance: Any) -> Any:
-    """The name of an edge score, or one of one's own (``models.Importance``).
+def checked_score(score: Any) -> Any:
+    """The name of an edge score, or one of one's own (``models.Score``).
 
     Raises:
       InputError: a name that is not known, with those there are; or what cannot score edges, or be hashed.
     """
-    if isinstance(importance, str):
-        if importance not in IMPORTANCES:
-            raise InputError(f"importance {importance!r} is not known; expected one of {', '.join(IMPORTANCES)}")
-        return importance
-    methods = all(callable(getattr(importance, name, None)) for name in ("vector", "attention"))
-    methods = methods or callable(getattr(importance, "edge_scores", None))
-    if not methods or isinstance(importance, type):
-        known = ", ".join(IMPORTANCES)
+    if isinstance(score, str):
+        if score not in SCORE_NAMES:
+            raise InputError(f"score {score!r} is not known; expected one of {', '.join(SCORE_NAMES)}")
+        return score
+    methods = all(callable(getattr(score, name, None)) for name in ("vector", "attention"))
+    methods = methods or callable(getattr(score, "edge_scores", None))
+    if not methods or isinstance(score, type):
+        known = ", ".join(SCORE_NAMES)
         raise InputError(
-            f"importance is {importance!r:.80}; expected one of {known}, or an object with vector and attention"
-            " (jstrace.Importance) or with edge_scores (jstrace.GradientScore); for scores that are there already, use"
+            f"score is {score!r:.80}; expected one of {known}, or an object with vector and attention"
+            " (jstrace.Score) or with edge_scores (jstrace.GradientScore); for scores that are there already, use"
             " jstrace.Trace.from_scores"
         )
     try:
-        hash(importance)
+        hash(score)
     except TypeError as error:
-        raise InputError(f"importance {name_of(importance)} cannot be hashed; make it a frozen dataclass") from error
-    if type(importance).__hash__ is object.__hash__ and getattr(importance, "__dict__", None):
+        raise InputError(f"score {name_of(score)} cannot be hashed; make it a frozen dataclass") from error
+    if type(score).__hash__ is object.__hash__ and getattr(score, "__dict__", None):
         raise InputError(
-            f"importance {name_of(importance)} has attributes and compares by identity: a change of them would not be"
+            f"score {name_of(score)} has attributes and compares by identity: a change of them would not be"
             " seen; make it a frozen dataclass"
         )
-    if not re.fullmatch(NAMES, name_of(importance)):
-        raise InputError(f"importance {name_of(importance)!r:.60}: a name is of letters, digits and any of _*+-")
-    if name_of(importance) in IMPORTANCES and not _is_built_in(importance):
-        raise InputError(f"importance {name_of(importance)!r} of your own needs another name: that one is taken")
-    return importance
+    if not re.fullmatch(NAMES, name_of(score)):
+        raise InputError(f"score {name_of(score)!r:.60}: a name is of letters, digits and any of _*+-")
+    if name_of(score) in SCORE_NAMES and not _is_built_in(score):
+        raise InputError(f"score {name_of(score)!r} of your own needs another name: that one is taken")
+    return score
 
 
-def _is_built_in(importance: Any) -> bool:
+def _is_built_in(score: Any) -> bool:
     """Whether its name is its class's own, and the class jstrace's."""
-    kind = type(importance)
-    return kind.__module__.startswith("jstrace.") and getattr(kind, "name", None) == importance.name
+    kind = type(score)
+    return kind.__module__.startswith("jstrace.") and getattr(kind, "name", None) == score.name
 
 
 def checked_ablation(ablate: str) -> str:

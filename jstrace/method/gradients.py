@@ -319,4 +319,4 @@ GRADIENT_SCORES: dict[str, Callable[[], GradientScore]] = {
     "l1*gradient": ShareTimesGradient,
     "rounds": Rounds,
 }
-"""By the names that ``jstrace.trace(importance=)`` knows."""
+"""By the names that ``jstrace.trace(score=)`` knows."""

@@ -97,7 +97,7 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A learned edge score; ``jstrace.fit_scorer`` makes one, and ``jstrace.trace(importance=)`` takes it."""
+    """A learned edge score; ``jstrace.train_scorer`` makes one, and ``jstrace.trace(score=)`` takes it."""
 
     coefficients: Coefficients
     features: str = "rounds"
@@ -148,7 +148,7 @@ class Scorer:
         if not marks & {fingerprint(model.decoder, jnp.dtype(name)) for name in ("bfloat16", "float16")}:
             raise InputError(
                 f"the scorer was fitted to model {self.model_fingerprints[0]:.20}, this is {model.fingerprint()};"
-                " fit one to it with jstrace fit-scorer"
+                " fit one to it with jstrace train-scorer"
             )
 
     def save(self, path: str | Path) -> None:
@@ -180,7 +180,7 @@ class Scorer:
         except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no readable scorer ({error})") from error
         if header.get("format") != _FORMAT:
-            raise InputError(f"{path}: not a scorer of jstrace fit-scorer")
+            raise InputError(f"{path}: not a scorer of jstrace train-scorer")
         if header.get("version") != _VERSION:
             raise InputError(
                 f"{path}: a scorer of version {header.get('version')!r:.20}, this jstrace reads {_VERSION}"

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from jstrace import _moved
 from jstrace.method.conditions import name_of
-from jstrace.models import EdgeTree, Importance, InputError
+from jstrace.models import EdgeTree, InputError, Score
 from jstrace.models.keys import seeded
 from jstrace.models.layers import contract
 
@@ -95,7 +94,7 @@ def _cosine_score(inner: Array, norms: Array) -> Array:
 class Together:
     """Several scores of one clean pass: every value is a tuple, of one number for each."""
 
-    several: tuple[Importance, ...]
+    several: tuple[Score, ...]
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
         """Magnitudes of residual and MLP edges, of each measure."""
@@ -110,17 +109,17 @@ class Together:
         )
 
 
-def _checked(importance: Importance, method: str, found: Any, shape: tuple[int, ...]) -> Array:
-    """What an importance gave, as float32; a shape that would be broadcast, or other numbers, are refused."""
+def _checked(score: Score, method: str, found: Any, shape: tuple[int, ...]) -> Array:
+    """What a score gave, as float32; a shape that would be broadcast, or other numbers, are refused."""
     there, kind = getattr(found, "shape", None), getattr(found, "dtype", None)
     if there != shape or kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
         raise InputError(
-            f"importance {name_of(importance)}: {method} gave {kind} of shape {there}, expected floats of shape {shape}"
+            f"score {name_of(score)}: {method} gave {kind} of shape {there}, expected floats of shape {shape}"
         )
     return jnp.asarray(found, jnp.float32)
 
 
-MEASURES: Mapping[str, Importance] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}
+MEASURES: Mapping[str, Score] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}
 """What is measured of an edge, by name."""
 
 
@@ -172,7 +171,3 @@ def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:
         return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
     return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})
-
-
-_GONE = {name: f"jstrace.method.scoring.{name}" for name in ("edge_scores", "several_scores")}
-__getattr__ = _moved.renamed(_moved.nothing_else(__name__), __name__, _GONE)

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
 from jstrace.method import graph
-from jstrace.method.conditions import GRADIENTS, IMPORTANCES, Source, takes_passes
+from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, Source, takes_passes
 from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
 from jstrace.method.learning import Fitted
 from jstrace.method.ordering import NO_SCORE, marked
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
-from jstrace.models import Decoder, EdgeTree, Importance, InputError, Replacement, clean_forward
+from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
 from jstrace.models.promotion import usual_promotion
 
-assert (*MEASURES, "random", *GRADIENTS) == IMPORTANCES
+assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
 SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
 """Scores that run passes of their own, by name; "learned" is a scorer's, which the model decides."""
 
@@ -33,7 +33,7 @@ def edge_scores(
     tokens: Int[Array, "T"],
     length: Int[Array, ""] | int,
     *,
-    importance: str | Importance | GradientScore,
+    score: str | Score | GradientScore,
     seed: Int[Array, ""] | int,
     replace: Replacement | None = None,
 ) -> EdgeTree:
@@ -43,12 +43,12 @@ def edge_scores(
       model: the decoder.
       tokens: token ids; those from ``length`` on are padding.
       length: number of true tokens.
-      importance: one of ``IMPORTANCES``, or what measures edges; static.
+      score: one of ``SCORE_NAMES``, or what measures edges; static.
       seed: of random scores, which the tokens go into, too, and of what fits draw.
       replace: what ablated edges carry while gradients are taken; nothing by default.
     """
     replacements = {} if replace is None else {"own": replace}
-    scoring = Source(importance, replace="zero" if replace is None else "own").scoring
+    scoring = Source(score, replace="zero" if replace is None else "own").scoring
     (found,) = several_scores(model, tokens, length, scorings=(scoring,), seed=seed, replacements=replacements)
     with jax.debug_nans(False):  # here NaN is the answer
         return jax.tree.map(lambda score: jnp.where(score == NO_SCORE, jnp.nan, score), found)
@@ -72,7 +72,7 @@ def several_scores(
 
     Args:
       model, tokens, length, seed: as in ``edge_scores``.
-      scorings: ``Source.scoring`` of each: importances with the names of what ablated edges carry; static.
+      scorings: ``Source.scoring`` of each: scores with the names of what ablated edges carry; static.
       replacements: by those names; "zero" is none.
       others: by those names, tokens of other texts, where scores draw replacements from their states.
       target: log-probabilities of another prediction than the model's own, which scores from gradients keep.
@@ -93,7 +93,7 @@ def several_scores(
             values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
         elif takes_passes(kind):
             if kind == "learned":
-                raise InputError("importance learned is jstrace.trace's, which knows the model; here give a Scorer")
+                raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")
             score = SCORES[kind]() if isinstance(kind, str) else kind
             one_pass = Pass(model, tokens, length, replacements.get(replace), target, others.get(replace), seed)
             values[kind, replace] = _checked(score.edge_scores(one_pass), slots)

@@ -6,9 +6,4 @@ what follows import it.
 
 import lazy_loader
 
-from jstrace import _moved
-
-_lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__getattr__ = _moved.renamed(
-    _lazy, __name__, {name: f"jstrace.method.conditions.{name}" for name in ("BASELINES", "Case", "Plan", "Source")}
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

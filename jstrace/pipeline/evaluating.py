@@ -82,7 +82,7 @@ def evaluate(
         same as of the traces, where these were made with texts of your own.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
       target: probabilities ``[V]`` of another prediction, one for each trace, that all rows are measured against in the
-        place of the full graph's: that of ``jstrace.learn(target=)``; None where it is the model's own. Such an
+        place of the full graph's: that of ``jstrace.fit_trace(target=)``; None where it is the model's own. Such an
         evaluation says so (``Evaluation.targeted``), and has no density.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.

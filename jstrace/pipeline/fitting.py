@@ -1,4 +1,4 @@
-"""``jstrace.fit_scorer``: a learned edge score, fitted to what the predictions of texts need (section 8)."""
+"""``jstrace.train_scorer``: a learned edge score, fitted to what the predictions of texts need (section 8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from jstrace.method import graph
 from jstrace.method import scorer as method
-from jstrace.method.conditions import IMPORTANCES, NAMES, REPLACEMENTS, checked_seed
+from jstrace.method.conditions import NAMES, REPLACEMENTS, SCORE_NAMES, checked_seed
 from jstrace.method.gradients import Pass, check_count, kl
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.scorer import FEATURES, Coefficients, Scorer
@@ -92,7 +92,7 @@ class _Draw(NamedTuple):
     sizes: Float[AnyArray, "B"]
 
 
-def fit_scorer(
+def train_scorer(
     model: Model,
     texts: Sequence[Tokens],
     *,
@@ -362,7 +362,7 @@ def check_name(name: Any) -> None:
     Raises:
       InputError: with what it can.
     """
-    if not isinstance(name, str) or not re.fullmatch(NAMES, name) or name in IMPORTANCES:
+    if not isinstance(name, str) or not re.fullmatch(NAMES, name) or name in SCORE_NAMES:
         raise InputError(f"name = {name!r:.60}, expected letters, digits and any of _*+-, and no built-in score's name")
 
 

@@ -24,11 +24,11 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
     n_sizes, traced, evaluated = len(ask.sizes), 0, 0
     if ask.sources:
         # Groups at cuts of random scores are large, and signed ones under frozen components are sorted first.
-        whole = any(one.importance == "random" or (one.signed and one.frozen) for one in ask.sources)
+        whole = any(one.score == "random" or (one.signed and one.frozen) for one in ask.sources)
         traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
         if any(one.order == "score" for one in ask.sources):
             traced = max(traced, 40 * edge_slot_count(config, width))
-        passes = [one.scoring for one in ask.sources if takes_passes(one.importance)]
+        passes = [one.scoring for one in ask.sources if takes_passes(one.score)]
         traced = max([traced, *(gradient_bytes(config, width, itemsize, *one) for one in passes)])
     if ask.cases:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
@@ -131,9 +131,7 @@ def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *,
     return max(scored, extracted)
 
 
-def gradient_bytes(
-    config: ModelConfig, width: int, itemsize: int, importance: Any = "rounds", replace: str = "mean"
-) -> int:
+def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = "rounds", replace: str = "mean") -> int:
     """Peak bytes of a gradient score of one input, beside the weights.
 
     Some seven numbers of every edge are held (the score, the mask, its gradient, and what survived), the residual
@@ -142,9 +140,9 @@ def gradient_bytes(
     "resample" also the states of the two texts that it draws at a step.
     Compiled programs ask for 0.91 to 1.02 times as much (of 8 and 16 layers, 128 and 256 tokens, on a CPU).
     """
-    fitted = getattr(importance, "alone", importance == "fitted")
-    start = getattr(importance, "start", None) if fitted else importance
-    numbers = 18 if hasattr(start, "coefficients") or importance == "learned" else 13 if fitted else 7
+    fitted = getattr(score, "alone", score == "fitted")
+    start = getattr(score, "start", None) if fitted else score
+    numbers = 18 if hasattr(start, "coefficients") or score == "learned" else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
     attention = 8 * 4 * config.n_heads * width**2
     rows = itemsize * width * (10 * config.d_model + 6 * config.d_mlp) + 12 * config.vocab_size

@@ -21,10 +21,10 @@ from jstrace.models import (
     AnyArray,
     Continued,
     Decoder,
-    Importance,
     InputError,
     Model,
     ModelConfig,
+    Score,
     check_ids,
     continued,
 )
@@ -77,7 +77,7 @@ def trace_generation(
     *,
     temperature: float = 0.0,
     seed: int = 0,
-    importance: str | Importance | GradientScore = "l1",
+    score: str | Score | GradientScore = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
@@ -104,7 +104,7 @@ def trace_generation(
       temperature: 0 takes the most probable token each time; else each is drawn, from logits divided by it: a number
         from 1e-6 to 1e6.
       seed: of draws, and of the traces' as in ``jstrace.trace``.
-      importance, sizes, frozen, order, replace, score_replace, reference, progress: as in ``jstrace.trace``.
+      score, sizes, frozen, order, replace, score_replace, reference, progress: as in ``jstrace.trace``.
 
     Raises:
       InputError: as ``jstrace.trace``, more tokens than the model has positions for (without the last), or a
@@ -114,7 +114,7 @@ def trace_generation(
     if not single:
         raise InputError("trace_generation takes one prompt: a text or its token ids")
     under = replace, score_replace, reference
-    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, "raise")
+    tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, "raise")
     found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
     if not np.isfinite(probs).all():
         place = int(np.argmin(np.isfinite(probs)))

@@ -1,4 +1,4 @@
-"""``jstrace.learn`` and its control: traces fitted to inputs, and to predictions that are not theirs (section 8)."""
+"""``jstrace.fit_trace`` and its control: traces fitted to inputs, and to predictions not theirs (section 8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float
 
-from jstrace.method.conditions import checked_importance, takes_passes
+from jstrace.method.conditions import checked_score, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.learning import Fitted
 from jstrace.method.scoring import SCORES
@@ -28,20 +28,20 @@ from jstrace.pipeline.tracing import Progress, trace
 
 
 @overload
-def learn(  # type: ignore[overload-overlap]
+def fit_trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, replace: Replace = ..., score_replace: Replace = ..., reference: Reference = ...,
     sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
     start: str | GradientScore | None = ..., target: Float[AnyArray, "V"] | None = ..., order: str = ...,
     progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
-def learn(
+def fit_trace(
     model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., score_replace: Replace = ...,
     reference: Reference = ..., sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ...,
     polish: int = ..., seed: int = ..., start: str | GradientScore | None = ...,
     target: Sequence[Float[AnyArray, "V"] | None] | None = ..., order: str = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
-def learn(
+def fit_trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
     *,
@@ -60,7 +60,7 @@ def learn(
 ) -> Trace | list[Trace]:
     """Traces of edge scores fitted by gradient to each input, nested over all sizes.
 
-    Their importance is "fitted", followed by what differs from the defaults, such as "fitted-steps-200".
+    Their score is "fitted", followed by what differs from the defaults, such as "fitted-steps-200".
 
     A fit finds far smaller traces than any score, and with them the question whether it found the input's computation
     or made one out of a mask's capacity: ask the same fit for another text's prediction (``target``), and see how far
@@ -93,7 +93,7 @@ def learn(
     options: dict[str, Any] = {"sizes": sizes, "order": order, "reference": reference, "seed": seed}
     options |= {"replace": replace, "score_replace": score_replace}
     given: Any = inputs  # either of the two: what the overloads say of one they say of the other
-    found: Any = trace(model, given, importance=score, target=target, progress=progress, **options)
+    found: Any = trace(model, given, score=score, target=target, progress=progress, **options)
     return found
 
 
@@ -138,7 +138,7 @@ def selectivity(
     text: Tokens,
     others: Sequence[Tokens],
     *,
-    importance: str | GradientScore = "fitted",
+    score: str | GradientScore = "fitted",
     replace: Replace = None,
     score_replace: Replace = None,
     reference: Reference = None,
@@ -157,7 +157,7 @@ def selectivity(
       text: a text, or token ids.
       others: texts whose predictions are the foreign targets. Those that predict the text's own most probable token are
         left out, as in runs (``Selectivity.told``); at least one must be left.
-      importance: a score from gradients, as in ``jstrace.trace``: "fitted", a ``jstrace.Fitted`` of other steps, or
+      score: a score from gradients, as in ``jstrace.trace``: "fitted", a ``jstrace.Fitted`` of other steps, or
         "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
       replace, score_replace, reference: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
@@ -175,9 +175,9 @@ def selectivity(
         raise InputError("others: at least one text, whose prediction is the foreign target")
     if any(np.array_equal(ids[0], other) for other in ids[1:]):
         raise InputError("others: the text itself is among them, whose prediction is not foreign")
-    if not takes_passes(checked_importance(importance)):
+    if not takes_passes(checked_score(score)):
         raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
-    score, numbers = known_to(model, importance), checked_sizes(sizes)
+    known, numbers = known_to(model, score), checked_sizes(sizes)
     predictions = Predictions(Driver(model, Ask((), (), numbers)), ids)
     if predictions.of(0) is None:
         raise InputError("the model's own prediction of the text is not finite; try dtype float32")
@@ -194,7 +194,7 @@ def selectivity(
         "score_replace": score_replace,
         "progress": progress,
     }
-    found: Any = trace(model, given, importance=score, **how, **how_scored)
+    found: Any = trace(model, given, score=known, **how, **how_scored)
     judged: Any = evaluate(model, found, **how)
     own_tv, *foreign = (one.tv for one in judged)
     return Selectivity(numbers, own_tv, np.stack(foreign), tuple(index - 1 for index in told))

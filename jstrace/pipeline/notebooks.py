@@ -20,7 +20,7 @@ def trace_html(trace: Any) -> str:
     words = trace.words
     shown = " ".join(f'<bdi style="{_TOKEN}">{_word(word)}</bdi>' for word in words[:_TOKENS])
     left = f" and {len(words) - _TOKENS:,} more" if len(words) > _TOKENS else ""
-    facts = [f"{len(words):,} tokens", f"{trace.n_edges:,} edges", f"ranked by {trace.importance}", trace.order]
+    facts = [f"{len(words):,} tokens", f"{trace.n_edges:,} edges", f"ranked by {trace.score}", trace.order]
     facts += [f"scored under {trace.score_replace}"] if trace.score_replace else []
     facts += [] if trace.replace in ("zero", trace.score_replace) else [f"ablated edges carry {trace.replace}"]
     counts = [*trace.counts.tolist(), trace.n_edges]

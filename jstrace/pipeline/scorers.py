@@ -23,33 +23,33 @@ def built_in() -> Scorer:
         return Scorer.load(path)
 
 
-def known_to(model: Model, importance: Any) -> Any:
-    """The importance, or what "learned" and "fitted" stand for, checked against the model.
+def known_to(model: Model, score: Any) -> Any:
+    """The score, or what "learned" and "fitted" stand for, checked against the model.
 
     Raises:
       InputError: a scorer of another model, also as the start of a fit, or no scorer of this one.
     """
-    if importance == "fitted":
+    if score == "fitted":
         return SCORES["fitted"]()
-    if isinstance(importance, Fitted):
-        return dataclasses.replace(importance, start=known_to(model, importance.start))
-    if isinstance(importance, Scorer):
-        importance.check_fits(model)
-    if importance != "learned":
-        return importance
+    if isinstance(score, Fitted):
+        return dataclasses.replace(score, start=known_to(model, score.start))
+    if isinstance(score, Scorer):
+        score.check_fits(model)
+    if score != "learned":
+        return score
     found = built_in()
     try:
         found.check_fits(model)
     except InputError as error:
         raise InputError(
-            "importance learned: jstrace comes with a scorer for smollm2 alone; fit one to this model with jstrace"
-            " fit-scorer --model ... --data texts.txt --out scorer.safetensors and give that file as importance"
+            "score learned: jstrace comes with a scorer for smollm2 alone; fit one to this model with jstrace"
+            " train-scorer --model ... --data texts.txt --out scorer.safetensors and give that file as score"
         ) from error
     return found
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What tells a score of ``IMPORTANCES`` from what another version calls so: its kind and numbers, as JSON has them.
+    """What tells a score of ``SCORE_NAMES`` from what another version calls so: its kind and numbers, as JSON has them.
 
     Of coefficients their digest. Code that changes while its numbers stay is not seen.
     """

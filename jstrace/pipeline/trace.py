@@ -54,7 +54,7 @@ class Trace(ByValue):
     """float32; -1 in slots that are no edge, whose stratum is 255."""
     strata: EdgeTree
     """uint8: the smallest trace that holds the edge; Z for none; 255 in slots that are no edge."""
-    importance: str = "l1"
+    score: str = "l1"
     frozen: tuple[str, ...] = ()
     seed: int = 0
     model_fingerprint: str = ""
@@ -84,7 +84,7 @@ class Trace(ByValue):
         *,
         sizes: Sequence[float] = SIZES,
         frozen: Sequence[str] = (),
-        importance: str = "own",
+        score: str = "own",
         order: str = "best-first",
         replace: str = "zero",
     ) -> Trace:
@@ -97,7 +97,7 @@ class Trace(ByValue):
             ``[L,T]``; what stands in slots that are no edge is not read.
           sizes: fractions of all edges, strictly increasing, at most 254.
           frozen: components that rank before all others: any of "residual", "attention", "mlp".
-          importance: what to call the scores.
+          score: what to call the scores.
           order: "best-first", or "score".
           replace: what ablated edges carry in evaluations of it: "zero", or "mean" or "resample" of the texts that
             come with jstrace. For others give ``evaluate`` a ``replace`` and a ``reference``.
@@ -123,7 +123,7 @@ class Trace(ByValue):
             counts=cuts,
             scores=own,
             strata=searched(own, cuts, config, first, checked_order(order)),
-            importance=str(importance),
+            score=str(score),
             frozen=first,
             model_fingerprint=model.fingerprint(),
             order=order,
@@ -224,7 +224,7 @@ class Trace(ByValue):
         sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
         under = f", scored under {self.score_replace!r}" if self.score_replace else ""
         replace = "" if self.replace in ("zero", self.score_replace) else f", replace {self.replace!r}"
-        told = f"importance {self.importance!r}{under}{replace}"
+        told = f"score {self.score!r}{under}{replace}"
         return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, {told})"
 
     def _repr_html_(self) -> str:
@@ -268,7 +268,7 @@ def _header(trace: Trace) -> dict[str, Any]:
         "model_fingerprint": trace.model_fingerprint,
         "n_edges": trace.n_edges,
         "sizes": trace.sizes,
-        "importance": trace.importance,
+        "importance": trace.score,
         "frozen": trace.frozen,
         "seed": trace.seed,
         "order": trace.order,
@@ -321,7 +321,7 @@ def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
         n_edges=header["n_edges"],
         sizes=sizes,
         counts=edge_counts(sizes, header["n_edges"]),
-        importance=_text(header["importance"]),
+        score=_text(header["importance"]),
         frozen=checked_frozen(header["frozen"]),
         seed=checked_seed(header["seed"]),
         model_fingerprint=_text(header["model_fingerprint"]),

@@ -11,15 +11,15 @@ from jstrace.method.conditions import (
     NO_GRADIENTS,
     Source,
     checked_frozen,
-    checked_importance,
     checked_order,
+    checked_score,
     checked_seed,
     name_of,
     takes_passes,
 )
 from jstrace.method.gradients import GradientScore
 from jstrace.method.sizes import SIZES, checked_sizes, counts
-from jstrace.models import Importance, InputError, Model
+from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts, whole_text
@@ -35,19 +35,19 @@ Progress = Callable[[int, int], None]
 
 @overload
 def trace(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, importance: str | Importance | GradientScore = ..., sizes: Sequence[float] = ...,
+    model: Model, inputs: Tokens, *, score: str | Score | GradientScore = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
-    model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
+    model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
-    model: Model, inputs: Sequence[Tokens], *, importance: str | Importance = ..., sizes: Sequence[float] = ...,
+    model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
@@ -56,7 +56,7 @@ def trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
     *,
-    importance: str | Importance | GradientScore = "l1",
+    score: str | Score | GradientScore = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
@@ -73,11 +73,11 @@ def trace(
     Args:
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
-      importance: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random"; from gradients in the mask
+      score: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random"; from gradients in the mask
         "gradient", "integrated", "l1*gradient" or "rounds" (section 8 of the method), which keep far more of a
         prediction and cost 3 to 60 times as much; "learned", by the scorer that comes with jstrace for its default
-        model; "fitted" to the input itself (``jstrace.learn``: 280 passes forward and back); or one of your own
-        (``jstrace.Scorer``, ``jstrace.Importance``, ``jstrace.GradientScore``).
+        model; "fitted" to the input itself (``jstrace.fit_trace``: 280 passes forward and back); or one of your own
+        (``jstrace.Scorer``, ``jstrace.Score``, ``jstrace.GradientScore``).
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.
@@ -88,7 +88,7 @@ def trace(
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
       target: probabilities ``[V]`` of another prediction than the model's own, that scores from gradients are to keep:
-        the control of ``jstrace.selectivity``; one for each input, None where it is the model's own. The importance
+        the control of ``jstrace.selectivity``; one for each input, None where it is the model's own. The score
         of a trace with a target ends in "-to-target".
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
@@ -99,10 +99,10 @@ def trace(
     """
     single, rows = listed(model, inputs)
     under = replace, score_replace, reference
-    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, on_invalid)
+    tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
     targets = log_targets(model, target, len(rows), single=single)
     told = any(one is not None for one in targets)
-    if told and not takes_passes(tracer.driver.ask.sources[0].importance):
+    if told and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, targets)
     return found[0] if single else found
@@ -112,7 +112,7 @@ def trace_iter(
     model: Model,
     inputs: Iterable[Tokens],
     *,
-    importance: str | Importance | GradientScore = "l1",
+    score: str | Score | GradientScore = "l1",
     sizes: Sequence[float] = SIZES,
     frozen: Sequence[str] = (),
     order: str = "best-first",
@@ -126,7 +126,7 @@ def trace_iter(
     """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
 
     Args:
-      model, importance, sizes, frozen, order, replace, score_replace, reference, seed, on_invalid: as in ``trace``.
+      model, score, sizes, frozen, order, replace, score_replace, reference, seed, on_invalid: as in ``trace``.
       inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
       chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
 
@@ -137,7 +137,7 @@ def trace_iter(
     if isinstance(inputs, str) or not isinstance(inputs, Iterable):
         raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
     under = replace, score_replace, reference
-    tracer = Tracer.of(model, importance, sizes, frozen, order, under, seed, on_invalid)
+    tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
     return _stream(tracer, iter(inputs), chunk_size(model, chunk))
 
 
@@ -180,7 +180,7 @@ class Tracer:
     @staticmethod
     def of(
         model: Model,
-        importance: Any,
+        score: Any,
         sizes: Sequence[float],
         frozen: Sequence[str],
         order: str,
@@ -189,7 +189,7 @@ class Tracer:
         on_invalid: str,
     ) -> Tracer:
         """With everything checked; ``under`` are what ablated edges carry, also in scores, and reference texts."""
-        kind, first, (replace, scored, texts) = checked_importance(importance), checked_frozen(frozen), under
+        kind, first, (replace, scored, texts) = checked_score(score), checked_frozen(frozen), under
         name, replacing = named(model, replace, texts)
         mark = replacing.mark(name)
         if takes_passes(kind):
@@ -247,11 +247,11 @@ class Tracer:
             counts=counts(ask.sizes, found.n_edges),
             scores=found.scores,
             strata=strata,
-            importance=name_of(source.importance) + ("-to-target" if to_target else ""),
+            score=name_of(source.score) + ("-to-target" if to_target else ""),
             frozen=source.frozen,
             order=source.order,
             replace=self.replace,
-            score_replace=source.scoring[1] if takes_passes(source.importance) else "",
+            score_replace=source.scoring[1] if takes_passes(source.score) else "",
             reference=self.reference,
             seed=ask.seed,
             model_fingerprint=self.mark,

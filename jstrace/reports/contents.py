@@ -184,13 +184,13 @@ def _beside(run: Results) -> Iterator[tuple[str, str, str, Drawing, str]]:
             "Attention masks that enter the softmax, against those that follow it; with residual+mlp there are none.",
             *_compared(run, [own, (plan.baseline("pre-softmax"), "before the softmax")]),
         )  # fmt: skip
-    if len(plan.importances) > 1:
+    if len(plan.scores) > 1:
         yield (
-            "importance", "edge scores compared", "The same extraction by other scores.",
-            *_compared(run, _named(plan, (plan.case(importance=kind) for kind in plan.importances))),
+            "score", "edge scores compared", "The same extraction by other scores.",
+            *_compared(run, _named(plan, (plan.case(score=kind) for kind in plan.scores))),
         )  # fmt: skip
     if len(plan.orders) > 1:
-        cases = [plan.case("all", kind, order=order) for kind in plan.importances for order in plan.orders]
+        cases = [plan.case("all", kind, order=order) for kind in plan.scores for order in plan.orders]
         yield (
             "order", "best-first search against ranks alone",
             "As many edges found from the output on, so that traces stay connected, and by score, wherever they are.",

@@ -82,7 +82,7 @@ class Results:
 
     @property
     def source(self) -> str:
-        """The kind of traces that figures show: of the first importance, in the first order."""
+        """The kind of traces that figures show: of the first score, in the first order."""
         return self.plan.case().source.name
 
     @property

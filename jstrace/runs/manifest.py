@@ -12,7 +12,7 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.files import read_regular
-from jstrace.method.conditions import IMPORTANCES, Named, Plan, identity_of, name_of, takes_passes
+from jstrace.method.conditions import SCORE_NAMES, Named, Plan, identity_of, name_of, takes_passes
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.runs.data import Data
 from jstrace.runs.extras import NOTHING, Extras
@@ -51,12 +51,12 @@ def configuration(
     later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
     later |= ({"selectivity": plan.selectivity} if plan.selectivity else {}) | extras.config
     later |= _scored(plan)
-    own = {name_of(one): identity_of(one) for one in plan.importances if not isinstance(one, str | Named)}
+    own = {name_of(one): identity_of(one) for one in plan.scores if not isinstance(one, str | Named)}
     return (
         ({"own_importances": own} if own else {})
         | later
         | {
-            "importance": list(plan.importance_names),
+            "importance": list(plan.score_names),
             "ablate": list(plan.ablations),
             "baselines": list(plan.baselines),
             "sizes": list(plan.sizes),
@@ -71,7 +71,7 @@ def _scored(plan: Plan) -> dict[str, Any]:
     """For each replacement what scores are taken under, where any reads it. Older runs do not say it: means."""
     if not plan.scored_under:
         return {}
-    own = [one.name for one in plan.importances if takes_passes(one) and not isinstance(one, str)]
+    own = [one.name for one in plan.scores if takes_passes(one) and not isinstance(one, str)]
     return {"score_replace": list(plan.scored_under)} | ({_OWN_GRADIENTS: own} if own else {})
 
 
@@ -98,14 +98,14 @@ def _meant(config: dict[str, Any]) -> dict[str, Any]:
 def plan_of(config: dict[str, Any]) -> Plan:
     """The plan that a configuration describes."""
     names = ("importance", "ablate", "baselines", "sizes")
-    importances, ablations, baselines, sizes = (tuple(config[name]) for name in names)
+    scores, ablations, baselines, sizes = (tuple(config[name]) for name in names)
     gradients = config.get(_OWN_GRADIENTS, [])
-    importances = tuple(name if name in IMPORTANCES else Named(name, name in gradients) for name in importances)
+    scores = tuple(name if name in SCORE_NAMES else Named(name, name in gradients) for name in scores)
     later = _meant(config)
     replacements, orders, scored = (tuple(later[name]) for name in ("replace", "order", "score_replace"))
-    under = scored[0] if scored != replacements and any(map(takes_passes, importances)) else None
+    under = scored[0] if scored != replacements and any(map(takes_passes, scores)) else None
     plan = Plan(
-        importances, ablations, baselines, sizes, config["seed"], replacements, orders, later["selectivity"], under
+        scores, ablations, baselines, sizes, config["seed"], replacements, orders, later["selectivity"], under
     )  # fmt: skip
     if plan.scored_under not in ((), scored):
         raise ValueError(f"its scores are under {scored}, its traces under {replacements}")

@@ -127,7 +127,7 @@ def run(
     wanted = min(n_inputs, limit or n_inputs)
     added = (*extras.columns, *(["pairs"] if data.paired else []))
     mark = reference_mark(reference) if plan.takes_reference else None
-    learned = built_in().coefficients.digest if "learned" in plan.importances else None
+    learned = built_in().coefficients.digest if "learned" in plan.scores else None
     scores = {name: settings_of(name) for name in plan.built_in_names}
     config = manifest.configuration(
         plan, data, save_strata=save_strata, reference=mark, learned=learned, scores=scores, extras=extras
@@ -139,8 +139,8 @@ def run(
         loaded = model if isinstance(model, Model) else model()
         if loaded.tokenizer is None:
             raise InputError("this model came without a tokenizer; a run needs one")
-        for importance in plan.importances:  # before anything is written: the folder is not to be another run's
-            known_to(loaded, importance)
+        for score in plan.scores:  # before anything is written: the folder is not to be another run's
+            known_to(loaded, score)
         counts = token_counts(loaded.tokenizer, data.corpus)  # refused here where the tokenizer cannot be read
         config |= {"model": manifest.known_as(folder, loaded.fingerprints().every), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)

@@ -44,7 +44,7 @@ def attribution_graph(
     texts, edges = [_label(text) for text in words_of(trace)], trace.edges(k)
     ends = _ends(edges, parallel=trace.config.parallel)
     nodes = _nodes(trace, k, _entered(edges, ends), texts, _output(trace, evaluation, word))
-    facts = {"size": size, "k": k, "importance": trace.importance, "order": trace.order}
+    facts = {"size": size, "k": k, "score": trace.score, "order": trace.order}
     facts |= {"replace": trace.replace, "scored_under": trace.score_replace or "none"}
     return {
         "metadata": {

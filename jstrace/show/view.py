@@ -79,7 +79,7 @@ def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word:
     curves = [_curve(title, one, word) for title, one in evaluations.items()]
     sizes, counts = [*trace.sizes, 1.0], [*trace.counts.tolist(), trace.n_edges]
     strata = dict(trace.strata.items())
-    scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.importance))
+    scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.score))
     called = words_of(trace)
     return panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
 
@@ -93,8 +93,8 @@ _SCORES = {
 }
 
 
-def _score_words(importance: str) -> str:
-    return f"Scores ({importance}): {_SCORES.get(importance, 'their order alone is of interest')}"
+def _score_words(score: str) -> str:
+    return f"Scores ({score}): {_SCORES.get(score, 'their order alone is of interest')}"
 
 
 def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _word(model: Model | None) -> Word:
 
 def _name(trace: Trace) -> str:
     order = "" if trace.order == "best-first" else f" by {trace.order}"
-    return f"{trace.importance}{order}"
+    return f"{trace.score}{order}"
 
 
 def _summary(trace: Trace) -> str:

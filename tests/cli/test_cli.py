@@ -57,7 +57,7 @@ def test_bad_input_is_one_line_and_code_2(run: Run, words: tuple[str, ...], mess
         ("trace", "--file", "gs://a/b"),
         ("view", "a", "--out", "gs://a/b.html"),
         ("export", "a.npz", "--format", "json", "--size", "1", "--out", "gs://a/b"),
-        ("fit-scorer", "--data", "a.txt", "--out", "gs://a/b.safetensors"),
+        ("train-scorer", "--data", "a.txt", "--out", "gs://a/b.safetensors"),
         ("convert", "smollm2", "gs://a/b"),
     ],
 )
@@ -94,7 +94,7 @@ def test_version(run: Run) -> None:
 
 def test_choices_are_the_librarys() -> None:
     assert [a.value for a in options.Ablate] == list(conditions.ABLATIONS)
-    assert [i.value for i in options.Importance] == list(conditions.IMPORTANCES)
+    assert [i.value for i in options.Score] == list(conditions.SCORE_NAMES)
     assert {k.value for k in options.Kind} == {"all", *strongest.KINDS}
     assert [d.value for d in options.Dtype] == list(loading.DTYPES)
 

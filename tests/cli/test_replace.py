@@ -33,7 +33,7 @@ def texts(tmp_path: Path) -> str:
 def test_trace(
     run: Run, stub: Model, texts: str, tmp_path: Path, words: tuple[str, ...], replace: str, scored: str
 ) -> None:
-    asked = ("trace", "hello", "--importance", "l1*gradient", *words)
+    asked = ("trace", "hello", "--score", "l1*gradient", *words)
     asked += ("--reference", texts) if words else ()
     code, out, error = run(*asked, "--json", "--save", str(tmp_path / "t.npz"))
     assert code == 0, error
@@ -41,7 +41,7 @@ def test_trace(
     assert (found["replace"], found["scored_under"]) == (replace, scored) == (trace.replace, trace.score_replace)
     lines = ["some words", "and more"]
     options = {"reference": lines} if words else {}
-    expected = jstrace.trace(stub, "hello", importance="l1*gradient", replace=replace, score_replace=scored, **options)
+    expected = jstrace.trace(stub, "hello", score="l1*gradient", replace=replace, score_replace=scored, **options)
     np.testing.assert_array_equal(trace.scores.attn, expected.scores.attn)
     judged = jstrace.evaluate(stub, expected, **options)
     np.testing.assert_allclose([row["tv"] for row in found["rows"]], judged.tv, atol=1e-5)
@@ -53,7 +53,7 @@ def test_trace(
 
 def test_reference_texts_that_nothing_is_made_of(run: Run, stub: Model, texts: str) -> None:
     for words in (("trace", "hello"), ("selectivity", "hello", "--others", texts)):
-        code, _, error = run(*words, "--importance", "l1*gradient", "--reference", texts)
+        code, _, error = run(*words, "--score", "l1*gradient", "--reference", texts)
         assert (code, error.count("\n")) == (2, 1)
         assert "--reference has texts for --replace mean or resample" in error
     code, _, error = run("trace", "hello", "--score-replace", "mean")
@@ -71,7 +71,7 @@ def test_what_cannot_be_replaced_before_the_softmax_is_refused_at_once(
 
 
 def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) -> None:
-    words = ("selectivity", "hello", "--others", texts, "--importance", "l1*gradient")
+    words = ("selectivity", "hello", "--others", texts, "--score", "l1*gradient")
     told = json.loads(run(*words, "--json")[1])
     assert (told["replace"], told["scored_under"], told["told"]) == ("zero", "zero", [0, 1])
     code, out, error = run(*words, "--score-replace", "mean", "--reference", texts)
@@ -89,10 +89,10 @@ def test_view(run: Run, stub: Model, texts: str, tmp_path: Path) -> None:
     """Of a text the score follows; of a saved trace it is settled, and what stands beside it is made alike."""
     page, saved = str(tmp_path / "p.html"), str(tmp_path / "t.npz")
     words = ("--reference", texts, "--out", page)
-    code, _, error = run("view", "hello", "--importance", "l1*gradient", "--replace", "mean", *words)
+    code, _, error = run("view", "hello", "--score", "l1*gradient", "--replace", "mean", *words)
     assert code == 0, error
     assert "scored under mean" in Path(page).read_text()
-    asked = ("--importance", "l1*gradient", "--replace", "mean", "--reference", texts)
+    asked = ("--score", "l1*gradient", "--replace", "mean", "--reference", texts)
     assert run("trace", "hello", *asked, "--save", saved)[0] == 0
     code, _, error = run("view", saved, "--against", "gradient", *words)
     assert code == 0, error
@@ -113,7 +113,7 @@ def test_view(run: Run, stub: Model, texts: str, tmp_path: Path) -> None:
 def test_export_reads_the_full_graph_alone(run: Run, stub: Model, texts: str, tmp_path: Path) -> None:
     """So a trace under texts of one's own is exported without them."""
     saved, out = str(tmp_path / "t.npz"), tmp_path / "g.json"
-    asked = ("--importance", "l1*gradient", "--replace", "mean", "--reference", texts)
+    asked = ("--score", "l1*gradient", "--replace", "mean", "--reference", texts)
     assert run("trace", "hello", *asked, "--save", saved)[0] == 0
     words = ("--format", "neuronpedia", "--size", "0.1", "-o", str(out), "--model", "x")
     code, _, error = run("export", saved, *words)

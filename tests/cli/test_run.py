@@ -30,17 +30,15 @@ def rows(tmp_path: Path) -> Path:
 def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
     out, words = (
         str(tmp_path / "out"),
-        ("--baselines", "random,inverse", "--ablate", "residual+mlp", "--importance", "l2"),
+        ("--baselines", "random,inverse", "--ablate", "residual+mlp", "--score", "l2"),
     )
-    code, told, err = run("run", "--data", str(rows), "--out", out, *words, "--limit", "2", "--importance", "l1,cosine")
+    code, told, err = run("run", "--data", str(rows), "--out", out, *words, "--limit", "2", "--score", "l1,cosine")
     assert (code, told) == (0, f"{out}: 2 inputs, 2 of them computed now\n")
     assert re.search(r"2/2 inputs, 2 saved, [\d.e+]+ inputs/s, 0:00:00 left", err)
     config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
-    assert config["importance"] == ["l2", "l1", "cosine"]
+    assert config["score"] == ["l2", "l1", "cosine"]
     assert (config["ablate"], config["baselines"]) == (["residual+mlp"], ["random", "inverse"])
-    code, told, _ = run(
-        "run", "--data", str(rows), "--out", out, *words, "--importance", "l1", "--importance", "cosine"
-    )
+    code, told, _ = run("run", "--data", str(rows), "--out", out, *words, "--score", "l1", "--score", "cosine")
     assert (code, told) == (0, f"{out}: 3 inputs, 1 of them computed now\n")
     code, _, err = run("run", "--data", str(rows), "--out", out)
     assert code == 2
@@ -54,7 +52,7 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
 
 def test_run_with_its_control(run: Run, stub: Model, rows: Path, tmp_path: Path) -> None:
     """What it costs is said first, too many targets are one line, and the report names where it peaks."""
-    out, words = str(tmp_path / "out"), ("--importance", "l1*gradient", "--ablate", "all")
+    out, words = str(tmp_path / "out"), ("--score", "l1*gradient", "--ablate", "all")
     words += ("--reference", "data", "--score-replace", "mean")
     code, _, err = run("run", "--data", str(rows), "--out", out, *words, "--selectivity", "3")
     assert code == 2
@@ -86,7 +84,7 @@ def test_help_says_what_data_is(run: Run) -> None:
         (("run", "--data", "/no/such.tsv", "--out", "x"), "/no/such.tsv: cannot be read (No such file or directory)"),
         (("run", "--data", "a.tsv", "--out", "x", "--ablate", "mlp"), "ablate 'mlp': expected some of all"),
         (("run", "--data", "a.tsv", "--out", "x", "--baselines", "noise"), "baselines 'noise'"),
-        (("run", "--data", "a.tsv", "--out", "x", "--importance", ","), "importance '': expected some of"),
+        (("run", "--data", "a.tsv", "--out", "x", "--score", ","), "score '': expected some of"),
         (
             ("run", "--data", "a.tsv", "--out", "x", "--replace", "nonsense"),
             "replace 'nonsense': expected some of",

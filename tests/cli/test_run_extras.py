@@ -46,7 +46,7 @@ def test_what_scores_took_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.
     reference.write_text("gh ef\n")
     spent = {"l1 and l2": Spent(2, 0.5), "gradient": Spent(2, 300.0)}
     monkeypatch.setattr("jstrace.runs.runner._seconds", lambda _: {k: vars(v) for k, v in spent.items()})
-    asked = ("--importance", "l1,l2,gradient", "--replace", "mean", "--reference", str(reference), *WORDS)
+    asked = ("--score", "l1,l2,gradient", "--replace", "mean", "--reference", str(reference), *WORDS)
     code, told, err = run("run", "--data", str(rows), "--out", str(out), *asked)
     assert code == 0, err
     last = "seconds an input for scores, without compilation: l1 and l2 0.25; gradient 150"

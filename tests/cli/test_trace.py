@@ -57,15 +57,15 @@ def test_attention_alone(run: Run, stub: Model) -> None:
 
 
 def test_json(run: Run, stub: Model) -> None:
-    code, out, _ = run("trace", "hello", "--json", "--ablate", "residual+mlp", "--importance", "random", "--seed", "7")
+    code, out, _ = run("trace", "hello", "--json", "--ablate", "residual+mlp", "--score", "random", "--seed", "7")
     found = json.loads(out)
-    trace = jstrace.trace(stub, "hello", importance="random", seed=7)
+    trace = jstrace.trace(stub, "hello", score="random", seed=7)
     evaluation = jstrace.evaluate(stub, trace, ablate="residual+mlp")
     assert code == 0
     assert len(found["rows"]) == 27
     np.testing.assert_allclose([row["tv"] for row in found["rows"]], evaluation.tv, atol=1e-6)
     assert found["density"] == pytest.approx(evaluation.density)
-    assert (found["ablate"], found["importance"], found["seed"]) == ("residual+mlp", "random", 7)
+    assert (found["ablate"], found["score"], found["seed"]) == ("residual+mlp", "random", 7)
 
 
 def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
     assert ranked["strata"] == packed(dict(alone.strata.items())), "the order is that of the trace beside it"
     assert best["strata"] != ranked["strata"]
     for words, message in (
-        ((str(saved), "--importance", "l2"), "--importance: the trace in"),
+        ((str(saved), "--score", "l2"), "--score: the trace in"),
         ((str(saved), "--order", "score"), "--order: the trace in"),
         (("hello", "--out", "page.txt"), "ends in .html"),
         (("hello", "--out", str(tmp_path / "no" / "a.html")), "there is no folder"),
         (("missing.npz",), "missing.npz"),
-        (("hello", "--importance", "flow"), "expected one of l1"),
+        (("hello", "--score", "flow"), "expected one of l1"),
     ):
         code, _, error = run("view", *words)
         assert (code, error.count("\n")) == (2, 1)

@@ -248,7 +248,7 @@ def test_damaged_scorers(tmp_path: Path) -> None:
 def test_traces_that_were_altered_by_hand(tmp_path: Path) -> None:
     """Each field of a trace with something else in it is refused, or read back as it was written."""
     trace = jstrace.Trace.load(ROOT / "tests" / "golden" / "trace.npz")
-    for field in ("importance", "model_fingerprint", "replace", "reference", "seed"):
+    for field in ("score", "model_fingerprint", "replace", "reference", "seed"):
         changed = dataclasses.replace(trace, **{field: 7 if field == "seed" else "\x1b[2J\u202e"})
         changed.save(tmp_path / "it.npz")
         assert jstrace.Trace.load(tmp_path / "it.npz") == changed

@@ -77,7 +77,7 @@ def test_no_more_than_can_be_meant(tmp_path: Path) -> None:
         ("trace", "--file", "/dev/zero"),
         ("trace", "--file", "FOLDER/pipe"),
         ("trace", "x", "--model", "FOLDER/damaged.gguf"),
-        ("trace", "x", "--importance", "FOLDER/pipe.safetensors"),
+        ("trace", "x", "--score", "FOLDER/pipe.safetensors"),
         ("info", "FOLDER/damaged.npz"),
         ("info", "FOLDER/damaged.gguf"),
         ("info", "FOLDER"),

@@ -93,24 +93,24 @@ LINEARISED = ("olmo2", "gpt_neox")
 
 
 @pytest.mark.parametrize(
-    ("family", "importance"),
+    ("family", "score"),
     [*((family, "l1") for family in FAMILIES), *((f, i) for f in LINEARISED for i in ("ifr", "cosine"))],
 )
-def test_scores_equal_the_oracle(family: str, importance: str) -> None:
+def test_scores_equal_the_oracle(family: str, score: str) -> None:
     config, params, model = made(family)
     tokens = tokens_of(config, 6)
-    expected = oracle.scores(oracle.Literal(config, params, tokens), importance)
-    got = edge_scores(model.decoder, jnp.asarray([*tokens, 0, 0]), 6, importance=importance, seed=0)
+    expected = oracle.scores(oracle.Literal(config, params, tokens), score)
+    got = edge_scores(model.decoder, jnp.asarray([*tokens, 0, 0]), 6, score=score, seed=0)
     for name, leaf in without_marks(jax.device_get(got)).items():
         cropped = leaf[..., :6, :6] if name == "attn" else leaf[..., :6]
         np.testing.assert_allclose(cropped, getattr(expected, name), atol=3e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("importance", ["l1", "random"])
-def test_traces_equal_the_heap(family: str, importance: str) -> None:
+@pytest.mark.parametrize("score", ["l1", "random"])
+def test_traces_equal_the_heap(family: str, score: str) -> None:
     config, _, model = made(family)
-    trace = jstrace.trace(model, tokens_of(config, 6), sizes=SIZES, importance=importance)
+    trace = jstrace.trace(model, tokens_of(config, 6), sizes=SIZES, score=score)
     expected = oracle.strata(trace.scores, SIZES, parallel=config.parallel)
     for name, leaf in trace.strata.items():
         np.testing.assert_array_equal(leaf, getattr(expected, name), err_msg=name)

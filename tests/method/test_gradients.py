@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import jstrace
 from jstrace.method import graph
 from jstrace.method.budgets import extremes, largest, soft_mask, total
-from jstrace.method.conditions import checked_importance
+from jstrace.method.conditions import checked_score
 from jstrace.method.gradients import (
     Gradient,
     Integrated,
@@ -175,7 +175,7 @@ def test_a_target_is_what_is_kept() -> None:
 def test_shares_times_gradients(tiny: Model, tokens: np.ndarray) -> None:
     """The product of the two scores, as each gives it alone; where neither is next to nothing."""
     one = Pass(tiny.decoder, jnp.asarray(tokens), len(tokens), None)
-    shares = jstrace.trace(tiny, tokens, importance="l1").scores
+    shares = jstrace.trace(tiny, tokens, score="l1").scores
     gradient, both = jax.jit(lambda: [score.edge_scores(one) for score in (Gradient(), ShareTimesGradient())])()
     for name, share in shares.items():
         expected = share * np.sqrt(np.asarray(getattr(gradient, name)))
@@ -215,20 +215,20 @@ def test_a_score_of_ones_own_that_runs_passes(tiny: Model, tokens: np.ndarray) -
         def edge_scores(self, one: Pass) -> Any:
             return one.slots().mlp
 
-    found = jstrace.trace(tiny, [tokens, tokens[:4]], importance=Largest(), replace="zero")
-    assert (found[0].importance, found[0].replace) == ("largest", "zero")
+    found = jstrace.trace(tiny, [tokens, tokens[:4]], score=Largest(), replace="zero")
+    assert (found[0].score, found[0].replace) == ("largest", "zero")
     with pytest.raises(jstrace.InputError, match="expected an EdgeTree like its slots"):
-        jstrace.trace(tiny, tokens, importance=Wrong(), replace="zero")
+        jstrace.trace(tiny, tokens, score=Wrong(), replace="zero")
 
 
 def test_own_replacements_are_used(tiny: Model, tokens: np.ndarray) -> None:
     """A score under one replacement is not that under another, and batches change nothing."""
     other = jstrace.resample_replacement(tiny, np.arange(len(tokens)))
-    under = jstrace.trace(tiny, tokens, importance="rounds", replace=other)
-    zero = jstrace.trace(tiny, [tokens, tokens[::-1].copy()], importance="rounds", replace="zero")
+    under = jstrace.trace(tiny, tokens, score="rounds", replace=other)
+    zero = jstrace.trace(tiny, [tokens, tokens[::-1].copy()], score="rounds", replace="zero")
     assert (under.replace, zero[0].replace) == ("resample", "zero")
     assert under != zero[0]
-    alone = jstrace.trace(tiny, tokens, importance="rounds", replace="zero")
+    alone = jstrace.trace(tiny, tokens, score="rounds", replace="zero")
     for name, leaf in alone.scores.items():
         np.testing.assert_allclose(getattr(zero[0].scores, name), leaf, rtol=1e-3, atol=1e-3)
     assert isinstance(other, Replacement)
@@ -261,4 +261,4 @@ def test_other_numbers_have_another_name() -> None:
     assert dataclasses.replace(Rounds(cuts=5), cuts=20).name == "rounds"
     assert dataclasses.replace(Rounds(cuts=5, name="mine"), cuts=20).name == "mine"
     assert Integrated(steps=4).name == "integrated-steps-4"
-    assert checked_importance(Rounds(cuts=5, last_temperature=1e-5, temperature=1e-5)).name.endswith("1e-05")
+    assert checked_score(Rounds(cuts=5, last_temperature=1e-5, temperature=1e-5)).name.endswith("1e-05")

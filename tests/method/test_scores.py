@@ -8,44 +8,44 @@ import numpy as np
 import pytest
 
 from jstrace.method import graph, scoring
-from jstrace.method.conditions import GRADIENTS, IMPORTANCES, checked_importance
+from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, checked_score
 from jstrace.method.scores import normalised, random_scores
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
 from tests.conftest import TINY, tiny_params
 
-edge_scores = jax.jit(scoring.edge_scores, static_argnames="importance")
+edge_scores = jax.jit(scoring.edge_scores, static_argnames="score")
 FITTED = ("learned", "fitted")
 """Have tests of their own, in tests/pipeline."""
 
 
-@pytest.mark.parametrize("importance", ["l1", "l2", "ifr", "cosine"])
-def test_equal_the_oracle(tiny: Model, tokens: np.ndarray, importance: str) -> None:
-    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), importance=importance, seed=0)
-    expected = oracle.scores(oracle.Literal(TINY, tiny_params(), tokens), importance)
+@pytest.mark.parametrize("score", ["l1", "l2", "ifr", "cosine"])
+def test_equal_the_oracle(tiny: Model, tokens: np.ndarray, score: str) -> None:
+    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), score=score, seed=0)
+    expected = oracle.scores(oracle.Literal(TINY, tiny_params(), tokens), score)
     for name, leaf in without_marks(jax.device_get(got)).items():
         np.testing.assert_allclose(leaf, getattr(expected, name), atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("importance", [name for name in IMPORTANCES if name not in FITTED])
-def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, importance: str) -> None:
+@pytest.mark.parametrize("score", [name for name in SCORE_NAMES if name not in FITTED])
+def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, score: str) -> None:
     n = len(tokens)
-    plain = edge_scores(tiny.decoder, jnp.asarray(tokens), n, importance=importance, seed=3)
-    wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, importance=importance, seed=3)
+    plain = edge_scores(tiny.decoder, jnp.asarray(tokens), n, score=score, seed=3)
+    wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, score=score, seed=3)
     for name, leaf in plain.items():
         cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
-        if importance == "rounds":  # logarithms of small gradients add up, and other widths round sums otherwise
+        if score == "rounds":  # logarithms of small gradients add up, and other widths round sums otherwise
             assert np.isclose(cropped, leaf, rtol=1e-2, atol=1e-2, equal_nan=True).mean() > 0.98
             continue
-        bounds = {"rtol": 1e-3, "atol": 1e-4} if importance in GRADIENTS else {"atol": 1e-5}
+        bounds = {"rtol": 1e-3, "atol": 1e-4} if score in GRADIENTS else {"atol": 1e-5}
         np.testing.assert_allclose(cropped, leaf, **bounds, err_msg=name)
     outside = jax.tree.map(lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, graph.edge_slots(TINY, n + 2, n))
     assert all(jax.tree.leaves(outside))
 
 
 def test_shares_of_a_node_sum_to_one(tiny: Model, tokens: np.ndarray) -> None:
-    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), importance="l1", seed=0)
+    got = edge_scores(tiny.decoder, jnp.asarray(tokens), len(tokens), score="l1", seed=0)
     attn = jnp.nan_to_num(got.attn)
     np.testing.assert_allclose((got.residual_attn + attn.sum((1, 3)))[:-1], 1, atol=1e-5)
     np.testing.assert_allclose((got.residual_mlp + got.mlp)[:-1], 1, atol=1e-5)
@@ -73,7 +73,7 @@ def test_every_input_has_a_random_draw_of_its_own(tiny: Model, tokens: np.ndarra
     """Of its tokens, their places and the seed: a baseline over inputs carries the variance of the draw."""
 
     def drawn(ids: np.ndarray, seed: int = 3) -> np.ndarray:
-        return np.asarray(edge_scores(tiny.decoder, jnp.asarray(ids), len(tokens), importance="random", seed=seed).mlp)
+        return np.asarray(edge_scores(tiny.decoder, jnp.asarray(ids), len(tokens), score="random", seed=seed).mlp)
 
     one = drawn(tokens)
     np.testing.assert_array_equal(drawn(tokens), one)
@@ -84,4 +84,4 @@ def test_every_input_has_a_random_draw_of_its_own(tiny: Model, tokens: np.ndarra
 
 def test_unknown_importance() -> None:
     with pytest.raises(InputError, match="l1, l2, ifr, cosine, random"):
-        checked_importance("lrp")
+        checked_score("lrp")

@@ -44,7 +44,7 @@ def test_no_dataclass_asks_an_array_for_its_truth() -> None:
 def records(tiny: Model) -> list[tuple[Any, Any, Any]]:
     """Each with an equal one and another."""
     tokens = np.arange(5, dtype=np.int32)
-    one, same, other = (jstrace.trace(tiny, tokens, sizes=(0.2,), importance=name) for name in ("l1", "l1", "l2"))
+    one, same, other = (jstrace.trace(tiny, tokens, sizes=(0.2,), score=name) for name in ("l1", "l1", "l2"))
     curves = [jstrace.Selectivity((0.2,), np.asarray([0.1, x]), np.zeros((1, 2))) for x in (np.nan, np.nan, 0)]
     words = [jstrace.Generation(tokens, None, 4, np.ones(1, np.float32), (x,), 0.0, 0) for x in (one, same, other)]
     inputs = [Input(tokens, x, (one.strata,)) for x in (1, 1, None)]

@@ -40,9 +40,9 @@ def planted(seed: int) -> Model:
     return Model(Decoder(config, params), Letters())
 
 
-def mean_tv(model: Model, importance: Any) -> float:
+def mean_tv(model: Model, score: Any) -> float:
     sizes = (0.05, 0.1, 0.2, 0.4)
-    traces = jstrace.trace(model, TESTED, importance=importance, sizes=sizes, order="score", **MEANS)
+    traces = jstrace.trace(model, TESTED, score=score, sizes=sizes, order="score", **MEANS)
     found = jstrace.evaluate(model, traces, reference=ROWS)
     return float(np.mean([one.tv[1:-1] for one in found]))
 
@@ -55,7 +55,7 @@ def start_of(model: Model, features: str) -> Scorer:
 def test_finds_the_planted_sub_graph(seed: int) -> None:
     model = planted(seed)
     options: dict[str, Any] = {"features": "activations", "replace": "mean", "reference": ROWS, "steps": 150}
-    scorer = jstrace.fit_scorer(model, ROWS, **options)
+    scorer = jstrace.train_scorer(model, ROWS, **options)
     before, after = start_of(model, "activations"), scorer
     head = np.asarray(after.coefficients.head)
     others = np.concatenate([head[[0, 2]].ravel(), head[1, 2:]])
@@ -66,10 +66,10 @@ def test_finds_the_planted_sub_graph(seed: int) -> None:
 def test_seeds_reproduce_and_steps_teach() -> None:
     model, losses = planted(2), []
     options: dict[str, Any] = {"features": "gradient", "reference": ROWS, "steps": 6, "batch": 3}
-    one, same, other = (jstrace.fit_scorer(model, ROWS, seed=seed, **options) for seed in (1, 1, 2))
+    one, same, other = (jstrace.train_scorer(model, ROWS, seed=seed, **options) for seed in (1, 1, 2))
     assert one == same
     assert one != other
-    jstrace.fit_scorer(model, ROWS, **options, progress=lambda *told: losses.append(told))
+    jstrace.train_scorer(model, ROWS, **options, progress=lambda *told: losses.append(told))
     assert losses[:8] == [(n, 8, None) for n in range(1, 9)]
     assert [told[:2] for told in losses[8:]] == [(n, 6) for n in range(1, 7)]
     assert all(np.isfinite(told[2]) for told in losses[8:])
@@ -91,8 +91,8 @@ def test_padding_and_batches_change_nothing(features: str, family: str) -> None:
     )
     scorer = Scorer(drawn, features)
     short, long = np.arange(5), np.arange(20, 33)
-    alone = jstrace.trace(model, short, importance=scorer, **MEANS)
-    together = jstrace.trace(model, [short, long], importance=scorer, **MEANS)[0]
+    alone = jstrace.trace(model, short, score=scorer, **MEANS)
+    together = jstrace.trace(model, [short, long], score=scorer, **MEANS)[0]
     exact = Pass(model.decoder, jnp.asarray(short), 5, jstrace.mean_replacement(model, ROWS).bare())
 
     def flat(tree: Any) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_on_a_mesh(tiny: Model) -> None:
     mesh = make_mesh(data=2, model=2)
     params = jax.device_put(tiny_params(), param_shardings(TINY, mesh))
     placed = Model(Decoder(TINY, params), Letters())
-    one, two = (jstrace.trace(model, TESTED, importance=scorer, **MEANS) for model in (tiny, placed))
+    one, two = (jstrace.trace(model, TESTED, score=scorer, **MEANS) for model in (tiny, placed))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a.scores.attn, b.scores.attn, rtol=1e-3, atol=1e-6)
 
@@ -162,17 +162,17 @@ def test_the_biases_are_where_they_belong() -> None:
 
 def test_on_disk(tmp_path: Path, tiny: Model) -> None:
     path = tmp_path / "scorer.safetensors"
-    scorer = jstrace.fit_scorer(tiny, ROWS, features="gradient", reference=ROWS, steps=2)
+    scorer = jstrace.train_scorer(tiny, ROWS, features="gradient", reference=ROWS, steps=2)
     scorer.save(path)
     read = Scorer.load(path)
     assert read == scorer
     assert hash(read) == hash(scorer)
     assert read.model_fingerprints[0] == tiny.fingerprint()
-    traces = [jstrace.trace(tiny, TESTED[0], importance=one, **MEANS) for one in (scorer, read)]
+    traces = [jstrace.trace(tiny, TESTED[0], score=one, **MEANS) for one in (scorer, read)]
     np.testing.assert_array_equal(traces[0].scores.attn, traces[1].scores.attn)
-    assert traces[1].importance == "scorer"
+    assert traces[1].score == "scorer"
     half = Model(Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype("bfloat16"), tiny_params())), Letters())
-    jstrace.trace(half, TESTED[0], importance=read, **MEANS)
+    jstrace.trace(half, TESTED[0], score=read, **MEANS)
 
 
 def test_scorers_of_ones_own_are_checked(tiny: Model) -> None:
@@ -186,13 +186,13 @@ def test_scorers_of_ones_own_are_checked(tiny: Model) -> None:
         with pytest.raises(InputError, match=message):
             dataclasses.replace(good, **change)
     with pytest.raises(InputError, match="'l1' of your own needs another name"):
-        jstrace.trace(tiny, TESTED[0], importance=dataclasses.replace(good, name="l1"))
+        jstrace.trace(tiny, TESTED[0], score=dataclasses.replace(good, name="l1"))
 
 
 def test_precisions_of_one_model(tiny: Model) -> None:
     """Fitted in half precision it serves the full one, and the other way round; other weights it does not."""
     half = Model(Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype("bfloat16"), tiny_params())), Letters())
-    scorer = jstrace.fit_scorer(half, ROWS, features="activations", reference=ROWS, steps=1)
+    scorer = jstrace.train_scorer(half, ROWS, features="activations", reference=ROWS, steps=1)
     scorer.check_fits(tiny)
     with pytest.raises(InputError, match="fitted to model"):
         scorer.check_fits(Model(Decoder(TINY, tiny_params(seed=5))))
@@ -203,7 +203,7 @@ def test_what_is_not_finite_is_refused(tiny: Model) -> None:
     params["embed"] = params["embed"].at[96].set(jnp.nan)
     broken, good = Model(Decoder(TINY, params), Letters()), [row % 90 for row in ROWS]
     with pytest.raises(InputError, match="text 8: its forward pass or its features are not finite"):
-        jstrace.fit_scorer(broken, [*good, np.asarray([3, 96, 4])], features="activations", reference=good, steps=1)
+        jstrace.train_scorer(broken, [*good, np.asarray([3, 96, 4])], features="activations", reference=good, steps=1)
 
 
 def test_other_places_are_other_texts() -> None:
@@ -217,16 +217,16 @@ def test_other_places_are_other_texts() -> None:
 
 def test_other_models_are_refused(tiny: Model) -> None:
     other = Model(Decoder(TINY, tiny_params(seed=5)), Letters())
-    fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
+    fitted = jstrace.train_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
-        jstrace.trace(other, TESTED[0], importance=fitted)
+        jstrace.trace(other, TESTED[0], score=fitted)
     deeper = dataclasses.replace(TINY, n_layers=4)
     with pytest.raises(InputError, match="another model's"):
         start_of(Model(Decoder(deeper, tiny_params(deeper))), "gradient").check_fits(tiny)
     with pytest.raises(InputError, match="fit one to this model"):
-        jstrace.trace(other, TESTED[0], importance="learned")
-    shared = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1, shared=True)
-    jstrace.trace(other, TESTED[0], importance=shared)
+        jstrace.trace(other, TESTED[0], score="learned")
+    shared = jstrace.train_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1, shared=True)
+    jstrace.trace(other, TESTED[0], score=shared)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_other_models_are_refused(tiny: Model) -> None:
 def test_bad_arguments(tiny: Model, options: dict[str, Any], message: str) -> None:
     given = {"texts": ROWS, "reference": ROWS} | options
     with pytest.raises(InputError, match=message):
-        jstrace.fit_scorer(tiny, given.pop("texts"), **given)
+        jstrace.train_scorer(tiny, given.pop("texts"), **given)
 
 
 def damaged(name: str, change: Any) -> dict[str, np.ndarray]:
@@ -303,7 +303,7 @@ def test_the_built_in_one(real: Model) -> None:
         "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of the"
     )
     sizes, names = (0.04, 0.06, 0.08, 0.1, 0.2), ("learned", "l1*gradient")
-    traces = {name: jstrace.trace(real, text, importance=name, sizes=sizes, replace="mean") for name in names}
-    assert traces["learned"].importance == "learned"
+    traces = {name: jstrace.trace(real, text, score=name, sizes=sizes, replace="mean") for name in names}
+    assert traces["learned"].score == "learned"
     tv = {name: jstrace.evaluate(real, one).tv[:-1].mean() for name, one in traces.items()}
     assert tv["learned"] < 0.7 * tv["l1*gradient"]

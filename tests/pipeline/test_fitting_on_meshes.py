@@ -23,10 +23,10 @@ ASKED: dict[str, Any] = {"features": "activations", "reference": ROWS, "steps": 
 def test_equals_that_of_one_device(tiny: Model, data: int, model: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh, asked = make_mesh(data=data, model=model), list[Any]()
     placed = Model(Decoder(TINY, jax.device_put(tiny_params(), param_shardings(TINY, mesh))), Letters())
-    one = jstrace.fit_scorer(tiny, ROWS, **ASKED)
+    one = jstrace.train_scorer(tiny, ROWS, **ASKED)
     step = fitting._step
     monkeypatch.setattr(fitting, "_step", lambda *given, **how: asked.append((given, how)) or step(*given, **how))
-    two = jstrace.fit_scorer(placed, ROWS, **ASKED)
+    two = jstrace.train_scorer(placed, ROWS, **ASKED)
     for name, array in one.coefficients.arrays().items():
         np.testing.assert_allclose(two.coefficients.arrays()[name], array, atol=1e-5, err_msg=name)
     assert len(asked) == ASKED["steps"]

@@ -30,9 +30,9 @@ def strict() -> Iterator[None]:
 
 def found_of(model: Model, tokens: np.ndarray) -> list[Any]:
     """What users ask for, on arrays of the same numbers."""
-    rounds = jstrace.trace(model, [tokens, tokens[:4]], importance=jstrace.Rounds(cuts=2), **HOW)
+    rounds = jstrace.trace(model, [tokens, tokens[:4]], score=jstrace.Rounds(cuts=2), **HOW)
     plain = jstrace.trace(model, tokens, sizes=HOW["sizes"])
-    fitted = jstrace.learn(model, tokens[:4], steps=2, polish=1, start="gradient", **HOW)
+    fitted = jstrace.fit_trace(model, tokens[:4], steps=2, polish=1, start="gradient", **HOW)
     evaluated = [jstrace.evaluate(model, one) for one in (rounds[0], plain, fitted)]
     under = jstrace.evaluate(model, plain, replace="mean", reference=REFERENCE)
     mask, ids = jax.tree.map(lambda leaf: leaf.astype(np.float32), model.full_mask(4)), jnp.asarray(tokens[:4])
@@ -58,7 +58,7 @@ def test_scores_between_programs_are_finite(tiny: Model, tokens: np.ndarray) -> 
     found, _ = stages.score_batch(tiny.decoder, wide, lengths, 0, **options)
     slots = graph.edge_slots(tiny.config, wide.shape[1], len(tokens))
     with jax.debug_nans(True):
-        named = [edge_scores(tiny.decoder, jnp.asarray(wide[0]), 7, importance=name, seed=0) for name in ("l1",)]
+        named = [edge_scores(tiny.decoder, jnp.asarray(wide[0]), 7, score=name, seed=0) for name in ("l1",)]
     for scores in found:
         for kind, leaf in scores.items():
             slot = np.asarray(getattr(slots, kind))

@@ -17,7 +17,7 @@ from jstrace.runs.control import Control
 from jstrace.runs.row import Row
 from tests.stand_ins import Letters
 
-SCORE: dict[str, Any] = {"importance": "l1*gradient", "sizes": (0.2, 0.5)}
+SCORE: dict[str, Any] = {"score": "l1*gradient", "sizes": (0.2, 0.5)}
 
 
 def top(model: Model, text: str) -> int:
@@ -46,7 +46,7 @@ def test_texts_that_predict_the_same_are_left_out(model: Model, texts: list[str]
     found = jstrace.selectivity(model, text, others, **SCORE)
     assert found.told == (0, 2)
     assert found.foreign.shape == (2, 3)
-    plan = Plan((SCORE["importance"],), sizes=SCORE["sizes"], selectivity=2)
+    plan = Plan((SCORE["score"],), sizes=SCORE["sizes"], selectivity=2)
     control = Control(model, plan, [Row(one) for one in texts], Replacing(model))
     assert control.others(0) == tuple(index + 1 for index in found.told)
     for target, index in zip(found.foreign, found.told, strict=True):

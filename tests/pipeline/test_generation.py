@@ -162,9 +162,9 @@ def test_traces_saved_before_they_had_a_text(tiny: Model, tmp_path: Path) -> Non
 def test_what_a_token_leaves_as_it_was(tiny: Model) -> None:
     """Scores by norms below the last layer, whose edges are those into the last token; no others."""
     rows = [np.arange(3, 3 + n, dtype=np.int32) for n in (7, 8)]
-    for importance, stays in (("l1", True), ("random", False)):
-        short, long = (trace.scores.attn for trace in jstrace.trace(tiny, rows, importance=importance, sizes=SIZES))
-        assert np.array_equal(short[:-1], long[:-1, :, :7, :7]) is stays, importance
+    for score, stays in (("l1", True), ("random", False)):
+        short, long = (trace.scores.attn for trace in jstrace.trace(tiny, rows, score=score, sizes=SIZES))
+        assert np.array_equal(short[:-1], long[:-1, :, :7, :7]) is stays, score
         assert (long[-1, :, :7] == -1).all()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.conditions import IMPORTANCES
+from jstrace.method.conditions import SCORE_NAMES
 from jstrace.method.gradients import Pass, ShareTimesGradient, kl
 from jstrace.method.learning import Fitted
 from jstrace.method.scorer import Scorer
@@ -46,7 +46,7 @@ def test_finds_the_planted_sub_graph(seed: int) -> None:
     """A head carries large vectors that means replace exactly: shares want them, the fit does without."""
     model = planted(seed)
     start = jstrace.trace(model, TEXT, sizes=SIZES, order="score")
-    found = jstrace.learn(model, TEXT, **(QUICK | {"steps": 60}))
+    found = jstrace.fit_trace(model, TEXT, **(QUICK | {"steps": 60}))
     assert tv_of(model, found).mean() < 0.5 * tv_of(model, start).mean()
 
     def useless(trace: jstrace.Trace) -> float:
@@ -55,13 +55,13 @@ def test_finds_the_planted_sub_graph(seed: int) -> None:
 
     assert useless(start) > 0.2
     assert useless(found) < 0.5 * useless(start)
-    assert found.importance == "fitted-steps-60-smallest-0_05-start-l1*gradient-polish-0"
+    assert found.score == "fitted-steps-60-smallest-0_05-start-l1*gradient-polish-0"
     assert found.replace == "mean"
 
 
 def test_more_steps_fit_better() -> None:
     model = planted(2)
-    few, many = (jstrace.learn(model, TEXT, **(QUICK | {"steps": steps})) for steps in (1, 60))
+    few, many = (jstrace.fit_trace(model, TEXT, **(QUICK | {"steps": steps})) for steps in (1, 60))
     assert tv_of(model, many).mean() < 0.7 * tv_of(model, few).mean()
 
 
@@ -70,7 +70,7 @@ def test_the_polish_is_of_the_first_edges_alone() -> None:
     model = planted(2)
     scores = [Fitted(steps=10, smallest=0.05, polish=polish, start=ShareTimesGradient()) for polish in (0, 40)]
     how: dict[str, Any] = {"sizes": (0.03, 0.05, 0.25, 0.4), **MEANS}
-    plain, polished = (jstrace.trace(model, TEXT, importance=score, **how) for score in scores)
+    plain, polished = (jstrace.trace(model, TEXT, score=score, **how) for score in scores)
     for k in (2, 3):
         chex.assert_trees_all_equal(plain.mask(k), polished.mask(k))
     before, after = (tv_of(model, trace)[:2] for trace in (plain, polished))
@@ -80,8 +80,8 @@ def test_the_polish_is_of_the_first_edges_alone() -> None:
 def test_a_target_that_no_mask_expresses_is_not_reached(tiny: Model) -> None:
     certain = np.zeros(97)
     certain[int(np.argmin(other_prediction(tiny, 0)))] = 1.0
-    found = jstrace.learn(tiny, TEXT, target=certain, **(QUICK | {"steps": 30}))
-    assert found.importance == "fitted-steps-30-smallest-0_05-start-l1*gradient-polish-0-to-target"
+    found = jstrace.fit_trace(tiny, TEXT, target=certain, **(QUICK | {"steps": 30}))
+    assert found.score == "fitted-steps-30-smallest-0_05-start-l1*gradient-polish-0-to-target"
     evaluation = jstrace.evaluate(tiny, found, replace="mean", reference=ROWS, target=certain)
     assert evaluation.tv[:-1].min() > 0.7
     assert evaluation.density is None
@@ -99,7 +99,7 @@ def test_a_target_beyond_the_cap_is_followed(tiny: Model) -> None:
     assert float(kl(jnp.log(target), tiny(TEXT, tiny.full_mask(9)))) > 10 * followed.cap
 
     def away(score: Any) -> np.ndarray:
-        found = jstrace.trace(tiny, TEXT, importance=score, target=target, sizes=SIZES, **MEANS)
+        found = jstrace.trace(tiny, TEXT, score=score, target=target, sizes=SIZES, **MEANS)
         return tv_of(tiny, found, target=target)
 
     assert away(followed).mean() < 0.9 * away(start).mean()
@@ -107,7 +107,7 @@ def test_a_target_beyond_the_cap_is_followed(tiny: Model) -> None:
 
 def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
     own = np.asarray(jax.nn.softmax(tiny(TEXT, tiny.full_mask(9))), np.float64)
-    plain, told = (jstrace.learn(tiny, TEXT, target=target, **QUICK) for target in (None, own))
+    plain, told = (jstrace.fit_trace(tiny, TEXT, target=target, **QUICK) for target in (None, own))
     np.testing.assert_allclose(plain.scores.attn, told.scores.attn, rtol=5e-2)
     np.testing.assert_allclose(tv_of(tiny, plain), tv_of(tiny, plain, target=own), atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_selectivity(tiny: Model) -> None:
     told: list[tuple[int, int]] = []
     score = Fitted(steps=2, smallest=0.05, polish=0, start=ShareTimesGradient())
     how: dict[str, Any] = {"sizes": SIZES, **MEANS}
-    found = jstrace.selectivity(tiny, TEXT, others, importance=score, progress=lambda *each: told.append(each), **how)
+    found = jstrace.selectivity(tiny, TEXT, others, score=score, progress=lambda *each: told.append(each), **how)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert found.own.shape == (5,)
     assert found.foreign.shape == (2, 5)
@@ -126,7 +126,7 @@ def test_selectivity(tiny: Model) -> None:
     assert found.peak in SIZES
     nearly_whole = dataclasses.replace(found, sizes=(0.1, 0.2, 0.5, 0.8), own=np.array([0.9, 0.7, 0.6, 0.1, 0]))
     assert dataclasses.replace(nearly_whole, foreign=np.ones((2, 5))).peak == 0.5
-    trace = jstrace.learn(tiny, TEXT, **QUICK)
+    trace = jstrace.fit_trace(tiny, TEXT, **QUICK)
     np.testing.assert_array_equal(found.own[:-1], tv_of(tiny, trace))
 
 
@@ -138,9 +138,9 @@ def test_padding_batches_and_seeds(family: str, replace: str) -> None:
     model = Model(Decoder(config, tiny_params(config)), Letters())
     polish = 0 if replace == "zero" else 40  # which draws states, too; under zeros it is that of means
     options = QUICK | {"replace": replace, "polish": polish}
-    alone, again = (jstrace.learn(model, TEXT, **options) for _ in range(2))
+    alone, again = (jstrace.fit_trace(model, TEXT, **options) for _ in range(2))
     assert alone == again
-    together = jstrace.learn(model, [TEXT, np.arange(5)], **options)[0]
+    together = jstrace.fit_trace(model, [TEXT, np.arange(5)], **options)[0]
     score = Fitted(steps=2, smallest=0.05, polish=polish, start=ShareTimesGradient())
     for kind, leaf in together.scores.items():
         np.testing.assert_allclose(leaf, getattr(alone.scores, kind), rtol=2e-2)
@@ -151,7 +151,7 @@ def test_padding_batches_and_seeds(family: str, replace: str) -> None:
             kept = np.asarray(getattr(alone.scores, kind))
             close = np.isclose(np.where(kept < 0, kept, leaf), kept, rtol=5e-2)
             assert close.mean() > 0.98
-    elsewhere = jstrace.learn(model, TEXT, seed=1, **options)
+    elsewhere = jstrace.fit_trace(model, TEXT, seed=1, **options)
     assert not np.array_equal(elsewhere.scores.attn, alone.scores.attn)
 
 
@@ -159,7 +159,7 @@ def test_on_a_mesh(tiny: Model) -> None:
     mesh = make_mesh(data=2, model=2)
     placed = Model(Decoder(TINY, jax.device_put(tiny_params(), param_shardings(TINY, mesh))), Letters())
     texts = [TEXT, TEXT[::-1].copy(), TEXT + 1 - 2 * (TEXT > 90)]
-    one, two = (jstrace.learn(model, texts, **QUICK) for model in (tiny, placed))
+    one, two = (jstrace.fit_trace(model, texts, **QUICK) for model in (tiny, placed))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a.scores.attn, b.scores.attn, rtol=5e-2)
 
@@ -170,9 +170,9 @@ def test_a_fit_begins_where_its_start_ends(tiny: Model, start: str) -> None:
     score = start_of(tiny, "activations") if start == "scorer" else jstrace.Rounds(cuts=2)
     still = Fitted(steps=1, rate=1e-6, last_rate=1e-6, polish=0, start=score)
     how: dict[str, Any] = {"sizes": SIZES, **MEANS}
-    expected, got = (jstrace.trace(tiny, TEXT, importance=each, **how) for each in (score, still))
+    expected, got = (jstrace.trace(tiny, TEXT, score=each, **how) for each in (score, still))
     chex.assert_trees_all_equal(got.strata, expected.strata)
-    moved = jstrace.learn(tiny, TEXT, **(QUICK | {"start": score, "steps": 30, "polish": 0}))
+    moved = jstrace.fit_trace(tiny, TEXT, **(QUICK | {"start": score, "steps": 30, "polish": 0}))
     assert any(not np.array_equal(leaf, getattr(expected.strata, kind)) for kind, leaf in moved.strata.items())
 
 
@@ -195,12 +195,12 @@ def test_a_fit_begins_where_its_start_ends(tiny: Model, start: str) -> None:
 )
 def test_bad_arguments(tiny: Model, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        jstrace.learn(tiny, TEXT, **(QUICK | options))
+        jstrace.fit_trace(tiny, TEXT, **(QUICK | options))
 
 
 def test_bad_targets_of_lists(tiny: Model) -> None:
     with pytest.raises(InputError, match="expected 2 distributions"):
-        jstrace.learn(tiny, [TEXT, TEXT], target=[np.full(97, 1 / 97)], **QUICK)
+        jstrace.fit_trace(tiny, [TEXT, TEXT], target=[np.full(97, 1 / 97)], **QUICK)
     with pytest.raises(InputError, match="target is for traces"):
         jstrace.evaluate(tiny, TEXT, masks=tiny.full_mask(9), target=np.full(97, 1 / 97))
     with pytest.raises(InputError, match="at least one text"):
@@ -208,26 +208,26 @@ def test_bad_targets_of_lists(tiny: Model) -> None:
 
 
 def test_another_models_start_is_refused(tiny: Model) -> None:
-    fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
+    fitted = jstrace.train_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
-        jstrace.learn(planted(0), TEXT, **(QUICK | {"start": fitted}))
+        jstrace.fit_trace(planted(0), TEXT, **(QUICK | {"start": fitted}))
 
 
 @pytest.mark.parametrize("replace", ["mean", "resample"])
 def test_the_name_is_the_default_fit(tiny: Model, monkeypatch: pytest.MonkeyPatch, replace: str) -> None:
-    """ "fitted" by name, in ``trace`` as in runs, is what ``learn`` does: draws and batches of one included."""
+    """ "fitted" by name, in ``trace`` as in runs, is what ``fit_trace`` does: draws and batches of one included."""
     monkeypatch.setitem(SCORES, "fitted", lambda: Fitted(steps=2, smallest=0.05, start=ShareTimesGradient()))
     options: dict[str, Any] = {"sizes": SIZES, "reference": ROWS, "order": "score", "replace": replace}
-    named = jstrace.trace(tiny, TEXT, importance="fitted", **options)
-    learned = jstrace.learn(tiny, TEXT, steps=2, smallest=0.05, start="l1*gradient", **options)
-    assert learned.importance == "fitted-steps-2-smallest-0_05-start-l1*gradient"
-    assert named == dataclasses.replace(learned, importance="fitted")
+    named = jstrace.trace(tiny, TEXT, score="fitted", **options)
+    learned = jstrace.fit_trace(tiny, TEXT, steps=2, smallest=0.05, start="l1*gradient", **options)
+    assert learned.score == "fitted-steps-2-smallest-0_05-start-l1*gradient"
+    assert named == dataclasses.replace(learned, score="fitted")
 
 
 def test_ones_own_states_are_not_drawn_over(tiny: Model) -> None:
     own = jstrace.resample_replacement(tiny, TEXT[::-1].copy())
-    told, by_name = (jstrace.learn(tiny, TEXT, **(QUICK | {"replace": how})) for how in (own, "resample"))
-    renamed = jstrace.learn(tiny, TEXT, **(QUICK | {"replace": dataclasses.replace(own, name="mine")}))
+    told, by_name = (jstrace.fit_trace(tiny, TEXT, **(QUICK | {"replace": how})) for how in (own, "resample"))
+    renamed = jstrace.fit_trace(tiny, TEXT, **(QUICK | {"replace": dataclasses.replace(own, name="mine")}))
     np.testing.assert_array_equal(told.scores.attn, renamed.scores.attn)
     assert not np.array_equal(told.scores.attn, by_name.scores.attn)
 
@@ -253,21 +253,21 @@ def test_fits_that_make_no_sense(options: dict[str, Any], message: str) -> None:
 def test_selectivity_refuses(tiny: Model) -> None:
     for others, options, message in (
         ([TEXT], {}, "the text itself"),
-        ([ROWS[0]], {"importance": "l1"}, "selectivity is for scores from gradients"),
-        ([ROWS[0]], {"importance": "learned"}, "fit one to this model"),
+        ([ROWS[0]], {"score": "l1"}, "selectivity is for scores from gradients"),
+        ([ROWS[0]], {"score": "learned"}, "fit one to this model"),
     ):
         with pytest.raises(InputError, match=message):
             jstrace.selectivity(tiny, TEXT, others, **options)
     with pytest.raises(InputError, match="target is for scores from gradients"):
         jstrace.trace(tiny, TEXT, target=np.full(97, 1 / 97))
-    fitted = jstrace.fit_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
+    fitted = jstrace.train_scorer(tiny, ROWS, features="activations", reference=ROWS, steps=1)
     with pytest.raises(InputError, match="fitted to model"):
-        jstrace.trace(planted(0), TEXT, importance=Fitted(steps=1, start=fitted))
+        jstrace.trace(planted(0), TEXT, score=Fitted(steps=1, start=fitted))
 
 
 def test_settings_tell_scores_apart() -> None:
     """Of every name, as JSON has them: numbers, those of scores inside, and of what is learned a digest."""
-    every = {name: settings_of(name) for name in IMPORTANCES}
+    every = {name: settings_of(name) for name in SCORE_NAMES}
     assert json.loads(json.dumps(every)) == every
     assert len({json.dumps(settings) for settings in every.values()}) == len(every)
     assert (every["fitted"]["steps"], every["fitted"]["start.cuts"]) == (100, 10)

@@ -115,7 +115,7 @@ def _replaced(trace: jstrace.Trace, **changes: Any) -> jstrace.Trace:
 
 def test_records_compare_and_are_readable(tiny: Model, tokens: np.ndarray, trace: jstrace.Trace) -> None:
     assert trace == jstrace.trace(tiny, tokens, sizes=SIZES)
-    assert trace != jstrace.trace(tiny, tokens, sizes=SIZES, importance="l2")
+    assert trace != jstrace.trace(tiny, tokens, sizes=SIZES, score="l2")
     assert trace != 5
     one, other = (jstrace.evaluate(tiny, trace, ablate=ablate) for ablate in ("all", "residual+mlp"))
     assert one == jstrace.evaluate(tiny, trace)

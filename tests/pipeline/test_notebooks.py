@@ -87,7 +87,7 @@ def test_an_evaluation(model: Model, trace: jstrace.Trace) -> None:
 
 
 def test_names_are_text(model: Model, trace: jstrace.Trace) -> None:
-    one = dataclasses.replace(trace, importance='<b onclick="x">&\x07', token_texts=None)
+    one = dataclasses.replace(trace, score='<b onclick="x">&\x07', token_texts=None)
     found = Shown(one._repr_html_())
     assert '<b onclick="x">&\\x07' in found.words
     assert found.texts["bdi"] == [str(token) for token in trace.tokens]

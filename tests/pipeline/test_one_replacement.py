@@ -18,7 +18,7 @@ from jstrace.pipeline.trace import _arrays, _header
 TEXT = np.random.default_rng(3).integers(0, 97, 6)
 REFERENCE = [np.random.default_rng(seed).integers(0, 97, 9) for seed in range(3)]
 SIZES = (0.2, 0.5)
-SCORE: dict[str, Any] = {"importance": "l1*gradient", "sizes": SIZES}
+SCORE: dict[str, Any] = {"score": "l1*gradient", "sizes": SIZES}
 MEANS: dict[str, Any] = {"replace": "mean", "reference": REFERENCE}
 
 
@@ -122,7 +122,7 @@ def test_scores_of_ones_own(tiny: Model, zero: jstrace.Trace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("importance", "held", "meant"),
+    ("score", "held", "meant"),
     [
         ("rounds", {"replace": "mean"}, ("mean", "mean")),
         ("rounds", {"replace": "zero"}, ("zero", "zero")),
@@ -132,20 +132,26 @@ def test_scores_of_ones_own(tiny: Model, zero: jstrace.Trace) -> None:
     ],
 )
 def test_files_of_older_versions(
-    zero: jstrace.Trace, tmp_path: Path, importance: str, held: dict[str, str], meant: tuple[str, str]
+    zero: jstrace.Trace, tmp_path: Path, score: str, held: dict[str, str], meant: tuple[str, str]
 ) -> None:
     """They say one thing, what gradients were taken under: that is what ablated edges carry."""
     path = tmp_path / "t.npz"
     zero.save(path)
     assert jstrace.Trace.load(path) == zero
     header = {key: value for key, value in _header(zero).items() if key not in ("replace", "score_replace")}
-    archives.write(path, header | {"importance": importance} | held, _arrays(zero))
+    archives.write(path, header | {"score": score} | held, _arrays(zero))
     found = jstrace.Trace.load(path)
     assert (found.replace, found.score_replace) == meant
 
 
 def test_one_default_everywhere() -> None:
-    for function in (jstrace.trace, jstrace.trace_iter, jstrace.learn, jstrace.selectivity, jstrace.trace_generation):
+    for function in (
+        jstrace.trace,
+        jstrace.trace_iter,
+        jstrace.fit_trace,
+        jstrace.selectivity,
+        jstrace.trace_generation,
+    ):
         given = inspect.signature(function).parameters
         assert (given["replace"].default, given["score_replace"].default) == (None, None), function.__name__
     assert inspect.signature(jstrace.evaluate).parameters["replace"].default is None

@@ -1,4 +1,4 @@
-"""Scores and importances of one's own."""
+"""Scores and scores of one's own."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def test_traces_of_own_scores(tiny: Model, tokens: np.ndarray, tmp_path: Any) ->
     assert jstrace.Trace.load(tmp_path / "own.npz") == found
     assert len(found.first_edges(10)) == 10
     assert found.first_edges(3) == found.first_edges(np.int64(3))
-    first = jstrace.Trace.from_scores(tiny, tokens, scores, sizes=SIZES, frozen=("attention",), importance="mine")
-    assert first.importance == "mine"
+    first = jstrace.Trace.from_scores(tiny, tokens, scores, sizes=SIZES, frozen=("attention",), score="mine")
+    assert first.score == "mine"
     assert first.frozen == ("attention",)
     attn = np.cumsum(np.bincount(first.strata.attn.ravel(), minlength=256))[: len(SIZES)]
     assert (attn >= np.cumsum(np.bincount(found.strata.attn.ravel(), minlength=256))[: len(SIZES)]).all()
 
 
 def test_own_scores_equal_the_trace_they_come_from(tiny: Model, trace: jstrace.Trace) -> None:
-    again = jstrace.Trace.from_scores(tiny, trace.tokens, trace.scores, sizes=SIZES, importance="l1")
+    again = jstrace.Trace.from_scores(tiny, trace.tokens, trace.scores, sizes=SIZES, score="l1")
     assert again == trace
 
 
@@ -81,7 +81,7 @@ def test_own_scores_that_make_no_sense(tiny: Model, tokens: np.ndarray) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """L1 shares to a power, or plain negative norms: an importance of one's own."""
+    """L1 shares to a power, or plain negative norms: a score of one's own."""
 
     power: float = 1.0
     shares: bool = True
@@ -97,17 +97,17 @@ class Scaled:
 
 def test_importance_of_ones_own(tiny: Model, tokens: np.ndarray, trace: jstrace.Trace) -> None:
     """An own L1 is L1; negative scores turn its order around, and no edge is lost to the sign."""
-    own = jstrace.trace(tiny, tokens, sizes=SIZES, importance=Scaled())
-    assert own == dataclasses.replace(trace, importance="scaled")
-    plain = jstrace.trace(tiny, tokens, sizes=SIZES, importance=Scaled(shares=False))
-    turned = jstrace.trace(tiny, tokens, sizes=SIZES, importance=Scaled(shares=False, sign=-1.0))
+    own = jstrace.trace(tiny, tokens, sizes=SIZES, score=Scaled())
+    assert own == dataclasses.replace(trace, score="scaled")
+    plain = jstrace.trace(tiny, tokens, sizes=SIZES, score=Scaled(shares=False))
+    turned = jstrace.trace(tiny, tokens, sizes=SIZES, score=Scaled(shares=False, sign=-1.0))
     assert turned.composition().edges[-1] == trace.n_edges
     chex.assert_trees_all_close(
         jax.tree.map(lambda leaf, stratum: np.where(stratum == 255, 0, -leaf), turned.scores, turned.strata),
         jax.tree.map(lambda leaf, stratum: np.where(stratum == 255, 0, leaf), plain.scores, plain.strata),
         rtol=1e-6,
     )
-    first = jstrace.trace(tiny, tokens, sizes=SIZES, importance=Scaled(shares=False, sign=-1.0), frozen=("mlp",))
+    first = jstrace.trace(tiny, tokens, sizes=SIZES, score=Scaled(shares=False, sign=-1.0), frozen=("mlp",))
     again = jstrace.Trace.from_scores(tiny, tokens, turned.scores, sizes=SIZES, frozen=("mlp",))
     chex.assert_trees_all_equal(first.strata, again.strata)
 
@@ -115,7 +115,7 @@ def test_importance_of_ones_own(tiny: Model, tokens: np.ndarray, trace: jstrace.
 @pytest.mark.parametrize("wrong", [Scaled, 5, None, lambda e, n: e])
 def test_importance_that_is_none(tiny: Model, tokens: np.ndarray, wrong: Any) -> None:
     with pytest.raises(InputError, match="l1, l2, ifr, cosine, random"):
-        inspect.unwrap(jstrace.trace)(tiny, tokens, importance=wrong)
+        inspect.unwrap(jstrace.trace)(tiny, tokens, score=wrong)
 
 
 def test_importance_that_has_no_hash(tiny: Model, tokens: np.ndarray) -> None:
@@ -123,7 +123,7 @@ def test_importance_that_has_no_hash(tiny: Model, tokens: np.ndarray) -> None:
         __hash__ = None  # type: ignore[assignment]
 
     with pytest.raises(InputError, match="frozen dataclass"):
-        jstrace.trace(tiny, tokens, importance=Loose())
+        jstrace.trace(tiny, tokens, score=Loose())
 
 
 def test_importance_that_could_change_unseen(tiny: Model, tokens: np.ndarray) -> None:
@@ -136,9 +136,9 @@ def test_importance_that_could_change_unseen(tiny: Model, tokens: np.ndarray) ->
         vector, attention = Scaled.vector, Scaled.attention
 
     with pytest.raises(InputError, match="compares by identity"):
-        jstrace.trace(tiny, tokens, importance=Changing())
+        jstrace.trace(tiny, tokens, score=Changing())
     with pytest.raises(InputError, match="letters, digits and any of"):
-        jstrace.trace(tiny, tokens, importance=Scaled(name="my score"))
+        jstrace.trace(tiny, tokens, score=Scaled(name="my score"))
 
 
 def test_strata_and_masks_are_no_scores(tiny: Model, trace: jstrace.Trace) -> None:
@@ -148,9 +148,9 @@ def test_strata_and_masks_are_no_scores(tiny: Model, trace: jstrace.Trace) -> No
 
 
 def test_random_scores_are_the_same_under_every_generator(tiny: Model, tokens: np.ndarray) -> None:
-    plain = jstrace.trace(tiny, tokens, sizes=SIZES, importance="random", seed=3)
+    plain = jstrace.trace(tiny, tokens, sizes=SIZES, score="random", seed=3)
     with jax.default_prng_impl("rbg"):
-        assert jstrace.trace(tiny, tokens, sizes=SIZES, importance="random", seed=3) == plain
+        assert jstrace.trace(tiny, tokens, sizes=SIZES, score="random", seed=3) == plain
 
 
 def test_own_scores_use_the_program_of_traces(tiny: Model, trace: jstrace.Trace) -> None:
@@ -164,7 +164,7 @@ def test_own_scores_use_the_program_of_traces(tiny: Model, trace: jstrace.Trace)
 
 @dataclasses.dataclass(frozen=True)
 class Careless(Scaled):
-    """An importance that forgets an axis, or gives other numbers than floats."""
+    """A score that forgets an axis, or gives other numbers than floats."""
 
     damage: str = ""
 
@@ -181,5 +181,5 @@ class Careless(Scaled):
 def test_importances_of_other_shapes_and_numbers(tiny: Model, tokens: np.ndarray, damage: str) -> None:
     """Broadcasting would give every head, source or token the same score."""
     method = "attention" if damage in ("heads", "source") else "vector"
-    with pytest.raises(InputError, match=f"importance scaled: {method} gave"):
-        jstrace.trace(tiny, tokens, importance=Careless(damage=damage))
+    with pytest.raises(InputError, match=f"score scaled: {method} gave"):
+        jstrace.trace(tiny, tokens, score=Careless(damage=damage))

@@ -129,9 +129,9 @@ def test_bad_replacements_are_one_line(tiny: Model, tokens: np.ndarray) -> None:
         with pytest.raises(jstrace.InputError, match=words):
             jstrace.evaluate(tiny, trace, **options)  # type: ignore[call-overload]
     with pytest.raises(jstrace.InputError, match="under one replacement"):
-        jstrace.trace(tiny, tokens, importance="rounds", replace=two)
+        jstrace.trace(tiny, tokens, score="rounds", replace=two)
     with pytest.raises(jstrace.InputError, match="of 7 tokens, the input of 4"):
-        jstrace.trace(tiny, tokens[:4], importance="gradient", replace=two[0])
+        jstrace.trace(tiny, tokens[:4], score="gradient", replace=two[0])
     infinite = Model(Decoder(TINY, jax.tree.map(lambda leaf: leaf * jnp.nan, tiny_params())))
     with pytest.raises(jstrace.InputError, match="NaN or infinities"):
         jstrace.mean_replacement(infinite, REFERENCE)
@@ -148,10 +148,10 @@ def test_a_trace_says_which_texts_its_gradients_were_taken_under(tiny: Model, tm
         return trace.reference
 
     first, second = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 5, 7]]
-    by_first = marked(importance="gradient", replace="mean", reference=first)
+    by_first = marked(score="gradient", replace="mean", reference=first)
     assert by_first
-    assert by_first != marked(importance="gradient", replace="mean", reference=second)
-    assert marked(importance="gradient", reference=first, replace="zero") == ""
-    assert marked(importance="l1", reference=first) == ""
+    assert by_first != marked(score="gradient", replace="mean", reference=second)
+    assert marked(score="gradient", reference=first, replace="zero") == ""
+    assert marked(score="l1", reference=first) == ""
     own = jstrace.mean_replacement(tiny, first)
-    assert marked(importance="gradient", replace=own) not in ("", by_first), "arrays of one's own"
+    assert marked(score="gradient", replace=own) not in ("", by_first), "arrays of one's own"

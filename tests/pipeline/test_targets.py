@@ -69,9 +69,9 @@ def test_every_view_of_it_says_so(tiny: Model, target: np.ndarray) -> None:
 def test_none_is_the_models_own_in_its_place(tiny: Model, target: np.ndarray) -> None:
     """Of a list some inputs have a target: each is traced and evaluated as it is alone."""
     targets = [None, target, None]
-    how = {"importance": "l1*gradient", "replace": "zero", "sizes": SIZES}
+    how = {"score": "l1*gradient", "replace": "zero", "sizes": SIZES}
     found = jstrace.trace(tiny, ROWS, target=targets, **how)
-    assert [one.importance for one in found] == ["l1*gradient", "l1*gradient-to-target", "l1*gradient"]
+    assert [one.score for one in found] == ["l1*gradient", "l1*gradient-to-target", "l1*gradient"]
     judged = jstrace.evaluate(tiny, found, target=targets)
     assert [one.targeted for one in judged] == [False, True, False]
     assert [one.density is None for one in judged] == [False, True, False]
@@ -86,7 +86,7 @@ def test_none_is_the_models_own_in_its_place(tiny: Model, target: np.ndarray) ->
 def test_no_target_at_all_is_none(tiny: Model) -> None:
     """A list of None is a list without targets, for any score."""
     found = jstrace.trace(tiny, ROWS, target=[None] * 3, sizes=SIZES)
-    assert {one.importance for one in found} == {"l1"}
+    assert {one.score for one in found} == {"l1"}
     with pytest.raises(InputError, match=r"^target: expected 3 distributions or None, one for each input$"):
         jstrace.trace(tiny, ROWS, target=[None], sizes=SIZES)
 

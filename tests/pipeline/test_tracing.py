@@ -159,7 +159,7 @@ def test_edges_and_composition(tiny: Model, tokens: np.ndarray) -> None:
 
 
 def test_save_and_load(tiny: Model, tokens: np.ndarray, tmp_path: Path) -> None:
-    trace = jstrace.trace(tiny, tokens, sizes=SIZES, importance="random", seed=5, frozen=("residual",))
+    trace = jstrace.trace(tiny, tokens, sizes=SIZES, score="random", seed=5, frozen=("residual",))
     trace.save(tmp_path / "a.npz")
     back = jstrace.Trace.load(tmp_path / "a.npz")
     for field in dataclasses.fields(trace):
@@ -280,7 +280,7 @@ def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:
             inspect.unwrap(trace.mask)(trace, *arguments[0], **arguments[1])  # type: ignore[operator]
     with pytest.raises(InputError, match=r"size = 0\.2: not one"):
         trace.edges(size=0.2)
-    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 4 sizes from 0.01 to 0.7, importance 'l1')"
+    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 4 sizes from 0.01 to 0.7, score 'l1')"
 
 
 def test_no_inputs_and_unknown_next_tokens(tiny: Model) -> None:

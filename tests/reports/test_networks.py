@@ -45,7 +45,7 @@ def test_numbers_are_those_of_analyse(model: Model, folder: Path) -> None:
     assert [run.sizes[k] for k in chosen.ks] == [1e-4, 0.04, 0.1, 0.5, 1.0]
     found = networks.networks(run, chosen)
     for row, text in enumerate(TEXTS):
-        trace = jstrace.trace(model, text, importance="l2", sizes=SIZES)
+        trace = jstrace.trace(model, text, score="l2", sizes=SIZES)
         for column, k in enumerate(chosen.ks):
             wanted = jstrace.analyse(trace, k)
             if wanted.network.n_edges < networks.FEWEST_EDGES:

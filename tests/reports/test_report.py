@@ -153,7 +153,7 @@ def test_a_report(planted: Planted, tmp_path: Path) -> None:
     out = tmp_path / "new" / "report"
     assert report.write_report([folder], out) == ["a"]
     page = Page((out / "index.html").read_text())
-    names = {"tv", "nucleus", "core", "makeup", "random", "necessity", "pre-softmax", "importance", "correlation"}
+    names = {"tv", "nucleus", "core", "makeup", "random", "necessity", "pre-softmax", "score", "correlation"}
     assert {path.stem for path in (out / "figures").iterdir()} == names
     assert page.tags.count("svg") == len(names)
     assert page.tags.count("script") == 1, "its own"
@@ -195,7 +195,7 @@ def test_replacements_and_orders_beside_each_other(planted: Planted, tmp_path: P
     report.write_report([folder], tmp_path / "out")
     page = Page((tmp_path / "out" / "index.html").read_text())
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
-    assert {"order", "replace", "importance", "random", "necessity", "pre-softmax"} < names
+    assert {"order", "replace", "score", "random", "necessity", "pre-softmax"} < names
     assert page.tags.count("svg") == len(names)
     carried = "Ablated edges carry means over reference texts (mean)"
     assert page.words.count(f"{carried}.") == 3, "of the first traces: tv, nucleus, correlation"
@@ -225,7 +225,7 @@ def test_panels_of_replacements_and_orders(planted: Planted) -> None:
     each = [f"{ablated}\nreplaced by: {name}" for name in ("mean", "zero") for ablated in both]
     removed = ["removed: attention and MLP", "removed: MLP alone"]
     for name, titles, lines in (
-        ("importance", each, ["l1 by score", "rounds by score"]),
+        ("score", each, ["l1 by score", "rounds by score"]),
         ("order", each, ["l1 by score", "l1", "rounds by score", "rounds"]),
         ("random", each, ["s-Trace (l1 by score)", "random"]),
         ("replace", both, ["mean", "zero"]),

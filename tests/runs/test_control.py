@@ -58,7 +58,7 @@ def test_numbers_are_selectivitys(model: Model, tmp_path: Path) -> None:
     how: dict[str, Any] = {"order": "score", "replace": "mean", "reference": REFERENCE, "sizes": PLAN.sizes}
     for index in range(2):
         others = [TEXTS[other] for other in told[index]]
-        expected = jstrace.selectivity(model, TEXTS[index], others, importance=FITTED, **how)
+        expected = jstrace.selectivity(model, TEXTS[index], others, score=FITTED, **how)
         rows = [row for row in curves if (row["input"], row["condition"]) == (index, "few by score/all/mean")]
         np.testing.assert_allclose([row["tv"] for row in rows], expected.own, atol=2e-5)
         np.testing.assert_allclose([row["foreign_tvs"] for row in rows], expected.foreign.T, atol=2e-5)
@@ -125,7 +125,7 @@ def test_a_run_without_it_is_as_before(model: Model, tmp_path: Path) -> None:
 
 def test_a_score_of_ones_own(model: Model, tmp_path: Path) -> None:
     """A manifest knows it by its name alone."""
-    plan = dataclasses.replace(LIGHT, importances=(ShareTimesGradient(name="own"),))
+    plan = dataclasses.replace(LIGHT, scores=(ShareTimesGradient(name="own"),))
     runs.run(model, DATA, tmp_path, plan, reference=REFERENCE, limit=1)
     assert tables(tmp_path)["curves"]["selectivity"].null_count == 0
     assert manifest.plan_of(manifest.read_manifest(tmp_path)["config"]).selectivity == 2
@@ -134,7 +134,7 @@ def test_a_score_of_ones_own(model: Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"importances": ("l1",)}, "selectivity is for scores from gradients"),
+        ({"scores": ("l1",)}, "selectivity is for scores from gradients"),
         ({"selectivity": -1}, "selectivity = -1, expected a number of foreign predictions"),
         ({"selectivity": True}, "selectivity = True"),
     ],

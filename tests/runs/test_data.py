@@ -10,10 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from jstrace.data import Data, Row, detokenised, next_token, passages, read_data, token_counts
 from pyarrow import parquet
 
 from jstrace.models import InputError
+from jstrace.runs.data import Data, read_data
+from jstrace.runs.row import Row
+from jstrace.runs.vocabulary import next_token, token_counts
+from jstrace.runs.wikitext import detokenised, passages
 from tests.stand_ins import Letters
 
 pytestmark = pytest.mark.quick

@@ -61,17 +61,17 @@ class Share:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"importances": ("l3",)}, "importance 'l3': expected some of l1"),
-        ({"importances": ()}, "importance"),
+        ({"scores": ("l3",)}, "score 'l3': expected some of l1"),
+        ({"scores": ()}, "score"),
         ({"ablations": ("all", "all")}, "each once"),
         ({"ablations": ("mlp",)}, "ablate 'mlp'"),
         ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, and replace by zero, too"),
         ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
         ({"sizes": (0.5, 0.1)}, "increase strictly"),
         ({"seed": -1}, "seed = -1"),
-        ({"importances": ("l1*gradient", Share("l1-gradient"))}, r"l1\*gradient/all and l1-gradient/all would have"),
+        ({"scores": ("l1*gradient", Share("l1-gradient"))}, r"l1\*gradient/all and l1-gradient/all would have"),
         (
-            {"importances": ("l1", Share("l1_by_score")), "orders": ("best-first", "score")},
+            {"scores": ("l1", Share("l1_by_score")), "orders": ("best-first", "score")},
             "l1_by_score/all would",
         ),
     ],
@@ -95,9 +95,9 @@ OTHER_TYPES = {
     "Plan(sizes=('0.1',))": "sizes must be numbers, got ('0.1',)",
     "Plan(sizes=(True,))": "sizes must be numbers, got (True,)",
     "Plan(sizes=np.array([True]))": "sizes must be numbers, got array([ True])",
-    "Plan('l1')": "importance = 'l1', expected a tuple of some of l1, l2",
-    "Plan({'l1'})": "importance = {'l1'}, expected a tuple of some of l1, l2",
-    "Plan((['l1'],))": "importance is ['l1']; expected one of l1, l2, ifr, cosine,",
+    "Plan('l1')": "score = 'l1', expected a tuple of some of l1, l2",
+    "Plan({'l1'})": "score = {'l1'}, expected a tuple of some of l1, l2",
+    "Plan((['l1'],))": "score is ['l1']; expected one of l1, l2, ifr, cosine,",
     "Plan(ablations='all')": "ablate = 'all', expected a tuple of some of all, residual+mlp",
     "Plan(baselines=None)": "baselines = None, expected a tuple of some of random, inverse, pre-softmax",
     "started(limit='5')": "limit = '5', expected an integer",
@@ -151,9 +151,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
         surprisal = np.nan
         for case in WHOLE.cases:
             source, condition = case.source, case.condition
-            trace = jstrace.trace(
-                model, row.text, importance=source.importance, frozen=source.frozen, sizes=SIZES, seed=3
-            )
+            trace = jstrace.trace(model, row.text, score=source.score, frozen=source.frozen, sizes=SIZES, seed=3)
             saved = next(r for r in strata if (r["input"], r["source"]) == (index, source.name))
             for name, leaf in strata_of(saved).items():
                 np.testing.assert_array_equal(leaf, getattr(trace.strata, name))
@@ -182,7 +180,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
 
 @dataclasses.dataclass(frozen=True)
 class Mine:
-    """An importance of one's own."""
+    """A score of one's own."""
 
     name: str = "mine"
     sign: float = -1.0
@@ -206,20 +204,20 @@ def test_an_importance_of_ones_own_in_runs_and_reports(model: Model, tmp_path: P
     assert runs.run(model, DATA, tmp_path / "run", plan, limit=2).computed == 1
     rows = [row for row in read(tmp_path / "run", "curves").to_pylist() if row["condition"] == "mine/all"]
     for index in range(2):
-        trace = jstrace.trace(model, DATA.rows[index].text, importance=Mine(), sizes=SIZES)
+        trace = jstrace.trace(model, DATA.rows[index].text, score=Mine(), sizes=SIZES)
         found = [row["tv"] for row in rows if row["input"] == index]
         np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)
     write_report([tmp_path / "run"], tmp_path / "report")
     assert "mine" in (tmp_path / "report" / "index.html").read_text()
     with pytest.raises(InputError, match=r"own_importances is .*sign=-1.*there, .*sign=1"):
         runs.run(model, DATA, tmp_path / "run", Plan(("l1", Mine(sign=1.0)), sizes=SIZES))
-    for importances, message in (
+    for scores, message in (
         ((Mine("l1"),), "another name"),
         ((Mine(), Mine()), "each once"),
         ((5,), "expected one of l1"),
     ):
         with pytest.raises(InputError, match=message):
-            Plan(importances)
+            Plan(scores)
 
 
 def test_components_are_those_of_the_traces(model: Model, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_every_condition_and_going_on(model: Model, tmp_path: Path) -> None:
     assert manifest.plan_of(told["config"]) == PLAN
     curves = found["curves"].to_pylist()
     for case in PLAN.cases:
-        options: dict[str, Any] = {"importance": case.source.importance, "order": case.source.order}
+        options: dict[str, Any] = {"score": case.source.score, "order": case.source.order}
         replace = case.condition.replace
         options |= {} if replace == "zero" else {"reference": REFERENCE}
         trace = jstrace.trace(model, "hello", **options, sizes=PLAN.sizes, replace=replace)
@@ -112,7 +112,7 @@ def test_older_plans_stay_as_they_were() -> None:
     """What came later is in a configuration only where it is asked for, and read as the default where it is not."""
     plan = Plan(("l1", "cosine"), ABLATIONS, BASELINES, sizes=(0.1,), seed=3)
     config = manifest.configuration(plan, DATA, save_strata=False)
-    assert list(config) == ["importance", "ablate", "baselines", "sizes", "seed", "save_strata", "data"]
+    assert list(config) == ["score", "ablate", "baselines", "sizes", "seed", "save_strata", "data"]
     assert not plan.takes_reference
     assert manifest.plan_of(json.loads(json.dumps(config))) == plan
     later = manifest.configuration(PLAN, DATA, save_strata=False, reference="mark")

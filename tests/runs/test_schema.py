@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from jstrace.method.conditions import ABLATIONS, BASELINES, IMPORTANCES, Plan
+from jstrace.method.conditions import ABLATIONS, BASELINES, SCORE_NAMES, Plan
 from jstrace.runs import rows, schema
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.quick
 
 SCHEMAS = schema.schemas(
-    Plan(IMPORTANCES, ABLATIONS, BASELINES, selectivity=1), save_strata=True, added=tuple(schema.ADDED)
+    Plan(SCORE_NAMES, ABLATIONS, BASELINES, selectivity=1), save_strata=True, added=tuple(schema.ADDED)
 )
 
 

@@ -62,7 +62,7 @@ def test_names_say_what_scores_are_under(options: Any, sources: list[str], condi
     assert manifest.plan_of(config) == plan
     assert config["score_replace"] == list(plan.scored_under)
     for case in plan.cases:
-        assert plan.case(importance=case.source.importance, replace=case.condition.replace) == case
+        assert plan.case(score=case.source.score, replace=case.condition.replace) == case
 
 
 def test_a_run_of_an_older_version_goes_on_under_means(
@@ -102,7 +102,7 @@ def test_a_run_follows_the_evaluation(model: Model, tmp_path: Path) -> None:
     assert told["config"]["score_replace"] == ["zero"]
     assert "reference" not in told["config"]
     assert set(told["sessions"][0]["seconds"]) == {"l1", "l1*gradient under zero"}
-    trace = jstrace.trace(model, "hello", importance="l1*gradient", sizes=FOLLOWS.sizes)
+    trace = jstrace.trace(model, "hello", score="l1*gradient", sizes=FOLLOWS.sizes)
     rows = tables(tmp_path / "run")["curves"].to_pylist()
     found = [row["tv"] for row in rows if row["condition"] == "l1*gradient under zero/all"]
     np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)

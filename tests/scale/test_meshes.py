@@ -150,7 +150,7 @@ def test_shapes_of_shards() -> None:
 def test_large_groups_on_a_mesh(data: int, model: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random scores with a pool for three edges: the program on arrays of all edges, frozen components first."""
     monkeypatch.setattr(extraction, "pool_capacity", lambda n_slots: 3)
-    options = {"sizes": SIZES, "importance": "random", "seed": 7, "frozen": ("residual", "mlp")}
+    options = {"sizes": SIZES, "score": "random", "seed": 7, "frozen": ("residual", "mlp")}
     one, many = (
         jstrace.trace(model_on(mesh), inputs(3), **options)  # type: ignore[call-overload]
         for mesh in (None, make_mesh(data=data, model=model))
@@ -169,8 +169,7 @@ def test_gradients_and_replacements_on_a_mesh(family: str, data: int, model: int
     reference = [np.arange(12), np.arange(30, 50), np.arange(60, 75)]
     rows, score = inputs(count), jstrace.Rounds(cuts=2, name="two")
     expected, got = (
-        jstrace.trace(each, rows, sizes=SIZES, importance=score, replace="mean", reference=reference)
-        for each in (one, many)
+        jstrace.trace(each, rows, sizes=SIZES, score=score, replace="mean", reference=reference) for each in (one, many)
     )
     for a, b in zip(expected, got, strict=True):
         for (_, left), (_, right) in zip(a.scores.items(), b.scores.items(), strict=True):

@@ -1,4 +1,4 @@
-"""``jstrace fit-scorer``: a learned edge score of a model."""
+"""``jstrace train-scorer``: a learned edge score of a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Features(StrEnum):
     ROUNDS = "rounds"
 
 
-def fit_scorer_command(
+def train_scorer_command(
     data: Annotated[str, typer.Option(help=_DATA_HELP)],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
@@ -52,7 +52,7 @@ def fit_scorer_command(
         bool, typer.Option("--shared", help="One number for all layers and heads, so that it serves any model.")
     ] = False,
 ) -> None:
-    """Learn from texts which edges a prediction needs: an edge score for trace and run --importance FILE."""
+    """Learn from texts which edges a prediction needs: an edge score for trace and run --score FILE."""
     check_installed()
     import jstrace
     from jstrace.errors import InputError
@@ -75,7 +75,7 @@ def fit_scorer_command(
     names = tuple(name.strip() for name in replace.split(",") if name.strip())
     loaded = load(model, dtype.value, revision)
     with _shown() as progress:
-        scorer = jstrace.fit_scorer(
+        scorer = jstrace.train_scorer(
             loaded, texts, features=features.value, replace=names, reference=others, steps=steps, seed=seed,
             shared=shared, name=called, progress=progress,
         )  # fmt: skip
