@@ -34,8 +34,8 @@ def whole_text(model: Model, ids: np.ndarray) -> str | None:
     return None if model.tokenizer is None else text_of(model.tokenizer, ids.tolist())
 
 
-def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Tokens]]:
-    """Whether ``inputs`` is a single one, and a list of them.
+def listed(model: Model, inputs: Any) -> tuple[bool, Sequence[Any]]:
+    """Whether ``inputs`` is a single one, and a list of them, each of which may still be no input.
 
     Raises:
       InputError: no model, or what is neither a text, token ids nor a list of them.

@@ -137,19 +137,22 @@ def nothing() -> None:
 
 
 def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:
-    """Remove what a killed run left: files that were never whole, and those of parts that lack what each needs."""
+    """Remove what a killed run left: files that were never whole, and those of parts that were never finished.
+
+    The file of ``inputs`` is a part's last, so where others of it lack, they were moved or removed.
+    """
     check_same(folder, config, facts)
-    gone = [name for name in names if name not in OPTIONAL and not (folder / name).is_dir()]
-    if gone and parts.parts_of(folder, "inputs"):  # moved rather than killed
-        raise InputError(
-            f"{folder}: {', '.join(gone)} of finished inputs is not there; put that folder back, or remove inputs/,"
-            " too, and the same run computes everything again"
-        )
     try:
         parts.finish_joins(folder, names)
-        complete = parts.complete_parts(folder, names)
+        finished = parts.parts_of(folder, "inputs")
+        gone = [name for name in names if name not in OPTIONAL and finished - parts.parts_of(folder, name)]
+        if gone:
+            raise InputError(
+                f"{folder}: {', '.join(gone)} of finished inputs is not there; put those files back, or remove those in"
+                " inputs/, too, and the same run computes them again"
+            )
         for name in names:
-            for part in parts.parts_of(folder, name) - complete:
+            for part in parts.parts_of(folder, name) - finished:
                 (folder / name / part.file).unlink(missing_ok=True)
         for stale in (*folder.glob(".jstrace-*"), *folder.glob("*/.jstrace-*")):
             stale.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from jstrace.runs.schema import OPTIONAL, TABLES, unlike
 
 _MARK = b"jstrace.run"
 _NAME = re.compile(r"(\d{8})-(\d{8})\.parquet")
+_AGAIN = "remove inputs/{}, and the same run computes its inputs again"
 _LARGE = 2**26
 """Bytes from which on parts are not joined: files are few then, and reading them again is work."""
 
@@ -182,18 +183,16 @@ def read_part(folder: Path, table: str, part: Part, mark: str, columns: Sequence
         found.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        remedy = "remove this file, and the same run computes its inputs again"
-        if table in OPTIONAL:
-            remedy = "remove this file to do without it, or that in inputs/, and the same run computes both again"
-        raise InputError(f"{path}: damaged ({reason}); {remedy}") from error
+        without = "remove this file to do without it, or " if table in OPTIONAL else ""
+        raise InputError(f"{path}: damaged ({reason}); {without}{_AGAIN.format(part.file)}") from error
     if (found.schema.metadata or {}).get(_MARK) != f"{mark} {table}".encode():
-        raise InputError(f"{path}: of another run or another table; remove this file to compute its inputs again")
+        raise InputError(f"{path}: of another run or another table; {_AGAIN.format(part.file)}")
     wrong = unlike(table, found.schema, columns)
     if wrong is not None:
         raise InputError(f"{path}: damaged (its column {wrong} is missing or of another type)")
     same = found.num_rows == len(part.inputs)  # first: a name can speak of a hundred million
     if table == "inputs" and not (same and found["input"].to_pylist() == list(part.inputs)):
-        raise InputError(f"{path}: does not hold the inputs that its name says; remove this file to compute them again")
+        raise InputError(f"{path}: does not hold the inputs that its name says; {_AGAIN.format(part.file)}")
     return found
 
 

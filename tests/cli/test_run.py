@@ -36,7 +36,7 @@ def test_run_and_report(run: Run, stub: Model, rows: Path, tmp_path: Path) -> No
     assert (code, told) == (0, f"{out}: 2 inputs, 2 of them computed now\n")
     assert re.search(r"2/2 inputs, 2 saved, [\d.e+]+ inputs/s, 0:00:00 left", err)
     config = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
-    assert config["score"] == ["l2", "l1", "cosine"]
+    assert config["importance"] == ["l2", "l1", "cosine"]
     assert (config["ablate"], config["baselines"]) == (["residual+mlp"], ["random", "inverse"])
     code, told, _ = run("run", "--data", str(rows), "--out", out, *words, "--score", "l1", "--score", "cosine")
     assert (code, told) == (0, f"{out}: 3 inputs, 1 of them computed now\n")

@@ -36,7 +36,7 @@ def test_fits_and_is_used(run: Run, stub: Model, texts: str, tmp_path: Path) -> 
     code, printed, error = run(*words)
     assert code == 0, error
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["config"]["score"] == ["l1", "mine"]
+    assert manifest["config"]["importance"] == ["l1", "mine"]
     assert jstrace.Scorer.load(out).coefficients.digest in manifest["config"]["own_importances"]["mine"]
 
 

