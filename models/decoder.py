@@ -312,11 +312,12 @@ def _attending(
 ) -> tuple[Float[Array, "T K G d"], Float[Array, "S K d"], Float[Array, "S K d"]]:
     """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere.
 
-    Values that nobody reads are zero under bool masks.
+    Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
     q, k, v = given.row_map(functools.partial(project_qkv, config), given.w, x, live, idle)
     cos, sin = given.sight.cos, given.sight.sin
-    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read, v, given.mask.attn)
+    used = jnp.any(given.mask.attn != 0, axis=(0, 1))
+    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read & used, v, given.mask.attn)
 
 
 def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:

@@ -108,8 +108,8 @@ def test_token_types() -> None:
     assert tokenizer.encode("a<unk>") == [1, ID["▁a"], ID["<unk>"]]
     assert tokenizer.encode("a</s><user>") == [1, ID["▁a"], ID["</s>"], ID["<user>"]]
     assert tokenizer.encode("é") == [1, ID["▁"], ID["<0xC3>"], ID["<0xA9>"]]
-    normal = byte_level("gpt-2", ("<|eot_id|>", "<|other|>"), (NORMAL, NORMAL))
-    assert normal.encode("<|eot_id|>") == [END + 1]
+    normal = byte_level("gpt-2", ("<|eot_id|>", "<|fim_prefix|>", "<|other|>"), (NORMAL, NORMAL, NORMAL))
+    assert normal.encode("<|eot_id|><|fim_prefix|>") == [END + 1, END + 2]
     assert normal.encode("<|other|>") == list(b"<|other|>")
 
 

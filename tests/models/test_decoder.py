@@ -230,6 +230,22 @@ def test_states_that_nobody_reads_need_not_be_finite(tokens: np.ndarray) -> None
         np.testing.assert_allclose(got, expected, atol=0.02 * max(1, float(jnp.abs(expected).max())))
 
 
+def test_values_that_nobody_reads_need_not_be_finite(tokens: np.ndarray) -> None:
+    """Those of a token overflow, and all edges from it are left out, but not those into it."""
+    config = family_config("olmo2")
+    params = tiny_params(config)
+    params["embed"] = params["embed"].at[tokens[3]].mul(3e2)
+    params["layers"]["v"] = params["layers"]["v"] * 3e3
+    full = Model(Decoder(config, params)).full_mask(len(tokens))
+    mask = jax.tree.map(jnp.asarray, full)
+    mask = dataclasses.replace(mask, attn=mask.attn.at[..., 3].set(False))
+    wide, half = Decoder(config, params), Decoder(config, jax.tree.map(lambda leaf: leaf.astype("float16"), params))
+    expected = masked_forward(wide, jnp.asarray(tokens), mask)
+    assert not np.isfinite(masked_forward(half, jnp.asarray(tokens), jax.tree.map(jnp.asarray, full))).all()
+    got = masked_forward(half, jnp.asarray(tokens), mask)
+    np.testing.assert_allclose(got, expected, atol=0.05 * float(jnp.abs(expected).max()))
+
+
 @pytest.mark.parametrize("pre", [False, True])
 def test_gradients_at_edges_that_are_left_out(tiny: Model, tokens: np.ndarray, pre: bool) -> None:
     """A soft mask of zero lets nothing through, and still says what an edge would bring."""
