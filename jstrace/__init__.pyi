@@ -22,6 +22,9 @@ from .pipeline.evaluating import evaluate as evaluate
 from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
 from .pipeline.fitting import train_scorer as train_scorer
+from .pipeline.functional import edge_scores as edge_scores
+from .pipeline.functional import masked_logits as masked_logits
+from .pipeline.functional import measures as measures
 from .pipeline.generation import Generation as Generation
 from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity

@@ -6,6 +6,7 @@ from .clean import Clean as Clean
 from .clean import Score as Score
 from .clean import clean_forward as clean_forward
 from .clean import hidden_states as hidden_states
+from .clean import plain_forward as plain_forward
 from .config import ModelConfig as ModelConfig
 from .decoder import Decoder as Decoder
 from .decoder import masked_forward as masked_forward

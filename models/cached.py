@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from jstrace.models import layers as fn
-from jstrace.models.config import ModelConfig
-from jstrace.models.decoder import Decoder, Layer, attention_output, mlp, project_qkv, turned, with_constants
+from jstrace.models.clean import layer_states, over_clean_layers
+from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import AnyArray
 from jstrace.models.promotion import usual_promotion
 from jstrace.models.records import ByValue
@@ -62,7 +62,7 @@ def continued(
     """
     sights = fn.sights(model.config, tokens.shape[0], length)
     known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = _over_prompt(model, model.embedded(tokens), sights)
+    x, cache = over_clean_layers(model, tokens, length, lambda _, states: _Cache(states.keys, states.values))
 
     def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
         tokens, cache, logits = state
@@ -88,47 +88,22 @@ def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array,
     return jnp.where(warm > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
 
 
-def _over_prompt(model: Decoder, x: Float[Array, "T D"], sights: fn.Sight) -> tuple[Float[Array, "T D"], _Cache]:
-    """The last states of a prompt, and its keys and values."""
-
-    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, _Cache]:
-        layer, kind = inputs
-        w, sight = layer.weights(), _of_kind(sights, kind)
-        q, k, v = project_qkv(model.config, w, x)
-        keys = fn.rotate(k, sight.cos, sight.sin)
-        return _out(model.config, w, x, fn.rotate(q, sight.cos, sight.sin), keys, v, sight.visible), _Cache(keys, v)
-
-    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds))
-
-
 def _over_one(
     model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], sights: fn.Sight
 ) -> tuple[Float[Array, "1 D"], _Cache]:
     """The last state of the token at ``place``, and the cache with it."""
 
     def step(x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
-        layer, kind, held = inputs
-        w = layer.weights()
-        sight = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), _of_kind(sights, kind))
-        q, k, v = project_qkv(model.config, w, x)
-        keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(all_of_it, one.astype(all_of_it.dtype), place, 0)
-            for all_of_it, one in zip(held, (fn.rotate(k, sight.cos, sight.sin), v), strict=True)
-        )
-        q = fn.rotate(q, sight.cos, sight.sin)
-        return _out(model.config, w, x, q, keys, values, sight.visible), _Cache(keys, values)
+        layer, kind, cached = inputs
+        own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), fn.of_kind(sights, kind))
+
+        def held(*new: Array) -> Any:
+            return tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), place, 0)
+                for old, one in zip(cached, new, strict=True)
+            )
+
+        states = layer_states(model.config, layer.weights(), x, own, held)
+        return states.out, _Cache(states.keys, states.values)
 
     return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)
-
-
-def _of_kind(sights: fn.Sight, kind: Array) -> fn.Sight:
-    return jax.tree.map(lambda table: table[kind], sights)
-
-
-def _out(
-    config: ModelConfig, w: Any, x: Float[Array, "T D"], q: Array, keys: Array, values: Array, visible: Array
-) -> Float[Array, "T D"]:
-    """What a layer makes of the states of some tokens, that see these keys and values."""
-    mixed = fn.mix_values(fn.attention_probs(fn.attention_logits(config, q, keys), visible), values)
-    middle = with_constants(w, x + attention_output(config, turned(w), mixed))
-    return middle + mlp(config, w, x if config.parallel else middle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def clean_forward(
     def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
         layer, kind, last = inputs
         w = layer.weights()
-        probs, values, attn = _attended(config, w, x, jax.tree.map(lambda table: table[kind], sights))
+        probs, values, attn = _attended(config, w, x, fn.of_kind(sights, kind))
         final = functools.partial(_into_output, model, last)
         middle = with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
@@ -131,6 +131,77 @@ def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"])
     return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)
 
 
+class LayerStates(NamedTuple):
+    """What a layer of the full pass makes of the residual stream of some tokens."""
+
+    keys: Float[Array, "S K d"]
+    """Turned by their positions."""
+    values: Float[Array, "S K d"]
+    middle: Float[Array, "T D"]
+    """The residual stream after attention."""
+    edge: Float[Array, "T D"]
+    """What the MLP adds."""
+
+    @property
+    def out(self) -> Float[Array, "T D"]:
+        """The residual stream after the layer."""
+        return self.middle + self.edge
+
+
+Held = Callable[[Array, Array], tuple[Array, Array]]
+"""From keys and values of a layer's own tokens to those of all tokens that they see."""
+
+
+def layer_states(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
+) -> LayerStates:
+    """One layer of the full pass; ``held`` adds keys and values that were computed before."""
+    q, k, v = project_qkv(config, w, x)
+    keys, values = fn.rotate(k, sight.cos, sight.sin), v
+    if held is not None:
+        keys, values = held(keys, values)
+    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), keys)
+    mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), values)
+    middle = with_constants(w, x + attention_output(config, turned(w), mixed))
+    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle))
+
+
+def over_clean_layers(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int | None,
+    take: Callable[[Float[Array, "T D"], LayerStates], Any],
+) -> tuple[Float[Array, "T D"], Any]:
+    """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked."""
+    config = model.config
+    sights = fn.sights(config, tokens.shape[0], length)
+
+    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
+        layer, kind = inputs
+        states = layer_states(config, layer.weights(), x, fn.of_kind(sights, kind))
+        return states.out, take(x, states)
+
+    return over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
+
+
+@usual_promotion()
+def plain_forward(
+    model: Decoder, tokens: Int[Array, "T"], *, length: Int[Array, ""] | int | None = None, every: bool = False
+) -> Float32[Array, "*T V"]:
+    """Logits of the full pass, without masks: for the token after the last, ``[V]``, or after every one, ``[T, V]``.
+
+    Args:
+      model: the decoder.
+      tokens: token ids, of which those from ``length`` on are padding.
+      length: number of true tokens; all by default.
+      every: whether the logits after every token are wanted; those after padding mean nothing.
+    """
+    x, _ = over_clean_layers(model, tokens, length, lambda *_: None)
+    if every:
+        return jax.vmap(model.next_token_logits)(x)
+    return model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1])
+
+
 @usual_promotion()
 def hidden_states(
     model: Decoder,
@@ -153,18 +224,8 @@ def hidden_states(
     Returns:
       What ``take`` gives, on a leading axis of layers.
     """
-    config = model.config
-    sights = fn.sights(config, tokens.shape[0], length)
 
-    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
-        layer, kind = inputs
-        w, sight = layer.weights(), jax.tree.map(lambda table: table[kind], sights)
-        q, k, v = project_qkv(config, w, x)
-        logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
-        mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), v)
-        middle = with_constants(w, x + attention_output(config, turned(w), mixed))
-        edge = mlp(config, w, x if config.parallel else middle)
-        return middle + edge, take(Replacement(x, v, middle, edge, per_token=True))
+    def taken(x: Array, states: LayerStates) -> Any:
+        return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
 
-    _, states = over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
-    return states
+    return over_clean_layers(model, tokens, length, taken)[1]

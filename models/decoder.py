@@ -42,7 +42,8 @@ class Layer(nnx.Module):
 class Decoder(nnx.Module):
     """A decoder of any supported family, as its config describes it.
 
-    Calling it runs ``masked_forward``: ``model(tokens[T], mask) -> logits[V]`` for the token after the last.
+    Calling it runs ``masked_forward``: ``model(tokens[T], mask) -> logits[V]`` for the token after the last;
+    ``clean.plain_forward`` is the pass without masks.
     """
 
     def __init__(self, config: ModelConfig, params: Params) -> None:
@@ -177,7 +178,7 @@ def masked_forward(
 
     def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
         layer, layer_edges, kind, other = inputs
-        sight = jax.tree.map(lambda table: table[kind], sights)
+        sight = fn.of_kind(sights, kind)
         mix = functools.partial(_by_queries, n_queries, keep, layer_edges)
         given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix)
         return one(given, state), None

@@ -107,6 +107,11 @@ def sights(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int | No
     return jax.tree.map(lambda *each: jnp.stack(each), *kinds)
 
 
+def of_kind(sights: Sight, kind: Int[Array, ""]) -> Sight:
+    """The tables of one kind of layer."""
+    return jax.tree.map(lambda table: table[kind], sights)
+
+
 def _sight(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int, *, local: bool) -> Sight:
     frequencies = jnp.asarray(rope_frequencies(config, local=local))
     if config.rope_long_divisors is not None and not (local and config.local_rope_theta is not None):

@@ -16,8 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
+from jstrace.errors import InputError
 from jstrace.models import slots
 from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
+from jstrace.models.clean import plain_forward
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
@@ -196,20 +198,29 @@ class Model(nnx.Module):
     def __call__(
         self,
         tokens: Int[AnyArray, "T"],
-        mask: EdgeTree,
+        mask: EdgeTree | None = None,
         *,
         replace: Replacement | None = None,
         pre_softmax: bool = False,
-    ) -> Float32[Array, "V"]:
+        every: bool = False,
+    ) -> Float32[Array, "*T V"]:
         """Next-token logits ``[V]`` with every edge multiplied by its mask (bool, or float in [0, 1]).
 
-        What a mask ablates carries nothing, or what ``replace`` says (section 8 of the method).
+        What a mask ablates carries nothing, or what ``replace`` says (section 8 of the method). Without a mask it is a
+        plain forward pass, which gives the logits after every token, ``[T, V]``, where ``every`` asks for them.
 
         Raises:
           InputError: tokens, masks or replacements of other shapes or kinds; token ids outside the vocabulary, which
-            give NaN under ``jax.jit``, where they are not known; a replacement before the softmax.
+            give NaN under ``jax.jit``, where they are not known; a replacement before the softmax; ``every`` with a
+            mask, or a replacement without one.
         """
         ids = checked_tokens(self.config, tokens)
+        if mask is None:
+            if replace is not None or pre_softmax:
+                raise InputError("without a mask nothing is ablated, so that replace and pre_softmax say nothing")
+            return nan_unless_known(self.config, ids, plain_forward(self.decoder, ids, every=every))
+        if every:
+            raise InputError("a mask is of the edges that lead to the token after the last; every is for no mask")
         if replace is not None:
             check_fits(checked_arrays(replace), self.config, ids.size)
         mask = checked_mask(self.config, ids.size, mask)

@@ -26,7 +26,7 @@ from tests.stand_ins import Letters
 
 PLAN = Plan(ablations=("all", "residual+mlp"), baselines=("inverse",), sizes=(0.05, 0.3))
 DATA = Data("letters", tuple(Row(chr(97 + n % 20) * (3 + n % 4), "x") for n in range(150)), ("corpus",))
-KILLS = 20
+KILLS = 10
 
 
 def work(out: Path, programs: Path, weights: Path) -> None:
@@ -62,7 +62,7 @@ def killed(out: Path, programs: Path, weights: Path, more: int, delay: float) ->
 
 
 def main() -> None:
-    """Twenty kills; the last run is left to finish."""
+    """Ten kills; the last run is left to finish."""
     out, programs, weights = map(Path, sys.argv[1:])
     draw, ends = random.Random(0), []
     for _ in range(KILLS):

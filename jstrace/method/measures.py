@@ -20,19 +20,19 @@ from jstrace.models.records import ByValue
 class Measures(ByValue):
     """Per masked forward; entropies and surprisals in nats."""
 
-    tv: Float32[AnyArray, "*B Z"]
+    tv: Float32[AnyArray, "*Z"]
     """Total variation distance from the reference, in [0, 1]."""
-    kl: Float32[AnyArray, "*B Z"]
+    kl: Float32[AnyArray, "*Z"]
     """KL(reference || prediction)."""
-    nucleus: Bool[AnyArray, "*B Z 12"]
+    nucleus: Bool[AnyArray, "*Z 12"]
     """Whether the nucleus is the same ordered list."""
-    nucleus_unordered: Bool[AnyArray, "*B Z 12"]
+    nucleus_unordered: Bool[AnyArray, "*Z 12"]
     """Whether the nucleus is the same set."""
-    top_token: Int[AnyArray, "*B Z"]
-    entropy: Float32[AnyArray, "*B Z"]
-    surprisal: Float32[AnyArray, "*B Z"]
+    top_token: Int[AnyArray, "*Z"]
+    entropy: Float32[AnyArray, "*Z"]
+    surprisal: Float32[AnyArray, "*Z"]
     """-log p of the next token."""
-    rank: Int[AnyArray, "*B Z"]
+    rank: Int[AnyArray, "*Z"]
     """1 + the number of tokens more probable than the next token."""
 
 

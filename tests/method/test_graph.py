@@ -23,7 +23,7 @@ from tests.conftest import TINY
 @given(n_layers=st.integers(1, 4), n_heads=st.integers(1, 3), n_tokens=st.integers(1, 6))
 def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int) -> None:
     config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads)
-    slots = graph.edge_slots(config, n_tokens + 2, n_tokens)
+    slots = graph.edge_slots(config, n_tokens + 2, n_tokens, np)
     assert sum(int(leaf.sum()) for _, leaf in slots.items()) == graph.n_edges(config, n_tokens)
 
 

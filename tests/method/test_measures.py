@@ -18,6 +18,8 @@ from tests import oracle
 
 pytestmark = pytest.mark.quick
 
+recovered = jax.jit(nucleus_recovery, static_argnames="platform")
+
 
 def test_against_definitions() -> None:
     rng = np.random.default_rng(0)
@@ -48,9 +50,9 @@ def test_nucleus_equals_the_sorted_lists(seed: int, kind: str) -> None:
         other = np.zeros((3, 30))
     reference = np.asarray(jax.nn.softmax(jnp.asarray(base, jnp.float32)))
     p = np.asarray(jax.nn.softmax(jnp.asarray(other, jnp.float32)))
-    ordered, unordered = nucleus_recovery(jnp.asarray(p), jnp.asarray(reference))
+    ordered, unordered = recovered(p, reference)
     for platform in PLATFORMS:
-        again = nucleus_recovery(jnp.asarray(p), jnp.asarray(reference), platform=platform)
+        again = recovered(p, reference, platform=platform)
         chex.assert_trees_all_equal(again, (ordered, unordered))
     for row in range(3):
         for column, level in enumerate(NUCLEUS_LEVELS):

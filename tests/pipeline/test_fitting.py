@@ -18,6 +18,7 @@ from jstrace.method.gradients import Pass
 from jstrace.method.scorer import Coefficients, Scorer
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import fitting, scorers
+from jstrace.pipeline.replacing import built_in_reference
 from tests.conftest import TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 
@@ -299,11 +300,10 @@ def test_the_built_in_one(real: Model) -> None:
     scorer.check_fits(real)
     assert isinstance(scorer.coefficients, Coefficients)
     assert len(scorer.model_fingerprints) == len(fitting._DTYPES)
-    text = (
-        "The bridge was closed in the spring after engineers had found cracks in two of its towers, and for most of the"
-    )
+    text = "The bridge was closed in the spring after engineers had found cracks in two of its"
     sizes, names = (0.04, 0.06, 0.08, 0.1, 0.2), ("learned", "l1*gradient")
-    traces = {name: jstrace.trace(real, text, score=name, sizes=sizes, replace="mean") for name in names}
+    means: dict[str, Any] = {"replace": "mean", "reference": built_in_reference()[:8]}
+    traces = {name: jstrace.trace(real, text, score=name, sizes=sizes, **means) for name in names}
     assert traces["learned"].score == "learned"
-    tv = {name: jstrace.evaluate(real, one).tv[:-1].mean() for name, one in traces.items()}
+    tv = {name: jstrace.evaluate(real, one, **means).tv[:-1].mean() for name, one in traces.items()}
     assert tv["learned"] < 0.7 * tv["l1*gradient"]

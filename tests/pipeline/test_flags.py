@@ -40,8 +40,6 @@ def found_of(model: Model, tokens: np.ndarray) -> list[Any]:
     slope = jax.jit(jax.grad(lambda mask: model(ids, mask)[3]))(mask)
     strata = jstrace.extract(plain.scores, (0.2,), config=model.config, frozen=("mlp",))
     evaluated.append(jstrace.evaluate(model, plain, masks=plain.masks()))
-    control = jstrace.selectivity(model, tokens, [tokens[:4], tokens[2:]], score="gradient", sizes=HOW["sizes"])
-    evaluated.append(control)
     return [*rounds, plain, fitted, *evaluated, under, *map(np.asarray, jax.tree.leaves((logits, slope, strata)))]
 
 

@@ -139,7 +139,7 @@ def test_files_of_older_versions(
     zero.save(path)
     assert jstrace.Trace.load(path) == zero
     header = {key: value for key, value in _header(zero).items() if key not in ("replace", "score_replace")}
-    archives.write(path, header | {"score": score} | held, _arrays(zero))
+    archives.write(path, header | {"importance": score} | held, _arrays(zero))
     found = jstrace.Trace.load(path)
     assert (found.replace, found.score_replace) == meant
 

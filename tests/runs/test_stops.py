@@ -27,7 +27,7 @@ from jstrace.runs import parts, saving
 from jstrace.runs.data import Data, Row
 from jstrace.runs.inputs import Inputs
 from jstrace.scale import hosts
-from tests import killed_runs
+from tests import compiling, killed_runs
 from tests.conftest import ROOT, TINY, tiny_params
 from tests.runs.small_runs import DATA, SIZES, SMALL, Stops, read
 from tests.stand_ins import Letters
@@ -38,17 +38,17 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: read(folder, name).to_pylist() for name in ("curves", "components", "inputs")}
 
 
-def test_twenty_kills(tmp_path: Path) -> None:
+def test_ten_kills(tmp_path: Path) -> None:
     """kill -9 at random moments: the final tables are those of a run that nothing stopped, row for row."""
     out = tmp_path / "killed"
     weights = tmp_path / "weights.npz"
     np.savez(weights, *jax.tree.leaves(tiny_params()))
     command = [sys.executable, "-m", "tests.killed_runs", *map(str, (out, tmp_path / "programs", weights))]
-    root, unchecked = ROOT, os.environ | {"JAXTYPING_DISABLE": "1"}
+    root, unchecked = ROOT, os.environ | {"JAXTYPING_DISABLE": "1", "XLA_FLAGS": compiling.QUICK}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=unchecked)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["ends"] == ["killed"] * 20
+    assert told["ends"] == ["killed"] * killed_runs.KILLS
     assert 0 < told["parts_before_the_last"] < len(killed_runs.DATA.rows)
     alone = Model(Decoder(TINY, tiny_params()), Letters())
     runs.run(alone, killed_runs.DATA, tmp_path / "whole", killed_runs.PLAN, part_inputs=1)

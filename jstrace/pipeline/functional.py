@@ -1,0 +1,106 @@
+"""The method as pure functions of arrays and pytrees, for programs of one's own.
+
+None is jitted, and all compose under ``jax.jit``, ``jax.vmap``, ``jax.grad`` and a mesh, with ``jstrace.extract``
+between scores and masks: ``strata <= k`` is the mask of trace k. ``jstrace.trace`` and ``jstrace.evaluate`` give the
+same of batches of texts, with memory planned.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32, Int
+
+from jstrace.method import scoring
+from jstrace.method.conditions import checked_score
+from jstrace.method.gradients import GradientScore
+from jstrace.method.measures import Measures, measure
+from jstrace.models import AnyArray, EdgeTree, InputError, Model, Replacement, Score
+from jstrace.models.checks import checked_tokens
+from jstrace.pipeline.inputs import checked_model
+from jstrace.pipeline.scorers import known_to
+
+
+def edge_scores(
+    model: Model,
+    tokens: Int[AnyArray, "T"],
+    score: str | Score | GradientScore = "l1",
+    *,
+    replace: Replacement | None = None,
+    length: Int[AnyArray, ""] | int | None = None,
+    seed: Int[AnyArray, ""] | int = 0,
+) -> EdgeTree:
+    """Scores of every edge of one input (sections 2 and 8 of the method).
+
+    Args:
+      model: from ``jstrace.load``; an argument of whatever jits this, as closing over it would bake the weights in.
+      tokens: token ids; those from ``length`` on are padding.
+      score: as in ``jstrace.trace``; static. "learned" needs the weights, so under ``jax.jit`` give a
+        ``jstrace.Scorer`` in its place.
+      replace: what ablated edges carry while gradients are taken; nothing by default.
+      length: number of true tokens; all by default.
+      seed: of random scores, and of what fits draw.
+
+    Returns:
+      float32 ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``, ``[L,T]``; NaN in slots that are no edge.
+
+    Raises:
+      InputError: tokens of another shape or kind, or a score that is none, or another model's.
+    """
+    checked_model(model)
+    ids, kind = checked_tokens(model.config, tokens), checked_score(score)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model))
+    if traced and kind == "learned":
+        raise InputError("score learned is of one model, which is not known inside a transformation: give a Scorer")
+    known = kind if traced else known_to(model, kind)
+    return scoring.edge_scores(
+        model.decoder, ids, ids.size if length is None else length, score=known, seed=seed, replace=replace
+    )
+
+
+def masked_logits(
+    model: Model,
+    tokens: Int[AnyArray, "T"],
+    mask: EdgeTree,
+    replace: Replacement | None = None,
+    *,
+    pre_softmax: bool = False,
+) -> Float32[AnyArray, "V"]:
+    """Next-token logits under an edge mask (section 4 of the method): ``model(tokens, mask)`` as a function.
+
+    Args:
+      model: from ``jstrace.load``, as in ``edge_scores``.
+      tokens: token ids.
+      mask: bool, or float in [0, 1]; for several masks use ``jax.vmap``.
+      replace: what ablated edges carry; nothing by default.
+      pre_softmax: let attention masks enter the softmax instead of following it.
+
+    Raises:
+      InputError: as ``jstrace.Model``'s call.
+    """
+    checked_model(model)
+    return model(tokens, mask, replace=replace, pre_softmax=pre_softmax)
+
+
+def measures(
+    full_logits: Float32[AnyArray, "V"], logits: Float32[AnyArray, "*N V"], next_token: Int[AnyArray, ""] | int = 0
+) -> Measures:
+    """How close predictions are to the full graph's (section 5 of the method).
+
+    Args:
+      full_logits: of the full graph, or the logarithm of any other prediction.
+      logits: with any leading axes, which the measures have, too.
+      next_token: the true next token, for surprisal and rank.
+
+    Raises:
+      InputError: logits over other vocabularies.
+    """
+    full, rows = jnp.asarray(full_logits), jnp.asarray(logits)
+    if full.ndim != 1 or rows.ndim < 1 or rows.shape[-1:] != full.shape:
+        raise InputError(f"logits of shapes {full.shape} and {rows.shape}, expected [V] and [..., V]")
+    wide: Any = functools.partial(jnp.asarray, dtype=jnp.float32)
+    found = measure(wide(rows).reshape(-1, full.size), wide(full), next_token)
+    return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape[:-1], *leaf.shape[1:]), found)
