@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import chex
@@ -77,13 +78,13 @@ def test_a_plain_forward_pass(family: str, tokens: np.ndarray) -> None:
 
 def test_what_makes_no_sense(tiny: Model, tokens: np.ndarray) -> None:
     full, logits = tiny.full_mask(len(tokens)), np.zeros((2, 97), np.float32)
-    mean = jstrace.mean_replacement(tiny, [tokens])
+    mean, unchecked = jstrace.mean_replacement(tiny, [tokens]), inspect.unwrap(jstrace.measures)
     for call, message in (
         (lambda: tiny(tokens, replace=mean), "without a mask nothing is ablated"),
         (lambda: tiny(tokens, full, every=True), "every is for no mask"),
         (lambda: jstrace.edge_scores(tiny, tokens, "l3"), "score 'l3' is not known"),
-        (lambda: jstrace.measures(logits, logits), r"expected \[V\] and \[\.\.\., V\]"),
-        (lambda: jstrace.measures(logits[0], logits[:, :5]), r"expected \[V\] and \[\.\.\., V\]"),
+        (lambda: unchecked(logits, logits), r"expected \[V\] and \[\.\.\., V\]"),
+        (lambda: unchecked(logits[0], logits[:, :5]), r"expected \[V\] and \[\.\.\., V\]"),
         (
             lambda: jax.jit(lambda model: jstrace.edge_scores(model, tokens, "learned"))(tiny),
             "not known inside a transformation",

@@ -22,7 +22,7 @@ from jstrace.models import Decoder, InputError, Model, make_mesh, param_sharding
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching, hosts, meshes
-from tests.conftest import SHAPES, TINY, family_config, tiny_params
+from tests.conftest import TINY, family_config, tiny_params
 
 SIZES = tuple(np.linspace(0.05, 0.95, 10).tolist())
 CONFIG = dataclasses.replace(TINY, vocab_size=98)
@@ -42,7 +42,7 @@ def inputs(count: int) -> list[np.ndarray]:
     return [rng.integers(0, CONFIG.vocab_size, 5 + n % 4) for n in range(count)]
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 def test_eight_devices_equal_one(family: str) -> None:
     """Four inputs, on the mesh one for each device along ``data``."""
     one, many = model_on(None, family), model_on(make_mesh(data=4, model=2), family)
@@ -161,7 +161,7 @@ def test_large_groups_on_a_mesh(data: int, model: int, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("family", "data", "model", "count"),
-    [("llama", 4, 2, 4), ("gpt_neox", 4, 2, 1), ("llama", 8, 1, 1), ("gpt_neox", 8, 1, 4)],
+    [("llama", 4, 2, 4), ("gpt_neox", 4, 2, 1), ("llama", 8, 1, 1)],
 )
 def test_gradients_and_replacements_on_a_mesh(family: str, data: int, model: int, count: int) -> None:
     """Inputs over devices, or the sizes of one, with weights whole and divided: as on one device."""
