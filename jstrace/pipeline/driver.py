@@ -25,6 +25,7 @@ from jstrace.method import graph, sizes
 from jstrace.method.composition import Composition, composed
 from jstrace.method.conditions import scored_name, takes_passes
 from jstrace.method.counting import Counts
+from jstrace.method.scorer import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.models.records import ByValue
 from jstrace.pipeline import masked, scorers, stages
@@ -134,6 +135,9 @@ class Driver:
             (scorers.known_to(model, kind), _DRAWN if self._draws(kind, replace) else replace)
             for kind, replace in ask.scorings
         )
+        names = dict.fromkeys(name for _, name in self._scorings)
+        self._numbered = {name: name if name == "zero" else str(index) for index, name in enumerate(names)}
+        """Replacements have no names in programs, which would be compiled for each."""
         self._longest = 0
         self._apart = timed and any(takes_passes(kind) for kind, _ in self._scorings)
         if self._apart:
@@ -311,8 +315,10 @@ class Driver:
         by_kind: dict[tuple[Any, str], EdgeTree] = {}
         finite: list[jax.Array] = []
         for group in self._groups():
+            shells, learned = zip(*(unfilled(self._scorings[at][0]) for at in group), strict=True)
+            names = [self._numbered[self._scorings[at][1]] for at in group]
             with self._timed(group, took) as finished:
-                scored, good = finished(score(scorings=tuple(self._scorings[at] for at in group)))
+                scored, good = finished(score(scorings=tuple(zip(shells, names, strict=True)), learned=learned))
             by_kind |= {ask.scorings[at]: one for at, one in zip(group, scored, strict=True)}
             finite.append(good)
         extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh)
@@ -348,14 +354,15 @@ class Driver:
         took[" and ".join(dict.fromkeys(scored_name(*self.ask.scorings[at]) for at in group))] = seconds
 
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
-        """What ablated edges carry while scores are made, and the tokens whose states scores draw instead, by name."""
+        """What ablated edges carry while scores are made, and tokens whose states scores draw instead, by number."""
         names = dict.fromkeys(replace for _, replace in self._scorings)
-        replaced = self._named([name for name in names if name != _DRAWN], self._replacing.one, width)
+        found = self._named([name for name in names if name != _DRAWN], self._replacing.one, width)
+        replaced = {self._numbered[name]: one for name, one in found.items()}
         if _DRAWN not in names:
             return replaced, {}
         # One other text's states make a bad start: it is found under means.
-        start = self._named(["mean"], self._replacing.one, width)["mean"]
-        return replaced | {_DRAWN: start}, {_DRAWN: self._replacing.stream(width)}
+        start, drawn = self._named(["mean"], self._replacing.one, width)["mean"], self._numbered[_DRAWN]
+        return replaced | {drawn: start}, {drawn: self._replacing.stream(width)}
 
     def _draws(self, kind: Any, replace: str) -> bool:
         """Whether a score draws the states of other texts itself."""

@@ -20,6 +20,7 @@ from jstrace.method.counting import Counts, count
 from jstrace.method.extraction import extract_padded
 from jstrace.method.first_pass import ranked
 from jstrace.method.ranking import by_score
+from jstrace.method.scorer import Coefficients, filled
 from jstrace.method.scores import Together
 from jstrace.method.scoring import several_scores
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
@@ -41,6 +42,7 @@ def score_batch(
     replacements: Mapping[str, Replacement],
     others: Mapping[str, Int[AnyArray, "N"]] = _NONE,
     targets: Float32[AnyArray, "B V"] | None = None,
+    learned: tuple[Coefficients | None, ...] = (),
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
     """Scores of several kinds of a padded batch.
@@ -53,6 +55,7 @@ def score_batch(
       replacements: what ablated edges carry while gradients are taken, by name, the same for all inputs.
       others: tokens of other texts by name, where scores draw replacements from their states.
       targets: log-probabilities of other predictions than the model's own.
+      learned: the coefficients of each kind that is ``unfilled``; empty where none is.
       mesh: that the batch lies on.
 
     Returns:
@@ -60,12 +63,14 @@ def score_batch(
     """
 
     def score(
-        whole: tuple[Decoder, Any, Any], tokens: Array, lengths: Array, *target: Array
+        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, *target: Array
     ) -> tuple[tuple[EdgeTree, ...], Array]:
-        decoder, replaced, drawn = whole
+        decoder, replaced, drawn, numbers = whole
+        own = numbers or (None,) * len(scorings)
+        known = tuple((filled(kind, c), name) for (kind, name), c in zip(scorings, own, strict=True))
 
         def one(tokens: Array, length: Array, *target: Array) -> tuple[EdgeTree, ...]:
-            options: dict[str, Any] = {"scorings": scorings, "seed": seed, "replacements": replaced, "others": drawn}
+            options: dict[str, Any] = {"scorings": known, "seed": seed, "replacements": replaced, "others": drawn}
             return several_scores(decoder, tokens, length, target=target[0] if target else None, **options)
 
         found = jax.vmap(one)(tokens, lengths, *target)
@@ -73,7 +78,7 @@ def score_batch(
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
-        (decoder, dict(replacements), dict(others)), tokens, lengths, *(() if targets is None else (targets,))
+        (decoder, dict(replacements), dict(others), learned), tokens, lengths, *(() if targets is None else (targets,))
     )
 
 
