@@ -24,10 +24,9 @@ from jstrace.models.decoder import (
     with_constants,
 )
 from jstrace.models.edges import EdgeTree
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.records import ByValue
 from jstrace.models.replacement import Replacement
-from jstrace.models.stacks import over_layers
 
 
 @runtime_checkable

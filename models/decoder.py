@@ -21,10 +21,9 @@ from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap, every_row
-from jstrace.models.stacks import over_layers
 
 
 class Layer(nnx.Module):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 from jstrace.errors import InputError
 from jstrace.models.config import FAR, ModelConfig
 from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 
 def target_reach(config: ModelConfig) -> tuple[int, ...]:

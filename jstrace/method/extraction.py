@@ -37,7 +37,7 @@ from jstrace.method.relaxation import Relaxed, most_by_source, output_bounds, re
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
 from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig, edge_shapes
 from jstrace.models.checks import on_host
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 
 def extract(

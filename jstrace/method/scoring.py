@@ -16,7 +16,7 @@ from jstrace.method.learning import Fitted
 from jstrace.method.ordering import NO_SCORE, marked
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
 SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}

@@ -25,7 +25,7 @@ from jstrace.models import (
     live_rows,
     masked_forward,
 )
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
 from jstrace.pipeline.masked import BatchResult, averaged, compared
