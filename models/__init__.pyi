@@ -1,9 +1,6 @@
 from .cached import Continued as Continued
 from .cached import continued as continued
-from .checks import InputError as InputError
-from .checks import check_ids as check_ids
 from .clean import Clean as Clean
-from .clean import Score as Score
 from .clean import clean_forward as clean_forward
 from .clean import hidden_states as hidden_states
 from .clean import plain_forward as plain_forward
@@ -15,6 +12,7 @@ from .decoder import masked_forward as masked_forward
 from .edges import EDGE_KINDS as EDGE_KINDS
 from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
+from .edges import Score as Score
 from .edges import edge_shapes as edge_shapes
 from .fingerprints import Fingerprints as Fingerprints
 from .fingerprints import fingerprint as fingerprint
@@ -34,6 +32,8 @@ from .platforms import form as form
 from .replacement import Replacement as Replacement
 from .rows import every_row as every_row
 from .rows import live_rows as live_rows
+from .slots import InputError as InputError
+from .slots import check_ids as check_ids
 from .slots import edge_slots as edge_slots
 from .slots import empty_mask as empty_mask
 from .slots import full_mask as full_mask

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.models import layers as fn
 from jstrace.models.clean import layer_states, over_clean_layers
 from jstrace.models.decoder import Decoder, Layer
-from jstrace.models.edges import AnyArray
+from jstrace.models.edges import AnyArray, ByValue
 from jstrace.models.platforms import over_layers, usual_promotion
-from jstrace.models.records import ByValue
 
 CHOSEN = -1
 """In the place of a token that is given: it is to be chosen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,34 +23,9 @@ from jstrace.models.decoder import (
     turned,
     with_constants,
 )
-from jstrace.models.edges import EdgeTree
+from jstrace.models.edges import ByValue, EdgeTree, Score
 from jstrace.models.platforms import over_layers, usual_promotion
-from jstrace.models.records import ByValue
 from jstrace.models.replacement import Replacement
-
-
-@runtime_checkable
-class Score(Protocol):
-    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
-
-    One of your own goes to ``jstrace.trace(score=)``. It must be hashable and compare by value, as a frozen
-    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
-    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
-    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
-    """
-
-    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
-        """Magnitude of residual and MLP edges."""
-        ...
-
-    def attention(
-        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
-    ) -> Float32[Array, "H T S"]:
-        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
-
-        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
-        """
-        ...
 
 
 @jax.tree_util.register_dataclass

@@ -19,13 +19,13 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.errors import InputError
 from jstrace.models import slots
-from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.clean import plain_forward
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import Fingerprints, fingerprints
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
+from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
 
 
 @runtime_checkable

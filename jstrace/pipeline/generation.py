@@ -29,8 +29,8 @@ from jstrace.models import (
     continued,
 )
 from jstrace.models.cached import CHOSEN
+from jstrace.models.edges import ByValue
 from jstrace.models.platforms import seeded, usual_promotion, wrapped
-from jstrace.models.records import ByValue
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
