@@ -1,7 +1,7 @@
-from .cached import Continued as Continued
-from .cached import continued as continued
 from .clean import Clean as Clean
+from .clean import Continued as Continued
 from .clean import clean_forward as clean_forward
+from .clean import continued as continued
 from .clean import hidden_states as hidden_states
 from .clean import plain_forward as plain_forward
 from .config import PRESETS as PRESETS

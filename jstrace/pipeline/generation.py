@@ -28,7 +28,7 @@ from jstrace.models import (
     check_ids,
     continued,
 )
-from jstrace.models.cached import CHOSEN
+from jstrace.models.clean import CHOSEN
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import seeded, usual_promotion, wrapped
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
