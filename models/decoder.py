@@ -91,18 +91,13 @@ class Decoder(nnx.Module):
         return fn.softcap(logits, self.config.logit_softcap)
 
 
-def same(edges: EdgeTree) -> EdgeTree:
-    """The mask of edges that are a mask already."""
-    return edges
-
-
 @usual_promotion()
 def masked_forward(
     model: Decoder,
     tokens: Int[Array, "T"],
     edges: EdgeTree,
     *,
-    keep: Callable[[EdgeTree], EdgeTree] = same,
+    keep: Callable[[EdgeTree], EdgeTree] = lambda edges: edges,
     replace: Replacement | None = None,
     length: Int[Array, ""] | int | None = None,
     pre_softmax: bool = False,
@@ -133,17 +128,13 @@ def masked_forward(
 
     def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
         layer, layer_edges, kind, other = inputs
-        sight = fn.of_kind(sights, kind)
-        mix = functools.partial(_by_queries, n_queries, keep, layer_edges)
+        sight, mix = fn.of_kind(sights, kind), functools.partial(_by_queries, n_queries, keep, layer_edges)
         given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix)
         return one(given, state), None
 
-    x = model.embedded(tokens)
-    idle = jnp.zeros_like(x[0] if replace is None else x)
-    start = _State(x, jnp.ones(x.shape[:1], bool), idle)
-    bare = None if replace is None else replace.bare()
-    others = (edges, jnp.asarray(config.kinds), bare)
-    state, _ = over_layers(step, start, model.layers, *others, remat=remat)
+    x, bare = model.embedded(tokens), None if replace is None else replace.bare()
+    start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
+    state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(config.kinds), bare, remat=remat)
     return model.next_token_logits(state.x[(tokens.shape[0] if length is None else length) - 1])
 
 

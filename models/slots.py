@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 
 from jstrace.errors import InputError as InputError
 from jstrace.models.config import FAR, ModelConfig
-from jstrace.models.edges import EDGE_KINDS, EdgeTree, edge_shapes
+from jstrace.models.edges import EDGE_KINDS, EdgeTree
 from jstrace.models.platforms import usual_promotion
 
 
@@ -55,8 +55,7 @@ def full_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
 def empty_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
     """The mask that keeps no edge of ``n_tokens`` tokens: numpy, bool."""
     _check_tokens(n_tokens)
-    shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
-    return EdgeTree(**{kind: np.zeros(shape, bool) for kind, shape in shapes.items()})
+    return jax.tree.map(lambda slots: np.zeros(slots.shape, bool), edge_slots(config, n_tokens, n_tokens, np))
 
 
 def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTree:
