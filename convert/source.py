@@ -36,8 +36,8 @@ from jstrace.models import (
     preset,
     random_params,
 )
-from jstrace.models.keys import seeded
 from jstrace.models.memory import memory_limit
+from jstrace.models.platforms import seeded
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, or a mesh of several devices"

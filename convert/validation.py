@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jstrace.convert.fields import MOST_LAYERS, WIDEST_HEAD
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.families import FLAGS
+from jstrace.models.config import FLAGS
 
 _CHOICES = {
     "norm": ("rms", "layer"),

@@ -1,11 +1,14 @@
-"""The clean pass: the full forward pass, and as a value what edge scores and replacements need of it, without hooks."""
+"""The clean pass: the full forward pass, and as a value what edge scores and replacements need of it, without hooks.
+
+Text that a model goes on with comes of the same layers: keys and values of the prefix are computed once and kept.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,45 +16,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
-from jstrace.models.decoder import (
-    Decoder,
-    Layer,
-    attention_output,
-    mlp,
-    project_out,
-    project_qkv,
-    turned,
-    with_constants,
-)
-from jstrace.models.edges import EdgeTree
-from jstrace.models.promotion import usual_promotion
-from jstrace.models.records import ByValue
+from jstrace.models.decoder import Decoder, Layer
+from jstrace.models.edges import AnyArray, ByValue, EdgeTree, Score
+from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
-from jstrace.models.stacks import over_layers
-
-
-@runtime_checkable
-class Score(Protocol):
-    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
-
-    One of your own goes to ``jstrace.trace(score=)``. It must be hashable and compare by value, as a frozen
-    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
-    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
-    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
-    """
-
-    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
-        """Magnitude of residual and MLP edges."""
-        ...
-
-    def attention(
-        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
-    ) -> Float32[Array, "H T S"]:
-        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
-
-        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
-        """
-        ...
 
 
 @jax.tree_util.register_dataclass
@@ -82,8 +50,8 @@ def clean_forward(
         w = layer.weights()
         probs, values, attn = _attended(config, w, x, fn.of_kind(sights, kind))
         final = functools.partial(_into_output, model, last)
-        middle = with_constants(w, x + attn)
-        edge = mlp(config, w, x if config.parallel else middle)
+        middle = fn.with_constants(w, x + attn)
+        edge = fn.mlp(config, w, x if config.parallel else middle)
         out = middle + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
@@ -107,14 +75,14 @@ def _attended(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
 ) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
     """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
-    q, k, v = project_qkv(config, w, x)
+    q, k, v = fn.project_qkv(config, w, x)
     logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
     probs = fn.attention_probs(logits, sight.visible)
     mixed = fn.mix_values(probs, v)
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
     values = values.reshape(config.n_heads, x.shape[0], config.d_model)
-    whole = project_out(w, mixed)
+    whole = fn.contract("rhe,hed->rd", mixed, w["o"])
     if not config.post_norm:
         return probs, values, whole
     inverse = fn.inverse_rms(whole, config.norm_eps)
@@ -156,14 +124,14 @@ def layer_states(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> LayerStates:
     """One layer of the full pass; ``held`` adds keys and values that were computed before."""
-    q, k, v = project_qkv(config, w, x)
+    q, k, v = fn.project_qkv(config, w, x)
     keys, values = fn.rotate(k, sight.cos, sight.sin), v
     if held is not None:
         keys, values = held(keys, values)
     logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), keys)
     mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), values)
-    middle = with_constants(w, x + attention_output(config, turned(w), mixed))
-    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle))
+    middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
+    return LayerStates(keys, values, middle, fn.mlp(config, w, x if config.parallel else middle))
 
 
 def over_clean_layers(
@@ -229,3 +197,95 @@ def hidden_states(
         return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
 
     return over_clean_layers(model, tokens, length, taken)[1]
+
+
+CHOSEN = -1
+"""In the place of a token that is given: it is to be chosen."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Continued(ByValue):
+    """Tokens that a model added to a prompt."""
+
+    tokens: Int[AnyArray, "*N"]
+    logprobs: Float32[AnyArray, "*N"]
+    """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
+
+
+class _Cache(NamedTuple):
+    """Keys, turned by their positions, and values of every layer; those of later tokens are not read."""
+
+    keys: Float[Array, "L S K d"]
+    values: Float[Array, "L S K d"]
+
+
+@usual_promotion()
+def continued(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    key: Array,
+    temperature: Float32[Array, ""] | float,
+    given: Int[Array, "N"] | None = None,
+    *,
+    count: int,
+) -> Continued:
+    """``count`` tokens after a prompt: a pass over the prompt, then one over a single token for each.
+
+    Args:
+      model: the decoder.
+      tokens: the prompt, padded to at least ``length + count`` tokens.
+      length: true tokens of the prompt; with longrope, that and ``length + count - 1`` are on one side of its switch.
+      key: of draws; each token's is folded from it and the number of tokens before it.
+      temperature: that logits are divided by before a draw; at 0 the most probable token is taken.
+      given: tokens that are taken whatever is predicted; ``CHOSEN`` where one is to be chosen, by default all.
+      count: tokens to add; static.
+    """
+    sights = fn.sights(model.config, tokens.shape[0], length)
+    known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
+    x, cache = over_clean_layers(model, tokens, length, lambda _, states: _Cache(states.keys, states.values))
+
+    def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
+        tokens, cache, logits = state
+        place = length + added
+        token = _chosen(logits, jax.random.fold_in(key, place), temperature)
+        token = jnp.where(known[added] == CHOSEN, token, known[added])
+        logprob = jnp.where(jnp.all(jnp.isfinite(logits)), jax.nn.log_softmax(logits)[token], jnp.nan)
+        tokens = tokens.at[place].set(token)
+        x, cache = _over_one(
+            model, jax.lax.dynamic_slice_in_dim(model.embedded(tokens), place, 1), cache, place, sights
+        )
+        return (tokens, cache, model.next_token_logits(x[0])), Continued(token, logprob)
+
+    start = (tokens, cache, model.next_token_logits(x[length - 1]))
+    _, found = jax.lax.scan(step, start, jnp.arange(count))
+    return found
+
+
+def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array, ""] | float) -> Int[Array, ""]:
+    """The most probable token, or a draw."""
+    warm = jnp.asarray(temperature, jnp.float32)
+    drawn = jax.random.categorical(key, logits / jnp.where(warm > 0, warm, 1.0))
+    return jnp.where(warm > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
+
+
+def _over_one(
+    model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], sights: fn.Sight
+) -> tuple[Float[Array, "1 D"], _Cache]:
+    """The last state of the token at ``place``, and the cache with it."""
+
+    def step(x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
+        layer, kind, cached = inputs
+        own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), fn.of_kind(sights, kind))
+
+        def held(*new: Array) -> Any:
+            return tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), place, 0)
+                for old, one in zip(cached, new, strict=True)
+            )
+
+        states = layer_states(model.config, layer.weights(), x, own, held)
+        return states.out, _Cache(states.keys, states.values)
+
+    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)

@@ -21,10 +21,9 @@ from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.params import Params
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap, every_row
-from jstrace.models.stacks import over_layers
 
 
 class Layer(nnx.Module):
@@ -92,62 +91,13 @@ class Decoder(nnx.Module):
         return fn.softcap(logits, self.config.logit_softcap)
 
 
-def project_qkv(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
-) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K d"]]:
-    """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet."""
-    x = fn.norm(config, w, "attn_norm", x) if config.pre_norm else x
-    q, k, v = (fn.contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
-    if config.qkv_bias:
-        q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
-    if config.qk_norm != "none":
-        q, k = fn.normed_heads(config, w["q_norm"], q), fn.normed_heads(config, w["k_norm"], k)
-    return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
-
-
-def project_out(w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
-    """Sum over heads of W_O applied to the mixed values: the sum of the attention edges before any norm."""
-    return fn.contract("rhe,hed->rd", mixed, w["o"])
-
-
-def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
-    """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
-    out = fn.contract("rhe,ehd->rd", mixed, w["o"])
-    return fn.norm(config, w, "attn_post_norm", out) if config.post_norm else out
-
-
-def turned(w: Mapping[str, Array]) -> dict[str, Array]:
-    """Weights with W_O as ``[d, H, D]``: as XLA on CPUs multiplies by it: blocks of rows share the copy."""
-    return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))}
-
-
-def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
-    """The MLP edge of rows of the residual stream, its norms included."""
-    x = fn.norm(config, w, "mlp_norm", x) if config.pre_norm else x
-    out = fn.mlp(config, w, x)
-    return fn.norm(config, w, "mlp_post_norm", out) if config.post_norm else out
-
-
-def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
-    """Plus what a node gets beside its edges: the bias of attention's output."""
-    return x + w["o_bias"] if "o_bias" in w else x
-
-
-# --- the masked pass ------------------------------------------------------------------------------------------------
-
-
-def same(edges: EdgeTree) -> EdgeTree:
-    """The mask of edges that are a mask already."""
-    return edges
-
-
 @usual_promotion()
 def masked_forward(
     model: Decoder,
     tokens: Int[Array, "T"],
     edges: EdgeTree,
     *,
-    keep: Callable[[EdgeTree], EdgeTree] = same,
+    keep: Callable[[EdgeTree], EdgeTree] = lambda edges: edges,
     replace: Replacement | None = None,
     length: Int[Array, ""] | int | None = None,
     pre_softmax: bool = False,
@@ -178,17 +128,13 @@ def masked_forward(
 
     def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
         layer, layer_edges, kind, other = inputs
-        sight = fn.of_kind(sights, kind)
-        mix = functools.partial(_by_queries, n_queries, keep, layer_edges)
+        sight, mix = fn.of_kind(sights, kind), functools.partial(_by_queries, n_queries, keep, layer_edges)
         given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix)
         return one(given, state), None
 
-    x = model.embedded(tokens)
-    idle = jnp.zeros_like(x[0] if replace is None else x)
-    start = _State(x, jnp.ones(x.shape[:1], bool), idle)
-    bare = None if replace is None else replace.bare()
-    others = (edges, jnp.asarray(config.kinds), bare)
-    state, _ = over_layers(step, start, model.layers, *others, remat=remat)
+    x, bare = model.embedded(tokens), None if replace is None else replace.bare()
+    start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
+    state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(config.kinds), bare, remat=remat)
     return model.next_token_logits(state.x[(tokens.shape[0] if length is None else length) - 1])
 
 
@@ -261,13 +207,13 @@ def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
         return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, pre_softmax=given.pre_softmax), v)
 
     mixed = given.mix(mixing, q, sight.visible)
-    attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
-    middle = with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
+    attn = row_map(functools.partial(fn.attention_output, config), fn.turned(w), mixed, targets)
+    middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
-    edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, reached)
+    edge = row_map(functools.partial(fn.mlp, config), w, state.x if config.parallel else middle, reached)
     edge = _scaled(edge, mask.mlp)
     if config.parallel:
-        idle = with_constants(w, jnp.zeros_like(state.idle[None]))[0]
+        idle = fn.with_constants(w, jnp.zeros_like(state.idle[None]))[0]
         return _State(middle + edge, reached | targets | (mask.residual_attn != 0), idle)
     return _State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle)
 
@@ -292,11 +238,11 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
         return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
     mixed = given.mix(mixing, q, given.sight.visible)
-    attn = row_map(functools.partial(attention_output, config), turned(w), mixed, targets)
+    attn = row_map(functools.partial(fn.attention_output, config), fn.turned(w), mixed, targets)
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
-    middle = with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
-    edge = row_map(functools.partial(mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
+    middle = fn.with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
+    edge = row_map(functools.partial(fn.mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
     edge = _blended(edge, mask.mlp, mlp_output)
     if config.parallel:
         return _State(middle + edge, targets, state.idle)
@@ -315,7 +261,7 @@ def _attending(
 
     Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
-    q, k, v = given.row_map(functools.partial(project_qkv, config), given.w, x, live, idle)
+    q, k, v = given.row_map(functools.partial(fn.project_qkv, config), given.w, x, live, idle)
     cos, sin = given.sight.cos, given.sight.sin
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
     return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read & used, v, given.mask.attn)

@@ -1,4 +1,4 @@
-"""The axis alphabet and ``EdgeTree``, the one shape of scores, strata and masks.
+"""The axis alphabet, ``EdgeTree``, the one shape of scores, strata and masks, and what an edge score is.
 
 Axes, everywhere in this project:
 
@@ -19,20 +19,50 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float32, Shaped
 
 from jstrace.errors import InputError
-from jstrace.models.records import ByValue
+from jstrace.models.config import ModelConfig
 
 if TYPE_CHECKING:
     AnyArray = Any
     """On the device, or fetched from it."""
 else:
     AnyArray = Array | np.ndarray
+
+
+class ByValue:
+    """A dataclass (``eq=False``) that equals another of its class where all fields do: arrays by shape and numbers.
+
+    NaN equals NaN, and dtypes are not compared. It cannot be hashed. Inside a transformation, which does not tell
+    numbers, only the same arrays are known to be equal. The equality that dataclasses make asks arrays for one truth.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_ARRAYS = (np.ndarray, jax.Array)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if (isinstance(a, _ARRAYS) and isinstance(b, _ARRAYS)) or (isinstance(a, float) and isinstance(b, float)):
+        return np.array_equal(a, b, equal_nan=all(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in (a, b)))
+    if isinstance(a, _ARRAYS) or isinstance(b, _ARRAYS):
+        return False
+    return bool(a == b)
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +84,24 @@ class EdgeTree(ByValue):
         """The kinds of edges with their arrays, in the order of edge indices."""
         for field in dataclasses.fields(self):
             yield field.name, getattr(self, field.name)
+
+    def check(
+        self, what: str, config: ModelConfig, n_tokens: int, dtypes: str = "", *, lead: int = 0, hint: str = ""
+    ) -> None:
+        """Refuse other shapes than those of the edges of ``n_tokens`` tokens, behind ``lead`` axes, and other types.
+
+        ``dtypes`` is "floats", or "bool or float" as of masks; any are welcome by default.
+
+        Raises:
+          InputError: about ``what`` the arrays are, with ``hint`` where a shape is another.
+        """
+        for kind, shape in edge_shapes(config.n_layers, config.n_heads, n_tokens).items():
+            leaf = getattr(self, kind)
+            if np.shape(leaf)[lead:] != shape:
+                wanted = f"floats of {shape}" if dtypes == "floats" else shape
+                raise InputError(f"{what} {kind} has shape {np.shape(leaf)}, expected {wanted}{hint}")
+            if dtypes and not (jnp.issubdtype(leaf.dtype, jnp.floating) or (leaf.dtype == bool and "bool" in dtypes)):
+                raise InputError(f"{what} {kind} is {leaf.dtype}, expected {dtypes}")
 
     def union(self, other: EdgeTree) -> EdgeTree:
         """The mask of the edges of either mask; both bool."""
@@ -88,6 +136,30 @@ def edge_shapes(n_layers: int, n_heads: int, n_tokens: int) -> dict[str, tuple[i
     """Shapes of one input's ``EdgeTree``, by kind."""
     rows = (n_layers, n_tokens)
     return dict(zip(EDGE_KINDS, (rows, (n_layers, n_heads, n_tokens, n_tokens), rows, rows), strict=True))
+
+
+@runtime_checkable
+class Score(Protocol):
+    """An edge score: how much an edge brings, given its vector and the node that it enters (Eq. 1); both in float32.
+
+    One of your own goes to ``jstrace.trace(score=)``. It must be hashable and compare by value, as a frozen
+    dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
+    is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
+    score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
+    """
+
+    def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:
+        """Magnitude of residual and MLP edges."""
+        ...
+
+    def attention(
+        self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
+    ) -> Float32[Array, "H T S"]:
+        """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
+
+        Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
+        """
+        ...
 
 
 def _axes(kind: str) -> int:

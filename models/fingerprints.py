@@ -17,8 +17,7 @@ from jaxtyping import Array
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
-from jstrace.models.promotion import usual_promotion
-from jstrace.models.stacks import taken
+from jstrace.models.platforms import taken, usual_promotion
 
 _PART = 2**24
 """Numbers, about, whose bits a CPU sums at once,"""

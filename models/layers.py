@@ -59,10 +59,23 @@ def norm(config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array,
     return out.astype(x.dtype)
 
 
-def normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) -> Float[Array, "R N d"]:
+def _normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) -> Float[Array, "R N d"]:
     """RMSNorm of queries or keys: of each head, or of all heads together."""
     axes = 2 if config.qk_norm == "full" else 1
     return (rms(x, config.norm_eps, axes=axes) * gain(config, weight)).astype(x.dtype)
+
+
+def project_qkv(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
+) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K d"]]:
+    """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet."""
+    x = norm(config, w, "attn_norm", x) if config.pre_norm else x
+    q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
+    if config.qkv_bias:
+        q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.qk_norm != "none":
+        q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
+    return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
 
 
 def weighted(x: Array, weight: Array) -> Array:
@@ -194,12 +207,33 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
+    """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
+    out = contract("rhe,ehd->rd", mixed, w["o"])
+    return norm(config, w, "attn_post_norm", out) if config.post_norm else out
+
+
+def turned(w: Mapping[str, Array]) -> dict[str, Array]:
+    """Weights with W_O as ``[d, H, D]``: as XLA on CPUs multiplies by it: blocks of rows share the copy."""
+    return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))}
+
+
+def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
+    """Plus what a node gets beside its edges: the bias of attention's output."""
+    return x + w["o_bias"] if "o_bias" in w else x
+
+
 def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
-    """``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any."""
+    """The MLP edge of rows of the residual stream, its norms included.
+
+    ``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any.
+    """
+    x = norm(config, w, "mlp_norm", x) if config.pre_norm else x
     activation = _ACTIVATIONS[config.activation]
     hidden = _affine(w, "up", x)
     hidden = activation(_affine(w, "gate", x)) * hidden if config.gated_mlp else activation(hidden)
-    return _affine(w, "down", hidden)
+    out = _affine(w, "down", hidden)
+    return norm(config, w, "mlp_post_norm", out) if config.post_norm else out
 
 
 def _affine(w: Mapping[str, Array], name: str, x: Float[Array, "R N"]) -> Float[Array, "R M"]:

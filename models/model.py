@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, Int
 
 from jstrace.errors import InputError
 from jstrace.models import slots
-from jstrace.models.checks import checked_mask, checked_tokens, nan_unless_known
 from jstrace.models.clean import plain_forward
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import Fingerprints, fingerprints
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
-from jstrace.models.sharding import mesh_of
+from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
 
 
 @runtime_checkable
@@ -59,6 +59,15 @@ def text_of(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     if isinstance(tokenizer, Decoding):
         return tokenizer.text(token_ids)
     return "".join(map(tokenizer.token, token_ids))
+
+
+def mesh_of(decoder: Decoder) -> Mesh | None:
+    """The mesh that a decoder's weights were loaded onto, or None for a single device."""
+    sharding = decoder.embed[...].sharding
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return None
+    assert isinstance(sharding.mesh, Mesh)
+    return sharding.mesh
 
 
 class _Words:
@@ -165,7 +174,7 @@ class Model(nnx.Module):
         return memo
 
     @property
-    def mesh(self) -> jax.sharding.Mesh | None:
+    def mesh(self) -> Mesh | None:
         """The mesh that the weights lie on; None for a single device."""
         return mesh_of(self.decoder)
 

@@ -172,7 +172,7 @@ def test_keys_name_their_generator(name: str) -> None:
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     made = {call for call in called if call.rpartition(".")[2] in ("PRNGKey", "wrap_key_data", "Rngs")}
     made |= {call for call in called if call.endswith("random.key")}
-    assert made == ({"jax.random.key", "jax.random.wrap_key_data"} if name == "models.keys" else set())
+    assert made == ({"jax.random.key", "jax.random.wrap_key_data"} if name == "models.platforms" else set())
 
 
 def run_code(code: str) -> str:

@@ -15,7 +15,7 @@ from jstrace.convert.gguf.header import StoredTensor, read_header
 from jstrace.convert.validation import validated
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.families import FLAGS
+from jstrace.models.config import FLAGS
 
 _ROPE_DIVISORS = "rope_freqs.weight"
 _PARTS_OF_OTHERS = ("expert_count", "expert_used_count", "expert_shared_count", "nextn_predict_layers")

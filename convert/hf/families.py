@@ -9,7 +9,7 @@ from typing import Any
 from jstrace.convert.fields import Fields
 from jstrace.convert.rope import agreeing, joined, read_rope, take_rope
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.families import FLAGS
+from jstrace.models.config import FLAGS
 
 _ACTIVATIONS = {
     "silu": "silu",

@@ -38,7 +38,7 @@ from jstrace.loading import describe
 from jstrace.method.graph import edge_slot_count
 from jstrace.method.sizes import NO_EDGE, SIZES
 from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params
-from jstrace.models.keys import seeded
+from jstrace.models.platforms import seeded
 from jstrace.pipeline import footprint
 from jstrace.scale import batching
 from jstrace.scale.memory import batch_inputs

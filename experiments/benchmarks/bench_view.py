@@ -27,7 +27,7 @@ import numpy as np
 
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params
-from jstrace.models.keys import seeded
+from jstrace.models.platforms import seeded
 
 ARGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 COUNT = """() => {

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.models.keys import seeded
+from jstrace.models.platforms import seeded
 from jstrace.scale import machine
 
 REPEATS = 5

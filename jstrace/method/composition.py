@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jstrace.method.counting import Counts
 from jstrace.method.depth import by_quarter
 from jstrace.models import EdgeTree
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jstrace.models import AnyArray, EdgeTree
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 
 
 @jax.tree_util.register_dataclass

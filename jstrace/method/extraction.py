@@ -35,9 +35,9 @@ from jstrace.method.refinement import (
 )
 from jstrace.method.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
 from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
-from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig, edge_shapes
-from jstrace.models.checks import on_host
-from jstrace.models.promotion import usual_promotion
+from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig
+from jstrace.models.platforms import usual_promotion
+from jstrace.models.slots import on_host
 
 
 def extract(
@@ -74,7 +74,7 @@ def extract(
         raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
     scores = jax.tree.map(jnp.asarray, scores)
     n_tokens = scores.residual_attn.shape[-1]
-    _check_shapes(scores, config)
+    scores.check("scores", config, n_tokens, "floats")
     graph.check_slots(config, n_tokens)
     true = n_tokens if length is None else length
     cuts = _cuts(sizes, counts, config, true, n_tokens)
@@ -82,15 +82,6 @@ def extract(
     if not isinstance(finite, jax.core.Tracer) and not finite:
         raise InputError("scores hold NaN or infinities at edges; every edge needs a finite score")
     return strata
-
-
-def _check_shapes(scores: EdgeTree, config: ModelConfig) -> None:
-    expected = edge_shapes(config.n_layers, config.n_heads, scores.residual_attn.shape[-1])
-    for name, leaf in scores.items():
-        if leaf.shape != expected[name]:
-            raise InputError(f"scores {name} have shape {leaf.shape}, expected {expected[name]}")
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise InputError(f"scores {name} are {leaf.dtype}, expected floats")
 
 
 def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:

@@ -22,7 +22,7 @@ from jstrace.method.refinement import Cuts, Fall, bisected, nothing_needed, spli
 from jstrace.method.relaxation import output_bounds, relax_layer
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree, form
-from jstrace.models.vectorised import first_true
+from jstrace.models.rows import first_true
 
 _LEAST_NORMAL = np.uint32(1 << 23)
 

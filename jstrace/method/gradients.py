@@ -21,7 +21,7 @@ from jstrace.method.budgets import extremes, largest, soft_mask, total
 from jstrace.method.ordering import marked
 from jstrace.method.scores import Norm, normalised
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, clean_forward, masked_forward
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 _LEAST_SHARE = -14.0
 """Of the logarithms of shares and of the first gradient: what is smaller is as good as zero."""

@@ -23,8 +23,7 @@ from jstrace.method.ordering import marked
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
-from jstrace.models.keys import seeded
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import seeded, usual_promotion
 
 _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float32, Int
 from jstrace.method.ordering import descending
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.models import AnyArray
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 
 
 @jax.tree_util.register_dataclass

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from jstrace.models import EdgeTree, form
-from jstrace.models.vectorised import argsort
+from jstrace.models.rows import argsort
 
 HIGH_BIT = np.uint32(1 << 31)
 _INFINITY = np.uint32(0x7F800000)

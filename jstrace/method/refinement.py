@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 from jstrace.method.relaxation import TOP, Relaxed
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import form
-from jstrace.models.vectorised import argsort
+from jstrace.models.rows import argsort
 
 
 @jax.tree_util.register_dataclass

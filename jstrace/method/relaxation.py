@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
 from jstrace.models import EdgeTree, form
-from jstrace.models.vectorised import argsort
+from jstrace.models.rows import argsort
 
 TOP = np.uint32(0xFFFFFFFF)
 """A key above that of every edge."""

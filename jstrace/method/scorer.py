@@ -30,7 +30,7 @@ from jstrace.method.ordering import marked
 from jstrace.method.ranking import log_ranks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.fingerprints import fingerprint
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 FEATURES = ("activations", "gradient", "rounds")
 """What a scorer reads of an edge: its share, also its gradient at the full mask, also those at a few cuts."""

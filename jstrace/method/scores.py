@@ -12,8 +12,8 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method.conditions import name_of
 from jstrace.models import EdgeTree, InputError, Score
-from jstrace.models.keys import seeded
 from jstrace.models.layers import contract
+from jstrace.models.platforms import seeded
 
 
 @dataclasses.dataclass(frozen=True)

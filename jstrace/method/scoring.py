@@ -16,7 +16,7 @@ from jstrace.method.learning import Fitted
 from jstrace.method.ordering import NO_SCORE, marked
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
 SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
@@ -96,17 +96,9 @@ def several_scores(
                 raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")
             score = SCORES[kind]() if isinstance(kind, str) else kind
             one_pass = Pass(model, tokens, length, replacements.get(replace), target, others.get(replace), seed)
-            values[kind, replace] = _checked(score.edge_scores(one_pass), slots)
+            found = score.edge_scores(one_pass)
+            if not isinstance(found, EdgeTree):
+                raise InputError(f"edge_scores gave {type(found).__name__}, expected an EdgeTree like its slots()")
+            found.check("edge_scores", model.config, tokens.shape[0])
+            values[kind, replace] = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)
     return tuple(marked(values[scoring], slots) for scoring in scorings)
-
-
-def _checked(found: Any, slots: EdgeTree) -> EdgeTree:
-    """What a gradient score gave, as float32.
-
-    Raises:
-      InputError: no ``EdgeTree`` of floats of these shapes.
-    """
-    shapes = [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(found)]
-    if not isinstance(found, EdgeTree) or shapes != [leaf.shape for leaf in jax.tree.leaves(slots)]:
-        raise InputError(f"edge_scores gave {type(found).__name__} of {shapes}, expected an EdgeTree like its slots()")
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)

@@ -27,7 +27,7 @@ from jstrace.method.conditions import scored_name, takes_passes
 from jstrace.method.counting import Counts
 from jstrace.method.scorer import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline import masked, scorers, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of

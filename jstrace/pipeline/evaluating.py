@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from jstrace.method.conditions import REPLACEMENTS, Case, Condition, Source, checked_ablation
-from jstrace.models import AnyArray, EdgeTree, InputError, Model, edge_shapes
+from jstrace.models import AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver, Input, Invalid
@@ -292,14 +292,8 @@ def _check_origin(model: Model, row: Any) -> None:
     """Refuse traces of other models. A trace with an empty fingerprint may come from any model of the same shape."""
     if not isinstance(row, Trace):
         raise InputError(f"expected a trace or a list of traces, got {type(row).__name__}")
-    c = model.config
-    shapes = edge_shapes(c.n_layers, c.n_heads, len(row.tokens))
-    for kind, leaf in row.strata.items():
-        if leaf.shape != shapes[kind]:
-            raise InputError(
-                f"strata {kind} have shape {leaf.shape}, this model's {shapes[kind]}: another model's trace"
-            )
-    if int(row.tokens.max()) >= c.vocab_size:
+    row.strata.check("strata", model.config, len(row.tokens), hint=": another model's trace")
+    if int(row.tokens.max()) >= model.config.vocab_size:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
     if row.model_fingerprint and row.model_fingerprint not in model.fingerprints():
         raise InputError(

@@ -13,7 +13,7 @@ from jstrace.method.conditions import Condition
 from jstrace.method.frames import frame
 from jstrace.method.measures import Measures, density
 from jstrace.method.sizes import NUCLEUS_LEVELS
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline.masked import BatchResult
 from jstrace.pipeline.notebooks import evaluation_html
 

@@ -26,7 +26,7 @@ from jstrace.method.scorer import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.memory import free_memory
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.footprint import gradient_bytes
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
 from jstrace.pipeline.replacing import Reference, named

@@ -19,7 +19,7 @@ from jstrace.method.conditions import checked_score
 from jstrace.method.gradients import GradientScore
 from jstrace.method.measures import Measures, measure
 from jstrace.models import AnyArray, EdgeTree, InputError, Model, Replacement, Score
-from jstrace.models.checks import checked_tokens
+from jstrace.models.slots import checked_tokens
 from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.scorers import known_to
 

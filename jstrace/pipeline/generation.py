@@ -28,10 +28,9 @@ from jstrace.models import (
     check_ids,
     continued,
 )
-from jstrace.models.cached import CHOSEN
-from jstrace.models.keys import seeded, wrapped
-from jstrace.models.promotion import usual_promotion
-from jstrace.models.records import ByValue
+from jstrace.models.clean import CHOSEN
+from jstrace.models.edges import ByValue
+from jstrace.models.platforms import seeded, usual_promotion, wrapped
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method.geometry import Geometry, geometry
 from jstrace.models import AnyArray, Decoder, Model, hidden_states
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.scale import batching, meshes
 
 

@@ -15,7 +15,7 @@ from jstrace.method.learning import Fitted
 from jstrace.method.scoring import SCORES
 from jstrace.method.sizes import SIZES, checked_sizes, most_selective
 from jstrace.models import AnyArray, InputError, Model
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluating import evaluate

@@ -21,8 +21,8 @@ from jstrace.method.conditions import Condition
 from jstrace.method.masks import kept
 from jstrace.method.measures import Measures, measure
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, live_rows, masked_forward
-from jstrace.models.promotion import usual_promotion
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
+from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes
 from jstrace.scale.dealing import collected, dealt
 

@@ -21,11 +21,10 @@ from jstrace.models import (
     InputError,
     Model,
     Replacement,
-    edge_shapes,
     live_rows,
     masked_forward,
 )
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
 from jstrace.pipeline.masked import BatchResult, averaged, compared
@@ -166,21 +165,15 @@ def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> E
     """
     if not isinstance(masks, EdgeTree):
         raise InputError(f"{where}masks are {type(masks).__name__}, expected an EdgeTree with a leading axis of masks")
-    shapes, found = edge_shapes(model.config.n_layers, model.config.n_heads, n_tokens), {}
-    counts = set()
-    for kind, leaf in masks.items():
-        array = np.asarray(leaf)
-        array = array[None] if array.ndim == len(shapes[kind]) else array
-        if array.shape[1:] != shapes[kind] or not len(array):
-            shape = f"{np.shape(leaf)}, expected (N, {', '.join(map(str, shapes[kind]))})"
-            raise InputError(f"{where}masks {kind} have shape {shape}, of a mask or more")
-        if array.dtype != bool:
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise InputError(f"{where}masks {kind} are {array.dtype}, expected bool or float")
-            if not (array.min() >= 0 and array.max() <= 1):  # NaN is neither
-                raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
-        found[kind] = array
-        counts.add(len(array))
-    if len(counts) > 1:
-        raise InputError(f"{where}masks of {sorted(counts)} rows: every kind of edge needs as many")
-    return EdgeTree(**found)
+    arrays = {kind: np.asarray(leaf) for kind, leaf in masks.items()}
+    found = EdgeTree(
+        **{kind: leaf if leaf.ndim > 2 + 2 * (kind == "attn") else leaf[None] for kind, leaf in arrays.items()}
+    )
+    found.check(f"{where}masks", model.config, n_tokens, "bool or float", lead=1, hint=" behind an axis of masks")
+    counts = {len(leaf) for _, leaf in found.items()}
+    if len(counts) > 1 or 0 in counts:
+        raise InputError(f"{where}masks of {sorted(counts)} rows: every kind of edge needs as many, of a mask or more")
+    for kind, leaf in found.items():
+        if leaf.dtype != bool and not (leaf.min() >= 0 and leaf.max() <= 1):  # NaN is neither
+            raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
+    return found

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 
 from jstrace.method.conditions import REPLACEMENTS, checked_seed
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.pipeline import kept_means
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids

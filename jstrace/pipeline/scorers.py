@@ -12,7 +12,7 @@ from jstrace.method.scorer import CUTS, KEPT, Coefficients, Scorer
 from jstrace.method.scores import MEASURES
 from jstrace.method.scoring import SCORES
 from jstrace.models import InputError, Model
-from jstrace.models.keys import GENERATOR
+from jstrace.models.platforms import GENERATOR
 
 
 @functools.cache

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from jstrace.method import graph
 from jstrace.method.ordering import NO_SCORE, marked
-from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
+from jstrace.models import EdgeTree, InputError, ModelConfig
 from jstrace.pipeline import stages
 from jstrace.pipeline.padding import cropped, widened
 from jstrace.scale import batching
@@ -25,14 +24,12 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
     """
     if not isinstance(scores, EdgeTree):
         raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
-    shapes, found = edge_shapes(config.n_layers, config.n_heads, n_tokens), {}
+    scores, found = EdgeTree(**{kind: np.asarray(leaf) for kind, leaf in scores.items()}), {}
+    scores.check("scores", config, n_tokens, "floats")
     slots = graph.edge_slots(config, n_tokens, n_tokens, np)
     for kind, leaf in scores.items():
-        array = np.asarray(leaf)
-        if array.shape != shapes[kind] or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise InputError(f"scores {kind} are {array.dtype}{array.shape}, expected floats of {shapes[kind]}")
         with np.errstate(over="ignore"):
-            array = np.where(getattr(slots, kind), array.astype(np.float32), np.float32(-1))
+            array = np.where(getattr(slots, kind), leaf.astype(np.float32), np.float32(-1))
         if not np.isfinite(array).all():
             raise InputError(f"scores {kind} hold NaN or infinities at edges; every edge needs a finite float32")
         found[kind] = array

@@ -24,7 +24,7 @@ from jstrace.method.scorer import Coefficients, filled
 from jstrace.method.scores import Together
 from jstrace.method.scoring import several_scores
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
-from jstrace.models.promotion import usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes
 
 _NONE: Mapping[str, Any] = {}

@@ -21,7 +21,7 @@ from jstrace.method.edges import Edges, edges_where
 from jstrace.method.sizes import SIZES, checked_sizes
 from jstrace.method.sizes import counts as edge_counts
 from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.notebooks import trace_html

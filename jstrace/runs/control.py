@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from jstrace.method.conditions import Plan
 from jstrace.models import Model
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
 from jstrace.pipeline.foreign import Predictions

@@ -12,7 +12,7 @@ from jstrace.method.composition import counted
 from jstrace.method.conditions import FROZEN_KINDS
 from jstrace.method.sizes import NO_EDGE
 from jstrace.models import EdgeTree
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 
 if TYPE_CHECKING:
     from jstrace.method.edges import Edges

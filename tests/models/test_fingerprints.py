@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jstrace.models import shapes as param_shapes
-from jstrace.models.presets import PRESETS
+from jstrace.models.config import PRESETS
 
 fingerprints = importlib.import_module("jstrace.models.fingerprints")  # the package has a function of that name
 checksum = jax.jit(fingerprints._checksum, static_argnums=(1, 2))

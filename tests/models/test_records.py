@@ -15,7 +15,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Continued, EdgeTree, Model
-from jstrace.models.records import ByValue
+from jstrace.models.edges import ByValue
 from jstrace.pipeline import Input
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jstrace.method.scores import Norm
 from jstrace.models import Decoder, EdgeTree, ModelConfig, clean_forward, masked_forward, platforms, shapes
-from jstrace.models.stacks import over_layers
+from jstrace.models.platforms import over_layers
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.quick
