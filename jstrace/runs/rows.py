@@ -41,7 +41,7 @@ class _InputRow:
     """The full graph, of ``found``."""
 
     def __init__(self, entry: Entry, plan: Plan, word: Callable[[int], str], count: Callable[[int], int]) -> None:
-        self.index, self.row, self.given, self.plan = entry.index, entry.row, entry.given, plan
+        self.input, self.row, self.given, self.plan = entry.index, entry.row, entry.given, plan
         self.word, self.count = word, count
         self.tokens = None if entry.given is None else entry.given.tokens.tolist()
         self.outcome = entry.found if isinstance(entry.found, Outcome) else None
@@ -55,7 +55,7 @@ class _InputRow:
 class _SizeRow(NamedTuple):
     """What the columns of the other tables are filled by: of one case or source, at one size but for ``strata``."""
 
-    index: int
+    input: int
     name: str
     found: Evaluation | Composition | EdgeTree
     k: int = 0

@@ -47,7 +47,7 @@ def _measured(name: str, kind: pa.DataType, attribute: str | None = None) -> Fie
 
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
-_INPUT = Field("input", pa.int32(), lambda row: row.index)
+_INPUT = Field("input", pa.int32(), lambda row: row.input)
 _AT_SIZE = (Field("k", pa.int16(), lambda row: row.k), Field("size", pa.float64(), lambda row: row.size))
 
 _CURVES = (
@@ -79,16 +79,17 @@ _COMPONENTS = (
 )
 
 
+def _stratum(kind: str) -> Field:
+    return Field(kind, pa.binary(), lambda row: np.ascontiguousarray(getattr(row.found, kind)).tobytes())
+
+
 _STRATA = (
     _INPUT,
     Field("source", _NAMES, lambda row: row.name),
     Field("layers", pa.int32(), lambda row: row.found.attn.shape[0]),
     Field("n_heads", pa.int32(), lambda row: row.found.attn.shape[1]),
     Field("n_tokens", pa.int32(), lambda row: row.found.attn.shape[2]),
-    *(
-        Field(kind, pa.binary(), lambda row, kind=kind: np.ascontiguousarray(getattr(row.found, kind)).tobytes())
-        for kind in EDGE_KINDS
-    ),
+    *map(_stratum, EDGE_KINDS),
 )
 _INPUTS = (
     _INPUT,
@@ -143,14 +144,14 @@ def density_column(name: str) -> str:
     return "density_" + in_column(name)
 
 
+def _density(number: int, name: str) -> Field:
+    return Field(density_column(name), pa.float64(), lambda row: row.outcome.evaluations[number].density, "outcome")
+
+
 def fields(plan: Plan) -> dict[str, tuple[Field, ...]]:
     """The columns of each table of a run, but for those of ``ADDED``."""
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
-    densities = (
-        Field(density_column(case.name), pa.float64(), lambda row, n=n: row.outcome.evaluations[n].density, "outcome")
-        for n, case in enumerate(plan.cases)
-        if case.has_density
-    )
+    densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
     return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
 
 
