@@ -1,7 +1,7 @@
 """Outside formats to ``jstrace.models``: Hugging Face, GGUF, the default model; and jstrace's own checkpoints.
 
 What every format shares lies here (layouts, weights, validation), with a folder for each of the two that others made.
-Imports ``jstrace.models`` alone; only ``jstrace.loading``, the loading facade, imports it.
+Imports ``jstrace.models`` and ``files``; only ``jstrace.loading``, the loading facade, imports it.
 """
 
 from jstrace.convert.default_model import cache_folder

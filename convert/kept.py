@@ -31,7 +31,8 @@ import numpy as np
 
 from jstrace.convert.default_model import cache_folder
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
-from jstrace.convert.partials import new_partial, remove_abandoned
+from jstrace.convert.partials import filled, remove_abandoned
+from jstrace.files import remove_beyond
 from jstrace.models import Fingerprints, InputError, ModelConfig, n_params, shapes
 from jstrace.models.params import Weight, map_weights, on_one_device
 
@@ -129,20 +130,16 @@ def keep(path: Path, content: str | None, kept: Kept, say: Callable[[str], None]
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
-        prune(most - size)
+        remove_beyond(((entry, taken) for entry, _, taken in entries()), most - size)
         free = shutil.disk_usage(folder.parent).free
         if free < 2 * size:
             say(f"{folder.parent}: {free / 1e9:.1f} GB are free, so the weights are not kept for the next start")
             return
-        partial = new_partial(folder)
-        try:
+        with filled(folder) as partial:
             _write(partial, path, content, dtype, kept)
-            with contextlib.suppress(OSError):  # another start was faster
-                os.rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        say(f"{folder.parent}: the weights cannot be kept for the next start ({error.strerror or error})")
+        if not os.path.exists(folder / _ENTRY):  # another start was faster
+            say(f"{folder.parent}: the weights cannot be kept for the next start ({error.strerror or error})")
 
 
 def entries() -> Iterator[tuple[Path, dict[str, Any], int]]:
@@ -165,17 +162,6 @@ def _said(entry: Path) -> dict[str, Any]:
         if isinstance(facts, dict) and isinstance(facts.get("source"), dict):
             return facts
     return {}
-
-
-def prune(most: float) -> None:
-    """Remove entries, those not used for longest first, until they take ``most`` bytes at most."""
-    there = list(entries())
-    total = sum(size for *_, size in there)
-    for folder, _, size in there:
-        if total <= most:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= size
 
 
 def _most_bytes() -> float:

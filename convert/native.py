@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.convert.partials import new_partial, remove_abandoned
+from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.convert.validation import validated
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
@@ -67,25 +67,21 @@ def write_native(out: Path, params: Params, tokenizer: Tokenizer | None, header:
     """
     from orbax.checkpoint import v1 as ocp
 
-    target, partial = out.resolve(), None
+    target = out.resolve()
     try:
         remove_abandoned(target)
-        partial = new_partial(target)
-        with _quiet():
-            ocp.save(partial / _PARAMS, params)
-        if tokenizer is not None:
-            tokenizer.save(partial / TOKENIZER)
-        fields = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(header)}
-        with (partial / HEADER).open("w", encoding="utf-8") as stream:
-            json.dump(fields, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
+        with filled(target) as partial:
+            with _quiet():
+                ocp.save(partial / _PARAMS, params)
+            if tokenizer is not None:
+                tokenizer.save(partial / TOKENIZER)
+            fields = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(header)}
+            with (partial / HEADER).open("w", encoding="utf-8") as stream:
+                json.dump(fields, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore reports a full disk as a ValueError
         raise InputError(f"{out}: cannot be written ({str(error)[:200]})") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_header(folder: Path) -> Header:

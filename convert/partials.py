@@ -18,6 +18,7 @@ import secrets
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _PLAINLY_OLD = 3 * 24 * 3600.0
@@ -35,6 +36,17 @@ def new_partial(target: Path) -> Path:
     partial = target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{secrets.token_hex(2)}.partial")
     partial.mkdir()
     return partial
+
+
+@contextlib.contextmanager
+def filled(target: Path) -> Iterator[Path]:
+    """A hidden folder to fill, which takes the name of ``target`` last, and goes where anything fails before."""
+    partial = new_partial(target)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_abandoned(target: Path) -> None:

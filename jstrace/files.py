@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -189,6 +189,21 @@ def filled_folder(target: Path, folders: Sequence[str]) -> Iterator[Path]:
         for folder in made:
             with contextlib.suppress(OSError):  # it holds what was written
                 folder.rmdir()
+
+
+def remove_beyond(entries: Iterable[tuple[Path, float]], most: float) -> None:
+    """Remove files and folders with their sizes, the first of them first, until the rest has ``most``.
+
+    Other processes may do the same; what cannot be removed stays, and counts.
+    """
+    there = list(entries)
+    left = sum(size for _, size in there)
+    for path, size in there:
+        if left <= most:
+            return
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else os.unlink(path)
+        left -= 0 if os.path.lexists(path) else size
 
 
 @contextlib.contextmanager

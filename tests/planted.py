@@ -16,9 +16,9 @@ from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, schema
 from jstrace.runs.control import Foreign
 from jstrace.runs.data import Data, Row
-from jstrace.runs.extras import NOTHING, Extras
 from jstrace.runs.parts import Part
 from jstrace.runs.rows import Entry, part_tables
+from jstrace.runs.schema import NOTHING, Extras
 from tests.conftest import TINY
 from tests.stand_ins import Letters
 

@@ -119,7 +119,7 @@ def run_command(
     check_installed()
     from jstrace import runs
     from jstrace.method.conditions import Plan
-    from jstrace.runs.extras import checked_extras
+    from jstrace.runs.schema import checked_extras
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(

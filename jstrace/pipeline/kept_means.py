@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace import models
+from jstrace.files import remove_beyond
 from jstrace.models import InputError, Model, Replacement
 from jstrace.models.replacement import ARRAYS, check_fits, checked_arrays
 from jstrace.scale import programs
@@ -62,8 +63,7 @@ def keep(model: Model, reference: str, means: Replacement) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         means.save(path)
         there = sorted(path.parent.glob("*.npz"), key=lambda entry: entry.stat().st_mtime)
-        for entry in there[:-_MOST]:
-            entry.unlink()
+        remove_beyond(((entry, 1) for entry in there), _MOST)
 
 
 def _path(model: Model, reference: str) -> Path | None:

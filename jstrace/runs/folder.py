@@ -99,8 +99,7 @@ def opened(
     """
     hosts.together(functools.partial(_clear, folder, config, facts, names))
     for turn in (jax.process_index() == 0, True):  # a shared folder has the first host's manifest when the others look
-        write = functools.partial(_record, folder, config, facts, session)
-        hosts.together(write if turn else nothing)
+        hosts.together(functools.partial(_record, folder, config, facts, session) if turn else lambda: None)
     return hosts.together(functools.partial(_whole_parts, folder, names, mark_of(config)))
 
 
@@ -130,10 +129,6 @@ def timed(folder: Path, session: dict[str, Any], seconds: Callable[[], Mapping[s
             tell()
         except InputError as error:
             warnings.warn(f"what scores took is not in the manifest ({error})", RuntimeWarning, stacklevel=2)
-
-
-def nothing() -> None:
-    """The turn of a host that has nothing to do."""
 
 
 def _clear(folder: Path, config: dict[str, Any], facts: dict[str, Any], names: Sequence[str]) -> None:

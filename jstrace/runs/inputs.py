@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from jstrace.models import InputError, Model, Tokenizer, text_of
 from jstrace.pipeline.driver import Input
 from jstrace.pipeline.generation import generated
 from jstrace.pipeline.inputs import tokenised
-from jstrace.runs.extras import Extras
-from jstrace.runs.row import Row
-from jstrace.runs.vocabulary import next_token
+from jstrace.runs import parts
+from jstrace.runs.parts import Part
+from jstrace.runs.row import Row, next_token
+from jstrace.runs.schema import Extras
+from jstrace.scale import hosts
 from jstrace.scale.memory import out_of_memory
 
 _KEPT = 64
@@ -53,8 +57,7 @@ class Inputs:
     ) -> None:
         """``written``: the first tokens after rows, by their numbers, where an earlier call of the run has some."""
         self._model, self._rows, self._extras = model, rows, extras
-        # Of no method: an object that holds a cache of its own method, and a model, is freed late.
-        self._of_row = functools.lru_cache(_KEPT)(_Generator(model, rows, extras, seed, written).of)
+        self._of_row = _generator(model, rows, extras, seed, written)
 
     def made(self, index: int) -> Made:
         """An input, or why there is none."""
@@ -96,35 +99,100 @@ class Inputs:
         return text + found[len(before) :] if found.startswith(before) else found
 
 
-class _Generator:
-    """What rows go on with; remembers how long a prompt did fit into memory."""
+_Generated = tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]
+"""A row's tokens, those after it, and their probabilities."""
 
-    def __init__(
-        self,
-        model: Model,
-        rows: Sequence[Row],
-        extras: Extras,
-        seed: int,
-        written: Mapping[int, Int[np.ndarray, "S"]],
-    ) -> None:
-        self._model, self._rows, self._n_tokens, self._written = model, rows, extras.generate, written
-        self._how: dict[str, Any] = {"temperature": extras.temperature, "seed": seed}
-        self._longest = 0
 
-    def of(self, number: int) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]] | str:
-        """A row's tokens, those after it, and their probabilities; or why there are none.
+def _generator(
+    model: Model, rows: Sequence[Row], extras: Extras, seed: int, written: Mapping[int, Int[np.ndarray, "S"]]
+) -> Callable[[int], _Generated | str]:
+    """What rows go on with, by their numbers, or why there is nothing.
 
-        Raises:
-          JaxRuntimeError, MemoryError: memory ran out for a prompt no longer than one that did fit.
-        """
-        prompt = tokenised(self._model, self._rows[number].text)[1][0]
+    It raises what was raised where memory ran out for a prompt no longer than one that did fit.
+    """
+    longest = 0
+
+    @functools.lru_cache(_KEPT)
+    def of(number: int) -> Any:
+        nonlocal longest
+        prompt = tokenised(model, rows[number].text)[1][0]
         try:
             found = generated(
-                self._model, prompt, self._n_tokens, row=number, written=self._written.get(number), **self._how
-            )
+                model, prompt, extras.generate,
+                temperature=extras.temperature, seed=seed, row=number, written=written.get(number),
+            )  # fmt: skip
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if jax.process_count() > 1 or not out_of_memory(error) or len(prompt) <= self._longest:
+            if jax.process_count() > 1 or not out_of_memory(error) or len(prompt) <= longest:
                 raise
             return f"{len(prompt)} tokens do not fit into memory"
-        self._longest = max(self._longest, len(prompt))
+        longest = max(longest, len(prompt))
         return (prompt, *found)
+
+    return of
+
+
+# --- tokens that earlier calls of a run have generated: a text goes on with them, wherever the run goes on ------------
+
+_COLUMNS = ("input", "tokens", "next_token")
+"""What is read: the last is the token that was taken."""
+
+
+def written_tokens(
+    folder: Path,
+    there: Iterable[Part],
+    mark: str,
+    done: Bool[np.ndarray, "N"],
+    model: Model,
+    rows: Sequence[Row],
+    n: int,
+) -> dict[int, Int[np.ndarray, "S"]]:
+    """The first tokens after rows of which some inputs are there and some are not; the same on every host.
+
+    Args:
+      folder: of the run.
+      there: the parts in this host's folder.
+      mark: of the run.
+      done: which inputs there are results of, on any host.
+      model: with its tokenizer.
+      rows: of the data.
+      n: tokens that are generated after each row.
+
+    Returns:
+      Tokens by the rows' numbers, as many as are known.
+
+    Raises:
+      InputError: a part that is damaged, or that holds the tokens of another text.
+    """
+    wanted = set((np.flatnonzero(~done) // n).tolist())
+    some = [part for part in sorted(there) if wanted.intersection(range(part.first // n, part.last // n + 1))]
+    own = hosts.together(functools.partial(_own, folder, some, mark, wanted, model, rows, n))
+    found: dict[int, list[int]] = {}
+    for told in hosts.gathered(json.dumps(list(own.items())).encode()):
+        found |= {row: tokens for row, tokens in json.loads(told) if len(tokens) > len(found.get(row, []))}
+    return {row: np.asarray(tokens, np.int32) for row, tokens in found.items()}
+
+
+def _own(
+    folder: Path, some: Sequence[Part], mark: str, wanted: set[int], model: Model, rows: Sequence[Row], n: int
+) -> dict[int, list[int]]:
+    """Of the parts in this host's folder."""
+    found: dict[int, list[int]] = {}
+    for part in some:
+        for one in parts.read_part(folder, "inputs", part, mark, _COLUMNS).to_pylist():
+            row, step = divmod(one["input"], n)
+            if row in wanted and one["next_token"] is not None and step >= len(found.get(row, [])):
+                found[row] = _after_prompt(folder / "inputs" / part.file, one, model, rows[row], step)
+    return found
+
+
+def _after_prompt(path: Path, one: dict[str, Any], model: Model, row: Row, step: int) -> list[int]:
+    """The tokens after a row, with the one that was taken last."""
+    try:
+        tokens = [*map(int, one["tokens"]), int(one["next_token"])]
+        prompt = tokenised(model, row.text)[1][0].tolist()
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: damaged (the tokens of input {one['input']}: {error})") from error
+    known = all(0 <= token < model.config.vocab_size for token in tokens)
+    if not known or len(tokens) != len(prompt) + step + 1 or tokens[: len(prompt)] != prompt:
+        raise InputError(f"{path}: the tokens of input {one['input']} do not follow the text of its row")
+    return tokens[len(prompt) :]

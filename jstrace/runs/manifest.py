@@ -15,7 +15,7 @@ from jstrace.files import read_regular
 from jstrace.method.conditions import SCORE_NAMES, Named, Plan, identity_of, name_of, takes_passes
 from jstrace.method.sizes import NUCLEUS_LEVELS
 from jstrace.runs.data import Data
-from jstrace.runs.extras import NOTHING, Extras
+from jstrace.runs.schema import NOTHING, Extras
 
 FORMAT, VERSION = "jstrace-run", 1
 MANIFEST = "manifest.json"
@@ -44,27 +44,27 @@ def configuration(
       scores: the settings of each score of jstrace's own, by its name; runs of earlier versions do not have them.
       extras: what is asked beside the plan.
     """
-    later: dict[str, Any] = {} if reference is None else {"reference": reference}
-    later |= {} if learned is None else {"learned": learned}
-    later |= {"scores": {name: dict(settings) for name, settings in scores.items()}} if scores else {}
-    later |= {"replace": list(plan.replacements)} if plan.replacements != Plan.replacements else {}
-    later |= {"order": list(plan.orders)} if plan.orders != Plan.orders else {}
-    later |= ({"selectivity": plan.selectivity} if plan.selectivity else {}) | extras.config
-    later |= _scored(plan)
-    own = {name_of(one): identity_of(one) for one in plan.scores if not isinstance(one, str | Named)}
-    return (
-        ({"own_importances": own} if own else {})
-        | later
-        | {
-            "importance": list(plan.score_names),
-            "ablate": list(plan.ablations),
-            "baselines": list(plan.baselines),
-            "sizes": list(plan.sizes),
-            "seed": plan.seed,
-            "save_strata": save_strata,
-            "data": data.fingerprint,
-        }
-    )
+    later = {
+        "own_importances": {name_of(one): identity_of(one) for one in plan.scores if not isinstance(one, str | Named)},
+        "reference": reference,
+        "learned": learned,
+        "scores": {name: dict(settings) for name, settings in (scores or {}).items()},
+        "replace": list(plan.replacements),
+        "order": list(plan.orders),
+        "selectivity": plan.selectivity,
+        **dataclasses.asdict(extras),
+    }
+    return {
+        **{key: value for key, value in later.items() if value != _LATER.get(key, {})},
+        **_scored(plan),
+        "importance": list(plan.score_names),
+        "ablate": list(plan.ablations),
+        "baselines": list(plan.baselines),
+        "sizes": list(plan.sizes),
+        "seed": plan.seed,
+        "save_strata": save_strata,
+        "data": data.fingerprint,
+    }
 
 
 def _scored(plan: Plan) -> dict[str, Any]:

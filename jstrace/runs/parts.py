@@ -54,9 +54,9 @@ def neighbours(indices: Iterable[int]) -> list[Part]:
     return found
 
 
-def parts_of(folder: Path, table: str) -> set[Part]:
-    """The parts that a table has a file of."""
-    found = (_NAME.fullmatch(path.name) for path in (folder / table).glob("*.parquet"))
+def parts_of(folder: Path, table: str, prefix: str = "") -> set[Part]:
+    """The parts that a table has a file of, whose name has a ``prefix``."""
+    found = (_NAME.fullmatch(path.name.removeprefix(prefix)) for path in (folder / table).glob(f"{prefix}*.parquet"))
     return {Part(int(match[1]), int(match[2])) for match in found if match}
 
 
@@ -130,11 +130,7 @@ def finish_joins(folder: Path, names: Sequence[str]) -> None:
       OSError: a file cannot be renamed or removed.
     """
     *others, inputs = names = [name for name in TABLES if name in names]
-    for path in sorted((folder / inputs).glob(f"{HIDDEN}*.parquet")):
-        match = _NAME.fullmatch(path.name.removeprefix(HIDDEN))
-        if match is None:
-            continue
-        whole = Part(int(match[1]), int(match[2]))
+    for whole in sorted(parts_of(folder, inputs, HIDDEN)):
         if all((folder / name / whole.file).is_file() for name in others if name not in OPTIONAL):
             there = {part for name in names for part in parts_of(folder, name)} - {whole}
             _swap(folder, [part for part in there if whole.first <= part.first <= whole.last], whole, names)

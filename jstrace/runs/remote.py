@@ -77,8 +77,8 @@ class Stage:
 
     def _here(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that is whole."""
-        names = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-        return {str(path.relative_to(self.folder)): _mark(path) for path in names}
+        found = {path: path.stat() for path in sorted(self.folder.rglob("[!.]*")) if path.is_file()}
+        return {str(path.relative_to(self.folder)): (one.st_size, one.st_mtime_ns) for path, one in found.items()}
 
     def _put(self, name: str, target: str) -> None:
         self._store.makedirs(f"{self._root}/{target}".rpartition("/")[0], exist_ok=True)
@@ -132,11 +132,6 @@ def _push_last(stage: Stage) -> None:
         warnings.warn(f"the copy was stopped; {kept}", RuntimeWarning, stacklevel=2)
         raise
     shutil.rmtree(stage.folder, ignore_errors=True)
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _is_inputs(name: str) -> bool:

@@ -1,22 +1,23 @@
-"""What came of inputs, as rows of a run's tables."""
+"""What came of inputs, as rows of a run's tables; ``schema`` has their columns, and how each of them is filled."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from jstrace.method import sizes as sizes_of
+from jstrace.method.composition import Composition
 from jstrace.method.conditions import Plan
 from jstrace.models import EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
+from jstrace.pipeline.evaluation import Evaluation
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import density_column, strata_arrays
+from jstrace.runs.schema import edges_of, fields, strata_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,38 @@ class Entry:
     foreign: Foreign | None = None
     """The control, where the run has one and the input allows it."""
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of the table of inputs, beside those that all inputs have."""
+    """Of the table of inputs, beside those that ``schema.fields`` fills."""
+
+
+class _InputRow:
+    """What the columns of ``inputs`` are filled by."""
+
+    k = -1
+    """The full graph, of ``found``."""
+
+    def __init__(self, entry: Entry, plan: Plan, word: Callable[[int], str], count: Callable[[int], int]) -> None:
+        self.input, self.row, self.given, self.plan = entry.index, entry.row, entry.given, plan
+        self.word, self.count = word, count
+        self.tokens = None if entry.given is None else entry.given.tokens.tolist()
+        self.outcome = entry.found if isinstance(entry.found, Outcome) else None
+        self.reason = entry.found.reason if isinstance(entry.found, Invalid) else None
+        self.foreign = None if self.outcome is None else entry.foreign
+        evaluations = () if self.outcome is None else self.outcome.evaluations
+        self.found = next((one for one in evaluations if not one.inverse), None)
+        self.top = int(evaluations[0].full_tokens[0]) if evaluations else None
+
+
+class _SizeRow(NamedTuple):
+    """What the columns of the other tables are filled by: of one case or source, at one size but for ``strata``."""
+
+    input: int
+    name: str
+    found: Evaluation | Composition | EdgeTree
+    k: int = 0
+    size: float = 1.0
+    edges: int = 0
+    foreign: Float32[np.ndarray, "N"] | None = None
+    """TV from each foreign prediction, where there is a control."""
 
 
 def part_tables(
@@ -50,15 +82,16 @@ def part_tables(
       word: a token as text.
       count: how often a token occurs in the corpus.
     """
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
+    columns, rows = fields(plan), {name: list[dict[str, Any]]() for name in wanted}
+
+    def cells(table: str, row: object) -> dict[str, Any]:
+        return {field.name: field.cell(row) for field in columns[table]}
+
     for entry in entries:
-        rows["inputs"].append(_input_row(entry, plan, word, count))
-        if isinstance(entry.found, Invalid):
-            continue
-        rows["curves"] += _curve_rows(entry, entry.found, plan)
-        rows["components"] += _component_rows(entry.index, entry.found, plan)
-        if "strata" in rows:
-            rows["strata"] += _strata_rows(entry.index, entry.found, plan)
+        rows["inputs"].append(cells("inputs", _InputRow(entry, plan, word, count)) | dict(entry.columns))
+        if isinstance(entry.found, Outcome):
+            for name in wanted.keys() & _ROWS.keys():
+                rows[name] += [cells(name, row) for row in _ROWS[name](entry, entry.found, plan)]
     return {name: _table(rows[name], schema) for name, schema in wanted.items()}
 
 
@@ -69,78 +102,27 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _input_row(entry: Entry, plan: Plan, word: Callable[[int], str], count: Callable[[int], int]) -> dict[str, Any]:
-    found: dict[str, Any] = {"input": entry.index, "valid": isinstance(entry.found, Outcome)}
-    found |= {"text": entry.row.text, "next_word": entry.row.next_word, **entry.columns}
-    if entry.given is not None:
-        tokens = entry.given.tokens.tolist()
-        found |= {
-            "next_token": entry.given.next_token,
-            "tokens": tokens,
-            "token_texts": [word(token) for token in tokens],
-            "n_tokens": len(tokens),
-        }
-    if isinstance(entry.found, Invalid):
-        return found | {"reason": entry.found.reason}
-    full = entry.found.evaluations[0]
-    top = int(full.full_tokens[0])
-    found |= {"n_edges": entry.found.n_edges, "counts": _counts(plan, entry.found)[:-1]}
-    found |= {"top_token": top, "top_text": word(top), "top_prob": float(full.full_probs[0]), "top_count": count(top)}
-    whole = next(e for e in entry.found.evaluations if not e.inverse)  # whose last row is the full graph
-    found |= {"entropy": float(whole.entropy[-1])}
-    if whole.surprisal is not None and whole.rank is not None:
-        found |= {"surprisal": float(whole.surprisal[-1]), "rank": int(whole.rank[-1])}
-    if entry.foreign is not None:
-        found |= {"foreign_inputs": list(entry.foreign.inputs)}
-    densities = zip(plan.cases, entry.found.evaluations, strict=True)
-    return found | {density_column(case.name): e.density for case, e in densities if e.density is not None}
-
-
-def _counts(plan: Plan, found: Outcome) -> list[int]:
-    """Edges of each trace and of the full graph."""
-    return [*sizes_of.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
-
-
-def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
-    rows, sizes, counts = [], [*plan.sizes, 1.0], _counts(plan, found)
+def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     foreign = {} if entry.foreign is None else dict(zip(plan.controlled, entry.foreign.tv, strict=True))
-    for case, e in zip(plan.cases, found.evaluations, strict=True):
-        for k, size in enumerate(sizes):
-            row = {"input": entry.index, "condition": case.name, "k": k, "size": size, "edges": counts[k]}
-            row |= {name: getattr(e, name)[k].item() for name in ("tv", "kl", "top_token", "entropy", "agreement")}
-            if e.surprisal is not None and e.rank is not None:
-                row |= {"surprisal": e.surprisal[k].item(), "rank": e.rank[k].item()}
-            row |= {"nucleus": e.nucleus[k].tolist(), "nucleus_unordered": e.nucleus_unordered[k].tolist()}
-            row |= _foreign_cells(foreign[case][:, k], e.tv[k]) if case in foreign else {}
-            rows.append(row | {"recovered": e.recovered[k].item()})
-    return rows
+    at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, found), strict=True)))
+    for case, evaluation in zip(plan.cases, found.evaluations, strict=True):
+        for k, (size, edges) in at:
+            control = foreign[case][:, k] if case in foreign else None
+            yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control)
 
 
-def _foreign_cells(foreign: Float32[np.ndarray, "N"], own: np.float32) -> dict[str, Any]:
-    """The control at one size."""
-    mean = foreign.mean()
-    return {"foreign_tvs": foreign.tolist(), "foreign_tv": mean.item(), "selectivity": (mean - own).item()}
-
-
-def _component_rows(index: int, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
-    rows, sizes = [], [*plan.sizes, 1.0]
+def _component_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     for source, made in zip(plan.sources, found.compositions, strict=True):
-        for k, size in enumerate(sizes):
-            row = {"input": index, "source": source.name, "k": k, "size": size}
-            row |= {name: getattr(made, name)[k].item() for name in ("edges", "nodes", "input_reached")}
-            row |= {"residual": made.residual_edges[k].tolist(), "mlp": made.mlp_edges[k].tolist()}
-            rows.append(row | {"heads": made.head_edges[k].ravel().tolist()})
-    return rows
+        for k, size in enumerate([*plan.sizes, 1.0]):
+            yield _SizeRow(entry.index, source.name, made, k, size)
 
 
-def _strata_rows(index: int, found: Outcome, plan: Plan) -> list[dict[str, Any]]:
-    rows = []
+def _strata_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     for source, strata in zip(plan.sources, found.strata, strict=True):
-        layers, heads, n_tokens, _ = strata.attn.shape
-        shape = {"layers": layers, "n_heads": heads, "n_tokens": n_tokens}
-        leaves = {name: np.ascontiguousarray(leaf).tobytes() for name, leaf in strata.items()}
-        rows.append({"input": index, "source": source.name, **shape, **leaves})
-    return rows
+        yield _SizeRow(entry.index, source.name, strata)
+
+
+_ROWS = {"curves": _curve_rows, "components": _component_rows, "strata": _strata_rows}
 
 
 def strata_of(row: dict[str, Any]) -> EdgeTree:

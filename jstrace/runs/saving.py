@@ -33,16 +33,18 @@ class Saver:
         mark: str,
         names: Sequence[str],
         tables: Callable[[list[Entry]], dict[str, pa.Table]],
-        on_save: Callable[[int], None],
+        on_save: Callable[[int], None] | None,
+        before: int,
     ) -> None:
-        """``tables`` makes rows of inputs in their order; ``on_save`` is told how many more inputs were written."""
+        """``tables`` makes rows of inputs in order; ``on_save`` is told how many are there, ``before`` at once."""
         self._folder, self._mark, self._names = folder, mark, names
-        self._tables, self._on_save = tables, on_save
+        self._tables, self._on_save, self._n_saved = tables, on_save or (lambda _: None), before
         self._waiting: dict[int, Entry] = {}
         self._written: set[parts.Part] = set()
         self._untold = 0
         self._mine = True
         self._since = clock()
+        self._on_save(before)
 
     @contextlib.contextmanager
     def part(self, number: int) -> Iterator[None]:
@@ -73,8 +75,8 @@ class Saver:
 
     def _tell(self) -> None:
         if self._untold:
-            self._on_save(self._untold)
-            self._untold = 0
+            self._on_save(self._n_saved + self._untold)
+            self._n_saved, self._untold = self._n_saved + self._untold, 0
 
     def _write(self) -> None:
         """Write what waits; where it is cut short and called again, the same files are written."""

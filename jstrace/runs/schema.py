@@ -1,15 +1,17 @@
-"""The tables of a run as pyarrow schemas; docs/results.md describes every column. No JAX."""
+"""The tables of a run, column by column, and what adds columns to them; docs/results.md describes each. No JAX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import starmap
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from jstrace.method.conditions import Plan, in_column
+from jstrace.errors import InputError
+from jstrace.method import sizes
+from jstrace.method.conditions import MOST_TOKENS, Plan, checked_temperature, in_column
 
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
@@ -19,74 +21,103 @@ OPTIONAL = ("strata",)
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 """The fields of an ``EdgeTree``, in the order of edge indices."""
 
-_CURVES = pa.schema(
-    [
-        ("input", pa.int32()),
-        ("condition", pa.dictionary(pa.int32(), pa.string())),
-        ("k", pa.int16()),
-        ("size", pa.float64()),
-        ("edges", pa.int64()),
-        ("tv", pa.float32()),
-        ("kl", pa.float32()),
-        ("agreement", pa.bool_()),
-        ("top_token", pa.int32()),
-        ("entropy", pa.float32()),
-        ("surprisal", pa.float32()),
-        ("rank", pa.int32()),
-        ("recovered", pa.float64()),
-        ("nucleus", pa.list_(pa.bool_())),
-        ("nucleus_unordered", pa.list_(pa.bool_())),
-    ]
+
+class Field(NamedTuple):
+    """One column, and how it is filled: by a row's object, of ``rows``, of which an attribute may be ``needed``."""
+
+    name: str
+    type: pa.DataType
+    of: Callable[[Any], Any]
+    needed: str | None = None
+    """Where this is None there is nothing to say, and the cell is null."""
+
+    def cell(self, row: Any) -> Any:
+        """What stands in a row."""
+        return None if self.needed is not None and getattr(row, self.needed) is None else self.of(row)
+
+
+def _measured(name: str, kind: pa.DataType, attribute: str | None = None) -> Field:
+    """A column of what was measured, null where it was not: all that a new measure needs here."""
+
+    def of(row: Any) -> Any:
+        values = getattr(row.found, attribute or name)
+        return None if values is None else values[row.k].tolist()
+
+    return Field(name, kind, of, "found")
+
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+_INPUT = Field("input", pa.int32(), lambda row: row.input)
+_AT_SIZE = (Field("k", pa.int16(), lambda row: row.k), Field("size", pa.float64(), lambda row: row.size))
+
+_CURVES = (
+    _INPUT,
+    Field("condition", _NAMES, lambda row: row.name),
+    *_AT_SIZE,
+    Field("edges", pa.int64(), lambda row: row.edges),
+    _measured("tv", pa.float32()),
+    _measured("kl", pa.float32()),
+    _measured("agreement", pa.bool_()),
+    _measured("top_token", pa.int32()),
+    _measured("entropy", pa.float32()),
+    _measured("surprisal", pa.float32()),
+    _measured("rank", pa.int32()),
+    _measured("recovered", pa.float64()),
+    _measured("nucleus", pa.list_(pa.bool_())),
+    _measured("nucleus_unordered", pa.list_(pa.bool_())),
 )
-_COMPONENTS = pa.schema(
-    [
-        ("input", pa.int32()),
-        ("source", pa.dictionary(pa.int32(), pa.string())),
-        ("k", pa.int16()),
-        ("size", pa.float64()),
-        ("edges", pa.int64()),
-        ("nodes", pa.int64()),
-        ("input_reached", pa.bool_()),
-        ("residual", pa.list_(pa.int32())),
-        ("mlp", pa.list_(pa.int32())),
-        ("heads", pa.list_(pa.int32())),
-    ]
-)
-_STRATA = pa.schema(
-    [
-        ("input", pa.int32()),
-        ("source", pa.dictionary(pa.int32(), pa.string())),
-        ("layers", pa.int32()),
-        ("n_heads", pa.int32()),
-        ("n_tokens", pa.int32()),
-        *((name, pa.binary()) for name in EDGE_KINDS),
-    ]
-)
-_INPUTS = pa.schema(
-    [
-        ("input", pa.int32()),
-        ("valid", pa.bool_()),
-        ("reason", pa.string()),
-        ("text", pa.string()),
-        ("next_word", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("token_texts", pa.list_(pa.string())),
-        ("n_tokens", pa.int32()),
-        ("n_edges", pa.int64()),
-        ("counts", pa.list_(pa.int32())),
-        ("next_token", pa.int32()),
-        ("entropy", pa.float32()),
-        ("surprisal", pa.float32()),
-        ("rank", pa.int32()),
-        ("top_token", pa.int32()),
-        ("top_text", pa.string()),
-        ("top_prob", pa.float32()),
-        ("top_count", pa.int64()),
-    ]
+_COMPONENTS = (
+    _INPUT,
+    Field("source", _NAMES, lambda row: row.name),
+    *_AT_SIZE,
+    _measured("edges", pa.int64()),
+    _measured("nodes", pa.int64()),
+    _measured("input_reached", pa.bool_()),
+    _measured("residual", pa.list_(pa.int32()), "residual_edges"),
+    _measured("mlp", pa.list_(pa.int32()), "mlp_edges"),
+    Field("heads", pa.list_(pa.int32()), lambda row: row.found.head_edges[row.k].ravel().tolist()),
 )
 
-_FOREIGN_CURVES = (("foreign_tvs", pa.list_(pa.float32())), ("foreign_tv", pa.float32()), ("selectivity", pa.float32()))
-_FOREIGN_INPUTS = (("foreign_inputs", pa.list_(pa.int32())),)
+
+def _stratum(kind: str) -> Field:
+    return Field(kind, pa.binary(), lambda row: np.ascontiguousarray(getattr(row.found, kind)).tobytes())
+
+
+_STRATA = (
+    _INPUT,
+    Field("source", _NAMES, lambda row: row.name),
+    Field("layers", pa.int32(), lambda row: row.found.attn.shape[0]),
+    Field("n_heads", pa.int32(), lambda row: row.found.attn.shape[1]),
+    Field("n_tokens", pa.int32(), lambda row: row.found.attn.shape[2]),
+    *map(_stratum, EDGE_KINDS),
+)
+_INPUTS = (
+    _INPUT,
+    Field("valid", pa.bool_(), lambda row: row.outcome is not None),
+    Field("reason", pa.string(), lambda row: row.reason),
+    Field("text", pa.string(), lambda row: row.row.text),
+    Field("next_word", pa.string(), lambda row: row.row.next_word),
+    Field("tokens", pa.list_(pa.int32()), lambda row: row.tokens, "tokens"),
+    Field("token_texts", pa.list_(pa.string()), lambda row: [row.word(token) for token in row.tokens], "tokens"),
+    Field("n_tokens", pa.int32(), lambda row: len(row.tokens), "tokens"),
+    Field("n_edges", pa.int64(), lambda row: row.outcome.n_edges, "outcome"),
+    Field("counts", pa.list_(pa.int32()), lambda row: edges_of(row.plan, row.outcome)[:-1], "outcome"),
+    Field("next_token", pa.int32(), lambda row: row.given.next_token, "given"),
+    _measured("entropy", pa.float32()),
+    _measured("surprisal", pa.float32()),
+    _measured("rank", pa.int32()),
+    Field("top_token", pa.int32(), lambda row: row.top, "outcome"),
+    Field("top_text", pa.string(), lambda row: row.word(row.top), "outcome"),
+    Field("top_prob", pa.float32(), lambda row: row.outcome.evaluations[0].full_probs[0].item(), "outcome"),
+    Field("top_count", pa.int64(), lambda row: row.count(row.top), "outcome"),
+)
+
+_FOREIGN_CURVES = (
+    Field("foreign_tvs", pa.list_(pa.float32()), lambda row: row.foreign.tolist(), "foreign"),
+    Field("foreign_tv", pa.float32(), lambda row: row.foreign.mean().item(), "foreign"),
+    Field("selectivity", pa.float32(), lambda row: (row.foreign.mean() - row.found.tv[row.k]).item(), "foreign"),
+)
+_FOREIGN_INPUTS = (Field("foreign_inputs", pa.list_(pa.int32()), lambda row: list(row.foreign.inputs), "foreign"),)
 """Columns of runs that ask for selectivity, and of no other."""
 
 ADDED = {
@@ -100,7 +131,54 @@ ADDED = {
     "geometry": (("dimension", pa.list_(pa.float32())), ("anisotropy", pa.list_(pa.float32()))),
     "pairs": (("pair", pa.string()), ("variant", pa.string())),
 }
-"""Columns of the table of inputs that some runs have: with ``Extras``, and of data with pairs."""
+"""Columns of the table of inputs that some runs have: with ``Extras``, and of data with pairs. Inputs bring them."""
+
+
+def edges_of(plan: Plan, found: Any) -> list[int]:
+    """Edges of each trace of an outcome, and of the full graph."""
+    return [*sizes.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
+
+
+def density_column(name: str) -> str:
+    """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
+    return "density_" + in_column(name)
+
+
+def _density(number: int, name: str) -> Field:
+    return Field(density_column(name), pa.float64(), lambda row: row.outcome.evaluations[number].density, "outcome")
+
+
+def fields(plan: Plan) -> dict[str, tuple[Field, ...]]:
+    """The columns of each table of a run, but for those of ``ADDED``."""
+    on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
+    densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
+    return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
+
+
+_ALWAYS: dict[str, tuple[Field, ...]] = dict(zip(TABLES, (_CURVES, _COMPONENTS, _STRATA, _INPUTS), strict=True))
+"""The columns that every run's tables have."""
+
+
+def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
+    """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
+    found = {name: [field[:2] for field in columns] for name, columns in fields(plan).items()}
+    found["inputs"] += [column for group in added for column in ADDED[group]]
+    return {name: pa.schema(found[name]) for name in TABLES if name != "strata" or save_strata}
+
+
+def unlike(table: str, found: pa.Schema, columns: Sequence[str] | None = None) -> str | None:
+    """The first column that every run's table has, or of these, and that this schema lacks or has in another type."""
+    for field in _ALWAYS[table]:
+        if columns is None or field.name in columns:
+            same = [there for there in found if there.name == field.name and _plain(there.type) == _plain(field.type)]
+            if len(same) != 1:
+                return field.name
+    return None
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Names are written as dictionaries, which is no part of what they are."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def strata_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -110,35 +188,44 @@ def strata_arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.frombuffer(row[name], np.uint8).reshape(shapes.get(name, shape)) for name in EDGE_KINDS}
 
 
-def density_column(name: str) -> str:
-    """The column of ``inputs`` with the density of a case: ``density_l1_residual_mlp``."""
-    return "density_" + in_column(name)
+# --- what a run asks beside its plan --------------------------------------------------------------------------------
 
 
-_ALWAYS = {"curves": _CURVES, "components": _COMPONENTS, "strata": _STRATA, "inputs": _INPUTS}
+@dataclasses.dataclass(frozen=True)
+class Extras:
+    """What is asked beside the plan."""
+
+    generate: int = 0
+    """Tokens that are generated after each row of the data, whose predictions are the inputs; 0: rows are inputs."""
+    temperature: float = 0.0
+    """Of draws; 0 takes the most probable tokens."""
+    geometry: bool = False
+    """Whether the geometry of hidden states is measured."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The groups of columns (``ADDED``) that they bring."""
+        return tuple(name for name in ("generate", "geometry") if getattr(self, name))
 
 
-def unlike(table: str, found: pa.Schema, columns: Sequence[str] | None = None) -> str | None:
-    """The first column that every run's table has, or of these, and that this schema lacks or has in another type."""
-    for field in _ALWAYS[table]:
-        if columns is None or field.name in columns:
-            same = [there for there in found if there.name == field.name and _plain(there.type) == _plain(field.type)]
-            if len(same) != 1:
-                return str(field.name)
-    return None
+NOTHING = Extras()
+"""Nothing is added."""
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Names are written as dictionaries, which is no part of what they are."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
+    """What is asked beside a plan, as it may be.
 
-
-def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
-    """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
-    densities = [(density_column(case.name), pa.float64()) for case in plan.cases if case.has_density]
-    on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
-    more = [column for group in added for column in ADDED[group]]
-    curves = pa.schema([*_CURVES, *starmap(pa.field, on_curves)])
-    inputs = pa.schema([*_INPUTS, *starmap(pa.field, (*densities, *on_inputs, *more))])
-    found = _ALWAYS | {"curves": curves, "inputs": inputs}
-    return {name: found[name] for name in TABLES if name != "strata" or save_strata}
+    Raises:
+      InputError: no numbers of tokens, no temperature, or what does not go together.
+    """
+    counted = isinstance(extras.generate, int) and not isinstance(extras.generate, bool)
+    if not (counted and 0 <= extras.generate <= MOST_TOKENS):
+        raise InputError(
+            f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
+        )
+    checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
+    if checked.temperature and not checked.generate:
+        raise InputError("temperature is for generated tokens; ask for some")
+    if checked.generate and selectivity:
+        raise InputError("selectivity tells an input what others predict, and those next to it are the same text here")
+    return checked

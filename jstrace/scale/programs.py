@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jstrace.files import remove_beyond
+
 _WORTH_KEEPING = 0.1
 """Seconds of compilation from which a program is kept."""
 MOST_BYTES = 10**9
@@ -115,13 +117,7 @@ def _remove_beyond(folder: Path, most: int) -> None:
                 facts = entry.stat(follow_symlinks=False)
                 if entry.name.endswith("-cache") and entry.is_file(follow_symlinks=False):
                     found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, entry.path))
-    left = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if left <= most:
-            return
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            left -= size
+    remove_beyond(((Path(path), size) for _, size, path in sorted(found)), most)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from jstrace.method.conditions import Plan
 from jstrace.models import InputError
 from jstrace.reports import contents, figures, generations, geometries, pairs, results, revisions
 from jstrace.reports import page as report
-from jstrace.runs.extras import Extras
+from jstrace.runs.schema import Extras
 from tests.planted import SIZES, heights_of, write_run
 
 Planted = Callable[..., Path]

@@ -14,8 +14,7 @@ from pyarrow import parquet
 
 from jstrace.models import InputError
 from jstrace.runs.data import Data, read_data
-from jstrace.runs.row import Row
-from jstrace.runs.vocabulary import next_token, token_counts
+from jstrace.runs.row import Row, next_token, token_counts
 from jstrace.runs.wikitext import detokenised, passages
 from tests.stand_ins import Letters
 

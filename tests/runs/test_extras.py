@@ -20,7 +20,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline.generation import generated
 from jstrace.runs import Extras, inputs, manifest, parts
 from jstrace.runs.data import Data, Row
-from jstrace.runs.written import written_tokens
+from jstrace.runs.inputs import written_tokens
 from jstrace.scale import hosts
 from tests.stand_ins import Halves, Letters
 

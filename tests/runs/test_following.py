@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from jstrace.runs import read_data
-from jstrace.runs.following import between
-from jstrace.runs.row import Row
-from jstrace.runs.vocabulary import next_token
+from jstrace.runs.row import Row, between, next_token
 from jstrace.runs.wikitext import passages
 
 pytestmark = pytest.mark.quick
