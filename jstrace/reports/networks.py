@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from jstrace.analysis.measures import betweenness, communities, degrees, modularity
 from jstrace.analysis.networks import Network, network_of
+from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
+from jstrace.reports.exhibit import Picture
 from jstrace.reports.results import Results
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
@@ -121,3 +125,45 @@ def _spanned(community: Int[np.ndarray, "N"], place: Int[np.ndarray, "N"]) -> fl
     """How many levels, or tokens, a node's community has nodes of, mean over nodes."""
     pairs = np.unique(np.stack([community, place]), axis=1)
     return float(np.bincount(pairs[0])[community].mean())
+
+
+def hubs(run: Results) -> Picture | None:
+    """How unlike nodes are, and what communities span, where strata were saved."""
+    chosen = sample(run)
+    if chosen is None:
+        return None
+    count = len(chosen.inputs)
+    caption = (
+        "Traces as networks. Left: Gini's coefficient of degree (edges in and out) and of betweenness (from at most"
+        " 5,000 nodes) over nodes, 0 where all have as much. Middle: modularity of communities by Louvain's method"
+        " (seed 0). Right: the share of all levels and of all tokens that a node's community has nodes of."
+        f" Lines: medians, bands: quartiles. A sample: {count} of {run.valid.num_rows} inputs, evenly spaced over those"
+        f" with saved strata and at most {MOST_TOKENS} tokens, at {len(chosen.ks)} sizes; traces of fewer than"
+        f" {FEWEST_EDGES} edges are left out."
+    )
+    return Picture(
+        "how hubs and communities change with the size", caption, functools.partial(_draw, run, chosen), n=count
+    )
+
+
+def _draw(run: Results, chosen: Sample) -> Figure:
+    """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
+    found = networks(run, chosen)
+    figure, grid = grid_of(3, height=2.1, sharey=True)
+    panels = (
+        ("hubs: Gini over nodes", {"degree": found.degree, "betweenness": found.betweenness}),
+        ("modularity", {"communities": found.modularity}),
+        ("a community has", {"of the levels": found.levels, "of the tokens": found.tokens}),
+    )
+    for axes, (title, lines) in zip(grid[0], panels, strict=True):
+        for number, (label, values) in enumerate(lines.items()):
+            known = np.isfinite(values).any(axis=0)
+            low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
+            look = look_of(number) | {"label": label, "marker": "o", "markersize": 2}
+            line(axes, found.sizes[known], middle, around=(low, high), **look)
+        log_sizes(axes, found.sizes)
+        axes.set(ylim=(-0.02, 1.02), title=title)
+        if len(lines) > 1:
+            axes.legend(loc="upper left", fontsize=5)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    return figure

@@ -1,0 +1,162 @@
+"""What density goes with: entropy, loss and frequency (Fig. 8), and the density of other models (Fig. 9)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from jstrace.errors import InputError
+from jstrace.method.conditions import Case
+from jstrace.reports.drawing import COLORS, grid_of, note, panel_title, power, shortened
+from jstrace.reports.exhibit import Picture, Rows, ablated_in, each_case, first_ablated, table_of
+from jstrace.reports.results import Results
+from jstrace.reports.statistics import Correlation, interval_words, spearman
+
+PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count", "tokens": "n_tokens"}
+"""What density is correlated with (Fig. 8), and its column: the entropy of the prediction, the surprisal of the true
+next token, how often the predicted token occurs in the corpus; and the length, which might stand behind any of them."""
+_LABELS = {"entropy": "entropy (nats)", "loss": "loss (nats)", "frequency": "count of top token\nin the corpus"}
+_NOTED_DOTS = 200
+"""Inputs up to which each dot has its values to point at."""
+
+
+def correlation(run: Results) -> Picture:
+    """Density against each predictor but the length."""
+    caption = (
+        "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
+        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on."
+    )
+    draw = functools.partial(_draw, run)
+    return Picture("density against entropy, loss and frequency (Fig. 8)", caption, draw, first_ablated(run))
+
+
+def _draw(run: Results) -> Figure:
+    """A row of panels for each ablation."""
+    rows = len(run.ablations)
+    figure, grid = grid_of(3, rows=rows, height=0.6 + 1.35 * rows, sharey="row", sharex="col")
+    for panels, ablate in zip(grid, run.ablations, strict=True):
+        density = run.density(run.plan.case(ablate))
+        for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
+            values = run.column(PREDICTORS[name])
+            _scatter(axes, values, density, log=name == "frequency")
+            inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
+            words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
+            if len(words) <= _NOTED_DOTS:
+                note(axes, values, density, words)
+            if ablate == run.ablations[-1]:
+                axes.set_xlabel(label)
+        panels[0].set_ylabel(f"density\nablated: {ablate}")
+    if run.plan.replacements[0] != "zero":
+        figure.suptitle(f"replaced by: {run.plan.replacements[0]}", fontsize=7)
+    return figure
+
+
+def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
+    found = spearman(density, x)
+    axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
+    if log:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_locator(FixedLocator([0.0, 1.0, 1e2, 1e4, 1e6]))
+        axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else power(value))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
+    rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
+    axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
+
+
+@each_case
+def correlations(run: Results, case: Case) -> Rows:
+    """Of density, as it is and relative, with every predictor."""
+    for measure, values in {"density": run.density(case), "relative density": relative_density(run, case)}.items():
+        for name, column in PREDICTORS.items():
+            yield {"measure": measure, "with": name, **spearman(values, run.column(column))._asdict()}
+
+
+def relative_density(run: Results, case: Case) -> np.ndarray:
+    """Area under TV over log10 of the size, TV as a share of that of the smallest trace: float64 ``[N]``.
+
+    Where the smallest traces keep nothing of a prediction, TV starts at its distance from what the model predicts of no
+    edge at all, which depends on the prediction's entropy. This measure has that taken out.
+    """
+    tv = run.curve(case, "tv")
+    start = np.where(tv[:, :1] > 0, tv[:, :1], np.nan)
+    return np.trapezoid(tv / start, np.log10(run.sizes), axis=1)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def shared_cases(runs: Sequence[Results]) -> list[Case]:
+    """The cases with a density that all runs have, in the order of the first."""
+    return [case for case in runs[0].with_density if all(case in run.cases for run in runs)]
+
+
+def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation]]:
+    """Correlation of density between models on the inputs that they share, told by their texts (Fig. 9).
+
+    Raises:
+      InputError: a run without the condition.
+    """
+    densities = []
+    for run in runs:
+        if case not in run.cases:
+            raise InputError(f"{run.label}: not evaluated under {case.name}")
+        densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(case).tolist(), strict=True)))
+    found = {}
+    for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
+        shared = [text for text in one if text in other]
+        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
+    return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
+
+
+def between(runs: Sequence[Results]) -> Picture | None:
+    """The correlations of the first score's density, where all runs have one of its cases."""
+    first = runs[0].plan
+    own = [first.case(name, replace=replace) for replace in first.replacements for name in runs[0].ablations]
+    shared = [case for case in own if case in shared_cases(runs)]
+    if not shared:
+        return None
+    caption = (
+        "Spearman's ρ of density between models, on the inputs that both have (told by their texts); n of each"
+        " pair is in the table."
+    )
+    title = "All models: do they agree on which inputs are dense? (Fig. 9)"
+    return Picture(title, caption, functools.partial(_draw_between, runs, shared), ablated_in(shared))
+
+
+def _draw_between(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
+    """A panel for each case."""
+    count, panels = len(runs), len(cases)
+    figure, grid = grid_of(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
+    for number, (axes, case) in enumerate(zip(grid.ravel(), cases, strict=True)):
+        rho = np.asarray([[cell.rho for cell in row] for row in between_models(runs, case)])
+        image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr", aspect="auto")
+        for (i, j), value in np.ndenumerate(rho):
+            text = "–" if np.isnan(value) else f"{value:.2f}".replace("0.", ".")
+            axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color="w" if abs(value) > 0.6 else "k")
+        names = [shortened(run.label) for run in runs]
+        axes.set_xticks(range(count), names if number == panels - 1 else [""] * count, rotation=60, ha="right")
+        axes.set_yticks(range(count), names)
+        axes.grid(visible=False)
+        axes.set_title(panel_title(case))
+    label = "Spearman's ρ of density"
+    figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8, location="top", aspect=30)
+    return figure
+
+
+def model_pairs(runs: Sequence[Results]) -> pa.Table:
+    """The correlations of every condition that all runs have."""
+    rows = (
+        {"condition": case.name, "model": run.label, "other": other.label, **found._asdict()}
+        for case in shared_cases(runs)
+        for run, cells in zip(runs, between_models(runs, case), strict=True)
+        for other, found in zip(runs, cells, strict=True)
+    )
+    return table_of(rows, ("condition", "model", "other", *Correlation._fields))
