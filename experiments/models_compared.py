@@ -33,7 +33,7 @@ from pyarrow import csv
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jstrace.reports import Results, control, correlations, curves, makeup, read_results, statistics
+from jstrace.reports import Results, control, correlations, curves, makeup, models, read_results, statistics
 from jstrace.reports.drawing import COLORS, SIZE_LABEL, TV_LABEL, legend_above, log_sizes, style
 
 
@@ -62,7 +62,7 @@ COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
     "correlations": correlations.correlations,
     "makeup": makeup.makeups,
     "cores": makeup.cores,
-    "between_models": correlations.model_pairs,
+    "between_models": models.model_pairs,
     "selectivity": control.selectivities,
 }
 SHOWN = (0.001, 0.01, 0.1)

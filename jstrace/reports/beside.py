@@ -1,28 +1,17 @@
-"""Curves of TV beside each other: baselines, scores, orders, replacements (Figs. 6 and 7), and models (Fig. 3)."""
+"""Curves of TV beside each other: baselines, scores, orders, replacements (Figs. 6 and 7)."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from jstrace.method.conditions import Case
 from jstrace.reports.curves import Lines, draw_lines
-from jstrace.reports.drawing import (
-    COLORS,
-    DASHES,
-    TV_LABEL,
-    each_ablation,
-    legend_above,
-    line,
-    log_sizes,
-    look_of,
-    shortened,
-)
-from jstrace.reports.exhibit import Picture, ablated, alone, carried, counted, modes_of
+from jstrace.reports.drawing import TV_LABEL, each_ablation, legend_above
+from jstrace.reports.exhibit import Picture, ablated, alone, carried
 from jstrace.reports.results import Results
 
 
@@ -141,30 +130,3 @@ def _panels(run: Results, lines: Lines, **options: Any) -> Figure:
 
     ablations, replacements = _panels_of(run, lines)
     return each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, **options)
-
-
-def models(runs: Sequence[Results]) -> Picture:
-    """The medians of every model."""
-    modes = modes_of(runs)
-    draw = functools.partial(all_models, runs, *modes)
-    caption = f"Median TV distance over each model's own valid inputs. {counted(runs)}"
-    title = "All models: how fast the prediction comes back (Fig. 3)"
-    return Picture(title, caption, draw, ablated(*modes))
-
-
-def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: Sequence[str] = ("zero",)) -> Figure:
-    """Median TV against size of every model (Figs. 3 and 10)."""
-
-    def draw(axes: Any, ablate: str, replace: str) -> None:
-        for number, run in enumerate(runs):
-            case = run.plan.case(ablate, replace=replace)
-            if case in run.cases:
-                look = look_of(number) | {"linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
-                look |= {"label": shortened(run.label), "who": f"{run.label}, "}
-                line(axes, run.sizes, np.median(run.curve(case, "tv"), axis=0), "size {:g}: median TV {:.3f}", **look)
-        log_sizes(axes, runs[0].sizes)
-        axes.set_ylim(-0.02, 1.02)
-
-    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, height=2.5)
-    legend_above(figure, 2)
-    return figure

@@ -1,23 +1,19 @@
-"""What density goes with: entropy, loss and frequency (Fig. 8), and the density of other models (Fig. 9)."""
+"""What density goes with: entropy, loss and frequency (Fig. 8)."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.reports.drawing import COLORS, grid_of, note, panel_title, power, shortened
-from jstrace.reports.exhibit import Picture, Rows, ablated_in, each_case, first_ablated, table_of
+from jstrace.reports.drawing import COLORS, grid_of, note, power
+from jstrace.reports.exhibit import Picture, Rows, each_case, first_ablated
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import Correlation, interval_words, spearman
+from jstrace.reports.statistics import interval_words, spearman
 
 PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count", "tokens": "n_tokens"}
 """What density is correlated with (Fig. 8), and its column: the entropy of the prediction, the surprisal of the true
@@ -88,75 +84,3 @@ def relative_density(run: Results, case: Case) -> np.ndarray:
     tv = run.curve(case, "tv")
     start = np.where(tv[:, :1] > 0, tv[:, :1], np.nan)
     return np.trapezoid(tv / start, np.log10(run.sizes), axis=1)
-
-
-# --- models ---------------------------------------------------------------------------------------------------------
-
-
-def shared_cases(runs: Sequence[Results]) -> list[Case]:
-    """The cases with a density that all runs have, in the order of the first."""
-    return [case for case in runs[0].with_density if all(case in run.cases for run in runs)]
-
-
-def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation]]:
-    """Correlation of density between models on the inputs that they share, told by their texts (Fig. 9).
-
-    Raises:
-      InputError: a run without the condition.
-    """
-    densities = []
-    for run in runs:
-        if case not in run.cases:
-            raise InputError(f"{run.label}: not evaluated under {case.name}")
-        densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(case).tolist(), strict=True)))
-    found = {}
-    for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
-        shared = [text for text in one if text in other]
-        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
-    return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
-
-
-def between(runs: Sequence[Results]) -> Picture | None:
-    """The correlations of the first score's density, where all runs have one of its cases."""
-    first = runs[0].plan
-    own = [first.case(name, replace=replace) for replace in first.replacements for name in runs[0].ablations]
-    shared = [case for case in own if case in shared_cases(runs)]
-    if not shared:
-        return None
-    caption = (
-        "Spearman's ρ of density between models, on the inputs that both have (told by their texts); n of each"
-        " pair is in the table."
-    )
-    title = "All models: do they agree on which inputs are dense? (Fig. 9)"
-    return Picture(title, caption, functools.partial(_draw_between, runs, shared), ablated_in(shared))
-
-
-def _draw_between(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
-    """A panel for each case."""
-    count, panels = len(runs), len(cases)
-    figure, grid = grid_of(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
-    for number, (axes, case) in enumerate(zip(grid.ravel(), cases, strict=True)):
-        rho = np.asarray([[cell.rho for cell in row] for row in between_models(runs, case)])
-        image = axes.imshow(rho, vmin=-1, vmax=1, cmap="PuOr", aspect="auto")
-        for (i, j), value in np.ndenumerate(rho):
-            text = "–" if np.isnan(value) else f"{value:.2f}".replace("0.", ".")
-            axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color="w" if abs(value) > 0.6 else "k")
-        names = [shortened(run.label) for run in runs]
-        axes.set_xticks(range(count), names if number == panels - 1 else [""] * count, rotation=60, ha="right")
-        axes.set_yticks(range(count), names)
-        axes.grid(visible=False)
-        axes.set_title(panel_title(case))
-    label = "Spearman's ρ of density"
-    figure.colorbar(image, ax=grid.ravel().tolist(), label=label, shrink=0.8, location="top", aspect=30)
-    return figure
-
-
-def model_pairs(runs: Sequence[Results]) -> pa.Table:
-    """The correlations of every condition that all runs have."""
-    rows = (
-        {"condition": case.name, "model": run.label, "other": other.label, **found._asdict()}
-        for case in shared_cases(runs)
-        for run, cells in zip(runs, between_models(runs, case), strict=True)
-        for other, found in zip(runs, cells, strict=True)
-    )
-    return table_of(rows, ("condition", "model", "other", *Correlation._fields))

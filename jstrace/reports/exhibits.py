@@ -17,9 +17,9 @@ from jstrace.reports import (
     generations,
     geometries,
     makeup,
+    models,
     networks,
     pairs,
-    revisions,
 )
 from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, each_run, those, usable
 from jstrace.reports.results import Results
@@ -108,13 +108,13 @@ EXHIBITS = (
         "correlation", correlations.correlation, file="correlations", table=correlations.correlations,
         title="Density against entropy, loss, frequency and length (Fig. 8)",
     ),
-    Exhibit("models", compared=beside.models),
+    Exhibit("models", compared=models.models),
     Exhibit(
-        "revisions", compared=revisions.picture, table=revisions.table, title="Checkpoints", shelf=ADDED,
-        of=lambda runs: revisions.revised(usable(runs)),
+        "revisions", compared=models.revisions, table=models.revision_rows, title="Checkpoints", shelf=ADDED,
+        of=lambda runs: models.revised(usable(runs)),
     ),
     Exhibit(
-        "between-models", compared=correlations.between, table=correlations.model_pairs,
+        "between-models", compared=models.between, table=models.model_pairs,
         title="Density between models (Fig. 9)", shelf=ADDED,
         of=lambda runs: usable(runs) if len(usable(runs)) > 1 else [],
     ),

@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import types
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
@@ -17,10 +15,8 @@ from jstrace.analysis.measures import betweenness, communities, degrees, modular
 from jstrace.analysis.networks import Network, network_of
 from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
 from jstrace.reports.exhibit import Picture
+from jstrace.reports.pages import Pages
 from jstrace.reports.results import Results
-from jstrace.runs import parts
-from jstrace.runs.parts import Part
-from jstrace.runs.schema import strata_arrays
 
 MOST_TOKENS = 128
 """Of inputs that are looked at."""
@@ -63,8 +59,9 @@ def sample(run: Results) -> Sample | None:
     table = run.valid
     index, tokens = (table[name].to_numpy() for name in ("input", "n_tokens"))
     saved = np.zeros(len(index), bool)
-    for _, part in _with_strata(run):
-        saved |= (index >= part.first) & (index <= part.last)
+    for folder, part in run.parts:
+        if (folder / "strata" / part.file).is_file():  # whoever needs the room may have removed some
+            saved |= (index >= part.first) & (index <= part.last)
     fitting = saved & (tokens <= MOST_TOKENS)
     if not fitting.any():
         return None
@@ -84,21 +81,12 @@ def networks(run: Results, chosen: Sample) -> Networks:
     return Networks(run.sizes[list(chosen.ks)], *found)
 
 
-def _with_strata(run: Results) -> list[tuple[Path, Part]]:
-    """The parts whose strata are there; whoever needs the room may have removed some."""
-    return [(folder, part) for folder, part in run.parts if (folder / "strata" / part.file).is_file()]
-
-
 def _networks(run: Results, chosen: Sample) -> Iterator[list[Network]]:
-    """Of each input its traces, a part after the other."""
-    for folder, part in _with_strata(run):
-        here = [index for index in chosen.inputs if part.first <= index <= part.last]
-        if here:
-            table = parts.read_part(folder, "strata", part, run.mark)
-            wanted = pc.and_(pc.is_in(table["input"], pc.cast(here, "int32")), pc.equal(table["source"], run.source))
-            for row in table.filter(wanted).to_pylist():
-                strata = types.SimpleNamespace(**strata_arrays(row))  # an EdgeTree would bring JAX
-                yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
+    """Of each input its traces."""
+    pages = Pages(run)
+    for index in chosen.inputs:
+        strata = types.SimpleNamespace(**pages.strata(index, run.source))  # an EdgeTree would bring JAX
+        yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
 
 
 def _measured(network: Network) -> tuple[float, ...]:

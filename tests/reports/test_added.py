@@ -16,7 +16,7 @@ from scipy import stats
 
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError
-from jstrace.reports import drawing, exhibits, generations, geometries, pairs, results, revisions
+from jstrace.reports import drawing, exhibits, generations, geometries, models, pairs, results
 from jstrace.reports import page as report
 from jstrace.runs.extras import Extras
 from tests.planted import SIZES, heights_of, write_run
@@ -175,10 +175,10 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
         write_run(parent, name, np.full(4, height) + heights_of(4) / 100, heights_of(4), plan=BOTH, about=about)
     runs = results.read_results([parent])
     assert [run.revision for run in runs] == ["step c", "step a", "step b"]
-    assert revisions.revised(runs) == revisions.revised(runs[::-1]) == runs
-    assert revisions.revised(runs[:1]) == []
+    assert models.revised(runs) == models.revised(runs[::-1]) == runs
+    assert models.revised(runs[:1]) == []
     with drawing.style():
-        figure = revisions.figure(runs)
+        figure = models.draw_revisions(runs)
     left, right = figure.axes[2:]
     assert [label.get_text() for label in left.get_xticklabels()] == ["step c", "step a", "step b"]
     (line,) = left.get_lines()

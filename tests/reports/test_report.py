@@ -18,7 +18,7 @@ from pyarrow import csv
 from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
-from jstrace.reports import beside, drawing, exhibit, exhibits, results
+from jstrace.reports import drawing, exhibit, exhibits, models, results
 from jstrace.reports import page as report
 from jstrace.runs.data import Data, Row
 from jstrace.runs.parts import Part
@@ -312,7 +312,7 @@ def test_legends_name_every_model(planted: Planted) -> None:
     """Also one that only the second panel shows."""
     plan = Plan(ablations=("residual+mlp",), sizes=SIZES)
     folders = [planted("a", heights_of(4), heights_of(4)), planted("b", heights_of(4), heights_of(4), plan=plan)]
-    figure = beside.all_models(results.read_results(folders), ("all", "residual+mlp"))
+    figure = models.all_models(results.read_results(folders), ("all", "residual+mlp"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from scipy import stats
 
 from jstrace.method.conditions import Case, Condition, Source
-from jstrace.reports import correlations, curves, makeup, results, statistics
+from jstrace.reports import correlations, curves, makeup, models, results, statistics
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
 pytestmark = pytest.mark.quick
@@ -80,16 +80,16 @@ def test_models_on_shared_inputs(planted: Planted) -> None:
     d = planted("d", heights, heights, texts=[f"other {n}" for n in range(50)])
     found = results.read_results([a, b, c, d])
     shared = len(set(order[:40]) - {3})
-    matrix = correlations.between_models(found, L1)
+    matrix = models.between_models(found, L1)
     assert matrix[0][1].rho == pytest.approx(1)
     assert matrix[0][1].n == matrix[1][0].n == shared
     assert matrix[0][2].rho == pytest.approx(-1)
     assert matrix[1][2].rho == pytest.approx(-1)
     assert np.isnan(matrix[0][3].rho)
     assert matrix[0][0].n == 49, "the invalid input is left out"
-    pairs = correlations.model_pairs(found).to_pylist()
+    pairs = models.model_pairs(found).to_pylist()
     assert len(pairs) == 16 * 4
-    assert [case.name for case in correlations.shared_cases(found)] == [
+    assert [case.name for case in models.shared_cases(found)] == [
         "l1/all", "random baseline/all", "l1/residual+mlp", "random baseline/residual+mlp"
     ]  # fmt: skip
 
