@@ -36,7 +36,7 @@ def necessity(run: Results) -> Picture | None:
         f" all others are kept, residual edges always{alone(run.ablations)}.{carried(run.plan.replacements)}"
     )
     draw = functools.partial(
-        _panels, run, [(run.plan.baseline("inverse"), "")], removes=True,
+        _panels, lines=[(run.plan.baseline("inverse"), "")], removes=True,
         xlabel="size of the trace removed (share of all edges)",
     )  # fmt: skip
     return Picture("necessity (Fig. 7)", "TV of the graph without them against the size of the trace.", draw, told)
@@ -81,7 +81,7 @@ def replace(run: Results) -> Picture | None:
         " replacement."
     )
 
-    def draw() -> Figure:
+    def draw(run: Results) -> Figure:
         def panel(axes: Any, ablate: str, _: str) -> None:
             draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
 
@@ -102,7 +102,7 @@ def _named(run: Results, cases: Iterable[Case]) -> Lines:
 
 
 def _compared(run: Results, title: str, caption: str, lines: Lines) -> Picture:
-    def draw() -> Figure:
+    def draw(run: Results) -> Figure:
         figure = _panels(run, lines, height=2.35)
         legend_above(figure, 3)
         return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,9 +63,7 @@ def picture(run: Results) -> Picture | None:
         f" {FEW} inputs on. Dot: where it is largest, of sizes up to half of the edges:"
         f" {'; '.join(_peak(run, case) for case in run.controlled)}."
     )
-    return Picture(
-        "computation, or the capacity of a mask?", caption, functools.partial(_draw, run), ablated_in(run.controlled)
-    )
+    return Picture("computation, or the capacity of a mask?", caption, _draw, ablated_in(run.controlled))
 
 
 def _peak(run: Results, case: Case) -> str:

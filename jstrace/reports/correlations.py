@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports.drawing import COLORS, grid_of, note, power
-from jstrace.reports.exhibit import Picture, Rows, each_case, first_ablated
+from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import interval_words, spearman
 
@@ -21,16 +20,6 @@ next token, how often the predicted token occurs in the corpus; and the length, 
 _LABELS = {"entropy": "entropy (nats)", "loss": "loss (nats)", "frequency": "count of top token\nin the corpus"}
 _NOTED_DOTS = 200
 """Inputs up to which each dot has its values to point at."""
-
-
-def correlation(run: Results) -> Picture:
-    """Density against each predictor but the length."""
-    caption = (
-        "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
-        " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on."
-    )
-    draw = functools.partial(_draw, run)
-    return Picture("density against entropy, loss and frequency (Fig. 8)", caption, draw, first_ablated(run))
 
 
 def _draw(run: Results) -> Figure:
@@ -65,6 +54,14 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
     axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
+
+
+CORRELATION = Picture(
+    "density against entropy, loss and frequency (Fig. 8)",
+    "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
+    " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
+    _draw,
+)
 
 
 @each_case

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import control
 from jstrace.reports.drawing import COLORS, TV_LABEL, each_ablation, line, log_sizes, look_of, power
-from jstrace.reports.exhibit import Picture, Rows, each_case, each_run, first_ablated
+from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import quartile_columns, quartiles
 
@@ -25,12 +25,8 @@ Lines = Sequence[tuple[Case, str]]
 """Cases with their labels."""
 
 
-def tv(run: Results) -> Picture:
+def _draw_tv(run: Results) -> Figure:
     """Median and quartiles, the two phases marked."""
-    caption = (
-        "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
-        " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges."
-    )
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
         draw_lines(axes, run, [(run.plan.case(ablate, replace=replace), "")])
@@ -41,18 +37,19 @@ def tv(run: Results) -> Picture:
             axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3", clip_on=True)
         axes.set_ylim(-0.02, 1.12)
 
-    drawn = functools.partial(
-        each_ablation, run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL
-    )
-    return Picture("how fast the prediction comes back (Figs. 3 and 10)", caption, drawn, first_ablated(run))
+    return each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL)
 
 
-def nucleus(run: Results) -> Picture:
+TV = Picture(
+    "how fast the prediction comes back (Figs. 3 and 10)",
+    "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
+    " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
+    _draw_tv,
+)
+
+
+def _draw_nucleus(run: Results) -> Figure:
     """The size that each nucleus level needs, median and quartiles."""
-    caption = (
-        "The least size from which on the nucleus (the shortest list of most probable tokens with so much mass) is the"
-        " same ordered list as in the full graph; median and quartiles; 1 is the full graph."
-    )
     levels = np.asarray([100 * level for level in run.manifest["nucleus_levels"]])
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
@@ -63,11 +60,18 @@ def nucleus(run: Results) -> Picture:
         axes.yaxis.set_major_formatter(lambda y, _: power(y))
         axes.yaxis.set_minor_locator(NullLocator())
 
-    drawn = functools.partial(
-        each_ablation, run.ablations, draw, replacements=run.plan.replacements[:1],
-        ylabel="size from which on it is recovered", xlabel="nucleus (% of the probability mass)",
+    return each_ablation(
+        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel="size from which on it is recovered",
+        xlabel="nucleus (% of the probability mass)",
     )  # fmt: skip
-    return Picture("the size that each nucleus needs", caption, drawn, first_ablated(run))
+
+
+NUCLEUS = Picture(
+    "the size that each nucleus needs",
+    "The least size from which on the nucleus (the shortest list of most probable tokens with so much mass) is the"
+    " same ordered list as in the full graph; median and quartiles; 1 is the full graph.",
+    _draw_nucleus,
+)
 
 
 def nucleus_sizes(run: Results, case: Case) -> np.ndarray:

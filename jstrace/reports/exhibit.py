@@ -25,9 +25,10 @@ class Picture:
 
     title: str
     caption: str
-    draw: Callable[[], Figure]
-    ablated: str = NOT_ABLATED
-    """Which edges were ablated, as the page says it."""
+    draw: Callable[..., Figure]
+    """Of a run, which ``exhibits.pictures`` gives."""
+    ablated: str = ""
+    """Which edges were ablated, as the page says it; by default all modes of a run, under its first replacement."""
     n: int | None = None
     """Inputs that it is of, where they are not the valid ones."""
     kind: str = ""
@@ -66,7 +67,7 @@ class Exhibit:
 
     name: str
     """Of its files."""
-    figure: Callable[[Results], Picture | None] | None = None
+    figure: Picture | Callable[[Results], Picture | None] | None = None
     """Of each run, or none where the run lacks the numbers;"""
     compared: Callable[[Sequence[Results]], Picture | None] | None = None
     """and of several runs together."""
@@ -133,11 +134,6 @@ def ablated(ablations: Sequence[str], replacements: Sequence[str]) -> str:
     """What a figure ablates, and what ablated edges carry in it where that is not nothing."""
     edges = ", beside it ".join(_ABLATED[name] for name in ablations)
     return f"Ablated: {edges}{alone(ablations)}.{carried(replacements)}"
-
-
-def first_ablated(run: Results) -> str:
-    """The same of a figure of every ablation under the first replacement."""
-    return ablated(run.ablations, run.plan.replacements[:1])
 
 
 def ablated_in(cases: Sequence[Case]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -21,7 +20,7 @@ from jstrace.reports import (
     networks,
     pairs,
 )
-from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, each_run, those, usable
+from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, ablated, each_run, those, usable
 from jstrace.reports.results import Results
 
 
@@ -66,14 +65,14 @@ def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
 EXHIBITS = (
     Exhibit("validity", table=validity, title="Valid and invalid inputs (Table 2)", of=list),
     Exhibit("density", table=curves.densities, title="Density"),
-    Exhibit("tv", curves.tv),
-    Exhibit("nucleus", curves.nucleus, table=curves.nuclei, title="The size that each nucleus needs", shelf=DETAIL),
+    Exhibit("tv", curves.TV),
+    Exhibit("nucleus", curves.NUCLEUS, table=curves.nuclei, title="The size that each nucleus needs", shelf=DETAIL),
     Exhibit(
-        "core", makeup.core, table=makeup.cores, title="Share of edges held by the top components (Fig. 4)",
+        "core", makeup.CORE, table=makeup.cores, title="Share of edges held by the top components (Fig. 4)",
         shelf=DETAIL,
     ),
     Exhibit(
-        "makeup", makeup.makeup, table=makeup.makeups, title="Types and quarters of the depth (Fig. 5)", shelf=DETAIL
+        "makeup", makeup.MAKEUP, table=makeup.makeups, title="Types and quarters of the depth (Fig. 5)", shelf=DETAIL
     ),
     Exhibit("layers", table=makeup.layers, title="Share of every layer (Fig. 5)", shelf=DETAIL),
     Exhibit("hubs", networks.hubs),
@@ -105,7 +104,7 @@ EXHIBITS = (
         of=those(pairs.pairs_of),
     ),
     Exhibit(
-        "correlation", correlations.correlation, file="correlations", table=correlations.correlations,
+        "correlation", correlations.CORRELATION, file="correlations", table=correlations.correlations,
         title="Density against entropy, loss, frequency and length (Fig. 8)",
     ),
     Exhibit("models", compared=models.models),
@@ -129,11 +128,14 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
     several = len(runs) > 1
     for number, run in enumerate(runs, 1):
         for exhibit in EXHIBITS:
-            found = exhibit.figure(run) if exhibit.figure else None
+            found = exhibit.figure(run) if callable(exhibit.figure) else exhibit.figure
             if found:
+                words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
                 caption = f"{found.caption} n = {run.valid.num_rows if found.n is None else found.n}."
-                about: dict[str, Any] = {"kind": exhibit.name, "number": number if several else None}
-                yield dataclasses.replace(found, title=f"{run.label}: {found.title}", caption=caption, **about)
+                yield dataclasses.replace(
+                    found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,
+                    draw=functools.partial(found.draw, run), number=number if several else None,
+                )  # fmt: skip
     for exhibit in EXHIBITS:
         found = exhibit.compared(runs) if exhibit.compared and several else None
         if found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports.drawing import COLORS, grid_of, line, note, shortened
-from jstrace.reports.exhibit import Picture, Rows, each_case, first_ablated
+from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Mean, interval_words, mean_of, quartile_columns, quartiles, rho
 
@@ -47,7 +46,7 @@ def picture(run: Results) -> Picture | None:
         f" median and quartiles. Spearman's ρ of density ({case.name}) within a row, mean over rows:"
         f" {'; '.join(told)}. Later predictions have more tokens, and more edges, before them."
     )
-    return Picture("density along generated text", caption, functools.partial(_draw, run), first_ablated(run))
+    return Picture("density along generated text", caption, _draw)
 
 
 def _words_of(found: Mean) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line
-from jstrace.reports.exhibit import Picture, Rows, each_run, first_ablated
+from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import FEW, quartiles, spearman
 
@@ -40,9 +38,7 @@ def picture(run: Results) -> Picture | None:
         f" density with them, with 95% bootstrap interval from {FEW} inputs on. Both depend on how many"
         " tokens there are."
     )
-    return Picture(
-        "the shape of hidden states, and density", caption, functools.partial(_draw, run), first_ablated(run)
-    )
+    return Picture("the shape of hidden states, and density", caption, _draw)
 
 
 def _draw(run: Results) -> Figure:

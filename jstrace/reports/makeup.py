@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 
 from jstrace.method.depth import by_quarter
 from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, grid_of, line, log_sizes, note, power
-from jstrace.reports.exhibit import Picture, Rows, each_source
+from jstrace.reports.exhibit import NOT_ABLATED, Picture, Rows, each_source
 from jstrace.reports.results import Results
 
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -23,15 +22,6 @@ def concentration(run: Results, source: str) -> tuple[np.ndarray, np.ndarray]:
     """Cumulative share of edges held by the top fraction of components: fractions ``[C]`` and ``[Z + 1, C]``."""
     shares = -np.sort(-run.shares[source].reshape(len(run.sizes), -1), axis=-1)
     return np.arange(1, shares.shape[-1] + 1) / shares.shape[-1], np.cumsum(shares, axis=-1)
-
-
-def core(run: Results) -> Picture:
-    """Cumulative share of edges held by the top fraction of components."""
-    caption = (
-        "Share of the edges of all inputs' traces that the components (residual stream, MLP or head of a layer) with"
-        " most of them hold; one line for each size. Grey: all components alike."
-    )
-    return Picture("stability of the core (Fig. 4)", caption, functools.partial(_draw_core, run))
 
 
 def _draw_core(run: Results) -> Figure:
@@ -51,6 +41,14 @@ def _draw_core(run: Results) -> Figure:
     )
     axes.legend(title="size", title_fontsize=6, loc="lower right")
     return figure
+
+
+CORE = Picture(
+    "stability of the core (Fig. 4)",
+    "Share of the edges of all inputs' traces that the components (residual stream, MLP or head of a layer) with"
+    " most of them hold; one line for each size. Grey: all components alike.",
+    _draw_core, NOT_ABLATED,
+)  # fmt: skip
 
 
 @each_source
@@ -80,14 +78,6 @@ def makeup_of(run: Results, source: str) -> Makeup:
     return Makeup(types, by_quarter(layers), layers)
 
 
-def makeup(run: Results) -> Picture:
-    """Types and quarters against the size."""
-    caption = (
-        "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any."
-    )
-    return Picture("what traces are made of (Figs. 5 and 11)", caption, functools.partial(_draw_makeup, run))
-
-
 def _draw_makeup(run: Results) -> Figure:
     made = makeup_of(run, run.source)
     figure, grid = grid_of(2, height=2.45, sharey=True)
@@ -112,6 +102,13 @@ def _draw_makeup(run: Results) -> Figure:
     grid[0, 0].set_ylabel("edges of the trace (%)")
     figure.supxlabel(SIZE_LABEL, fontsize=7)
     return figure
+
+
+MAKEUP = Picture(
+    "what traces are made of (Figs. 5 and 11)",
+    "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any.",
+    _draw_makeup, NOT_ABLATED,
+)  # fmt: skip
 
 
 @each_source

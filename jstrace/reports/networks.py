@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from jstrace.analysis.measures import betweenness, communities, degrees, modularity
 from jstrace.analysis.networks import Network, network_of
 from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
-from jstrace.reports.exhibit import Picture
+from jstrace.reports.exhibit import NOT_ABLATED, Picture
 from jstrace.reports.pages import Pages
 from jstrace.reports.results import Results
 
@@ -129,9 +129,8 @@ def hubs(run: Results) -> Picture | None:
         f" with saved strata and at most {MOST_TOKENS} tokens, at {len(chosen.ks)} sizes; traces of fewer than"
         f" {FEWEST_EDGES} edges are left out."
     )
-    return Picture(
-        "how hubs and communities change with the size", caption, functools.partial(_draw, run, chosen), n=count
-    )
+    draw = functools.partial(_draw, chosen=chosen)
+    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=count)
 
 
 def _draw(run: Results, chosen: Sample) -> Figure:

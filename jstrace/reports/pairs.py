@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from scipy import stats
 
 from jstrace.method.conditions import Case
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line, log_sizes, note, shortened
-from jstrace.reports.exhibit import Picture, Rows, each_run, first_ablated
+from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import FEW, compared_at, mean_of, means_of
 from jstrace.show.text import printable
@@ -104,7 +103,7 @@ def picture(run: Results) -> Picture | None:
         f" bootstrap interval, from {FEW} pairs on. Pairs of which both are valid: {told}. Tests are in"
         " the table, as many as it has lines."
     )
-    return Picture("what altering a text does", caption, functools.partial(_draw, run), first_ablated(run))
+    return Picture("what altering a text does", caption, _draw)
 
 
 def _draw(run: Results) -> Figure:
