@@ -33,7 +33,7 @@ from pyarrow import csv
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jstrace.reports import Results, control, correlations, curves, makeup, models, read_results, statistics
+from jstrace.reports import Results, control, curves, makeup, models, read_results, statistics
 from jstrace.reports.drawing import COLORS, SIZE_LABEL, TV_LABEL, legend_above, log_sizes, style
 
 
@@ -59,7 +59,7 @@ COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
     "curves": curves.curves,
     "densities": curves.densities,
     "phases": curves.phases,
-    "correlations": correlations.correlations,
+    "correlations": curves.correlations,
     "makeup": makeup.makeups,
     "cores": makeup.cores,
     "between_models": models.model_pairs,

@@ -8,18 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from jstrace.reports import (
-    beside,
-    control,
-    correlations,
-    curves,
-    generations,
-    geometries,
-    makeup,
-    models,
-    networks,
-    pairs,
-)
+from jstrace.reports import beside, control, curves, generations, geometries, makeup, models, networks, pairs
 from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, ablated, each_run, those, usable
 from jstrace.reports.results import Results
 
@@ -104,7 +93,7 @@ EXHIBITS = (
         of=those(pairs.pairs_of),
     ),
     Exhibit(
-        "correlation", correlations.CORRELATION, file="correlations", table=correlations.correlations,
+        "correlation", curves.CORRELATION, file="correlations", table=curves.correlations,
         title="Density against entropy, loss, frequency and length (Fig. 8)",
     ),
     Exhibit("models", compared=models.models),

@@ -62,30 +62,24 @@ def write_report(
     check_local(Path(out))
     runs = read_results(folders)
     valid = usable(runs)
+    labels = ", ".join(run.label for run in valid or runs)
     if not valid:
-        raise InputError(f"{', '.join(run.label for run in runs)}: not one valid input to report on")
+        raise InputError(f"{labels}: not one valid input to report on")
     wanted_pictures = _chosen([*exhibits.pictures(valid)], figures, "figure", lambda picture: picture.kind)
     wanted_tables = _chosen([*exhibits.tables(runs)], tables, "table", lambda table: table.name)
     if pages and not any(Pages(run).kept for run in valid):
-        labels = ", ".join(run.label for run in valid)
-        raise InputError(
-            f"{labels}: no strata were kept, or they were removed, which pages draw; run with --save-strata"
-        )
+        why = "no strata were kept, or they were removed, which pages draw; run with --save-strata"
+        raise InputError(f"{labels}: {why}")
     if paired and not any(pairs_of(run) for run in valid):
-        labels = ", ".join(run.label for run in valid)
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
-    with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder:
-        with style():
-            drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
+    with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder, style():
+        drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
         found = [(table, table.compute()) for table in wanted_tables]
         for table, rows in found:
             write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
-        examples = [
-            _examples(run, f"{number}-", pages, folder / "pages" if pages else None)
-            for number, run in enumerate(valid, 1)
-        ]
-        page = _page(runs, examples, drawn, found)
-        write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
+        place = folder / "pages" if pages else None
+        examples = [_examples(run, f"{number}-", pages, place) for number, run in enumerate(valid, 1)]
+        write_bytes(folder / "index.html", _page(runs, examples, drawn, found).encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from scipy import stats
 
 from jstrace.method.conditions import Case, Condition, Source
-from jstrace.reports import correlations, curves, makeup, models, results, statistics
+from jstrace.reports import curves, makeup, models, results, statistics
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
 pytestmark = pytest.mark.quick
@@ -58,7 +58,7 @@ def test_correlations_that_are_not_defined() -> None:
 def test_density_and_entropy_of_a_run(planted: Planted) -> None:
     heights = heights_of(60)
     (run,) = results.read_results([planted("a", heights, 10 - 5 * heights)])
-    found = correlations.correlations([run]).to_pylist()
+    found = curves.correlations([run]).to_pylist()
     rows = {(r["condition"], r["with"]): r for r in found if r["measure"] == "density"}
     assert {r["rho"] is None or np.isnan(r["rho"]) for r in found if r["measure"] != "density"} == {True}, "one shape"
     assert rows["l1/all", "entropy"]["rho"] == pytest.approx(-1)
