@@ -33,7 +33,7 @@ from pyarrow import csv
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from jstrace.reports import Results, read_results, statistics, tables
+from jstrace.reports import Results, control, curves, makeup, models, read_results, statistics
 from jstrace.reports.drawing import COLORS, SIZE_LABEL, TV_LABEL, legend_above, log_sizes, style
 
 
@@ -56,14 +56,14 @@ COLOR = dict(zip(MODELS, COLORS, strict=False))
 SCORE_COLOR = dict(zip(("l1", "l1*gradient", "rounds", "learned", "fitted"), COLORS, strict=False))
 KINDS = ("paper", "controls", "scores", "learned", "fitted")
 COMPARED: dict[str, Callable[[Sequence[Results]], pa.Table]] = {
-    "curves": tables.curves,
-    "densities": tables.densities,
-    "phases": tables.phases,
-    "correlations": tables.correlations,
-    "makeup": tables.makeups,
-    "cores": tables.cores,
-    "between_models": tables.model_pairs,
-    "selectivity": tables.selectivities,
+    "curves": curves.curves,
+    "densities": curves.densities,
+    "phases": curves.phases,
+    "correlations": curves.correlations,
+    "makeup": makeup.makeups,
+    "cores": makeup.cores,
+    "between_models": models.model_pairs,
+    "selectivity": control.selectivities,
 }
 SHOWN = (0.001, 0.01, 0.1)
 """Sizes of the trend."""
@@ -139,7 +139,7 @@ def changes(found: Runs) -> Iterator[dict[str, Any]]:
 
 def kept(run: Results, case: str) -> np.ndarray:
     """Of the edges that a curve may ablate the share that its traces hold ``[Z + 1]``."""
-    found = statistics.ablatable_kept(run, next(one for one in run.cases if one.name == case))
+    found = curves.ablatable_kept(run, next(one for one in run.cases if one.name == case))
     assert found is not None, "inverse curves take traces away"
     return found
 
@@ -170,7 +170,7 @@ def controls(found: Runs) -> Iterator[dict[str, Any]]:
     for kind, runs in found.items():
         for run in runs.values():
             for case in run.controlled:
-                one = statistics.selectivity(run, case)
+                one = control.selectivity(run, case)
                 about = {"kind": kind, "model": run.label, "condition": case.name, "n": one.n}
                 columns = (run.sizes, one.own, one.foreign, one.selectivity, one.low, one.high)
                 for values in zip(*columns, strict=True):
@@ -188,7 +188,7 @@ def fits(runs: dict[str, Results]) -> Figure:
                 continue
             axes.plot(run.sizes, tv_of(run, case.name).mean(axis=0), color=color, label=case.name)
             if case in run.controlled:
-                told = statistics.selectivity(run, case).foreign
+                told = control.selectivity(run, case).foreign
                 axes.plot(run.sizes, told, color=color, linestyle="--", label=f"{case.name}, told foreign predictions")
         axes.set_title(f"{MODELS[model].label} (n = {run.valid.num_rows})")
         log_sizes(axes, run.sizes)
@@ -216,7 +216,7 @@ def fair(found: Runs) -> Figure:
     return figure
 
 
-def curves(paper: dict[str, Results]) -> Figure:
+def drawn_curves(paper: dict[str, Results]) -> Figure:
     """Mean TV of the paper's score by model: ablations side by side, replacements below each other."""
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
@@ -314,7 +314,7 @@ def beside(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 def figures_of(found: Runs, moved: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
     """Every figure whose kinds of runs are there."""
     if "paper" in found:
-        yield "curves", curves(found["paper"])
+        yield "curves", drawn_curves(found["paper"])
         yield "scores", scores(found)
         yield "trend", trend(found, moved)
         yield "kept", fair(found)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jstrace.method.conditions import Case
-from jstrace.reports import statistics
-from jstrace.reports.drawing import COLORS, band, grid_of, shortened
-from jstrace.reports.inlined import note
+from jstrace.reports.drawing import COLORS, grid_of, line, note, shortened
+from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
+from jstrace.reports.statistics import Mean, interval_words, mean_of, quartile_columns, quartiles, rho
 
 MOST_LINES, FEW_LINES, _MOST_WORDS = 60, 4, 24
 """Rows that have a line each; rows from which on they have quartiles; tokens that one row's axis names."""
@@ -28,33 +26,42 @@ def along(run: Results, values: np.ndarray) -> np.ndarray:
     return found
 
 
-def table(runs: Sequence[Results]) -> pa.Table:
-    """Density, probability and entropy at each step, over rows."""
-    lines = []
-    for run in runs:
-        probs, entropies = (along(run, run.column(name)) for name in ("generated_prob", "entropy"))
-        for case in run.with_density:
-            density = along(run, run.density(case))
-            for step in range(run.generates):
-                known = np.isfinite(density[:, step])
-                if known.any():
-                    low, middle, high = statistics.quartiles(density[known, step])
-                    line = {"model": run.label, "condition": case.name, "step": step, "n": int(known.sum())}
-                    line |= {"density_q25": low, "density_median": middle, "density_q75": high}
-                    line |= {"prob_mean": probs[known, step].mean(), "entropy_mean": entropies[known, step].mean()}
-                    lines.append(line)
-    return pa.Table.from_pylist(lines)
+def within_rows(run: Results, case: Case, column: str) -> Mean:
+    """Mean over rows of Spearman's rho of density with a column along the row, with its bootstrap interval."""
+    pairs = zip(along(run, run.density(case)), along(run, run.column(column)), strict=True)
+    found = np.asarray([rho(one, other) for one, other in pairs])
+    return mean_of(found[np.isfinite(found)])
 
 
-def figure(run: Results) -> Figure:
+def picture(run: Results) -> Picture | None:
+    """Density and probability along the text."""
+    if not run.generates:
+        return None
+    case = run.plan.case(run.ablations[0])
+    columns = {"how far it is from the prompt": "step", "its probability": "generated_prob"}
+    told = [f"{_words_of(within_rows(run, case, column))} with {name}" for name, column in columns.items()]
+    caption = (
+        "Density of the prediction that each generated token was taken from, and the model's own probability of"
+        f" it. A line for each row, at most {MOST_LINES}; from {FEW_LINES} rows on their"
+        f" median and quartiles. Spearman's ρ of density ({case.name}) within a row, mean over rows:"
+        f" {'; '.join(told)}. Later predictions have more tokens, and more edges, before them."
+    )
+    return Picture("density along generated text", caption, _draw)
+
+
+def _words_of(found: Mean) -> str:
+    return f"{found.mean:.2f}{interval_words(found.low, found.high)} (n = {found.n})" if found.n else "not defined"
+
+
+def _draw(run: Results) -> Figure:
     """Density along the text under each ablation, and below it the probability of each token."""
     cases = [run.plan.case(ablate) for ablate in run.ablations]
     made, grid = grid_of(1, rows=len(cases) + 1, height=1.0 + 1.35 * (len(cases) + 1), sharex=True)
     for axes, case in zip(grid[:-1, 0], cases, strict=True):
-        _drawn(axes, run, run.density(case), COLORS[0], "density")
+        _rows(axes, run, run.density(case), COLORS[0], "density")
         axes.set(title=f"ablated: {case.condition.ablate}", ylabel="density")
     last = grid[-1, 0]
-    _drawn(last, run, run.column("generated_prob"), COLORS[1], "probability")
+    _rows(last, run, run.column("generated_prob"), COLORS[1], "probability")
     last.set(ylabel="probability\nof the token", ylim=(-0.02, 1.02))
     words = _words(run)
     if words:
@@ -66,7 +73,7 @@ def figure(run: Results) -> Figure:
     return made
 
 
-def _drawn(axes: Any, run: Results, values: np.ndarray, color: str, name: str) -> None:
+def _rows(axes: Any, run: Results, values: np.ndarray, color: str, name: str) -> None:
     """A line for each row, and the median with quartiles where rows are several."""
     rows = along(run, values)
     steps = np.arange(1, run.generates + 1)
@@ -76,11 +83,12 @@ def _drawn(axes: Any, run: Results, values: np.ndarray, color: str, name: str) -
         axes.plot(steps, row, marker="o", markersize=1, **look)
     known = np.isfinite(rows).any(axis=0)
     low, middle, high = np.nanpercentile(rows[:, known], (25, 50, 75), axis=0)
+    words = f"token {{}}: {name} {{:.3f}}"
     if several:
-        band(axes, steps[known], low, middle, high, color)
-    told = zip(steps[known], middle, low, high, strict=True)
-    words = [f"token {step}: {name} {m:.3f}" + (f", quartiles {a:.3f} and {b:.3f}" * several) for step, m, a, b in told]
-    note(axes, steps[known], middle, words)
+        words += ", quartiles {:.3f} and {:.3f}"
+        line(axes, steps[known], middle, words, around=(low, high), color=color)
+    else:
+        note(axes, steps[known], middle, [words.format(*at) for at in zip(steps[known], middle, strict=True)])
 
 
 def _words(run: Results) -> list[str]:
@@ -91,8 +99,12 @@ def _words(run: Results) -> list[str]:
     return [shortened(repr(word)[1:-1]) if word.strip(" ") else "␣" for word in run.valid["generated_text"].to_pylist()]
 
 
-def within_rows(run: Results, case: Case, column: str) -> statistics.Mean:
-    """Mean over rows of Spearman's rho of density with a column along the row, with its bootstrap interval."""
-    pairs = zip(along(run, run.density(case)), along(run, run.column(column)), strict=True)
-    found = np.asarray([statistics.rho(one, other) for one, other in pairs])
-    return statistics.mean_of(found[np.isfinite(found)])
+@each_case
+def table(run: Results, case: Case) -> Rows:
+    """Density, probability and entropy at each step, over rows."""
+    numbers = run.density(case), run.column("generated_prob"), run.column("entropy")
+    for step, (density, prob, entropy) in enumerate(np.stack([along(run, one) for one in numbers]).T.swapaxes(1, 2)):
+        known = np.isfinite(density)
+        if known.any():
+            row = {"step": step, "n": int(known.sum()), **quartile_columns("density", quartiles(density[known]))}
+            yield row | {"prob_mean": prob[known].mean(), "entropy_mean": entropy[known].mean()}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jstrace.reports import statistics
-from jstrace.reports.drawing import COLORS, DASHES, band, grid_of, legend_above
-from jstrace.reports.inlined import note
+from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line
+from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
+from jstrace.reports.statistics import FEW, quartiles, spearman
 
 MEASURES = {"dimension": "intrinsic dimension", "anisotropy": "mean cosine"}
 """Columns, and what axes call them."""
@@ -31,41 +28,34 @@ def layered(run: Results, name: str) -> np.ndarray:
     return np.asarray(values).reshape(-1, run.n_layers)
 
 
-def table(runs: Sequence[Results]) -> pa.Table:
-    """Quartiles of each measure by layer, and its correlation with density under each ablation."""
-    lines = []
-    for run in runs:
-        for name in MEASURES:
-            values = layered(run, name)
-            for case in (run.plan.case(ablate) for ablate in run.ablations):
-                density = run.density(case)
-                for layer, column in enumerate(values.T):
-                    low, middle, high = _quartiles(column)
-                    line = {"model": run.label, "condition": case.name, "measure": name, "layer": layer}
-                    line |= {"q25": low, "median": middle, "q75": high}
-                    lines.append(line | statistics.spearman(density, column)._asdict())
-    return pa.Table.from_pylist(lines)
+def picture(run: Results) -> Picture | None:
+    """Each measure by layer, and how it goes with density."""
+    if not has(run):
+        return None
+    caption = (
+        "Of the states of an input's tokens after each layer: intrinsic dimension (two-NN), and the mean cosine"
+        " between all pairs of tokens (anisotropy); medians and quartiles over inputs. Below: Spearman's ρ of"
+        f" density with them, with 95% bootstrap interval from {FEW} inputs on. Both depend on how many"
+        " tokens there are."
+    )
+    return Picture("the shape of hidden states, and density", caption, _draw)
 
 
-def _quartiles(values: np.ndarray) -> np.ndarray:
-    known = values[np.isfinite(values)]
-    return statistics.quartiles(known) if len(known) else np.full(3, np.nan)
-
-
-def figure(run: Results) -> Figure:
+def _draw(run: Results) -> Figure:
     """Each measure by layer, and below it its correlation with density."""
     made, grid = grid_of(2, rows=2, height=3.9, sharex=True)
     layers = np.arange(run.n_layers)
     for (upper, lower), (name, label), color in zip(grid.T, MEASURES.items(), COLORS, strict=False):
         values = layered(run, name)
         low, middle, high = np.asarray([_quartiles(column) for column in values.T]).T
-        band(upper, layers, low, middle, high, color, marker="o", markersize=1.5)
-        told = zip(layers, middle, low, high, strict=True)
-        note(upper, layers, middle, [f"layer {n}: {m:.3f}, quartiles {a:.3f} and {b:.3f}" for n, m, a, b in told])
+        words = "layer {}: {:.3f}, quartiles {:.3f} and {:.3f}"
+        line(upper, layers, middle, words, around=(low, high), color=color, marker="o", markersize=1.5)
         upper.set_title(label)
         for number, ablate in enumerate(run.ablations):
-            look = {"linestyle": DASHES[number], "label": f"ablated: {ablate}"}
-            _correlated(lower, run.density(run.plan.case(ablate)), values, COLORS[2 + number], look)
+            found = [spearman(run.density(run.plan.case(ablate)), column) for column in values.T]
+            rho, low, high = (np.asarray([getattr(one, part) for one in found]) for part in ("rho", "low", "high"))
+            look = {"linestyle": DASHES[number], "label": f"ablated: {ablate}", "color": COLORS[2 + number]}
+            line(lower, layers, rho, f"layer {{}}, ablated: {ablate}: ρ {{:.2f}}", around=(low, high), **look)
         lower.axhline(0, color="0.5", linewidth=0.6)
         lower.set(ylim=(-1.02, 1.02))
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -75,10 +65,26 @@ def figure(run: Results) -> Figure:
     return made
 
 
-def _correlated(axes: Any, density: np.ndarray, values: np.ndarray, color: str, look: dict[str, str]) -> None:
-    """Spearman's rho of density with each layer's values, and its interval."""
-    found = [statistics.spearman(density, column) for column in values.T]
-    rho, low, high = (np.asarray([getattr(one, part) for one in found]) for part in ("rho", "low", "high"))
-    layers = np.arange(len(rho))
-    band(axes, layers, low, rho, high, color, **look)
-    note(axes, layers, rho, [f"layer {n}, {look['label']}: ρ {one:.2f}" for n, one in enumerate(rho)])
+@each_run
+def table(run: Results) -> Rows:
+    """Quartiles of each measure by layer, and its correlation with density under each ablation."""
+    for name in MEASURES:
+        values = layered(run, name)
+        for case in map(run.plan.case, run.ablations):
+            density = run.density(case)
+            for layer, column in enumerate(values.T):
+                low, middle, high = _quartiles(column)
+                row = {
+                    "condition": case.name,
+                    "measure": name,
+                    "layer": layer,
+                    "q25": low,
+                    "median": middle,
+                    "q75": high,
+                }
+                yield row | spearman(density, column)._asdict()
+
+
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    known = values[np.isfinite(values)]
+    return quartiles(known) if len(known) else np.full(3, np.nan)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 from jaxtyping import Float, Int
+from matplotlib.figure import Figure
 
 from jstrace.analysis.measures import betweenness, communities, degrees, modularity
 from jstrace.analysis.networks import Network, network_of
+from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
+from jstrace.reports.exhibit import NOT_ABLATED, Picture
+from jstrace.reports.pages import Pages
 from jstrace.reports.results import Results
-from jstrace.runs import parts
-from jstrace.runs.parts import Part
-from jstrace.runs.schema import strata_arrays
 
 MOST_TOKENS = 128
 """Of inputs that are looked at."""
@@ -59,8 +59,9 @@ def sample(run: Results) -> Sample | None:
     table = run.valid
     index, tokens = (table[name].to_numpy() for name in ("input", "n_tokens"))
     saved = np.zeros(len(index), bool)
-    for _, part in _with_strata(run):
-        saved |= (index >= part.first) & (index <= part.last)
+    for folder, part in run.parts:
+        if (folder / "strata" / part.file).is_file():  # whoever needs the room may have removed some
+            saved |= (index >= part.first) & (index <= part.last)
     fitting = saved & (tokens <= MOST_TOKENS)
     if not fitting.any():
         return None
@@ -80,21 +81,12 @@ def networks(run: Results, chosen: Sample) -> Networks:
     return Networks(run.sizes[list(chosen.ks)], *found)
 
 
-def _with_strata(run: Results) -> list[tuple[Path, Part]]:
-    """The parts whose strata are there; whoever needs the room may have removed some."""
-    return [(folder, part) for folder, part in run.parts if (folder / "strata" / part.file).is_file()]
-
-
 def _networks(run: Results, chosen: Sample) -> Iterator[list[Network]]:
-    """Of each input its traces, a part after the other."""
-    for folder, part in _with_strata(run):
-        here = [index for index in chosen.inputs if part.first <= index <= part.last]
-        if here:
-            table = parts.read_part(folder, "strata", part, run.mark)
-            wanted = pc.and_(pc.is_in(table["input"], pc.cast(here, "int32")), pc.equal(table["source"], run.source))
-            for row in table.filter(wanted).to_pylist():
-                strata = types.SimpleNamespace(**strata_arrays(row))  # an EdgeTree would bring JAX
-                yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
+    """Of each input its traces."""
+    pages = Pages(run)
+    for index in chosen.inputs:
+        strata = types.SimpleNamespace(**pages.strata(index, run.source))  # an EdgeTree would bring JAX
+        yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
 
 
 def _measured(network: Network) -> tuple[float, ...]:
@@ -121,3 +113,44 @@ def _spanned(community: Int[np.ndarray, "N"], place: Int[np.ndarray, "N"]) -> fl
     """How many levels, or tokens, a node's community has nodes of, mean over nodes."""
     pairs = np.unique(np.stack([community, place]), axis=1)
     return float(np.bincount(pairs[0])[community].mean())
+
+
+def hubs(run: Results) -> Picture | None:
+    """How unlike nodes are, and what communities span, where strata were saved."""
+    chosen = sample(run)
+    if chosen is None:
+        return None
+    count = len(chosen.inputs)
+    caption = (
+        "Traces as networks. Left: Gini's coefficient of degree (edges in and out) and of betweenness (from at most"
+        " 5,000 nodes) over nodes, 0 where all have as much. Middle: modularity of communities by Louvain's method"
+        " (seed 0). Right: the share of all levels and of all tokens that a node's community has nodes of."
+        f" Lines: medians, bands: quartiles. A sample: {count} of {run.valid.num_rows} inputs, evenly spaced over those"
+        f" with saved strata and at most {MOST_TOKENS} tokens, at {len(chosen.ks)} sizes; traces of fewer than"
+        f" {FEWEST_EDGES} edges are left out."
+    )
+    draw = functools.partial(_draw, chosen=chosen)
+    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=count)
+
+
+def _draw(run: Results, chosen: Sample) -> Figure:
+    """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
+    found = networks(run, chosen)
+    figure, grid = grid_of(3, height=2.1, sharey=True)
+    panels = (
+        ("hubs: Gini over nodes", {"degree": found.degree, "betweenness": found.betweenness}),
+        ("modularity", {"communities": found.modularity}),
+        ("a community has", {"of the levels": found.levels, "of the tokens": found.tokens}),
+    )
+    for axes, (title, lines) in zip(grid[0], panels, strict=True):
+        for number, (label, values) in enumerate(lines.items()):
+            known = np.isfinite(values).any(axis=0)
+            low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
+            look = look_of(number) | {"label": label, "marker": "o", "markersize": 2}
+            line(axes, found.sizes[known], middle, around=(low, high), **look)
+        log_sizes(axes, found.sizes)
+        axes.set(ylim=(-0.02, 1.02), title=title)
+        if len(lines) > 1:
+            axes.legend(loc="upper left", fontsize=5)
+    figure.supxlabel(SIZE_LABEL, fontsize=7)
+    return figure

@@ -18,10 +18,9 @@ from pyarrow import csv
 
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
-from jstrace.reports import contents
-from jstrace.reports.contents import Picture, Table
-from jstrace.reports.figures import style
-from jstrace.reports.inlined import inlined
+from jstrace.reports import exhibits
+from jstrace.reports.drawing import inlined, style
+from jstrace.reports.exhibit import Picture, Table, usable
 from jstrace.reports.pages import Pages
 from jstrace.reports.pairs import pairs_of
 from jstrace.reports.results import Results, read_results
@@ -47,8 +46,8 @@ def write_report(
       folders: of runs; those of one run's hosts make one, several runs are compared.
       out: a folder; files of the same names in it are replaced, when all are made: a report that fails or is stopped
         before leaves it as it was, and one that is while they are moved leaves whole files, of which some are new.
-      figures: the kinds of figures to make, as ``contents.pictures`` names them; all by default.
-      tables: the tables to make, as ``contents.tables`` names them; all by default.
+      figures: the kinds of figures to make, as ``exhibits.pictures`` names them; all by default.
+      tables: the tables to make, as ``exhibits.tables`` names them; all by default.
       pages: how many of the inputs of the lowest density, and of the highest, have a page of their own: of the runs
         that kept their strata.
       paired: refuse runs of which none has pairs of texts, rather than leave their comparison out.
@@ -62,31 +61,25 @@ def write_report(
     """
     check_local(Path(out))
     runs = read_results(folders)
-    usable = [run for run in runs if run.valid.num_rows]
-    if not usable:
-        raise InputError(f"{', '.join(run.label for run in runs)}: not one valid input to report on")
-    wanted_pictures = _chosen([*contents.pictures(usable)], figures, "figure", lambda picture: picture.kind)
-    wanted_tables = _chosen(contents.tables(runs, usable), tables, "table", lambda table: table.name)
-    if pages and not any(Pages(run).kept for run in usable):
-        labels = ", ".join(run.label for run in usable)
-        raise InputError(
-            f"{labels}: no strata were kept, or they were removed, which pages draw; run with --save-strata"
-        )
-    if paired and not any(pairs_of(run) for run in usable):
-        labels = ", ".join(run.label for run in usable)
+    valid = usable(runs)
+    labels = ", ".join(run.label for run in valid or runs)
+    if not valid:
+        raise InputError(f"{labels}: not one valid input to report on")
+    wanted_pictures = _chosen([*exhibits.pictures(valid)], figures, "figure", lambda picture: picture.kind)
+    wanted_tables = _chosen([*exhibits.tables(runs)], tables, "table", lambda table: table.name)
+    if pages and not any(Pages(run).kept for run in valid):
+        why = "no strata were kept, or they were removed, which pages draw; run with --save-strata"
+        raise InputError(f"{labels}: {why}")
+    if paired and not any(pairs_of(run) for run in valid):
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
-    with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder:
-        with style():
-            drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
+    with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder, style():
+        drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
         found = [(table, table.compute()) for table in wanted_tables]
         for table, rows in found:
             write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
-        examples = [
-            _examples(run, f"{number}-", pages, folder / "pages" if pages else None)
-            for number, run in enumerate(usable, 1)
-        ]
-        page = _page(runs, examples, drawn, found)
-        write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
+        place = folder / "pages" if pages else None
+        examples = [_examples(run, f"{number}-", pages, place) for number, run in enumerate(valid, 1)]
+        write_bytes(folder / "index.html", _page(runs, examples, drawn, found).encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
 

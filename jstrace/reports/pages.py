@@ -98,13 +98,14 @@ class Pages:
         return found
 
     def _panel(self, row: dict[str, Any], source: str, cases: Iterable[Case]) -> dict[str, Any]:
-        strata = self._strata(row, source)
+        strata = self.strata(row["input"], source)
         curves = [self._curve(row, case) for case in cases]
         counts = [*row["counts"], row["n_edges"]]
         return panel(source, row["token_texts"], strata, self._run.sizes, counts, curves, parallel=self._run.parallel)
 
-    def _strata(self, row: dict[str, Any], source: str) -> dict[str, np.ndarray]:
-        run, index = self._run, row["input"]
+    def strata(self, index: int, source: str) -> dict[str, np.ndarray]:
+        """The strata of one input's traces, by the kind of edges."""
+        run, row = self._run, self._input(index)
         folder, part = next((folder, part) for folder, part in run.parts if index in part.inputs)
         table = self._table(folder, part)
         found = table.filter(pc.and_(pc.equal(table["input"], index), pc.equal(table["source"], source))).to_pylist()

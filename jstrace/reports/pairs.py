@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.figure import Figure
 from scipy import stats
 
 from jstrace.method.conditions import Case
-from jstrace.reports import statistics
-from jstrace.reports.drawing import COLORS, DASHES, band, grid_of, legend_above, log_sizes, shortened
-from jstrace.reports.inlined import note
+from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line, log_sizes, note, shortened
+from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
+from jstrace.reports.statistics import FEW, compared_at, mean_of, means_of
 from jstrace.show.text import printable
 
 
@@ -51,31 +50,26 @@ def pairs_of(run: Results) -> list[Pairs]:
     return found
 
 
-def table(runs: Sequence[Results]) -> pa.Table:
+@each_run
+def table(run: Results) -> Rows:
     """Differences of density and of TV at some sizes, of every condition and variant, with intervals and tests."""
-    lines = []
-    for run in runs:
-        for pairs in pairs_of(run):
-            for case in run.with_density:
-                for measure, values in _measures(run, case):
-                    line = {"model": run.label, "condition": case.name, "variant": pairs.variant}
-                    line |= {"against": pairs.against, "measure": measure}
-                    lines.append(line | _compared(values[pairs.ours], values[pairs.theirs]))
-    return pa.Table.from_pylist(lines)
+    for pairs in pairs_of(run):
+        for case in run.with_density:
+            for measure, values in _measures(run, case):
+                row = {"condition": case.name, "variant": pairs.variant, "against": pairs.against, "measure": measure}
+                yield row | _compared(values[pairs.ours], values[pairs.theirs])
 
 
 def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
     yield "density", run.density(case)
-    tv = run.curve(case, "tv")
-    for k, size in enumerate(run.sizes):
-        if any(np.isclose(size, wanted) for wanted in statistics.COMPARED):
-            yield f"TV at {100 * size:g}%", tv[:, k]
+    for k in compared_at(run.sizes):
+        yield f"TV at {100 * run.sizes[k]:g}%", run.curve(case, "tv")[:, k]
 
 
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
     """Medians, the mean difference with its interval, and the two tests, as columns."""
     gap = ours - theirs
-    mean = statistics.mean_of(gap)
+    mean = mean_of(gap)
     told: dict[str, float | int] = {"n": len(gap), "median": float(np.median(ours))}
     told |= {"median_against": float(np.median(theirs)), "difference": mean.mean, "low": mean.low, "high": mean.high}
     return told | {"higher": int(np.sum(gap > 0)), "sign_p": sign_p(gap), "wilcoxon_p": wilcoxon_p(gap)}
@@ -97,7 +91,22 @@ def wilcoxon_p(gap: np.ndarray) -> float:
         return float(stats.wilcoxon(gap).pvalue)
 
 
-def figure(run: Results) -> Figure:
+def picture(run: Results) -> Picture | None:
+    """What altering texts does, where there are pairs."""
+    found = pairs_of(run)
+    if not found:
+        return None
+    told = "; ".join(f"{one.variant}, {len(one.ours)}" for one in found)
+    caption = (
+        f"Texts altered on purpose against the {found[0].against} of their pair. Left: a dot for each pair, above"
+        " the line where the altered text is denser. Right: mean difference of TV at each size, band: 95%"
+        f" bootstrap interval, from {FEW} pairs on. Pairs of which both are valid: {told}. Tests are in"
+        " the table, as many as it has lines."
+    )
+    return Picture("what altering a text does", caption, _draw)
+
+
+def _draw(run: Results) -> Figure:
     """Density of each pair's two, and the difference of TV at each size; a row of panels for each ablation."""
     name = shortened(printable(pairs_of(run)[0].against))
     made, grid = grid_of(2, rows=len(run.ablations), height=0.8 + 1.7 * len(run.ablations))
@@ -130,7 +139,6 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
     against, variant = printable(pairs.against), printable(pairs.variant)
     words = [f"pair {names[at]}: {against} {one:.3f}, {variant} {two:.3f}" for at, one, two in told]
     note(left, x, y, words)
-    mean, low, high = statistics.means_of(gap)
-    band(right, run.sizes, low, mean, high, color, linestyle=dash, label=f"{shortened(variant)} (n = {len(gap)})")
-    shown = zip(run.sizes, mean, strict=True)
-    note(right, run.sizes, mean, [f"{variant}, size {size:g}: {value:+.3f}" for size, value in shown])
+    mean, low, high = means_of(gap)
+    look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {len(gap)})", "who": f"{variant}, "}
+    line(right, run.sizes, mean, "size {:g}: {:+.3f}", around=(low, high), color=color, **look)

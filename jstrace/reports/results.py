@@ -135,52 +135,47 @@ class Results:
 
     def nucleus(self, case: Case | str) -> np.ndarray:
         """Whether each nucleus is recovered in order: bool ``[N, Z + 1, Q]``."""
-        levels = pc.list_flatten(self._of(case)["nucleus"]).to_numpy()
+        levels = np.asarray(pc.list_flatten(self._of(case)["nucleus"]).to_numpy())
         shape = self.valid.num_rows, len(self.sizes), len(self.manifest["nucleus_levels"])
         if levels.size != math.prod(shape):
             raise InputError(f"{self.label}: damaged (its nuclei are not of {shape[-1]} levels)")
-        return np.asarray(levels).reshape(shape)
+        return levels.reshape(shape)
 
-    @functools.cached_property
+    @property
     def shares(self) -> dict[str, np.ndarray]:
         """For each source the share of every component in the traces of a size: float64 ``[Z + 1, L, 2 + H]``.
 
         Components of a layer are its residual stream, its MLP and its heads. Shares are means over inputs, which all
         weigh the same; inputs whose trace of that size is empty are left out, and where there is no other it is NaN.
-        The parts are read one after another, as the tables of large models are large.
         """
         return {source: found[0] for source, found in self._components.items()}
 
-    @functools.cached_property
+    @property
     def node_shares(self) -> dict[str, np.ndarray]:
-        """For each source the share of an input's residual and MLP edges that its traces hold, meaned over inputs
-        ``[Z + 1]``: 0 of an empty trace, 1 of the full graph."""
+        """For each source the share of residual and MLP edges that traces hold, meaned over inputs: ``[Z + 1]``."""
         return {source: found[1] for source, found in self._components.items()}
 
     @functools.cached_property
     def _components(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """``shares`` and ``node_shares``, of one reading."""
+        """``shares`` and ``node_shares``, of one reading: part by part, as the tables of large models are large."""
         totals = {source: (np.zeros(()), np.zeros(()), np.zeros(())) for source in self.sources}
         for folder, part in self.parts:
             table = _plain(parts.read_part(folder, "components", part, self.mark))
             for source, (total, known, nodes) in totals.items():
-                found = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
-                if found.num_rows == 0:  # every input of the part is invalid
+                rows = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
+                if rows.num_rows == 0:  # every input of the part is invalid
                     continue
-                edges = np.concatenate([_layered(found[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
+                edges = np.concatenate([_layered(rows[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
                 share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
-                here = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0)
-                at_nodes = edges[..., :2].sum(axis=(-1, -2))  # [N, Z + 1]
-                of_input = at_nodes / np.maximum(at_nodes[:, -1:], 1)
-                totals[source] = (total + share.sum(axis=0), known + here, nodes + of_input.sum(axis=0))
+                here, at_nodes = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0), edges[..., :2].sum(axis=(-1, -2))
+                at_nodes = at_nodes / np.maximum(at_nodes[:, -1:], 1)
+                totals[source] = (total + share.sum(axis=0), known + here, nodes + at_nodes.sum(axis=0))
         lacking = [source for source, (_, known, _) in totals.items() if not known.ndim]
         if lacking:
             raise InputError(f"{self.label}: its parts hold no components of {lacking[0]}")
         with np.errstate(invalid="ignore"):
-            return {
-                source: (total / known[:, None, None], nodes / known[-1])  # every input has a full graph
-                for source, (total, known, nodes) in totals.items()
-            }
+            found = totals.items()  # of which every input has a full graph
+            return {name: (total / known[:, None, None], nodes / known[-1]) for name, (total, known, nodes) in found}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -225,9 +220,8 @@ def _opened(folder: Path) -> list[Path]:
     """The folder, or the runs of a model's checkpoints that it holds, in their order."""
     if (folder / manifest.MANIFEST).exists() or not folder.is_dir():
         return [folder]
-    found = {
-        path.parent: manifest.read_manifest(path.parent)["model"] for path in folder.glob(f"*/{manifest.MANIFEST}")
-    }
+    paths = [path.parent for path in folder.glob(f"*/{manifest.MANIFEST}")]
+    found = {path: manifest.read_manifest(path)["model"] for path in paths}
     places = {path: model["place"] for path, model in found.items() if "place" in model}
     others = sorted(path.name for path in found if path not in places)
     if places and others:
@@ -252,9 +246,9 @@ def _read(folders: Sequence[Path]) -> Results:
     inputs, curves = (_table(there, name, mark) for name in ("inputs", "curves"))
     _check_whole(told, inputs, curves, folders[0])
     indices = inputs["input"].to_numpy()
-    if len(np.unique(indices)) != len(indices):
-        twice = int(indices[:-1][np.diff(indices) == 0][0])
-        raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice}")
+    twice = indices[:-1][np.diff(indices) == 0]
+    if len(twice):
+        raise InputError(f"{', '.join(map(str, folders))}: more than one of them holds input {twice[0]}")
     name = told["model"]["name"] or told["config"]["model"]
     return Results(printable(Path(name).name or name), told, inputs, curves, there)
 
@@ -262,11 +256,12 @@ def _read(folders: Sequence[Path]) -> Results:
 def _check_whole(told: dict[str, Any], inputs: pa.Table, curves: pa.Table, folder: Path) -> None:
     """Refuse tables that lack what the manifest says of them."""
     plan, valid = manifest.plan_of(told["config"]), inputs.filter(inputs["valid"])
+    floating = {field.name for field in inputs.schema if pa.types.is_floating(field.type)}
     for case in plan.cases:
         n_rows = pc.sum(pc.equal(curves["condition"], case.name)).as_py() or 0
         if n_rows != valid.num_rows * (len(plan.sizes) + 1):
             raise InputError(f"{folder}: damaged ({n_rows} rows of {case.name}, for {valid.num_rows} valid inputs)")
-        if case.has_density and not pa.types.is_floating(_kind(inputs, density_column(case.name))):
+        if case.has_density and density_column(case.name) not in floating:
             raise InputError(f"{folder}: damaged (no numbers in the column {density_column(case.name)})")
     for table, names in ((valid, _KNOWN_OF_INPUTS), (curves, _KNOWN_OF_CURVES)):
         unknown = [name for name in names if table[name].null_count]
@@ -278,13 +273,8 @@ _KNOWN_OF_INPUTS = ("tokens", "token_texts", "n_tokens", "n_edges", "counts", "t
 _KNOWN_OF_CURVES = ("input", "k", "size", "edges", "tv", "kl", "top_token", "entropy", "nucleus")
 
 
-def _kind(table: pa.Table, name: str) -> pa.DataType:
-    return table.schema.field(name).type if name in table.column_names else pa.null()
-
-
 def _complete(folder: Path) -> list[Part]:
-    found = sorted(parts.complete_parts(folder, ("curves", "components", "inputs")))
-    parts.check_apart(folder, found)
+    parts.check_apart(folder, found := sorted(parts.complete_parts(folder, ("curves", "components", "inputs"))))
     return found
 
 
@@ -306,9 +296,5 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    found = []
-    for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return found
+    before = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return [f"{label} ({n + 1})" if n else label for label, n in zip(labels, before, strict=True)]

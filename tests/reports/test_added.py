@@ -16,7 +16,7 @@ from scipy import stats
 
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError
-from jstrace.reports import contents, figures, generations, geometries, pairs, results, revisions
+from jstrace.reports import drawing, exhibits, generations, geometries, models, pairs, results
 from jstrace.reports import page as report
 from jstrace.runs.schema import Extras
 from tests.planted import SIZES, heights_of, write_run
@@ -46,11 +46,11 @@ def generated(n_rows: int, steps: int) -> list[dict[str, object]]:
 
 def drawn(folder: Path, kind: str) -> Figure:
     runs = results.read_results([folder])
-    with figures.style():
-        (found,) = [picture for picture in contents.pictures(runs) if picture.kind == kind]
+    with drawing.style():
+        (found,) = [picture for picture in exhibits.pictures(runs) if picture.kind == kind]
         figure = found.draw()
     words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    assert figure.get_size_inches()[0] == figures.COLUMN
+    assert figure.get_size_inches()[0] == drawing.COLUMN
     assert any(word.startswith("ablated: all") for word in words)
     assert any(word.startswith("ablated: residual+mlp") for word in words)
     return figure
@@ -162,7 +162,7 @@ def test_pairs_that_are_not_there(planted: Planted, tmp_path: Path) -> None:
     alone = planted("b", heights_of(2), heights_of(2), pairs=[("0", "plain"), ("1", "shuffled")])
     (run,) = results.read_results([alone])
     assert pairs.pairs_of(run) == []
-    names = {picture.kind for picture in contents.pictures([run])}
+    names = {picture.kind for picture in exhibits.pictures([run])}
     assert not {"generation", "geometry", "paired", "revisions"} & names
 
 
@@ -175,10 +175,10 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
         write_run(parent, name, np.full(4, height) + heights_of(4) / 100, heights_of(4), plan=BOTH, about=about)
     runs = results.read_results([parent])
     assert [run.revision for run in runs] == ["step c", "step a", "step b"]
-    assert revisions.revised(runs) == revisions.revised(runs[::-1]) == runs
-    assert revisions.revised(runs[:1]) == []
-    with figures.style():
-        figure = revisions.figure(runs)
+    assert models.revised(runs) == models.revised(runs[::-1]) == runs
+    assert models.revised(runs[:1]) == []
+    with drawing.style():
+        figure = models.draw_revisions(runs)
     left, right = figure.axes[2:]
     assert [label.get_text() for label in left.get_xticklabels()] == ["step c", "step a", "step b"]
     (line,) = left.get_lines()

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import csv
 
 from jstrace.method.conditions import Plan
-from jstrace.reports import contents, figures, results, statistics, tables
+from jstrace.reports import control, curves, drawing, exhibits, results, statistics
 from jstrace.reports import page as report
 from tests.planted import SIZES, falling, heights_of, write_run
 
@@ -40,17 +40,17 @@ def test_planted_selectivity_comes_back(folder: Path) -> None:
     (run,) = results.read_results([folder])
     assert [case.name for case in run.controlled] == NAMES
     here = [n for n in range(N) if n not in (4, 7)]
-    found = statistics.selectivity(run, run.controlled[1])
+    found = control.selectivity(run, run.controlled[1])
     assert found.n == len(here)
     own, foreign = np.stack([falling(height) for height in HEIGHTS[here]]), foreign_of(N)[here, 1].mean(axis=1)
     np.testing.assert_allclose(found.own, own.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(found.foreign, foreign.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(found.selectivity, (foreign - own).mean(axis=0), rtol=1e-5)
-    assert (found.peak, statistics.selectivity(run, run.controlled[0]).peak) == (3, 2)
+    assert (found.peak, control.selectivity(run, run.controlled[0]).peak) == (3, 2)
     spread = (foreign - own)[:, 3].std(ddof=0) / np.sqrt(len(here))
     assert found.high[3] - found.low[3] == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert found.low[3] < found.selectivity[3] < found.high[3]
-    again = statistics.selectivity(run, run.controlled[1])
+    again = control.selectivity(run, run.controlled[1])
     np.testing.assert_array_equal(found.low, again.low, "the bootstrap has a seed")
 
 
@@ -58,7 +58,7 @@ def test_few_inputs_have_no_interval(tmp_path: Path) -> None:
     few = statistics.FEW - 1
     run_folder = write_run(tmp_path, "a", HEIGHTS[:few], HEIGHTS[:few], plan=PLAN, foreign=foreign_of(few))
     (run,) = results.read_results([run_folder])
-    found = statistics.selectivity(run, run.controlled[0])
+    found = control.selectivity(run, run.controlled[0])
     assert np.isnan([found.low, found.high]).all()
     assert np.isfinite(found.selectivity).all()
     report.write_report([run_folder], tmp_path / "out", figures=["selectivity"])
@@ -67,9 +67,9 @@ def test_few_inputs_have_no_interval(tmp_path: Path) -> None:
 
 def test_figure_words_and_tables(folder: Path, tmp_path: Path) -> None:
     (run,) = results.read_results([folder])
-    peaks = [statistics.selectivity(run, case) for case in run.controlled]
-    with figures.style():
-        (picture,) = [picture for picture in contents.pictures([run]) if picture.kind == "selectivity"]
+    peaks = [control.selectivity(run, case) for case in run.controlled]
+    with drawing.style():
+        (picture,) = [picture for picture in exhibits.pictures([run]) if picture.kind == "selectivity"]
         figure = picture.draw()
     ablated = ["ablated: all\nreplaced by: mean", "ablated: residual+mlp\nreplaced by: mean"]
     assert [axes.get_title() for axes in figure.axes] == [f"rounds\n{words}" for words in ablated]
@@ -89,11 +89,11 @@ def test_figure_words_and_tables(folder: Path, tmp_path: Path) -> None:
     places = [(row["condition"], row["peak_size"], row["n"]) for row in rows]
     assert places == [(NAMES[0], 0.01, 10), (NAMES[1], 0.1, 10)]
     assert [row["selectivity"] for row in rows] == pytest.approx([one.selectivity[one.peak] for one in peaks])
-    curves = csv.read_csv(tmp_path / "out" / "tables" / "curves.csv").to_pylist()
-    for row in curves:
+    rows = csv.read_csv(tmp_path / "out" / "tables" / "curves.csv").to_pylist()
+    for row in rows:
         told = row["condition"] in NAMES
         assert (row["selectivity_mean"] is not None) == (row["foreign_tv_mean"] is not None) == told, row
-    of = [row["selectivity_mean"] for row in curves if row["condition"] == NAMES[0]]
+    of = [row["selectivity_mean"] for row in rows if row["condition"] == NAMES[0]]
     assert of == pytest.approx(peaks[0].selectivity.tolist())
 
 
@@ -101,8 +101,8 @@ def test_runs_without_it_show_nothing(folder: Path, tmp_path: Path) -> None:
     """Of several runs those that have it have a figure; alone one without it has no word of it."""
     plain = write_run(tmp_path, "b", HEIGHTS, HEIGHTS, plan=Plan(sizes=SIZES))
     runs = results.read_results([plain, folder])
-    assert [picture.name for picture in contents.pictures(runs) if picture.kind == "selectivity"] == ["selectivity-2"]
-    both = tables.curves(runs).to_pylist()
+    assert [picture.name for picture in exhibits.pictures(runs) if picture.kind == "selectivity"] == ["selectivity-2"]
+    both = curves.curves(runs).to_pylist()
     assert {row["selectivity_mean"] for row in both if row["model"] == "b"} == {None}
     report.write_report([plain], tmp_path / "out")
     assert not list((tmp_path / "out").rglob("selectivity*"))

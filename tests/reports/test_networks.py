@@ -13,7 +13,7 @@ import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import Model
-from jstrace.reports import contents, figures, networks, results
+from jstrace.reports import drawing, exhibits, networks, results
 from jstrace.reports import page as report
 from jstrace.runs.data import Data, Row
 from tests.planted import heights_of, write_run
@@ -75,12 +75,12 @@ def test_gini() -> None:
 def test_the_figure(folder: Path, tmp_path: Path) -> None:
     """With its words in the page, and labelled axes."""
     (run,) = results.read_results([folder])
-    (picture,) = (one for one in contents.pictures([run]) if one.kind == "hubs")
-    with figures.style():
+    (picture,) = (one for one in exhibits.pictures([run]) if one.kind == "hubs")
+    with drawing.style():
         drawn = picture.draw()
     assert [axes.get_title() for axes in drawn.axes] == ["hubs: Gini over nodes", "modularity", "a community has"]
     assert [len(axes.lines) for axes in drawn.axes] == [2, 1, 2]
-    assert drawn.get_size_inches()[0] == figures.COLUMN
+    assert drawn.get_size_inches()[0] == drawing.COLUMN
     for axes in drawn.axes:
         for line in axes.lines:
             assert ((line.get_ydata() >= -0.5) & (line.get_ydata() <= 1)).all()
@@ -118,7 +118,7 @@ def test_runs_without_strata_have_no_such_figure(tmp_path: Path) -> None:
     planted: Callable[..., Path] = functools.partial(write_run, tmp_path)
     (run,) = results.read_results([planted("a", heights_of(4), heights_of(4))])
     assert networks.sample(run) is None
-    assert "hubs" not in {picture.kind for picture in contents.pictures([run])}
+    assert "hubs" not in {picture.kind for picture in exhibits.pictures([run])}
     several = [planted(name, heights_of(4), heights_of(4), save_strata=name == "c") for name in "bc"]
-    names = {picture.name for picture in contents.pictures(results.read_results(several))}
+    names = {picture.name for picture in exhibits.pictures(results.read_results(several))}
     assert {name for name in names if name.startswith("hubs")} == {"hubs-2"}

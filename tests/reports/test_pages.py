@@ -17,7 +17,7 @@ from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
 from jstrace.reports import read_results, view_input, write_report
-from jstrace.reports.inlined import inlined, note
+from jstrace.reports.drawing import inlined, note
 from jstrace.runs.data import Data, Row
 from jstrace.show.page import digest
 from tests.browser import found_by_axe

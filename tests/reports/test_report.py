@@ -18,7 +18,7 @@ from pyarrow import csv
 from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
-from jstrace.reports import contents, figures, results
+from jstrace.reports import drawing, exhibit, exhibits, models, results
 from jstrace.reports import page as report
 from jstrace.runs.data import Data, Row
 from jstrace.runs.parts import Part
@@ -218,8 +218,8 @@ TABLES = ("density", "phases", "correlations", "nucleus", "curves")
 
 def test_panels_of_replacements_and_orders(planted: Planted) -> None:
     (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), plan=BESIDE)])
-    with figures.style():
-        drawn = {picture.name: picture.draw() for picture in contents.pictures([run])}
+    with drawing.style():
+        drawn = {picture.name: picture.draw() for picture in exhibits.pictures([run])}
     both = ["ablated: all", "ablated: residual+mlp"]
     each = [f"{ablated}\nreplaced by: {name}" for name in ("mean", "zero") for ablated in both]
     removed = ["removed: attention and MLP", "removed: MLP alone"]
@@ -243,7 +243,7 @@ def test_models_with_other_replacements(planted: Planted) -> None:
     """What both have is compared, whichever comes first in the plan."""
     plans = [Plan(sizes=SIZES, replacements=names) for names in (("mean", "zero"), ("zero",))]
     folders = [planted(name, heights_of(9), heights_of(9), plan=plan) for name, plan in zip("ab", plans, strict=True)]
-    made = {picture.name: picture for picture in contents.pictures(results.read_results(folders))}
+    made = {picture.name: picture for picture in exhibits.pictures(results.read_results(folders))}
     assert "carry nothing (zero), beside it means over" in made["models"].ablated
     figure = made["models"].draw()
     titles = ["ablated: all\nreplaced by: zero", "ablated: all\nreplaced by: mean"]
@@ -276,17 +276,17 @@ def test_axes_and_units_are_labelled(planted: Planted) -> None:
     runs_ = results.read_results(
         [planted("a", heights_of(9), heights_of(9)), planted("b", heights_of(9), heights_of(9))]
     )
-    with figures.style():
-        made = {picture.name: picture for picture in contents.pictures(runs_)}
+    with drawing.style():
+        made = {picture.name: picture for picture in exhibits.pictures(runs_)}
         for name, picture in made.items():
             figure = picture.draw()
             width, _ = figure.get_size_inches()
-            assert width == figures.COLUMN, name
+            assert width == drawing.COLUMN, name
             words = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
             assert any(re.search(r"size|density|%|ρ", word) for word in words), name
             if picture.ablated.startswith("Removed"):
                 assert {"removed: attention and MLP", "removed: MLP alone"} <= set(words)
-            elif picture.ablated != contents.NOT_ABLATED:
+            elif picture.ablated != exhibit.NOT_ABLATED:
                 assert any(re.search(r"ablated: all$", word) for word in words), name
                 assert any(re.search(r"ablated: residual\+mlp$", word) for word in words), name
     labels = {axes.get_xlabel() for axes in made["correlation-1"].draw().axes}
@@ -312,13 +312,13 @@ def test_legends_name_every_model(planted: Planted) -> None:
     """Also one that only the second panel shows."""
     plan = Plan(ablations=("residual+mlp",), sizes=SIZES)
     folders = [planted("a", heights_of(4), heights_of(4)), planted("b", heights_of(4), heights_of(4), plan=plan)]
-    figure = figures.all_models(results.read_results(folders), ("all", "residual+mlp"))
+    figure = models.all_models(results.read_results(folders), ("all", "residual+mlp"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
 def test_long_names_are_shortened() -> None:
-    assert figures.shortened("Llama-3.1-8B") == "Llama-3.1-8B"
-    assert len(figures.shortened("x" * 80)) <= 26
+    assert drawing.shortened("Llama-3.1-8B") == "Llama-3.1-8B"
+    assert len(drawing.shortened("x" * 80)) <= 26
 
 
 def test_outputs_that_cannot_be_written(planted: Planted, tmp_path: Path) -> None:

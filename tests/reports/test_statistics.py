@@ -12,7 +12,7 @@ from pyarrow import parquet
 from scipy import stats
 
 from jstrace.method.conditions import Case, Condition, Source
-from jstrace.reports import results, statistics, tables
+from jstrace.reports import curves, makeup, models, results, statistics
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
 pytestmark = pytest.mark.quick
@@ -58,7 +58,7 @@ def test_correlations_that_are_not_defined() -> None:
 def test_density_and_entropy_of_a_run(planted: Planted) -> None:
     heights = heights_of(60)
     (run,) = results.read_results([planted("a", heights, 10 - 5 * heights)])
-    found = tables.correlations([run]).to_pylist()
+    found = curves.correlations([run]).to_pylist()
     rows = {(r["condition"], r["with"]): r for r in found if r["measure"] == "density"}
     assert {r["rho"] is None or np.isnan(r["rho"]) for r in found if r["measure"] != "density"} == {True}, "one shape"
     assert rows["l1/all", "entropy"]["rho"] == pytest.approx(-1)
@@ -80,16 +80,16 @@ def test_models_on_shared_inputs(planted: Planted) -> None:
     d = planted("d", heights, heights, texts=[f"other {n}" for n in range(50)])
     found = results.read_results([a, b, c, d])
     shared = len(set(order[:40]) - {3})
-    matrix = statistics.between_models(found, L1)
+    matrix = models.between_models(found, L1)
     assert matrix[0][1].rho == pytest.approx(1)
     assert matrix[0][1].n == matrix[1][0].n == shared
     assert matrix[0][2].rho == pytest.approx(-1)
     assert matrix[1][2].rho == pytest.approx(-1)
     assert np.isnan(matrix[0][3].rho)
     assert matrix[0][0].n == 49, "the invalid input is left out"
-    pairs = tables.model_pairs(found).to_pylist()
+    pairs = models.model_pairs(found).to_pylist()
     assert len(pairs) == 16 * 4
-    assert [case.name for case in statistics.shared_cases(found)] == [
+    assert [case.name for case in models.shared_cases(found)] == [
         "l1/all", "random baseline/all", "l1/residual+mlp", "random baseline/residual+mlp"
     ]  # fmt: skip
 
@@ -97,21 +97,21 @@ def test_models_on_shared_inputs(planted: Planted) -> None:
 def test_curves_phases_and_nuclei(planted: Planted) -> None:
     heights = np.linspace(0.2, 1.0, 5)
     (run,) = results.read_results([planted("a", heights, heights)])
-    rows = [r for r in tables.curves([run]).to_pylist() if r["condition"] == "l1/all"]
+    rows = [r for r in curves.curves([run]).to_pylist() if r["condition"] == "l1/all"]
     assert [r["size"] for r in rows] == [*SIZES, 1.0]
     np.testing.assert_allclose([r["tv_median"] for r in rows], falling(0.6), atol=1e-6)
     np.testing.assert_allclose([r["tv_q25"] for r in rows], falling(0.4), atol=1e-6)
     whole = [int(size * N_EDGES + 1e-9) / N_EDGES for size in SIZES]
     np.testing.assert_allclose([r["ablatable_kept"] for r in rows], [*whole, 1.0], err_msg="any edge may be ablated")
-    falls = {r["phase"]: r for r in tables.phases([run]).to_pylist() if r["condition"] == "l1/all"}
+    falls = {r["phase"]: r for r in curves.phases([run]).to_pylist() if r["condition"] == "l1/all"}
     assert set(falls) == {"construction", "refinement"}, "no size is below the construction phase"
     assert falls["construction"]["fall_per_decade"] == pytest.approx(0)
     assert falls["refinement"]["fall_per_decade"] == pytest.approx(0.3)
     assert falls["construction"]["from_size"] == pytest.approx(SIZES[0]), "not of a size that was not evaluated"
-    needed = statistics.nucleus_sizes(run, L1)
+    needed = curves.nucleus_sizes(run, L1)
     assert needed.shape == (5, 12)
     assert needed[0].tolist() == [1e-3] + [1e-2] * 3 + [0.1] * 3 + [0.5] * 3 + [1.0] * 2
-    levels = [r for r in tables.nuclei([run]).to_pylist() if r["condition"] == "l1/all"]
+    levels = [r for r in curves.nuclei([run]).to_pylist() if r["condition"] == "l1/all"]
     assert [r["share_full_graph"] for r in levels] == [0.0] * 10 + [1.0] * 2
 
 
@@ -119,7 +119,7 @@ def test_what_is_kept_of_the_edges_that_a_mode_ablates(planted: Planted) -> None
     """Input by input from the table of components; traces may be empty, and inverse ones keep none of it."""
     folder = planted("a", np.linspace(0.2, 1.0, 5), np.linspace(0.2, 1.0, 5), least=[0, 1, 2, 3, 4])
     (run,) = results.read_results([folder])
-    rows = tables.curves([run]).to_pylist()
+    rows = curves.curves([run]).to_pylist()
     held = [r["ablatable_kept"] for r in rows if r["condition"] == "l1/residual+mlp"]
     made = parquet.ParquetDataset(folder / "components").read(columns=["input", "source", "k", "residual", "mlp"])
     at = {(r["input"], r["k"]): sum(r["residual"]) + sum(r["mlp"]) for r in made.to_pylist() if r["source"] == "l1"}
@@ -151,7 +151,7 @@ def test_a_nucleus_must_stay_recovered() -> None:
             rows = [[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]  # rounding can spoil the full graph's own
             return np.asarray(rows, bool)[..., None]
 
-    assert statistics.nucleus_sizes(Once(), L1)[:, 0].tolist() == [0.3, 1.0, 0.1, 1.0]
+    assert curves.nucleus_sizes(Once(), L1)[:, 0].tolist() == [0.3, 1.0, 0.1, 1.0]
 
 
 def test_makeup_and_cores(planted: Planted) -> None:
@@ -162,7 +162,7 @@ def test_makeup_and_cores(planted: Planted) -> None:
     shares = np.asarray([[*r["residual"], *r["mlp"], *r["heads"]] for r in rows], float).reshape(5, 6, -1)
     shares /= np.maximum(shares.sum(-1, keepdims=True), 1)
     shares[0, 0] = 0
-    made = statistics.makeup(run, "l1")
+    made = makeup.makeup_of(run, "l1")
     for part in made:
         np.testing.assert_allclose(part.sum(axis=-1), 1)
     np.testing.assert_allclose(
@@ -171,19 +171,19 @@ def test_makeup_and_cores(planted: Planted) -> None:
     by_layer = np.concatenate([np.eye(3), np.eye(3), np.repeat(np.eye(3), 4, axis=0)])
     np.testing.assert_allclose(made.layers[3], shares[:, 3].mean(0) @ by_layer)
     np.testing.assert_allclose(made.quarters[3], [*made.layers[3], 0][:1] + [*made.layers[3][1:], 0][:3])
-    fractions, held = statistics.concentration(run, "l1")
+    fractions, held = makeup.concentration(run, "l1")
     assert len(fractions) == 3 + 3 + 12
     np.testing.assert_allclose(held[4], np.cumsum(np.sort(shares[:, 4].mean(0))[::-1]))
-    assert {row["source"] for row in tables.cores([run]).to_pylist()} == {"l1", "random baseline"}
-    assert tables.layers([run]).num_rows == 2 * 6 * 3
+    assert {row["source"] for row in makeup.cores([run]).to_pylist()} == {"l1", "random baseline"}
+    assert makeup.layers([run]).num_rows == 2 * 6 * 3
 
 
 def test_empty_traces_are_left_out(planted: Planted) -> None:
     """At size 0 half of the inputs have no edge, at size 1 none has one."""
     (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), least=[0, 2, 0, 2])])
-    made = statistics.makeup(run, "l1")
+    made = makeup.makeup_of(run, "l1")
     np.testing.assert_allclose(made.types[0].sum(), 1)
     (run,) = results.read_results([planted("b", heights_of(2), heights_of(2), least=[2, 3])])
-    made = statistics.makeup(run, "l1")
+    made = makeup.makeup_of(run, "l1")
     assert np.isnan(made.types[:2]).all()
     assert np.isfinite(made.types[2:]).all()

@@ -16,7 +16,7 @@ from jstrace import runs
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline import driver, masked, stages
-from jstrace.reports import contents, results, write_report
+from jstrace.reports import exhibits, results, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
 from tests.conftest import SIZES
@@ -69,7 +69,7 @@ def test_each_score_is_timed_by_itself(model: Model, tmp_path: Path, monkeypatch
     table = (tmp_path / "report" / "tables" / "seconds.csv").read_text()
     assert table.count('"gradient"') == 2
     (run,) = results.read_results([tmp_path])
-    (found,) = [one for one in contents.tables([run], [run]) if one.name == "seconds"]
+    (found,) = [one for one in exhibits.tables([run]) if one.name == "seconds"]
     rows = found.compute().to_pylist()
     assert [(row["score"], row["n"], row["seconds_an_input"]) for row in rows] == [
         (name, n, each) for n in (2, 1) for name, each in expected.items()
@@ -114,7 +114,7 @@ def test_batches_are_started_ahead_where_nothing_is_timed(
     assert bool(done.seconds) != ahead
     assert bool(told(tmp_path)[0]) != ahead
     (run,) = results.read_results([tmp_path])
-    assert ("seconds" in [one.name for one in contents.tables([run], [run])]) != ahead
+    assert ("seconds" in [one.name for one in exhibits.tables([run])]) != ahead
 
 
 def test_a_manifest_that_cannot_be_written_costs_no_results(

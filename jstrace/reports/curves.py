@@ -1,0 +1,229 @@
+"""Curves of TV against the size (Figs. 3 and 10), and what density, the area under them, goes with (Fig. 8)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from jstrace.method.conditions import Case
+from jstrace.reports import control
+from jstrace.reports.drawing import COLORS, TV_LABEL, each_ablation, grid_of, line, log_sizes, look_of, note, power
+from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
+from jstrace.reports.results import Results
+from jstrace.reports.statistics import interval_words, quartile_columns, quartiles, spearman
+
+CONSTRUCTION = (1e-4, 1e-2)
+"""Sizes of the construction phase; refinement follows it."""
+CORE = 1e-3
+"""The size of the core that the paper describes, 0.1% of all edges."""
+Lines = Sequence[tuple[Case, str]]
+"""Cases with their labels."""
+
+
+def _draw_tv(run: Results) -> Figure:
+    """Median and quartiles, the two phases marked."""
+
+    def draw(axes: Any, ablate: str, replace: str) -> None:
+        draw_lines(axes, run, [(run.plan.case(ablate, replace=replace), "")])
+        start, end = CONSTRUCTION
+        axes.axvspan(start, end, color="0.5", alpha=0.12, linewidth=0)
+        axes.plot([CORE] * 2, [-0.02, 1.0], color="0.4", linewidth=0.6, linestyle=":")
+        for x, text in ((np.sqrt(start * end), "construction"), (np.sqrt(end), "refinement")):
+            axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3", clip_on=True)
+        axes.set_ylim(-0.02, 1.12)
+
+    return each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL)
+
+
+TV = Picture(
+    "how fast the prediction comes back (Figs. 3 and 10)",
+    "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
+    " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
+    _draw_tv,
+)
+
+
+def _draw_nucleus(run: Results) -> Figure:
+    """The size that each nucleus level needs, median and quartiles."""
+    levels = np.asarray([100 * level for level in run.manifest["nucleus_levels"]])
+
+    def draw(axes: Any, ablate: str, replace: str) -> None:
+        low, middle, high = _nearest(nucleus_sizes(run, run.plan.case(ablate, replace=replace)))
+        words = "{:g}% of the mass: from size {:g} on, quartiles {:g} and {:g}"
+        line(axes, levels, middle, words, around=(low, high), color=COLORS[0], marker="o", markersize=2.5)
+        axes.set(yscale="log", xlim=(0, 101))
+        axes.yaxis.set_major_formatter(lambda y, _: power(y))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+    return each_ablation(
+        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel="size from which on it is recovered",
+        xlabel="nucleus (% of the probability mass)",
+    )  # fmt: skip
+
+
+NUCLEUS = Picture(
+    "the size that each nucleus needs",
+    "The least size from which on the nucleus (the shortest list of most probable tokens with so much mass) is the"
+    " same ordered list as in the full graph; median and quartiles; 1 is the full graph.",
+    _draw_nucleus,
+)
+
+
+def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
+    """The least size from which on each nucleus stays recovered, in order: float64 ``[N, Q]``; 1 is the full graph."""
+    recovered = run.nucleus(case)
+    recovered[:, -1] = True  # the full graph's own, whatever rounding says
+    stays = np.flip(np.logical_and.accumulate(np.flip(recovered, axis=1), axis=1), axis=1)
+    return run.sizes[np.argmax(stays, axis=1)]
+
+
+def _nearest(needed: np.ndarray) -> np.ndarray:
+    """Quartiles that are sizes."""
+    return np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
+
+
+def draw_lines(axes: Any, run: Results, lines: Lines) -> None:
+    """Quartiles of TV of each case."""
+    words = "size {:g}: TV {:.3f}, quartiles {:.3f} and {:.3f}"
+    for number, (case, label) in enumerate(lines):
+        low, middle, high = quartiles(run.curve(case, "tv"))
+        look = look_of(number) | {"label": label, "who": f"{label}, " if label else ""}
+        line(axes, run.sizes, middle, words, around=(low, high), **look)
+    log_sizes(axes, run.sizes)
+    axes.set_ylim(-0.02, 1.02)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+@each_run
+def curves(run: Results) -> Rows:
+    """Of every condition and size the quartiles of TV, and means of what else is measured.
+
+    ``ablatable_kept`` is the share of what the condition may ablate that is in the trace, by which models compare.
+    """
+    for case in run.cases:
+        columns = {"condition": case.name, "size": run.sizes, "n": run.valid.num_rows}
+        columns |= {"ablatable_kept": ablatable_kept(run, case)}
+        columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
+        columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
+        means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
+        yield columns | {f"{name}_mean": values for name, values in means.items()} | control.columns(run, case)
+
+
+def ablatable_kept(run: Results, case: Case) -> np.ndarray | None:
+    """Of the edges that a case may ablate the share that traces hold, meaned over inputs: float64 ``[Z + 1]``.
+
+    Sizes are shares of all edges. Where residual and MLP edges alone are ablated, these are some in a hundred of them,
+    the fewer the more heads and tokens there are, so that a small trace may hold most of what could be ablated. Inverse
+    cases have none: they take traces away.
+    """
+    if case.condition.inverse:
+        return None
+    if case.condition.ablate == "residual+mlp":
+        return run.node_shares[case.source.name]
+    edges = run.curve(case, "edges")
+    share: np.ndarray = np.mean(edges / edges[:, -1:], axis=0)
+    return share
+
+
+@each_case
+def phases(run: Results, case: Case) -> Rows:
+    """How much of TV falls before, in and after the construction phase, in all and per decade of the size."""
+    middle, logs = np.median(run.curve(case, "tv"), axis=0), np.log10(run.sizes)
+    bounds = np.maximum((logs[0], *np.log10(CONSTRUCTION), 0.0), logs[0])
+    for name, (start, end) in zip(("before", "construction", "refinement"), itertools.pairwise(bounds), strict=True):
+        if end > start:
+            first, last = np.interp((start, end), logs, middle)
+            row = {"phase": name, "from_size": 10**start, "to_size": 10**end, "tv_from": first, "tv_to": last}
+            yield row | {"fall_per_decade": (first - last) / (end - start)}
+
+
+@each_case
+def densities(run: Results, case: Case) -> Rows:
+    """Quartiles of density."""
+    yield {"n": run.valid.num_rows, **quartile_columns("density", quartiles(run.density(case)))}
+
+
+@each_case
+def nuclei(run: Results, case: Case) -> Rows:
+    """Quartiles of the size that each nucleus level needs, and the share of inputs that need the full graph."""
+    needed = nucleus_sizes(run, case)
+    row = {"level": np.asarray(run.manifest["nucleus_levels"]), "n": len(needed)}
+    yield row | quartile_columns("size", _nearest(needed)) | {"share_full_graph": np.mean(needed == 1.0, axis=0)}
+
+
+# --- what density goes with -----------------------------------------------------------------------------------------
+
+PREDICTORS = {"entropy": "entropy", "loss": "surprisal", "frequency": "top_count", "tokens": "n_tokens"}
+"""What density is correlated with (Fig. 8), and its column: the entropy of the prediction, the surprisal of the true
+next token, how often the predicted token occurs in the corpus; and the length, which might stand behind any of them."""
+_LABELS = {"entropy": "entropy (nats)", "loss": "loss (nats)", "frequency": "count of top token\nin the corpus"}
+_NOTED_DOTS = 200
+"""Inputs up to which each dot has its values to point at."""
+
+
+def _draw_correlation(run: Results) -> Figure:
+    """A row of panels for each ablation."""
+    rows = len(run.ablations)
+    figure, grid = grid_of(3, rows=rows, height=0.6 + 1.35 * rows, sharey="row", sharex="col")
+    for panels, ablate in zip(grid, run.ablations, strict=True):
+        density = run.density(run.plan.case(ablate))
+        for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
+            values = run.column(PREDICTORS[name])
+            _scatter(axes, values, density, log=name == "frequency")
+            inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
+            words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
+            if len(words) <= _NOTED_DOTS:
+                note(axes, values, density, words)
+            if ablate == run.ablations[-1]:
+                axes.set_xlabel(label)
+        panels[0].set_ylabel(f"density\nablated: {ablate}")
+    if run.plan.replacements[0] != "zero":
+        figure.suptitle(f"replaced by: {run.plan.replacements[0]}", fontsize=7)
+    return figure
+
+
+def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
+    found = spearman(density, x)
+    axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
+    if log:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_locator(FixedLocator([0.0, 1.0, 1e2, 1e4, 1e6]))
+        axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else power(value))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
+    rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
+    axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
+
+
+CORRELATION = Picture(
+    "density against entropy, loss and frequency (Fig. 8)",
+    "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
+    " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
+    _draw_correlation,
+)
+
+
+@each_case
+def correlations(run: Results, case: Case) -> Rows:
+    """Of density, as it is and relative, with every predictor."""
+    for measure, values in {"density": run.density(case), "relative density": relative_density(run, case)}.items():
+        for name, column in PREDICTORS.items():
+            yield {"measure": measure, "with": name, **spearman(values, run.column(column))._asdict()}
+
+
+def relative_density(run: Results, case: Case) -> np.ndarray:
+    """Area under TV over log10 of the size, TV as a share of that of the smallest trace: float64 ``[N]``.
+
+    Where the smallest traces keep nothing of a prediction, TV starts at its distance from what the model predicts of no
+    edge at all, which depends on the prediction's entropy. This measure has that taken out.
+    """
+    tv = run.curve(case, "tv")
+    start = np.where(tv[:, :1] > 0, tv[:, :1], np.nan)
+    return np.trapezoid(tv / start, np.log10(run.sizes), axis=1)

@@ -1,0 +1,165 @@
+"""What an exhibit is: a topic of a report with its figure and its words, its table, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case
+from jstrace.reports.results import Results
+
+NOT_ABLATED = "Nothing is ablated here: it shows the traces themselves."
+SUMMARY, ADDED, DETAIL = range(3)
+"""Where tables stand: those of a few numbers, those that only some runs have, and those of many rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure with its words."""
+
+    title: str
+    caption: str
+    draw: Callable[..., Figure]
+    """Of a run, which ``exhibits.pictures`` gives."""
+    ablated: str = ""
+    """Which edges were ablated, as the page says it; by default all modes of a run, under its first replacement."""
+    n: int | None = None
+    """Inputs that it is of, where they are not the valid ones."""
+    kind: str = ""
+    """Its exhibit,"""
+    number: int | None = None
+    """and its run, from 1, where a report has figures of several."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.kind if self.number is None else f"{self.kind}-{self.number}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with its words."""
+
+    name: str
+    title: str
+    compute: Callable[[], pa.Table]
+
+
+def usable(runs: Sequence[Results]) -> list[Results]:
+    """The runs with valid inputs."""
+    return [run for run in runs if run.valid.num_rows]
+
+
+def those(has: Callable[[Results], Any]) -> Callable[[Sequence[Results]], list[Results]]:
+    """The usable runs that have something."""
+    return lambda runs: [run for run in usable(runs) if has(run)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """A topic of a report."""
+
+    name: str
+    """Of its files."""
+    figure: Picture | Callable[[Results], Picture | None] | None = None
+    """Of each run, or none where the run lacks the numbers;"""
+    compared: Callable[[Sequence[Results]], Picture | None] | None = None
+    """and of several runs together."""
+    table: Callable[[Sequence[Results]], pa.Table] | None = None
+    title: str = ""
+    """Of the table."""
+    shelf: int = SUMMARY
+    of: Callable[[Sequence[Results]], Sequence[Results]] = usable
+    """The runs that the table is of; there is none without any."""
+    file: str = ""
+    """Of the table, where it is not called like the figure."""
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+Rows = Iterable[dict[str, Any]]
+"""Each a row of a table; or as many as it has arrays ``[N]`` among its values, with the others in all of them."""
+
+
+def table_of(rows: Rows, columns: Sequence[str] = ()) -> pa.Table:
+    """A table of these columns and all that any row has; null where a row lacks one."""
+    found = [row for block in rows for row in _single(block)]
+    names = dict.fromkeys([*columns, *itertools.chain.from_iterable(found)])
+    return pa.table({name: [row.get(name) for row in found] for name in names})
+
+
+def _single(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not any(isinstance(value, np.ndarray) for value in block.values()):
+        yield block
+        return
+    values = (value if isinstance(value, np.ndarray) else itertools.repeat(value) for value in block.values())
+    for cells in zip(*values, strict=False):
+        yield dict(zip(block, cells, strict=True))
+
+
+def each_run(rows: Callable[[Results], Rows]) -> Callable[[Sequence[Results]], pa.Table]:
+    """The table of runs that has these rows of each, after the model's label."""
+    return lambda runs: table_of({"model": run.label} | row for run in runs for row in rows(run))
+
+
+def each_case(rows: Callable[[Results, Case], Rows]) -> Callable[[Sequence[Results]], pa.Table]:
+    """The same, of each curve that has a density."""
+    return each_run(
+        lambda run: ({"condition": case.name} | row for case in run.with_density for row in rows(run, case))
+    )
+
+
+def each_source(rows: Callable[[Results, str], Rows]) -> Callable[[Sequence[Results]], pa.Table]:
+    """The same, of each kind of traces."""
+    return each_run(lambda run: ({"source": source} | row for source in run.sources for row in rows(run, source)))
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+_ABLATED = {"all": "all edges", "residual+mlp": "residual and MLP edges only (residual+mlp)"}
+_CARRIED = {
+    "zero": "nothing (zero)",
+    "mean": "means over reference texts (mean)",
+    "resample": "the states of other texts (resample)",
+}
+
+
+def ablated(ablations: Sequence[str], replacements: Sequence[str]) -> str:
+    """What a figure ablates, and what ablated edges carry in it where that is not nothing."""
+    edges = ", beside it ".join(_ABLATED[name] for name in ablations)
+    return f"Ablated: {edges}{alone(ablations)}.{carried(replacements)}"
+
+
+def ablated_in(cases: Sequence[Case]) -> str:
+    """The same of a figure of these cases."""
+    conditions = [case.condition for case in cases]
+    return ablated(*(list(dict.fromkeys(getattr(one, name) for one in conditions)) for name in ("ablate", "replace")))
+
+
+def modes_of(runs: Sequence[Results]) -> tuple[list[str], list[str]]:
+    """The ablations and the replacements that any run has."""
+    ablations = [name for name in ABLATIONS if any(name in run.ablations for run in runs)]
+    return ablations, [name for name in REPLACEMENTS if any(name in run.plan.replacements for run in runs)]
+
+
+def carried(replacements: Sequence[str]) -> str:
+    """What ablated edges carry, where that is not nothing."""
+    names = ", beside it ".join(_CARRIED[name] for name in replacements)
+    return "" if list(replacements) == ["zero"] else f" Ablated edges carry {names}."
+
+
+def alone(ablations: Sequence[str]) -> str:
+    """That there is one mode of ablation only."""
+    return "" if len(ablations) > 1 else "; there is no other mode to show beside it"
+
+
+def counted(runs: Sequence[Results]) -> str:
+    """How many valid inputs runs have."""
+    counts = [run.valid.num_rows for run in runs]
+    return f"n = {counts[0]}." if len(set(counts)) == 1 else f"n = {min(counts)} to {max(counts)}."

@@ -1,0 +1,139 @@
+"""What a report shows of its runs, in its order (section 7 of the method): an exhibit is an entry here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from jstrace.reports import beside, control, curves, generations, geometries, makeup, models, networks, pairs
+from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, ablated, each_run, those, usable
+from jstrace.reports.results import Results
+
+
+@each_run
+def validity(run: Results) -> Rows:
+    """Inputs, valid and invalid ones and why."""
+    reasons = [reason for reason in run.inputs["reason"].to_pylist() if reason is not None]
+    valid, count = run.valid.num_rows, run.inputs.num_rows
+    row = {"dtype": run.manifest["model"]["dtype"], "rows_of_data": run.rows_of_data}
+    row |= {"inputs": count, "valid": valid, "invalid": count - valid}
+    yield row | {"reasons": "; ".join(f"{reasons.count(r)} x {r}" for r in dict.fromkeys(reasons))}
+
+
+@each_run
+def seconds(run: Results) -> Rows:
+    """What each score took an input, without compilation and evaluation, on the devices of each session that says it.
+
+    Scores of one clean pass share a line; what a control took, which scores are made again for, is not in it.
+    """
+    for session in run.manifest["sessions"]:
+        device = f"{session['hardware']['devices']} x {session['hardware']['device']}"
+        for score, took in session.get("seconds", {}).items():
+            row = {"score": score, "device": device, "n": took["inputs"]}
+            yield row | {"seconds_an_input": took["seconds"] / took["inputs"]}
+
+
+_TEXTS = (
+    "text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts", "foreign_inputs",
+    "generated_token", "generated_text", "dimension", "anisotropy", "pair", "variant",
+)  # fmt: skip
+
+
+def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
+    """The table of inputs without their texts."""
+    found = []
+    for run in runs:
+        kept = run.inputs.drop_columns([name for name in _TEXTS if name in run.inputs.column_names])
+        found.append(kept.add_column(0, "model", pa.array([run.label] * kept.num_rows)))
+    return pa.concat_tables(found, promote_options="default")
+
+
+EXHIBITS = (
+    Exhibit("validity", table=validity, title="Valid and invalid inputs (Table 2)", of=list),
+    Exhibit("density", table=curves.densities, title="Density"),
+    Exhibit("tv", curves.TV),
+    Exhibit("nucleus", curves.NUCLEUS, table=curves.nuclei, title="The size that each nucleus needs", shelf=DETAIL),
+    Exhibit(
+        "core", makeup.CORE, table=makeup.cores, title="Share of edges held by the top components (Fig. 4)",
+        shelf=DETAIL,
+    ),
+    Exhibit(
+        "makeup", makeup.MAKEUP, table=makeup.makeups, title="Types and quarters of the depth (Fig. 5)", shelf=DETAIL
+    ),
+    Exhibit("layers", table=makeup.layers, title="Share of every layer (Fig. 5)", shelf=DETAIL),
+    Exhibit("hubs", networks.hubs),
+    Exhibit("random", beside.random),
+    Exhibit("necessity", beside.necessity),
+    Exhibit("pre-softmax", beside.pre_softmax),
+    Exhibit("score", beside.score),
+    Exhibit("order", beside.order),
+    Exhibit("replace", beside.replace),
+    Exhibit(
+        "selectivity", control.picture, table=control.selectivities, title="Where traces are most selective",
+        of=those(lambda run: run.controlled),
+    ),
+    Exhibit("phases", table=curves.phases, title="Fall of the median TV in each phase"),
+    Exhibit(
+        "generation", generations.picture, table=generations.table, title="Density along generated text", shelf=ADDED,
+        of=those(lambda run: run.generates),
+    ),
+    Exhibit(
+        "geometry", geometries.picture, table=geometries.table, title="The shape of hidden states by layer",
+        shelf=ADDED, of=those(geometries.has),
+    ),
+    Exhibit(
+        "seconds", table=seconds, title="Seconds an input, by score", shelf=ADDED,
+        of=those(lambda run: any(session.get("seconds") for session in run.manifest["sessions"])),
+    ),
+    Exhibit(
+        "paired", pairs.picture, table=pairs.table, title="Altered texts against those of their pairs", shelf=ADDED,
+        of=those(pairs.pairs_of),
+    ),
+    Exhibit(
+        "correlation", curves.CORRELATION, file="correlations", table=curves.correlations,
+        title="Density against entropy, loss, frequency and length (Fig. 8)",
+    ),
+    Exhibit("models", compared=models.models),
+    Exhibit(
+        "revisions", compared=models.revisions, table=models.revision_rows, title="Checkpoints", shelf=ADDED,
+        of=lambda runs: models.revised(usable(runs)),
+    ),
+    Exhibit(
+        "between-models", compared=models.between, table=models.model_pairs,
+        title="Density between models (Fig. 9)", shelf=ADDED,
+        of=lambda runs: usable(runs) if len(usable(runs)) > 1 else [],
+    ),
+    Exhibit("curves", table=curves.curves, title="All curves (Figs. 3, 6, 7)", shelf=DETAIL),
+    Exhibit("inputs", table=numbers_of_inputs, title="All inputs, without their texts", shelf=DETAIL, of=list),
+)  # fmt: skip
+"""Figures stand in this order, first those of each run; tables too, shelf by shelf."""
+
+
+def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
+    """Every figure that the runs, which have valid inputs, have the numbers for."""
+    several = len(runs) > 1
+    for number, run in enumerate(runs, 1):
+        for exhibit in EXHIBITS:
+            found = exhibit.figure(run) if callable(exhibit.figure) else exhibit.figure
+            if found:
+                words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
+                caption = f"{found.caption} n = {run.valid.num_rows if found.n is None else found.n}."
+                yield dataclasses.replace(
+                    found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,
+                    draw=functools.partial(found.draw, run), number=number if several else None,
+                )  # fmt: skip
+    for exhibit in EXHIBITS:
+        found = exhibit.compared(runs) if exhibit.compared and several else None
+        if found:
+            yield dataclasses.replace(found, kind=exhibit.name)
+
+
+def tables(runs: Sequence[Results]) -> Iterator[Table]:
+    """Every table of the runs."""
+    for exhibit in sorted(EXHIBITS, key=lambda exhibit: exhibit.shelf):
+        chosen = exhibit.of(runs)
+        if exhibit.table and chosen:
+            yield Table(exhibit.file or exhibit.name, exhibit.title, functools.partial(exhibit.table, chosen))
