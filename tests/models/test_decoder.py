@@ -201,6 +201,17 @@ def overflowing(dtype: str, *, embed: float, down: float) -> Decoder:
     return Decoder(TINY, jax.tree.map(lambda leaf: leaf.astype(dtype), weights))
 
 
+def test_gradients_through_attention_by_queries(tiny: Model, tokens: np.ndarray) -> None:
+    """What fills the last queries is no part of them: a softmax over nothing would be NaN, times zero NaN, too."""
+    mask = random_mask(len(tokens), np.random.default_rng(4), soft=True)
+
+    def logit(mask: EdgeTree, n_queries: int | None) -> jax.Array:
+        return masked_forward(tiny.decoder, jnp.asarray(tokens), mask, n_queries=n_queries)[3]
+
+    whole, parts = (jax.jit(jax.grad(logit), static_argnums=1)(mask, n_queries) for n_queries in (None, 3))
+    chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_ablated_edges_need_not_be_finite(tokens: np.ndarray, soft: bool) -> None:
     """One answer on all platforms: that of float32, which holds the vectors of the edges that are left out."""
