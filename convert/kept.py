@@ -38,7 +38,7 @@ from jstrace.models.params import Weight, map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
-_FORMAT, _VERSION = "jstrace-kept-weights", 2
+_FORMAT, _VERSION = "jstrace-kept-weights", 3
 """The version is of what is made of a file, too: another tokenizer or config of the same file is another version."""
 _WORTH = 2**24
 """Bytes of weights from which keeping them pays."""

@@ -183,11 +183,10 @@ def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
         what = line.text
     else:
         asked = dataclasses.replace(asked, replace=saved.replace, score_replace=saved.score_replace or saved.replace)
-        for name in (asked.replace, asked.score_replace):
-            if name not in CARRIED:
-                raise InputError(
-                    f"{what}: its edges carry {name!r:.60} of your own; give that to jstrace.view in Python"
-                )
+        if saved.replace not in CARRIED:
+            raise InputError(f"{what}: its edges carry {saved.replace!r:.60} of your own; use jstrace.view in Python")
+        if len(asked.scores) > 1 and asked.score_replace not in CARRIED:
+            raise InputError(f"{what}: it was scored under {asked.score_replace!r:.60} of your own, which is not here")
     model = loaded()
     return _page(model, _traces(model, what, asked, saved), asked)
 

@@ -210,10 +210,10 @@ class _Filled:
 
 def unfilled(score: Any) -> tuple[Any, Coefficients | None]:
     """A score as programs are compiled for it, and the coefficients they are given: of a scorer, or a fit's start."""
-    if isinstance(score, Scorer):
+    if type(score) is Scorer:  # others may score otherwise
         return _Unfilled(score.features), score.coefficients
     start = getattr(score, "start", None)
-    if isinstance(start, Scorer):
+    if type(score).__module__ == "jstrace.method.learning" and type(start) is Scorer:
         return dataclasses.replace(score, start=_Unfilled(start.features)), start.coefficients
     return score, None
 

@@ -7,6 +7,7 @@ same of batches of texts, with memory planned.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,10 +16,11 @@ import jax.numpy as jnp
 from jaxtyping import Float32, Int
 
 from jstrace.method import scoring
-from jstrace.method.conditions import checked_score
+from jstrace.method.conditions import NO_GRADIENTS, checked_score, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.measures import Measures, measure
 from jstrace.models import AnyArray, EdgeTree, InputError, Model, Replacement, Score
+from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.models.slots import checked_tokens
 from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.scorers import known_to
@@ -48,10 +50,19 @@ def edge_scores(
       float32 ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``, ``[L,T]``; NaN in slots that are no edge.
 
     Raises:
-      InputError: tokens of another shape or kind, or a score that is none, or another model's.
+      InputError: tokens of another shape or kind, a score that is none, or another model's, a length beyond them, or a
+        replacement that the score does not read, or that is of other tokens.
     """
     checked_model(model)
     ids, kind = checked_tokens(model.config, tokens), checked_score(score)
+    if replace is not None:
+        if not takes_passes(kind):
+            raise InputError(NO_GRADIENTS.replace("score_replace", "replace"))
+        if not isinstance(replace, Replacement):
+            raise InputError(f"replace is {replace!r:.60}, expected a jstrace.Replacement (jstrace.mean_replacement)")
+        check_fits(checked_arrays(replace), model.config, ids.size)
+    if isinstance(length, int) and not 1 <= length <= ids.size:
+        raise InputError(f"length = {length}, expected 1 to {ids.size}")
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model))
     if traced and kind == "learned":
         raise InputError("score learned is of one model, which is not known inside a transformation: give a Scorer")
@@ -86,21 +97,28 @@ def masked_logits(
 
 
 def measures(
-    full_logits: Float32[AnyArray, "V"], logits: Float32[AnyArray, "*N V"], next_token: Int[AnyArray, ""] | int = 0
+    full_logits: Float32[AnyArray, "V"],
+    logits: Float32[AnyArray, "*N V"],
+    next_token: Int[AnyArray, ""] | int | None = None,
 ) -> Measures:
     """How close predictions are to the full graph's (section 5 of the method).
 
     Args:
       full_logits: of the full graph, or the logarithm of any other prediction.
       logits: with any leading axes, which the measures have, too.
-      next_token: the true next token, for surprisal and rank.
+      next_token: the true next token, for surprisal and rank, which are NaN and 0 without one.
 
     Raises:
-      InputError: logits over other vocabularies.
+      InputError: logits over other vocabularies, or a token outside of theirs.
     """
     full, rows = jnp.asarray(full_logits), jnp.asarray(logits)
     if full.ndim != 1 or rows.ndim < 1 or rows.shape[-1:] != full.shape:
         raise InputError(f"logits of shapes {full.shape} and {rows.shape}, expected [V] and [..., V]")
+    if isinstance(next_token, int) and not 0 <= next_token < full.size:
+        raise InputError(f"next_token {next_token} is outside the vocabulary of {full.size}")
     wide: Any = functools.partial(jnp.asarray, dtype=jnp.float32)
-    found = measure(wide(rows).reshape(-1, full.size), wide(full), next_token)
+    found = measure(wide(rows).reshape(-1, full.size), wide(full), 0 if next_token is None else next_token)
+    if next_token is None:
+        none = jnp.full_like(found.surprisal, jnp.nan), jnp.zeros_like(found.rank)
+        found = dataclasses.replace(found, surprisal=none[0], rank=none[1])
     return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape[:-1], *leaf.shape[1:]), found)

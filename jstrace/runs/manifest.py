@@ -227,7 +227,8 @@ def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> N
     meant = _meant(there)
     asked = {key: value for key, value in _meant(config).items() if key in there} | config
     differences = [
-        f"{key} is {_shown(meant.get(key), manifest.get(key))} there, {_shown(value, facts.get(key))} here"
+        f"{_OPTIONS.get(key, key)} is {_shown(meant.get(key), manifest.get(key))} there,"
+        f" {_shown(value, facts.get(key))} here"
         for key, value in asked.items()
         if key not in ("scores", _OWN_GRADIENTS) and meant.get(key) != value
     ]
@@ -256,4 +257,6 @@ def _shown(value: Any, fact: dict[str, Any] | None) -> str:
     return text if len(text) < 120 else f"{text[:100]}... ({len(value)} of them)"
 
 
+_OPTIONS = {"importance": "score", "own_importances": "own scores"}
+"""What settings are called where the file has an older word."""
 _NAMED = {"name": "", "dtype": "", "rows": " rows"}

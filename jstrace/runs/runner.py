@@ -19,7 +19,7 @@ import jstrace
 from jstrace.method.conditions import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to
@@ -28,7 +28,7 @@ from jstrace.runs import manifest, parts, remote, schema, stores
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data
 from jstrace.runs.inputs import Inputs, Made, written_tokens
-from jstrace.runs.job import Job
+from jstrace.runs.job import Job, Progress
 from jstrace.runs.parts import Part
 from jstrace.runs.row import token_counts, token_fingerprint
 from jstrace.runs.rows import Entry, part_tables
@@ -53,7 +53,22 @@ class Summary:
 
 
 def run(
-    model: Model | Callable[[], Model], data: Data, out: str | Path, plan: Plan | None = None, **options: Any
+    model: Model | Callable[[], Model],
+    data: Data,
+    out: str | Path,
+    plan: Plan | None = None,
+    *,
+    name: str = "",
+    limit: int | None = None,
+    save_strata: bool = False,
+    part_inputs: int | None = None,
+    progress: Progress | None = None,
+    on_save: Callable[[int], None] | None = None,
+    on_batch: OnBatch | None = None,
+    reference: Sequence[str] | None = None,
+    extras: schema.Extras = schema.NOTHING,
+    revision: str | None = None,
+    place: int = 0,
 ) -> Summary:
     """Evaluate every input and write the results into a folder, or go on with what is there.
 
@@ -67,13 +82,17 @@ def run(
       out: the folder of the results; docs/results.md describes it. A URL (``gs://``) names one in a store, through
         fsspec: every save is copied there.
       plan: what is asked of every input.
-      options: the other fields of ``Job``, by their names.
+      name, limit, save_strata, part_inputs, progress, on_save, on_batch, reference, extras, revision, place: the fields
+        of ``jstrace.runs.job.Job``, which says what they are.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
         that another run is writing to; no room; or a model without a tokenizer.
     """
-    job = Job(model, data, Plan() if plan is None else plan, **options)
+    job = Job(
+        model, data, Plan() if plan is None else plan, name, limit, save_strata, part_inputs, progress, on_save,
+        on_batch, reference, extras, revision, place,
+    )  # fmt: skip
     if not stores.is_remote(out):
         return _run(job, Path(out))
     with remote.staged(str(out)) as stage:

@@ -221,7 +221,7 @@ DAMAGES = {
     "no json": lambda folder: (folder / "entry.json").write_text("{"),
     "a list": lambda folder: (folder / "entry.json").write_text("[]"),
     "other": change(source={"path": "elsewhere"}),
-    "later": change(version=3),
+    "later": change(version=4),
     "odd": change(config={"family": 3}),
     "pickled": lambda folder: np.save(folder / "embed.npy", np.array([{}])),
 }

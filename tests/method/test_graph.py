@@ -20,9 +20,14 @@ from tests.conftest import TINY
 
 
 @settings(deadline=None)
-@given(n_layers=st.integers(1, 4), n_heads=st.integers(1, 3), n_tokens=st.integers(1, 6))
-def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int) -> None:
-    config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads)
+@given(
+    n_layers=st.integers(1, 4),
+    n_heads=st.integers(1, 3),
+    n_tokens=st.integers(1, 6),
+    window=st.sampled_from([None, 1, 2, 4]),
+)
+def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int, window: int | None) -> None:
+    config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads, window=window)
     slots = graph.edge_slots(config, n_tokens + 2, n_tokens, np)
     assert sum(int(leaf.sum()) for _, leaf in slots.items()) == graph.n_edges(config, n_tokens)
 

@@ -95,6 +95,7 @@ def test_capacities_hold_every_count() -> None:
     for n_rows in (1, 2, 7, 16, 1350):
         assert capacities(n_rows)[-1] == n_rows
         assert list(capacities(n_rows)) == sorted(set(capacities(n_rows)))
+    assert capacities(1024) == tuple(32 * share for share in (1, 2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32))
 
 
 @pytest.mark.parametrize("form", [in_blocks, in_capacity, in_turns])

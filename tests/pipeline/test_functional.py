@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.models import Decoder, EdgeTree, InputError, Model
+from jstrace.models import Decoder, EdgeTree, InputError, Model, plain_forward
 from tests.conftest import SHAPES, SIZES, family_config, tiny_params
 
 pytestmark = pytest.mark.quick
@@ -72,17 +72,24 @@ def test_a_plain_forward_pass(family: str, tokens: np.ndarray) -> None:
     masked = jax.jit(lambda model, tokens, mask: model(tokens, mask))
     np.testing.assert_allclose(whole[-1], masked(model, tokens, model.full_mask(len(tokens))), atol=2e-5)
     np.testing.assert_allclose(whole[-1], jax.jit(lambda model, tokens: model(tokens))(model, tokens), atol=1e-6)
+    padded = jnp.asarray([*tokens, 1, 2])
+    np.testing.assert_allclose(plain_forward(model.decoder, padded, length=len(tokens)), whole[-1], atol=2e-5)
     if config.rope_long_divisors is None:
         np.testing.assert_allclose(whole[2], masked(model, tokens[:3], model.full_mask(3)), atol=2e-5)
 
 
 def test_what_makes_no_sense(tiny: Model, tokens: np.ndarray) -> None:
     full, logits = tiny.full_mask(len(tokens)), np.zeros((2, 97), np.float32)
+    scored = inspect.unwrap(jstrace.edge_scores)
     mean, unchecked = jstrace.mean_replacement(tiny, [tokens]), inspect.unwrap(jstrace.measures)
     for call, message in (
         (lambda: tiny(tokens, replace=mean), "without a mask nothing is ablated"),
         (lambda: tiny(tokens, full, every=True), "every is for no mask"),
         (lambda: jstrace.edge_scores(tiny, tokens, "l3"), "score 'l3' is not known"),
+        (lambda: scored(tiny, tokens, "l1", replace=mean), "replace is for scores from gradients"),
+        (lambda: scored(tiny, tokens, "rounds", replace="mean"), "expected a jstrace.Replacement"),
+        (lambda: scored(tiny, tokens, "l2", length=8), "length = 8, expected 1 to 7"),
+        (lambda: unchecked(logits[0], logits, 97), "next_token 97 is outside"),
         (lambda: unchecked(logits, logits), r"expected \[V\] and \[\.\.\., V\]"),
         (lambda: unchecked(logits[0], logits[:, :5]), r"expected \[V\] and \[\.\.\., V\]"),
         (

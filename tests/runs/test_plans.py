@@ -209,7 +209,7 @@ def test_an_importance_of_ones_own_in_runs_and_reports(model: Model, tmp_path: P
         np.testing.assert_allclose(found, jstrace.evaluate(model, trace).tv, atol=2e-5)
     write_report([tmp_path / "run"], tmp_path / "report")
     assert "mine" in (tmp_path / "report" / "index.html").read_text()
-    with pytest.raises(InputError, match=r"own_importances is .*sign=-1.*there, .*sign=1"):
+    with pytest.raises(InputError, match=r"own scores is .*sign=-1.*there, .*sign=1"):
         runs.run(model, DATA, tmp_path / "run", Plan(("l1", Mine(sign=1.0)), sizes=SIZES))
     for scores, message in (
         ((Mine("l1"),), "another name"),
