@@ -71,13 +71,15 @@ def clean_forward(
     return Clean(model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1]), magnitudes)
 
 
+Held = Callable[[Array, Array], tuple[Array, Array]]
+"""From keys and values of a layer's own tokens to those of all tokens that they see."""
+
+
 def _attended(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
 ) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
     """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
-    q, k, v = fn.project_qkv(config, w, x)
-    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), fn.rotate(k, sight.cos, sight.sin))
-    probs = fn.attention_probs(logits, sight.visible)
+    _, v, probs = _attention(config, w, x, sight)
     mixed = fn.mix_values(probs, v)
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
@@ -89,6 +91,18 @@ def _attended(
     weight = fn.gain(config, w["attn_post_norm"])
     normed = fn.norm(config, w, "attn_post_norm", whole)
     return probs * inverse[None, :, 0, None], values * weight, normed
+
+
+def _attention(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
+) -> tuple[Float[Array, "S K d"], Float[Array, "S K d"], Float32[Array, "H T S"]]:
+    """Keys, turned by their positions, values, and how much each head reads of each source."""
+    q, k, v = fn.project_qkv(config, w, x)
+    keys = fn.rotate(k, sight.cos, sight.sin)
+    if held is not None:
+        keys, v = held(keys, v)
+    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), keys)
+    return keys, v, fn.attention_probs(logits, sight.visible)
 
 
 def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
@@ -116,20 +130,12 @@ class LayerStates(NamedTuple):
         return self.middle + self.edge
 
 
-Held = Callable[[Array, Array], tuple[Array, Array]]
-"""From keys and values of a layer's own tokens to those of all tokens that they see."""
-
-
 def layer_states(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> LayerStates:
     """One layer of the full pass; ``held`` adds keys and values that were computed before."""
-    q, k, v = fn.project_qkv(config, w, x)
-    keys, values = fn.rotate(k, sight.cos, sight.sin), v
-    if held is not None:
-        keys, values = held(keys, values)
-    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), keys)
-    mixed = fn.mix_values(fn.attention_probs(logits, sight.visible), values)
+    keys, values, probs = _attention(config, w, x, sight, held)
+    mixed = fn.mix_values(probs, values)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
     return LayerStates(keys, values, middle, fn.mlp(config, w, x if config.parallel else middle))
 
@@ -137,12 +143,11 @@ def layer_states(
 def over_clean_layers(
     model: Decoder,
     tokens: Int[Array, "T"],
-    length: Int[Array, ""] | int | None,
+    sights: fn.Sight,
     take: Callable[[Float[Array, "T D"], LayerStates], Any],
 ) -> tuple[Float[Array, "T D"], Any]:
     """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked."""
     config = model.config
-    sights = fn.sights(config, tokens.shape[0], length)
 
     def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
         layer, kind = inputs
@@ -164,7 +169,7 @@ def plain_forward(
       length: number of true tokens; all by default.
       every: whether the logits after every token are wanted; those after padding mean nothing.
     """
-    x, _ = over_clean_layers(model, tokens, length, lambda *_: None)
+    x, _ = over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), lambda *_: None)
     if every:
         return jax.vmap(model.next_token_logits)(x)
     return model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1])
@@ -196,7 +201,7 @@ def hidden_states(
     def taken(x: Array, states: LayerStates) -> Any:
         return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
 
-    return over_clean_layers(model, tokens, length, taken)[1]
+    return over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), taken)[1]
 
 
 CHOSEN = -1
@@ -244,7 +249,7 @@ def continued(
     """
     sights = fn.sights(model.config, tokens.shape[0], length)
     known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = over_clean_layers(model, tokens, length, lambda _, states: _Cache(states.keys, states.values))
+    x, cache = over_clean_layers(model, tokens, sights, lambda _, states: _Cache(states.keys, states.values))
 
     def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
         tokens, cache, logits = state

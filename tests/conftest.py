@@ -147,6 +147,15 @@ def _forget_programs() -> Iterator[None]:
         jax.clear_caches()
 
 
+_plain = jax.jit(lambda model, tokens: model(tokens))
+
+
+def top_token(model: Model, text: str) -> int:
+    """The most probable token after a text."""
+    assert model.tokenizer is not None
+    return int(_plain(model, np.asarray(model.tokenizer.encode(text))).argmax())
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     return Model(Decoder(TINY, tiny_params()))

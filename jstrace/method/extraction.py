@@ -87,8 +87,7 @@ def extract(
 def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:
     """Edges of each trace."""
     known = not isinstance(length, jax.core.Tracer)
-    if known and not 1 <= int(length) <= n_tokens:
-        raise InputError(f"length = {length}, expected 1 to {n_tokens}")
+    graph.check_length(length, n_tokens)
     if counts is None:
         if not known:
             raise InputError("the length is not known before the call: give counts of edges rather than sizes")

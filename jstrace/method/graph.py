@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
+from typing import Any
+
+import jax
 
 from jstrace.models import InputError, ModelConfig
 from jstrace.models import edge_slots as edge_slots
@@ -64,6 +67,16 @@ def check_slots(config: ModelConfig, n_tokens: int, padded: Callable[[int], int]
             f"{n_tokens} tokens are too many: this model's graph of them is too large to index; up to {fitting} tokens"
             " fit, so shorten the input"
         )
+
+
+def check_length(length: Any, n_tokens: int) -> None:
+    """Refuse, where it is known, a number of true tokens that ``n_tokens``, padding among them, do not hold.
+
+    Raises:
+      InputError: with what it can be.
+    """
+    if not isinstance(length, jax.core.Tracer) and not 1 <= int(length) <= n_tokens:
+        raise InputError(f"length = {length}, expected 1 to {n_tokens}")
 
 
 def n_nodes(config: ModelConfig, n_tokens: int) -> int:

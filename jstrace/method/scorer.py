@@ -188,45 +188,6 @@ class Scorer:
         return _checked(path, header, arrays)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Unfilled:
-    """A scorer without its numbers: what a program is compiled for, so that scorers of one shape share it."""
-
-    features: str
-
-    def edge_scores(self, one: Pass) -> EdgeTree:
-        raise NotImplementedError  # it is filled inside of the program
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class _Filled:
-    """Inside a program: a scorer whose numbers are arrays of it."""
-
-    features: str
-    coefficients: Coefficients
-
-    edge_scores = Scorer.edge_scores
-
-
-def unfilled(score: Any) -> tuple[Any, Coefficients | None]:
-    """A score as programs are compiled for it, and the coefficients they are given: of a scorer, or a fit's start."""
-    if type(score) is Scorer:  # others may score otherwise
-        return _Unfilled(score.features), score.coefficients
-    start = getattr(score, "start", None)
-    if type(score).__module__ == "jstrace.method.learning" and type(start) is Scorer:
-        return dataclasses.replace(score, start=_Unfilled(start.features)), start.coefficients
-    return score, None
-
-
-def filled(score: Any, coefficients: Coefficients | None) -> Any:
-    """What ``unfilled`` was given, inside a program."""
-    if coefficients is None:
-        return score
-    if isinstance(score, _Unfilled):
-        return _Filled(score.features, coefficients)
-    return dataclasses.replace(score, start=_Filled(score.start.features, coefficients))
-
-
 def _checked(path: Path, header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> Scorer:
     """A scorer whose arrays fit together.
 

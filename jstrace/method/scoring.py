@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, Source, takes_pass
 from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
 from jstrace.method.learning import Fitted
 from jstrace.method.ordering import NO_SCORE, marked
+from jstrace.method.scorer import Coefficients, Scorer
 from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
 from jstrace.models.platforms import usual_promotion
@@ -26,6 +28,45 @@ assert {*SCORES, "learned"} == {*GRADIENTS}
 
 
 _NONE: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unfilled:
+    """A scorer without its numbers: what a program is compiled for, so that scorers of one shape share it."""
+
+    features: str
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        raise NotImplementedError  # it is filled inside of the program
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Filled:
+    """Inside a program: a scorer whose numbers are arrays of it."""
+
+    features: str
+    coefficients: Coefficients
+
+    edge_scores = Scorer.edge_scores
+
+
+def unfilled(score: Any) -> tuple[Any, Coefficients | None]:
+    """A score as programs are compiled for it, and the coefficients they are given: of a scorer, or a fit's start."""
+    if type(score) is Scorer:  # others may score otherwise
+        return _Unfilled(score.features), score.coefficients
+    start = getattr(score, "start", None)
+    if type(score) is Fitted and type(start) is Scorer:
+        return dataclasses.replace(score, start=_Unfilled(start.features)), start.coefficients
+    return score, None
+
+
+def filled(score: Any, coefficients: Coefficients | None) -> Any:
+    """What ``unfilled`` was given, inside a program."""
+    if coefficients is None:
+        return score
+    if isinstance(score, _Unfilled):
+        return _Filled(score.features, coefficients)
+    return dataclasses.replace(score, start=_Filled(score.start.features, coefficients))
 
 
 def edge_scores(

@@ -25,7 +25,7 @@ from jstrace.method import graph, sizes
 from jstrace.method.composition import Composition, composed
 from jstrace.method.conditions import scored_name, takes_passes
 from jstrace.method.counting import Counts
-from jstrace.method.scorer import unfilled
+from jstrace.method.scoring import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.models.edges import ByValue
 from jstrace.pipeline import masked, scorers, stages

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int
 
-from jstrace.method import scoring
+from jstrace.method import graph, scoring
 from jstrace.method.conditions import NO_GRADIENTS, checked_score, takes_passes
 from jstrace.method.gradients import GradientScore
 from jstrace.method.measures import Measures, measure
@@ -61,15 +61,13 @@ def edge_scores(
         if not isinstance(replace, Replacement):
             raise InputError(f"replace is {replace!r:.60}, expected a jstrace.Replacement (jstrace.mean_replacement)")
         check_fits(checked_arrays(replace), model.config, ids.size)
-    if isinstance(length, int) and not 1 <= length <= ids.size:
-        raise InputError(f"length = {length}, expected 1 to {ids.size}")
+    length = ids.size if length is None else length
+    graph.check_length(length, ids.size)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model))
     if traced and kind == "learned":
         raise InputError("score learned is of one model, which is not known inside a transformation: give a Scorer")
     known = kind if traced else known_to(model, kind)
-    return scoring.edge_scores(
-        model.decoder, ids, ids.size if length is None else length, score=known, seed=seed, replace=replace
-    )
+    return scoring.edge_scores(model.decoder, ids, length, score=known, seed=seed, replace=replace)
 
 
 def masked_logits(

@@ -20,9 +20,9 @@ from jstrace.method.counting import Counts, count
 from jstrace.method.extraction import extract_padded
 from jstrace.method.first_pass import ranked
 from jstrace.method.ranking import by_score
-from jstrace.method.scorer import Coefficients, filled
+from jstrace.method.scorer import Coefficients
 from jstrace.method.scores import Together
-from jstrace.method.scoring import several_scores
+from jstrace.method.scoring import filled, several_scores
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes

@@ -134,6 +134,5 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
 def tables(runs: Sequence[Results]) -> Iterator[Table]:
     """Every table of the runs."""
     for exhibit in sorted(EXHIBITS, key=lambda exhibit: exhibit.shelf):
-        chosen = exhibit.of(runs)
-        if exhibit.table and chosen:
+        if exhibit.table and (chosen := exhibit.of(runs)):
             yield Table(exhibit.file or exhibit.name, exhibit.title, functools.partial(exhibit.table, chosen))

@@ -90,8 +90,9 @@ def run(
         that another run is writing to; no room; or a model without a tokenizer.
     """
     job = Job(
-        model, data, Plan() if plan is None else plan, name, limit, save_strata, part_inputs, progress, on_save,
-        on_batch, reference, extras, revision, place,
+        model, data, Plan() if plan is None else plan, name=name, limit=limit, save_strata=save_strata,
+        part_inputs=part_inputs, progress=progress, on_save=on_save, on_batch=on_batch, reference=reference,
+        extras=extras, revision=revision, place=place,
     )  # fmt: skip
     if not stores.is_remote(out):
         return _run(job, Path(out))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -16,16 +15,10 @@ from jstrace.pipeline import stages
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.control import Control
 from jstrace.runs.row import Row
+from tests.conftest import top_token
 from tests.stand_ins import Letters
 
 SCORE: dict[str, Any] = {"score": "l1*gradient", "sizes": (0.2, 0.5)}
-
-
-plain = jax.jit(lambda model, tokens: model(tokens))
-
-
-def top(model: Model, text: str) -> int:
-    return int(plain(model, np.asarray(Letters().encode(text))).argmax())
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +31,8 @@ def texts(model: Model) -> list[str]:
     """One, two that predict something else, and between them one that predicts the same."""
     words = [f"{first}{second}" for first in "abcdefgh" for second in "klmnop"]
     own = words[0]
-    same = next(word for word in words[1:] if top(model, word) == top(model, own))
-    others = [word for word in words[1:] if top(model, word) != top(model, own)]
+    same = next(word for word in words[1:] if top_token(model, word) == top_token(model, own))
+    others = [word for word in words[1:] if top_token(model, word) != top_token(model, own)]
     return [own, others[0], same, others[1]]
 
 

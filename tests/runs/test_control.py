@@ -24,7 +24,7 @@ from jstrace.pipeline.replacing import Replacing
 from jstrace.runs import manifest
 from jstrace.runs.control import Control
 from jstrace.runs.data import Data, Row
-from tests.conftest import SIZES, TINY, tiny_params
+from tests.conftest import SIZES, TINY, tiny_params, top_token
 from tests.stand_ins import Letters
 
 TEXTS = ("hello", "abc", "", "bye", "hello", "a longer text", "more words")
@@ -40,13 +40,6 @@ LIGHT = Plan(("l1*gradient",), sizes=SIZES, replacements=("mean",), selectivity=
 
 def tables(folder: Path) -> dict[str, pa.Table]:
     return {name: parquet.read_table(folder / name) for name in ("inputs", "curves", "components")}
-
-
-plain = jax.jit(lambda model, tokens: model(tokens))
-
-
-def top_of(model: Model, text: str) -> int:
-    return int(plain(model, np.asarray(Letters().encode(text))).argmax())
 
 
 def test_numbers_are_selectivitys(model: Model, tmp_path: Path) -> None:
@@ -76,7 +69,7 @@ def test_numbers_are_selectivitys(model: Model, tmp_path: Path) -> None:
 def test_targets_are_the_next_rows_that_predict_something_else(model: Model) -> None:
     """From the first again after the last, without regard to limits; a row that is no input is passed over."""
     control = Control(model, LIGHT, DATA.rows, Replacing(model, REFERENCE))
-    tops = [None if not text else top_of(model, text) for text in TEXTS]
+    tops = [None if not text else top_token(model, text) for text in TEXTS]
     assert len({top for top in tops if top is not None}) > 2
     for index in (0, 1, 3, 4, 5, 6):
         following = [*range(index + 1, len(TEXTS)), *range(index)]
