@@ -28,7 +28,7 @@ import jstrace
 from experiments.fitted_traces import FOREIGN, KINDS, shuffled
 from experiments.inputs import makeup_of, prediction, texts_of, unseen, written
 from experiments.paraphrases import PAIRS
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph.sizes import SIZES
 from jstrace.models import EDGE_KINDS, EdgeTree, Model
 
 JUDGES = {

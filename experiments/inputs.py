@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 import jstrace
-from jstrace.method.composition import Composition
+from jstrace.method.graph.composition import Composition
 from jstrace.models import Model
 from jstrace.pipeline import stages
 from jstrace.scale import batching

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jstrace
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, Model, clean_forward
 
 TEXTS = {

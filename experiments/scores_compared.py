@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
 from experiments.inputs import makeup_of, padded_to, prediction, texts_of, written
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import Decoder, EdgeTree, Model, masked_forward
 from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing

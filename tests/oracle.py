@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
 

@@ -35,8 +35,8 @@ from experiments.benchmarks import cost_model
 from experiments.benchmarks.stages import Batch, batch_of, blank_batch
 from experiments.benchmarks.timing import matrix_rate, record, timed
 from jstrace.loading import describe
-from jstrace.method.graph import edge_slot_count
-from jstrace.method.sizes import NO_EDGE, SIZES
+from jstrace.method.graph.full_graph import edge_slot_count
+from jstrace.method.graph.sizes import NO_EDGE, SIZES
 from jstrace.models import PRESETS, Decoder, ModelConfig, n_params, random_params
 from jstrace.models.platforms import seeded
 from jstrace.pipeline import footprint

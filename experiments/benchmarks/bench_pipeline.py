@@ -38,7 +38,7 @@ from experiments.benchmarks.stages import batch_of
 from experiments.benchmarks.timing import matrix_rate, record, timed
 from jstrace import Model, Trace
 from jstrace.convert import read_checkpoint
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph.sizes import SIZES
 from jstrace.models import Decoder
 
 TEXT = (

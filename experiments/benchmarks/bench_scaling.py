@@ -31,7 +31,7 @@ from experiments.benchmarks import cost_model
 from experiments.benchmarks.stages import batch_of
 from experiments.benchmarks.timing import matrix_rate, record, timed
 from jstrace import Model
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph.sizes import SIZES
 
 LENGTHS = (16, 32, 64, 128, 256, 512)
 N_SIZES = (1, 13, 26, 52, 104)

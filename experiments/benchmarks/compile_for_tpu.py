@@ -148,9 +148,9 @@ class Call:
         import jax.numpy as jnp
 
         from jstrace.method.conditions import Condition
-        from jstrace.method.gradients import Gradient, Rounds
-        from jstrace.method.learning import Fitted
-        from jstrace.method.sizes import SIZES
+        from jstrace.method.graph.sizes import SIZES
+        from jstrace.method.scores.fitted import Fitted
+        from jstrace.method.scores.gradients import Gradient, Rounds
         from jstrace.pipeline import masked, stages
 
         if name == "extract":

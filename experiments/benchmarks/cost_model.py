@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from jstrace.loading import describe
-from jstrace.method.graph import n_edges
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph.full_graph import n_edges
+from jstrace.method.graph.sizes import SIZES
 from jstrace.models import PRESETS, EdgeTree, ModelConfig, n_params
 from jstrace.pipeline import Trace
 

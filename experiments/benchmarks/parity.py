@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import jstrace
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, clean_forward
 from tests import hf_models
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace.method.conditions import Condition
-from jstrace.method.graph import n_edges
-from jstrace.method.sizes import SIZES, counts
+from jstrace.method.graph.full_graph import n_edges
+from jstrace.method.graph.sizes import SIZES, counts
 from jstrace.models import Decoder, EdgeTree, ModelConfig, platforms, shapes
 from jstrace.pipeline import masked, stages
 from jstrace.scale import batching

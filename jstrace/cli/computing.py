@@ -67,7 +67,7 @@ def chunks(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], aske
 
 def _texts_at_once(model: Model, longest: int) -> int:
     """As many as ``_BYTES`` hold the traces of, one at least for each device that inputs are divided over."""
-    from jstrace.method.graph import edge_slot_count
+    from jstrace.method.graph.full_graph import edge_slot_count
     from jstrace.scale.meshes import n_data
 
     fitting = _BYTES // (_SLOT_BYTES * edge_slot_count(model.config, longest))

@@ -51,13 +51,13 @@ def _of_model(model: str, revision: str | None, tokens: int, as_json: bool) -> N
     import dataclasses
 
     from jstrace.loading import describe
-    from jstrace.method import graph
+    from jstrace.method.graph import full_graph
     from jstrace.models import n_params
 
     config = describe(model, revision=revision)
-    edges, count = graph.n_edges(config, tokens), n_params(config)
+    edges, count = full_graph.n_edges(config, tokens), n_params(config)
     size = {"parameters": count, "bytes_float32": 4 * count, "bytes_bfloat16": 2 * count}
-    size |= {"tokens": tokens, "nodes": graph.n_nodes(config, tokens), "edges": edges}
+    size |= {"tokens": tokens, "nodes": full_graph.n_nodes(config, tokens), "edges": edges}
     if as_json:
         typer.echo(json.dumps({"model": model, **dataclasses.asdict(config), **size}))
         return

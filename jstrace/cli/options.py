@@ -53,7 +53,7 @@ def score_of(text: str) -> Any:
     from jstrace.errors import InputError
 
     if text.endswith(".safetensors"):
-        from jstrace.method.scorer import Scorer
+        from jstrace.method.scores.learned import Scorer
 
         return Scorer.load(text)
     if text not in list(Score):

@@ -32,7 +32,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
       InputError: with the number of tokens that would fit, where the text certainly does not.
     """
     from jstrace.method.conditions import takes_passes
-    from jstrace.method.sizes import SIZES
+    from jstrace.method.graph.sizes import SIZES
     from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket

@@ -73,13 +73,13 @@ def token_rows(model: Model, lines: Sequence[Line]) -> list[np.ndarray]:
 
 
 def _tokens(model: Model, line: Line) -> np.ndarray:
-    from jstrace.method import graph
+    from jstrace.method.graph import full_graph
     from jstrace.pipeline.inputs import tokenised
     from jstrace.scale import batching
 
     try:
         row = tokenised(model, line.text)[1][0]
-        graph.check_slots(model.config, len(row), batching.bucket)
+        full_graph.check_slots(model.config, len(row), batching.bucket)
     except InputError as error:
         raise InputError(f"{line.where}{error}") from error
     return row

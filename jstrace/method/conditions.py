@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jstrace.errors import InputError
-from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
+from jstrace.method.graph.sizes import NO_EDGE, SIZES, checked_sizes
 
 GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds", "learned", "fitted")
 """Edge scores from gradients in the mask (section 8); learned: by the scorer that comes with jstrace."""
@@ -337,6 +337,15 @@ def scored_name(score: Any, replace: str) -> str:
     return f"{name_of(score)} under {replace}" if named else name_of(score)
 
 
+_IN_FILES = {
+    "jstrace.method.scores.measured": "jstrace.method.scores",
+    "jstrace.method.scores.gradients": "jstrace.method.gradients",
+    "jstrace.method.scores.fitted": "jstrace.method.learning",
+    "jstrace.method.scores.learned": "jstrace.method.scorer",
+}
+"""Where files say that the classes of these modules are, so that a run goes on whatever they are called later."""
+
+
 def identity_of(score: Any) -> str:
     """What tells a score of one's own from another of its name: its class and its attributes, in words.
 
@@ -344,7 +353,7 @@ def identity_of(score: Any) -> str:
     """
     kind = type(score)
     state = ", ".join(f"{key}={value!r}" for key, value in sorted(getattr(score, "__dict__", {}).items()))
-    return f"{kind.__module__}.{kind.__qualname__}({state})"
+    return f"{_IN_FILES.get(kind.__module__, kind.__module__)}.{kind.__qualname__}({state})"
 
 
 def checked_score(score: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method import graph
-from jstrace.method.composition import counted
-from jstrace.method.sizes import NO_EDGE, checked_sizes
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.composition import counted
+from jstrace.method.graph.sizes import NO_EDGE, checked_sizes
 from jstrace.models import InputError, edge_shapes
 
 
@@ -24,7 +24,7 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
       InputError: with the reason, after ``where``.
     """
     c, t = trace.config, len(trace.tokens)
-    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or graph.n_edges(c, t) != trace.n_edges:
+    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or full_graph.n_edges(c, t) != trace.n_edges:
         raise InputError(f"{where}its tokens and its number of edges do not belong together")
     if trace.tokens.min() < 0 or trace.tokens.max() >= c.vocab_size:
         raise InputError(f"{where}its tokens are outside the vocabulary of {c.vocab_size}")

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
-from jstrace.method import graph, sizes
-from jstrace.method.composition import Composition, composed
 from jstrace.method.conditions import scored_name, takes_passes
-from jstrace.method.counting import Counts
-from jstrace.method.scoring import unfilled
+from jstrace.method.graph import full_graph, sizes
+from jstrace.method.graph.composition import Composition, composed
+from jstrace.method.graph.counting import Counts
+from jstrace.method.scores.scoring import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.models.edges import ByValue
 from jstrace.pipeline import masked, scorers, stages
@@ -198,8 +198,8 @@ class Driver:
 
     def _check(self, length: int) -> None:
         """Refuse a length whose graph cannot be indexed, or that no replacement is long enough for."""
-        graph.n_edges(self.model.config, length)
-        graph.check_slots(self.model.config, length, batching.bucket)
+        full_graph.n_edges(self.model.config, length)
+        full_graph.check_slots(self.model.config, length, batching.bucket)
         self._replacing.check(length, self.ask.carried)
 
     def _most(self, width: int) -> int:
@@ -256,7 +256,7 @@ class Driver:
         """
         model, ask, rows = self.model, self.ask, [one.tokens for one in members]
         width, mesh = batching.bucket(len(rows[0])), model.mesh
-        edges = [graph.n_edges(model.config, len(row)) for row in rows]
+        edges = [full_graph.n_edges(model.config, len(row)) for row in rows]
         counts = batching.filled([sizes.counts(ask.sizes, count) for count in edges], n_rows)
         nexts = batching.filled([np.asarray(one.next_token or 0, np.int32) for one in members], n_rows)
         batch = (*batching.padded(rows, width, n_rows), counts, nexts)

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from jstrace.method.conditions import Condition
 from jstrace.method.frames import frame
-from jstrace.method.measures import Measures, density
-from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.measure.measures import Measures, density
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.masked import BatchResult
 from jstrace.pipeline.notebooks import evaluation_html

@@ -17,12 +17,12 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int
 
-from jstrace.method import graph
-from jstrace.method import scorer as method
 from jstrace.method.conditions import NAMES, REPLACEMENTS, SCORE_NAMES, checked_seed
-from jstrace.method.gradients import Pass, check_count, kl
-from jstrace.method.graph import edge_slot_count
-from jstrace.method.scorer import FEATURES, Coefficients, Scorer
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.full_graph import edge_slot_count
+from jstrace.method.scores import learned as method
+from jstrace.method.scores.gradients import Pass, check_count, kl
+from jstrace.method.scores.learned import FEATURES, Coefficients, Scorer
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.memory import free_memory
@@ -231,7 +231,7 @@ def _check_room(model: Model, rows: Sequence[np.ndarray], width: int, features: 
     Raises:
       InputError: with the longest of them, which all are padded to.
     """
-    graph.check_slots(model.config, width, batching.bucket)
+    full_graph.check_slots(model.config, width, batching.bucket)
     needed = 2 * len(rows) * method.n_features(features) * edge_slot_count(model.config, width)
     room = free_memory()
     if room is not None and needed > room:

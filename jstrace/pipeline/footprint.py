@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jstrace.method.conditions import takes_passes
-from jstrace.method.graph import edge_slot_count
+from jstrace.method.graph.full_graph import edge_slot_count
 from jstrace.models import InputError, ModelConfig, Replacement, form, weight_bytes
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int
 
-from jstrace.method import graph, scoring
 from jstrace.method.conditions import NO_GRADIENTS, checked_score, takes_passes
-from jstrace.method.gradients import GradientScore
-from jstrace.method.measures import Measures, measure
+from jstrace.method.graph import full_graph
+from jstrace.method.measure.measures import Measures, measure
+from jstrace.method.scores import scoring
+from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import AnyArray, EdgeTree, InputError, Model, Replacement, Score
 from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.models.slots import checked_tokens
@@ -62,7 +63,7 @@ def edge_scores(
             raise InputError(f"replace is {replace!r:.60}, expected a jstrace.Replacement (jstrace.mean_replacement)")
         check_fits(checked_arrays(replace), model.config, ids.size)
     length = ids.size if length is None else length
-    graph.check_length(length, ids.size)
+    full_graph.check_length(length, ids.size)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model))
     if traced and kind == "learned":
         raise InputError("score learned is of one model, which is not known inside a transformation: give a Scorer")

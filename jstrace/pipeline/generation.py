@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
-from jstrace.method import graph
 from jstrace.method.conditions import MOST_TOKENS, checked_seed, checked_temperature
-from jstrace.method.gradients import GradientScore
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.sizes import SIZES
+from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import (
     AnyArray,
     Continued,
@@ -150,7 +150,7 @@ def generated(
         given[: len(written)] = written
     whole = np.concatenate([prompt, np.maximum(given, 0)]).astype(np.int32)
     check_ids(config, whole[:-1])  # the last token is not read
-    graph.check_slots(config, length + n - 1, batching.bucket)
+    full_graph.check_slots(config, length + n - 1, batching.bucket)
     key = jax.random.key_data(jax.random.fold_in(seeded(checked_seed(seed)), row))
     logprobs = np.zeros(n, np.float32)
     for start, count in _spans(config, length, n):

@@ -1,4 +1,4 @@
-"""Hidden states of an input on the host, for the shape of their cloud (``method.geometry``)."""
+"""Hidden states of an input on the host, for the shape of their cloud (``method.measure.geometry``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
-from jstrace.method.geometry import Geometry, geometry
+from jstrace.method.measure.geometry import Geometry, geometry
 from jstrace.models import AnyArray, Decoder, Model, hidden_states
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import batching, meshes

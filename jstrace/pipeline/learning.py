@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jstrace.method.conditions import checked_score, takes_passes
-from jstrace.method.gradients import GradientScore
-from jstrace.method.learning import Fitted
-from jstrace.method.scoring import SCORES
-from jstrace.method.sizes import SIZES, checked_sizes, most_selective
+from jstrace.method.graph.sizes import SIZES, checked_sizes, most_selective
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import GradientScore
+from jstrace.method.scores.scoring import SCORES
 from jstrace.models import AnyArray, InputError, Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask

@@ -18,8 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
 from jstrace.method.conditions import Condition
-from jstrace.method.masks import kept
-from jstrace.method.measures import Measures, measure
+from jstrace.method.graph.masks import kept
+from jstrace.method.measure.measures import Measures, measure
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, live_rows, masked_forward
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jstrace.method import graph
 from jstrace.method.conditions import Condition
-from jstrace.method.sizes import SIZES
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.sizes import SIZES
 from jstrace.models import (
     AnyArray,
     Decoder,
@@ -59,13 +59,13 @@ def evaluate_masks(
       N rows and that of the full graph; sizes are shares of all edges.
     """
     n_tokens, n_masks = len(tokens), masks.mlp.shape[0]
-    slots = graph.edge_slots(model.config, n_tokens, n_tokens, np)
+    slots = full_graph.edge_slots(model.config, n_tokens, n_tokens, np)
     kept = np.zeros(n_masks)
     for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
         kept += [np.sum(_numbers(mask) * np.asarray(slot), dtype=np.float64) for mask in leaf]
-    sizes = tuple((kept / graph.n_edges(model.config, n_tokens)).tolist())
+    sizes = tuple((kept / full_graph.n_edges(model.config, n_tokens)).tolist())
     width = batching.bucket(n_tokens)
-    graph.check_slots(model.config, n_tokens, batching.bucket)
+    full_graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
     others = replacing.stack(condition.replace, width)
     held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)

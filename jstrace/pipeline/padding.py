@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jstrace.method.ordering import NO_SCORE
+from jstrace.method.search.ordering import NO_SCORE
 from jstrace.models import EdgeTree
 
 

@@ -7,10 +7,10 @@ import functools
 import importlib.resources
 from typing import Any
 
-from jstrace.method.learning import Fitted
-from jstrace.method.scorer import CUTS, KEPT, Coefficients, Scorer
-from jstrace.method.scores import MEASURES
-from jstrace.method.scoring import SCORES
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.learned import CUTS, KEPT, Coefficients, Scorer
+from jstrace.method.scores.measured import MEASURES
+from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model
 from jstrace.models.platforms import GENERATOR
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jstrace.method import graph
-from jstrace.method.ordering import NO_SCORE, marked
+from jstrace.method.graph import full_graph
+from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import EdgeTree, InputError, ModelConfig
 from jstrace.pipeline import stages
 from jstrace.pipeline.padding import cropped, widened
@@ -26,7 +26,7 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
         raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
     scores, found = EdgeTree(**{kind: np.asarray(leaf) for kind, leaf in scores.items()}), {}
     scores.check("scores", config, n_tokens, "floats")
-    slots = graph.edge_slots(config, n_tokens, n_tokens, np)
+    slots = full_graph.edge_slots(config, n_tokens, n_tokens, np)
     for kind, leaf in scores.items():
         with np.errstate(over="ignore"):
             array = np.where(getattr(slots, kind), leaf.astype(np.float32), np.float32(-1))
@@ -41,7 +41,7 @@ def searched(
 ) -> EdgeTree:
     """Strata on the host, of scores from ``checked_scores`` and the edges of each trace."""
     n_tokens = scores.mlp.shape[-1]
-    slots = graph.edge_slots(config, n_tokens, n_tokens, np)
+    slots = full_graph.edge_slots(config, n_tokens, n_tokens, np)
     wide = widened(marked(scores, slots, np), batching.bucket(n_tokens), NO_SCORE)
     batch = jax.tree.map(lambda leaf: leaf[None], wide)
     lengths = np.asarray([n_tokens], np.int32)

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int
 
-from jstrace.method import graph
-from jstrace.method.counting import Counts, count
-from jstrace.method.extraction import extract_padded
-from jstrace.method.first_pass import ranked
-from jstrace.method.ranking import by_score
-from jstrace.method.scorer import Coefficients
-from jstrace.method.scores import Together
-from jstrace.method.scoring import filled, several_scores
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.counting import Counts, count
+from jstrace.method.scores.learned import Coefficients
+from jstrace.method.scores.measured import Together
+from jstrace.method.scores.scoring import filled, several_scores
+from jstrace.method.search.extraction import extract_padded
+from jstrace.method.search.first_pass import ranked
+from jstrace.method.search.ranking import by_score
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes
@@ -74,7 +74,7 @@ def score_batch(
             return several_scores(decoder, tokens, length, target=target[0] if target else None, **options)
 
         found = jax.vmap(one)(tokens, lengths, *target)
-        slots = jax.vmap(functools.partial(graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
+        slots = jax.vmap(functools.partial(full_graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(

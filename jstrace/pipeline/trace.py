@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace import archives
-from jstrace.method import graph
-from jstrace.method.composition import Composition, compose
 from jstrace.method.conditions import GRADIENTS, checked_frozen, checked_order, checked_replace, checked_seed
-from jstrace.method.edges import Edges, edges_where
-from jstrace.method.sizes import SIZES, checked_sizes
-from jstrace.method.sizes import counts as edge_counts
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.composition import Composition, compose
+from jstrace.method.graph.edges import Edges, edges_where
+from jstrace.method.graph.sizes import SIZES, checked_sizes
+from jstrace.method.graph.sizes import counts as edge_counts
 from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.coherence import check
@@ -109,8 +109,8 @@ class Trace(ByValue):
         if not single:
             raise InputError("from_scores takes one input: a text or its token ids")
         (ids,), config = rows, model.config
-        graph.check_slots(config, len(ids), batching.bucket)
-        own, n_edges = checked_scores(scores, config, len(ids)), graph.n_edges(config, len(ids))
+        full_graph.check_slots(config, len(ids), batching.bucket)
+        own, n_edges = checked_scores(scores, config, len(ids)), full_graph.n_edges(config, len(ids))
         sizes, first = checked_sizes(sizes), checked_frozen(frozen)
         cuts = edge_counts(sizes, n_edges)
         return Trace(
@@ -292,8 +292,8 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
     config, (n_tokens,) = ModelConfig.from_json(header["config"]), outlines["tokens"].shape
     if not 0 < config.n_layers <= _MOST_LAYERS or not config.n_heads > 0:
         raise ValueError(f"its config has {config.n_layers} layers and {config.n_heads} heads")
-    graph.check_slots(config, n_tokens)
-    if graph.n_edges(config, n_tokens) != header["n_edges"]:
+    full_graph.check_slots(config, n_tokens)
+    if full_graph.n_edges(config, n_tokens) != header["n_edges"]:
         raise ValueError("its tokens and its number of edges do not belong together")
     shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
     kinds = {"scores": np.float32, "strata": np.uint8}

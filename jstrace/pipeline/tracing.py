@@ -17,8 +17,8 @@ from jstrace.method.conditions import (
     name_of,
     takes_passes,
 )
-from jstrace.method.gradients import GradientScore
-from jstrace.method.sizes import SIZES, checked_sizes, counts
+from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
+from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jstrace.method.conditions import Case
-from jstrace.method.sizes import most_selective
+from jstrace.method.graph.sizes import most_selective
 from jstrace.reports.drawing import COLORS, DASHES, ROW, SIZE_LABEL, grid_of, legend_above, log_sizes, panel_title
 from jstrace.reports.exhibit import Picture, Rows, ablated_in, each_run
 from jstrace.reports.results import Results

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jstrace.method.depth import by_quarter
+from jstrace.method.graph.depth import by_quarter
 from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, grid_of, line, log_sizes, note, power
 from jstrace.reports.exhibit import NOT_ABLATED, Picture, Rows, each_source
 from jstrace.reports.results import Results

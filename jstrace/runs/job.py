@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jstrace.method.conditions import Plan
-from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.models import InputError, Model
 from jstrace.pipeline.driver import OnBatch
 from jstrace.pipeline.replacing import reference_mark

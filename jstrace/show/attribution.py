@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from jstrace.analysis.analysing import named
-from jstrace.method.edges import Edges
+from jstrace.method.graph.edges import Edges
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.text import Word, shown, text_of, words_of

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jstrace.files import write_bytes
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph.sizes import NO_EDGE
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from jstrace.analysis.analysing import MEASURES, Analysis
-from jstrace.method.edges import Edge
+from jstrace.method.graph.edges import Edge
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import attention, strongest

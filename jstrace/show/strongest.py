@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from jstrace.method.composition import counted
 from jstrace.method.conditions import FROZEN_KINDS
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph.composition import counted
+from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree
 from jstrace.models.edges import ByValue
 
 if TYPE_CHECKING:
-    from jstrace.method.edges import Edges
+    from jstrace.method.graph.edges import Edges
     from jstrace.pipeline.evaluation import Evaluation
     from jstrace.pipeline.trace import Trace
 
@@ -47,7 +47,7 @@ def strongest(trace: Trace, count: int, kind: str = "all") -> Edges:
 
 def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]) -> Edges:
     """The edges at these places of the arrays one after another, highest score first."""
-    from jstrace.method.edges import edges_where
+    from jstrace.method.graph.edges import edges_where
 
     masks = {name: np.zeros(leaf.shape, bool) for name, leaf in trace.strata.items()}
     start = 0

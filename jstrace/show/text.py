@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # reports, which do without JAX, print labels, too
-    from jstrace.method.edges import Edge
+    from jstrace.method.graph.edges import Edge
     from jstrace.pipeline.evaluation import Evaluation
     from jstrace.pipeline.trace import Trace
 

@@ -17,7 +17,7 @@ import pytest
 
 import jstrace
 from jstrace.cli import computing
-from jstrace.method import graph
+from jstrace.method.graph import full_graph
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Invalid, footprint
 from jstrace.scale import memory
@@ -163,7 +163,7 @@ def test_a_text_that_cannot_be_traced_is_named(
 
 
 def test_long_texts_are_few_at_once(stub: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    slots = graph.edge_slot_count(stub.config, 100)
+    slots = full_graph.edge_slot_count(stub.config, 100)
     for room, n_texts in ((5 * slots * 70, 64), (5 * slots * 7, 7), (1, 1)):
         monkeypatch.setattr(computing, "_BYTES", room)
         assert computing._texts_at_once(stub, 100) == n_texts

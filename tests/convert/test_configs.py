@@ -11,7 +11,7 @@ import pytest
 
 from jstrace.convert.hf.config import IRRELEVANT, from_hf_fields
 from jstrace.convert.hf.families import FAMILIES as READERS
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, InputError, clean_forward, n_params, shapes
 from tests.conftest import FAMILIES, family_config
 

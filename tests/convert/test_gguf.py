@@ -18,7 +18,7 @@ from jstrace.convert import read_config
 from jstrace.convert.gguf import file as gguf_file
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import InputError, ModelConfig, clean_forward
 from tests import hf_models
 from tests.conftest import TINY, tiny_params

@@ -15,7 +15,7 @@ from jstrace.convert import read_config, source
 from jstrace.convert.layouts import HF
 from jstrace.convert.weights import build_params
 from jstrace.loading import describe
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import (
     PRESETS,
     Decoder,

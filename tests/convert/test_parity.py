@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import jstrace
-from jstrace.method import graph
+from jstrace.method.graph import full_graph
 from jstrace.models import Decoder, Model, clean_forward, masked_forward
 from tests import hf_models
 from tests.models.test_decoder import ones
@@ -89,8 +89,8 @@ def test_logits_and_attention(pair: tuple[Model, Any]) -> None:
         factors = np.asarray(ours.magnitudes.attn)[..., :n_tokens, :n_tokens]
         probs = factors / factors.sum(-1, keepdims=True)  # under a post-norm they carry its inverse RMS
         np.testing.assert_allclose(probs, np.stack([a[0].numpy() for a in theirs.attentions]), atol=1e-5)
-        unseen = ~np.asarray(graph.edge_slots(model.config, n_tokens, n_tokens).attn)
-        reached = np.asarray(graph.edge_slots(model.config, n_tokens, n_tokens).mlp)[:, None, :, None]
+        unseen = ~np.asarray(full_graph.edge_slots(model.config, n_tokens, n_tokens).attn)
+        reached = np.asarray(full_graph.edge_slots(model.config, n_tokens, n_tokens).mlp)[:, None, :, None]
         assert (factors[unseen & reached] == 0).all(), "what is no edge has no attention"
 
 

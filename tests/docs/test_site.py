@@ -124,14 +124,15 @@ def test_links_hold_on_the_site() -> None:
     """Modules go to the reference, at what the label names; code is left alone; other files come along."""
     known = places.pages()
     text = (
-        "[`jstrace.method.graph.n_edges`](../jstrace/method/graph.py), [notes](../CHANGELOG.md#unreleased),\n"
+        "[`jstrace.method.graph.full_graph.n_edges`](../jstrace/method/graph/full_graph.py), "
+        "[notes](../CHANGELOG.md#unreleased),\n"
         "`[a](b.md)` [oracle](../tests/oracle.py) [one](../experiments/results/scaling-cpu.json)\n"
         "[web](https://a.b/c.md) [x](#here)\n```\n[in a block](view.md)\n```\n"
         "[nb](tutorials/pods.ipynb) [gone](gone.md) [`view`](view.md) [`of`](../jstrace/)\n"
     )
     linked, needed = places.linked(text, "docs/page.md", "page.md", known)
     for target in (
-        "(reference/method/graph.md#jstrace.method.graph.n_edges)",
+        "(reference/method/graph.md#jstrace.method.graph.full_graph.n_edges)",
         "(changelog.md#unreleased)",
         "`[a](b.md)`",
         "(source/tests/oracle.md)",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.inputs import makeup_of
-from jstrace.method.composition import composed
-from jstrace.method.counting import Counts
-from jstrace.method.depth import by_quarter
+from jstrace.method.graph.composition import composed
+from jstrace.method.graph.counting import Counts
+from jstrace.method.graph.depth import by_quarter
 
 
 def test_quarters_are_those_of_compositions() -> None:

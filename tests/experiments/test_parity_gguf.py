@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.parity_gguf import differences, first_difference, logits_of
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import Model, clean_forward
 
 

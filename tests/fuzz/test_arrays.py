@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 import jstrace
-from jstrace.method.scorer import Scorer
+from jstrace.method.scores.learned import Scorer
 from jstrace.models import Replacement
 from jstrace.pipeline.scorers import built_in
 from tests.conftest import ROOT

@@ -13,7 +13,7 @@ import pytest
 import jstrace
 from jstrace.cli.texts import read_texts
 from jstrace.files import read_text
-from jstrace.method.scorer import Scorer
+from jstrace.method.scores.learned import Scorer
 from jstrace.models import Replacement
 from jstrace.runs import read_data
 from jstrace.runs.manifest import read_manifest

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jstrace.method.composition import compose, composed
-from jstrace.method.counting import Counts
+from jstrace.method.graph.composition import compose, composed
+from jstrace.method.graph.counting import Counts
 from jstrace.models import EdgeTree
 from jstrace.pipeline import stages
 from jstrace.pipeline.padding import widened

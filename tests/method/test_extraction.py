@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace.method import extraction, graph, refinement
-from jstrace.method import sizes as sizes_of
+from jstrace.method.graph import full_graph
+from jstrace.method.graph import sizes as sizes_of
+from jstrace.method.search import extraction, refinement
 from jstrace.models import EdgeTree, InputError
 from tests import oracle
 from tests.conftest import TINY
@@ -42,7 +43,7 @@ def random_scores(shape: tuple[int, int, int], seed: int, levels: int, removed: 
     """Uniform scores; rounded to ``levels`` values if it is not 0, and with some edges removed."""
     n_layers, n_heads, n_tokens = shape
     rng = np.random.default_rng(seed)
-    slots = graph.edge_slots(config_of(n_layers, n_heads), n_tokens, n_tokens)
+    slots = full_graph.edge_slots(config_of(n_layers, n_heads), n_tokens, n_tokens)
 
     def draw(slot: jax.Array) -> np.ndarray:
         values = rng.random(slot.shape).astype(np.float32)
@@ -101,7 +102,7 @@ def test_the_form_for_tpus_equals_the_heap(
     scores = random_scores(shape, seed, levels, removed)
     families = {"residual": ("residual_attn", "residual_mlp"), "mlp": ("mlp",), "attention": ("attn",)}
     order = oracle.best_first(oracle.graph_of(scores), tuple(f for name in first for f in families[name]))
-    cuts = sizes_of.counts(SIZES, graph.n_edges(config_of(*shape[:2]), shape[2]))
+    cuts = sizes_of.counts(SIZES, full_graph.n_edges(config_of(*shape[:2]), shape[2]))
     expected = oracle.strata_of(order, cuts, scores)
     assert_same(_as_on_a_tpu(scores, jnp.asarray(cuts), length=shape[2], frozen=first), expected)
 
@@ -112,7 +113,7 @@ def test_every_budget(levels: int) -> None:
     """One cut at each number of edges, in chunks of the sizes that strata can hold."""
     scores = random_scores((3, 2, 4), seed=levels, levels=levels)
     config = config_of(3, 2)
-    edges = graph.n_edges(config, 4)
+    edges = full_graph.n_edges(config, 4)
     cuts = [(n + 0.5) / edges for n in range(edges)]
     for start in range(0, len(cuts), 200):
         chunk = tuple(cuts[start : start + 200])
@@ -124,7 +125,7 @@ def test_every_budget(levels: int) -> None:
 def test_whole_graph_refinement(seed: int, levels: int) -> None:
     """With a buffer for three edges nearly every group needs the fallback; with bisection too."""
     scores = random_scores((4, 3, 5), seed, levels)
-    cuts = jnp.asarray(sizes_of.counts(SIZES, graph.n_edges(config_of(4, 3), 5)))
+    cuts = jnp.asarray(sizes_of.counts(SIZES, full_graph.n_edges(config_of(4, 3), 5)))
     expected = oracle.strata(scores, SIZES)
     assert_same(_with_small_buffer(scores, cuts), expected)
     assert_same(_with_bisection(scores, cuts), expected)
@@ -178,7 +179,7 @@ def test_counts_are_exact_and_traces_nest(shape: tuple[int, int, int], seed: int
     config = config_of(*shape[:2])
     strata = jstrace.extract(random_scores(shape, seed, levels), SIZES, config=config)
     flat = np.concatenate([np.ravel(leaf) for _, leaf in strata.items()])
-    edges = graph.n_edges(config, shape[2])
+    edges = full_graph.n_edges(config, shape[2])
     assert (flat != sizes_of.NO_EDGE).sum() == edges
     held = [(flat <= k).sum() for k in range(len(SIZES) + 1)]
     assert held == [*(math.floor(size * edges) for size in SIZES), edges]
@@ -187,7 +188,7 @@ def test_counts_are_exact_and_traces_nest(shape: tuple[int, int, int], seed: int
 def test_padding_changes_nothing() -> None:
     """The same scores in wider arrays, the rest of which is no edge."""
     scores = random_scores((3, 2, 4), seed=5, levels=3)
-    cuts = jnp.asarray(sizes_of.counts(SIZES, graph.n_edges(config_of(3, 2), 4)))
+    cuts = jnp.asarray(sizes_of.counts(SIZES, full_graph.n_edges(config_of(3, 2), 4)))
     wide = EdgeTree(
         **{
             name: np.pad(leaf, [(0, 0)] * (leaf.ndim - n) + [(0, 4)] * n, constant_values=-1)
@@ -217,7 +218,7 @@ def test_fewer_edges_than_a_cut_asks_for(removed: float) -> None:
     """Where fewer edges reach the output, the larger traces hold them all."""
     scores = random_scores((3, 2, 4), seed=9, levels=4, removed=removed)
     order = oracle.best_first(oracle.graph_of(scores))
-    cuts = sizes_of.counts(SIZES, graph.n_edges(config_of(3, 2), 4))
+    cuts = sizes_of.counts(SIZES, full_graph.n_edges(config_of(3, 2), 4))
     expected = oracle.strata_of(order, cuts, scores)
     assert_same(_compiled_plain(scores, jnp.asarray(cuts)), expected)
     assert_same(_with_bisection(scores, jnp.asarray(cuts)), expected)
@@ -232,7 +233,7 @@ def _compiled_plain(scores: EdgeTree, cuts: jax.Array) -> EdgeTree:
 
 def ranks(scores: EdgeTree) -> EdgeTree:
     """Numbers from 0 of the same order, on the host; -1 in slots that are no edge, for the oracle."""
-    slots = graph.edge_slots(config_of(scores.mlp.shape[0], scores.attn.shape[1]), *(scores.mlp.shape[1],) * 2)
+    slots = full_graph.edge_slots(config_of(scores.mlp.shape[0], scores.attn.shape[1]), *(scores.mlp.shape[1],) * 2)
     values = np.unique(np.concatenate([np.ravel(leaf) for _, leaf in scores.items()]))
     found = {
         name: np.where(np.asarray(slot), np.searchsorted(values, leaf), -1)
@@ -260,7 +261,7 @@ def test_any_finite_score_is_a_score(levels: int, first: tuple[str, ...]) -> Non
     compiled = jax.jit(lambda s: jstrace.extract(s, SIZES, config=config, frozen=first))
     assert_same(compiled(scores), expected)
     held = sum(int((np.asarray(leaf) <= len(SIZES)).sum()) for _, leaf in expected.items())
-    assert held == graph.n_edges(config, 4)
+    assert held == full_graph.n_edges(config, 4)
 
 
 def test_the_smallest_scores_keep_their_order() -> None:
@@ -278,7 +279,7 @@ def test_the_smallest_scores_keep_their_order() -> None:
     with jax.enable_x64(True), pytest.raises(InputError, match="finite"):
         jstrace.extract(jax.tree.map(lambda leaf: leaf.astype(float) * 1e300, scores), SIZES, config=config)
     strata = jstrace.extract(scores, config=config, counts=np.asarray([3, 2**32 + 3]))
-    assert sum(int((np.asarray(leaf) <= 1).sum()) for _, leaf in strata.items()) == graph.n_edges(config, 4)
+    assert sum(int((np.asarray(leaf) <= 1).sum()) for _, leaf in strata.items()) == full_graph.n_edges(config, 4)
 
 
 def test_slots_that_are_no_edge_are_not_read() -> None:
@@ -322,7 +323,7 @@ def test_lengths_and_counts_of_a_padded_input() -> None:
             for (name, leaf), n in zip(scores.items(), (1, 2, 1, 1), strict=True)
         }
     )
-    counts = sizes_of.counts(SIZES, graph.n_edges(config, 4))
+    counts = sizes_of.counts(SIZES, full_graph.n_edges(config, 4))
     got = jax.jit(lambda s, n, c: jstrace.extract(s, config=config, length=n, counts=c))(wide, 4, counts)
     same = jstrace.extract(wide, SIZES, config=config, length=4)
     for tree in (got, same):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method import graph
 from jstrace.method.conditions import Condition
-from jstrace.method.masks import kept
-from jstrace.method.scores import Norm
-from jstrace.method.scoring import edge_scores
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.masks import kept
+from jstrace.method.scores.measured import Norm
+from jstrace.method.scores.scoring import edge_scores
 from jstrace.models import (
     Decoder,
     EdgeTree,
@@ -84,9 +84,9 @@ def test_the_formula_counts_what_can_be_reached(family: str, n_tokens: int) -> N
     literal = oracle.Literal(config, params, tokens_of(config, n_tokens))
     reached = oracle.reachable(literal)
     expected = sum(len(edges) for node, edges, _, _ in literal.nodes() if node in reached)
-    slots = graph.edge_slots(config, n_tokens + 3, n_tokens)
-    assert graph.n_edges(config, n_tokens) == expected == sum(int(leaf.sum()) for _, leaf in slots.items())
-    assert graph.n_nodes(config, n_tokens) == n_tokens * (1 + len({node[0] for node, *_ in literal.nodes()}))
+    slots = full_graph.edge_slots(config, n_tokens + 3, n_tokens)
+    assert full_graph.n_edges(config, n_tokens) == expected == sum(int(leaf.sum()) for _, leaf in slots.items())
+    assert full_graph.n_nodes(config, n_tokens) == n_tokens * (1 + len({node[0] for node, *_ in literal.nodes()}))
 
 
 LINEARISED = ("olmo2", "gpt_neox")
@@ -214,8 +214,8 @@ def test_learned_positions_end() -> None:
 def test_every_number_of_edges_of_parallel_blocks() -> None:
     """One cut at each edge, with ties; the whole-graph refinement too."""
     config = dataclasses.replace(family_config("gpt_neox"), n_layers=3, n_heads=2, n_kv_heads=2)
-    slots = graph.edge_slots(config, 4, 4)
-    edges = graph.n_edges(config, 4)
+    slots = full_graph.edge_slots(config, 4, 4)
+    edges = full_graph.n_edges(config, 4)
     sizes = tuple((n + 0.5) / edges for n in range(edges))
     for levels in (1, 3, 1000):
         rng = np.random.default_rng(levels)

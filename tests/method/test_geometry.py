@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jstrace.method.geometry import anisotropy, geometry, two_nn
+from jstrace.method.measure.geometry import anisotropy, geometry, two_nn
 
 pytestmark = pytest.mark.quick
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace.method import graph
-from jstrace.method.budgets import extremes, largest, soft_mask, total
 from jstrace.method.conditions import checked_score
-from jstrace.method.gradients import (
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
+from jstrace.method.scores.gradients import (
     Gradient,
     Integrated,
     Pass,
@@ -27,7 +27,7 @@ from jstrace.method.gradients import (
     kl_gradient,
     logit_gradient,
 )
-from jstrace.method.ranking import by_score
+from jstrace.method.search.ranking import by_score
 from jstrace.models import Decoder, EdgeTree, Model, Replacement, hidden_states
 from tests import oracle
 from tests.conftest import FAMILIES, SHAPES, TINY, family_config, tiny_params
@@ -43,7 +43,7 @@ def random_values(seed: int, *, ties: bool = False) -> EdgeTree:
         values = rng.normal(size=slot.shape) * 3
         return jnp.asarray(np.where(slot, np.round(values) if ties else values, np.nan), jnp.float32)
 
-    return jax.tree.map(draw, graph.edge_slots(TINY, N, N, np))
+    return jax.tree.map(draw, full_graph.edge_slots(TINY, N, N, np))
 
 
 def one_pass(family: str = "llama", seed: int = 0) -> Pass:
@@ -71,7 +71,7 @@ def test_the_largest_are_those_of_a_sort(seed: int, share: float, ties: bool) ->
 @settings(max_examples=25, deadline=None)
 def test_soft_masks_sum_to_the_budget(seed: int, share: float, temperature: float) -> None:
     values = random_values(seed)
-    n_edges = graph.n_edges(TINY, N)
+    n_edges = full_graph.n_edges(TINY, N)
     mask = soft_mask(values, share * n_edges, temperature)
     assert float(total(mask)) == pytest.approx(share * n_edges, rel=1e-3, abs=1e-3)
     outside = jax.tree.map(lambda m, v: jnp.all(jnp.where(jnp.isnan(v), m == 0, (m >= 0) & (m <= 1))), mask, values)
@@ -79,7 +79,7 @@ def test_soft_masks_sum_to_the_budget(seed: int, share: float, temperature: floa
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("count", [1, 40, graph.n_edges(TINY, N)])
+@pytest.mark.parametrize("count", [1, 40, full_graph.n_edges(TINY, N)])
 def test_gradients_pass_through_the_budget(count: int, ties: bool) -> None:
     """By finite differences through the threshold: what one edge gains others lose, so a constant changes nothing."""
     values, weights = random_values(0, ties=ties), random_values(1)
@@ -94,7 +94,7 @@ def test_gradients_pass_through_the_budget(count: int, ties: bool) -> None:
     ahead, behind = (loss(jax.tree.map(move, values, step)) for move in (jnp.add, jnp.subtract))
     along = float(total(jax.tree.map(jnp.multiply, gradient, step)))
     assert along == pytest.approx(float(ahead - behind) / 2, rel=2e-2, abs=2e-5)
-    if count < graph.n_edges(TINY, N):
+    if count < full_graph.n_edges(TINY, N):
         assert abs(along) > 1e-3, "a mask of all edges alone has no gradient"
 
 
@@ -128,7 +128,7 @@ def test_a_gradient_is_the_effect_of_a_little_less_of_an_edge(family: str) -> No
     assert one.replace is not None
     config, replace = one.decoder.config, {name: np.asarray(x) for name, x in one.replace.arrays().items()}
     literal = oracle.Literal(config, tiny_params(config), np.asarray(one.tokens))
-    slots = graph.edge_slots(config, N, N, np)
+    slots = full_graph.edge_slots(config, N, N, np)
     found = jax.jit(lambda: logit_gradient(one, as_floats(one.slots()), 3))()
     rng = np.random.default_rng(0)
     for name, slot in slots.items():
@@ -148,7 +148,7 @@ def test_rounds_are_nested_and_finite_in_every_shape() -> None:
         scores = jax.jit(lambda one=one: Rounds(cuts=4, smallest=0.05).edge_scores(one))()
         leaves, slots = jax.tree.leaves(scores), [np.asarray(slot) for slot in jax.tree.leaves(one.slots())]
         assert all(np.isfinite(leaf[slot]).all() for leaf, slot in zip(leaves, slots, strict=True)), family
-        n_edges = graph.n_edges(one.decoder.config, N)
+        n_edges = full_graph.n_edges(one.decoder.config, N)
         for cut, size in enumerate(np.geomspace(0.4, 0.05, 4), 1):
             held = [(leaf >= cut) & slot for leaf, slot in zip(map(np.asarray, leaves), slots, strict=True)]
             kept = sum(int(np.sum(each)) for each in held)
@@ -243,7 +243,7 @@ def test_half_precision_ranks_as_the_full_one(score: Any, dtype: str) -> None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), tiny_params())
         decoder = Decoder(TINY, params)
         found = jax.jit(lambda decoder: score.edge_scores(Pass(decoder, jnp.arange(8), 8, None)))(decoder)
-        slots = graph.edge_slots(TINY, 8, 8, np)
+        slots = full_graph.edge_slots(TINY, 8, 8, np)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
         kept = [np.asarray(leaf)[slot] for leaf, slot in zip(*map(jax.tree.leaves, (found, slots)), strict=True)]
         return np.argsort(np.argsort(np.concatenate(kept)))

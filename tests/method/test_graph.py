@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jstrace.method import graph, indexing
-from jstrace.method import sizes as sizes_of
+from jstrace.method.graph import full_graph, indexing
+from jstrace.method.graph import sizes as sizes_of
 from jstrace.models import EdgeTree, InputError
 from jstrace.scale import batching
 from tests import oracle
@@ -28,33 +28,33 @@ from tests.conftest import TINY
 )
 def test_formula_counts_the_slots(n_layers: int, n_heads: int, n_tokens: int, window: int | None) -> None:
     config = dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads, window=window)
-    slots = graph.edge_slots(config, n_tokens + 2, n_tokens, np)
-    assert sum(int(leaf.sum()) for _, leaf in slots.items()) == graph.n_edges(config, n_tokens)
+    slots = full_graph.edge_slots(config, n_tokens + 2, n_tokens, np)
+    assert sum(int(leaf.sum()) for _, leaf in slots.items()) == full_graph.n_edges(config, n_tokens)
 
 
 def test_known_sizes() -> None:
     smol = dataclasses.replace(TINY, n_layers=30, n_heads=9)
-    assert graph.n_edges(smol, 50) == 337_578
+    assert full_graph.n_edges(smol, 50) == 337_578
     llama = dataclasses.replace(TINY, n_layers=32, n_heads=32)
-    assert graph.n_edges(llama, 55) == 1_534_558
+    assert full_graph.n_edges(llama, 55) == 1_534_558
 
 
 def test_too_many_edges() -> None:
     with pytest.raises(InputError, match="shorten"):
-        graph.n_edges(dataclasses.replace(TINY, n_layers=80, n_heads=64), 1_000)
+        full_graph.n_edges(dataclasses.replace(TINY, n_layers=80, n_heads=64), 1_000)
     with pytest.raises(InputError, match="no tokens"):
-        graph.n_edges(TINY, 0)
+        full_graph.n_edges(TINY, 0)
 
 
 def test_too_many_slots() -> None:
     """The message has the tokens of the input and how many would fit, padded as they will be."""
     config = dataclasses.replace(TINY, n_layers=30, n_heads=9)
     for padded, fitting in ((None, 2820), (batching.bucket, 2560)):
-        graph.check_slots(config, fitting, padded)
+        full_graph.check_slots(config, fitting, padded)
         with pytest.raises(InputError, match=f"^3000 tokens are too many.*up to {fitting} tokens fit"):
-            graph.check_slots(config, 3000, padded)
+            full_graph.check_slots(config, 3000, padded)
         with pytest.raises(InputError, match=f"up to {fitting} tokens"):
-            graph.check_slots(config, fitting + 1, padded)
+            full_graph.check_slots(config, fitting + 1, padded)
 
 
 def test_sizes_must_be_numbers() -> None:

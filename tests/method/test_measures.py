@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jstrace.method import sizes as sizes_of
-from jstrace.method.measures import density, measure, nucleus_recovery
-from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.method.graph import sizes as sizes_of
+from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.measure.measures import density, measure, nucleus_recovery
 from jstrace.models.platforms import PLATFORMS
 from tests import oracle
 

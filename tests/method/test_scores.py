@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jstrace.method import graph, scoring
 from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, checked_score
-from jstrace.method.scores import normalised, random_scores
+from jstrace.method.graph import full_graph
+from jstrace.method.scores import scoring
+from jstrace.method.scores.measured import normalised, random_scores
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
@@ -40,7 +41,9 @@ def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, score: str) -
             continue
         bounds = {"rtol": 1e-3, "atol": 1e-4} if score in GRADIENTS else {"atol": 1e-5}
         np.testing.assert_allclose(cropped, leaf, **bounds, err_msg=name)
-    outside = jax.tree.map(lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, graph.edge_slots(TINY, n + 2, n))
+    outside = jax.tree.map(
+        lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, full_graph.edge_slots(TINY, n + 2, n)
+    )
     assert all(jax.tree.leaves(outside))
 
 
@@ -58,7 +61,7 @@ def test_node_of_zeros_gives_zeros() -> None:
 
 
 def test_random_scores_are_uniform_and_seeded() -> None:
-    slots = graph.edge_slots(TINY, 32, 32)
+    slots = full_graph.edge_slots(TINY, 32, 32)
     one, other = (random_scores(slots, jax.random.key(seed)) for seed in (1, 2))
     values = np.ravel(one.attn)
     assert abs(values.mean() - 0.5) < 0.01

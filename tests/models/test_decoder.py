@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import (
     Decoder,
     EdgeTree,

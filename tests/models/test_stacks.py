@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jstrace.method.scores import Norm
+from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, EdgeTree, ModelConfig, clean_forward, masked_forward, platforms, shapes
 from jstrace.models.platforms import over_layers
 from tests.conftest import TINY

@@ -13,9 +13,9 @@ import pytest
 import safetensors.numpy
 
 import jstrace
-from jstrace.method import scorer as method
-from jstrace.method.gradients import Pass
-from jstrace.method.scorer import Coefficients, Scorer
+from jstrace.method.scores import learned as method
+from jstrace.method.scores.gradients import Pass
+from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import fitting, scorers
 from jstrace.pipeline.replacing import built_in_reference

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jstrace
-from jstrace.method import graph
-from jstrace.method.ordering import NO_SCORE
-from jstrace.method.scoring import edge_scores
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.scoring import edge_scores
+from jstrace.method.search.ordering import NO_SCORE
 from jstrace.models import EdgeTree, Model
 from jstrace.pipeline import stages
 
@@ -57,7 +57,7 @@ def test_scores_between_programs_are_finite(tiny: Model, tokens: np.ndarray) -> 
     wide, lengths = np.concatenate([tokens, [0]])[None].astype(np.int32), np.asarray([len(tokens)], np.int32)
     options: dict[str, Any] = {"scorings": (("l1", "zero"), ("gradient", "zero")), "replacements": {}}
     found, _ = stages.score_batch(tiny.decoder, wide, lengths, 0, **options)
-    slots = graph.edge_slots(tiny.config, wide.shape[1], len(tokens))
+    slots = full_graph.edge_slots(tiny.config, wide.shape[1], len(tokens))
     with jax.debug_nans(True):
         named = [edge_scores(tiny.decoder, jnp.asarray(wide[0]), 7, score=name, seed=0) for name in ("l1",)]
     for scores in found:

@@ -15,10 +15,10 @@ import pytest
 
 import jstrace
 from jstrace.method.conditions import SCORE_NAMES
-from jstrace.method.gradients import Pass, ShareTimesGradient, kl
-from jstrace.method.learning import Fitted
-from jstrace.method.scorer import Scorer
-from jstrace.method.scoring import SCORES
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import Pass, ShareTimesGradient, kl
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import built_in, settings_of

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method import graph
-from jstrace.method.scores import Norm
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.measured import Norm
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline import searching, stages
 from tests import oracle
@@ -27,7 +27,7 @@ def signed_scores(n_tokens: int, seed: int = 0) -> EdgeTree:
 
 
 def tiny_slots(n_tokens: int) -> EdgeTree:
-    return graph.edge_slots(TINY, n_tokens, n_tokens)
+    return full_graph.edge_slots(TINY, n_tokens, n_tokens)
 
 
 def test_traces_of_own_scores(tiny: Model, tokens: np.ndarray, tmp_path: Any) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jstrace.method import graph
 from jstrace.method.conditions import Condition
-from jstrace.method.sizes import counts
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.sizes import counts
 from jstrace.models import Decoder, hidden_states, make_mesh, param_shardings, rows
 from jstrace.pipeline import masked, stages
 from jstrace.scale import meshes
@@ -34,7 +34,7 @@ def batch_of(family: str) -> tuple[Decoder, np.ndarray, Any]:
 
 
 def cuts_of(decoder: Decoder) -> np.ndarray:
-    return np.stack([counts(SIZES, graph.n_edges(decoder.config, int(n))) for n in LENGTHS])
+    return np.stack([counts(SIZES, full_graph.n_edges(decoder.config, int(n))) for n in LENGTHS])
 
 
 @pytest.mark.parametrize("levels", [0, 40, 3])
@@ -98,7 +98,7 @@ def test_the_forms_for_tpus_on_a_mesh(n_inputs: int) -> None:
     params = tiny_params(config)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, (n_inputs, 8)).astype(np.int32)
     lengths = np.full(n_inputs, 7, np.int32)
-    cuts = np.stack([counts(SIZES, graph.n_edges(config, 7))] * n_inputs)
+    cuts = np.stack([counts(SIZES, full_graph.n_edges(config, 7))] * n_inputs)
 
     def results(mesh: Mesh | None, platform: str | None) -> tuple[Any, Any]:
         own = params if mesh is None else jax.device_put(params, param_shardings(config, mesh))

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method import graph
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
-from jstrace.method.scorer import Scorer, initial
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.learned import Scorer, initial
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, Input, Invalid, masked, stages
 from jstrace.pipeline.ask import Ask
@@ -32,7 +32,7 @@ def test_trace_equals_the_oracle(tiny: Model, tokens: np.ndarray) -> None:
     expected = oracle.strata(trace.scores, SIZES)
     chex.assert_trees_all_equal(trace.strata, expected)
     chex.assert_type(jax.tree.leaves(trace.strata), np.uint8)
-    assert trace.n_edges == graph.n_edges(TINY, len(tokens))
+    assert trace.n_edges == full_graph.n_edges(TINY, len(tokens))
     assert trace.counts.tolist() == [int(size * trace.n_edges) for size in SIZES]
 
 
@@ -371,7 +371,7 @@ def test_a_forward_pass_that_is_not_finite(tokens: np.ndarray) -> None:
 def test_real_model(real: Model) -> None:
     """The capital of France, traced: counts, nesting, and a curve that ends at the model's own prediction."""
     trace = jstrace.trace(real, "The capital of France is")
-    assert trace.n_edges == graph.n_edges(real.config, 5) == 4398
+    assert trace.n_edges == full_graph.n_edges(real.config, 5) == 4398
     assert trace.counts.tolist() == [int(size * 4398) for size in jstrace.SIZES]
     expected = oracle.strata(trace.scores, jstrace.SIZES)
     for name, leaf in trace.strata.items():

@@ -16,8 +16,8 @@ from pyarrow import parquet
 import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
-from jstrace.method.gradients import ShareTimesGradient
-from jstrace.method.learning import Fitted
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import ShareTimesGradient
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Evaluation, Input, Invalid, foreign
 from jstrace.pipeline.replacing import Replacing

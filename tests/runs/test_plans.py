@@ -18,10 +18,10 @@ import pytest
 import jstrace
 from jstrace import runs
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Plan, Source
-from jstrace.method.gradients import Pass
-from jstrace.method.graph import n_edges
-from jstrace.method.scores import Norm
-from jstrace.method.sizes import counts
+from jstrace.method.graph.full_graph import n_edges
+from jstrace.method.graph.sizes import counts
+from jstrace.method.scores.gradients import Pass
+from jstrace.method.scores.measured import Norm
 from jstrace.models import InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.reports import write_report

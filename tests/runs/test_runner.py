@@ -15,9 +15,8 @@ import pytest
 
 from jstrace import runs
 from jstrace.cli import progress
-from jstrace.method import graph
 from jstrace.method.conditions import Plan
-from jstrace.method.scores import MEASURES, Norm
+from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, masked
 from jstrace.runs import folder as run_folder

@@ -16,8 +16,8 @@ from pyarrow import parquet
 import jstrace
 from jstrace import runs
 from jstrace.method.conditions import Plan
-from jstrace.method.gradients import Rounds, ShareTimesGradient
-from jstrace.method.learning import Fitted
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import Rounds, ShareTimesGradient
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input
 from jstrace.pipeline.ask import Ask

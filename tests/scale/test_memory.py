@@ -17,8 +17,8 @@ import pytest
 import jstrace
 from experiments.benchmarks import fits
 from jstrace.loading import describe
-from jstrace.method import graph
 from jstrace.method.conditions import REPLACEMENTS, Condition, Plan
+from jstrace.method.graph import full_graph
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, Replacement, platforms, shapes
 from jstrace.pipeline import Driver, footprint, masked, stages
 from jstrace.pipeline.ask import Ask
@@ -149,13 +149,13 @@ def test_estimates_are_those_of_the_compiler(width: int) -> None:
     ).compile()
     scores, strata = edges_like(SHAPE, width, jnp.float32), edges_like(SHAPE, width, jnp.uint8)
     extracted = stages.extract_program.lower(scores, blank((1, len(SIZES))), one, parallel=False, frozen=()).compile()
-    held = 4 * graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
+    held = 4 * full_graph.edge_slot_count(SHAPE, width)  # extraction reads the scores
     needed = max(temporary(scored), temporary(extracted) + held)
     assert 0.8 < footprint.trace_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
     evaluated = masked.lowered(
         decoder, tokens, one, (strata,), one, n_sizes=len(SIZES), cases=((0, Condition()),)
     ).compile()
-    needed = temporary(evaluated) + graph.edge_slot_count(SHAPE, width)
+    needed = temporary(evaluated) + full_graph.edge_slot_count(SHAPE, width)
     assert 0.8 < footprint.evaluate_bytes(SHAPE, width, len(SIZES), 4) / needed < 2.5
 
 
@@ -236,4 +236,4 @@ def test_extraction_needs_few_bytes_a_slot() -> None:
     ).compile()
     found = compiled.memory_analysis()
     assert found is not None
-    assert found.temp_size_in_bytes < 7 * graph.edge_slot_count(config, 192)  # keys of all edges would be 4 more
+    assert found.temp_size_in_bytes < 7 * full_graph.edge_slot_count(config, 192)  # keys of all edges would be 4 more

@@ -13,11 +13,12 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jstrace
-from jstrace.method import extraction, graph
 from jstrace.method.conditions import ABLATIONS, BASELINES, Condition, Plan
-from jstrace.method.gradients import ShareTimesGradient
-from jstrace.method.learning import Fitted
-from jstrace.method.sizes import counts
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.sizes import counts
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import ShareTimesGradient
+from jstrace.method.search import extraction
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
 from jstrace.pipeline.ask import Ask
@@ -102,7 +103,7 @@ def test_a_run_on_a_mesh(data: int, model: int, count: int) -> None:
 def batch_on(mesh: Mesh | None, n_rows: int, width: int = 8) -> tuple[Any, Any]:
     """A padded batch on its devices: tokens and lengths, and the edges of each trace."""
     texts = inputs(n_rows)
-    cuts = batching.filled([counts(SIZES, graph.n_edges(CONFIG, len(text))) for text in texts], n_rows)
+    cuts = batching.filled([counts(SIZES, full_graph.n_edges(CONFIG, len(text))) for text in texts], n_rows)
     return meshes.placed((batching.padded(texts, width, n_rows), cuts), mesh)
 
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jstrace.method.counting import Counts
-from jstrace.method.depth import by_quarter
+from jstrace.method.graph.counting import Counts
+from jstrace.method.graph.depth import by_quarter
 from jstrace.models import EdgeTree
 from jstrace.models.edges import ByValue
 

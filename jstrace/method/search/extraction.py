@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jstrace.method import graph, indexing
-from jstrace.method import sizes as sizes_of
 from jstrace.method.conditions import checked_frozen
-from jstrace.method.first_pass import FirstPass, divide, find_falls, priorities, ranked
-from jstrace.method.ordering import marked
-from jstrace.method.refinement import (
+from jstrace.method.graph import full_graph, indexing
+from jstrace.method.graph import sizes as sizes_of
+from jstrace.method.graph.sizes import NO_EDGE, SIZES, checked_sizes
+from jstrace.method.search.first_pass import FirstPass, divide, find_falls, priorities, ranked
+from jstrace.method.search.ordering import marked
+from jstrace.method.search.refinement import (
     Cuts,
     Pool,
     make_pool,
@@ -33,8 +34,7 @@ from jstrace.method.refinement import (
     split,
     straddling,
 )
-from jstrace.method.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
-from jstrace.method.sizes import NO_EDGE, SIZES, checked_sizes
+from jstrace.method.search.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
 from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig
 from jstrace.models.platforms import usual_promotion
 from jstrace.models.slots import on_host
@@ -75,7 +75,7 @@ def extract(
     scores = jax.tree.map(jnp.asarray, scores)
     n_tokens = scores.residual_attn.shape[-1]
     scores.check("scores", config, n_tokens, "floats")
-    graph.check_slots(config, n_tokens)
+    full_graph.check_slots(config, n_tokens)
     true = n_tokens if length is None else length
     cuts = _cuts(sizes, counts, config, true, n_tokens)
     strata, finite = _extract(scores, cuts, true, config=config, frozen=checked_frozen(frozen))
@@ -87,11 +87,11 @@ def extract(
 def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:
     """Edges of each trace."""
     known = not isinstance(length, jax.core.Tracer)
-    graph.check_length(length, n_tokens)
+    full_graph.check_length(length, n_tokens)
     if counts is None:
         if not known:
             raise InputError("the length is not known before the call: give counts of edges rather than sizes")
-        return sizes_of.counts(checked_sizes(sizes), graph.n_edges(config, int(length)))
+        return sizes_of.counts(checked_sizes(sizes), full_graph.n_edges(config, int(length)))
     if np.ndim(counts) != 1 or not 1 <= len(counts) <= sizes_of.MAX_SIZES:
         raise InputError(f"counts of shape {np.shape(counts)}, expected 1 to {sizes_of.MAX_SIZES} numbers of edges")
     given = counts if isinstance(counts, jax.Array) else np.asarray(counts)
@@ -112,7 +112,7 @@ def _extract(
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata, 255 everywhere unless the scores of all edges are finite, and whether they are."""
     scores = jax.tree.map(lambda score: score.astype(jnp.float32), scores)
-    slots = graph.edge_slots(config, scores.mlp.shape[-1], length)
+    slots = full_graph.edge_slots(config, scores.mlp.shape[-1], length)
     finite = jnp.stack(
         [
             jnp.all(jnp.isfinite(score) | ~slot)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jstrace.method.ordering import is_edge, ordered_floats
+from jstrace.method.search.ordering import is_edge, ordered_floats
 from jstrace.models import EdgeTree
 
 _MOST_TURNS = 30

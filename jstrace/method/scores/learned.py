@@ -23,11 +23,11 @@ import safetensors.numpy
 from jaxtyping import Array, Float, Float32, Int
 
 from jstrace.files import check_regular, write_bytes
-from jstrace.method.budgets import soft_mask, total
 from jstrace.method.conditions import NAMES
-from jstrace.method.gradients import Pass, Rounds, first_order, log_shares
-from jstrace.method.ordering import marked
-from jstrace.method.ranking import log_ranks
+from jstrace.method.scores.budgets import soft_mask, total
+from jstrace.method.scores.gradients import Pass, Rounds, first_order, log_shares
+from jstrace.method.search.ordering import marked
+from jstrace.method.search.ranking import log_ranks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.platforms import usual_promotion

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt32
 
-from jstrace.method.relaxation import TOP, Relaxed
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph.sizes import NO_EDGE
+from jstrace.method.search.relaxation import TOP, Relaxed
 from jstrace.models import form
 from jstrace.models.rows import argsort
 

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int
 
-from jstrace.method import graph
-from jstrace.method.budgets import extremes, largest, soft_mask, total
-from jstrace.method.ordering import marked
-from jstrace.method.scores import Norm, normalised
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
+from jstrace.method.scores.measured import Norm, normalised
+from jstrace.method.search.ordering import marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, clean_forward, masked_forward
 from jstrace.models.platforms import usual_promotion
 
@@ -46,7 +46,7 @@ class Pass(NamedTuple):
 
     def slots(self) -> EdgeTree:
         """Which slots are edges."""
-        return graph.edge_slots(self.decoder.config, self.tokens.shape[0], self.length)
+        return full_graph.edge_slots(self.decoder.config, self.tokens.shape[0], self.length)
 
     def logits(self, mask: EdgeTree) -> Float32[Array, "V"]:
         """The prediction under a soft mask; only the residual stream is kept for its backward pass."""

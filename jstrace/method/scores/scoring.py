@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int
 
-from jstrace.method import graph
 from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, Source, takes_passes
-from jstrace.method.gradients import GRADIENT_SCORES, GradientScore, Pass
-from jstrace.method.learning import Fitted
-from jstrace.method.ordering import NO_SCORE, marked
-from jstrace.method.scorer import Coefficients, Scorer
-from jstrace.method.scores import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.method.graph import full_graph
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass
+from jstrace.method.scores.learned import Coefficients, Scorer
+from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
 from jstrace.models.platforms import usual_promotion
 
@@ -118,7 +118,7 @@ def several_scores(
       others: by those names, tokens of other texts, where scores draw replacements from their states.
       target: log-probabilities of another prediction than the model's own, which scores from gradients keep.
     """
-    slots = graph.edge_slots(model.config, tokens.shape[0], length)
+    slots = full_graph.edge_slots(model.config, tokens.shape[0], length)
     kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
     measured = {kind: MEASURES[kind] if isinstance(kind, str) else kind for kind in kinds}
     values: dict[Any, EdgeTree] = {}

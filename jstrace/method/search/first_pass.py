@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
-from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_KINDS
-from jstrace.method.ordering import HIGH_BIT, bits_of, is_none, ordered, ordered_floats, unless_none
-from jstrace.method.refinement import Cuts, Fall, bisected, nothing_needed, split, straddling
-from jstrace.method.relaxation import output_bounds, relax_layer
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph import indexing
+from jstrace.method.graph.sizes import NO_EDGE
+from jstrace.method.search.ordering import HIGH_BIT, bits_of, is_none, ordered, ordered_floats, unless_none
+from jstrace.method.search.refinement import Cuts, Fall, bisected, nothing_needed, split, straddling
+from jstrace.method.search.relaxation import output_bounds, relax_layer
 from jstrace.models import EdgeTree, form
 from jstrace.models.rows import first_true
 

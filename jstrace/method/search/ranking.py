@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jstrace.method import indexing
 from jstrace.method.conditions import FROZEN_KINDS
-from jstrace.method.ordering import marked, ordered_floats
-from jstrace.method.sizes import NO_EDGE
+from jstrace.method.graph import indexing
+from jstrace.method.graph.sizes import NO_EDGE
+from jstrace.method.search.ordering import marked, ordered_floats
 from jstrace.models import EdgeTree
 
 

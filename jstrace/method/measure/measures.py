@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
-from jstrace.method.ordering import descending
-from jstrace.method.sizes import NUCLEUS_LEVELS
+from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.search.ordering import descending
 from jstrace.models import AnyArray
 from jstrace.models.edges import ByValue
 

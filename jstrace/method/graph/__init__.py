@@ -1,0 +1,1 @@
+"""The graph of one forward pass: its edges by place and number, and how many of each kind a trace has."""

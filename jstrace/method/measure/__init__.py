@@ -1,0 +1,1 @@
+"""What predictions and hidden states are compared by."""
