@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Decoder, Model
 from jstrace.models.params import shapes
 from jstrace.runs.data import Data, Row

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints
 from jstrace.reports import write_report
 from tests.conftest import TINY, tiny_params

@@ -152,7 +152,7 @@ def computed(source: str, data: str, out: str, seconds: float) -> int:
     """Run a dataset, or go on where it stopped, by a clock that ticks so far at each look: inputs computed."""
     import jstrace
     from jstrace import runs
-    from jstrace.method.conditions import Plan
+    from jstrace.method.plans import Plan
     from jstrace.runs import saving
 
     ticks = itertools.count()
@@ -166,7 +166,7 @@ def foreign(source: str, data: str) -> list[list[int]]:
     """The rows whose predictions each input is told, which every host chooses by itself."""
     import jstrace
     from jstrace import runs
-    from jstrace.method.conditions import Plan
+    from jstrace.method.plans import Plan
     from jstrace.pipeline.replacing import Replacing
     from jstrace.runs.control import Control
 

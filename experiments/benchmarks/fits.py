@@ -48,7 +48,7 @@ def peak(program: dict[str, Any]) -> int:
 
 def meshes_for(config: Any, tokens: int, n_devices: int, memory: float) -> Iterator[tuple[int, int]]:
     """Sizes of ``model`` with the estimate of each, from the smallest that fits by the estimate on."""
-    from jstrace.method.conditions import Plan
+    from jstrace.method.plans import Plan
     from jstrace.models.platforms import assumed
     from jstrace.pipeline.ask import Ask
     from jstrace.pipeline.footprint import device_bytes, model_sizes

@@ -28,7 +28,7 @@ from jstrace.cli.options import (
 from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
-    from jstrace.method.conditions import Plan
+    from jstrace.method.plans import Plan
     from jstrace.models import Model
     from jstrace.runs import Data, Summary
 
@@ -118,7 +118,7 @@ def run_command(
     """
     check_installed()
     from jstrace import runs
-    from jstrace.method.conditions import Plan
+    from jstrace.method.plans import Plan
     from jstrace.runs.schema import checked_extras
 
     chosen = checkpoints(model, revision or [], out)

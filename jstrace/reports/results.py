@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from jstrace.errors import InputError
 from jstrace.files import check_local
-from jstrace.method.conditions import ABLATIONS, Case, Plan
+from jstrace.method.conditions import ABLATIONS, Case
+from jstrace.method.plans import Plan
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import density_column

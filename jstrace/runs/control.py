@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask

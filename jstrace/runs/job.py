@@ -7,8 +7,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jstrace.method.conditions import Plan
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.driver import OnBatch
 from jstrace.pipeline.replacing import reference_mark
@@ -64,7 +64,7 @@ class Job:
     def __post_init__(self) -> None:
         for what, kind, expected in (
             ("data", Data, "what jstrace.runs.read_data gives"),
-            ("plan", Plan, "a jstrace.method.conditions.Plan"),
+            ("plan", Plan, "a jstrace.method.plans.Plan"),
             ("name", str, "a text"),
         ):
             if not isinstance(getattr(self, what), kind):

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from jstrace.method.conditions import Plan
 from jstrace.method.graph.composition import Composition
+from jstrace.method.plans import Plan
 from jstrace.models import EdgeTree
 from jstrace.pipeline.driver import Input, Invalid, Outcome
 from jstrace.pipeline.evaluation import Evaluation

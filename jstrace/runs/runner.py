@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import jstrace
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome

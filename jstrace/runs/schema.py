@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from jstrace.errors import InputError
-from jstrace.method.conditions import MOST_TOKENS, Plan, checked_temperature, in_column
+from jstrace.method.conditions import MOST_TOKENS, checked_temperature
 from jstrace.method.graph import sizes
+from jstrace.method.plans import Plan, in_column
 
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""

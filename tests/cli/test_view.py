@@ -12,7 +12,7 @@ import pytest
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Model
 from jstrace.runs.data import Data, Row
 from jstrace.show.page import packed

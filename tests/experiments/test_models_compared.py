@@ -11,7 +11,7 @@ import pytest
 from pyarrow import csv
 
 from experiments import models_compared
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from tests.planted import SIZES, heights_of, write_run
 
 PAPER = Plan(ablations=("all", "residual+mlp"), replacements=("zero", "mean"), sizes=SIZES)

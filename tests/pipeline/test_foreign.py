@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline import stages
 from jstrace.pipeline.replacing import Replacing

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pyarrow import csv
 from scipy import stats
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError
 from jstrace.reports import drawing, exhibits, generations, geometries, models, pairs, results
 from jstrace.reports import page as report

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyarrow import csv
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.reports import control, curves, drawing, exhibits, results, statistics
 from jstrace.reports import page as report
 from tests.planted import SIZES, falling, heights_of, write_run

@@ -11,7 +11,7 @@ import pytest
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Model
 from jstrace.reports import drawing, exhibits, networks, results
 from jstrace.reports import page as report

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.reports import read_results, view_input, write_report
 from jstrace.reports.drawing import inlined, note

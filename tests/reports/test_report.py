@@ -16,7 +16,7 @@ import pytest
 from pyarrow import csv
 
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.reports import drawing, exhibit, exhibits, models, results
 from jstrace.reports import page as report

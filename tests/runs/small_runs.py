@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.runs.data import Data, Row
 from tests.conftest import SIZES
 

@@ -14,8 +14,8 @@ import pytest
 from pyarrow import parquet
 
 from jstrace import runs
-from jstrace.method.conditions import Plan
 from jstrace.method.measure.geometry import geometry
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.generation import generated
 from jstrace.runs import Extras, inputs, manifest, parts

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs import parts
 from jstrace.runs.control import Control

@@ -17,9 +17,10 @@ import pytest
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import ABLATIONS, Case, Condition, Plan, Source
+from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.method.graph.full_graph import n_edges
 from jstrace.method.graph.sizes import counts
+from jstrace.method.plans import Plan
 from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.measured import Norm
 from jstrace.models import InputError, Model
@@ -110,7 +111,7 @@ OTHER_TYPES = {
     "started(reference='abc')": "reference = 'abc', expected a list of texts",
     "started(reference=[5])": "reference = [5], expected a list of texts",
     "started(reference=[])": "reference is empty",
-    "started(plan='l1')": "plan = 'l1', expected a jstrace.method.conditions.Plan",
+    "started(plan='l1')": "plan = 'l1', expected a jstrace.method.plans.Plan",
     "started(data='texts.tsv')": "data = 'texts.tsv', expected what jstrace.runs.read_data gives",
     "json.dumps([Plan(sizes=np.float32([0.25, 0.5])).sizes, Plan(seed=np.int64(3)).seed])": "'[[0.25, 0.5], 3]'",
     "json.dumps(Plan(sizes=[0.5, 1]).sizes)": "'[0.5, 1]'",

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.runs import parts, remote
 from jstrace.runs.data import Data, Row

@@ -15,7 +15,8 @@ from pyarrow import parquet
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import ABLATIONS, BASELINES, Plan
+from jstrace.method.conditions import ABLATIONS
+from jstrace.method.plans import BASELINES, Plan
 from jstrace.models import InputError, Model
 from jstrace.runs import manifest
 from jstrace.runs.data import Data, Row

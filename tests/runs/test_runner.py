@@ -15,7 +15,7 @@ import pytest
 
 from jstrace import runs
 from jstrace.cli import progress
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, masked

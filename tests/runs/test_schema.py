@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from jstrace.method.conditions import ABLATIONS, BASELINES, SCORE_NAMES, Plan
+from jstrace.method.conditions import ABLATIONS, SCORE_NAMES
+from jstrace.method.plans import BASELINES, Plan
 from jstrace.runs import rows, schema
 from tests.conftest import ROOT
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 import jstrace
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import Rounds, ShareTimesGradient
 from jstrace.models import InputError, Model

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline import driver, masked, stages
 from jstrace.reports import exhibits, results, write_report

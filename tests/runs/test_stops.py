@@ -20,7 +20,7 @@ import pytest
 from pyarrow import parquet
 
 from jstrace import runs
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import Decoder, InputError, Model
 from jstrace.pipeline import Driver
 from jstrace.runs import parts, saving

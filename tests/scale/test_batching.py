@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jstrace.method.conditions import Plan
+from jstrace.method.plans import Plan
 from jstrace.models import PRESETS, InputError, make_mesh, param_shardings, shapes, weight_bytes
 from jstrace.pipeline import footprint
 from jstrace.pipeline.ask import Ask

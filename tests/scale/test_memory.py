@@ -17,8 +17,9 @@ import pytest
 import jstrace
 from experiments.benchmarks import fits
 from jstrace.loading import describe
-from jstrace.method.conditions import REPLACEMENTS, Condition, Plan
+from jstrace.method.conditions import REPLACEMENTS, Condition
 from jstrace.method.graph import full_graph
+from jstrace.method.plans import Plan
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, Replacement, platforms, shapes
 from jstrace.pipeline import Driver, footprint, masked, stages
 from jstrace.pipeline.ask import Ask

@@ -13,9 +13,10 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jstrace
-from jstrace.method.conditions import ABLATIONS, BASELINES, Condition, Plan
+from jstrace.method.conditions import ABLATIONS, Condition
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import counts
+from jstrace.method.plans import BASELINES, Plan
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import ShareTimesGradient
 from jstrace.method.search import extraction
