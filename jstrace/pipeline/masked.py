@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float32, Int, UInt8
 from jstrace.method.conditions import Condition
 from jstrace.method.graph.masks import kept
 from jstrace.method.measure.measures import Measures, measure
-from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, live_rows, masked_forward
+from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
+from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidden_states, live_rows, masked_forward
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes
@@ -36,11 +37,13 @@ N_QUERIES = 128
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchResult(ByValue):
-    """Measures ``[B, Z + 1]`` and the full graph's most probable tokens ``[B, N]``."""
+    """Measures ``[B, Z + 1]`` of every row, and the full graph's most probable tokens ``[B, N]``."""
 
     measures: Measures
     full_tokens: Int[AnyArray, "*B N"]
     full_probs: Float32[AnyArray, "*B N"]
+    metric: Float32[AnyArray, "*B Z2"] | None = None
+    """Where one is asked for: of every row, and of the empty mask."""
 
 
 class Rows(NamedTuple):
@@ -80,7 +83,7 @@ def program_arguments(
     strata: tuple[EdgeTree, ...],
     next_tokens: Any,
     replacements: Mapping[str, Replacement] = _NONE,
-    targets: Any = None,
+    questions: Question = NOTHING,
     *,
     n_sizes: int,
     cases: tuple[tuple[int, Condition], ...],
@@ -97,7 +100,8 @@ def program_arguments(
       strata: the different strata of the batch.
       next_tokens: int ``[B]``, the true next tokens, any token where none is known.
       replacements: by the names in the cases, on a leading axis of those whose measures are averaged; "zero" is none.
-      targets: log-probabilities ``[B, V]`` that rows are measured against, in the place of the full graph's.
+      questions: what is asked of each input beside its own prediction. With a metric there is one row more, of the
+        empty mask.
       n_sizes: Z.
       cases: for each result the index of its strata, and its condition.
       mesh: that the batch lies on.
@@ -108,16 +112,30 @@ def program_arguments(
     groups = {kind: [index for index, own in enumerate(kinds) if own == kind] for kind in kinds}
     rows = []
     for (_, replace), chosen in groups.items():
-        ranges, full = dealt([cases[index][1].ranges(n_sizes) for index in chosen], sharing)
+        asked = [_with_empty(cases[index][1], n_sizes, questions) for index in chosen]
+        ranges, full = dealt(asked, sharing)
         sources = np.asarray([cases[index][0] for index in chosen], np.int32)
         rows.append(Rows(sources, ranges, full, replacements.get(replace)))
     order = [index for chosen in groups.values() for index in chosen]
-    batch = (decoder, tokens, lengths, strata, next_tokens, targets, tuple(rows))
-    options = {"pre_softmax": tuple(pre for pre, _ in groups), "n_sizes": n_sizes, "mesh": mesh, "platform": platform}
+    batch = (decoder, tokens, lengths, strata, next_tokens, questions, tuple(rows))
+    paired = tuple(replace == COUNTERFACTUAL for _, replace in groups)
+    options = {"pre_softmax": tuple(pre for pre, _ in groups), "paired": paired, "n_sizes": n_sizes}
+    options |= {"mesh": mesh, "platform": platform}
     return batch, options, sorted(range(len(order)), key=order.__getitem__)
 
 
-@functools.partial(jax.jit, static_argnames=("pre_softmax", "n_sizes", "mesh", "platform"))
+def _with_empty(condition: Condition, n_sizes: int, questions: Question) -> UInt8[np.ndarray, "N 3 2"]:
+    """The rows of a condition; with a metric that of the empty mask behind the Z + 1 that are measured."""
+    ranges = condition.ranges(n_sizes)
+    if questions.metric is None:
+        return ranges
+    empty = np.zeros_like(ranges[:1])
+    if condition.ablate != "all":
+        empty[:, 1] = ranges[0, 1]
+    return np.concatenate([ranges[: n_sizes + 1], empty, ranges[n_sizes + 1 :]])
+
+
+@functools.partial(jax.jit, static_argnames=("pre_softmax", "paired", "n_sizes", "mesh", "platform"))
 @usual_promotion()
 def _evaluate(
     decoder: Decoder,
@@ -125,10 +143,11 @@ def _evaluate(
     lengths: Int[AnyArray, "B"],
     strata: tuple[EdgeTree, ...],
     next_tokens: Int[AnyArray, "B"],
-    targets: Float32[AnyArray, "B V"] | None,
+    questions: Question,
     groups: tuple[Rows, ...],
     *,
     pre_softmax: tuple[bool, ...],
+    paired: tuple[bool, ...],
     n_sizes: int,
     mesh: Mesh | None,
     platform: str | None,
@@ -137,11 +156,13 @@ def _evaluate(
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *strata)
     n_inputs, results = lengths.shape[0], list[BatchResult]()
     sharing = meshes.n_sharing(mesh, n_inputs)
-    for pre, rows in zip(pre_softmax, groups, strict=True):
-        run = functools.partial(_measured, pre_softmax=pre, sharing=sharing, platform=platform)
-        batch = (decoder, tokens, lengths, stacked, next_tokens, targets, rows.others)
-        measured, *top = _over_rows(run, mesh, n_inputs)(*batch, rows.sources, rows.ranges, rows.full)
-        whole = BatchResult(jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured), *top)
+    for pre, own, rows in zip(pre_softmax, paired, groups, strict=True):
+        run = functools.partial(_measured, pre_softmax=pre, paired=own, sharing=sharing, platform=platform)
+        batch = (decoder, tokens, lengths, stacked, next_tokens, questions, rows.others)
+        dealt_out = _over_rows(run, mesh, n_inputs)(*batch, rows.sources, rows.ranges, rows.full)
+        measures = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), dealt_out.measures)
+        metric = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 2), dealt_out.metric)
+        whole = dataclasses.replace(dealt_out, measures=measures, metric=metric)
         results += [_at(whole, place) for place in range(len(rows.sources))]
     return tuple(results)
 
@@ -157,7 +178,7 @@ def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Cal
     one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
     rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
     specs = (one, each, each, whose, each, each, one, one, rows, rows)
-    return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, whose, whose))
+    return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, BatchResult(both, whose, whose, both))
 
 
 def _measured(
@@ -166,31 +187,33 @@ def _measured(
     lengths: Int[Array, "B"],
     strata: EdgeTree,
     next_tokens: Int[Array, "B"],
-    targets: Float32[Array, "B V"] | None,
+    questions: Question,
     others: Replacement | None,
     sources: Int[Array, "C"],
     ranges: UInt8[Array, "C N 3 2"],
     full: Bool[Array, "C N"],
     *,
     pre_softmax: bool,
+    paired: bool,
     sharing: int,
     platform: str | None,
-) -> tuple[Measures, Array, Array]:
+) -> BatchResult:
     """On one device: measures of every case's rows, and the full graph's most probable tokens; ``[C, B, ...]``."""
 
-    def one(case: tuple[Any, Array, Array]) -> tuple[Measures, Array, Array]:
+    def one(case: tuple[Any, Array, Array]) -> BatchResult:
         source, ranges, full = case
 
-        def under(other: Replacement | None) -> tuple[Measures, Array, Array]:
+        def under(other: Replacement | None) -> BatchResult:
             rows = _at(strata, source), ranges
             how: dict[str, Any] = {"replace": other, "pre_softmax": pre_softmax, "platform": platform}
+            how["counterfactuals"] = questions.counterfactual if paired else None
             logits = predicted(decoder, tokens, lengths, *rows, **how)
             own = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
             if sharing > 1:
                 own = jax.lax.psum(own, meshes.SIZES)  # all but one device bring zeros
-            return compared(logits, own, next_tokens, platform, targets)
+            return compared(logits, own, next_tokens, platform, questions)
 
-        return under(None) if others is None else averaged(*jax.lax.map(under, others))
+        return under(None) if others is None else averaged(jax.lax.map(under, others))
 
     several = strata.mlp.shape[0] > 1
     if len(sources) > 1:
@@ -203,31 +226,41 @@ def compared(
     full: Float32[Array, "B V"],
     next_tokens: Array,
     platform: str | None = None,
-    targets: Float32[Array, "B V"] | None = None,
-) -> tuple[Measures, Array, Array]:
-    """Measures of every row against the full graph's logits, or targets, and the full graph's most probable tokens."""
+    questions: Question = NOTHING,
+) -> BatchResult:
+    """Every row against the full graph's logits, or targets."""
     # Stages of a sort on a divided vocabulary would each cross the mesh.
     together: Callable[[Any], Any] = form(platform, cpu=_as_it_is, gpu=_as_it_is, tpu=meshes.whole_along_model)
     logits, full = together((logits, full))
     probs, top = jax.lax.top_k(jax.nn.softmax(full), min(N_TOP, full.shape[-1]))
-    wanted = full if targets is None else targets
-    return jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens), top, probs
+    wanted = full if questions.target is None else questions.target
+    measures = jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens)
+    return BatchResult(measures, top, probs, _asked(questions, logits))
+
+
+def _asked(questions: Question, logits: Float32[Array, "B N V"]) -> Float32[Array, "B N"] | None:
+    """The metric of every row."""
+    if questions.metric is None:
+        return None
+    return jax.vmap(lambda metric, rows: jax.vmap(metric)(rows), in_axes=(0, 0))(questions.metric, logits)
 
 
 def _as_it_is(tree: Any) -> Any:
     return tree
 
 
-def averaged(measures: Measures, top: Array, probs: Array) -> tuple[Measures, Array, Array]:
+def averaged(several: BatchResult) -> BatchResult:
     """What ``compared`` gave under several replacements, on a leading axis, as one.
 
-    TV, KL, entropy and surprisal are means; a nucleus counts as recovered where it is under all of them; the top token
-    and the rank are those under the first. The full graph is the same under all.
+    TV, KL, entropy, surprisal and the metric are means; a nucleus counts as recovered where it is under all of them;
+    the top token and the rank are those under the first. The full graph is the same under all.
     """
+    measures = several.measures
     means = {name: jnp.mean(getattr(measures, name), axis=0) for name in ("tv", "kl", "entropy", "surprisal")}
     every = {name: jnp.all(getattr(measures, name), axis=0) for name in ("nucleus", "nucleus_unordered")}
     first = {name: getattr(measures, name)[0] for name in ("top_token", "rank")}
-    return Measures(**means, **every, **first), top[0], probs[0]
+    metric = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), several.metric)
+    return BatchResult(Measures(**means, **every, **first), several.full_tokens[0], several.full_probs[0], metric)
 
 
 def predicted(
@@ -238,27 +271,32 @@ def predicted(
     ranges: UInt8[Array, "N 3 2"],
     *,
     replace: Replacement | None = None,
+    counterfactuals: Int[Array, "B T"] | None = None,
     pre_softmax: bool = False,
     platform: str | None = None,
 ) -> Float32[Array, "B N V"]:
     """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
 
-    Every input under every row's ranges, their tokens' rows together.
+    Every input under every row's ranges, their tokens' rows together. Ablated edges carry the replacement, or the
+    states of the input's own counterfactual.
     """
 
-    def one(tokens: Array, length: Array, strata: EdgeTree, ranges: Array) -> Array:
-        return masked_forward(
-            decoder,
-            tokens,
-            strata,
-            keep=functools.partial(kept, ranges=ranges),
-            replace=replace,
-            length=length,
-            pre_softmax=pre_softmax,
-            row_map=functools.partial(live_rows, platform=platform),
-            n_queries=form(platform, cpu=None, gpu=None, tpu=N_QUERIES),
-        )
+    def one(tokens: Array, length: Array, strata: EdgeTree, pair: Array | None) -> Array:
+        carried = replace if pair is None else hidden_states(decoder, pair, length=length)
 
-    return jax.vmap(jax.vmap(one, in_axes=(None, None, None, 0)), in_axes=(0, 0, 0, None))(
-        tokens, lengths, strata, ranges
-    )
+        def under(ranges: Array) -> Array:
+            return masked_forward(
+                decoder,
+                tokens,
+                strata,
+                keep=functools.partial(kept, ranges=ranges),
+                replace=carried,
+                length=length,
+                pre_softmax=pre_softmax,
+                row_map=functools.partial(live_rows, platform=platform),
+                n_queries=form(platform, cpu=None, gpu=None, tpu=N_QUERIES),
+            )
+
+        return jax.vmap(under)(ranges)
+
+    return jax.vmap(one)(tokens, lengths, strata, counterfactuals)

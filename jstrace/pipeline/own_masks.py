@@ -118,11 +118,11 @@ def predicted_and_compared(
             decoder, tokens, mask, replace=other, length=length, pre_softmax=pre_softmax, row_map=live_rows
         )
 
-    def under(other: Replacement | None) -> tuple[Any, Array, Array]:
+    def under(other: Replacement | None) -> BatchResult:
         logits = jax.vmap(one, in_axes=(0, None))(rows, other)
         return compared(logits[None], logits[None, -1], jnp.asarray(next_token)[None])
 
-    return BatchResult(*(under(None) if others is None else averaged(*jax.lax.map(under, others))))
+    return under(None) if others is None else averaged(jax.lax.map(under, others))
 
 
 def _widened(masks: EdgeTree, n_rows: int, width: int) -> EdgeTree:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float32, Int
 
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.counting import Counts, count
+from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.learned import Coefficients
 from jstrace.method.scores.measured import Together
 from jstrace.method.scores.scoring import filled, several_scores
@@ -41,7 +42,7 @@ def score_batch(
     scorings: tuple[tuple[Any, str], ...],
     replacements: Mapping[str, Replacement],
     others: Mapping[str, Int[AnyArray, "N"]] = _NONE,
-    targets: Float32[AnyArray, "B V"] | None = None,
+    questions: Question = NOTHING,
     learned: tuple[Coefficients | None, ...] = (),
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
@@ -54,7 +55,7 @@ def score_batch(
       scorings: ``Source.scoring`` of each kind.
       replacements: what ablated edges carry while gradients are taken, by name, the same for all inputs.
       others: tokens of other texts by name, where scores draw replacements from their states.
-      targets: log-probabilities of other predictions than the model's own.
+      questions: what is asked of each input beside its own prediction.
       learned: the coefficients of each kind that is ``unfilled``; empty where none is.
       mesh: that the batch lies on.
 
@@ -63,22 +64,22 @@ def score_batch(
     """
 
     def score(
-        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, *target: Array
+        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, questions: Question
     ) -> tuple[tuple[EdgeTree, ...], Array]:
         decoder, replaced, drawn, numbers = whole
         own = numbers or (None,) * len(scorings)
         known = tuple((filled(kind, c), name) for (kind, name), c in zip(scorings, own, strict=True))
 
-        def one(tokens: Array, length: Array, *target: Array) -> tuple[EdgeTree, ...]:
+        def one(tokens: Array, length: Array, question: Question) -> tuple[EdgeTree, ...]:
             options: dict[str, Any] = {"scorings": known, "seed": seed, "replacements": replaced, "others": drawn}
-            return several_scores(decoder, tokens, length, target=target[0] if target else None, **options)
+            return several_scores(decoder, tokens, length, question=question, **options)
 
-        found = jax.vmap(one)(tokens, lengths, *target)
+        found = jax.vmap(one)(tokens, lengths, questions)
         slots = jax.vmap(functools.partial(full_graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
-        (decoder, dict(replacements), dict(others), learned), tokens, lengths, *(() if targets is None else (targets,))
+        (decoder, dict(replacements), dict(others), learned), tokens, lengths, questions
     )
 
 

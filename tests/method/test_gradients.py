@@ -24,8 +24,8 @@ from jstrace.method.scores.gradients import (
     ShareTimesGradient,
     as_floats,
     integrated_gradients,
-    kl_gradient,
     logit_gradient,
+    loss_gradient,
 )
 from jstrace.method.search.ranking import by_score
 from jstrace.models import Decoder, EdgeTree, Model, Replacement, hidden_states
@@ -160,7 +160,7 @@ def test_a_target_is_what_is_kept() -> None:
     one = one_pass()
     target = jax.nn.log_softmax(jnp.arange(TINY.vocab_size, dtype=jnp.float32))
     mask = jax.tree.map(lambda slot: 0.5 * slot.astype(jnp.float32), one.slots())
-    down = jax.jit(lambda mask: kl_gradient(one, mask, target))(mask)
+    down = jax.jit(lambda mask: loss_gradient(one, mask, target))(mask)
 
     @jax.jit
     def loss(mask: EdgeTree) -> jax.Array:

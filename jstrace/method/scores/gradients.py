@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int
 
 from jstrace.method.graph import full_graph
+from jstrace.method.measure.metrics import Metric
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.measured import Norm, normalised
 from jstrace.method.search.ordering import marked
@@ -43,6 +44,8 @@ class Pass(NamedTuple):
     """Tokens of other texts, at least as many as the input's, where replacements are drawn from their states."""
     seed: Int[Array, ""] | int = 0
     """Of what a score draws."""
+    metric: Metric | None = None
+    """What gradients are taken of, in the place of the predicted token's logit and of KL."""
 
     def slots(self) -> EdgeTree:
         """Which slots are edges."""
@@ -70,13 +73,23 @@ def as_floats(slots: EdgeTree) -> EdgeTree:
 
 
 def logit_gradient(one: Pass, mask: EdgeTree, token: Int[Array, ""] | int) -> EdgeTree:
-    """d logit of a token / d mask."""
-    return jax.grad(lambda mask: one.logits(mask)[token])(mask)
+    """d logit of a token / d mask; where there is a metric, d metric / d mask."""
+
+    def asked(mask: EdgeTree) -> Array:
+        logits = one.logits(mask)
+        return logits[token] if one.metric is None else one.metric(logits)
+
+    return jax.grad(asked)(mask)
 
 
-def kl_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "V"]) -> EdgeTree:
-    """d KL(target || prediction) / d mask, of a target in log-probabilities."""
-    return jax.grad(lambda mask: kl(target, one.logits(mask)))(mask)
+def loss_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "V"]) -> EdgeTree:
+    """d KL(target || prediction) / d mask, of a target in log-probabilities; where there is a metric, that of it."""
+
+    def asked(mask: EdgeTree) -> Array:
+        logits = one.logits(mask)
+        return kl(target, logits) if one.metric is None else one.metric(logits)
+
+    return jax.grad(asked)(mask)
 
 
 def kl(target: Float32[Array, "V"], logits: Float32[Array, "V"]) -> Float32[Array, ""]:
@@ -126,7 +139,7 @@ def _word(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """|d logit of the predicted token / d mask| at the full mask; one forward and one backward pass."""
+    """|d logit of the predicted token, or metric, / d mask| at the full mask; one forward and one backward pass."""
 
     name: str = "gradient"
 
@@ -135,6 +148,8 @@ class Gradient:
 
         def predicted(mask: EdgeTree) -> Array:
             logits = one.logits(mask)
+            if one.metric is not None:
+                return one.metric(logits)
             return logits[jnp.argmax(logits if one.target is None else one.target)]
 
         return jax.tree.map(jnp.abs, jax.grad(predicted)(as_floats(one.slots())))
@@ -223,9 +238,9 @@ class Rounds:
     """Gradients at ever smaller cuts, each inside the last: one forward and one backward pass a cut, and one before.
 
     It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient of KL(full
-    || masked) in the mask of that size goes into x, ``x += weight * log |g|``, and the best of x inside the last cut
-    are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the memory of all
-    gradients, and that the order is settled cut by cut.
+    || masked), or of a metric, in the mask of that size goes into x, ``x += weight * log |g|``, and the best of x
+    inside the last cut are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the
+    memory of all gradients, and that the order is settled cut by cut.
     """
 
     cuts: int = 20
@@ -271,7 +286,7 @@ class Rounds:
         def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
             (x, inside, survived, kept), (index, size, temperature) = state, at
             count = jnp.floor(size * n_edges).astype(jnp.int32)
-            found = kl_gradient(one, self._mask(marked(x, inside), count, temperature), start.target)
+            found = loss_gradient(one, self._mask(marked(x, inside), count, temperature), start.target)
             found = jax.tree.map(lambda g: _log(g, _LEAST_GRADIENT), found)
             x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
             inside = largest(marked(x, inside), count)

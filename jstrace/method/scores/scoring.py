@@ -8,16 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Int
 
 from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, Source, takes_passes
 from jstrace.method.graph import full_graph
+from jstrace.method.measure.metrics import Metric
+from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass
 from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.method.search.ordering import NO_SCORE, marked
-from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward
+from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states
 from jstrace.models.platforms import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
@@ -77,6 +79,7 @@ def edge_scores(
     score: str | Score | GradientScore,
     seed: Int[Array, ""] | int,
     replace: Replacement | None = None,
+    metric: Metric | None = None,
 ) -> EdgeTree:
     """Scores of every edge, float32; NaN in slots that are no edge.
 
@@ -87,10 +90,12 @@ def edge_scores(
       score: one of ``SCORE_NAMES``, or what measures edges; static.
       seed: of random scores, which the tokens go into, too, and of what fits draw.
       replace: what ablated edges carry while gradients are taken; nothing by default.
+      metric: what gradients are taken of; by default the prediction.
     """
     replacements = {} if replace is None else {"own": replace}
     scoring = Source(score, replace="zero" if replace is None else "own").scoring
-    (found,) = several_scores(model, tokens, length, scorings=(scoring,), seed=seed, replacements=replacements)
+    options: dict[str, Any] = {"seed": seed, "replacements": replacements, "question": Question(metric=metric)}
+    (found,) = several_scores(model, tokens, length, scorings=(scoring,), **options)
     with jax.debug_nans(False):  # here NaN is the answer
         return jax.tree.map(lambda score: jnp.where(score == NO_SCORE, jnp.nan, score), found)
 
@@ -105,7 +110,7 @@ def several_scores(
     seed: Int[Array, ""] | int,
     replacements: Mapping[str, Replacement],
     others: Mapping[str, Int[Array, "N"]] = _NONE,
-    target: Float32[Array, "V"] | None = None,
+    question: Question = NOTHING,
 ) -> tuple[EdgeTree, ...]:
     """Scores of several kinds, float32; ``NO_SCORE`` in slots that are no edge.
 
@@ -116,7 +121,7 @@ def several_scores(
       scorings: ``Source.scoring`` of each: scores with the names of what ablated edges carry; static.
       replacements: by those names; "zero" is none.
       others: by those names, tokens of other texts, where scores draw replacements from their states.
-      target: log-probabilities of another prediction than the model's own, which scores from gradients keep.
+      question: what scores from gradients keep or ask in the place of the model's own prediction.
     """
     slots = full_graph.edge_slots(model.config, tokens.shape[0], length)
     kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
@@ -129,6 +134,8 @@ def several_scores(
             one = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
             shares = getattr(own, "shares", False)
             values[kind, "zero"] = normalised(one, parallel=model.config.parallel) if shares else one
+    if question.counterfactual is not None:
+        replacements = {**replacements, COUNTERFACTUAL: hidden_states(model, question.counterfactual, length=length)}
     for kind, replace in scorings:
         if kind == "random":
             values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
@@ -136,7 +143,8 @@ def several_scores(
             if kind == "learned":
                 raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")
             score = SCORES[kind]() if isinstance(kind, str) else kind
-            one_pass = Pass(model, tokens, length, replacements.get(replace), target, others.get(replace), seed)
+            carried, drawn = replacements.get(replace), others.get(replace)
+            one_pass = Pass(model, tokens, length, carried, question.target, drawn, seed, question.metric)
             found = score.edge_scores(one_pass)
             if not isinstance(found, EdgeTree):
                 raise InputError(f"edge_scores gave {type(found).__name__}, expected an EdgeTree like its slots()")

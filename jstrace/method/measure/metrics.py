@@ -1,0 +1,178 @@
+"""What a prediction is asked: differentiable functions of its logits (section 9 of the method).
+
+A metric's tokens are leaves of a pytree, so that other words compile nothing; which metric it is, is static.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from jstrace.errors import InputError
+
+LEAST_DIFFERENCE = 1e-6
+"""Of full graph and empty mask, in units of the metric's scale: below it, what is recovered is undefined."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogitDifference:
+    """logit(answer) - logit(rival): how far the answer is ahead."""
+
+    answer: Any
+    """A word, or its token id."""
+    rival: Any
+    """Another."""
+
+    kind: ClassVar[str] = "logit_difference"
+
+    def __call__(self, logits: Float32[Array, "V"]) -> Float32[Array, ""]:
+        """The value of a prediction."""
+        return logits[self.answer] - logits[self.rival]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogProb:
+    """log p(answer), in nats."""
+
+    answer: Any
+    """A word, or its token id."""
+
+    kind: ClassVar[str] = "log_prob"
+
+    def __call__(self, logits: Float32[Array, "V"]) -> Float32[Array, ""]:
+        """The value of a prediction."""
+        return jax.nn.log_softmax(logits)[self.answer]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OwnMetric:
+    """A function of logits ``[V]`` that JAX can differentiate."""
+
+    function: Callable[[Any], Any] = dataclasses.field(metadata={"static": True})
+
+    kind: ClassVar[str] = "own"
+
+    def __call__(self, logits: Float32[Array, "V"]) -> Float32[Array, ""]:
+        """The value of a prediction.
+
+        Raises:
+          InputError: the function gives no single number.
+        """
+        value = jnp.asarray(self.function(logits))
+        if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise InputError(
+                f"metric {_name(self.function)} gave {value.dtype}{value.shape}, expected one float of logits [V]"
+            )
+        return value.astype(jnp.float32)
+
+
+Metric = LogitDifference | LogProb | OwnMetric
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (LogitDifference, LogProb)}
+"""Metrics that files can name."""
+
+
+def logit_difference(answer: str | int, rival: str | int) -> LogitDifference:
+    """The metric logit(answer) - logit(rival), for ``metric=`` of ``jstrace.trace`` and ``jstrace.evaluate``.
+
+    Args:
+      answer: a word of one token, as the model would continue the text (" Mary"), or its token id.
+      rival: another.
+
+    Example:
+      ``jstrace.trace(model, text, counterfactual=other, metric=jstrace.logit_difference(" Mary", " John"))``
+
+    Raises:
+      InputError: both are the same.
+    """
+    if answer == rival:
+        raise InputError(f"logit_difference: {answer!r} twice; the answer and its rival are two words")
+    return LogitDifference(answer, rival)
+
+
+def log_prob(answer: str | int) -> LogProb:
+    """The metric log p(answer), in nats; ``answer`` as in ``logit_difference``."""
+    return LogProb(answer)
+
+
+def resolved(metric: Any, token_of: Callable[[Any], int]) -> Metric | None:
+    """A metric whose words are token ids; None for None and "kl", the measure that is always there.
+
+    Raises:
+      InputError: it is none, or a word is not one token.
+    """
+    if metric is None or metric == "kl":
+        return None
+    if isinstance(metric, OwnMetric):
+        return metric
+    if isinstance(metric, LogitDifference | LogProb):
+        found = {field.name: np.int32(token_of(getattr(metric, field.name))) for field in dataclasses.fields(metric)}
+        if len(set(found.values())) != len(found):
+            raise InputError(f"metric {metric}: the answer and its rival are the same token {found['answer']}")
+        return type(metric)(**found)
+    if callable(metric):
+        return OwnMetric(metric)
+    raise InputError(
+        f'metric = {metric!r:.60}, expected "kl", jstrace.logit_difference, jstrace.log_prob, or a function of logits'
+    )
+
+
+def described(metric: Any, word: Callable[[int], str] | None = None) -> str:
+    """A resolved metric in words: ``logit(' Mary') - logit(' John')``."""
+
+    def told(token: Any) -> str:
+        return str(int(token)) if word is None else repr(word(int(token)))
+
+    if metric is None:
+        return ""
+    if isinstance(metric, OwnMetric):
+        return _name(metric.function)
+    if isinstance(metric, LogProb):
+        return f"log p({told(metric.answer)})"
+    return f"logit({told(metric.answer)}) - logit({told(metric.rival)})"
+
+
+def as_json(metric: Any) -> dict[str, Any] | None:
+    """What files say of a resolved metric; of a function its name alone."""
+    if metric is None:
+        return None
+    if isinstance(metric, OwnMetric):
+        return {"kind": metric.kind, "name": _name(metric.function)}
+    return {"kind": metric.kind} | {
+        field.name: int(getattr(metric, field.name)) for field in dataclasses.fields(metric)
+    }
+
+
+def from_json(found: Any, vocab_size: int) -> Metric | None:
+    """What ``as_json`` gave; None for a function, which no file holds.
+
+    Raises:
+      ValueError: another kind, or tokens outside the vocabulary.
+    """
+    if found is None or found.get("kind") == OwnMetric.kind:
+        return None
+    kind = KINDS[found["kind"]]
+    tokens = {field.name: found[field.name] for field in dataclasses.fields(kind)}
+    if any(type(token) is not int or not 0 <= token < vocab_size for token in tokens.values()):
+        raise ValueError(f"its metric has tokens {tokens}")
+    return kind(**{name: np.int32(token) for name, token in tokens.items()})
+
+
+def recovered(values: Float32[np.ndarray, "N"], full: float, empty: float) -> Float32[np.ndarray, "N"]:
+    """(m(trace) - m(empty)) / (m(full) - m(empty)); NaN where the two are the same."""
+    scale = max(abs(full), abs(empty))
+    if not abs(full - empty) > LEAST_DIFFERENCE * scale:
+        return np.full(np.shape(values), np.nan, np.float32)
+    return ((np.asarray(values, np.float64) - empty) / (full - empty)).astype(np.float32)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,0 +1,55 @@
+"""What is asked of an input beside its own prediction (sections 8 and 9 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int
+
+from jstrace.method.measure.metrics import Metric
+from jstrace.models import AnyArray
+from jstrace.models.edges import ByValue
+
+COUNTERFACTUAL = "counterfactual"
+"""What ablated edges carry, by name, where they carry the states of each input's own counterfactual."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question(ByValue):
+    """Of one input, or of a batch on a leading axis. Which of the three there are makes another program."""
+
+    target: Float32[AnyArray, "*B V"] | None = None
+    """Log-probabilities of another prediction than the model's own, that is kept and measured against."""
+    counterfactual: Int[AnyArray, "*B T"] | None = None
+    """Tokens whose states ablated edges carry."""
+    metric: Metric | None = None
+    """What is asked of the prediction; resolved."""
+
+    @property
+    def kind(self) -> Any:
+        """Equal of questions that one program answers."""
+        return jax.tree.structure(self)
+
+    @staticmethod
+    def stacked(questions: list[Question], width: int, n_rows: int) -> Question:
+        """Of a batch: questions of one kind, padded to ``n_rows`` inputs of ``width`` tokens."""
+        assert len({question.kind for question in questions}) == 1, "a question would be another input's"
+
+        def wide(question: Question) -> Question:
+            tokens = question.counterfactual
+            if tokens is None:
+                return question
+            padded = np.zeros(width, np.int32)
+            padded[: len(tokens)] = tokens
+            return dataclasses.replace(question, counterfactual=padded)
+
+        rows = [wide(question) for question in questions]
+        rows += [rows[0]] * (n_rows - len(rows))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+NOTHING = Question()
