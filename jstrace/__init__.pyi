@@ -5,6 +5,8 @@ from .loading import load as load
 from .method.graph.edges import Edge as Edge
 from .method.graph.edges import Edges as Edges
 from .method.graph.sizes import SIZES as SIZES
+from .method.measure.metrics import log_prob as log_prob
+from .method.measure.metrics import logit_difference as logit_difference
 from .method.scores.fitted import Fitted as Fitted
 from .method.scores.gradients import GradientScore as GradientScore
 from .method.scores.gradients import Rounds as Rounds
@@ -19,7 +21,6 @@ from .models import Score as Score
 from .models import make_mesh as make_mesh
 from .pipeline.driver import Invalid as Invalid
 from .pipeline.evaluating import evaluate as evaluate
-from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
 from .pipeline.fitting import train_scorer as train_scorer
 from .pipeline.functional import edge_scores as edge_scores
@@ -33,9 +34,10 @@ from .pipeline.learning import selectivity as selectivity
 from .pipeline.replacing import mean_replacement as mean_replacement
 from .pipeline.replacing import noise_replacement as noise_replacement
 from .pipeline.replacing import resample_replacement as resample_replacement
+from .pipeline.streams import evaluate_iter as evaluate_iter
+from .pipeline.streams import trace_iter as trace_iter
 from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
-from .pipeline.tracing import trace_iter as trace_iter
 from .show.curves import plot_curves as plot_curves
 from .show.export import export as export
 from .show.page import Page as Page

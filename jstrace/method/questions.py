@@ -29,6 +29,10 @@ class Question(ByValue):
     metric: Metric | None = None
     """What is asked of the prediction; resolved."""
 
+    def under(self, replace: str) -> Question:
+        """The same where ablated edges carry what has this name: the counterfactual is read under its own alone."""
+        return self if replace == COUNTERFACTUAL else dataclasses.replace(self, counterfactual=None)
+
     @property
     def kind(self) -> Any:
         """Equal of questions that one program answers."""

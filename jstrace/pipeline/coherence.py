@@ -9,6 +9,7 @@ import numpy as np
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import counted
 from jstrace.method.graph.sizes import NO_EDGE, checked_sizes
+from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import InputError, edge_shapes
 
 
@@ -30,6 +31,11 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
         raise InputError(f"{where}its tokens are outside the vocabulary of {c.vocab_size}")
     if trace.token_texts is not None and len(trace.token_texts) != t:
         raise InputError(f"{where}{len(trace.token_texts)} texts for {t} tokens")
+    if (trace.counterfactual is not None) != (trace.replace == COUNTERFACTUAL):
+        raise InputError(f"{where}its replacement is {trace.replace!r:.60}, which does not go with its counterfactual")
+    pair = trace.counterfactual
+    if pair is not None and (pair.shape != trace.tokens.shape or pair.min() < 0 or pair.max() >= c.vocab_size):
+        raise InputError(f"{where}its counterfactual is not of {t} tokens of the vocabulary")
     checked_sizes(trace.sizes)
     expected = edge_shapes(c.n_layers, c.n_heads, t)
     for field, dtype in (("scores", np.float32), ("strata", np.uint8)):

@@ -25,6 +25,7 @@ from jstrace.method.conditions import scored_name, takes_passes
 from jstrace.method.graph import full_graph, sizes
 from jstrace.method.graph.composition import Composition, composed
 from jstrace.method.graph.counting import Counts
+from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.scoring import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, Replacement
 from jstrace.models.edges import ByValue
@@ -56,8 +57,8 @@ class Input(ByValue):
     """Where the ask has no sources."""
     sizes: tuple[float, ...] | None = None
     """Of those strata, where they are not the ask's, but as many."""
-    target: Float32[np.ndarray, "V"] | None = None
-    """Log-probabilities of another prediction than the model's own, that is kept and measured against."""
+    question: Question = NOTHING
+    """What is asked of it beside its own prediction."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ class Driver:
             for kind, replace in ask.scorings
         )
         names = dict.fromkeys(name for _, name in self._scorings)
-        self._numbered = {name: name if name == "zero" else str(index) for index, name in enumerate(names)}
+        self._numbered = {name: name if name in ("zero", COUNTERFACTUAL) else str(i) for i, name in enumerate(names)}
         """Replacements have no names in programs, which would be compiled for each."""
         self._longest = 0
         self._apart = timed and any(takes_passes(kind) for kind, _ in self._scorings)
@@ -170,7 +171,7 @@ class Driver:
         calls = batching.Calls(
             self._most, start, n_devices=n_devices, unfit=unfit, ahead=self._ahead, two=self._two_fit
         )
-        for members, found in calls.of(queue.lengths(_by_target(parts))):
+        for members, found in calls.of(queue.lengths(_by_question(parts))):
             yield from queue.refused()
             queue.finished(members)
             yield dict(zip(members, found, strict=True))
@@ -261,16 +262,16 @@ class Driver:
         nexts = batching.filled([np.asarray(one.next_token or 0, np.int32) for one in members], n_rows)
         batch = (*batching.padded(rows, width, n_rows), counts, nexts)
         tokens, lengths, cuts, chosen = meshes.placed(batch, mesh)
-        targets = meshes.placed(_targets(members, n_rows), mesh)
+        questions = meshes.placed(Question.stacked([one.question for one in members], width, n_rows), mesh)
         finite = scores = None
         took: dict[str, float] = {}
         if ask.sources:
-            strata, scores, finite = self._traced(tokens, lengths, cuts, width, targets, took)
+            strata, scores, finite = self._traced(tokens, lengths, cuts, width, questions, took)
         else:
             strata = meshes.placed(_given_strata(members, width, n_rows), mesh)
         results = () if not ask.cases else masked.evaluate_batch(
             model.decoder, tokens, lengths, strata, chosen, self._named(ask.replacements, self._replacing.stack, width),
-            targets, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
+            questions, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
         )  # fmt: skip
         counts_of = () if not ask.compose else stages.compose_batch(
             strata, n_sizes=len(ask.sizes), parallel=model.config.parallel, mesh=mesh
@@ -299,7 +300,7 @@ class Driver:
         lengths: Int[AnyArray, "B"],
         cuts: Int[AnyArray, "B Z"],
         width: int,
-        targets: Float32[AnyArray, "B V"] | None,
+        questions: Question,
         took: dict[str, float],
     ) -> tuple[tuple[EdgeTree, ...], EdgeTree | None, jax.Array]:
         """Strata of every source, the scores of the first where they are kept, and where scores are finite.
@@ -310,7 +311,7 @@ class Driver:
         replaced, drawn = self._replaced(width)
         score = functools.partial(
             stages.score_batch, self.model.decoder, tokens, lengths, ask.seed, replacements=replaced, others=drawn,
-            targets=targets, mesh=mesh,
+            questions=questions, mesh=mesh,
         )  # fmt: skip
         by_kind: dict[tuple[Any, str], EdgeTree] = {}
         finite: list[jax.Array] = []
@@ -385,8 +386,8 @@ class Driver:
                 one.sizes or self.ask.sizes,
                 case.condition,
                 with_next=one.next_token is not None,
-                with_density=one.target is None,
-                target=one.target,
+                question=one.question,
+                word=None if self.model.tokenizer is None else self.model.tokenizer.token,
             )
             for case, result in zip(self.ask.cases, host.results, strict=True)
         )
@@ -396,13 +397,14 @@ class Driver:
         return Outcome(one.tokens, n_edges, strata, evaluations, scores, made)
 
 
-def _by_target(parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, Input | Invalid]]:
-    """The same parts, but inputs with a target apart from those without: they are another program's."""
+def _by_question(parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, Input | Invalid]]:
+    """The same parts, but inputs of each kind of question apart: they are another program's."""
     for part in parts:
-        told = {index for index, one in part.items() if isinstance(one, Input) and one.target is not None}
-        for chosen in (part.keys() - told, told):
+        kinds = {index: one.question.kind for index, one in part.items() if isinstance(one, Input)}
+        for kind in dict.fromkeys([NOTHING.kind, *kinds.values()]):
+            chosen = {index: one for index, one in part.items() if kinds.get(index, NOTHING.kind) == kind}
             if chosen:
-                yield {index: one for index, one in part.items() if index in chosen}
+                yield chosen
 
 
 class _Queue:
@@ -465,13 +467,6 @@ class _OnHost:
     finite: AnyArray | None
     results: tuple[masked.BatchResult, ...]
     counts: tuple[Counts, ...]
-
-
-def _targets(members: list[Input], n_rows: int) -> AnyArray | None:
-    """The inputs' targets in a batch: all of them have one, or none does."""
-    found = [one.target for one in members if one.target is not None]
-    assert len(found) in (0, len(members)), "a target would be another input's"
-    return batching.filled(found, n_rows) if found else None
 
 
 def _given_strata(members: list[Input], width: int, n_rows: int) -> tuple[EdgeTree, ...]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from jstrace.method.conditions import REPLACEMENTS, Case, Condition, Source, checked_ablation
+from jstrace.method.questions import COUNTERFACTUAL, Question
 from jstrace.models import AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver, Input, Invalid
 from jstrace.pipeline.evaluation import Evaluation
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
+from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, chunk_size, keeps_invalid
+from jstrace.pipeline.tracing import Progress, keeps_invalid
 
 Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 
@@ -27,26 +28,28 @@ Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 @overload
 def evaluate(
     model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ..., target: Any = ...,
+    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ...,
+    reference: Reference = ..., next_token: int | None = ..., target: Any = ...,
     progress: Progress | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., reference: Reference = ...,
+    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ..., reference: Reference = ...,
     next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Evaluation]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., reference: Reference = ...,
+    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ..., reference: Reference = ...,
     next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Evaluation | Invalid]: ...  # fmt: skip
 @overload
 def evaluate(
     model: Model, traces: Trace | Tokens, *, masks: EdgeTree, ablate: str = ..., pre_softmax: bool = ...,
-    replace: Replace = ..., reference: Reference = ..., next_token: int | None = ...,
+    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ...,
+    reference: Reference = ..., next_token: int | None = ...,
 ) -> Evaluation: ...  # fmt: skip
 def evaluate(
     model: Model,
@@ -57,6 +60,8 @@ def evaluate(
     pre_softmax: bool = False,
     inverse: bool = False,
     replace: Replace = None,
+    counterfactual: Tokens | Sequence[Tokens] | None = None,
+    metric: Any = None,
     reference: Reference = None,
     next_token: int | Sequence[int | None] | AnyArray | None = None,
     target: Any = None,
@@ -78,6 +83,10 @@ def evaluate(
         "zero" for masks of token ids): nothing ("zero"), "mean" or "resample" of the reference that comes with jstrace,
         a ``jstrace.Replacement``, or several of them: TV, KL, entropy and surprisal are then means over them, a nucleus
         is recovered where it is under all, and top tokens are the first one's.
+      counterfactual: ablated edges carry the states of this prompt of as many tokens, one for each trace, as in
+        ``jstrace.trace``; by default what each trace says (``Trace.counterfactual``).
+      metric: what is asked of every prediction beside how close it is, as in ``jstrace.trace``
+        (``Evaluation.metric``, ``recovered``), by default what the trace's scores asked; "kl" asks nothing more.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace; the
         same as of the traces, where these were made with texts of your own.
       next_token: the true next token (one for each trace, None where it is not known), for surprisal and rank.
@@ -93,48 +102,24 @@ def evaluate(
     """
     checked_model(model)
     keep = keeps_invalid(on_invalid)
-    how = _How.of(model, ablate, pre_softmax, inverse, (replace, reference))
+    how = How.of(model, ablate, pre_softmax, inverse, (replace, reference), paired=counterfactual is not None)
+    asked: dict[str, Any] = {"target": target, "counterfactual": counterfactual, "metric": metric}
     if masks is not None:
         if keep or progress is not None:
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
         if target is not None:
             raise InputError("target is for traces, not for masks of one's own")
-        return _of_masks(model, traces, masks, how, next_token)
+        return _of_masks(model, traces, masks, how, next_token, Questions.of(model, 1, single=True, **asked))
     single = isinstance(traces, Trace)
-    rows = [traces] if isinstance(traces, Trace) else list(_checked_traces(traces))
+    rows = [traces] if isinstance(traces, Trace) else list(checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
-    targets = log_targets(model, target, len(rows), single=single)
-    known = list(zip(true_next, targets, strict=True))
-    found = _evaluated(model, rows, how, known, keep, progress)
+    questions = Questions.of(model, len(rows), single=single, **asked)
+    found = evaluated(model, rows, how, true_next, questions, keep, progress)
     return found[0] if single else found
 
 
-def evaluate_iter(
-    model: Model,
-    traces: Iterable[Trace | Invalid],
-    *,
-    ablate: str = "all",
-    pre_softmax: bool = False,
-    inverse: bool = False,
-    replace: Replace = None,
-    reference: Reference = None,
-    on_invalid: str = "raise",
-    chunk: int | None = None,
-) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
-    """Each trace with its evaluation, in their order, computed as they are asked for: for streams of ``trace_iter``.
-
-    Args:
-      model, ablate, pre_softmax, inverse, replace, reference, on_invalid: as in ``evaluate``.
-      traces: any iterable of traces; ``chunk`` of them are read at once.
-      chunk: traces that are evaluated together, 64 for each device by default.
-    """
-    checked_model(model)
-    how = _How.of(model, ablate, pre_softmax, inverse, (replace, reference))
-    return _stream(model, iter(_checked_traces(traces)), how, keeps_invalid(on_invalid), chunk_size(model, chunk))
-
-
 @dataclasses.dataclass(frozen=True)
-class _How:
+class How:
     """How masks are made, and what ablated edges carry: what was asked for, or what each trace says."""
 
     condition: Condition
@@ -143,12 +128,23 @@ class _How:
     """Whether a replacement was asked for."""
 
     @staticmethod
-    def of(model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: tuple[Replace, Reference]) -> _How:
-        """With everything checked."""
+    def of(
+        model: Model,
+        ablate: str,
+        pre_softmax: Any,
+        inverse: Any,
+        replace: tuple[Replace, Reference],
+        *,
+        paired: bool = False,
+    ) -> How:
+        """With everything checked; ``paired`` says that edges carry the states of a counterfactual."""
         name, replacing = named(model, *replace)
+        if paired and replace != (None, None):
+            raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
         before = _flag("pre_softmax", pre_softmax)
         condition = Condition(checked_ablation(ablate), before, _flag("inverse", inverse))
-        return _How(_replaced(condition, name), replacing, replace[0] is not None)
+        asked = replace[0] is not None or paired
+        return How(_replaced(condition, COUNTERFACTUAL if paired else name), replacing, asked)
 
     def under(self, trace: Trace) -> Condition:
         """The condition of a trace.
@@ -159,7 +155,9 @@ class _How:
         if self.asked:
             return self.condition
         name, mark = trace.replace, trace.reference
-        if name != "zero" and (name not in REPLACEMENTS or mark != self.replacing.mark(name)):
+        if name in ("zero", COUNTERFACTUAL):
+            return _replaced(self.condition, name)
+        if name not in REPLACEMENTS or mark != self.replacing.mark(name):
             whose = "your own, which it does not hold" if mark else "the texts that come with jstrace"
             raise InputError(
                 f"the trace is of edges that carry {name!r:.60} of {whose}: give the same reference, or replace"
@@ -181,21 +179,12 @@ def _replaced(condition: Condition, name: str) -> Condition:
     return dataclasses.replace(condition, replace=name)
 
 
-def _stream(
-    model: Model, left: Iterator[Trace | Invalid], how: _How, keep: bool, size: int
-) -> Iterator[tuple[Trace | Invalid, Evaluation | Invalid]]:
-    start = 0
-    while rows := list(itertools.islice(left, size)):
-        found = _evaluated(model, rows, how, [(None, None)] * len(rows), keep, None, start=start)
-        yield from zip(rows, found, strict=True)
-        start += len(rows)
-
-
-def _evaluated(
+def evaluated(
     model: Model,
     rows: Sequence[Any],
-    how: _How,
-    known: Sequence[tuple[int | None, np.ndarray | None]],
+    how: How,
+    true_next: Sequence[int | None],
+    questions: Questions,
     keep: bool,
     progress: Progress | None,
     start: int | None = None,
@@ -211,12 +200,12 @@ def _evaluated(
 
     kinds: dict[tuple[int, Condition], dict[int, Input]] = {}  # programs depend on the number of sizes alone
     for index, row in enumerate(rows):
-        condition = row if isinstance(row, Invalid) else _condition(model, row, how)
-        if isinstance(condition, Invalid):
-            put(index, condition)
+        known = row if isinstance(row, Invalid) else _known(model, row, how, questions, index)
+        if isinstance(known, Invalid):
+            put(index, known)
         else:
-            next_token, target = known[index]
-            one = Input(row.tokens, next_token, (row.strata,), tuple(row.sizes), target)
+            condition, question = known
+            one = Input(row.tokens, true_next[index], (row.strata,), tuple(row.sizes), question)
             kinds.setdefault((len(row.sizes), condition), {})[index] = one
     for (_, condition), alike in sorted(kinds.items(), key=lambda item: item[0][0]):
         ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
@@ -233,7 +222,9 @@ def _told(evaluation: Evaluation, trace: Trace) -> Evaluation:
     return dataclasses.replace(evaluation, score_replace=trace.score_replace)
 
 
-def _of_masks(model: Model, tokens: Any, masks: EdgeTree, how: _How, next_token: Any) -> Evaluation:
+def _of_masks(
+    model: Model, tokens: Any, masks: EdgeTree, how: How, next_token: Any, questions: Questions
+) -> Evaluation:
     """An evaluation of masks of one's own."""
     condition, replacing = how.condition, how.replacing
     if condition.inverse:
@@ -248,11 +239,14 @@ def _of_masks(model: Model, tokens: Any, masks: EdgeTree, how: _How, next_token:
         ids = token_ids(model, rows[0])
     stack = checked_masks(model, masks, len(ids))
     replacing.check(len(ids), [condition.replace])
-    found = evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0])
+    trace = tokens if isinstance(tokens, Trace) else None
+    question = questions.about(0, ids, "", trace).under(condition.replace)
+    found = evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0], question)
     return _told(found, tokens) if isinstance(tokens, Trace) else found
 
 
-def _checked_traces(traces: Any) -> Iterable[Any]:
+def checked_traces(traces: Any) -> Iterable[Any]:
+    """What can be gone through, or an ``InputError``."""
     if isinstance(traces, str | bytes | Trace) or not isinstance(traces, Iterable):
         raise InputError(f"expected traces, got {type(traces).__name__}")
     return traces
@@ -279,11 +273,12 @@ def _checked_next(model: Model, n_rows: int, next_token: Any) -> list[int | None
     return [None if token is None else int(token) for token in given]
 
 
-def _condition(model: Model, row: Any, how: _How) -> Condition | Invalid:
-    """How a trace is evaluated, or why it cannot be with this model."""
+def _known(model: Model, row: Any, how: How, questions: Questions, index: int) -> tuple[Condition, Question] | Invalid:
+    """How a trace is evaluated and what is asked of it, or why it cannot be with this model."""
     try:
         _check_origin(model, row)
-        return how.under(row)
+        condition = how.under(row)
+        return condition, questions.about(index, row.tokens, "", row).under(condition.replace)
     except InputError as error:
         return Invalid(str(error), error=error)
 

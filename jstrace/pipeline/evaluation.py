@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +14,11 @@ from jaxtyping import Bool, Float, Float32, Int
 from jstrace.method.conditions import Condition
 from jstrace.method.frames import frame
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.measure import metrics
 from jstrace.method.measure.measures import Measures, density
+from jstrace.method.measure.metrics import recovered
+from jstrace.method.questions import NOTHING, Question
+from jstrace.models import InputError
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.masked import BatchResult
 from jstrace.pipeline.notebooks import evaluation_html
@@ -62,6 +68,12 @@ class Evaluation(ByValue):
     """The most probable next tokens of the target that was measured against; None without a target,"""
     target_probs: Float32[np.ndarray, "N"] | None = None
     """and their probabilities."""
+    metric: Float32[np.ndarray, "Z1"] | None = None
+    """The metric's value of each row; None where none was asked for."""
+    metric_ends: tuple[float, float] | None = None
+    """Its values of the empty mask and of the full graph."""
+    metric_name: str = ""
+    """What tables call it."""
 
     @property
     def targeted(self) -> bool:
@@ -89,7 +101,15 @@ class Evaluation(ByValue):
         return bool(np.isfinite(self.tv).all())
 
     @property
-    def recovered(self) -> np.ndarray:
+    def recovered(self) -> Float32[np.ndarray, "Z1"] | None:
+        """How much of the metric's difference each row has: (m(trace) - m(empty)) / (m(full) - m(empty)) (section 9).
+
+        NaN where full graph and empty mask have the same value; None without a metric.
+        """
+        return None if self.metric is None or self.metric_ends is None else recovered(self.metric, *self.metric_ends)
+
+    @property
+    def nucleus_level(self) -> np.ndarray:
         """The largest nucleus level recovered in order, or 0: float ``[Z + 1]``."""
         return np.max(np.where(self.nucleus, NUCLEUS_LEVELS, 0.0), axis=-1)
 
@@ -103,8 +123,10 @@ class Evaluation(ByValue):
         """A row for every size and the full graph; needs pandas."""
         columns: dict[str, Any] = {"size": self.row_sizes}
         columns |= {
-            name: getattr(self, name) for name in ("tv", "kl", "agreement", "recovered", "top_token", "entropy")
+            name: getattr(self, name) for name in ("tv", "kl", "agreement", "nucleus_level", "top_token", "entropy")
         }
+        if self.metric is not None:
+            columns |= {"metric": self.metric, "recovered": self.recovered}
         if self.surprisal is not None and self.rank is not None:
             columns |= {"surprisal": self.surprisal, "rank": self.rank}
         if self.targeted:
@@ -139,9 +161,11 @@ def evaluation_of(
     *,
     with_next: bool,
     with_density: bool = True,
-    target: Float32[np.ndarray, "V"] | None = None,
+    question: Question = NOTHING,
+    word: Callable[[int], str] | None = None,
 ) -> Evaluation:
-    """One input of a batch of results on the host; ``target`` are the log-probabilities it was measured against."""
+    """One input of a batch of results on the host, and what was asked of it; ``word`` names the tokens of a metric."""
+    target = question.target
     m: Measures = jax.tree.map(lambda leaf: leaf[index], result.measures)
     told = None if target is None else np.argsort(-target, kind="stable")[: result.full_tokens.shape[-1]]
     return Evaluation(
@@ -154,10 +178,26 @@ def evaluation_of(
         entropy=m.entropy,
         surprisal=m.surprisal if with_next else None,
         rank=m.rank if with_next else None,
-        density=density(sizes, m.tv) if with_density and not condition.inverse else None,
+        density=density(sizes, m.tv) if with_density and target is None and not condition.inverse else None,
         full_tokens=result.full_tokens[index],
         full_probs=result.full_probs[index],
         target_tokens=None if told is None else told.astype(np.int32),
         target_probs=None if told is None or target is None else np.exp(target[told]),
+        **_metric_of(result, index, len(m.tv), question, word),
         **dataclasses.asdict(condition),
     )
+
+
+def _metric_of(result: BatchResult, index: int, n_rows: int, question: Question, word: Any) -> dict[str, Any]:
+    """The metric of an input's rows; behind them stands the empty mask.
+
+    Raises:
+      InputError: a metric of one's own is NaN of the full graph.
+    """
+    if result.metric is None or result.full_metric is None:
+        return {}
+    values, full = result.metric[index], float(result.full_metric[index])
+    name, empty = metrics.described(question.metric, word), float(values[n_rows])
+    if math.isnan(full) and math.isfinite(float(result.full_probs[index].sum())):
+        raise InputError(f"metric {name} is NaN of the full graph's logits, which are finite")
+    return {"metric": values[:n_rows], "metric_ends": (empty, full), "metric_name": name}

@@ -34,7 +34,7 @@ from jstrace.models.platforms import seeded, usual_promotion, wrapped
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, Tracer
+from jstrace.pipeline.tracing import Progress, Tracer, Under
 from jstrace.scale import batching, meshes
 
 
@@ -112,7 +112,7 @@ def trace_generation(
     single, rows = tokenised(model, prompt)
     if not single:
         raise InputError("trace_generation takes one prompt: a text or its token ids")
-    under = replace, score_replace, reference
+    under = Under(replace, score_replace, reference)
     tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, "raise")
     found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
     if not np.isfinite(probs).all():

@@ -43,7 +43,9 @@ class BatchResult(ByValue):
     full_tokens: Int[AnyArray, "*B N"]
     full_probs: Float32[AnyArray, "*B N"]
     metric: Float32[AnyArray, "*B Z2"] | None = None
-    """Where one is asked for: of every row, and of the empty mask."""
+    """Where one is asked for: of every row and of the empty mask,"""
+    full_metric: Float32[AnyArray, "*B"] | None = None
+    """and of the full graph."""
 
 
 class Rows(NamedTuple):
@@ -113,7 +115,7 @@ def program_arguments(
     rows = []
     for (_, replace), chosen in groups.items():
         asked = [_with_empty(cases[index][1], n_sizes, questions) for index in chosen]
-        ranges, full = dealt(asked, sharing)
+        ranges, full = dealt(asked, sharing, [_full_row(cases[index][1], n_sizes, questions) for index in chosen])
         sources = np.asarray([cases[index][0] for index in chosen], np.int32)
         rows.append(Rows(sources, ranges, full, replacements.get(replace)))
     order = [index for chosen in groups.values() for index in chosen]
@@ -122,6 +124,11 @@ def program_arguments(
     options = {"pre_softmax": tuple(pre for pre, _ in groups), "paired": paired, "n_sizes": n_sizes}
     options |= {"mesh": mesh, "platform": platform}
     return batch, options, sorted(range(len(order)), key=order.__getitem__)
+
+
+def _full_row(condition: Condition, n_sizes: int, questions: Question) -> int:
+    """Which row is the full graph: the one after all that are asked for, where these are inverse."""
+    return n_sizes + (1 + (questions.metric is not None) if condition.inverse else 0)
 
 
 def _with_empty(condition: Condition, n_sizes: int, questions: Question) -> UInt8[np.ndarray, "N 3 2"]:
@@ -159,10 +166,10 @@ def _evaluate(
     for pre, own, rows in zip(pre_softmax, paired, groups, strict=True):
         run = functools.partial(_measured, pre_softmax=pre, paired=own, sharing=sharing, platform=platform)
         batch = (decoder, tokens, lengths, stacked, next_tokens, questions, rows.others)
-        dealt_out = _over_rows(run, mesh, n_inputs)(*batch, rows.sources, rows.ranges, rows.full)
-        measures = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), dealt_out.measures)
-        metric = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 2), dealt_out.metric)
-        whole = dataclasses.replace(dealt_out, measures=measures, metric=metric)
+        measured, asked, *once = _over_rows(run, mesh, n_inputs)(*batch, rows.sources, rows.ranges, rows.full)
+        measures = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 1), measured)
+        metric = jax.tree.map(lambda leaf: collected(leaf, sharing, n_sizes + 2), asked)
+        whole = BatchResult(measures, once[0], once[1], metric, once[2])
         results += [_at(whole, place) for place in range(len(rows.sources))]
     return tuple(results)
 
@@ -178,7 +185,7 @@ def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Cal
     one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
     rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
     specs = (one, each, each, whose, each, each, one, one, rows, rows)
-    return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, BatchResult(both, whose, whose, both))
+    return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, both, whose, whose, whose))
 
 
 def _measured(
@@ -197,8 +204,8 @@ def _measured(
     paired: bool,
     sharing: int,
     platform: str | None,
-) -> BatchResult:
-    """On one device: measures of every case's rows, and the full graph's most probable tokens; ``[C, B, ...]``."""
+) -> tuple[Any, ...]:
+    """On one device the fields of a ``BatchResult`` of every case's rows, ``[C, B, ...]`` each."""
 
     def one(case: tuple[Any, Array, Array]) -> BatchResult:
         source, ranges, full = case
@@ -217,8 +224,10 @@ def _measured(
 
     several = strata.mlp.shape[0] > 1
     if len(sources) > 1:
-        return jax.lax.map(lambda case: one((case[0] if several else 0, *case[1:])), (sources, ranges, full))
-    return jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
+        found = jax.lax.map(lambda case: one((case[0] if several else 0, *case[1:])), (sources, ranges, full))
+    else:
+        found = jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
+    return found.measures, found.metric, found.full_tokens, found.full_probs, found.full_metric
 
 
 def compared(
@@ -235,14 +244,10 @@ def compared(
     probs, top = jax.lax.top_k(jax.nn.softmax(full), min(N_TOP, full.shape[-1]))
     wanted = full if questions.target is None else questions.target
     measures = jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens)
-    return BatchResult(measures, top, probs, _asked(questions, logits))
-
-
-def _asked(questions: Question, logits: Float32[Array, "B N V"]) -> Float32[Array, "B N"] | None:
-    """The metric of every row."""
     if questions.metric is None:
-        return None
-    return jax.vmap(lambda metric, rows: jax.vmap(metric)(rows), in_axes=(0, 0))(questions.metric, logits)
+        return BatchResult(measures, top, probs)
+    each = jax.vmap(lambda metric, rows, whole: (jax.vmap(metric)(rows), metric(whole)))
+    return BatchResult(measures, top, probs, *each(questions.metric, logits, full))
 
 
 def _as_it_is(tree: Any) -> Any:
@@ -259,8 +264,8 @@ def averaged(several: BatchResult) -> BatchResult:
     means = {name: jnp.mean(getattr(measures, name), axis=0) for name in ("tv", "kl", "entropy", "surprisal")}
     every = {name: jnp.all(getattr(measures, name), axis=0) for name in ("nucleus", "nucleus_unordered")}
     first = {name: getattr(measures, name)[0] for name in ("top_token", "rank")}
-    metric = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), several.metric)
-    return BatchResult(Measures(**means, **every, **first), several.full_tokens[0], several.full_probs[0], metric)
+    asked = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (several.metric, several.full_metric))
+    return BatchResult(Measures(**means, **every, **first), several.full_tokens[0], several.full_probs[0], *asked)
 
 
 def predicted(

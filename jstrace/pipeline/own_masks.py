@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Array, Int
 from jstrace.method.conditions import Condition
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import SIZES
+from jstrace.method.questions import NOTHING, Question
 from jstrace.models import (
     AnyArray,
     Decoder,
@@ -21,6 +23,7 @@ from jstrace.models import (
     InputError,
     Model,
     Replacement,
+    hidden_states,
     live_rows,
     masked_forward,
 )
@@ -44,6 +47,7 @@ def evaluate_masks(
     condition: Condition,
     replacing: Replacing,
     next_token: int | None,
+    question: Question = NOTHING,
 ) -> Evaluation:
     """Predictions under a stack of checked masks, compared with the full graph's.
 
@@ -54,6 +58,7 @@ def evaluate_masks(
       condition: which edges they act on, and where.
       replacing: what its replacement stands for.
       next_token: the true next token, where known.
+      question: its counterfactual and its metric.
 
     Returns:
       N rows and that of the full graph; sizes are shares of all edges.
@@ -68,6 +73,7 @@ def evaluate_masks(
     full_graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
     others = replacing.stack(condition.replace, width)
+    asked = Question.stacked([question], width, 1)
     held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)
     step, found = _most_rows(model, width, held), []
     for start in range(0, n_masks, step):
@@ -75,11 +81,13 @@ def evaluate_masks(
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
         batch = _widened(chunk, min(rows, step), width)
         one = predicted_and_compared(
-            model.decoder, wide[0], length[0], batch, next_token or 0, others, ablate=condition.ablate,
+            model.decoder, wide[0], length[0], batch, next_token or 0, others, asked, ablate=condition.ablate,
             pre_softmax=condition.pre_softmax,
         )  # fmt: skip
         found.append((jax.device_get(one), chunk.mlp.shape[0]))
-    return evaluation_of(_joined(found), 0, sizes, condition, with_next=next_token is not None, with_density=False)
+    told: dict[str, Any] = {"with_next": next_token is not None, "with_density": False, "question": question}
+    word = None if model.tokenizer is None else model.tokenizer.token
+    return evaluation_of(_joined(found), 0, sizes, condition, word=word, **told)
 
 
 def _most_rows(model: Model, width: int, held: int = 0) -> int:
@@ -104,12 +112,21 @@ def predicted_and_compared(
     masks: EdgeTree,
     next_token: Int[Array, ""] | int,
     others: Replacement | None = None,
+    questions: Question = NOTHING,
     *,
     ablate: str,
     pre_softmax: bool,
 ) -> BatchResult:
-    """Measures of every mask's prediction and of the full graph's, the last row, compiled once a shape."""
-    rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.ones_like(leaf[:1])]), masks)
+    """Measures of every mask's prediction and of the full graph's, the last row, compiled once a shape.
+
+    Of a metric there is one row more, of the empty mask.
+    """
+    none = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:1]), masks)
+    ends = [jax.tree.map(jnp.ones_like, none), *([] if questions.metric is None else [none])]
+    rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), masks, *ends)
+    if questions.counterfactual is not None:
+        states = hidden_states(decoder, questions.counterfactual[0], length=length)
+        others = jax.tree.map(lambda leaf: leaf[None], states)
 
     def one(mask: EdgeTree, other: Replacement | None) -> Array:
         if ablate != "all":
@@ -120,7 +137,10 @@ def predicted_and_compared(
 
     def under(other: Replacement | None) -> BatchResult:
         logits = jax.vmap(one, in_axes=(0, None))(rows, other)
-        return compared(logits[None], logits[None, -1], jnp.asarray(next_token)[None])
+        whole = logits[None, masks.mlp.shape[0]]
+        found = compared(logits[None], whole, jnp.asarray(next_token)[None], questions=questions)
+        measures = jax.tree.map(lambda leaf: leaf[:, : masks.mlp.shape[0] + 1], found.measures)
+        return dataclasses.replace(found, measures=measures)
 
     return under(None) if others is None else averaged(jax.lax.map(under, others))
 
@@ -147,12 +167,13 @@ def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
     """The rows of all calls, and the full graph's once."""
     last, _ = parts[-1]
 
-    def rows(*leaves: np.ndarray) -> np.ndarray:
+    def rows(*leaves: np.ndarray, n_ends: int = 1) -> np.ndarray:
         kept = [leaf[:, :count] for leaf, (_, count) in zip(leaves, parts, strict=True)]
-        return np.concatenate([*kept, leaves[-1][:, -1:]], axis=1)
+        return np.concatenate([*kept, leaves[-1][:, -n_ends:]], axis=1)
 
     measures = jax.tree.map(rows, *(part.measures for part, _ in parts))
-    return BatchResult(measures, last.full_tokens, last.full_probs)
+    metric = jax.tree.map(functools.partial(rows, n_ends=2), *(part.metric for part, _ in parts))
+    return dataclasses.replace(last, measures=measures, metric=metric)
 
 
 def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> EdgeTree:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jstrace.method.conditions import REPLACEMENTS, checked_seed
+from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
 from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import check_fits, checked_arrays
@@ -269,7 +270,7 @@ class Replacing:
     def _found(self, name: str, width: int) -> tuple[Replacement, ...]:
         if self.is_own(name):
             return self.own
-        if name == "zero":
+        if name in ("zero", COUNTERFACTUAL):  # which is each input's own
             return ()
         if name == "mean":
             return (self._mean(),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,23 +14,21 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace import archives
-from jstrace.method.conditions import GRADIENTS, checked_frozen, checked_order, checked_replace, checked_seed
+from jstrace.method.conditions import checked_frozen, checked_order, checked_replace
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import Composition, compose
 from jstrace.method.graph.edges import Edges, edges_where
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.method.graph.sizes import counts as edge_counts
-from jstrace.models import EDGE_KINDS, EdgeTree, InputError, Model, ModelConfig, edge_shapes
+from jstrace.method.measure.metrics import Metric
+from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
+from jstrace.pipeline import trace_file
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.notebooks import trace_html
 from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
-
-FORMAT, VERSION = "jstrace-trace", 1
-_MOST_LAYERS = 10_000
-"""As of a model that is read."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +68,22 @@ class Trace(ByValue):
     score_replace: str = ""
     """What ablated edges carried while gradients were taken; empty where the score takes none, or a file of an older
     version does not say."""
+    counterfactual: Int[np.ndarray, "T"] | None = None
+    """Tokens whose states ablated edges carry, where ``replace`` is "counterfactual","""
+    counterfactual_texts: tuple[str, ...] | None = None
+    """each as text, if the model has a tokenizer."""
+    metric: Metric | None = None
+    """What scores from gradients asked, and evaluations do; None is how close the prediction is."""
+
+    @property
+    def first_difference(self) -> int:
+        """The first token that differs from the counterfactual's; 0 without one.
+
+        An edge that leaves an earlier token has the same vector in both prompts: it makes no difference to any trace.
+        """
+        if self.counterfactual is None:
+            return 0
+        return int(np.flatnonzero(self.tokens != self.counterfactual)[0])
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -203,7 +217,7 @@ class Trace(ByValue):
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""
-        archives.write(Path(path), _header(self), _arrays(self))
+        trace_file.write(Path(path), self)
 
     @staticmethod
     def load(path: str | Path) -> Trace:
@@ -212,10 +226,8 @@ class Trace(ByValue):
         Raises:
           InputError: no such file, not a trace, of a newer version, or damaged.
         """
-        path = Path(path)
-        with archives.reading(path, "trace"):
-            header, arrays = archives.read(path, kind=FORMAT, version=VERSION, check=_check_outlines)
-            found = _assembled(header, arrays)
+        with archives.reading(Path(path), "trace"):
+            found = Trace(**trace_file.read(Path(path)))
             check(found, f"{path}: ")
         return found
 
@@ -255,92 +267,3 @@ class Trace(ByValue):
         if not 0 <= index <= len(self.sizes):
             raise InputError(f"k = {index}, expected 0 to {len(self.sizes)} (the full graph)")
         return index
-
-
-# --- on disk --------------------------------------------------------------------------------------------------------
-
-
-def _header(trace: Trace) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": dataclasses.asdict(trace.config),
-        "model_fingerprint": trace.model_fingerprint,
-        "n_edges": trace.n_edges,
-        "sizes": trace.sizes,
-        "importance": trace.score,
-        "frozen": trace.frozen,
-        "seed": trace.seed,
-        "order": trace.order,
-        "replace": trace.replace,
-        "score_replace": trace.score_replace,
-        "token_texts": trace.token_texts,
-        "text": trace.text,
-        **({"reference": trace.reference} if trace.reference else {}),
-    }
-
-
-def _arrays(trace: Trace) -> dict[str, np.ndarray]:
-    """The arrays under the names of ``EdgeTree``."""
-    trees = {"scores": trace.scores, "strata": trace.strata}
-    arrays = {f"{kind}.{name}": leaf for kind, tree in trees.items() for name, leaf in tree.items()}
-    return {"tokens": trace.tokens, **arrays}
-
-
-def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
-    """Refuse arrays of other shapes than the config and the number of tokens ask for, before they are read."""
-    config, (n_tokens,) = ModelConfig.from_json(header["config"]), outlines["tokens"].shape
-    if not 0 < config.n_layers <= _MOST_LAYERS or not config.n_heads > 0:
-        raise ValueError(f"its config has {config.n_layers} layers and {config.n_heads} heads")
-    full_graph.check_slots(config, n_tokens)
-    if full_graph.n_edges(config, n_tokens) != header["n_edges"]:
-        raise ValueError("its tokens and its number of edges do not belong together")
-    shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
-    kinds = {"scores": np.float32, "strata": np.uint8}
-    wanted = {f"{name}.{kind}": (shapes[kind], np.dtype(kinds[name])) for name in kinds for kind in EDGE_KINDS}
-    wanted["tokens"] = ((n_tokens,), np.dtype(np.int32))
-    for name, outline in outlines.items():
-        if wanted.pop(name, None) != outline:
-            raise ValueError(f"{name} is {outline.dtype}{outline.shape}, which a trace of {n_tokens} tokens has not")
-    if wanted:
-        raise ValueError(f"{', '.join(wanted)} missing")
-
-
-def _assembled(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trace:
-    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in ("scores", "strata")}
-    if header["token_texts"] is not None and not isinstance(header["token_texts"], list):
-        raise TypeError("its tokens are no list of texts")
-    sizes, given = checked_sizes(header["sizes"]), header["token_texts"]
-    texts = None if given is None else tuple(map(_text, given))
-    whole = header.get("text", None if texts is None else "".join(texts))  # files of 0.2.0 and before have none
-    return Trace(
-        tokens=arrays["tokens"],
-        token_texts=texts,
-        text=None if whole is None else _text(whole),
-        config=ModelConfig.from_json(header["config"]),
-        n_edges=header["n_edges"],
-        sizes=sizes,
-        counts=edge_counts(sizes, header["n_edges"]),
-        score=_text(header["importance"]),
-        frozen=checked_frozen(header["frozen"]),
-        seed=checked_seed(header["seed"]),
-        model_fingerprint=_text(header["model_fingerprint"]),
-        order=checked_order(header.get("order", "best-first")),
-        replace=_text(header.get("replace", "zero")),
-        reference=_text(header.get("reference", "")),
-        score_replace=_text(header.get("score_replace", _scored_before(header))),
-        **trees,
-    )
-
-
-def _scored_before(header: dict[str, Any]) -> str:
-    """What scores were made under, of files that say one thing alone: zero, too, where scores took no gradients."""
-    name = header.get("replace", "zero")
-    return name if name != "zero" or header["importance"] in GRADIENTS else ""
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    value.encode()  # half of a letter is none
-    return value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from jstrace.method.conditions import (
@@ -18,17 +17,15 @@ from jstrace.method.conditions import (
     takes_passes,
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
+from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts, whole_text
+from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
+from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
-from jstrace.scale import meshes
-
-CHUNK = 64
-"""Inputs for each device along ``data`` that a stream reads at once."""
 
 Progress = Callable[[int, int], None]
 
@@ -37,18 +34,21 @@ Progress = Callable[[int, int], None]
 def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, score: str | Score | GradientScore = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    counterfactual: Any = ..., metric: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    counterfactual: Any = ..., metric: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
+    counterfactual: Any = ..., metric: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
@@ -61,6 +61,8 @@ def trace(
     frozen: Sequence[str] = (),
     order: str = "best-first",
     replace: Replace = None,
+    counterfactual: Tokens | Sequence[Tokens | None] | None = None,
+    metric: Any = None,
     score_replace: Replace = None,
     reference: Reference = None,
     seed: int = 0,
@@ -84,6 +86,11 @@ def trace(
       replace: what ablated edges carry: "zero" (the default), "mean" (over the reference that comes with jstrace),
         "resample" (other texts' states) or a ``jstrace.Replacement``. Scores from gradients are taken under it (the
         others do not read it), and ``jstrace.evaluate`` evaluates the trace under it.
+      counterfactual: a prompt of as many tokens, or one for each input: ablated edges carry its states, in scores from
+        gradients and in evaluations, so that the empty trace predicts what it predicts (section 9).
+      metric: what scores from gradients ask: "kl", how close the prediction is (the default),
+        ``jstrace.logit_difference(" Mary", " John")``, ``jstrace.log_prob(" Mary")``, or a function of logits ``[V]``
+        that JAX can differentiate; one for all inputs, or a list beside them.
       score_replace: for two of them: what ablated edges carry while gradients are taken, where that is not ``replace``.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
@@ -98,63 +105,14 @@ def trace(
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
     """
     single, rows = listed(model, inputs)
-    under = replace, score_replace, reference
+    under = Under(replace, score_replace, reference, paired=counterfactual is not None)
     tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
-    targets = log_targets(model, target, len(rows), single=single)
-    told = any(one is not None for one in targets)
-    if told and not takes_passes(tracer.driver.ask.sources[0].score):
-        raise InputError("target is for scores from gradients; the others do not look at the prediction")
-    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, targets)
+    asked: dict[str, Any] = {"target": target, "counterfactual": counterfactual, "metric": metric}
+    questions = Questions.of(model, len(rows), single=single, **asked)
+    if questions.told and not takes_passes(tracer.driver.ask.sources[0].score):
+        raise InputError(f"{'target' if metric is None else 'metric'} is for scores from gradients; {_NO_LOOK}")
+    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
     return found[0] if single else found
-
-
-def trace_iter(
-    model: Model,
-    inputs: Iterable[Tokens],
-    *,
-    score: str | Score | GradientScore = "l1",
-    sizes: Sequence[float] = SIZES,
-    frozen: Sequence[str] = (),
-    order: str = "best-first",
-    replace: Replace = None,
-    score_replace: Replace = None,
-    reference: Reference = None,
-    seed: int = 0,
-    on_invalid: str = "raise",
-    chunk: int | None = None,
-) -> Iterator[Trace | Invalid]:
-    """The traces of many inputs, in their order, computed as they are asked for: ``trace`` with bounded memory.
-
-    Args:
-      model, score, sizes, frozen, order, replace, score_replace, reference, seed, on_invalid: as in ``trace``.
-      inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
-      chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
-
-    Raises:
-      InputError: as ``trace``; an input that raises ends the stream.
-    """
-    checked_model(model)
-    if isinstance(inputs, str) or not isinstance(inputs, Iterable):
-        raise InputError(f"expected an iterable of texts or token ids, got {type(inputs).__name__}")
-    under = replace, score_replace, reference
-    tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
-    return _stream(tracer, iter(inputs), chunk_size(model, chunk))
-
-
-def _stream(tracer: Tracer, left: Iterator[Tokens], size: int) -> Iterator[Trace | Invalid]:
-    start = 0
-    while rows := list(itertools.islice(left, size)):
-        yield from tracer.run(rows, lambda index, start=start: f"input {start + index}: ")  # type: ignore[misc]
-        start += len(rows)
-
-
-def chunk_size(model: Model, chunk: Any) -> int:
-    """Inputs that a stream reads at once."""
-    if chunk is None:
-        return CHUNK * meshes.n_data(model.mesh)
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk = {chunk!r}, expected a number of inputs")
-    return chunk
 
 
 def keeps_invalid(on_invalid: str) -> bool:
@@ -184,22 +142,13 @@ class Tracer:
         sizes: Sequence[float],
         frozen: Sequence[str],
         order: str,
-        under: tuple[Replace, Replace, Reference],
+        under: Under,
         seed: int,
         on_invalid: str,
     ) -> Tracer:
-        """With everything checked; ``under`` are what ablated edges carry, also in scores, and reference texts."""
-        kind, first, (replace, scored, texts) = checked_score(score), checked_frozen(frozen), under
-        name, replacing = named(model, replace, texts)
-        mark = replacing.mark(name)
-        if takes_passes(kind):
-            score_name, replacing = (name, replacing) if scored is None else named(model, scored, texts)
-            _check_read(replacing, texts, said=replace is not None or scored is not None)
-            mark = mark if name != "zero" else replacing.mark(score_name)
-        elif scored is not None:
-            raise InputError(NO_GRADIENTS)
-        else:
-            score_name, replacing = name, Replacing(model)
+        """With everything checked."""
+        kind, first = checked_score(score), checked_frozen(frozen)
+        name, score_name, replacing, mark = under.named(model, passes=takes_passes(kind))
         source = Source(kind, first, checked_order(order), score_name)
         ask = Ask((source,), (), checked_sizes(sizes), checked_seed(seed), keep_scores=True)
         driver = Driver(model, ask, replacing=replacing)
@@ -210,15 +159,16 @@ class Tracer:
         rows: Sequence[Tokens],
         where: Callable[[int], str],
         progress: Progress | None = None,
-        targets: Sequence[Any] | None = None,
+        questions: Questions | None = None,
     ) -> list[Trace | Invalid]:
-        """A trace for every input, in their order; ``targets`` are other predictions to keep than the model's own."""
+        """A trace for every input, in their order."""
         found: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
             try:
                 ids = token_ids(self.driver.model, row, where(index))
-                inputs[index] = Input(ids, target=None if targets is None else targets[index])
+                question = NOTHING if questions is None else questions.about(index, ids, where(index))
+                inputs[index] = Input(ids, question=question)
             except InputError as error:
                 if not self.keep:
                     raise
@@ -227,13 +177,13 @@ class Tracer:
             for index, outcome in batch.items():
                 if isinstance(outcome, Invalid) and not self.keep:
                     raise outcome.as_error(where(index))
-                told = inputs[index].target is not None
-                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, told)
+                question = inputs[index].question
+                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, question)
             if progress is not None:
                 progress(len(found), len(rows))
         return [found[index] for index in range(len(rows))]
 
-    def _assembled(self, found: Outcome, to_target: bool) -> Trace:
+    def _assembled(self, found: Outcome, question: Question) -> Trace:
         model, ask = self.driver.model, self.driver.ask
         (source,), (strata,) = ask.sources, found.strata
         assert found.scores is not None
@@ -247,7 +197,7 @@ class Tracer:
             counts=counts(ask.sizes, found.n_edges),
             scores=found.scores,
             strata=strata,
-            score=name_of(source.score) + ("-to-target" if to_target else ""),
+            score=name_of(source.score) + ("-to-target" if question.target is not None else ""),
             frozen=source.frozen,
             order=source.order,
             replace=self.replace,
@@ -255,7 +205,48 @@ class Tracer:
             reference=self.reference,
             seed=ask.seed,
             model_fingerprint=self.mark,
+            counterfactual=question.counterfactual,
+            counterfactual_texts=None
+            if question.counterfactual is None
+            else token_texts(model, question.counterfactual),
+            metric=question.metric,
         )
+
+
+_NO_LOOK = "the others do not look at the prediction"
+
+
+@dataclasses.dataclass(frozen=True)
+class Under:
+    """What ablated edges carry, in evaluations and in scores, as the caller said it."""
+
+    replace: Replace
+    score_replace: Replace
+    reference: Reference
+    paired: bool = False
+    """Whether they carry the states of each input's counterfactual."""
+
+    def named(self, model: Model, *, passes: bool) -> tuple[str, str, Replacing, str]:
+        """The names of what they carry and of what they carry in scores, which are from ``passes`` or not, what those
+        stand for, and a mark of the caller's own texts or arrays.
+
+        Raises:
+          InputError: two replacements where one is meant, or one that nothing reads.
+        """
+        scored, texts = self.score_replace, self.reference
+        if self.paired and (self.replace is not None or (texts is not None and scored is None)):
+            raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
+        name, replacing = named(model, self.replace, texts)
+        name, mark = (COUNTERFACTUAL, "") if self.paired else (name, replacing.mark(name))
+        if not passes:
+            if scored is not None:
+                raise InputError(NO_GRADIENTS)
+            return name, name, Replacing(model), mark
+        score_name = name
+        if scored is not None:
+            score_name, replacing = named(model, scored, texts)
+        _check_read(replacing, texts, said=self.replace is not None or scored is not None)
+        return name, score_name, replacing, mark if name != "zero" else replacing.mark(score_name)
 
 
 def _check_read(replacing: Replacing, texts: Reference, *, said: bool) -> None:

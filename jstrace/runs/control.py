@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jstrace.method.plans import Plan
+from jstrace.method.questions import Question
 from jstrace.models import Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
@@ -54,7 +55,7 @@ class Control:
         chosen = {index: others for index, others in chosen.items() if len(others) == self._count}
         asked = {
             index * self._count + place: dataclasses.replace(
-                inputs[index], next_token=None, target=self._predictions.of(other)
+                inputs[index], next_token=None, question=Question(target=self._predictions.of(other))
             )
             for index, others in chosen.items()
             for place, other in enumerate(others)

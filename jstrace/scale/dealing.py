@@ -9,23 +9,24 @@ import numpy as np
 from jaxtyping import Array
 
 
-def dealt(cases: Sequence[np.ndarray], n_devices: int) -> tuple[np.ndarray, np.ndarray]:
+def dealt(cases: Sequence[np.ndarray], n_devices: int, marked: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of each case in the order in which devices take them, as large traces cost more than small ones.
 
     Args:
       cases: ``[N_c, ...]`` each, of one dtype; cases may differ in their number of rows.
       n_devices: that share the rows.
+      marked: a row of each case, by its index.
 
     Returns:
-      Rows ``[C, N, ...]``, device by device, and which of them is the last one of its case: bool ``[C, N]``. Where
+      Rows ``[C, N, ...]``, device by device, and which of them is the marked one of its case: bool ``[C, N]``. Where
       they do not come out even, rows of zeros follow.
     """
     n = -(-max(map(len, cases)) // n_devices) * n_devices
-    rows, last = np.zeros((len(cases), n, *cases[0].shape[1:]), cases[0].dtype), np.zeros((len(cases), n), bool)
-    for index, given in enumerate(cases):
-        rows[index, : len(given)], last[index, len(given) - 1] = given, True
+    rows, chosen = np.zeros((len(cases), n, *cases[0].shape[1:]), cases[0].dtype), np.zeros((len(cases), n), bool)
+    for index, (given, row) in enumerate(zip(cases, marked, strict=True)):
+        rows[index, : len(given)], chosen[index, row] = given, True
     order = np.arange(n).reshape(-1, n_devices).T.ravel()
-    return rows[:, order], last[:, order]
+    return rows[:, order], chosen[:, order]
 
 
 def collected(leaf: Array, n_devices: int, n_rows: int) -> Array:

@@ -39,7 +39,7 @@ def as_json(
             "input_reached": bool(made.input_reached[k]),
             "tv": _number(evaluation.tv[k]),
             "kl": _number(evaluation.kl[k]),
-            "nucleus": float(evaluation.recovered[k]),
+            "nucleus": float(evaluation.nucleus_level[k]),
             "entropy": _number(evaluation.entropy[k]),
             "top_token": int(evaluation.top_token[k]),
             "top_token_text": word(int(evaluation.top_token[k])),

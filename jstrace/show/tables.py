@@ -24,7 +24,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     table.add_column("top token")
     for k, size in enumerate([*trace.sizes, None]):
         shares = ("-" if math.isnan(v[k]) else f"{100 * v[k]:.1f}" for v in (made.residual, made.attention, made.mlp))
-        level = evaluation.recovered[k]
+        level = evaluation.nucleus_level[k]
         table.add_row(
             "full" if size is None else f"{size:.1e}" if size < 1e-2 else f"{size:g}",
             str(made.edges[k]),

@@ -17,7 +17,7 @@ from jstrace.models import Decoder, InputError, Model, make_mesh, param_sharding
 from jstrace.pipeline import stages
 from jstrace.pipeline.generation import _spans, generated
 from jstrace.pipeline.geometry import geometry_of
-from jstrace.pipeline.trace import _arrays, _header
+from jstrace.pipeline.trace_file import _arrays, _header
 from jstrace.scale import batching
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.stand_ins import Halves, Letters

@@ -13,7 +13,7 @@ import pytest
 import jstrace
 from jstrace import archives
 from jstrace.models import EdgeTree, InputError, Model
-from jstrace.pipeline.trace import _arrays, _header
+from jstrace.pipeline.trace_file import _arrays, _header
 
 TEXT = np.random.default_rng(3).integers(0, 97, 6)
 REFERENCE = [np.random.default_rng(seed).integers(0, 97, 9) for seed in range(3)]

@@ -8,6 +8,7 @@ import pytest
 
 import jstrace
 from jstrace.method.conditions import Source
+from jstrace.method.questions import Question
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input, Outcome
 from jstrace.pipeline.ask import Ask
@@ -93,7 +94,8 @@ def test_no_target_at_all_is_none(tiny: Model) -> None:
 
 def test_a_driver_keeps_inputs_with_a_target_apart(tiny: Model, target: np.ndarray) -> None:
     told = np.log(target)
-    given = {index: Input(row, target=told if index == 1 else None) for index, row in enumerate(ROWS)}
+    asked = [Question(target=told if index == 1 else None) for index in range(len(ROWS))]
+    given = {index: Input(row, question=asked[index]) for index, row in enumerate(ROWS)}
     ask = Ask((Source("l1*gradient", replace="zero"),), (), SIZES, keep_scores=True)
     batches = list(Driver(tiny, ask).batches(given))
     assert sorted(map(sorted, batches)) == [[0, 2], [1]]

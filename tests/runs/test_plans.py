@@ -167,7 +167,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
                 np.testing.assert_allclose([r[name] for r in found], getattr(result, name), atol=2e-5)
             assert [r["rank"] for r in found] == result.rank.tolist()
             assert [r["nucleus"] for r in found] == result.nucleus.tolist()
-            assert [r["recovered"] for r in found] == result.recovered.tolist()
+            assert [r["recovered"] for r in found] == result.nucleus_level.tolist()
             assert [r["agreement"] for r in found] == result.agreement.tolist()
             if case.has_density:
                 surprisal = result.surprisal[-1]

@@ -166,7 +166,7 @@ def from_json(found: Any, vocab_size: int) -> Metric | None:
     return kind(**{name: np.int32(token) for name, token in tokens.items()})
 
 
-def recovered(values: Float32[np.ndarray, "N"], full: float, empty: float) -> Float32[np.ndarray, "N"]:
+def recovered(values: Float32[np.ndarray, "N"], empty: float, full: float) -> Float32[np.ndarray, "N"]:
     """(m(trace) - m(empty)) / (m(full) - m(empty)); NaN where the two are the same."""
     scale = max(abs(full), abs(empty))
     if not abs(full - empty) > LEAST_DIFFERENCE * scale:
