@@ -5,6 +5,8 @@ from .loading import load as load
 from .method.graph.edges import Edge as Edge
 from .method.graph.edges import Edges as Edges
 from .method.graph.sizes import SIZES as SIZES
+from .method.measure.metrics import LogitDifference as LogitDifference
+from .method.measure.metrics import LogProb as LogProb
 from .method.measure.metrics import log_prob as log_prob
 from .method.measure.metrics import logit_difference as logit_difference
 from .method.scores.fitted import Fitted as Fitted
