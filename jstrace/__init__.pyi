@@ -22,6 +22,8 @@ from .models import Replacement as Replacement
 from .models import Score as Score
 from .models import make_mesh as make_mesh
 from .pipeline.driver import Invalid as Invalid
+from .pipeline.effects import Effects as Effects
+from .pipeline.effects import effects as effects
 from .pipeline.evaluating import evaluate as evaluate
 from .pipeline.evaluation import Evaluation as Evaluation
 from .pipeline.fitting import train_scorer as train_scorer
@@ -36,6 +38,8 @@ from .pipeline.learning import selectivity as selectivity
 from .pipeline.replacing import mean_replacement as mean_replacement
 from .pipeline.replacing import noise_replacement as noise_replacement
 from .pipeline.replacing import resample_replacement as resample_replacement
+from .pipeline.smallest import Smallest as Smallest
+from .pipeline.smallest import smallest as smallest
 from .pipeline.streams import evaluate_iter as evaluate_iter
 from .pipeline.streams import trace_iter as trace_iter
 from .pipeline.trace import Trace as Trace

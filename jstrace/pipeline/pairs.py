@@ -41,9 +41,9 @@ class Questions:
         return Questions(model, targets, pairs, asked, metric is not None)
 
     @property
-    def told(self) -> bool:
-        """Whether any input is told what to keep: a target, or a metric."""
-        return any(each is not None for each in (*self.targets, *self.metrics))
+    def targeted(self) -> bool:
+        """Whether any input has a target."""
+        return any(each is not None for each in self.targets)
 
     def about(self, index: int, ids: Int[np.ndarray, "T"], where: str, trace: Any = None) -> Question:
         """Of one input; what nothing is said of is as its ``Trace`` says.

@@ -88,9 +88,10 @@ def trace(
         others do not read it), and ``jstrace.evaluate`` evaluates the trace under it.
       counterfactual: a prompt of as many tokens, or one for each input: ablated edges carry its states, in scores from
         gradients and in evaluations, so that the empty trace predicts what it predicts (section 9).
-      metric: what scores from gradients ask: "kl", how close the prediction is (the default),
-        ``jstrace.logit_difference(" Mary", " John")``, ``jstrace.log_prob(" Mary")``, or a function of logits ``[V]``
-        that JAX can differentiate; one for all inputs, or a list beside them.
+      metric: what scores from gradients are gradients of, but for fits, and what evaluations of the trace measure
+        beside: "kl", how close the prediction is (the default), ``jstrace.logit_difference(" Mary", " John")``,
+        ``jstrace.log_prob(" Mary")``, or a function of logits ``[V]`` that JAX can differentiate; one for all inputs,
+        or a list beside them.
       score_replace: for two of them: what ablated edges carry while gradients are taken, where that is not ``replace``.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
@@ -109,8 +110,8 @@ def trace(
     tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
     asked: dict[str, Any] = {"target": target, "counterfactual": counterfactual, "metric": metric}
     questions = Questions.of(model, len(rows), single=single, **asked)
-    if questions.told and not takes_passes(tracer.driver.ask.sources[0].score):
-        raise InputError(f"{'target' if metric is None else 'metric'} is for scores from gradients; {_NO_LOOK}")
+    if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
+        raise InputError("target is for scores from gradients; the others do not look at the prediction")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
     return found[0] if single else found
 
@@ -211,9 +212,6 @@ class Tracer:
             else token_texts(model, question.counterfactual),
             metric=question.metric,
         )
-
-
-_NO_LOOK = "the others do not look at the prediction"
 
 
 @dataclasses.dataclass(frozen=True)

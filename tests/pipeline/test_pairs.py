@@ -159,7 +159,6 @@ def test_recovered_of_a_constant_is_undefined(tiny: Model, trace: jstrace.Trace)
         ({"counterfactual": OTHER, "metric": jstrace.logit_difference(3, 97)}, "token id 97 is outside"),
         ({"counterfactual": OTHER, "metric": "tv"}, "metric = 'tv', expected \"kl\""),
         ({"counterfactual": OTHER, "metric": lambda x: x}, "metric <lambda> gave float32"),
-        ({"metric": ASKED, "score": "l1"}, "metric is for scores from gradients"),
         ({"counterfactual": "a text"}, "without a tokenizer"),
         ({"counterfactual": OTHER, "metric": jstrace.log_prob(" Mary")}, "without a tokenizer"),
     ],
