@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from jstrace.cli.texts import Line
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation, Invalid, Trace
+    from jstrace.pipeline.smallest import Smallest
 
 Found = TypeVar("Found")
 
+CLOSE = 0.1
+"""The TV within which a prediction is as good as kept."""
 _CHUNK = 64
 """Texts for each device that are traced before their results are shown and dropped, at most."""
 _BYTES = 2**31
@@ -40,6 +43,10 @@ class Asked:
     """What ablated edges carry while scores are made, where that is not ``replace``."""
     reference: tuple[str, ...] | None = None
     """Texts that replacements are made of; what comes with jstrace by default."""
+    counterfactual: str | None = None
+    """Of one text: the prompt whose states ablated edges carry."""
+    metric: Any = None
+    """What is asked of its prediction."""
 
 
 class Result(NamedTuple):
@@ -50,6 +57,8 @@ class Result(NamedTuple):
     evaluation: Evaluation
     seconds: float
     """That tracing took, for each of the texts that were traced together."""
+    smallest: tuple[Smallest, Smallest] | None
+    """The smallest traces with the top token, and within TV 0.1; of a text by itself."""
 
 
 def chunks(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
@@ -102,18 +111,33 @@ def _computed(
         return step
 
     reference = None if asked.reference is None else list(asked.reference)
+    pair: Any = None if asked.counterfactual is None else [asked.counterfactual]
     start = time.perf_counter()
     traces = jstrace.trace(
         model, rows, score=asked.score, order=asked.order, replace=asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
+        counterfactual=pair, metric=asked.metric,
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(
         model, valid, ablate=asked.ablate, pre_softmax=asked.pre_softmax, reference=reference, on_invalid="keep",
         progress=report(),
     )  # fmt: skip
-    found = zip(lines, valid, _valid(lines, evaluations), strict=True)
-    return [Result(line.text, trace, evaluation, seconds) for line, trace, evaluation in found]
+    judged = _valid(lines, evaluations)
+    first = _smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
+    found = zip(lines, valid, judged, strict=True)
+    return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in found]
+
+
+def _smallest(model: Model, trace: Trace, evaluation: Evaluation, reference: Any) -> tuple[Smallest, Smallest] | None:
+    """The smallest traces with the top token and within TV 0.1, to some hundredth of their sizes."""
+    from jstrace.pipeline.smallest import Goal, all_smallest
+
+    if not evaluation.valid:
+        return None
+    goals = [Goal(None, top_token=True), Goal(CLOSE)]
+    back, close = all_smallest(model, trace, evaluation, goals, turns=2, reference=reference)
+    return back, close
 
 
 def _valid(lines: Sequence[Line], found: Sequence[Found | Invalid]) -> list[Found]:

@@ -159,6 +159,49 @@ def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
 REPLACE_HELP = "What ablated edges carry, in the evaluation and while the score is made."
 SCORE_REPLACE_HELP = "What they carry while a score from gradients is made, where that is to differ from --replace."
 
+Counterfactual = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="A prompt of as many tokens: ablated edges carry its states (--score rounds)."),
+]
+Answer = Annotated[str | None, typer.Option(metavar="WORD", help="Measure this next token's log-probability, too.")]
+InsteadOf = Annotated[
+    str | None, typer.Option(metavar="WORD", help="With --answer: measure how far it is ahead of this token.")
+]
+
+
+def metric_of(answer: str | None, instead_of: str | None) -> Any:
+    """What is asked of predictions; None for nothing.
+
+    Raises:
+      InputError: a rival without an answer, or the same word twice.
+    """
+    from jstrace.errors import InputError
+
+    if answer is None:
+        if instead_of is not None:
+            raise InputError("--instead-of names the rival of --answer; give that, too")
+        return None
+    from jstrace.method.measure.metrics import log_prob, logit_difference
+
+    return log_prob(answer) if instead_of is None else logit_difference(answer, instead_of)
+
+
+def check_pair(counterfactual: str | None, replace: Replace, *, pre_softmax: bool, of_file: bool) -> None:
+    """Refuse a counterfactual prompt beside what it takes the place of.
+
+    Raises:
+      InputError: with the option that does not go with it.
+    """
+    from jstrace.errors import InputError
+
+    if counterfactual is None:
+        return
+    if replace != Replace.ZERO:
+        raise InputError("--counterfactual says what ablated edges carry, and so does --replace: give one of the two")
+    if pre_softmax or of_file:
+        raise InputError(f"--counterfactual does not go with {'--pre-softmax' if pre_softmax else '--file'}")
+
+
 ReplaceOption = Annotated[Replace, typer.Option(help=REPLACE_HELP)]
 ScoreReplace = Annotated[Replace | None, typer.Option(help=SCORE_REPLACE_HELP)]
 

@@ -99,7 +99,9 @@ def _print(model: Model, result: Result, output: Output) -> None:
         return str(token) if model.tokenizer is None else model.tokenizer.token(token)
 
     if output.as_json:
-        typer.echo(json.dumps(records.as_json(*result[:3], word, top=output.top, kind=output.kind)))
+        typer.echo(
+            json.dumps(records.as_json(*result[:3], word, top=output.top, kind=output.kind, smallest=result.smallest))
+        )
         return
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours
 
@@ -119,6 +121,7 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     from jstrace.show import curves, tables
     from jstrace.show.strongest import attention
     from jstrace.show.text import prediction_line, shown
+    from jstrace.show.words import answer_lines
 
     trace, evaluation = result.trace, result.evaluation
     console, written = buffered()
@@ -128,6 +131,8 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     if (trace.score, trace.order) != ("l1", "best-first"):
         console.print(scored(result), markup=False)
     console.print(f"{shown(result.text)} → {prediction_line(evaluation, word)}", markup=False)
+    if result.smallest is not None:
+        console.print("\n".join(answer_lines(trace, evaluation, *result.smallest, word)), markup=False)
     console.print(tables.curve_table(trace, evaluation, word))
     console.print(curves.terminal_plot(evaluation), markup=False)
     console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)

@@ -16,8 +16,11 @@ from jstrace.cli.options import (
     REFERENCE_HELP,
     SCORE_HELP,
     Ablate,
+    Answer,
+    Counterfactual,
     Distributed,
     Dtype,
+    InsteadOf,
     Kind,
     MeshText,
     Order,
@@ -26,10 +29,12 @@ from jstrace.cli.options import (
     Revision,
     ScoreReplace,
     by_first,
+    check_pair,
     check_reference,
     check_replaceable,
     joined,
     load,
+    metric_of,
     score_of,
 )
 from jstrace.cli.room import check_text_fits
@@ -59,6 +64,9 @@ def trace_command(
     score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
+    counterfactual: Counterfactual = None,
+    answer: Answer = None,
+    instead_of: InsteadOf = None,
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
@@ -81,13 +89,26 @@ def trace_command(
     chosen = score_of(score)
     check_reference(reference is not None, chosen, replace, score_replace)
     check_replaceable(pre_softmax, replace)
+    check_pair(counterfactual, replace, pre_softmax=pre_softmax, of_file=file is not None)
+    metric = metric_of(answer, instead_of)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
-    asked = Asked(chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts)
+    asked = Asked(
+        chosen,
+        seed,
+        ablate.value,
+        pre_softmax,
+        order.value,
+        replace.value,
+        score_replace,
+        texts,
+        counterfactual,
+        metric,
+    )
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

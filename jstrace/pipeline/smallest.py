@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -109,17 +110,22 @@ def smallest(
     return all_smallest(model, trace, known, [Goal(tv, top_token)])[0]
 
 
-def all_smallest(model: Model, trace: Trace, evaluation: Evaluation, goals: Sequence[Goal]) -> list[Smallest]:
-    """For each goal the smallest trace that meets it; they share the evaluations of new sizes."""
+def all_smallest(
+    model: Model, trace: Trace, evaluation: Evaluation, goals: Sequence[Goal], *, turns: int = _TURNS, **judged: Any
+) -> list[Smallest]:
+    """For each goal the smallest trace that meets it; they share the evaluations of new sizes, ``turns`` at most.
+
+    ``judged`` are more of the options that the evaluation was made with.
+    """
     known = [(trace, evaluation)]
-    for _ in range(_TURNS):
+    asked: dict[str, Any] = {"ablate": evaluation.ablate, "pre_softmax": evaluation.pre_softmax} | judged
+    for _ in range(turns):
         gaps = [gap for gap in (_gap(known, goal) for goal in goals) if gap[1] - gap[0] > 1]
         if not gaps:
             break
         counts = _between(gaps, trace, len(trace.sizes))
         finer = resized(trace, counts)
-        # What the first evaluation was asked, this is, too.
-        known.append((finer, evaluate(model, finer, ablate=evaluation.ablate, pre_softmax=evaluation.pre_softmax)))
+        known.append((finer, evaluate(model, finer, **asked)))  # what the first evaluation was asked, this is, too
     return [_first(known, goal) for goal in goals]
 
 

@@ -9,13 +9,21 @@ from typing import Any
 from jstrace.analysis.analysing import MEASURES, Analysis
 from jstrace.method.graph.edges import Edge
 from jstrace.pipeline.evaluation import Evaluation
+from jstrace.pipeline.smallest import Smallest
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import attention, strongest
 from jstrace.show.text import Word, in_words, words_of
 
 
 def as_json(
-    text: str | None, trace: Trace, evaluation: Evaluation, word: Word, *, top: int, kind: str = "all"
+    text: str | None,
+    trace: Trace,
+    evaluation: Evaluation,
+    word: Word,
+    *,
+    top: int,
+    kind: str = "all",
+    smallest: tuple[Smallest, Smallest] | None = None,
 ) -> dict[str, Any]:
     """Everything that the tables show, for ``--json``.
 
@@ -26,8 +34,9 @@ def as_json(
       word: texts of tokens.
       top: how many edges ``edges`` has, the first that best-first search takes, and so ``edges_of_kind``.
       kind: of the edges in ``edges_of_kind`` (``strongest.KINDS``); it is empty for "all".
+      smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
     """
-    made = trace.composition()
+    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
     rows = [
         {
             "size": size,
@@ -43,6 +52,7 @@ def as_json(
             "entropy": _number(evaluation.entropy[k]),
             "top_token": int(evaluation.top_token[k]),
             "top_token_text": word(int(evaluation.top_token[k])),
+            **({} if metric is None else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}),
         }
         for k, size in enumerate([*trace.sizes, 1.0])
     ]
@@ -64,12 +74,35 @@ def as_json(
         "density": _number(evaluation.density),
         "prediction": _tokens(evaluation.full_tokens, evaluation.full_probs, word),
         **({"target": _tokens(evaluation.target_tokens, evaluation.target_probs, word)} if evaluation.targeted else {}),
+        **_of_pair(trace, evaluation),
+        **(
+            {}
+            if smallest is None
+            else {"smallest": dict(zip(("top_token", "tv_0.1"), map(_size, smallest), strict=True))}
+        ),
         "rows": rows,
         "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
         "kind": kind,
         "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
         "attention": _attention(trace, evaluation),
     }
+
+
+def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
+    """The counterfactual prompt, and the metric with its values of the empty mask and of the full graph."""
+    found: dict[str, Any] = {}
+    if trace.counterfactual is not None:
+        texts = trace.counterfactual_texts or tuple(map(str, trace.counterfactual.tolist()))
+        found = {"counterfactual": trace.counterfactual.tolist(), "counterfactual_texts": list(texts)}
+        found |= {"first_difference": trace.first_difference}
+    if evaluation.metric_ends is not None:
+        empty, full = evaluation.metric_ends
+        found["metric"] = {"name": evaluation.metric_name, "empty": _number(empty), "full": _number(full)}
+    return found
+
+
+def _size(found: Smallest) -> dict[str, Any]:
+    return {"edges": found.edges, "size": found.share, "tv": _number(found.tv), "top_token": found.top_token}
 
 
 def facts_of(trace: Trace) -> dict[str, Any]:

@@ -73,10 +73,10 @@ class Attention(ByValue):
 def attention(trace: Trace, evaluation: Evaluation) -> Attention:
     """Of the smallest trace from which on, in all larger ones too, the top token is the full graph's."""
     k = evaluation.back
-    (heads, sources), (all_heads, all_sources) = (_totals(trace.strata.attn <= at) for at in (k, len(trace.sizes)))
+    (heads, sources), (all_heads, all_sources) = (totals(trace.strata.attn <= at) for at in (k, len(trace.sizes)))
     return Attention(k, heads, all_heads, sources, all_sources)
 
 
-def _totals(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of kept attention edges, bool ``[L, H, T, S]``: those of each head, and those from each source."""
+def totals(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of attention edges that are kept, bool ``[L, H, T, S]``: those of each head, and those from each source."""
     return kept.sum((2, 3)), kept.sum((0, 1, 2))

@@ -14,24 +14,30 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import Attention, strongest
 from jstrace.show.text import Word, in_words, shown, words_of
+from jstrace.show.words import folded, percent
 
 
 def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
-    """The Z + 1 rows: size, edges, composition and how much of the prediction is kept."""
-    made = trace.composition()
-    table = _table("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus")
-    table.caption = "TV, KL and nuclei against a target" if evaluation.targeted else None
+    """The Z + 1 rows: size, edges, composition and how much of the prediction is kept; those alike are folded."""
+    made, recovered = trace.composition(), evaluation.recovered
+    asked = [] if recovered is None else ["recovered"]
+    table = _table("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus", *asked)
+    rows, fold = folded(trace, evaluation)
+    told = ["TV, KL and nuclei against a target"] if evaluation.targeted else []
+    table.caption = "; ".join([*told, *([f"not shown: {fold}"] if fold else [])]) or None
+    table.caption_justify = "left"
     table.add_column("top token")
-    for k, size in enumerate([*trace.sizes, None]):
+    for k in rows:
         shares = ("-" if math.isnan(v[k]) else f"{100 * v[k]:.1f}" for v in (made.residual, made.attention, made.mlp))
         level = evaluation.nucleus_level[k]
         table.add_row(
-            "full" if size is None else f"{size:.1e}" if size < 1e-2 else f"{size:g}",
+            "full" if k == len(trace.sizes) else percent(trace.sizes[k]),
             str(made.edges[k]),
             *shares,
             f"{evaluation.tv[k]:.3f}",
             f"{evaluation.kl[k]:.3f}",
             f"{100 * level:.0f}%" if level else "-",
+            *([] if recovered is None else ["-" if math.isnan(recovered[k]) else f"{recovered[k]:.2f}"]),
             Text(shown(word(int(evaluation.top_token[k]))), style="" if not evaluation.agreement[k] else "green"),
         )
     return table

@@ -1,0 +1,120 @@
+"""The answer in words: what a trace keeps, from how many edges, and what these are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jstrace.pipeline.evaluation import Evaluation
+from jstrace.pipeline.smallest import Smallest
+from jstrace.pipeline.trace import Trace
+from jstrace.show.strongest import totals
+from jstrace.show.text import Word, shown, words_of
+
+_MOST = 4
+"""Heads and source tokens that are named."""
+
+
+def percent(share: float) -> str:
+    """A share of the edges as people write it: 0.42%, 12%, 100%."""
+    number = 100 * share
+    if number in (0, 100):
+        return f"{number:.0f}%"
+    return f"{number:.3g}%" if number < 10 else f"{number:.1f}%".replace(".0%", "%")
+
+
+def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Smallest, word: Word) -> list[str]:
+    """What is predicted, the smallest traces that predict it again, and what the closer one is made of.
+
+    Args:
+      trace: of one input.
+      evaluation: of that trace.
+      back: the smallest trace with the full graph's top token.
+      close: the smallest one within a TV of its prediction.
+      word: texts of tokens.
+    """
+    wanted = shown(word(evaluation.wanted_token))
+    lines = [_prediction(trace, evaluation, word)]
+    if close.index == len(close.trace.sizes):
+        lines.append(
+            f"no trace smaller than the full graph is within TV 0.1 of that under {evaluation.replace} ablation"
+        )
+        return [*lines, *_metric(evaluation)]
+    n_edges = trace.n_edges
+    again = f"{back.edges:,} of {n_edges:,} edges ({percent(back.share)}) predict {wanted} again"
+    lines.append(
+        f"{again}; {close.edges:,} ({percent(close.share)}) are within TV {close.tv:.2f} of the full prediction"
+    )
+    return [*lines, *_metric(evaluation), *_made_of(close)]
+
+
+def _prediction(trace: Trace, evaluation: Evaluation, word: Word) -> str:
+    """The full graph's top token, and for a pair the counterfactual's, which the empty trace has."""
+    told = f"the model predicts {shown(word(int(evaluation.full_tokens[0])))} ({100 * evaluation.full_probs[0]:.0f}%)"
+    empty = np.flatnonzero(np.asarray(trace.counts) == 0)
+    if trace.counterfactual is None or not len(empty):
+        return told
+    return f"{told}; after the counterfactual prompt {shown(word(int(evaluation.top_token[empty[0]])))}"
+
+
+def _metric(evaluation: Evaluation) -> list[str]:
+    """The metric's ends, and the first size from which on nine tenths of the difference are recovered."""
+    if evaluation.metric is None or evaluation.metric_ends is None or evaluation.recovered is None:
+        return []
+    empty, full = evaluation.metric_ends
+    told = f"{evaluation.metric_name} is {full:.2f}, and {empty:.2f} with every edge ablated"
+    missed = np.flatnonzero(~(evaluation.recovered >= 0.9))
+    first = int(missed[-1]) + 1 if len(missed) else 0
+    if np.isnan(evaluation.recovered).all():
+        return [f"{told}: there is no difference to recover"]
+    if first >= len(evaluation.sizes):
+        return [told]
+    return [f"{told}; traces recover 90% of the difference from {percent(evaluation.sizes[first])} of the edges on"]
+
+
+def _made_of(close: Smallest) -> list[str]:
+    """Edges by kind, and the source tokens and heads that most attention edges belong to."""
+    mask, trace = close.mask, close.trace
+    counts = {
+        "residual": int(mask.residual_attn.sum() + mask.residual_mlp.sum()),
+        "attention": int(mask.attn.sum()),
+        "MLP": int(mask.mlp.sum()),
+    }
+    lines = [f"those {close.edges:,} edges: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())]
+    if not counts["attention"]:
+        return lines
+    (heads, sources), words = totals(mask.attn), words_of(trace)
+    tokens = [f"{shown(words[at])} [{at}] {count}" for at, count in _most(sources)]
+    named = [f"layer {at // heads.shape[1]} head {at % heads.shape[1]} {count}" for at, count in _most(heads.ravel())]
+    return [*lines, f"  attention edges from {', '.join(tokens)}", f"  heads with most of them: {', '.join(named)}"]
+
+
+def _most(counts: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+    """Where most are, with how many."""
+    order = np.argsort(-np.asarray(counts), kind="stable")[:_MOST]
+    return [(int(at), int(counts[at])) for at in order if counts[at]]
+
+
+def folded(trace: Trace, evaluation: Evaluation) -> tuple[list[int], str]:
+    """The rows of a table that are worth a line, and in words which were folded.
+
+    Of rows without an edge the last is kept; of others that are alike in TV, to three digits, and in their top token,
+    the first.
+    """
+    counts, n = [*map(int, trace.counts), trace.n_edges], len(trace.sizes) + 1
+    empty = [k for k in range(n) if counts[k] == 0]
+    keep, alike = list[int](), list[int]()
+    for k in range(n):
+        if k in empty[:-1]:
+            continue
+        same = keep and k < n - 1 and _alike(evaluation, keep[-1], k) and counts[keep[-1]]
+        (alike if same else keep).append(k)
+    told = [f"{len(empty) - 1} smaller sizes without an edge"] if len(empty) > 1 else []
+    told += [f"{len(alike)} sizes whose TV and top token are those of the row above"] if alike else []
+    return keep, " and ".join(told)
+
+
+def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
+    tv, top = evaluation.tv, evaluation.top_token
+    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and top[one] == top[other]
