@@ -3,9 +3,10 @@
 Command: ``python experiments/pairs.py OUT`` (SmolLM2 in float32; some twenty minutes on two CPU cores).
 
 For each pair the first prompt is traced while ablated edges carry the states of the second, and evaluated under the
-same. It writes ``curves.csv`` (mean TV and recovered logit difference by size and score), ``smallest.csv`` (edges until
-the top token is back, and until TV is 0.1 at most, of each pair) and ``exchanged.csv`` (what the traces of one pair keep
-of another of as many tokens), and prints a table. ``--scores`` takes some of the scores. The last line is JSON.
+same. It writes ``curves.csv`` (mean TV and recovered logit difference by size and score), ``smallest.csv`` (edges
+until the top token is back, and until TV is 0.1 at most, of each pair) and ``exchanged.csv`` (what the traces of one
+pair keep of another of as many tokens), and prints a table. ``--scores`` takes some of the scores. The last line is
+JSON.
 
 Expected: one gradient of the logit difference gets two names back within TV 0.1 from some 140 of 28,752 edges.
 """
@@ -85,7 +86,7 @@ PROMPTS = (
 class RoundsFromIntegrated:
     """Rounds that start from integrated gradients in the place of shares times one gradient."""
 
-    rounds: jstrace.Rounds = jstrace.Rounds()
+    rounds: jstrace.Rounds = dataclasses.field(default_factory=jstrace.Rounds)
     steps: int = 8
     name: str = "rounds_from_integrated"
 
@@ -123,10 +124,12 @@ def answers(model: Model, prompts: Prompts) -> Any:
 
 
 def ids_of(model: Model, text: str) -> np.ndarray:
+    """Token ids ``[T]``."""
     return np.asarray(model.tokenizer.encode(text), np.int32)  # type: ignore[union-attr]
 
 
 def main() -> None:
+    """Trace, evaluate, write tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
@@ -149,18 +152,12 @@ def main() -> None:
             close, back = all_smallest(model, trace, found, [Goal(0.1), Goal(None, True)])
             smallest.append([name, prompts.kind, prompts.clean, trace.n_edges, back.edges, close.edges])
             tv.append(found.tv[:-1])
-            recovered.append(found.recovered[:-1])  # type: ignore[index]
+            recovered.append(found.recovered[:-1])
             traces[name, prompts] = trace
         seconds[name] = round(time.perf_counter() - start, 1)
         means = np.mean(tv, axis=0), np.mean(recovered, axis=0), np.std(tv, axis=0)
         curves += [[name, size, *each] for size, *each in zip(SIZES, *means, strict=True)]
-        print(
-            f"{name:38}",
-            " ".join(f"{x:.2f}" for x in means[0]),
-            "|",
-            " ".join(f"{x:.2f}" for x in means[1]),
-            flush=True,
-        )
+        print(f"{name:38}", *(f"{x:.2f}" for x in means[0]), "|", *(f"{x:.2f}" for x in means[1]), flush=True)
     written(options.out / "curves.csv", ["score", "size", "tv", "recovered", "tv_std"], curves)
     written(options.out / "smallest.csv", ["score", "kind", "prompt", "edges", "top_token", "tv_0.1"], smallest)
     exchanged = [row for name in options.scores if name != "random" for row in exchanges(model, name, traces, asked)]

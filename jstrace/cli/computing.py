@@ -114,7 +114,7 @@ def _computed(
     pair: Any = None if asked.counterfactual is None else [asked.counterfactual]
     start = time.perf_counter()
     traces = jstrace.trace(
-        model, rows, score=asked.score, order=asked.order, replace=asked.replace,
+        model, rows, score=asked.score, order=asked.order, replace=None if pair else asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
         counterfactual=pair, metric=asked.metric,
     )  # fmt: skip

@@ -99,9 +99,8 @@ def _print(model: Model, result: Result, output: Output) -> None:
         return str(token) if model.tokenizer is None else model.tokenizer.token(token)
 
     if output.as_json:
-        typer.echo(
-            json.dumps(records.as_json(*result[:3], word, top=output.top, kind=output.kind, smallest=result.smallest))
-        )
+        listed = {"top": output.top, "kind": output.kind, "smallest": result.smallest}
+        typer.echo(json.dumps(records.as_json(*result[:3], word, **listed)))
         return
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours
 

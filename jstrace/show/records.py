@@ -52,7 +52,11 @@ def as_json(
             "entropy": _number(evaluation.entropy[k]),
             "top_token": int(evaluation.top_token[k]),
             "top_token_text": word(int(evaluation.top_token[k])),
-            **({} if metric is None else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}),
+            **(
+                {}
+                if metric is None or recovered is None
+                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
+            ),
         }
         for k, size in enumerate([*trace.sizes, 1.0])
     ]
