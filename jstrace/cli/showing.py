@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -99,7 +99,7 @@ def _print(model: Model, result: Result, output: Output) -> None:
         return str(token) if model.tokenizer is None else model.tokenizer.token(token)
 
     if output.as_json:
-        listed = {"top": output.top, "kind": output.kind, "smallest": result.smallest}
+        listed: dict[str, Any] = {"top": output.top, "kind": output.kind, "smallest": result.smallest}
         typer.echo(json.dumps(records.as_json(*result[:3], word, **listed)))
         return
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours

@@ -37,10 +37,23 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
             f"{evaluation.tv[k]:.3f}",
             f"{evaluation.kl[k]:.3f}",
             f"{100 * level:.0f}%" if level else "-",
-            *([] if recovered is None else ["-" if math.isnan(recovered[k]) else f"{recovered[k]:.2f}"]),
+            *(
+                []
+                if recovered is None
+                else [
+                    "-"
+                    if math.isnan(recovered[k])
+                    else f"{abs(recovered[k]) if abs(recovered[k]) < 0.005 else recovered[k]:.2f}"
+                ]
+            ),
             Text(shown(word(int(evaluation.top_token[k]))), style="" if not evaluation.agreement[k] else "green"),
         )
     return table
+
+
+def _signed(number: float) -> str:
+    """To two digits, without a sign before zero."""
+    return "-" if math.isnan(number) else f"{number:.2f}".replace("-0.00", "0.00")
 
 
 def _table(*numbers: str) -> Table:

@@ -110,9 +110,13 @@ def folded(trace: Trace, evaluation: Evaluation) -> tuple[list[int], str]:
             continue
         same = keep and k < n - 1 and _alike(evaluation, keep[-1], k) and counts[keep[-1]]
         (alike if same else keep).append(k)
-    told = [f"{len(empty) - 1} smaller sizes without an edge"] if len(empty) > 1 else []
-    told += [f"{len(alike)} sizes whose TV and top token are those of the row above"] if alike else []
+    told = [f"{_sizes(len(empty) - 1)} without an edge"] if len(empty) > 1 else []
+    told += [f"{_sizes(len(alike))} with the TV and top token of the row above"] if alike else []
     return keep, " and ".join(told)
+
+
+def _sizes(count: int) -> str:
+    return "one size" if count == 1 else f"{count} sizes"
 
 
 def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
