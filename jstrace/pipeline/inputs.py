@@ -107,8 +107,8 @@ def log_targets(model: Model, target: Any, n_inputs: int, *, single: bool) -> li
     """
     if target is None:
         return [None] * n_inputs
-    given = [target] if single else target
-    if isinstance(given, str | bytes) or not hasattr(given, "__len__") or len(given) != n_inputs:
+    given = [target] if single or isinstance(target, str) else target
+    if isinstance(given, bytes) or not hasattr(given, "__len__") or len(given) != n_inputs:
         raise InputError(f"target: expected {n_inputs} distributions or None, one for each input")
     return [None if one is None else _log_target(model, one) for one in given]
 
@@ -119,6 +119,11 @@ def _log_target(model: Model, target: Any) -> np.ndarray:
     Raises:
       InputError: not one over this vocabulary.
     """
+    if isinstance(target, str):
+        raise InputError(
+            f"target = {target!r:.60}, expected probabilities of every token; to ask for a word, give"
+            " metric=jstrace.log_prob(word)"
+        )
     try:
         if np.iscomplexobj(target):
             raise TypeError("complex")

@@ -31,7 +31,8 @@ from jstrace.pipeline.tracing import Progress, trace
 def fit_trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, replace: Replace = ..., score_replace: Replace = ..., reference: Reference = ...,
     sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
-    start: str | GradientScore | None = ..., target: Float[AnyArray, "V"] | None = ..., order: str = ...,
+    start: str | GradientScore | None = ..., counterfactual: Tokens | None = ...,
+    target: Float[AnyArray, "V"] | None = ..., order: str = ...,
     progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
@@ -39,6 +40,7 @@ def fit_trace(
     model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., score_replace: Replace = ...,
     reference: Reference = ..., sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ...,
     polish: int = ..., seed: int = ..., start: str | GradientScore | None = ...,
+    counterfactual: Sequence[Tokens] | None = ...,
     target: Sequence[Float[AnyArray, "V"] | None] | None = ..., order: str = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 def fit_trace(
@@ -54,6 +56,7 @@ def fit_trace(
     polish: int = 40,
     seed: int = 0,
     start: str | GradientScore | None = None,
+    counterfactual: Tokens | Sequence[Tokens] | None = None,
     target: Any = None,
     order: str = "best-first",
     progress: Progress | None = None,
@@ -82,6 +85,7 @@ def fit_trace(
       seed: of all draws.
       start: the score that the fit begins at: a name as in ``jstrace.trace``, a ``jstrace.GradientScore`` such as a
         ``jstrace.Scorer``; by default ten rounds.
+      counterfactual: as in ``jstrace.trace``: ablated edges carry its states in the fit and in evaluations.
       target, order: as in ``jstrace.trace``.
       progress: called with the number of inputs done and in all.
 
@@ -91,7 +95,7 @@ def fit_trace(
     started: dict[str, Any] = {} if start is None else {"start": _started(model, start)}
     score = Fitted(steps=steps, smallest=smallest, polish=polish, **started)
     options: dict[str, Any] = {"sizes": sizes, "order": order, "reference": reference, "seed": seed}
-    options |= {"replace": replace, "score_replace": score_replace}
+    options |= {"replace": replace, "score_replace": score_replace, "counterfactual": counterfactual}
     given: Any = inputs  # either of the two: what the overloads say of one they say of the other
     found: Any = trace(model, given, score=score, target=target, progress=progress, **options)
     return found
@@ -143,6 +147,7 @@ def selectivity(
     score_replace: Replace = None,
     reference: Reference = None,
     sizes: Sequence[float] = SIZES,
+    counterfactual: Tokens | None = None,
     order: str = "best-first",
     seed: int = 0,
     progress: Progress | None = None,
@@ -159,7 +164,7 @@ def selectivity(
         left out, as in runs (``Selectivity.told``); at least one must be left.
       score: a score from gradients, as in ``jstrace.trace``: "fitted", a ``jstrace.Fitted`` of other steps, or
         "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
-      replace, score_replace, reference: as in ``jstrace.trace``, for scores and evaluations.
+      replace, score_replace, reference, counterfactual: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
       progress: called with the number of predictions done and in all.
 
@@ -185,7 +190,8 @@ def selectivity(
     if not told:
         raise InputError("others: each predicts the text's own most probable token; give texts that predict another")
     targets = [None, *(_probabilities(predictions.of(index)) for index in told)]
-    how: dict[str, Any] = {"replace": replace, "reference": reference, "target": targets}
+    pairs = None if counterfactual is None else [counterfactual] * len(targets)
+    how: dict[str, Any] = {"replace": replace, "reference": reference, "target": targets, "counterfactual": pairs}
     given: Any = [ids[0]] * len(targets)
     how_scored: dict[str, Any] = {
         "sizes": numbers,
