@@ -30,9 +30,9 @@ from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity
 from .pipeline.learning import fit_trace as fit_trace
 from .pipeline.learning import selectivity as selectivity
-from .pipeline.replacing import mean_replacement as mean_replacement
-from .pipeline.replacing import noise_replacement as noise_replacement
-from .pipeline.replacing import resample_replacement as resample_replacement
+from .pipeline.reference import mean_replacement as mean_replacement
+from .pipeline.reference import noise_replacement as noise_replacement
+from .pipeline.reference import resample_replacement as resample_replacement
 from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
 from .pipeline.tracing import trace_iter as trace_iter

@@ -356,12 +356,12 @@ class Driver:
     def _replaced(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and tokens whose states scores draw instead, by number."""
         names = dict.fromkeys(replace for _, replace in self._scorings)
-        found = self._named([name for name in names if name != _DRAWN], self._replacing.one, width)
+        found = self._named([name for name in names if name != _DRAWN], self._replacing.first, width)
         replaced = {self._numbered[name]: one for name, one in found.items()}
         if _DRAWN not in names:
             return replaced, {}
         # One other text's states make a bad start: it is found under means.
-        start, drawn = self._named(["mean"], self._replacing.one, width)["mean"], self._numbered[_DRAWN]
+        start, drawn = self._named(["mean"], self._replacing.first, width)["mean"], self._numbered[_DRAWN]
         return replaced | {drawn: start}, {drawn: self._replacing.stream(width)}
 
     def _draws(self, kind: Any, replace: str) -> bool:

@@ -375,6 +375,6 @@ def _checked_names(replace: Any) -> tuple[str, ...]:
 
 def _mean(model: Model, reference: Reference) -> Replacement:
     """The means, which features are taken under, too."""
-    found = named(model, "mean", reference)[1].one("mean", 0)
+    found = named(model, "mean", reference)[1].first("mean", 0)
     assert found is not None
     return found

@@ -18,7 +18,7 @@ from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import fitting, scorers
-from jstrace.pipeline.replacing import built_in_reference
+from jstrace.pipeline.reference import built_in_reference
 from tests.conftest import TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 

@@ -196,7 +196,7 @@ def test_replacements_are_counted(tiny: Model) -> None:
     assert counted("zero") == bytes_of["zero"] == 0
     assert counted("mean", "mean") == 3 * bytes_of["mean"]
     assert counted("zero", "mean", "resample") == 3 * bytes_of["mean"] + 2.5 * bytes_of["resample"]
-    own = replacing.one("resample", width)
+    own = replacing.first("resample", width)
     assert own is not None
     assert counted("own", own=[own, own]) == 2.5 * bytes_of["resample"]
     drawn, mean = (footprint.gradient_bytes(TINY, width, 4, "fitted", name) for name in ("resample", "mean"))
