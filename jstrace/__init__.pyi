@@ -17,7 +17,6 @@ from .models import ModelConfig as ModelConfig
 from .models import Replacement as Replacement
 from .models import Score as Score
 from .models import make_mesh as make_mesh
-from .pipeline.driver import Invalid as Invalid
 from .pipeline.evaluating import evaluate as evaluate
 from .pipeline.evaluating import evaluate_iter as evaluate_iter
 from .pipeline.evaluation import Evaluation as Evaluation
@@ -30,6 +29,7 @@ from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity
 from .pipeline.learning import fit_trace as fit_trace
 from .pipeline.learning import selectivity as selectivity
+from .pipeline.records import Invalid as Invalid
 from .pipeline.reference import mean_replacement as mean_replacement
 from .pipeline.reference import noise_replacement as noise_replacement
 from .pipeline.reference import resample_replacement as resample_replacement

@@ -21,8 +21,9 @@ from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, log_targets, token_ids, token_texts, whole_text
+from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.scale import meshes

@@ -18,7 +18,8 @@ from jstrace.cli import progress
 from jstrace.method.plans import Plan
 from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
-from jstrace.pipeline import Driver, masked
+from jstrace.pipeline import call, masked
+from jstrace.pipeline.task import Task
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows
 from jstrace.runs.data import Data, Row
@@ -47,7 +48,7 @@ def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pyt
     assert seen == [(3, 3, 4), (4, 3, 4)]
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
-    monkeypatch.setattr(Driver, "_run", lambda *_: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr(call, "start", lambda *_: pytest.fail("nothing is left to do"))
     assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
     told = manifest.read_manifest(tmp_path)
     assert len(told["sessions"]) == 3
@@ -215,7 +216,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
         return run_cases(*rest, **options)
 
     monkeypatch.setattr(masked, "evaluate_batch", some_fail)
-    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
 
 
 TWO = Data("d", (Row("abc"), Row("cab")), ())
