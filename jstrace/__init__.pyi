@@ -21,7 +21,6 @@ from .models import ModelConfig as ModelConfig
 from .models import Replacement as Replacement
 from .models import Score as Score
 from .models import make_mesh as make_mesh
-from .pipeline.driver import Invalid as Invalid
 from .pipeline.effects import Effects as Effects
 from .pipeline.effects import effects as effects
 from .pipeline.evaluating import evaluate as evaluate
@@ -35,9 +34,10 @@ from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity
 from .pipeline.learning import fit_trace as fit_trace
 from .pipeline.learning import selectivity as selectivity
-from .pipeline.replacing import mean_replacement as mean_replacement
-from .pipeline.replacing import noise_replacement as noise_replacement
-from .pipeline.replacing import resample_replacement as resample_replacement
+from .pipeline.records import Invalid as Invalid
+from .pipeline.reference import mean_replacement as mean_replacement
+from .pipeline.reference import noise_replacement as noise_replacement
+from .pipeline.reference import resample_replacement as resample_replacement
 from .pipeline.smallest import Smallest as Smallest
 from .pipeline.smallest import smallest as smallest
 from .pipeline.streams import evaluate_iter as evaluate_iter

@@ -137,7 +137,7 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={options.devices}"
     from experiments.benchmarks.timing import record
     from jstrace import runs
-    from jstrace.pipeline.replacing import built_in_reference
+    from jstrace.pipeline.reference import built_in_reference
     from jstrace.runs.data import Data, Row
 
     model = model_on_mesh(f"data={options.devices}", options.layers)

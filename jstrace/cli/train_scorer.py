@@ -14,7 +14,7 @@ import typer
 from jstrace.cli.options import MODEL_HELP, Dtype, Revision, check_installed, load
 
 if TYPE_CHECKING:
-    from jstrace.pipeline.fitting import FitProgress
+    from jstrace.pipeline.features import FitProgress
 
 _DATA_HELP = "Texts of the kind that will be traced: wikitext-2, or a .tsv, .jsonl, .parquet or .txt file, as for runs."
 _FEATURES_HELP = (

@@ -1,6 +1,6 @@
 from .driver import Driver as Driver
-from .driver import Input as Input
-from .driver import Invalid as Invalid
-from .driver import Outcome as Outcome
 from .evaluation import Evaluation as Evaluation
+from .records import Input as Input
+from .records import Invalid as Invalid
+from .records import Outcome as Outcome
 from .trace import Trace as Trace

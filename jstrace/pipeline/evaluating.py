@@ -13,11 +13,12 @@ from jstrace.method.questions import COUNTERFACTUAL, Question
 from jstrace.models import AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check
-from jstrace.pipeline.driver import Driver, Input, Invalid
+from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.records import Input, Invalid
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, keeps_invalid

@@ -12,7 +12,7 @@ from jstrace.models import InputError, ModelConfig, Replacement, form, weight_by
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.masked import N_QUERIES
-from jstrace.pipeline.replacing import RESAMPLED
+from jstrace.pipeline.reference import RESAMPLED
 from jstrace.scale.batching import bucket
 
 

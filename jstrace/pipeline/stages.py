@@ -1,7 +1,7 @@
 """The stages of a batch up to its strata, compiled once a shape: scores from one clean pass, and extraction.
 
-Here, in ``masked``, ``own_masks`` and ``fitting`` alone stages are jitted, beside ``extract``, which users call; on a
-mesh every device works on its own inputs.
+Here, in ``masked`` and ``own_masks`` alone stages are jitted, beside ``extract``, which users call; on a mesh every
+device works on its own inputs.
 """
 
 from __future__ import annotations

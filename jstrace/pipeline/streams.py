@@ -9,11 +9,11 @@ from typing import Any
 from jstrace.method.graph.sizes import SIZES
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
-from jstrace.pipeline.driver import Invalid
 from jstrace.pipeline.evaluating import How, checked_traces, evaluated
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model
 from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.records import Invalid
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Tracer, Under, keeps_invalid

@@ -21,9 +21,10 @@ from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
 from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 

@@ -13,8 +13,9 @@ from jstrace.method.questions import Question
 from jstrace.models import Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, Outcome
+from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.foreign import Predictions
+from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.row import Row
 

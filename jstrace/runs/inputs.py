@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from jstrace.models import InputError, Model, Tokenizer, text_of
-from jstrace.pipeline.driver import Input
 from jstrace.pipeline.generation import generated
 from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.records import Input
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
 from jstrace.runs.row import Row, next_token

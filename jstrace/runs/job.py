@@ -11,7 +11,7 @@ from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.driver import OnBatch
-from jstrace.pipeline.replacing import reference_mark
+from jstrace.pipeline.reference import reference_mark
 from jstrace.pipeline.scorers import built_in, settings_of
 from jstrace.runs import manifest
 from jstrace.runs.data import Data

@@ -13,8 +13,8 @@ from jaxtyping import Float32
 from jstrace.method.graph.composition import Composition
 from jstrace.method.plans import Plan
 from jstrace.models import EdgeTree
-from jstrace.pipeline.driver import Input, Invalid, Outcome
 from jstrace.pipeline.evaluation import Evaluation
+from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
 from jstrace.runs.schema import edges_of, fields, strata_arrays

@@ -19,8 +19,9 @@ import jstrace
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.driver import Driver, Input, Invalid, OnBatch, Outcome
+from jstrace.pipeline.driver import Driver, OnBatch
 from jstrace.pipeline.geometry import geometry_of
+from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to
 from jstrace.runs import folder as run_folder

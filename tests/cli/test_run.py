@@ -15,7 +15,8 @@ import pytest
 
 from jstrace.cli import progress
 from jstrace.models import InputError, Model
-from jstrace.pipeline import Driver
+from jstrace.pipeline import Driver, call
+from jstrace.pipeline.task import Task
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
 
@@ -160,7 +161,7 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
     run: Run, stub: Model, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     """Ctrl-C, or the SIGTERM of a scheduler, while the third input is computed."""
-    run_batch, calls = Driver._run, [0]
+    run_batch, calls = call.start, [0]
 
     def stopped(*arguments: Any) -> Any:
         calls[0] += 1
@@ -168,8 +169,8 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
             signal.raise_signal(number)
         return run_batch(*arguments)
 
-    monkeypatch.setattr(Driver, "_run", stopped)
-    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(call, "start", stopped)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
     before, words = signal.getsignal(number), ("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     found, out, err = run(*words, "--ablate", "all")
     assert (found, out) == (code, "")

@@ -12,7 +12,7 @@ from safetensors import numpy as safetensors
 
 from jstrace.cli.checkpoints import checkpoints
 from jstrace.models import InputError, Model
-from jstrace.pipeline.driver import Spent
+from jstrace.pipeline.records import Spent
 from tests.cli.conftest import Run
 
 WORDS = ("--ablate", "residual+mlp")

@@ -17,8 +17,8 @@ from jstrace.method.scores import learned as method
 from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
-from jstrace.pipeline import fitting, scorers
-from jstrace.pipeline.replacing import built_in_reference
+from jstrace.pipeline import course, fitting, scorers
+from jstrace.pipeline.reference import built_in_reference
 from tests.conftest import TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 
@@ -209,8 +209,8 @@ def test_what_is_not_finite_is_refused(tiny: Model) -> None:
 
 def test_other_places_are_other_texts() -> None:
     rows = [np.full(6, index) for index in range(5)]
-    course = dataclasses.replace(fitting._COURSES["gradient"], steps=50)
-    for texts, draw in fitting._draws(rows, 8, ["mean", "resample"], course, 2, np.random.default_rng(0)):
+    longer = dataclasses.replace(course.COURSES["gradient"], steps=50)
+    for texts, draw in course.draws(rows, 8, ["mean", "resample"], longer, 2, np.random.default_rng(0)):
         for text, others in zip(texts, draw.others, strict=True):
             assert text not in others
         assert ((draw.sizes >= 0.029) & (draw.sizes <= 0.4)).all()

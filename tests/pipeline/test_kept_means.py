@@ -49,7 +49,7 @@ def model_of(dtype: str = "float32") -> Model:
 def means(model: Model, reference: Any = REFERENCE) -> Any:
     """As a process that has made none yet."""
     replacing._MEANS.clear()
-    return Replacing(model, reference).one("mean", 8)
+    return Replacing(model, reference).first("mean", 8)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -143,7 +143,7 @@ def test_padding_batches_and_seeds(family: str, replace: str) -> None:
     for kind, leaf in together.scores.items():
         np.testing.assert_allclose(leaf, getattr(alone.scores, kind), rtol=2e-2)
     if replace != "resample":  # whose draws go by the padded length
-        other = Replacing(model, ROWS).one(replace, 9)
+        other = Replacing(model, ROWS).first(replace, 9)
         exact = jax.jit(lambda decoder: score.edge_scores(Pass(decoder, jnp.asarray(TEXT), 9, other)))(model.decoder)
         for kind, leaf in exact.items():
             kept = np.asarray(getattr(alone.scores, kind))

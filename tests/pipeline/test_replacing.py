@@ -13,7 +13,8 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, Model
-from jstrace.pipeline.replacing import Replacing, built_in_reference
+from jstrace.pipeline.reference import built_in_reference
+from jstrace.pipeline.replacing import Replacing
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 from tests.stand_ins import Letters
 
@@ -85,8 +86,8 @@ def test_several_are_averaged(tiny: Model, tokens: np.ndarray) -> None:
 def test_means_of_other_references_are_others() -> None:
     """Whatever was asked for before: the built-in reference is thinned, and all of it is another."""
     model = model_of()
-    default = Replacing(model).one("mean", 8)
-    everything = Replacing(model, list(built_in_reference())).one("mean", 8)
+    default = Replacing(model).first("mean", 8)
+    everything = Replacing(model, list(built_in_reference())).first("mean", 8)
     assert default is not None
     assert everything is not None
     assert np.abs(np.asarray(default.values) - np.asarray(everything.values)).max() > 1e-4

@@ -67,12 +67,12 @@ COMMANDS = """
 import contextlib, json, os, signal, sys, time
 import jax
 from jstrace.cli import computing, main
-from jstrace.pipeline import Driver
+from jstrace.pipeline import call
 from jstrace.scale import exchange
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 first = os.environ["JAX_PROCESS_ID"] == "0"
-run_batch, codes = Driver._run, []
+run_batch, codes = call.start, []
 
 def interrupted(*arguments):
     if not first:
@@ -85,7 +85,7 @@ def full():
     computing._CHUNK = 1
 
 for number, words in enumerate(json.loads(sys.argv[1])):
-    Driver._run = interrupted if number == 1 else run_batch
+    call.start = interrupted if number == 1 else run_batch
     if number == 2:
         full()
     sys.argv = ["jstrace", *words]

@@ -15,10 +15,12 @@ import pytest
 
 from jstrace import runs
 from jstrace.cli import progress
+from jstrace.method.graph import full_graph
 from jstrace.method.plans import Plan
 from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
-from jstrace.pipeline import Driver, masked
+from jstrace.pipeline import call, masked
+from jstrace.pipeline.task import Task
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows
 from jstrace.runs.data import Data, Row
@@ -47,7 +49,7 @@ def test_the_same_command_goes_on(model: Model, tmp_path: Path, monkeypatch: pyt
     assert seen == [(3, 3, 4), (4, 3, 4)]
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     assert read(tmp_path, "inputs")["input"].to_pylist() == [0, 1, 2, 3]
-    monkeypatch.setattr(Driver, "_run", lambda *_: pytest.fail("nothing is left to do"))
+    monkeypatch.setattr(call, "start", lambda *_: pytest.fail("nothing is left to do"))
     assert runs.run(model, DATA, tmp_path, SMALL).computed == 0
     told = manifest.read_manifest(tmp_path)
     assert len(told["sessions"]) == 3
@@ -215,7 +217,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
         return run_cases(*rest, **options)
 
     monkeypatch.setattr(masked, "evaluate_batch", some_fail)
-    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
 
 
 TWO = Data("d", (Row("abc"), Row("cab")), ())
@@ -295,7 +297,7 @@ def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: 
     broken = Model(Decoder(TINY, params), Letters())
     texts = ("abc", "aq", "b" * 20, " ", "c" * 40, "cab")
     data = Data("broken", tuple(Row(text) for text in texts), texts)
-    run_cases, n_edges = masked.evaluate_batch, graph.n_edges
+    run_cases, n_edges = masked.evaluate_batch, full_graph.n_edges
 
     def small_memory(decoder: Decoder, tokens: jax.Array, *rest: Any, **options: Any) -> Any:
         if tokens.shape[1] == 32:
@@ -308,7 +310,7 @@ def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: 
         return int(n_edges(config, length))
 
     monkeypatch.setattr(masked, "evaluate_batch", small_memory)
-    monkeypatch.setattr(graph, "n_edges", few_edges)
+    monkeypatch.setattr(full_graph, "n_edges", few_edges)
     assert batching.bucket(20) == 32
     done = runs.run(broken, data, tmp_path, SMALL)
     assert done == runs.Summary(inputs=6, invalid=4, computed=6)

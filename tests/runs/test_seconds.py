@@ -15,7 +15,8 @@ from pyarrow import parquet
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
-from jstrace.pipeline import driver, masked, stages
+from jstrace.pipeline import call, masked, stages
+from jstrace.pipeline.task import Task
 from jstrace.reports import exhibits, results, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
@@ -47,8 +48,8 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(stages, "score_batch", score)
     monkeypatch.setattr(jax, "block_until_ready", waited)
-    monkeypatch.setattr(driver, "compile_seconds", compiled)
-    monkeypatch.setattr(driver.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(call, "compile_seconds", compiled)
+    monkeypatch.setattr(call.time, "perf_counter", lambda: now[0])
 
 
 def told(run: Path) -> list[dict[str, Any]]:
@@ -58,7 +59,7 @@ def told(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("clocked")
 def test_each_score_is_timed_by_itself(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started, waited for, and less compilation; of the batches of a run the sum."""
-    monkeypatch.setattr(driver.Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
     done = runs.run(model, DATA, tmp_path, PLAN, reference=["hello"], limit=2)
     expected = {"l1 and l2 and random": 1 + 10 - 2, "gradient": 5 + 10 - 2}
     assert told(tmp_path) == [{name: {"inputs": 2, "seconds": 2 * each} for name, each in expected.items()}]
@@ -87,7 +88,7 @@ def test_what_is_computed_again_counts_once(model: Model, tmp_path: Path, monkey
         return real(decoder, tokens, *args, **options)
 
     data = Data("letters", tuple(Row(text, "d") for text in ("abc", "cab", "bca", "acb")), ("hello",))
-    monkeypatch.setattr(driver.Driver, "_most", lambda *_: 4)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 4)
     monkeypatch.setattr(masked, "evaluate_batch", small)
     with pytest.warns(RuntimeWarning, match="going on with [12]"):
         runs.run(model, data, tmp_path, PLAN, reference=["hello"])
@@ -100,15 +101,15 @@ def test_batches_are_started_ahead_where_nothing_is_timed(
 ) -> None:
     """Scores of clean passes alone are not waited for."""
     happened: list[str] = []
-    real = driver.Driver._run
+    real = call.start
 
-    def noted(self: driver.Driver, *args: Any) -> Callable[[], Any]:
+    def noted(*args: Any) -> Callable[[], Any]:
         happened.append("start")
-        wait = real(self, *args)
+        wait = real(*args)
         return lambda: (happened.append("fetch"), wait())[1]
 
-    monkeypatch.setattr(driver.Driver, "_most", lambda *_: 1)
-    monkeypatch.setattr(driver.Driver, "_run", noted)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(call, "start", noted)
     done = runs.run(model, DATA, tmp_path, plan, reference=["hello"] if plan.takes_reference else None)
     assert happened[:2] == (["start", "start"] if ahead else ["start", "fetch"])
     assert bool(done.seconds) != ahead

@@ -22,7 +22,8 @@ from pyarrow import parquet
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import Decoder, InputError, Model
-from jstrace.pipeline import Driver
+from jstrace.pipeline import call
+from jstrace.pipeline.task import Task
 from jstrace.runs import parts, saving
 from jstrace.runs.data import Data, Row
 from jstrace.runs.inputs import Inputs
@@ -62,7 +63,7 @@ def test_ten_kills(tmp_path: Path) -> None:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every input is a batch, in the order of lengths: 0, 1, 3, 2."""
-    monkeypatch.setattr(Driver, "_most", lambda *_: 1)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
 
 
 def inputs_of(folder: Path) -> list[tuple[int, int]]:
@@ -91,14 +92,14 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     """Those that were left are computed together as they would have been, so that numbers are the same."""
     data = Data("d", tuple(Row(text) for text in ("abc", "a longer text", "cab", "bca", "acb", "cba")), ())
     batches: list[list[list[int]]] = []
-    run_batch = Driver._run
+    run_batch = call.start
 
-    def noted(self: Driver, members: list[Any], n_rows: int) -> Any:
+    def noted(task: Task, members: list[Any], n_rows: int) -> Any:
         batches.append([one.tokens.tolist() for one in members])
-        return run_batch(self, members, n_rows)
+        return run_batch(task, members, n_rows)
 
-    monkeypatch.setattr(Driver, "_most", lambda *_: 2)
-    monkeypatch.setattr(Driver, "_run", noted)
+    monkeypatch.setattr(Task, "most_inputs", lambda *_: 2)
+    monkeypatch.setattr(call, "start", noted)
     with pytest.raises(KeyboardInterrupt):
         runs.run(model, data, tmp_path / "a", SMALL, progress=Stops(2, KeyboardInterrupt()))
     assert inputs_of(tmp_path / "a") == [(0, 0), (2, 2)]
@@ -114,7 +115,7 @@ def test_a_part_that_was_stopped_has_the_same_batches(
 
 def test_a_stop_while_a_part_is_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part before it, which is computed meanwhile, is waited for and written."""
-    made, batches, saved, run_batch = Inputs.made, [0], list[int](), Driver._run
+    made, batches, saved, run_batch = Inputs.made, [0], list[int](), call.start
 
     def stopped(inputs: Inputs, index: int) -> Any:
         if index == 3:
@@ -127,8 +128,8 @@ def test_a_stop_while_a_part_is_read(model: Model, tmp_path: Path, monkeypatch: 
         return run_batch(*arguments)
 
     monkeypatch.setattr(Inputs, "made", stopped)
-    monkeypatch.setattr(Driver, "_run", counted)
-    monkeypatch.setattr(Driver, "_two_fit", lambda *_: True)
+    monkeypatch.setattr(call, "start", counted)
+    monkeypatch.setattr(Task, "two_fit", lambda *_: True)
     data = Data("d", tuple(Row(text) for text in ("abc", "cab", "bca", "acb")), ())
     with pytest.raises(KeyboardInterrupt):
         runs.run(model, data, tmp_path, SMALL, part_inputs=2, on_save=saved.append)

@@ -21,9 +21,10 @@ from jstrace.method.conditions import REPLACEMENTS, Condition
 from jstrace.method.graph import full_graph
 from jstrace.method.plans import Plan
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, Replacement, platforms, shapes
-from jstrace.pipeline import Driver, footprint, masked, stages
+from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.replacing import Replacing
+from jstrace.pipeline.task import Task
 from jstrace.scale import memory
 from tests.conftest import TINY
 
@@ -196,7 +197,7 @@ def test_replacements_are_counted(tiny: Model) -> None:
     assert counted("zero") == bytes_of["zero"] == 0
     assert counted("mean", "mean") == 3 * bytes_of["mean"]
     assert counted("zero", "mean", "resample") == 3 * bytes_of["mean"] + 2.5 * bytes_of["resample"]
-    own = replacing.one("resample", width)
+    own = replacing.first("resample", width)
     assert own is not None
     assert counted("own", own=[own, own]) == 2.5 * bytes_of["resample"]
     drawn, mean = (footprint.gradient_bytes(TINY, width, 4, "fitted", name) for name in ("resample", "mean"))
@@ -207,17 +208,15 @@ def test_replacements_leave_room_for_fewer_inputs(tiny: Model, monkeypatch: pyte
     plan = Plan(sizes=SIZES)
     cases = {name: plan.case(replace=name) for name in REPLACEMENTS}
     asks = {name: Ask((case.source,), (case,), SIZES) for name, case in cases.items()}
+    tasks = {name: Task.of(tiny, asks[name], Replacing(tiny), timed=False) for name in ("zero", "resample")}
     each = footprint.call_bytes(TINY, 16, asks["zero"], 4)
     held = footprint.replacement_bytes(TINY, 16, ["resample"], 4)
     assert held < each
     for room, resampled in ((4 * each, 2), (4 * each + held, 4)):
         monkeypatch.setattr(memory, "_plannable", lambda _, room=room: room)
-        assert {name: Driver(tiny, ask)._most(16) for name, ask in asks.items() if name != "mean"} == {
-            "zero": 4,
-            "resample": resampled,
-        }
+        assert {name: task.most_inputs(16) for name, task in tasks.items()} == {"zero": 4, "resample": resampled}
     monkeypatch.setattr(memory, "_plannable", lambda _: 8 * each)
-    assert [Driver(tiny, asks[name])._two_fit(16) for name in ("zero", "resample")] == [True, False]
+    assert [task.two_fit(16) for task in tasks.values()] == [True, False]
 
 
 def test_a_text_needs_the_larger_stage() -> None:
