@@ -352,7 +352,7 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
     several = [replace] if isinstance(replace, Replacement) else list(_sequence(replace))
     for one in several:
         check_fits(checked_arrays(one), model.config, None)
-        if one.model_fingerprint and one.model_fingerprint not in model.fingerprints():
+        if one.model_fingerprint and one.model_fingerprint != model.fingerprint():
             raise InputError(
                 f"the replacement was made with model {one.model_fingerprint}, this is {model.fingerprint()}"
             )
