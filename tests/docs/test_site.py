@@ -132,7 +132,7 @@ def test_links_hold_on_the_site() -> None:
     )
     linked, needed = places.linked(text, "docs/page.md", "page.md", known)
     for target in (
-        "(reference/method/graph.md#jstrace.method.graph.full_graph.n_edges)",
+        "(reference/method/graph/full_graph.md#jstrace.method.graph.full_graph.n_edges)",
         "(changelog.md#unreleased)",
         "`[a](b.md)`",
         "(source/tests/oracle.md)",

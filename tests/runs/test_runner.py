@@ -15,6 +15,7 @@ import pytest
 
 from jstrace import runs
 from jstrace.cli import progress
+from jstrace.method.graph import full_graph
 from jstrace.method.plans import Plan
 from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
@@ -295,7 +296,7 @@ def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: 
     broken = Model(Decoder(TINY, params), Letters())
     texts = ("abc", "aq", "b" * 20, " ", "c" * 40, "cab")
     data = Data("broken", tuple(Row(text) for text in texts), texts)
-    run_cases, n_edges = masked.evaluate_batch, graph.n_edges
+    run_cases, n_edges = masked.evaluate_batch, full_graph.n_edges
 
     def small_memory(decoder: Decoder, tokens: jax.Array, *rest: Any, **options: Any) -> Any:
         if tokens.shape[1] == 32:
@@ -308,7 +309,7 @@ def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: 
         return int(n_edges(config, length))
 
     monkeypatch.setattr(masked, "evaluate_batch", small_memory)
-    monkeypatch.setattr(graph, "n_edges", few_edges)
+    monkeypatch.setattr(full_graph, "n_edges", few_edges)
     assert batching.bucket(20) == 32
     done = runs.run(broken, data, tmp_path, SMALL)
     assert done == runs.Summary(inputs=6, invalid=4, computed=6)
