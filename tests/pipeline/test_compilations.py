@@ -129,12 +129,15 @@ def test_scorers_share_a_program(model: Model, first: jstrace.Trace, compiled: C
 
 
 def test_seeds_share_a_program(model: Model, first: jstrace.Trace, compiled: Compiled) -> None:
+    """Random scores have large groups at cuts, for which there is a second extraction, compiled when it is needed."""
     both(model, first.tokens, score="random")
-    assert compiled() == [SCORE]
-    both(model, first.tokens, score="random", seed=1)
+    assert compiled() == [SCORE, EXTRACT]
+    for seed in (1, 2, 3):
+        both(model, ids(seed), score="random", seed=seed)
     assert compiled() == []
 
 
+@pytest.mark.usefixtures("first")
 def test_lists_of_any_length_share_few_programs(model: Model, compiled: Compiled) -> None:
     """Calls on one device have a power of two of rows, and on a CPU four at most: 1, 2 and 4, in three stages."""
     for count in range(1, 10):
