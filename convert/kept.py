@@ -1,7 +1,7 @@
 """Weights of GGUF files, dequantised and stacked, kept in the user's cache folder for the next start to map.
 
 An entry is a folder of one ``.npy`` file for each parameter, without pickle, and ``entry.json``: of which file it was
-made (its path, and a digest of all its bytes), in which form, the fingerprints, and a sum over the words of each array,
+made (its path, and a digest of all its bytes), in which form, the fingerprint, and a sum over the words of each array,
 which is verified at every start. Whatever is amiss with an entry costs a sentence and the work of making it again.
 
 The digest is taken of the whole file at every start, as nothing less tells a file from the one that replaced it: size
@@ -33,12 +33,12 @@ from jstrace.convert.default_model import cache_folder
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.files import remove_beyond
-from jstrace.models import Fingerprints, InputError, ModelConfig, n_params, shapes
+from jstrace.models import InputError, ModelConfig, n_params, shapes
 from jstrace.models.params import Weight, map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"
-_FORMAT, _VERSION = "jstrace-kept-weights", 3
+_FORMAT, _VERSION = "jstrace-kept-weights", 4
 """The version is of what is made of a file, too: another tokenizer or config of the same file is another version."""
 _WORTH = 2**24
 """Bytes of weights from which keeping them pays."""
@@ -56,7 +56,7 @@ class Kept:
 
     config: ModelConfig
     params: dict[str, Any]
-    fingerprints: Fingerprints
+    fingerprint: str
     tokenizer: GgufTokenizer | None
 
 
@@ -202,7 +202,7 @@ def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, kept
         "source": {"path": str(path.resolve()), "digest": content},
         "dtype": dtype.name,
         "config": dataclasses.asdict(kept.config),
-        "fingerprints": kept.fingerprints.every,
+        "fingerprint": kept.fingerprint,
         "tokenizer": kept.tokenizer is not None,
         "sums": sums,
     }
@@ -225,10 +225,9 @@ def _read(folder: Path, content: str | None, dtype: jnp.dtype) -> Kept:
 
     # Placed as dequantised weights are: programs for arrays that may lie anywhere are others.
     params = map_weights(load, config, shapes(config, dtype), on_one_device(config), named=True)
-    current, *earlier = facts["fingerprints"]
     text = (folder / _TOKENIZER).read_text(encoding="utf-8") if facts["tokenizer"] else None
     words = None if text is None else GgufTokenizer.of_text(text)
-    return Kept(config, params, Fingerprints(current, tuple(earlier)), words)
+    return Kept(config, params, str(facts["fingerprint"]), words)
 
 
 def _sum(words: np.ndarray) -> int:

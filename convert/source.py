@@ -26,11 +26,10 @@ from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
 from jstrace.models import (
     Decoder,
-    Fingerprints,
     InputError,
     ModelConfig,
     Tokenizer,
-    fingerprints,
+    fingerprint,
     n_params,
     param_shardings,
     preset,
@@ -70,8 +69,8 @@ class Checkpoint:
     tokenizer: Tokenizer | None
     stored: native.Header | None = None
     """Of a folder of ``jstrace convert``: what its parameters must hash to, and in which dtype."""
-    fingerprints: Fingerprints | None = None
-    """Where they are known already."""
+    fingerprint: str | None = None
+    """Where it is known already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,14 +233,14 @@ def _from_gguf(path: Path, request: Request) -> Checkpoint:
     content = kept.digest(path) if request.mesh is None else None
     there = kept.find(path, content, request.dtype, request.say)
     if there is not None:
-        return Checkpoint(there.config, there.params, there.tokenizer, fingerprints=there.fingerprints)
+        return Checkpoint(there.config, there.params, there.tokenizer, fingerprint=there.fingerprint)
     made = _dequantised(path, request)
     if request.mesh is not None:
         return made
-    marks = fingerprints(Decoder(made.config, made.params))
+    mark = fingerprint(Decoder(made.config, made.params))
     if isinstance(made.tokenizer, GgufTokenizer | None):
-        kept.keep(path, content, kept.Kept(made.config, made.params, marks, made.tokenizer), request.say)
-    return dataclasses.replace(made, fingerprints=marks)
+        kept.keep(path, content, kept.Kept(made.config, made.params, mark, made.tokenizer), request.say)
+    return dataclasses.replace(made, fingerprint=mark)
 
 
 def _dequantised(path: Path, request: Request) -> Checkpoint:

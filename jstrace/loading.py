@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jstrace.convert import Checkpoint, Header, check_target, narrowed, read_checkpoint, read_config, write_native
 from jstrace.convert import cache_folder as cache_folder  # for entry points
 from jstrace.convert import kept_weights as kept_weights
-from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprints, n_params
+from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprint, n_params
 from jstrace.scale.programs import keep_programs
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,18 +51,18 @@ def load(
     if checkpoint.stored is not None:
         checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name)
     model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
-    if checkpoint.fingerprints is not None:
-        model.remember(checkpoint.fingerprints)
+    if checkpoint.fingerprint is not None:
+        model.remember(checkpoint.fingerprint)
     return model
 
 
 def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str) -> Checkpoint:
     """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
-    found = fingerprints(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
-    if stored.fingerprint not in found:
-        raise InputError(f"{where}: its weights hash to {found.current}, expected {stored.fingerprint}; it is damaged")
+    found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
+    if stored.fingerprint != found:
+        raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
     if checkpoint.params["embed"].dtype == dtype:
-        return dataclasses.replace(checkpoint, fingerprints=found if jnp.dtype(stored.dtype) == dtype else None)
+        return dataclasses.replace(checkpoint, fingerprint=found if jnp.dtype(stored.dtype) == dtype else None)
     return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))
 
 

@@ -14,9 +14,7 @@ from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
 from .edges import Score as Score
 from .edges import edge_shapes as edge_shapes
-from .fingerprints import Fingerprints as Fingerprints
 from .fingerprints import fingerprint as fingerprint
-from .fingerprints import fingerprints as fingerprints
 from .model import Model as Model
 from .model import Tokenizer as Tokenizer
 from .model import mesh_of as mesh_of

@@ -1,4 +1,4 @@
-"""Short hashes that tell models apart, and those that earlier versions of jstrace gave the same models."""
+"""Short hashes that tell models apart."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import functools
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.platforms import taken, usual_promotion
 
@@ -24,89 +23,27 @@ _PART = 2**24
 _MOST_PARTS = 4096
 """in so many parts of an array at most."""
 _PREFIX = "2-"
-"""Of the hashes of today, so that nobody takes one for another."""
-
-_FIRST_FIELDS = (
-    *("family", "vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps"),
-    *("rope_theta", "rope_divisors", "tied_head", "max_positions", "norm", "norm_offset", "pre_norm", "post_norm"),
-    *("qk_norm", "qkv_bias", "o_bias", "mlp_bias", "gated_mlp", "activation", "parallel", "learned_positions"),
-    *("rotary_dim", "rope_magnitude", "rope_long_divisors", "rope_switch", "window", "global_layers"),
-    *("local_rope_theta", "embed_scale", "query_scale", "attn_softcap", "logit_softcap"),
-)
-"""Fields of the config when all of them were hashed, in their order; never to be changed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fingerprints:
-    """What a model is called in files: its fingerprint of today, and those under which earlier versions knew it."""
-
-    current: str
-    earlier: tuple[str, ...] = ()
-
-    @property
-    def every(self) -> tuple[str, ...]:
-        """All of them, that of today first."""
-        return (self.current, *self.earlier)
-
-    def __contains__(self, mark: object) -> bool:
-        """Whether a mark found on disk is this model's."""
-        return mark in self.every
-
-
-def fingerprints(decoder: Decoder, dtype: jnp.dtype | None = None) -> Fingerprints:
-    """Short hashes of config, dtype and every weight; the same model gives the same ones on any mesh.
-
-    They read every weight once; ``Model.fingerprint`` remembers them. With ``dtype`` they are those of the weights cast
-    to it. Of the config only fields that differ from their defaults count, so that a new one changes no hash, and
-    weights go by their names in ``Decoder.params``.
-    """
-    named = jax.tree_util.tree_leaves_with_path(decoder.params())
-    leaves = [leaf for _, leaf in named]
-    with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
-        sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
-    found = [_Digest.of(path, leaf, dtype, own) for (path, leaf), own in zip(named, sums, strict=True)]
-    return Fingerprints(_current(decoder.config, found), _first(decoder.config, found))
+"""Of hashes made in this way, so that nobody takes one for another."""
 
 
 def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
-    """The hash of today, alone."""
-    return fingerprints(decoder, dtype).current
+    """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
 
-
-@dataclasses.dataclass(frozen=True)
-class _Digest:
-    """What of one weight goes into a hash."""
-
-    name: str
-    kind: str
-    """Dtype and shape."""
-    sums: bytes
-
-    @staticmethod
-    def of(path: Any, leaf: Array, dtype: jnp.dtype | None, sums: Any) -> _Digest:
-        kind = leaf.dtype if dtype is None else dtype
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return _Digest(name, f"{kind} {leaf.shape}", np.asarray(sums).tobytes())
-
-
-def _current(config: ModelConfig, weights: Sequence[_Digest]) -> str:
-    usual = {field.name: field.default for field in dataclasses.fields(config)}
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
+    It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it.
+    Of the config only fields that differ from their defaults count, so that a new one changes no hash, and weights go
+    by their names in ``Decoder.params``.
+    """
+    usual = {field.name: field.default for field in dataclasses.fields(decoder.config)}
+    given = {name: value for name, value in dataclasses.asdict(decoder.config).items() if value != usual[name]}
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    for weight in sorted(weights, key=lambda weight: weight.name):
-        digest.update(f"\n{weight.name} {weight.kind}\n".encode() + weight.sums)
+    named = jax.tree_util.tree_leaves_with_path(decoder.params())
+    names, leaves = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in named], [x for _, x in named]
+    with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
+        sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
+    for name, leaf, own in sorted(zip(names, leaves, sums, strict=True), key=operator.itemgetter(0)):
+        kind = leaf.dtype if dtype is None else dtype
+        digest.update(f"\n{name} {kind} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
     return _PREFIX + digest.hexdigest()[:16]
-
-
-def _first(config: ModelConfig, weights: Sequence[_Digest]) -> tuple[str, ...]:
-    """The hash of version 0.1: of every field's ``repr`` and of Flax's names; none where a later field has a say."""
-    fields = dataclasses.fields(config)
-    if any(getattr(config, field.name) != field.default for field in fields if field.name not in _FIRST_FIELDS):
-        return ()
-    digest = hashlib.sha256(repr({name: getattr(config, name) for name in _FIRST_FIELDS}).encode())
-    for weight in sorted(weights, key=lambda weight: weight.name):
-        digest.update(f".{weight.name}.value {weight.kind}".encode() + weight.sums)
-    return (digest.hexdigest()[:16],)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -23,7 +23,7 @@ from jstrace.models.clean import plain_forward
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
-from jstrace.models.fingerprints import Fingerprints, fingerprints
+from jstrace.models.fingerprints import fingerprint
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
 
@@ -113,13 +113,13 @@ def _text_of(value: Any) -> Any:
 
 
 class _Memo(NamedTuple):
-    """Fingerprints, and the arrays that they are of."""
+    """A fingerprint, and the arrays that it is of."""
 
     leaves: tuple[weakref.ref[Array], ...]
-    fingerprints: Fingerprints
+    fingerprint: str
 
     def holds(self, leaves: Sequence[Array]) -> bool:
-        """Whether the fingerprints are those of these very arrays."""
+        """Whether the fingerprint is that of these very arrays."""
         return len(leaves) == len(self.leaves) and all(
             ref() is leaf for ref, leaf in zip(self.leaves, leaves, strict=True)
         )
@@ -152,22 +152,18 @@ class Model(nnx.Module):
 
     def fingerprint(self) -> str:
         """A short hash of config, dtype and every weight, computed on first use."""
-        return self.fingerprints().current
-
-    def fingerprints(self) -> Fingerprints:
-        """The fingerprint with those of earlier versions: ``mark in model.fingerprints()`` for marks found on disk."""
         leaves = jax.tree.leaves(self.decoder)
         with _LOCK:
             memo = _MEMOS.get(self)
         if memo is None or not memo.holds(leaves):
-            memo = self._remembered(leaves, fingerprints(self.decoder))
-        return memo.fingerprints
+            memo = self._remembered(leaves, fingerprint(self.decoder))
+        return memo.fingerprint
 
-    def remember(self, known: Fingerprints) -> None:
-        """Take fingerprints of these very weights that were computed elsewhere."""
+    def remember(self, known: str) -> None:
+        """Take the fingerprint of these very weights that was computed elsewhere."""
         self._remembered(jax.tree.leaves(self.decoder), known)
 
-    def _remembered(self, leaves: Sequence[Array], known: Fingerprints) -> _Memo:
+    def _remembered(self, leaves: Sequence[Array], known: str) -> _Memo:
         memo = _Memo(tuple(map(weakref.ref, leaves)), known)
         with _LOCK:
             _MEMOS[self] = memo

@@ -169,7 +169,7 @@ def _check_made_by(folder: str, model: Model) -> None:
     from jstrace.runs.manifest import read_manifest
 
     told = read_manifest(Path(folder))
-    if told["config"]["model"] not in model.fingerprints().every:
+    if told["config"]["model"] != model.fingerprint():
         raise InputError(f"{folder}: this is no run of that --model, but of {told['model']['name'] or 'another'}")
 
 

@@ -176,7 +176,7 @@ def effects(
     width = batching.bucket(len(ids))
     full_graph.check_slots(model.config, len(ids), batching.bucket)
     (tokens,), (length,) = batching.padded([ids], width, 1)
-    given = _Given(tokens, length, Question.stacked([question], width, 1), replacing.one(name, width))
+    given = _Given(tokens, length, Question.stacked([question], width, 1), replacing.first(name, width))
     top = int(np.argmax(model(ids))) if question.metric is None else 0
     told = metrics.LogProb(np.int32(top)) if question.metric is None else question.metric
     asked = dataclasses.replace(given.question, metric=jax.tree.map(lambda leaf: np.stack([leaf]), told))

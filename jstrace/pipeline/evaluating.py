@@ -291,7 +291,7 @@ def _check_origin(model: Model, row: Any) -> None:
     row.strata.check("strata", model.config, len(row.tokens), hint=": another model's trace")
     if int(row.tokens.max()) >= model.config.vocab_size:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
-    if row.model_fingerprint and row.model_fingerprint not in model.fingerprints():
+    if row.model_fingerprint and row.model_fingerprint != model.fingerprint():
         raise InputError(
             f"the trace was made with model {row.model_fingerprint}, this is {model.fingerprint()}; to evaluate it"
             ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'

@@ -141,7 +141,7 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
     for replacement in several:
         check_fits(checked_arrays(replacement), model.config, None)
         made_with = replacement.model_fingerprint
-        if made_with and made_with not in model.fingerprints():
+        if made_with and made_with != model.fingerprint():
             raise InputError(f"the replacement was made with model {made_with}, this is {model.fingerprint()}")
     layouts = {(replacement.attn_input.shape, replacement.per_token) for replacement in several}
     if len(layouts) != 1:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +191,6 @@ def adopted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     unsaid = {"scores", "score_replace", _OWN_GRADIENTS} - set(there)
     known = {key: value for key, value in config.items() if key not in unsaid}
     return {key: there[key] if key in there and there[key] == value else value for key, value in known.items()}
-
-
-def known_as(folder: Path, marks: Sequence[str]) -> str:
-    """The fingerprint to go on with: that in the folder, where an earlier version of jstrace gave it to this model.
-
-    Args:
-      folder: of the run.
-      marks: the model's fingerprint, and those of earlier versions.
-    """
-    there = read_manifest(folder)["config"]["model"] if (folder / MANIFEST).exists() else None
-    return next((mark for mark in marks if mark == there), marks[0])
 
 
 def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> None:

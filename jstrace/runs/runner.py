@@ -113,7 +113,7 @@ def _run(job: Job, folder: Path) -> Summary:
         for score in job.plan.scores:  # before anything is written: the folder is not to be another run's
             known_to(model, score)
         counts = token_counts(model.tokenizer, job.data.corpus)  # refused here where the tokenizer cannot be read
-        config |= {"model": manifest.known_as(folder, model.fingerprints().every), "tokens": token_fingerprint(counts)}
+        config |= {"model": model.fingerprint(), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)
         facts |= {"model": {"name": job.name, "dtype": str(model.dtype), "config": dataclasses.asdict(model.config)}}
         facts["model"] |= {} if job.revision is None else {"revision": job.revision, "place": job.place}

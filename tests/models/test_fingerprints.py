@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import jax
@@ -10,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jstrace.models import fingerprints
 from jstrace.models import shapes as param_shapes
 from jstrace.models.config import PRESETS
 
-fingerprints = importlib.import_module("jstrace.models.fingerprints")  # the package has a function of that name
 checksum = jax.jit(fingerprints._checksum, static_argnums=(1, 2))
 DTYPES = ("float32", "bfloat16", "float16")
 

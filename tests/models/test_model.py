@@ -148,11 +148,11 @@ def test_copies_of_a_model(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
     """They have its tokenizer and its answers, and remember fingerprints of their own."""
     computed, module = [0], importlib.import_module("jstrace.models.model")
 
-    def counted(decoder: Decoder) -> jstrace.models.Fingerprints:
+    def counted(decoder: Decoder) -> str:
         computed[0] += 1
-        return jstrace.models.fingerprints(decoder)
+        return jstrace.models.fingerprint(decoder)
 
-    monkeypatch.setattr(module, "fingerprints", counted)
+    monkeypatch.setattr(module, "fingerprint", counted)
     model, mask = model_of(Vocabulary("a", "b")), ones(TINY, len(tokens))
     mark, expected = model.fingerprint(), model(tokens, mask)
     copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), jax.tree.map(jnp.array, model)]
@@ -171,10 +171,10 @@ def test_copies_of_a_model(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
 
 def test_fingerprints_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a model and a copy with other weights, by threads that take turns at every step."""
-    monkeypatch.setattr(importlib.import_module("jstrace.models.model"), "fingerprints", lambda decoder: marks[decoder])
+    monkeypatch.setattr(importlib.import_module("jstrace.models.model"), "fingerprint", lambda decoder: marks[decoder])
     model = model_of(None)
     double = jax.tree.map(lambda leaf: 2 * leaf, model)
-    marks = {one.decoder: jstrace.models.Fingerprints(name) for one, name in ((model, "one"), (double, "two"))}
+    marks = {model.decoder: "one", double.decoder: "two"}
     wrong: list[str] = []
 
     def ask(model: Model, name: str) -> None:

@@ -16,7 +16,6 @@ import pytest
 import jstrace
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.method.graph import full_graph
-from jstrace.method.scores.learned import Scorer, initial
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, Input, Invalid, masked, stages
 from jstrace.pipeline.ask import Ask
@@ -103,37 +102,6 @@ def test_few_programs_serve_many_inputs(tiny: Model) -> None:
     jstrace.evaluate(tiny, jstrace.trace(tiny, inputs, sizes=sizes))
     grown = [program._cache_size() - start for program, start in zip(programs, before, strict=True)]
     assert all(growth <= 2 * 2 for growth in grown), grown
-
-
-def test_other_conditions_and_names_compile_nothing(tiny: Model, tokens: np.ndarray) -> None:
-    """What is ablated, and what a replacement is called, are no part of a program."""
-    trace = jstrace.trace(tiny, tokens, sizes=SIZES)
-    own = jstrace.resample_replacement(tiny, tokens[::-1].copy())
-    for replace in ("zero", own):
-        jstrace.evaluate(tiny, trace, replace=replace)
-        programs = masked._evaluate._cache_size()
-        names = ["zero"] if replace == "zero" else [own, dataclasses.replace(own, name="mine")]
-        for ablate in ("all", "residual+mlp"):
-            for name in names:
-                jstrace.evaluate(tiny, trace, ablate=ablate, replace=name)
-        assert masked._evaluate._cache_size() == programs
-
-
-def test_other_scorers_and_replacements_compile_nothing(tiny: Model, tokens: np.ndarray) -> None:
-    """Neither numbers of a scorer, nor what it or a replacement is called; of a fit's start, too."""
-    own = jstrace.resample_replacement(tiny, tokens[::-1].copy())
-    one = Scorer(initial(TINY, "activations", len(tokens)), "activations", name="one")
-    numbers = jax.tree.map(lambda leaf: leaf + np.float32(0.5), one.coefficients)
-    other = Scorer(numbers, "activations", name="other")
-    for kind in (lambda scorer: scorer, lambda scorer: jstrace.Fitted(steps=1, polish=0, start=scorer)):
-        how: dict[str, Any] = {"sizes": SIZES, "score_replace": own}
-        first = jstrace.trace(tiny, tokens, score=kind(one), **how)
-        programs = stages.score_batch._cache_size()
-        again = jstrace.trace(tiny, tokens, score=kind(other), **how)
-        how["score_replace"] = dataclasses.replace(own, name="mine")
-        jstrace.trace(tiny, tokens, score=kind(one), **how)
-        assert stages.score_batch._cache_size() == programs
-        assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(t.scores) for t in (first, again)), strict=True))
 
 
 @pytest.mark.quick

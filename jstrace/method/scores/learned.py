@@ -142,7 +142,7 @@ class Scorer:
         if not self.shared and shape != own:
             raise InputError(f"the scorer is of layers and heads {shape}, the model of {own}: another model's")
         marks = set(self.model_fingerprints)
-        if not marks or marks & set(model.fingerprints().every):
+        if not marks or model.fingerprint() in marks:
             return
         # Fitted in half precision, it knows the full one of its weights alone as they were rounded.
         if not marks & {fingerprint(model.decoder, jnp.dtype(name)) for name in ("bfloat16", "float16")}:
