@@ -22,7 +22,7 @@ _PART = 2**24
 """Numbers, about, whose bits a CPU sums at once,"""
 _MOST_PARTS = 4096
 """in so many parts of an array at most."""
-_PREFIX = "2-"
+HASHES_OF_TODAY = "2-"
 """Of hashes made in this way, so that nobody takes one for another."""
 
 
@@ -43,7 +43,7 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     for name, leaf, own in sorted(zip(names, leaves, sums, strict=True), key=operator.itemgetter(0)):
         kind = leaf.dtype if dtype is None else dtype
         digest.update(f"\n{name} {kind} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
-    return _PREFIX + digest.hexdigest()[:16]
+    return HASHES_OF_TODAY + digest.hexdigest()[:16]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -54,10 +54,12 @@ def test_a_checkpoint_loads(model: Model) -> None:
     assert model.tokenizer.encode("the cat sat") == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("mark", [FIRST, "2-b47833030ecaaeec"])
-def test_a_checkpoint_of_other_weights_does_not(mark: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_weights_does_not(tmp_path: Path) -> None:
+    """Hashes of version 0.1, which nothing makes any more, are not compared."""
+    mark = "2-b47833030ecaaeec"
     with pytest.raises(InputError, match=f"its weights hash to {NOW}, expected {mark}; it is damaged"):
-        jstrace.load(str(checkpoint(tmp_path / "checkpoint", mark)))
+        jstrace.load(str(checkpoint(tmp_path / "other", mark)))
+    assert jstrace.load(str(checkpoint(tmp_path / "first", FIRST))).fingerprint() == NOW
 
 
 def test_a_trace_loads_and_is_still_the_same(model: Model) -> None:

@@ -15,12 +15,15 @@ _SHARE = 0.8
 """Of the free memory that a batch may be planned for."""
 ALL_SIZES = 27
 """Masks of an input in its evaluation."""
-_TOKENS = {"cpu": 64, "gpu": 640, "tpu": 640}
-"""Tokens in one call, each of them a row under each of 27 sizes: from 64 more bring nothing on a CPU, as measured; on
-accelerators some 16,000 rows, of which eight inputs reach 55% of the matrix rate of an H200 (docs/performance.md)."""
+_TOKENS = 640
+"""Tokens in one call of an accelerator, each of them a row under each of 27 sizes: some 16,000 rows, of which eight
+inputs reach 55% of the matrix rate of an H200 (docs/performance.md)."""
 _OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "bad_alloc", "cannot allocate memory")
 """What errors of XLA (INTERNAL on a CPU), of its threads and of the system say, in lower case."""
-_INPUTS = {"cpu": 4, "gpu": 16, "tpu": 16}
+ON_A_CPU = 1
+"""Inputs of one call on a CPU: what comes of an input then depends on nothing beside it, to the bit, and lists of any
+length run the programs of one input. Four in a call take 0.6 to 0.8 of the time at 14 tokens, 0.8 to 0.97 at 50."""
+_INPUTS = 16
 _MOST = 64
 """Inputs of a call that holds few masks of each: what a stop in the middle of it costs."""
 
@@ -60,13 +63,14 @@ def batch_inputs(
     The same on every host. A copy of one layer's weights is left room for, and ``shared`` bytes of a call. With fewer
     masks of an input than an evaluation has (``n_masks`` at a time), an accelerator takes more inputs: its rows are
     what keeps it busy.
-    ``alone`` says that a CPU gains nothing from company (long fits, of which a stop should cost one).
+    ``alone`` says that a CPU takes one in any case (long fits, of which a stop should cost one).
     """
     platform = next(iter(decoder.embed[...].sharding.addressable_devices)).platform
-    if alone and platform == "cpu":
-        return 1
-    more = 1 if platform == "cpu" else ALL_SIZES / n_masks
-    most = int(min(_INPUTS.get(platform, 4) * more, _MOST, _TOKENS.get(platform, 64) * more // width))
+    if platform == "cpu":
+        most = 1 if alone else ON_A_CPU
+    else:
+        more = ALL_SIZES / n_masks
+        most = int(min(_INPUTS * more, _MOST, _TOKENS * more // width))
     room = _plannable(decoder)
     if room is not None:
         most = min(most, (room - shared) // bytes_each)
