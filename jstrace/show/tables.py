@@ -31,7 +31,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
         shares = ("-" if math.isnan(v[k]) else f"{100 * v[k]:.1f}" for v in (made.residual, made.attention, made.mlp))
         level = evaluation.nucleus_level[k]
         table.add_row(
-            "full" if k == len(trace.sizes) else percent(trace.sizes[k]),
+            "full" if k == len(trace.sizes) else percent(trace.sizes[k], 3),
             str(made.edges[k]),
             *shares,
             f"{evaluation.tv[k]:.3f}",

@@ -16,12 +16,9 @@ _MOST = 4
 """Heads and source tokens that are named."""
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 2) -> str:
     """A share of the edges as people write it: 0.42%, 12%, 100%."""
-    number = 100 * share
-    if number in (0, 100):
-        return f"{number:.0f}%"
-    return f"{number:.3g}%" if number < 10 else f"{number:.1f}%".replace(".0%", "%")
+    return f"{float(f'{100 * share:.{digits}g}'):g}%"
 
 
 def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Smallest, word: Word) -> list[str]:
@@ -35,7 +32,7 @@ def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Sm
       word: texts of tokens.
     """
     wanted = shown(word(evaluation.wanted_token))
-    lines = [_prediction(trace, evaluation, word)]
+    lines = _predictions(trace, evaluation, word)
     if close.index == len(close.trace.sizes):
         lines.append(
             f"no trace smaller than the full graph is within TV 0.1 of that under {evaluation.replace} ablation"
@@ -49,13 +46,14 @@ def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Sm
     return [*lines, *_metric(evaluation), *_made_of(close)]
 
 
-def _prediction(trace: Trace, evaluation: Evaluation, word: Word) -> str:
-    """The full graph's top token, and for a pair the counterfactual's, which the empty trace has."""
-    told = f"the model predicts {shown(word(int(evaluation.full_tokens[0])))} ({100 * evaluation.full_probs[0]:.0f}%)"
+def _predictions(trace: Trace, evaluation: Evaluation, word: Word) -> list[str]:
+    """Of a pair the top tokens of both prompts; the empty trace has the counterfactual's."""
     empty = np.flatnonzero(np.asarray(trace.counts) == 0)
     if trace.counterfactual is None or not len(empty):
-        return told
-    return f"{told}; after the counterfactual prompt {shown(word(int(evaluation.top_token[empty[0]])))}"
+        return []
+    other = shown(word(int(evaluation.top_token[empty[0]])))
+    told = f"{shown(word(int(evaluation.full_tokens[0])))} ({100 * evaluation.full_probs[0]:.0f}%)"
+    return [f"the model predicts {told}, after the counterfactual prompt {other}, whose states ablated edges carry"]
 
 
 def _metric(evaluation: Evaluation) -> list[str]:
