@@ -57,7 +57,7 @@ class Input(ByValue):
     """Where the ask has no sources."""
     sizes: tuple[float, ...] | None = None
     """Of those strata, where they are not the ask's, but as many."""
-    question: Question = NOTHING
+    question: Question = dataclasses.field(default_factory=lambda: NOTHING)
     """What is asked of it beside its own prediction."""
 
 
