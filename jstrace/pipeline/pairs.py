@@ -15,7 +15,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline.inputs import Tokens, listed, log_targets, token_ids, token_texts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Questions:
     """What is asked of each of some inputs beside its own prediction."""
 
