@@ -151,7 +151,7 @@ class Trace(ByValue):
             frozen=first,
             model_fingerprint=model.fingerprint(),
             order=order,
-            replace=COUNTERFACTUAL if pair is not None else checked_replace(replace or "zero"),
+            replace=COUNTERFACTUAL if pair is not None else checked_replace("zero" if replace is None else replace),
             counterfactual=pair,
             counterfactual_texts=None if pair is None else token_texts(model, pair),
             metric=question.metric,

@@ -55,7 +55,7 @@ class Alignment:
           InputError: positions of a prompt of another length.
         """
         if self.kind == "position" and len(roles) != len(self.classes):
-            raise InputError(f"the circuit is of prompts of {len(self.classes)} tokens by position, this has {len(roles)}")
+            raise InputError(f"align='position' is of prompts of {len(self.classes)} tokens, this one has {len(roles)}")
         known = {name: number for number, name in enumerate(self.classes)}
         return np.asarray([known.get(name, len(known)) for name in names_of(self.kind, roles)], np.int32)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os.path
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from jstrace.method.measure.metrics import LogitDifference, logit_difference
 from jstrace.models import InputError, Model, Tokenizer, text_of
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.inputs import Tokens, token_ids
-from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.pairs import Questions, common
 
 Span = tuple[int, int]
 """Where a role starts, and where it has ended."""
@@ -216,7 +215,7 @@ def token_spans(tokenizer: Tokenizer, ids: Int[np.ndarray, "T"], text: str) -> I
             " and roles by token"
         )
     prefixes = (text_of(tokenizer, ids[:count].tolist()) for count in range(1, len(ids) + 1))
-    ends = np.maximum.accumulate([len(os.path.commonprefix([whole, prefix])) for prefix in prefixes])
+    ends = np.maximum.accumulate([common(whole, prefix) for prefix in prefixes])
     starts = np.concatenate([[0], ends[:-1]])
     for at in range(len(ids) - 2, -1, -1):
         if ends[at] == starts[at]:
