@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int
 
 from jstrace.method.graph import full_graph
-from jstrace.models import EdgeTree, InputError, ModelConfig
+from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
 from jstrace.pipeline.tasks.prompts import Prompt
 
 ALIGNMENTS = ("position", "roles", "components")
@@ -89,7 +89,7 @@ def _edges(scores: EdgeTree, config: ModelConfig) -> EdgeTree:
 
 
 def pooled(
-    scores: Sequence[EdgeTree], classes: Sequence[Int[np.ndarray, "T"]], n_classes: int, config: ModelConfig
+    scores: Sequence[EdgeTree], classes: Sequence[Int[np.ndarray, "_"]], n_classes: int, config: ModelConfig
 ) -> EdgeTree:
     """The score of every image: the mean over all edges that have it.
 
@@ -107,10 +107,9 @@ def pooled(
       float32 ``[L,C]``, ``[L,H,C,C]`` (target, source), ``[L,C]``, ``[L,C]``; 0 where no edge has the image.
     """
     totals = [total(one, config) for one in scores]
-    shapes = {"attn": (config.n_layers, config.n_heads, n_classes, n_classes)}
+    shapes = edge_shapes(config.n_layers, config.n_heads, n_classes)
     found = {}
-    for kind in ("residual_attn", "attn", "residual_mlp", "mlp"):
-        shape = shapes.get(kind, (config.n_layers, n_classes))
+    for kind, shape in shapes.items():
         sums, counts = np.zeros(np.prod(shape)), np.zeros(np.prod(shape))
         for one, own, whole in zip(scores, classes, totals, strict=True):
             slots = getattr(full_graph.edge_slots(config, len(own), len(own), np), kind)
@@ -124,14 +123,11 @@ def pooled(
 
 def _image(classes: Int[np.ndarray, "T"], n_classes: int, shape: tuple[int, ...]) -> Int[np.ndarray, "..."]:
     """The index of the image of every slot of one kind of edge."""
-    if len(shape) == 2:
-        own, lead = classes.astype(int), shape[:1]
-        each = n_classes
-    else:
-        own, lead = classes[:, None].astype(int) * n_classes + classes[None], shape[:2]
-        each = n_classes**2
-    before = np.arange(np.prod(lead)).reshape(*lead, *[1] * own.ndim)
-    return before * each + own
+    own = classes.astype(int)
+    if len(shape) > 2:  # attention edges: layers and heads, then pairs of tokens
+        own = own[:, None] * n_classes + own[None]
+    lead = shape[: -own.ndim]
+    return np.arange(np.prod(lead)).reshape(*lead, *[1] * own.ndim) * n_classes**own.ndim + own
 
 
 def placed(images: EdgeTree, classes: Int[np.ndarray, "T"], config: ModelConfig) -> EdgeTree:

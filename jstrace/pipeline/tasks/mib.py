@@ -83,7 +83,7 @@ def graph(
 
 
 def _edges(names: Sequence[Sequence[str]], *, parallel: bool) -> Iterator[tuple[str, str, str]]:
-    """Every edge of a graph of components: its source, its target, and its name, which says what of a head it enters."""
+    """Every edge of a graph of components: its source, its target, and its name, with what of a head it enters."""
     before = ["input"]
     for *heads, mlp in names:
         for source in before:

@@ -36,15 +36,17 @@ class Pair:
     """The word of one token, or its id, that should follow the clean prompt,"""
     rival: Any
     """and the word that should not."""
-    roles: Mapping[str, Span] = dataclasses.field(default_factory=dict)
+    roles: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Start and end of each role in the clean prompt: in characters of a text, in tokens of token ids."""
 
     def __post_init__(self) -> None:
-        """Keep token ids as tuples, which compare by value."""
+        """Keep token ids and spans as tuples, which compare by value."""
         for name in ("clean", "counterfactual"):
             value = getattr(self, name)
             if isinstance(value, np.ndarray | list):
                 object.__setattr__(self, name, tuple(np.asarray(value).tolist()))
+        spans = {name: tuple(span) if isinstance(span, list) else span for name, span in self.roles.items()}
+        object.__setattr__(self, "roles", spans)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
