@@ -137,7 +137,7 @@ def _filled(fields: Fields, values: Mapping[str, Any], where: str) -> tuple[str,
     return text, roles
 
 
-def prompts_of(model: Model, pairs: Sequence[Pair], where: str = "pair") -> list[Prompt]:
+def prompts_of(model: Model, pairs: Sequence[Any], where: str = "pair") -> list[Prompt]:
     """Pairs as token ids.
 
     Raises:

@@ -111,6 +111,11 @@ def test_bad_pairs_are_one_line(reader: Model, pair: tuple[Any, ...], message: s
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_pair(reader: Model) -> None:
+    with pytest.raises(InputError, match=r"pair 0: str, expected a jstrace\.Pair"):
+        prompts_of(reader, ["a text"])
+
+
 def test_a_tokenizer_that_changes_the_text(tiny: Model) -> None:
     from tests.stand_ins import Letters
 
