@@ -217,7 +217,7 @@ class Study:
             return judged, overlaps(own, by_task)
         shares = (component_shares([one.scores], self.model.config).astype(np.float32) for one in own)
         kept = np.stack([dataclasses.replace(circuit, components=each).kept_components() for each in shares])
-        return self._of_components(own, kept), shared_components(kept, circuit.kept_components()[None])
+        return self._of_components(own, kept), shared_components(kept, circuit.kept_components())
 
     def _of_components(self, traces: Sequence[Trace], kept: np.ndarray) -> Judged:
         return judged_components(self.model, traces, kept, self.replace, self.steps.part(len(traces)))

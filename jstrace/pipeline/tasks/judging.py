@@ -100,7 +100,7 @@ def overlaps(some: Sequence[Trace], others: Sequence[Trace]) -> Float32[np.ndarr
     return np.asarray(found, np.float32)
 
 
-def shared_components(some: Bool[np.ndarray, "P Z L C"], other: Bool[np.ndarray, "P Z L C"]) -> np.ndarray:
+def shared_components(some: Bool[np.ndarray, "P Z L C"], other: Bool[np.ndarray, "Z L C"]) -> np.ndarray:
     """At each size the components that are in both, over those in either: float32 ``[P, Z]``; 1 of two empty sets."""
     both, either = ((join).sum(axis=(2, 3)) for join in (some & other, some | other))
     return ((both + (either == 0)) / np.maximum(either, 1)).astype(np.float32)
