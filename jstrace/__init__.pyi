@@ -42,6 +42,12 @@ from .pipeline.smallest import Smallest as Smallest
 from .pipeline.smallest import smallest as smallest
 from .pipeline.streams import evaluate_iter as evaluate_iter
 from .pipeline.streams import trace_iter as trace_iter
+from .pipeline.tasks.circuit import TaskCircuit as TaskCircuit
+from .pipeline.tasks.finding import task as task
+from .pipeline.tasks.mib import cmd as cmd
+from .pipeline.tasks.mib import cpr as cpr
+from .pipeline.tasks.prompts import Pair as Pair
+from .pipeline.tasks.prompts import pairs_of as pairs_of
 from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
 from .show.curves import plot_curves as plot_curves

@@ -23,7 +23,7 @@ from jstrace.pipeline import masked, stages
 from jstrace.pipeline.evaluation import evaluation_of
 from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.pipeline.records import Input, Invalid, Outcome
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import batching, meshes
 from jstrace.scale.programs import compile_seconds
 
@@ -58,21 +58,21 @@ class _Results:
     counts: tuple[Counts, ...] = ()
 
 
-def start(task: Task, members: Sequence[Input], n_rows: int) -> Callable[[], Outcomes]:
+def start(resolved: Resolved, members: Sequence[Input], n_rows: int) -> Callable[[], Outcomes]:
     """A batch on its way through its stages, as what waits for its results and fetches them.
 
     Of its arrays only those that will be fetched stay on the devices.
     """
-    ask, config, mesh = task.ask, task.model.config, task.model.mesh
+    ask, config, mesh = resolved.ask, resolved.model.config, resolved.model.mesh
     width = batching.bucket(len(members[0].tokens))
     n_edges = [full_graph.n_edges(config, len(member.tokens)) for member in members]
-    batch = _placed(task, members, n_edges, width, n_rows)
+    batch = _placed(resolved, members, n_edges, width, n_rows)
     if ask.sources:
-        traced, seconds = _traced(task, batch, width)
+        traced, seconds = _traced(resolved, batch, width)
     else:
         traced, seconds = _Results(meshes.placed(_given_strata(members, width, n_rows), mesh)), {}
     measured = () if not ask.cases else masked.evaluate_batch(
-        task.model.decoder, batch.tokens, batch.lengths, traced.strata, batch.next_tokens, task.stacks(width),
+        resolved.model.decoder, batch.tokens, batch.lengths, traced.strata, batch.next_tokens, resolved.stacks(width),
         batch.questions, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
     )  # fmt: skip
     counts = () if not ask.compose else stages.compose_batch(
@@ -80,14 +80,14 @@ def start(task: Task, members: Sequence[Input], n_rows: int) -> Callable[[], Out
     )  # fmt: skip
     strata = traced.strata if ask.sources and ask.keep_strata else ()
     leaving = meshes.leaving(dataclasses.replace(traced, strata=strata, measured=measured, counts=counts))
-    return functools.partial(_waited, task, members, n_edges, leaving, seconds)
+    return functools.partial(_waited, resolved, members, n_edges, leaving, seconds)
 
 
-def _placed(task: Task, members: Sequence[Input], n_edges: Sequence[int], width: int, n_rows: int) -> _Batch:
+def _placed(resolved: Resolved, members: Sequence[Input], n_edges: Sequence[int], width: int, n_rows: int) -> _Batch:
     """Inputs padded to one batch, on the devices."""
-    mesh = task.model.mesh
+    mesh = resolved.model.mesh
     tokens, lengths = batching.padded([member.tokens for member in members], width, n_rows)
-    cuts = batching.filled([sizes.counts(task.ask.sizes, count) for count in n_edges], n_rows)
+    cuts = batching.filled([sizes.counts(resolved.ask.sizes, count) for count in n_edges], n_rows)
     next_tokens = batching.filled([np.asarray(member.next_token or 0, np.int32) for member in members], n_rows)
     questions = Question.stacked([member.question for member in members], width, n_rows)
     return _Batch(*meshes.placed((tokens, lengths, cuts, next_tokens, questions), mesh))
@@ -99,28 +99,28 @@ def _given_strata(members: Sequence[Input], width: int, n_rows: int) -> tuple[Ed
     return jax.tree.map(lambda *leaves: batching.filled(leaves, n_rows, sizes.NO_EDGE), *wide)
 
 
-def _traced(task: Task, batch: _Batch, width: int) -> tuple[_Results, dict[str, float]]:
+def _traced(resolved: Resolved, batch: _Batch, width: int) -> tuple[_Results, dict[str, float]]:
     """Strata of every source and what else scores come to, with the seconds that these took."""
-    ask, mesh = task.ask, task.model.mesh
-    states, streams = task.carried(width)
+    ask, mesh = resolved.ask, resolved.model.mesh
+    states, streams = resolved.carried(width)
     score = functools.partial(
-        stages.score_batch, task.model.decoder, batch.tokens, batch.lengths, ask.seed, replacements=states,
+        stages.score_batch, resolved.model.decoder, batch.tokens, batch.lengths, ask.seed, replacements=states,
         others=streams, questions=batch.questions, mesh=mesh,
     )  # fmt: skip
     scores: dict[tuple[Any, str], EdgeTree] = {}
     finite: list[jax.Array] = []
     seconds: dict[str, float] = {}
-    for program in task.programs:
+    for program in resolved.programs:
         kinds, learned = zip(*(unfilled(scoring.score) for scoring in program), strict=True)
         scorings = tuple(zip(kinds, (scoring.number for scoring in program), strict=True))
         run = functools.partial(score, scorings=scorings, learned=learned)
-        if task.timed:
+        if resolved.timed:
             (trees, good), seconds[" and ".join(dict.fromkeys(scoring.name for scoring in program))] = _timed(run)
         else:
             trees, good = run()
         scores |= {scoring.asked: tree for scoring, tree in zip(program, trees, strict=True)}
         finite.append(good)
-    extract = functools.partial(stages.extract_batch, parallel=task.model.config.parallel, mesh=mesh)
+    extract = functools.partial(stages.extract_batch, parallel=resolved.model.config.parallel, mesh=mesh)
     strata = tuple(
         extract(
             scores[source.scoring], batch.cuts, batch.lengths, frozen=source.frozen, signed=source.signed,
@@ -141,38 +141,42 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _waited(
-    task: Task, members: Sequence[Input], n_edges: Sequence[int], leaving: _Results, seconds: Mapping[str, float]
+    resolved: Resolved,
+    members: Sequence[Input],
+    n_edges: Sequence[int],
+    leaving: _Results,
+    seconds: Mapping[str, float],
 ) -> Outcomes:
     """What came of a batch, once it is on the host."""
     host = meshes.fetched(leaving)
     outcomes = [
-        _not_finite(task, host.finite[index], len(member.tokens))
+        _not_finite(resolved, host.finite[index], len(member.tokens))
         if host.finite is not None and not host.finite[index].all()
-        else _outcome(task, host, index, member, n_edges[index])
+        else _outcome(resolved, host, index, member, n_edges[index])
         for index, member in enumerate(members)
     ]
     return outcomes, seconds
 
 
-def _not_finite(task: Task, finite: Bool[np.ndarray, "4 L"], length: int) -> Invalid:
+def _not_finite(resolved: Resolved, finite: Bool[np.ndarray, "4 L"], length: int) -> Invalid:
     """The first place where scores are not."""
     layer, kind = map(int, np.argwhere(~finite.T)[0])
     where = f" at {EDGE_KINDS[kind]} of layer {layer}; try dtype float32"
-    passes = any(scoring.passes for scoring in task.scorings)
+    passes = any(scoring.passes for scoring in resolved.scorings)
     what = "scores" if passes else "the forward pass"
     return Invalid(f"{what} over {length} tokens {'are' if passes else 'is'} not finite", where)
 
 
-def _outcome(task: Task, host: _Results, index: int, member: Input, n_edges: int) -> Outcome:
+def _outcome(resolved: Resolved, host: _Results, index: int, member: Input, n_edges: int) -> Outcome:
     """The results of one input of a batch."""
-    length, tokenizer = len(member.tokens), task.model.tokenizer
+    length, tokenizer = len(member.tokens), resolved.model.tokenizer
     word = None if tokenizer is None else tokenizer.token
     evaluations = tuple(
         evaluation_of(
-            measured, index, member.sizes or task.ask.sizes, case.condition, with_next=member.next_token is not None,
+            measured, index, member.sizes or resolved.ask.sizes, case.condition, with_next=member.next_token is not None,
             question=member.question, word=word,
         )
-        for case, measured in zip(task.ask.cases, host.measured, strict=True)
+        for case, measured in zip(resolved.ask.cases, host.measured, strict=True)
     )  # fmt: skip
     strata = tuple(cropped(tree, index, length) for tree in host.strata) or member.strata
     scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))

@@ -22,7 +22,7 @@ from jstrace.pipeline import call, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.records import Input, Invalid, Outcome, Spent
 from jstrace.pipeline.replacing import Replacing
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import batching, memory, meshes
 
 OnBatch = Callable[[int, int], None]
@@ -54,9 +54,9 @@ class Driver:
             is waited for, and no batch is started ahead.
         """
         self.model, self.ask = model, ask
-        self._task = Task.of(model, ask, replacing or Replacing(model), timed=timed)
+        self._resolved = Resolved.of(model, ask, replacing or Replacing(model), timed=timed)
         self._on_batch = on_batch
-        self._ahead = (lambda: False) if self._task.timed else ahead
+        self._ahead = (lambda: False) if self._resolved.timed else ahead
         self._longest = 0
         self.spent: dict[str, Spent] = {}
         """By the names of scores, those of one clean pass together, of all batches whose results are there."""
@@ -74,14 +74,14 @@ class Driver:
 
         What is no input passes through. A part is read while the last batch of the one before it is computed.
         """
-        task, queue = self._task, _Queue(self._task.check)
+        resolved, queue = self._resolved, _Queue(self._resolved.check)
         calls = batching.Calls[Outcome | Invalid](
-            task.most_inputs,
+            resolved.most_inputs,
             lambda members, n_rows: self._started([queue.inputs[index] for index in members], n_rows),
             n_devices=meshes.n_data(self.model.mesh),
             unfit=lambda members, error: [self._unfit(len(queue.inputs[members[0]].tokens), error)],
             ahead=self._ahead,
-            two=task.two_fit,
+            two=resolved.two_fit,
         )
         for members, outcomes in calls.of(queue.lengths(parts)):
             yield from queue.refused()
@@ -100,7 +100,7 @@ class Driver:
           JaxRuntimeError, MemoryError: as ``batches``.
         """
         length, mesh = len(tokens), self.model.mesh
-        self._task.check(length)
+        self._resolved.check(length)
         rows = batching.padded([tokens], batching.bucket(length), batching.call_rows(1, meshes.n_data(mesh)))
         try:
             batch = stages.predict_batch(self.model.decoder, *meshes.placed(rows, mesh), mesh=mesh)
@@ -116,7 +116,7 @@ class Driver:
         length = max(len(member.tokens) for member in members)
         if self._on_batch is not None:
             self._on_batch(len(members), batching.bucket(length))
-        wait = call.start(self._task, members, n_rows)
+        wait = call.start(self._resolved, members, n_rows)
 
         def finish() -> list[Outcome | Invalid]:
             outcomes, seconds = wait()

@@ -80,8 +80,8 @@ def _paired(model: Model, ids: Int[np.ndarray, "T"], other: Tokens, where: str) 
 def _lengths_differ(model: Model, ids: Int[np.ndarray, "T"], pair: Int[np.ndarray, "T2"]) -> str:
     """Both token lists, where they part, and what would fit."""
     words, others = (list(token_texts(model, each) or map(int, each)) for each in (ids, pair))
-    first = _common(words, others)
-    last = _common(words[first:][::-1], others[first:][::-1])
+    first = common(words, others)
+    last = common(words[first:][::-1], others[first:][::-1])
     ours, theirs = words[first : len(words) - last], others[first : len(others) - last]
     return (
         f"the counterfactual has {len(pair)} tokens, the text {len(ids)}, and a pair needs as many: text {words},"
@@ -130,14 +130,14 @@ def _without_specials(model: Model, word: str) -> list[int]:
     assert model.tokenizer is not None
     for start in (".", ""):
         before, after = (list(map(int, model.tokenizer.encode(text))) for text in (start, start + word))
-        first = _common(before, after)
+        first = common(before, after)
         end = len(after) - (len(before) - first)
         if after[end:] == before[first:] and end > first:
             return after[first:end]
     return []
 
 
-def _common(some: Sequence[Any], others: Sequence[Any]) -> int:
+def common(some: Sequence[Any], others: Sequence[Any]) -> int:
     """How many items two sequences start with alike."""
     pairs = zip(some, others, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))

@@ -21,12 +21,14 @@ from jstrace.method.graph.edges import Edges, edges_where
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.method.graph.sizes import counts as edge_counts
 from jstrace.method.measure.metrics import Metric
+from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
 from jstrace.pipeline import trace_file
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.notebooks import trace_html
+from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.searching import checked_scores, searched
 from jstrace.scale import batching
 
@@ -100,7 +102,9 @@ class Trace(ByValue):
         frozen: Sequence[str] = (),
         score: str = "own",
         order: str = "best-first",
-        replace: str = "zero",
+        replace: str | None = None,
+        counterfactual: Tokens | None = None,
+        metric: Any = None,
     ) -> Trace:
         """The traces that best-first search, or their order alone, finds over scores of one's own.
 
@@ -113,11 +117,13 @@ class Trace(ByValue):
           frozen: components that rank before all others: any of "residual", "attention", "mlp".
           score: what to call the scores.
           order: "best-first", or "score".
-          replace: what ablated edges carry in evaluations of it: "zero", or "mean" or "resample" of the texts that
-            come with jstrace. For others give ``evaluate`` a ``replace`` and a ``reference``.
+          replace: what ablated edges carry in evaluations of it: "zero" (the default), or "mean" or "resample" of the
+            texts that come with jstrace. For others give ``evaluate`` a ``replace`` and a ``reference``.
+          counterfactual: a prompt of as many tokens, whose states ablated edges carry instead.
+          metric: what evaluations of it measure, as in ``jstrace.trace``.
 
         Raises:
-          InputError: tokens, scores, a replacement or sizes that make no sense.
+          InputError: tokens, scores, a replacement, a counterfactual or sizes that make no sense.
         """
         single, rows = tokenised(model, tokens)
         if not single:
@@ -127,6 +133,10 @@ class Trace(ByValue):
         own, n_edges = checked_scores(scores, config, len(ids)), full_graph.n_edges(config, len(ids))
         sizes, first = checked_sizes(sizes), checked_frozen(frozen)
         cuts = edge_counts(sizes, n_edges)
+        question = Questions.of(model, 1, single=True, counterfactual=counterfactual, metric=metric).about(0, ids, "")
+        pair = question.counterfactual
+        if pair is not None and replace is not None:
+            raise InputError("a counterfactual is what ablated edges carry: give it, or replace")
         return Trace(
             tokens=ids,
             token_texts=token_texts(model, ids),
@@ -141,7 +151,10 @@ class Trace(ByValue):
             frozen=first,
             model_fingerprint=model.fingerprint(),
             order=order,
-            replace=checked_replace(replace),
+            replace=COUNTERFACTUAL if pair is not None else checked_replace("zero" if replace is None else replace),
+            counterfactual=pair,
+            counterfactual_texts=None if pair is None else token_texts(model, pair),
+            metric=question.metric,
         )
 
     def index(self, k: SupportsIndex | None = None, *, size: float | None = None) -> int:

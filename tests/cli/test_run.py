@@ -16,7 +16,7 @@ import pytest
 from jstrace.cli import progress
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, call
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
 
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
         return run_batch(*arguments)
 
     monkeypatch.setattr(call, "start", stopped)
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 1)
     before, words = signal.getsignal(number), ("run", "--data", str(rows), "--out", str(tmp_path / "out"))
     found, out, err = run(*words, "--ablate", "all")
     assert (found, out) == (code, "")

@@ -20,7 +20,7 @@ from jstrace.method.plans import Plan
 from jstrace.method.scores.measured import MEASURES, Norm
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import call, masked
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, rows
 from jstrace.runs.data import Data, Row
@@ -217,7 +217,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, numbers: set[int]) -> None:
         return run_cases(*rest, **options)
 
     monkeypatch.setattr(masked, "evaluate_batch", some_fail)
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 1)
 
 
 TWO = Data("d", (Row("abc"), Row("cab")), ())

@@ -16,7 +16,7 @@ from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline import call, masked, stages
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.reports import exhibits, results, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
@@ -59,7 +59,7 @@ def told(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("clocked")
 def test_each_score_is_timed_by_itself(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started, waited for, and less compilation; of the batches of a run the sum."""
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 1)
     done = runs.run(model, DATA, tmp_path, PLAN, reference=["hello"], limit=2)
     expected = {"l1 and l2 and random": 1 + 10 - 2, "gradient": 5 + 10 - 2}
     assert told(tmp_path) == [{name: {"inputs": 2, "seconds": 2 * each} for name, each in expected.items()}]
@@ -88,7 +88,7 @@ def test_what_is_computed_again_counts_once(model: Model, tmp_path: Path, monkey
         return real(decoder, tokens, *args, **options)
 
     data = Data("letters", tuple(Row(text, "d") for text in ("abc", "cab", "bca", "acb")), ("hello",))
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 4)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 4)
     monkeypatch.setattr(masked, "evaluate_batch", small)
     with pytest.warns(RuntimeWarning, match="going on with [12]"):
         runs.run(model, data, tmp_path, PLAN, reference=["hello"])
@@ -108,7 +108,7 @@ def test_batches_are_started_ahead_where_nothing_is_timed(
         wait = real(*args)
         return lambda: (happened.append("fetch"), wait())[1]
 
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 1)
     monkeypatch.setattr(call, "start", noted)
     done = runs.run(model, DATA, tmp_path, plan, reference=["hello"] if plan.takes_reference else None)
     assert happened[:2] == (["start", "start"] if ahead else ["start", "fetch"])

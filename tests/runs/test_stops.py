@@ -23,7 +23,7 @@ from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import Decoder, InputError, Model
 from jstrace.pipeline import call
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.runs import parts, saving
 from jstrace.runs.data import Data, Row
 from jstrace.runs.inputs import Inputs
@@ -63,7 +63,7 @@ def test_ten_kills(tmp_path: Path) -> None:
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every input is a batch, in the order of lengths: 0, 1, 3, 2."""
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 1)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 1)
 
 
 def inputs_of(folder: Path) -> list[tuple[int, int]]:
@@ -94,11 +94,11 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     batches: list[list[list[int]]] = []
     run_batch = call.start
 
-    def noted(task: Task, members: list[Any], n_rows: int) -> Any:
+    def noted(task: Resolved, members: list[Any], n_rows: int) -> Any:
         batches.append([one.tokens.tolist() for one in members])
         return run_batch(task, members, n_rows)
 
-    monkeypatch.setattr(Task, "most_inputs", lambda *_: 2)
+    monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 2)
     monkeypatch.setattr(call, "start", noted)
     with pytest.raises(KeyboardInterrupt):
         runs.run(model, data, tmp_path / "a", SMALL, progress=Stops(2, KeyboardInterrupt()))
@@ -129,7 +129,7 @@ def test_a_stop_while_a_part_is_read(model: Model, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Inputs, "made", stopped)
     monkeypatch.setattr(call, "start", counted)
-    monkeypatch.setattr(Task, "two_fit", lambda *_: True)
+    monkeypatch.setattr(Resolved, "two_fit", lambda *_: True)
     data = Data("d", tuple(Row(text) for text in ("abc", "cab", "bca", "acb")), ())
     with pytest.raises(KeyboardInterrupt):
         runs.run(model, data, tmp_path, SMALL, part_inputs=2, on_save=saved.append)

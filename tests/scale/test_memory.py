@@ -24,7 +24,7 @@ from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, Replacement, p
 from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.replacing import Replacing
-from jstrace.pipeline.task import Task
+from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import memory
 from tests.conftest import TINY
 
@@ -208,7 +208,7 @@ def test_replacements_leave_room_for_fewer_inputs(tiny: Model, monkeypatch: pyte
     plan = Plan(sizes=SIZES)
     cases = {name: plan.case(replace=name) for name in REPLACEMENTS}
     asks = {name: Ask((case.source,), (case,), SIZES) for name, case in cases.items()}
-    tasks = {name: Task.of(tiny, asks[name], Replacing(tiny), timed=False) for name in ("zero", "resample")}
+    tasks = {name: Resolved.of(tiny, asks[name], Replacing(tiny), timed=False) for name in ("zero", "resample")}
     each = footprint.call_bytes(TINY, 16, asks["zero"], 4)
     held = footprint.replacement_bytes(TINY, 16, ["resample"], 4)
     assert held < each

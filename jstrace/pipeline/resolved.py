@@ -46,7 +46,7 @@ class Scoring:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Task:
+class Resolved:
     """What all batches of a driver go through."""
 
     model: Model
@@ -57,7 +57,7 @@ class Task:
     """Whether it is to be known what scores took: each that takes passes is a program of its own then."""
 
     @staticmethod
-    def of(model: Model, ask: Ask, replacing: Replacing, *, timed: bool) -> Task:
+    def of(model: Model, ask: Ask, replacing: Replacing, *, timed: bool) -> Resolved:
         """With what names stand for.
 
         Raises:
@@ -74,7 +74,7 @@ class Task:
             Scoring(asked, score, name, numbers[name])
             for asked, score, name in zip(ask.scorings, scores, names, strict=True)
         )
-        return Task(model, ask, replacing, scorings, timed and any(scoring.passes for scoring in scorings))
+        return Resolved(model, ask, replacing, scorings, timed and any(scoring.passes for scoring in scorings))
 
     @property
     def programs(self) -> list[tuple[Scoring, ...]]:

@@ -1,0 +1,83 @@
+"""The file of a task's circuit: an ``.npz`` archive without pickle, checked before anything of it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jstrace import archives
+from jstrace.method.conditions import checked_seed
+from jstrace.method.graph import full_graph
+from jstrace.method.graph.sizes import checked_sizes
+from jstrace.models import EDGE_KINDS, EdgeTree, ModelConfig, edge_shapes
+
+FORMAT, VERSION = "jstrace-task", 1
+_TEXTS = ("align", "level", "score", "score_replace", "replace", "reference", "model_fingerprint")
+_JUDGED = ("metric", "ends", "tv", "kept")
+_MOST_PAIRS = 10**6
+
+
+def write(path: Path, circuit: Any) -> None:
+    """Write a ``TaskCircuit``, all or nothing."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": dataclasses.asdict(circuit.config),
+        "classes": circuit.classes,
+        "sizes": circuit.sizes,
+        "seed": circuit.seed,
+        "n_pairs": circuit.n_pairs,
+        "n_held_out": max((len(one.tv) for one in circuit.judged.values()), default=0),
+        "judged": [*circuit.judged],
+        "overlap": circuit.overlap is not None,
+        **{name: getattr(circuit, name) for name in _TEXTS},
+    }
+    arrays = {f"images.{kind}": leaf for kind, leaf in circuit.images.items()}
+    arrays |= {f"{name}.{field}": getattr(one, field) for name, one in circuit.judged.items() for field in _JUDGED}
+    arrays |= {"components": circuit.components}
+    arrays |= {} if circuit.overlap is None else {"overlap": circuit.overlap}
+    archives.write(path, header, arrays)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of the circuit in a file, those of what was judged as mappings."""
+    header, arrays = archives.read(path, kind=FORMAT, version=VERSION, check=_check_outlines)
+    return {
+        "images": EdgeTree(**{kind: arrays[f"images.{kind}"] for kind in EDGE_KINDS}),
+        "components": arrays["components"],
+        "classes": tuple(header["classes"]),
+        "sizes": checked_sizes(header["sizes"]),
+        "seed": checked_seed(header["seed"]),
+        "config": ModelConfig.from_json(header["config"]),
+        "n_pairs": int(header["n_pairs"]),
+        "judged": {name: {field: arrays[f"{name}.{field}"] for field in _JUDGED} for name in header["judged"]},
+        "overlap": arrays.get("overlap"),
+        **{name: header[name] for name in _TEXTS},
+    }
+
+
+def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
+    """Refuse texts that are none, and arrays of other shapes than the header asks for, before they are read."""
+    texts = [*header["classes"], *header["judged"], *(header[name] for name in _TEXTS)]
+    if not all(isinstance(text, str) for text in texts) or not header["classes"]:
+        raise ValueError("its names are no texts")
+    config, n_classes, n_pairs = ModelConfig.from_json(header["config"]), len(header["classes"]), header["n_held_out"]
+    if not isinstance(n_pairs, int) or not 0 <= n_pairs <= _MOST_PAIRS:
+        raise ValueError(f"it has {n_pairs!r:.60} held-out pairs")
+    full_graph.check_slots(config, n_classes)
+    n_sizes = len(checked_sizes(header["sizes"]))
+    shapes = edge_shapes(config.n_layers, config.n_heads, n_classes)
+    wanted = {f"images.{kind}": shape for kind, shape in shapes.items()}
+    wanted["components"] = (config.n_layers, config.n_heads + 1)
+    rows = {field: (n_pairs, 2 if field == "ends" else n_sizes + 1) for field in _JUDGED}
+    wanted |= {f"{name}.{field}": shape for name in header["judged"] for field, shape in rows.items()}
+    wanted |= {"overlap": (n_pairs, n_sizes)} if header["overlap"] else {}
+    for name, outline in outlines.items():
+        if outline.dtype != np.float32 or wanted.pop(name, None) != outline.shape:
+            raise ValueError(f"{name} is {outline.dtype}{outline.shape}, which a circuit of this kind has not")
+    if wanted:
+        raise ValueError(f"{', '.join(wanted)} missing")

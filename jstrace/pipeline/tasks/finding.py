@@ -1,0 +1,223 @@
+"""``jstrace.task``: one circuit for many prompts of one task (section 9 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jstrace.method.conditions import checked_score, checked_seed, name_of, takes_passes
+from jstrace.method.graph.sizes import SIZES, checked_sizes
+from jstrace.models import InputError, Model
+from jstrace.pipeline.inputs import checked_model
+from jstrace.pipeline.replacing import Replace
+from jstrace.pipeline.tasks.alignment import Alignment, component_shares, pooled
+from jstrace.pipeline.tasks.circuit import TaskCircuit, random_order, traces_of
+from jstrace.pipeline.tasks.judging import Judged, judged_components, judged_traces, overlaps, shared_components
+from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
+from jstrace.pipeline.trace import Trace
+from jstrace.pipeline.tracing import Progress, Under, trace
+
+BESIDE = ("single", "random", "components", "control")
+"""What is judged on held-out pairs beside the circuit."""
+LEVELS = ("edges", "components")
+"""What sizes are shares of."""
+
+
+def task(
+    model: Model,
+    pairs: Sequence[Pair],
+    *,
+    score: Any = "rounds",
+    align: str | None = None,
+    held_out: float | Sequence[Pair] = 0.5,
+    sizes: Sequence[float] = SIZES,
+    replace: Replace = None,
+    seed: int = 0,
+    level: str = "edges",
+    beside: Sequence[str] = BESIDE,
+    progress: Progress | None = None,
+) -> TaskCircuit:
+    """Find one circuit in many prompts of a task, and measure what it keeps of prompts that it was not found in.
+
+    Each training pair is traced for its scores, with the difference of the logits of answer and rival as the metric.
+    Edges of different prompts that are of one kind, layer and head, between tokens of the same classes, share an
+    image, whose score is their mean. In any prompt of the task edges have their images' scores.
+
+    Args:
+      model: from ``jstrace.load``.
+      pairs: prompts with their counterfactuals, made by hand or by ``jstrace.pairs_of``.
+      score: the edge score, as in ``jstrace.trace``. "gradient" costs a sixteenth of "rounds".
+      align: the class of a token is its "position", or its role ("roles"), which is its place from the end where it has
+        none; "components" puts all tokens into one class. By default position where all training prompts are of one
+        length and have no roles, else roles.
+      held_out: the share of pairs, chosen at random, that the circuit is judged on, or a list of other pairs; 0 or an
+        empty list for none.
+      sizes: shares of all edges, or of all heads and MLPs.
+      replace: what ablated edges carry, as in ``jstrace.trace``; by default the states of the pairs' counterfactuals.
+      seed: of the choice of held-out pairs, of the random order and of scores that draw.
+      level: "edges", or "components": heads and MLPs are kept at all positions, and all residual edges.
+      beside: what else is judged on held-out pairs: "single", each pair's own trace; "random", random scores of images;
+        "components", at the same shares; "control", the circuit of the training pairs with clean and counterfactual
+        prompt, answer and rival exchanged. Where counterfactual prompts are prompts of the task, too, that control is
+        the task's circuit again.
+      progress: called with the number of passes over prompts that are done, and in all.
+
+    Example:
+      ``jstrace.task(model, pairs).to_pandas()``
+
+    Raises:
+      InputError: fewer than one pair to find a circuit in, or pairs or arguments that make no sense.
+    """
+    checked_model(model)
+    _check_one("level", level, LEVELS)
+    for name in beside:
+        _check_one("beside", name, BESIDE)
+    training, others = _divided(pairs, held_out, checked_seed(seed))
+    found_in, held = prompts_of(model, training), prompts_of(model, others, "held-out pair")
+    orders = [name for name in BESIDE if name in beside and (level == "edges" or name != "components")]
+    tracings = len(found_in) * (1 + (bool(held) and "control" in orders)) + len(held) * ("single" in orders)
+    steps = _Steps(progress, tracings + len(held) * (1 + len(orders)))
+    study = Study(model, checked_score(score), checked_sizes(sizes), replace, seed, level, steps)
+    kind = align or ("components" if level == "components" else None)
+    circuit = study.circuit(found_in, Alignment.of(found_in, kind))
+    if not held:
+        return circuit
+    judged, overlap = study.judged(circuit, found_in, held, orders)
+    return dataclasses.replace(circuit, judged=judged, overlap=overlap)
+
+
+def _check_one(what: str, name: Any, known: Sequence[str]) -> None:
+    if name not in known:
+        raise InputError(f"{what} = {name!r:.60}, expected one of {', '.join(known)}")
+
+
+def _divided(pairs: Any, held_out: Any, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to find a circuit in, and pairs to judge it on, each in the order that they were given in.
+
+    Raises:
+      InputError: no pairs, or a share that leaves none.
+    """
+    if not isinstance(pairs, Sequence) or not pairs:
+        raise InputError("pairs: expected a list of jstrace.Pair, one at least")
+    if isinstance(held_out, Sequence) and not isinstance(held_out, str):
+        return list(pairs), list(held_out)
+    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        raise InputError(f"held_out = {held_out!r:.60}, expected a share below 1, or a list of pairs")
+    chosen = {*np.random.default_rng(seed).permutation(len(pairs))[: int(held_out * len(pairs))].tolist()}
+    return (
+        [pair for index, pair in enumerate(pairs) if index not in chosen],
+        [pair for index, pair in enumerate(pairs) if index in chosen],
+    )
+
+
+class _Steps:
+    """What is done of all passes over prompts."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def part(self, count: int) -> Callable[[int, int], None]:
+        """What to call within the next part, with how much of its ``count`` is done."""
+        before, self._done = self._done, self._done + count
+
+        def report(done: int, _: int) -> None:
+            if self._progress is not None:
+                self._progress(before + done, self._total)
+
+        return report
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """How a task is asked of a model."""
+
+    model: Model
+    score: Any
+    sizes: tuple[float, ...]
+    replace: Replace
+    seed: int
+    level: str
+    steps: _Steps
+
+    @functools.cached_property
+    def names(self) -> tuple[str, str, str]:
+        """What ablated edges carry by name, what they do while gradients are taken, and a mark of what is one's own."""
+        passes = takes_passes(self.score)
+        name, scored, _, mark = Under(self.replace, None, None, paired=self.replace is None).named(
+            self.model, passes=passes
+        )
+        return name, scored if passes else "", mark
+
+    def traced(self, prompts: Sequence[Prompt]) -> list[Trace]:
+        """Each prompt's own traces."""
+        pairs = [prompt.counterfactual for prompt in prompts] if self.replace is None else None
+        return trace(
+            self.model, [prompt.tokens for prompt in prompts], score=self.score, sizes=self.sizes, replace=self.replace,
+            counterfactual=pairs, metric=[prompt.metric for prompt in prompts], seed=self.seed,
+            progress=self.steps.part(len(prompts)),
+        )  # fmt: skip
+
+    def circuit(self, prompts: Sequence[Prompt], alignment: Alignment) -> TaskCircuit:
+        """Found in prompts, and judged on none."""
+        scores = [one.scores for one in self.traced(prompts)]
+        classes, config = [alignment.numbers(prompt.roles) for prompt in prompts], self.model.config
+        name, scored, mark = self.names
+        return TaskCircuit(
+            images=pooled(scores, classes, len(alignment.classes), config),
+            components=component_shares(scores, config).astype(np.float32),
+            classes=alignment.classes,
+            align=alignment.kind,
+            level=self.level,
+            sizes=self.sizes,
+            score=name_of(self.score),
+            score_replace=scored,
+            replace=name,
+            reference=mark,
+            seed=self.seed,
+            config=config,
+            model_fingerprint=self.model.fingerprint(),
+            n_pairs=len(prompts),
+        )
+
+    def judged(
+        self, circuit: TaskCircuit, found_in: Sequence[Prompt], held: Sequence[Prompt], orders: Sequence[str]
+    ) -> tuple[dict[str, Judged], np.ndarray | None]:
+        """What each order keeps of held-out pairs, and how much of single traces is in the circuit's."""
+        by_task = traces_of(circuit, self.model, held)
+        found, overlap = {"task": self._of(circuit, held, by_task)}, None
+        for name in orders:
+            if name == "single":
+                found[name], overlap = self._single(circuit, by_task, self.traced(held))
+            elif name == "random":
+                found[name] = self._of(random_order(circuit, self.seed), held)
+            elif name == "components":
+                found[name] = self._of_components(by_task, np.stack([circuit.kept_components()] * len(held)))
+            else:
+                exchanged = [prompt.exchanged() for prompt in found_in]
+                found[name] = self._of(self.circuit(exchanged, circuit.alignment), held)
+        return found, overlap
+
+    def _of(self, circuit: TaskCircuit, held: Sequence[Prompt], traces: Sequence[Trace] | None = None) -> Judged:
+        """By a circuit, at its level."""
+        traces = traces or traces_of(circuit, self.model, held)
+        if self.level == "components":
+            return self._of_components(traces, np.stack([circuit.kept_components()] * len(held)))
+        return judged_traces(self.model, traces, self.replace, self.steps.part(len(held)))
+
+    def _single(
+        self, circuit: TaskCircuit, by_task: Sequence[Trace], own: Sequence[Trace]
+    ) -> tuple[Judged, np.ndarray]:
+        """By each held-out pair's own scores."""
+        if self.level == "edges":
+            judged = judged_traces(self.model, own, self.replace, self.steps.part(len(own)))
+            return judged, overlaps(own, by_task)
+        shares = (component_shares([one.scores], self.model.config).astype(np.float32) for one in own)
+        kept = np.stack([dataclasses.replace(circuit, components=each).kept_components() for each in shares])
+        return self._of_components(own, kept), shared_components(kept, circuit.kept_components())
+
+    def _of_components(self, traces: Sequence[Trace], kept: np.ndarray) -> Judged:
+        return judged_components(self.model, traces, kept, self.replace, self.steps.part(len(traces)))

@@ -1,0 +1,96 @@
+"""What the circuit track of MIB (arXiv 2504.13151) reads and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jstrace.models import InputError, ModelConfig
+
+
+def cpr(sizes: Sequence[float], recovered: Sequence[float]) -> float:
+    """Circuit performance ratio: the area under what is recovered, over size.
+
+    The sum over neighbouring sizes of ``(s[i+1] - s[i]) * (r[i] + r[i+1]) / 2``: 1 is as good as the full graph at all
+    sizes, where these reach from 0 to 1. Nothing is added before the first size or behind the last.
+
+    Args:
+      sizes: fractions, increasing. MIB's are .001 .002 .005 .01 .02 .05 .1 .2 .5 1.
+      recovered: of each size; MIB recovers means over prompts (``Judged.faithfulness``).
+
+    Example:
+      ``cpr([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])`` is 0.75.
+
+    Raises:
+      InputError: other numbers of them, fewer than two, or sizes that do not increase.
+    """
+    return _area(sizes, recovered, lambda r: r)
+
+
+def cmd(sizes: Sequence[float], recovered: Sequence[float]) -> float:
+    """Circuit-model distance: the area between what is recovered and 1, over size.
+
+    As ``cpr``, of ``|1 - r|``: 0 is the best, and what is recovered beyond 1 counts against the circuit.
+
+    Example:
+      ``cmd([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])`` is 0.25.
+
+    Raises:
+      InputError: as ``cpr``.
+    """
+    return _area(sizes, recovered, lambda r: np.abs(1 - r))
+
+
+def _area(sizes: Sequence[float], recovered: Sequence[float], of: Any) -> float:
+    s, r = np.asarray(sizes, float), np.asarray(recovered, float)
+    if s.ndim != 1 or s.shape != r.shape or len(s) < 2 or not (np.diff(s) > 0).all():
+        raise InputError(
+            f"sizes of shape {s.shape} and recovered of {r.shape}: expected as many of both, two at least, and sizes"
+            " that increase"
+        )
+    return float(np.trapezoid(of(r), s))
+
+
+def graph(
+    config: ModelConfig, shares: Float[np.ndarray, "L C"], kept: Bool[np.ndarray, "L C"], *, edges: bool
+) -> dict[str, Any]:
+    """The JSON of ``TaskCircuit.to_mib``.
+
+    Args:
+      config: of the model.
+      shares: the score of each head of a layer, and of its MLP.
+      kept: which are in the circuit.
+      edges: whether to write the edges between them.
+    """
+    names = [[*(f"a{layer}.h{head}" for head in range(config.n_heads)), f"m{layer}"] for layer in range(len(shares))]
+    scored = [
+        (name, {"in_graph": bool(inside), "score": float(share)})
+        for row in zip(names, shares, kept, strict=True)
+        for name, share, inside in zip(*row, strict=True)
+    ]
+    nodes: dict[str, Any] = {"input": {"in_graph": True}, **dict(scored), "logits": {"in_graph": True}}
+    cfg = {"n_layers": config.n_layers, "n_heads": config.n_heads, "d_model": config.d_model}
+    found = {}
+    if edges:
+        largest = float(shares.max())
+        for source, target, entry in _edges(names, parallel=config.parallel):
+            inside = nodes[source]["in_graph"] and nodes[target]["in_graph"]
+            found[entry] = {"score": nodes[source].get("score", largest), "in_graph": inside}
+    return {"cfg": {**cfg, "parallel_attn_mlp": config.parallel}, "nodes": nodes, "edges": found}
+
+
+def _edges(names: Sequence[Sequence[str]], *, parallel: bool) -> Iterator[tuple[str, str, str]]:
+    """Every edge of a graph of components: its source, its target, and its name, with what of a head it enters."""
+    before = ["input"]
+    for *heads, mlp in names:
+        for source in before:
+            for head in heads:
+                yield from ((source, head, f"{source}->{head}<{part}>") for part in "qkv")
+        for source in before if parallel else [*before, *heads]:
+            yield source, mlp, f"{source}->{mlp}"
+        before = [*before, *heads, mlp]
+    for source in before:
+        yield source, "logits", f"{source}->logits"
