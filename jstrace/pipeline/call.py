@@ -169,14 +169,14 @@ def _not_finite(resolved: Resolved, finite: Bool[np.ndarray, "4 L"], length: int
 
 def _outcome(resolved: Resolved, host: _Results, index: int, member: Input, n_edges: int) -> Outcome:
     """The results of one input of a batch."""
-    length, tokenizer = len(member.tokens), resolved.model.tokenizer
+    length, ask, tokenizer = len(member.tokens), resolved.ask, resolved.model.tokenizer
     word = None if tokenizer is None else tokenizer.token
     evaluations = tuple(
         evaluation_of(
-            measured, index, member.sizes or resolved.ask.sizes, case.condition, with_next=member.next_token is not None,
+            measured, index, member.sizes or ask.sizes, case.condition, with_next=member.next_token is not None,
             question=member.question, word=word,
         )
-        for case, measured in zip(resolved.ask.cases, host.measured, strict=True)
+        for case, measured in zip(ask.cases, host.measured, strict=True)
     )  # fmt: skip
     strata = tuple(cropped(tree, index, length) for tree in host.strata) or member.strata
     scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))
