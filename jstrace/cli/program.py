@@ -18,6 +18,7 @@ from jstrace.cli.report import report_command
 from jstrace.cli.run import run_command
 from jstrace.cli.selectivity import selectivity_command
 from jstrace.cli.streams import lossy, prepare
+from jstrace.cli.task import task_command
 from jstrace.cli.trace import trace_command
 from jstrace.cli.train_scorer import train_scorer_command
 from jstrace.cli.view import view_command
@@ -113,6 +114,7 @@ app.command("trace")(trace_command)
 app.command("run")(run_command)
 app.command("report")(report_command)
 app.command("train-scorer")(train_scorer_command)
+app.command("task")(task_command)
 app.command("view")(view_command)
 app.command("export")(export_command)
 app.command("selectivity")(selectivity_command)
