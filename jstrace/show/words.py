@@ -119,4 +119,4 @@ def _sizes(count: int) -> str:
 
 def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
     tv, top = evaluation.tv, evaluation.top_token
-    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and top[one] == top[other]
+    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and bool(top[one] == top[other])

@@ -13,7 +13,7 @@ import pytest
 
 import jstrace
 from jstrace import loading
-from jstrace.cli import options, showing
+from jstrace.cli import options, program, showing
 from jstrace.method import conditions
 from jstrace.models import Model
 from jstrace.scale import hosts
@@ -219,3 +219,23 @@ def test_what_is_kept_can_be_seen_and_cleared(run: Run, tmp_path: Path, monkeypa
     code, shown, _ = run("cache", "--clear", "all")
     assert code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own"], "what is not ours stays"
+
+
+def test_what_cannot_be_removed_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSTRACE_CACHE", str(tmp_path))
+    (tmp_path / "programs" / "one").mkdir(parents=True)
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("shutil.rmtree", refuses)
+    code, _, err = run("cache", "--clear", "programs")
+    assert code == 2
+    assert "programs: cannot be removed (Operation not permitted)" in err
+
+
+def test_a_host_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jstrace.scale.hosts.lost_others", lambda error: True)
+    monkeypatch.setattr("jstrace.scale.exchange.ENDING", 0)
+    found = program._message(RuntimeError("peer 1 is gone\nand more"))
+    assert found == "another host has ended or cannot be reached, so this one stops (peer 1 is gone)"

@@ -17,6 +17,7 @@ import pytest
 import jstrace
 from jstrace.method.scores.learned import Scorer, initial
 from jstrace.models import Decoder, Model, Replacement
+from jstrace.scale import memory
 from tests.conftest import TINY, tiny_params
 
 EVENT = "/jax/core/compile/backend_compile_duration"
@@ -137,9 +138,42 @@ def test_seeds_share_a_program(model: Model, first: jstrace.Trace, compiled: Com
     assert compiled() == []
 
 
+def test_pairs_share_a_program(model: Model, compiled: Compiled) -> None:
+    """One for whether there is a counterfactual and a metric; which texts and which words they are is no part of it."""
+
+    def pair(seed: int, *words: int) -> None:
+        asked = jstrace.logit_difference(*words)
+        both(model, ids(seed), counterfactual=ids(seed + 50), metric=asked, score="gradient")
+
+    pair(0, 1, 2)
+    assert stages_of(compiled()).keys() >= {SCORE, EVALUATE}
+    pair(1, 3, 4)
+    assert compiled() == []
+
+
 @pytest.mark.usefixtures("first")
-def test_lists_of_any_length_share_few_programs(model: Model, compiled: Compiled) -> None:
-    """Calls on one device have a power of two of rows, and on a CPU four at most: 1, 2 and 4, in three stages."""
+def test_lists_of_any_length_share_a_program(model: Model, compiled: Compiled) -> None:
+    """On a CPU every input has a call of its own; elsewhere calls have a power of two of rows."""
     for count in range(1, 10):
         both(model, [ids(seed, 9 + seed % 8) for seed in range(count)])
+    assert collections.Counter(compiled()) == {SCORE: 1, EXTRACT: 1, EVALUATE: 1}
+
+
+@pytest.mark.usefixtures("first")
+def test_calls_of_several_inputs_have_few_row_counts(
+    model: Model, compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "ON_A_CPU", 4)
+    for count in range(1, 10):
+        both(model, [ids(seed, 17 + seed % 8) for seed in range(count)])
     assert collections.Counter(compiled()) == {SCORE: 3, EXTRACT: 3, EVALUATE: 3}
+
+
+@pytest.mark.parametrize("score", ["l1", "random", "gradient", "rounds", jstrace.Fitted(steps=2, polish=1)])
+def test_results_do_not_depend_on_company(model: Model, score: Any) -> None:
+    """The same strata and measures, to the bit, alone, in a list and in a stream."""
+    rows = [ids(seed, n_tokens) for seed, n_tokens in ((0, 7), (1, 8), (2, 5), (3, 12))]
+    listed = jstrace.trace(model, rows, score=score, sizes=SIZES)
+    alone = [jstrace.trace(model, row, score=score, sizes=SIZES) for row in rows]
+    assert listed == alone == [*jstrace.trace_iter(model, rows, score=score, sizes=SIZES, chunk=3)]
+    assert jstrace.evaluate(model, listed) == [jstrace.evaluate(model, trace) for trace in alone]
