@@ -183,3 +183,9 @@ def hf_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def four_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to four inputs in a call, as accelerators take more of them, where a CPU takes one."""
+    monkeypatch.setattr("jstrace.scale.memory.ON_A_CPU", 4)

@@ -63,7 +63,7 @@ _CURVES = (
     _measured("entropy", pa.float32()),
     _measured("surprisal", pa.float32()),
     _measured("rank", pa.int32()),
-    _measured("recovered", pa.float64()),
+    _measured("recovered", pa.float64(), "nucleus_level"),
     _measured("nucleus", pa.list_(pa.bool_())),
     _measured("nucleus_unordered", pa.list_(pa.bool_())),
 )

@@ -31,9 +31,13 @@ def test_table(run: Run, stub: Model) -> None:
     assert code == 0
     lines = out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.split()[:2] == ["size", "edges"])
-    rows = [line.split() for line in lines[start + 1 : start + 28]]
-    assert rows[-1][0] == "full"
-    assert rows[-1][1] == str(jstrace.trace(stub, "hello").n_edges)
+    rows = [line.split() for line in lines[start + 1 :]]
+    full = next(row for row in rows if row[0] == "full")
+    n_edges = jstrace.trace(stub, "hello").n_edges
+    assert full[1] == str(n_edges)
+    folded = sum(map(int, re.findall(r"(\d+) sizes?", next(line for line in lines if line.startswith("not shown:")))))
+    assert rows.index(full) + 1 + folded == 27, "every size is a row, or folded"
+    assert f" of {n_edges} edges (" in out, "the answer in words"
     assert "[bold]" in out, "token texts are shown as they are, not read as markup"
     assert "density" in out
     assert "TV 1" in out

@@ -198,8 +198,8 @@ def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) 
         return str(folder)
 
     for dtype in ("float32", "bfloat16"):
-        with pytest.raises(InputError, match=r"hash to [\w-]+, expected 0123"):
-            jstrace.load(damaged(fingerprint="0123"), dtype=dtype)
+        with pytest.raises(InputError, match=r"hash to [\w-]+, expected 2-0123"):
+            jstrace.load(damaged(fingerprint="2-0123"), dtype=dtype)
     with pytest.raises(InputError, match="of version 9"):
         jstrace.load(damaged(version=9))
     with pytest.raises(InputError, match="not readable"):

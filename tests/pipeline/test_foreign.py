@@ -53,6 +53,7 @@ def test_texts_that_predict_the_same_are_left_out(model: Model, texts: list[str]
         jstrace.selectivity(model, text, [others[1]], **SCORE)
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_targets_are_computed_together(model: Model, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The own prediction in one call, all foreign ones in another, and no pass of the model outside of programs."""
     rows: list[int] = []

@@ -181,7 +181,7 @@ def test_a_fit_begins_where_its_start_ends(tiny: Model, start: str) -> None:
         ({"target": np.full(97, 0.5)}, "target is no distribution"),
         ({"target": np.full(97, math.nan)}, "target is no distribution"),
         ({"target": -np.full(97, 1 / 97)}, "target is no distribution"),
-        ({"target": "word"}, "target is str, expected probabilities"),
+        ({"target": "word"}, "expected probabilities of every token"),
         ({"steps": 0}, "steps = 0"),
         ({"smallest": 0}, "smallest = 0"),
         ({"smallest": 0.9}, "fitted from"),

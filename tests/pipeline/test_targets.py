@@ -92,6 +92,7 @@ def test_no_target_at_all_is_none(tiny: Model) -> None:
         jstrace.trace(tiny, ROWS, target=[None], sizes=SIZES)
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_a_driver_keeps_inputs_with_a_target_apart(tiny: Model, target: np.ndarray) -> None:
     told = np.log(target)
     asked = [Question(target=told if index == 1 else None) for index in range(len(ROWS))]

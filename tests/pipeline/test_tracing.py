@@ -290,6 +290,7 @@ def test_sizes_that_are_nearly_the_same(tiny: Model) -> None:
     chex.assert_trees_all_equal(trace.mask(size=1), trace.mask(2))
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_traces_of_different_sizes_share_a_program(tiny: Model) -> None:
     """As many sizes, one call; each result has its own sizes and density."""
     given = [SIZES, tuple(size * 0.9 for size in SIZES), (0.5,)]

@@ -123,7 +123,7 @@ OTHER_TYPES = {
 def test_arguments_of_other_types(tmp_path: Path) -> None:
     code = (
         "import json, sys\nimport numpy as np\nfrom jstrace import InputError, runs\n"
-        "from jstrace.method.conditions import Plan\n"
+        "from jstrace.method.plans import Plan\n"
         "def started(**given):\n"
         "    rows = given.pop('data', runs.Data('d', (runs.Row('abc'),), ()))\n"
         "    return runs.run(lambda: 1 / 0, rows, sys.argv[1], **given)\n"

@@ -113,6 +113,7 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_a_stop_while_a_part_is_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part before it, which is computed meanwhile, is waited for and written."""
     made, batches, saved, run_batch = Inputs.made, [0], list[int](), call.start

@@ -34,6 +34,7 @@ SHAPE = dataclasses.replace(
 SIZES = tuple(np.linspace(0.1, 0.9, 9).tolist())
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The public calls: the same results, a message for each stage."""
     inputs = [[1, 2, 3], [4, 5, 6, 7], [8, 9], [1, 3, 5]]
@@ -54,6 +55,7 @@ def test_results_survive_a_halved_batch(tiny: Model, monkeypatch: pytest.MonkeyP
         np.testing.assert_allclose(a.tv, b.tv, atol=1e-6)
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = sum(leaf.nbytes for leaf in tiny.decoder.layers.weights().values()) // TINY.n_layers
 
@@ -62,7 +64,6 @@ def test_the_batch_follows_free_memory(tiny: Model, monkeypatch: pytest.MonkeyPa
         return memory.batch_inputs(tiny.decoder, width, each)
 
     assert [fitting(free) for free in (None, 10**9, 4900, 2500, 1250, 0)] == [4, 4, 2, 2, 1, 1]
-    assert [fitting(None, width=width) for width in (8, 32, 48, 64, 4096)] == [4, 2, 1, 1, 1]
 
 
 def test_accelerators_take_more_inputs_of_a_gradient_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +79,7 @@ def test_accelerators_take_more_inputs_of_a_gradient_score(monkeypatch: pytest.M
     assert [taken("gpu", width) for width in (32, 64, 1024)] == [16, 8, 1]
     assert [taken("gpu", width, n_masks=2) for width in (32, 64, 1024)] == [64, 64, 8]
     assert [taken("tpu", 64, n_masks=2, alone=True), taken("cpu", 8, n_masks=2, alone=True)] == [64, 1]
-    assert taken("cpu", 8, n_masks=2) == taken("cpu", 8) == 4
+    assert taken("cpu", 8, n_masks=2) == taken("cpu", 8) == 1
 
 
 def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +205,7 @@ def test_replacements_are_counted(tiny: Model) -> None:
     assert drawn - mean == bytes_of["resample"], "the states of two texts"
 
 
+@pytest.mark.usefixtures("four_a_call")
 def test_replacements_leave_room_for_fewer_inputs(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(sizes=SIZES)
     cases = {name: plan.case(replace=name) for name in REPLACEMENTS}
