@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jstrace.cli.texts import Line
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation, Invalid, Trace
+    from jstrace.pipeline.effects import Effects
     from jstrace.pipeline.smallest import Smallest
 
 Found = TypeVar("Found")
@@ -47,6 +48,8 @@ class Asked:
     """Of one text: the prompt whose states ablated edges carry."""
     metric: Any = None
     """What is asked of its prediction."""
+    components: bool = False
+    """Whether the effect of each head and MLP on that is wanted, too."""
 
 
 class Result(NamedTuple):
@@ -59,6 +62,8 @@ class Result(NamedTuple):
     """That tracing took, for each of the texts that were traced together."""
     smallest: tuple[Smallest, Smallest] | None
     """The smallest traces with the top token, and within TV 0.1; of a text by itself."""
+    effects: Effects | None = None
+    """Of each head and MLP on the metric."""
 
 
 def chunks(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
@@ -125,6 +130,10 @@ def _computed(
     )  # fmt: skip
     judged = _valid(lines, evaluations)
     first = _smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
+    if first is not None and asked.components:
+        under = {"counterfactual": asked.counterfactual} if pair else {"replace": asked.replace, "reference": reference}
+        found_effects = jstrace.effects(model, rows[0], by="node", metric=asked.metric, **under)
+        return [Result(lines[0].text, valid[0], judged[0], seconds, first, found_effects)]
     found = zip(lines, valid, judged, strict=True)
     return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in found]
 

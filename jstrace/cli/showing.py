@@ -137,7 +137,10 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)
     if not evaluation.valid:
         console.print("some predictions are not finite: try --dtype float32", markup=False)
-    if output.top:
+    if result.effects is not None:
+        console.print(f"effects on {result.effects.metric_name}, largest first:", markup=False)
+        console.print(tables.effect_table(result.effects, output.top))
+    elif output.top:
         console.print(tables.edge_table(trace, output.top, output.kind))
     if output.top and output.kind == "attention":
         found = attention(trace, evaluation)

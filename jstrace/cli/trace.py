@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
+_TOP_HELP = "List so many edges, the first of the search; with --answer so many heads and MLPs, by their effect on it."
 _KIND_HELP = "With --top: the strongest edges of this kind; attention adds how many each head and source token has."
 
 
@@ -70,7 +71,9 @@ def trace_command(
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
-    top: Annotated[int, typer.Option(min=0, help="Also list, in words, the first so many edges that are taken.")] = 0,
+    top: Annotated[
+        int, typer.Option(min=0, help="List the first edges of the search; with --answer heads and MLPs by effect.")
+    ] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw TV against size into this .png or .svg file.")] = None,
@@ -98,17 +101,9 @@ def trace_command(
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
     asked = Asked(
-        chosen,
-        seed,
-        ablate.value,
-        pre_softmax,
-        order.value,
-        replace.value,
-        score_replace,
-        texts,
-        counterfactual,
-        metric,
-    )
+        chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
+        counterfactual, metric, components=top > 0 and metric is not None,
+    )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
     curves = []

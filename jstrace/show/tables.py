@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jstrace.analysis.analysing import Analysis, Hub
+from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import Attention, strongest
@@ -72,6 +73,16 @@ def edge_table(trace: Trace, count: int, kind: str = "all") -> Table:
     for edge in strongest(trace, count, kind):
         size = "full" if edge.stratum >= len(trace.sizes) else f"{trace.sizes[edge.stratum]:g}"
         table.add_row(f"{edge.score:.3f}", size, Text(in_words(edge, words)))
+    return table
+
+
+def effect_table(found: Effects, count: int) -> Table:
+    """The heads and MLPs whose ablation moves the metric most: by how much, and how far the prediction moves."""
+    columns, table = found.columns(), _table("effect", "TV")
+    table.add_column("without")
+    for at in range(min(count, len(columns["effect"]))):
+        name = f"layer {columns['layer'][at]} {columns['component'][at]}"
+        table.add_row(f"{columns['effect'][at]:+.3f}", f"{columns['tv'][at]:.3f}", name)
     return table
 
 

@@ -233,3 +233,35 @@ def test_optimised_programs_give_the_known_table(real: Model) -> None:
     assert found["density"] == pytest.approx(4.511, abs=2e-3)
     assert [row["tv"] for row in found["rows"][-5:]] == pytest.approx([0.937, 0.645, 0.074, 0.006, 0], abs=2e-3)
     assert [row["top_token_text"] for row in found["rows"][-5:]] == [" Bah", *[" Paris"] * 4]
+
+
+def test_effects_of_components(run: Run, stub: Model) -> None:
+    """With a metric, --top lists what heads and MLPs do to it, rather than the first edges of the search."""
+    words = ("--counterfactual", "jello", "--answer", "a", "--instead-of", "b", "--score", "gradient", "--top", "3")
+    code, out, _ = run("trace", "hello", *words)
+    assert code == 0
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("effects on logit("))
+    found = jstrace.effects(
+        stub, "hello", by="node", counterfactual="jello", metric=jstrace.logit_difference("a", "b")
+    ).columns()
+    rows = [line.split() for line in lines[start + 2 :]]
+    assert [float(row[0]) for row in rows] == pytest.approx(found["effect"][:3], abs=1e-3)
+    assert [row[3] for row in rows] == [str(layer) for layer in found["layer"][:3]]
+    assert any("after the counterfactual prompt" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--counterfactual", "jello", "--replace", "mean"), "--counterfactual says what ablated edges carry"),
+        (("--counterfactual", "jello", "--pre-softmax"), "does not go with --pre-softmax"),
+        (("--instead-of", "b"), "--instead-of names the rival of --answer"),
+        (("--answer", "a", "--instead-of", "a"), "twice"),
+        (("--counterfactual", "hello again"), "a pair needs as many"),
+    ],
+)
+def test_bad_pairs(run: Run, stub: Model, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run("trace", "hello", *words)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
