@@ -146,14 +146,15 @@ def placed(images: EdgeTree, classes: Int[np.ndarray, "T"], config: ModelConfig)
 
 
 def component_shares(scores: Sequence[EdgeTree], config: ModelConfig) -> Float64[np.ndarray, "L C"]:
-    """How much of the scores is in each component, the heads of a layer and then its MLP: mean over prompts.
+    """The score of each component, the heads of a layer and then its MLP: mean over prompts.
 
-    The sizes of scores are summed over all positions and divided by the prompt's total, residual edges included.
+    A component is as good as the best of its edges, in units of the prompt's total, residual edges included: scores
+    such as those of rounds are ranks, of which a sum would count positions.
     """
     found = np.zeros((config.n_layers, config.n_heads + 1))
     for one in scores:
         edges = _edges(one, config)
-        heads, mlp = np.abs(edges.attn).sum(axis=(2, 3)), np.abs(edges.mlp).sum(axis=1)
+        heads, mlp = np.abs(edges.attn).max(axis=(2, 3)), np.abs(edges.mlp).max(axis=1)
         found += np.concatenate([heads, mlp[:, None]], axis=1) / total(one, config)
     return found / len(scores)
 

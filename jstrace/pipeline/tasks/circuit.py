@@ -40,7 +40,7 @@ class TaskCircuit(ByValue):
     """Score of each image, float32 ``[L,C]``, ``[L,H,C,C]`` (class of target, of source), ``[L,C]``, ``[L,C]``; 0 where
     no edge has it."""
     components: Float32[np.ndarray, "L C"]
-    """Share of all scores that is in each head of a layer, and last in its MLP: ``[L, H + 1]``."""
+    """Score of each head of a layer, and last of its MLP, that of its best edge: ``[L, H + 1]``."""
     classes: tuple[str, ...]
     """The C classes of tokens."""
     align: str
@@ -134,7 +134,7 @@ class TaskCircuit(ByValue):
 
         Its graph has a node for each head and MLP at all positions, as ``components``. Written are "cfg" (n_layers,
         n_heads, d_model, parallel_attn_mlp), "nodes" (``input``, ``a{l}.h{h}``, ``m{l}``, ``logits``, each with
-        "in_graph", heads and MLPs with their share of all scores as "score") and "edges", which the reader asks for:
+        "in_graph", heads and MLPs with the score of their best edge as "score") and "edges", which the reader asks for:
         empty, unless ``edges`` wants every edge such as ``a0.h0->m0`` or ``m0->a1.h2<q>`` (millions in large models).
         An edge has its source's score, and is in the graph where both of its ends are: edges between components have
         no scores of their own here. The node ``input`` has no score, so that it is always kept.

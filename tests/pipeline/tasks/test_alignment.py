@@ -109,9 +109,9 @@ def test_components(family: str) -> None:
     slots = full_graph.edge_slots(config, 5, 5, np)
     shares = alignment.component_shares([scores], config)
     whole = sum(float(np.abs(leaf[getattr(slots, kind)]).sum()) for kind, leaf in scores.items())
-    wanted = np.abs(scores.attn[1, 2][slots.attn[1, 2]]).sum() / whole
+    wanted = np.abs(scores.attn[1, 2][slots.attn[1, 2]]).max() / whole
     assert shares[1, 2] == pytest.approx(wanted, rel=1e-5)
-    assert shares[2, -1] == pytest.approx(np.abs(scores.mlp[2][slots.mlp[2]]).sum() / whole, rel=1e-5)
+    assert shares[2, -1] == pytest.approx(np.abs(scores.mlp[2][slots.mlp[2]]).max() / whole, rel=1e-5)
     kept = alignment.kept_components(shares, 4)
     assert kept.sum() == 4
     assert shares[kept].min() >= shares[~kept].max()
