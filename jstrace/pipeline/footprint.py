@@ -8,6 +8,7 @@ from typing import Any
 
 from jstrace.method.conditions import takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
+from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import InputError, ModelConfig, Replacement, form, weight_bytes
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask
@@ -33,7 +34,13 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
     if ask.cases:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
-    return max(traced, evaluated) + held
+    states = 2 * itemsize * width * _state_numbers(config) if COUNTERFACTUAL in ask.carried else 0
+    return max(traced, evaluated) + held + states
+
+
+def _state_numbers(config: ModelConfig) -> int:
+    """Of what a token's ablated edges carry in all layers."""
+    return config.n_layers * (3 * config.d_model + config.n_kv_heads * config.head_dim)
 
 
 def device_bytes(config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1) -> int:
@@ -61,7 +68,7 @@ def replacement_bytes(
     if own:
         sizes = [sum(leaf.nbytes for leaf in one.arrays().values()) for one in own]
         return 2 * sum(sizes) + max(sizes)
-    each = itemsize * config.n_layers * (3 * config.d_model + config.n_kv_heads * config.head_dim)
+    each = itemsize * _state_numbers(config)
     known = {"mean": (1, 2), "resample": (RESAMPLED, width)}
     held = [known[name] for name in dict.fromkeys(names) if name in known]
     return sum((2 * number + 1) * n_tokens * each for number, n_tokens in held)
@@ -146,7 +153,7 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     residual = itemsize * config.n_layers * width * config.d_model
     attention = 8 * 4 * config.n_heads * width**2
     rows = itemsize * width * (10 * config.d_model + 6 * config.d_mlp) + 12 * config.vocab_size
-    drawn = 2 * itemsize * config.n_layers * width * (3 * config.d_model + config.n_kv_heads * config.head_dim)
+    drawn = 2 * itemsize * width * _state_numbers(config)
     drawn = drawn if fitted and replace == "resample" else 0
     return drawn + 4 * numbers * edge_slot_count(config, width) + (2 if fitted else 1) * (residual + attention + rows)
 
