@@ -253,7 +253,7 @@ class Literal:
         replace: dict[str, np.ndarray] | None = None,
         n_outputs: int | None = None,
     ) -> np.ndarray:
-        """Logits with each edge's vector multiplied by its mask, one edge at a time: after the last token, or the outputs.
+        """Logits with each edge's vector multiplied by its mask, one edge at a time: after the last token, or outputs.
 
         An ablated edge carries what ``replace`` has for its layer and token ([L, T, ...] or [L, 2, ...]), or nothing.
         """
