@@ -47,6 +47,8 @@ class Asked:
     """Of one text: the prompt whose states ablated edges carry."""
     metric: Any = None
     """What is asked of its prediction."""
+    answer: str | None = None
+    """What every text goes on with, where that is several tokens."""
 
 
 class Result(NamedTuple):
@@ -117,6 +119,7 @@ def _computed(
         model, rows, score=asked.score, order=asked.order, replace=None if pair else asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
         counterfactual=pair, metric=asked.metric,
+        answer=None if asked.answer is None else [asked.answer] * len(rows),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(

@@ -36,6 +36,7 @@ from jstrace.cli.options import (
     load,
     metric_of,
     score_of,
+    several_tokens,
 )
 from jstrace.cli.room import check_text_fits
 from jstrace.cli.texts import Line, read_texts, token_rows
@@ -108,6 +109,7 @@ def trace_command(
         texts,
         counterfactual,
         metric,
+        several_tokens(loaded, answer, instead_of),
     )
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
