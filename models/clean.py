@@ -25,22 +25,28 @@ from jstrace.models.replacement import Replacement
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clean(ByValue):
-    """What a clean pass returns: next-token logits and the magnitude of every edge."""
+    """What a clean pass returns: next-token logits, of one output or several, and the magnitude of every edge."""
 
-    logits: Float32[Array, "V"]
+    logits: Float32[Array, "*A V"]
     magnitudes: EdgeTree
 
 
 @usual_promotion()
 def clean_forward(
-    model: Decoder, tokens: Int[Array, "T"], measure: Score, *, length: Int[Array, ""] | int | None = None
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    measure: Score,
+    *,
+    length: Int[Array, ""] | int | None = None,
+    n_outputs: int | None = None,
 ) -> Clean:
     """The full forward pass, with the magnitude of each edge's vector at the node that it enters.
 
     Norms after a sub-layer and the final norm are linearised (section 1): attention vectors carry the post-norm's
     weight and the inverse RMS of all attention at their target; vectors into the output node carry the final norm's
     weight, and under LayerNorm lose their mean. Tokens from ``length`` on are padding: they change nothing before
-    them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple.
+    them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple. With
+    ``n_outputs`` the logits are those after each of the last so many tokens, ``[A, V]``.
     """
     config = model.config
     sights = fn.sights(config, tokens.shape[0], length)
@@ -68,7 +74,8 @@ def clean_forward(
 
     kinds, last = jnp.asarray(config.kinds), jnp.arange(config.n_layers) == config.n_layers - 1
     x, magnitudes = over_layers(step, model.embedded(tokens), model.layers, kinds, last)
-    return Clean(model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1]), magnitudes)
+    logits = model.output_logits(x, tokens.shape[0] if length is None else length, n_outputs)
+    return Clean(logits, magnitudes)
 
 
 Held = Callable[[Array, Array], tuple[Array, Array]]
@@ -172,7 +179,7 @@ def plain_forward(
     x, _ = over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), lambda *_: None)
     if every:
         return jax.vmap(model.next_token_logits)(x)
-    return model.next_token_logits(x[(tokens.shape[0] if length is None else length) - 1])
+    return model.output_logits(x, tokens.shape[0] if length is None else length, None)
 
 
 @usual_promotion()

@@ -80,6 +80,14 @@ class Decoder(nnx.Module):
             return x
         return x + self.positions[...].at[jnp.arange(tokens.shape[0])].get(mode="clip")
 
+    def output_logits(
+        self, x: Float[Array, "T D"], length: Int[Array, ""] | int, n_outputs: int | None
+    ) -> Float32[Array, "*A V"]:
+        """Logits after the last of ``length`` tokens, ``[V]``, or after each of the last ``n_outputs``, ``[A, V]``."""
+        if n_outputs is None:
+            return self.next_token_logits(x[length - 1])
+        return jax.vmap(self.next_token_logits)(jax.lax.dynamic_slice_in_dim(x, length - n_outputs, n_outputs))
+
     def next_token_logits(self, x: Float[Array, "D"]) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""
         w = {"final_norm": self.final_norm[...]}
@@ -104,7 +112,8 @@ def masked_forward(
     row_map: RowMap = every_row,
     remat: bool = False,
     n_queries: int | None = None,
-) -> Float32[Array, "V"]:
+    n_outputs: int | None = None,
+) -> Float32[Array, "*A V"]:
     """Next-token logits with every edge's vector multiplied by its mask (section 4; Eq. 3 of the paper).
 
     Args:
@@ -119,6 +128,7 @@ def masked_forward(
       row_map: how per-token functions are applied; see ``models.rows``.
       remat: keep the residual stream alone of every layer for the backward pass, and compute the rest again.
       n_queries: tokens whose attention is computed at once; all by default. No ``[H,T,T]`` array of it exists then.
+      n_outputs: give the logits after each of the last so many tokens, ``[A, V]``, rather than after the last, ``[V]``.
     """
     config = model.config
     if replace is not None and pre_softmax:
@@ -135,7 +145,7 @@ def masked_forward(
     x, bare = model.embedded(tokens), None if replace is None else replace.bare()
     start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
     state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(config.kinds), bare, remat=remat)
-    return model.next_token_logits(state.x[(tokens.shape[0] if length is None else length) - 1])
+    return model.output_logits(state.x, tokens.shape[0] if length is None else length, n_outputs)
 
 
 class _State(NamedTuple):

@@ -184,21 +184,24 @@ class Model(nnx.Module):
         """Shape and flags of the decoder."""
         return self.decoder.config
 
-    def full_mask(self, n_tokens: int) -> EdgeTree:
-        """The mask that keeps every edge of ``n_tokens`` tokens: numpy, bool, false in slots that are no edge."""
-        return slots.full_mask(self.config, n_tokens)
+    def full_mask(self, n_tokens: int, *, n_outputs: int = 1) -> EdgeTree:
+        """The mask that keeps every edge of ``n_tokens`` tokens: numpy, bool, false in slots that are no edge.
+
+        ``n_outputs`` is a trace's: the tokens before those of an answer, the last ones.
+        """
+        return slots.full_mask(self.config, n_tokens, n_outputs=n_outputs)
 
     def empty_mask(self, n_tokens: int) -> EdgeTree:
         """The mask that keeps no edge of ``n_tokens`` tokens: numpy, bool."""
         return slots.empty_mask(self.config, n_tokens)
 
-    def mask_of(self, edges: Iterable[Any], n_tokens: int) -> EdgeTree:
+    def mask_of(self, edges: Iterable[Any], n_tokens: int, *, n_outputs: int = 1) -> EdgeTree:
         """The mask that keeps these edges alone, such as those of ``trace.edges(k)``: numpy, bool.
 
         Raises:
           InputError: what is no edge of a graph of ``n_tokens`` tokens.
         """
-        return slots.mask_of(self.config, edges, n_tokens)
+        return slots.mask_of(self.config, edges, n_tokens, n_outputs=n_outputs)
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ from jstrace.models.platforms import usual_promotion
 
 
 def target_reach(config: ModelConfig) -> tuple[int, ...]:
-    """Per layer, how far before the last token an attention target can lie that the output can be reached from.
+    """Per layer, how far before the first output an attention target can lie that an output can be reached from.
 
     0 in the last layer; with every window on the way up it grows by the window less one.
     """
@@ -32,24 +32,28 @@ def target_reach(config: ModelConfig) -> tuple[int, ...]:
 
 
 @usual_promotion()
-def edge_slots(config: ModelConfig, n_slots: int, length: Int[Array, ""] | int, xp: Any = jnp) -> EdgeTree:
+def edge_slots(
+    config: ModelConfig, n_slots: int, length: Int[Array, ""] | int, xp: Any = jnp, *, n_outputs: int = 1
+) -> EdgeTree:
     """Which slots of an ``EdgeTree`` of ``n_slots`` tokens are edges, when only ``length`` tokens are true: bool.
 
-    ``xp`` is ``jax.numpy``, or ``numpy`` for arrays on the host.
+    The last ``n_outputs`` of them are outputs (section 9). ``xp`` is ``jax.numpy``, or ``numpy`` for arrays on the
+    host.
     """
     token = xp.arange(n_slots)
     reach, window = xp.asarray(target_reach(config))[:, None], xp.asarray(config.windows)[:, None, None]
-    targets = (token >= length - 1 - reach) & (token < length)
+    targets = (token >= length - n_outputs - reach) & (token < length)
     distance = token[:, None] - token[None, :]
     seen = targets[:, :, None] & (distance >= 0) & (distance < window)
     attn = xp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
     return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, targets)
 
 
-def full_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
+def full_mask(config: ModelConfig, n_tokens: int, *, n_outputs: int = 1) -> EdgeTree:
     """The mask that keeps every edge of ``n_tokens`` tokens: numpy, bool, false in slots that are no edge."""
     _check_tokens(n_tokens)
-    return jax.tree.map(np.array, edge_slots(config, n_tokens, n_tokens, np))  # of one's own, to write to
+    check_outputs(n_outputs, n_tokens)
+    return jax.tree.map(np.array, edge_slots(config, n_tokens, n_tokens, np, n_outputs=n_outputs))  # to write to
 
 
 def empty_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
@@ -58,18 +62,19 @@ def empty_mask(config: ModelConfig, n_tokens: int) -> EdgeTree:
     return jax.tree.map(lambda slots: np.zeros(slots.shape, bool), edge_slots(config, n_tokens, n_tokens, np))
 
 
-def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int) -> EdgeTree:
+def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int, *, n_outputs: int = 1) -> EdgeTree:
     """The mask that keeps these edges alone: numpy, bool.
 
     Args:
       config: of the model.
       edges: each a ``jstrace.Edge``, or anything with its kind, layer, head, source and target.
       n_tokens: of the input.
+      n_outputs: of the graph, the last tokens.
 
     Raises:
       InputError: what is no edge of a graph of ``n_tokens`` tokens.
     """
-    full, found = full_mask(config, n_tokens), empty_mask(config, n_tokens)
+    full, found = full_mask(config, n_tokens, n_outputs=n_outputs), empty_mask(config, n_tokens)
     columns = getattr(edges, "columns", None)
     if callable(columns) and _put_columns(columns(), full, found):
         return found
@@ -115,6 +120,17 @@ def _place(edge: Any) -> tuple[int, ...]:
 def _check_tokens(n_tokens: Any) -> None:
     if not isinstance(n_tokens, int | np.integer) or isinstance(n_tokens, bool) or n_tokens < 1:
         raise InputError(f"n_tokens = {n_tokens!r}, expected the number of tokens, at least 1")
+
+
+def check_outputs(n_outputs: Any, n_tokens: int) -> None:
+    """Refuse what is no number of output nodes in ``n_tokens`` tokens.
+
+    Raises:
+      InputError: with what it can be.
+    """
+    whole = isinstance(n_outputs, int | np.integer) and not isinstance(n_outputs, bool)
+    if not whole or not 1 <= n_outputs <= n_tokens:
+        raise InputError(f"n_outputs = {n_outputs!r}, expected 1 to the {n_tokens} tokens")
 
 
 def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:

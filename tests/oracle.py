@@ -25,10 +25,10 @@ class Graph:
     """A list of edges in index order, each with its source node, target node, score; nodes are (level, token)."""
 
     edges: list[tuple[Edge, tuple[int, int], tuple[int, int], float]]
-    output: tuple[int, int]
+    outputs: list[tuple[int, int]]
 
 
-def graph_of(scores: EdgeTree, parallel: bool = False) -> Graph:
+def graph_of(scores: EdgeTree, parallel: bool = False, n_outputs: int = 1) -> Graph:
     """The graph of every slot with a score that is not negative."""
     n_layers, n_tokens = scores.mlp.shape
     edges = []
@@ -39,7 +39,8 @@ def graph_of(scores: EdgeTree, parallel: bool = False) -> Graph:
             layer, source, target = index[0], index[-1], index[2 if name == "attn" else 1]
             level = layer if parallel else 2 * layer + (1 if name in ("residual_mlp", "mlp") else 0)
             edges.append(((family, *index), (level, source), (level + 1, target), float(score)))
-    return Graph(edges, (n_layers if parallel else 2 * n_layers, n_tokens - 1))
+    level = n_layers if parallel else 2 * n_layers
+    return Graph(edges, [(level, token) for token in range(n_tokens - n_outputs, n_tokens)])
 
 
 def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
@@ -58,7 +59,8 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
             edge, _, _, score = graph.edges[number]
             heapq.heappush(heap, (EDGE_KINDS[edge[0]] not in first, -score, number))
 
-    discover(graph.output)
+    for output in graph.outputs:
+        discover(output)
     order = []
     while heap:
         number = heapq.heappop(heap)[2]
@@ -67,9 +69,15 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
     return order
 
 
-def strata(scores: EdgeTree, sizes: tuple[float, ...], first: tuple[str, ...] = (), parallel: bool = False) -> EdgeTree:
+def strata(
+    scores: EdgeTree,
+    sizes: tuple[float, ...],
+    first: tuple[str, ...] = (),
+    parallel: bool = False,
+    n_outputs: int = 1,
+) -> EdgeTree:
     """Strata by the heap: every size's prefix of the order."""
-    order = best_first(graph_of(scores, parallel), first)
+    order = best_first(graph_of(scores, parallel, n_outputs), first)
     return strata_of(order, [math.floor(size * len(order)) for size in sizes], scores)
 
 
@@ -238,9 +246,14 @@ class Literal:
         return {name: np.stack(each) for name, each in found.items()}
 
     def masked(
-        self, mask: EdgeTree, *, pre_softmax: bool = False, replace: dict[str, np.ndarray] | None = None
+        self,
+        mask: EdgeTree,
+        *,
+        pre_softmax: bool = False,
+        replace: dict[str, np.ndarray] | None = None,
+        n_outputs: int | None = None,
     ) -> np.ndarray:
-        """Logits with each edge's vector multiplied by its mask, one edge at a time.
+        """Logits with each edge's vector multiplied by its mask, one edge at a time: after the last token, or outputs.
 
         An ablated edge carries what ``replace`` has for its layer and token ([L, T, ...] or [L, 2, ...]), or nothing.
         """
@@ -281,7 +294,7 @@ class Literal:
                 m = float(mask.mlp[index, i])
                 out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
             x = out
-        return self.logits(x[-1])
+        return self.logits(x[-1]) if n_outputs is None else np.stack([self.logits(row) for row in x[-n_outputs:]])
 
 
 def softmax(row: np.ndarray) -> np.ndarray:
@@ -298,7 +311,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norms) if norms > 0 else 0.0
 
 
-def scores(model: Literal, score: str) -> EdgeTree:
+def scores(model: Literal, score: str, n_outputs: int = 1) -> EdgeTree:
     """Scores of every edge from its explicit vector; -1 for no edge."""
     c, t = model.config, model.n_tokens
     out = {
@@ -313,7 +326,7 @@ def scores(model: Literal, score: str) -> EdgeTree:
         "ifr": lambda e, x: max(l1(x) - l1(x - e), 0.0),
         "cosine": lambda e, x: (1 + cosine(e, x)) / 2,
     }[score]
-    reached = reachable(model)
+    reached = reachable(model, n_outputs)
     for node, edges, _, whole in model.nodes():
         if node not in reached:
             continue
@@ -324,13 +337,14 @@ def scores(model: Literal, score: str) -> EdgeTree:
     return EdgeTree(**out)
 
 
-def reachable(model: Literal) -> set[tuple[int, int]]:
-    """The nodes that the output can be reached from, by walking down every edge."""
+def reachable(model: Literal, n_outputs: int = 1) -> set[tuple[int, int]]:
+    """The nodes that an output can be reached from, by walking down every edge."""
     parallel = model.config.parallel
     into: dict[tuple[int, int], set[tuple[int, int]]] = {}
     for (level, token), edges, _, _ in model.nodes():
         into[level, token] = {(level - 1, edge[-1]) for edge in edges}
-    found, wave = set(), {(model.config.n_layers * (1 if parallel else 2), model.n_tokens - 1)}
+    level, n_tokens = model.config.n_layers * (1 if parallel else 2), model.n_tokens
+    found, wave = set(), {(level, token) for token in range(n_tokens - n_outputs, n_tokens)}
     while wave:
         found |= wave
         wave = set().union(*(into.get(node, set()) for node in wave)) - found

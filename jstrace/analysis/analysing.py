@@ -12,6 +12,7 @@ from jstrace.analysis import measures
 from jstrace.analysis.networks import Network, network_of
 from jstrace.errors import InputError
 from jstrace.method.frames import frame
+from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.trace import Trace
 
 if TYPE_CHECKING:
@@ -181,8 +182,10 @@ def analyse(
       seed: of the sources, where there are more nodes, and of the communities.
 
     Raises:
-      InputError: no such trace, neither or both of ``k`` and ``size``, fewer than one source, or networkx is missing.
+      InputError: no such trace, neither or both of ``k`` and ``size``, fewer than one source, several outputs, or
+        networkx is missing.
     """
+    check_one_output(trace, "analyse")
     index = trace.index(k, size=size)
     network = network_of(trace.strata, index, parallel=trace.config.parallel)
     into, out = measures.degrees(network)

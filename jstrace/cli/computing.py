@@ -50,6 +50,8 @@ class Asked:
     """What is asked of its prediction."""
     components: bool = False
     """Whether the effect of each head and MLP on that is wanted, too."""
+    answer: str | None = None
+    """What every text goes on with, where that is several tokens."""
 
 
 class Result(NamedTuple):
@@ -122,6 +124,7 @@ def _computed(
         model, rows, score=asked.score, order=asked.order, replace=None if pair else asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
         counterfactual=pair, metric=asked.metric,
+        answer=None if asked.answer is None else [asked.answer] * len(rows),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(

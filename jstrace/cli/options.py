@@ -163,7 +163,7 @@ Counterfactual = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="A prompt of as many tokens: ablated edges carry its states (--score rounds)."),
 ]
-Answer = Annotated[str | None, typer.Option(metavar="WORD", help="Measure this next token's log-probability, too.")]
+Answer = Annotated[str | None, typer.Option(metavar="WORDS", help="Measure the log-probability of this answer, too.")]
 InsteadOf = Annotated[
     str | None, typer.Option(metavar="WORD", help="With --answer: measure how far it is ahead of this token.")
 ]
@@ -184,6 +184,22 @@ def metric_of(answer: str | None, instead_of: str | None) -> Any:
     from jstrace.method.measure.metrics import log_prob, logit_difference
 
     return log_prob(answer) if instead_of is None else logit_difference(answer, instead_of)
+
+
+def several_tokens(model: Any, answer: str | None, instead_of: str | None) -> str | None:
+    """The answer, where it is more than one token: then the text is traced with all of it (``jstrace.trace(answer=)``).
+
+    Raises:
+      InputError: it is, and has a rival.
+    """
+    from jstrace.errors import InputError
+    from jstrace.pipeline.answers import ids_of
+
+    if answer is None or model.tokenizer is None or len(ids := ids_of(model, answer)) == 1:
+        return None
+    if instead_of is not None:
+        raise InputError(f"--instead-of compares single tokens, and --answer {answer!r} is {len(ids)}")
+    return answer
 
 
 def check_pair(counterfactual: str | None, replace: Replace, *, pre_softmax: bool, of_file: bool) -> None:

@@ -36,6 +36,7 @@ from jstrace.cli.options import (
     load,
     metric_of,
     score_of,
+    several_tokens,
 )
 from jstrace.cli.room import check_text_fits
 from jstrace.cli.texts import Line, read_texts, token_rows
@@ -71,9 +72,7 @@ def trace_command(
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
-    top: Annotated[
-        int, typer.Option(min=0, help="List the first edges of the search; with --answer heads and MLPs by effect.")
-    ] = 0,
+    top: Annotated[int, typer.Option(min=0, help=_TOP_HELP)] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw TV against size into this .png or .svg file.")] = None,
@@ -100,9 +99,10 @@ def trace_command(
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
     loaded = load(model, dtype.value, revision, wanted, quiet=not first)
+    several = several_tokens(loaded, answer, instead_of)
     asked = Asked(
         chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
-        counterfactual, metric, components=top > 0 and metric is not None,
+        counterfactual, metric, components=top > 0 and metric is not None and several is None, answer=several,
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))

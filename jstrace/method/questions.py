@@ -20,7 +20,8 @@ COUNTERFACTUAL = "counterfactual"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question(ByValue):
-    """Of one input, or of a batch on a leading axis. Which of the three there are makes another program."""
+    """Of one input, or of a batch on a leading axis. Which of them there are makes another program, as
+    does the number of outputs."""
 
     target: Float32[AnyArray, "*B V"] | None = None
     """Log-probabilities of another prediction than the model's own, that is kept and measured against."""
@@ -28,6 +29,13 @@ class Question(ByValue):
     """Tokens whose states ablated edges carry."""
     metric: Metric | None = None
     """What is asked of the prediction; resolved."""
+    answer: Int[AnyArray, "*B A"] | None = None
+    """Tokens that follow: the input goes on with all but the last, and each token before one of them is an output."""
+
+    @property
+    def n_outputs(self) -> int:
+        """A, the outputs of each graph."""
+        return 1 if self.answer is None else self.answer.shape[-1]
 
     def under(self, replace: str) -> Question:
         """The same where ablated edges carry what has this name: the counterfactual is read under its own alone."""
@@ -36,7 +44,7 @@ class Question(ByValue):
     @property
     def kind(self) -> Any:
         """Equal of questions that one program answers."""
-        return jax.tree.structure(self)
+        return jax.tree.structure(self), self.n_outputs
 
     @staticmethod
     def stacked(questions: list[Question], width: int, n_rows: int) -> Question:

@@ -65,7 +65,7 @@ def start(resolved: Resolved, members: Sequence[Input], n_rows: int) -> Callable
     """
     ask, config, mesh = resolved.ask, resolved.model.config, resolved.model.mesh
     width = batching.bucket(len(members[0].tokens))
-    n_edges = [full_graph.n_edges(config, len(member.tokens)) for member in members]
+    n_edges = [full_graph.n_edges(config, len(each.tokens), each.question.n_outputs) for each in members]
     batch = _placed(resolved, members, n_edges, width, n_rows)
     if ask.sources:
         traced, seconds = _traced(resolved, batch, width)
@@ -120,7 +120,8 @@ def _traced(resolved: Resolved, batch: _Batch, width: int) -> tuple[_Results, di
             trees, good = run()
         scores |= {scoring.asked: tree for scoring, tree in zip(program, trees, strict=True)}
         finite.append(good)
-    extract = functools.partial(stages.extract_batch, parallel=resolved.model.config.parallel, mesh=mesh)
+    parallel, n_outputs = resolved.model.config.parallel, batch.questions.n_outputs
+    extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh, n_outputs=n_outputs)
     strata = tuple(
         extract(
             scores[source.scoring], batch.cuts, batch.lengths, frozen=source.frozen, signed=source.signed,

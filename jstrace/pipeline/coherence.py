@@ -25,7 +25,9 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
       InputError: with the reason, after ``where``.
     """
     c, t = trace.config, len(trace.tokens)
-    if trace.tokens.ndim != 1 or trace.tokens.dtype != np.int32 or full_graph.n_edges(c, t) != trace.n_edges:
+    _check_answer(trace, where)
+    flat = trace.tokens.ndim == 1 and trace.tokens.dtype == np.int32
+    if not flat or full_graph.n_edges(c, t, trace.n_outputs) != trace.n_edges:
         raise InputError(f"{where}its tokens and its number of edges do not belong together")
     if trace.tokens.min() < 0 or trace.tokens.max() >= c.vocab_size:
         raise InputError(f"{where}its tokens are outside the vocabulary of {c.vocab_size}")
@@ -48,6 +50,18 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
         raise InputError(f"{where}its strata do not hold {trace.n_edges} edges in {len(trace.sizes)} sizes")
     if exact and (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():
         raise InputError(f"{where}its strata do not hold the edges that its sizes ask for")
+
+
+def _check_answer(trace: Any, where: str) -> None:
+    """Refuse an answer that is no tokens, or that the tokens do not end with."""
+    answer = trace.answer
+    if answer is None:
+        return
+    if not isinstance(answer, np.ndarray) or answer.ndim != 1 or answer.dtype != np.int32 or not len(answer):
+        raise InputError(f"{where}its answer is {_words(answer)}, expected int32 tokens of numpy")
+    start = len(trace.tokens) - len(answer) + 1
+    if start < 1 or (trace.tokens[start:] != answer[:-1]).any() or not 0 <= answer[-1] < trace.config.vocab_size:
+        raise InputError(f"{where}its tokens do not end with its answer but the last token")
 
 
 def _words(leaf: Any) -> str:

@@ -76,12 +76,12 @@ class Driver:
         """
         resolved, queue = self._resolved, _Queue(self._resolved.check)
         calls = batching.Calls[Outcome | Invalid](
-            resolved.most_inputs,
+            lambda width: resolved.most_inputs(width, queue.n_outputs),
             lambda members, n_rows: self._started([queue.inputs[index] for index in members], n_rows),
             n_devices=meshes.n_data(self.model.mesh),
             unfit=lambda members, error: [self._unfit(len(queue.inputs[members[0]].tokens), error)],
             ahead=self._ahead,
-            two=resolved.two_fit,
+            two=lambda width: resolved.two_fit(width, queue.n_outputs),
         )
         for members, outcomes in calls.of(queue.lengths(parts)):
             yield from queue.refused()
@@ -147,10 +147,12 @@ class Driver:
 class _Queue:
     """Parts that are on their way: their inputs, and what is no input, until it is its turn."""
 
-    check: Callable[[int], None]
-    """Refuses lengths."""
+    check: Callable[[int, int], None]
+    """Refuses lengths with so many outputs."""
     inputs: dict[int, Input] = dataclasses.field(default_factory=dict)
     """Those that there are no results of yet."""
+    n_outputs: int = 1
+    """The most of any input so far, which calls are planned for."""
     _parts: collections.deque[tuple[set[int], dict[int, Outcome | Invalid]]] = dataclasses.field(
         default_factory=collections.deque
     )
@@ -162,13 +164,14 @@ class _Queue:
             inputs = {index: given for index, given in checked.items() if isinstance(given, Input)}
             self._parts.append((set(inputs), {i: given for i, given in checked.items() if isinstance(given, Invalid)}))
             self.inputs |= inputs
+            self.n_outputs = max([self.n_outputs, *(given.question.n_outputs for given in inputs.values())])
             for kind in dict.fromkeys([NOTHING.kind, *(given.question.kind for given in inputs.values())]):
                 yield {i: len(given.tokens) for i, given in inputs.items() if given.question.kind == kind}
 
     def _checked(self, given: Input | Invalid) -> Input | Invalid:
         try:
             if isinstance(given, Input):
-                self.check(len(given.tokens))
+                self.check(len(given.tokens), given.question.n_outputs)
         except InputError as error:
             return Invalid(str(error), error=error)
         return given

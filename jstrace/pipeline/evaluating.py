@@ -110,11 +110,14 @@ def evaluate(
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
         if target is not None:
             raise InputError("target is for traces, not for masks of one's own")
-        return _of_masks(model, traces, masks, how, next_token, Questions.of(model, 1, single=True, **asked))
+        several = getattr(traces, "answer", None) is not None
+        questions = Questions.of(model, 1, single=True, several=several, **asked)
+        return _of_masks(model, traces, masks, how, next_token, questions)
     single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
-    questions = Questions.of(model, len(rows), single=single, **asked)
+    several = any(getattr(row, "answer", None) is not None for row in rows)
+    questions = Questions.of(model, len(rows), single=single, several=several, **asked)
     found = evaluated(model, rows, how, true_next, questions, keep, progress)
     return found[0] if single else found
 
@@ -130,14 +133,9 @@ class How:
 
     @staticmethod
     def of(
-        model: Model,
-        ablate: str,
-        pre_softmax: Any,
-        inverse: Any,
-        replace: tuple[Replace, Reference],
-        *,
+        model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: tuple[Replace, Reference], *,
         paired: bool = False,
-    ) -> How:
+    ) -> How:  # fmt: skip
         """With everything checked; ``paired`` says that edges carry the states of a counterfactual."""
         name, replacing = named(model, *replace)
         if paired and replace != (None, None):
@@ -181,22 +179,15 @@ def _replaced(condition: Condition, name: str) -> Condition:
 
 
 def evaluated(
-    model: Model,
-    rows: Sequence[Any],
-    how: How,
-    true_next: Sequence[int | None],
-    questions: Questions,
-    keep: bool,
-    progress: Progress | None,
-    start: int | None = None,
-) -> list[Evaluation | Invalid]:
+    model: Model, rows: Sequence[Any], how: How, true_next: Sequence[int | None], questions: Questions, keep: bool,
+    progress: Progress | None, start: int | None = None,
+) -> list[Evaluation | Invalid]:  # fmt: skip
     """An evaluation of every trace, in their order; in a stream the first of them has the number ``start``."""
     results: dict[int, Evaluation | Invalid] = {}
 
     def put(index: int, found: Evaluation | Invalid) -> None:
         if isinstance(found, Invalid) and not keep:
-            alone = start is None and len(rows) == 1
-            raise found.as_error("" if alone else f"trace {(start or 0) + index}: ")
+            raise found.as_error("" if start is None and len(rows) == 1 else f"trace {(start or 0) + index}: ")
         results[index] = found
 
     kinds: dict[tuple[int, Condition], dict[int, Input]] = {}  # programs depend on the number of sizes alone
@@ -206,7 +197,7 @@ def evaluated(
             put(index, known)
         else:
             condition, question = known
-            one = Input(row.tokens, true_next[index], (row.strata,), tuple(row.sizes), question)
+            one = Input(row.tokens, _next(question, true_next[index]), (row.strata,), tuple(row.sizes), question)
             kinds.setdefault((len(row.sizes), condition), {})[index] = one
     for (_, condition), alike in sorted(kinds.items(), key=lambda item: item[0][0]):
         ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
@@ -242,7 +233,8 @@ def _of_masks(
     replacing.check(len(ids), [condition.replace])
     trace = tokens if isinstance(tokens, Trace) else None
     question = questions.about(0, ids, "", trace).under(condition.replace)
-    found = evaluate_masks(model, ids, stack, condition, replacing, _checked_next(model, 1, next_token)[0], question)
+    true_next = _next(question, _checked_next(model, 1, next_token)[0])
+    found = evaluate_masks(model, ids, stack, condition, replacing, true_next, question)
     return _told(found, tokens) if isinstance(tokens, Trace) else found
 
 
@@ -272,6 +264,13 @@ def _checked_next(model: Model, n_rows: int, next_token: Any) -> list[int | None
     if wrong:
         raise InputError(f"next_token {wrong[0]} is outside the vocabulary of {model.config.vocab_size}")
     return [None if token is None else int(token) for token in given]
+
+
+def _next(question: Question, token: int | None) -> int | None:
+    """The next token, which an answer has already."""
+    if question.answer is not None and token is not None:
+        raise InputError("next_token: the trace has an answer, which surprisal and rank are of")
+    return token
 
 
 def _known(model: Model, row: Any, how: How, questions: Questions, index: int) -> tuple[Condition, Question] | Invalid:

@@ -74,6 +74,12 @@ class Evaluation(ByValue):
     """Its values of the empty mask and of the full graph."""
     metric_name: str = ""
     """What tables call it."""
+    n_outputs: int = 1
+    """Outputs of the graph: tokens of the answer. With several, TV, KL and entropy are means over them, ``surprisal``
+    is of the whole answer, ``rank`` its worst token's; nuclei and top tokens agree where they do at each, and
+    ``top_token``, ``full_tokens`` are the first output's."""
+    agreed: Bool[np.ndarray, "Z1"] | None = None
+    """``agreement``, where there is an answer."""
 
     @property
     def targeted(self) -> bool:
@@ -92,8 +98,8 @@ class Evaluation(ByValue):
 
     @property
     def agreement(self) -> np.ndarray:
-        """Whether each row's top token is the full graph's, or the target's: bool ``[Z + 1]``."""
-        return self.top_token == self.wanted_token
+        """Whether each row's top token is the full graph's, or the target's, at every output: bool ``[Z + 1]``."""
+        return self.top_token == self.wanted_token if self.agreed is None else self.agreed
 
     @property
     def valid(self) -> bool:
@@ -167,6 +173,7 @@ def evaluation_of(
     """One input of a batch of results on the host, and what was asked of it; ``word`` names the tokens of a metric."""
     target = question.target
     m: Measures = jax.tree.map(lambda leaf: leaf[index], result.measures)
+    with_next = with_next or question.answer is not None
     told = None if target is None else np.argsort(-target, kind="stable")[: result.full_tokens.shape[-1]]
     return Evaluation(
         sizes=sizes,
@@ -183,6 +190,8 @@ def evaluation_of(
         full_probs=result.full_probs[index],
         target_tokens=None if told is None else told.astype(np.int32),
         target_probs=None if told is None or target is None else np.exp(target[told]),
+        n_outputs=question.n_outputs,
+        agreed=m.agreement,
         **_metric_of(result, index, len(m.tv), question, word),
         **dataclasses.asdict(condition),
     )

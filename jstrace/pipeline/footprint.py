@@ -17,7 +17,7 @@ from jstrace.pipeline.reference import RESAMPLED
 from jstrace.scale.batching import bucket
 
 
-def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
+def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int, n_outputs: int = 1) -> int:
     """Peak bytes of one input in a call, beside the weights and ``replacement_bytes``, which all inputs of it share.
 
     The strata of all sources stay beside the larger stage.
@@ -32,7 +32,7 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int) -> int:
         passes = [one.scoring for one in ask.sources if takes_passes(one.score)]
         traced = max([traced, *(gradient_bytes(config, width, itemsize, *one) for one in passes)])
     if ask.cases:
-        evaluated = evaluate_bytes(config, width, n_sizes, itemsize)
+        evaluated = evaluate_bytes(config, width, n_sizes, itemsize, n_outputs)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
     states = 2 * itemsize * width * _state_numbers(config) if COUNTERFACTUAL in ask.carried else 0
     return max(traced, evaluated) + held + states
@@ -109,9 +109,10 @@ def check_fits(
     )
 
 
-def masks_bytes(config: ModelConfig, width: int, n_masks: int, itemsize: int) -> int:
+def masks_bytes(config: ModelConfig, width: int, n_masks: int, itemsize: int, n_outputs: int = 1) -> int:
     """Peak bytes of the masked forwards of one input under masks of one's own, which exist whole as float32."""
-    return evaluate_bytes(config, width, n_masks, itemsize) + 8 * (n_masks + 1) * edge_slot_count(config, width)
+    forwards = evaluate_bytes(config, width, n_masks, itemsize, n_outputs)
+    return forwards + 8 * (n_masks + 1) * edge_slot_count(config, width)
 
 
 def text_bytes(config: ModelConfig, n_tokens: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
@@ -158,7 +159,7 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     return drawn + 4 * numbers * edge_slot_count(config, width) + (2 if fitted else 1) * (residual + attention + rows)
 
 
-def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int) -> int:
+def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, n_outputs: int = 1) -> int:
     """Peak bytes of the masked forwards of one input under all sizes and in full, beside the weights.
 
     TPUs have the attention of some queries, and the hidden rows of one turn, at a time.
@@ -168,6 +169,6 @@ def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int)
     n_rows = form(None, cpu=n * width, gpu=n * width, tpu=min(n * width, MOST_ROWS))
     attention = 3 * 4 * n * config.n_heads * n_queries * width
     mlp = 3 * itemsize * n_rows * config.d_mlp
-    head = 6 * 4 * n * config.vocab_size
+    head = 6 * 4 * n * n_outputs * config.vocab_size
     state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
     return edge_slot_count(config, width) + state + max(attention, mlp, head)

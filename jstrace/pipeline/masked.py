@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float32, Int, UInt8
 
 from jstrace.method.conditions import Condition
 from jstrace.method.graph.masks import kept
-from jstrace.method.measure.measures import Measures, measure
+from jstrace.method.measure.measures import Measures, measure, measure_outputs
 from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidden_states, live_rows, masked_forward
 from jstrace.models.edges import ByValue
@@ -214,8 +214,10 @@ def _measured(
             rows = _at(strata, source), ranges
             how: dict[str, Any] = {"replace": other, "pre_softmax": pre_softmax, "platform": platform}
             how["counterfactuals"] = questions.counterfactual if paired else None
+            how["n_outputs"] = None if questions.answer is None else questions.n_outputs
             logits = predicted(decoder, tokens, lengths, *rows, **how)
-            own = jnp.sum(jnp.where(full[:, None], logits, 0.0), axis=1)
+            of_full = jnp.reshape(full, (-1,) + (1,) * (logits.ndim - 2))
+            own = jnp.sum(jnp.where(of_full, logits, 0.0), axis=1)
             if sharing > 1:
                 own = jax.lax.psum(own, meshes.SIZES)  # all but one device bring zeros
             return compared(logits, own, next_tokens, platform, questions)
@@ -231,19 +233,23 @@ def _measured(
 
 
 def compared(
-    logits: Float32[Array, "B N V"],
-    full: Float32[Array, "B V"],
+    logits: Float32[Array, "B N *A V"],
+    full: Float32[Array, "B *A V"],
     next_tokens: Array,
     platform: str | None = None,
     questions: Question = NOTHING,
 ) -> BatchResult:
-    """Every row against the full graph's logits, or targets."""
+    """Every row against the full graph's logits, or targets; the full graph's tokens are those of the first output."""
     # Stages of a sort on a divided vocabulary would each cross the mesh.
     together: Callable[[Any], Any] = form(platform, cpu=_as_it_is, gpu=_as_it_is, tpu=meshes.whole_along_model)
     logits, full = together((logits, full))
-    probs, top = jax.lax.top_k(jax.nn.softmax(full), min(N_TOP, full.shape[-1]))
-    wanted = full if questions.target is None else questions.target
-    measures = jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens)
+    first = full if questions.answer is None else full[:, 0]
+    probs, top = jax.lax.top_k(jax.nn.softmax(first), min(N_TOP, full.shape[-1]))
+    if questions.answer is None:
+        wanted = full if questions.target is None else questions.target
+        measures = jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens)
+    else:
+        measures = jax.vmap(functools.partial(measure_outputs, platform=platform))(logits, full, questions.answer)
     if questions.metric is None:
         return BatchResult(measures, top, probs)
     each = jax.vmap(lambda metric, rows, whole: (jax.vmap(metric)(rows), metric(whole)))
@@ -264,6 +270,7 @@ def averaged(several: BatchResult) -> BatchResult:
     means = {name: jnp.mean(getattr(measures, name), axis=0) for name in ("tv", "kl", "entropy", "surprisal")}
     every = {name: jnp.all(getattr(measures, name), axis=0) for name in ("nucleus", "nucleus_unordered")}
     first = {name: getattr(measures, name)[0] for name in ("top_token", "rank")}
+    first |= {} if measures.agreement is None else {"agreement": measures.agreement[0]}
     asked = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (several.metric, several.full_metric))
     return BatchResult(Measures(**means, **every, **first), several.full_tokens[0], several.full_probs[0], *asked)
 
@@ -279,7 +286,8 @@ def predicted(
     counterfactuals: Int[Array, "B T"] | None = None,
     pre_softmax: bool = False,
     platform: str | None = None,
-) -> Float32[Array, "B N V"]:
+    n_outputs: int | None = None,
+) -> Float32[Array, "B N *A V"]:
     """Next-token logits with the strata of each row's ranges kept, as ``Condition.ranges`` gives them.
 
     Every input under every row's ranges, their tokens' rows together. Ablated edges carry the replacement, or the
@@ -300,6 +308,7 @@ def predicted(
                 pre_softmax=pre_softmax,
                 row_map=functools.partial(live_rows, platform=platform),
                 n_queries=form(platform, cpu=None, gpu=None, tpu=N_QUERIES),
+                n_outputs=n_outputs,
             )
 
         return jax.vmap(under)(ranges)

@@ -64,18 +64,19 @@ def evaluate_masks(
       N rows and that of the full graph; sizes are shares of all edges.
     """
     n_tokens, n_masks = len(tokens), masks.mlp.shape[0]
-    slots = full_graph.edge_slots(model.config, n_tokens, n_tokens, np)
+    n_outputs = question.n_outputs
+    slots = full_graph.edge_slots(model.config, n_tokens, n_tokens, np, n_outputs=n_outputs)
     kept = np.zeros(n_masks)
     for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
         kept += [np.sum(_numbers(mask) * np.asarray(slot), dtype=np.float64) for mask in leaf]
-    sizes = tuple((kept / full_graph.n_edges(model.config, n_tokens)).tolist())
+    sizes = tuple((kept / full_graph.n_edges(model.config, n_tokens, n_outputs)).tolist())
     width = batching.bucket(n_tokens)
     full_graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
     others = replacing.stack(condition.replace, width)
     asked = Question.stacked([question], width, 1)
     held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)
-    step, found = _most_rows(model, width, held), []
+    step, found = _most_rows(model, width, held, n_outputs), []
     for start in range(0, n_masks, step):
         chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
@@ -90,13 +91,13 @@ def evaluate_masks(
     return evaluation_of(_joined(found), 0, sizes, condition, word=word, **told)
 
 
-def _most_rows(model: Model, width: int, held: int = 0) -> int:
+def _most_rows(model: Model, width: int, held: int = 0, n_outputs: int = 1) -> int:
     """Masks of one call, the same on every host; ``held`` bytes are the replacements'."""
     device = min(model.decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
     free, rows = memory.free_bytes(device), _ROWS
 
     def needed() -> int:
-        return masks_bytes(model.config, width, rows, model.dtype.itemsize) + held
+        return masks_bytes(model.config, width, rows, model.dtype.itemsize, n_outputs) + held
 
     while free is not None and rows > 1 and needed() > _SHARE * free:
         rows //= 2
@@ -132,8 +133,9 @@ def predicted_and_compared(
         if ablate != "all":
             mask = EdgeTree(mask.residual_attn, jnp.ones_like(mask.attn), mask.residual_mlp, mask.mlp)
         return masked_forward(
-            decoder, tokens, mask, replace=other, length=length, pre_softmax=pre_softmax, row_map=live_rows
-        )
+            decoder, tokens, mask, replace=other, length=length, pre_softmax=pre_softmax, row_map=live_rows,
+            n_outputs=None if questions.answer is None else questions.n_outputs,
+        )  # fmt: skip
 
     def under(other: Replacement | None) -> BatchResult:
         logits = jax.vmap(one, in_axes=(0, None))(rows, other)

@@ -12,6 +12,8 @@ from jaxtyping import Int
 from jstrace.method.measure import metrics
 from jstrace.method.questions import Question
 from jstrace.models import InputError, Model
+from jstrace.pipeline.answers import answers_of, asked_of, common, continued, ids_of
+from jstrace.pipeline.answers import token_of as token_of
 from jstrace.pipeline.inputs import Tokens, listed, log_targets, token_ids, token_texts
 
 
@@ -25,20 +27,26 @@ class Questions:
     metrics: Sequence[metrics.Metric | None]
     said: bool
     """Whether a metric was given, if only "kl"."""
+    answers: Sequence[Int[np.ndarray, "A"] | None] = ()
+    """What each goes on with; of none where it is empty."""
 
     @staticmethod
     def of(
-        model: Model, n_inputs: int, *, single: bool, target: Any = None, counterfactual: Any = None, metric: Any = None
-    ) -> Questions:
+        model: Model, n_inputs: int, *, single: bool, target: Any = None, counterfactual: Any = None,
+        metric: Any = None, answer: Any = None, several: bool = False,
+    ) -> Questions:  # fmt: skip
         """Of what the caller gave: for one input, or lists beside a list of inputs; a metric may be one for all.
+
+        ``several`` says that a metric's answer may be several tokens, as traces have such.
 
         Raises:
           InputError: other numbers of them than of inputs, or a target or metric that makes no sense.
         """
         targets = log_targets(model, target, n_inputs, single=single)
         pairs = None if counterfactual is None else _counterfactuals(model, counterfactual, n_inputs, single=single)
-        asked = _metrics(model, metric, n_inputs, single=single)
-        return Questions(model, targets, pairs, asked, metric is not None)
+        given = answers_of(model, answer, n_inputs, single=single)
+        asked = _metrics(model, metric, n_inputs, single=single, several=several or answer is not None)
+        return Questions(model, targets, pairs, asked, metric is not None, given)
 
     @property
     def targeted(self) -> bool:
@@ -46,16 +54,23 @@ class Questions:
         return any(each is not None for each in self.targets)
 
     def about(self, index: int, ids: Int[np.ndarray, "T"], where: str, trace: Any = None) -> Question:
-        """Of one input; what nothing is said of is as its ``Trace`` says.
+        """Of one input, a prompt or the tokens of its ``Trace``; what nothing is said of is as that says.
 
         Raises:
-          InputError: its counterfactual is of another number of tokens, or the input itself.
+          InputError: its counterfactual is of another number of tokens, or the input itself, or its answer does not go
+            with a target or the metric.
         """
         pair = None if trace is None else trace.counterfactual
+        answer = self.answers[index] if self.answers else None if trace is None else trace.answer
         if self.counterfactuals is not None:
-            pair = _paired(self.model, ids, self.counterfactuals[index], where)
+            prompt = ids if trace is None or answer is None else ids[: len(ids) - len(answer) + 1]
+            pair = continued(_paired(self.model, prompt, self.counterfactuals[index], where), answer)
         metric = self.metrics[index] if self.said or trace is None else trace.metric
-        return Question(self.targets[index], pair, metric)
+        if answer is not None and self.targets[index] is not None:
+            raise InputError(
+                f"{where}target is of one next token, which an answer takes the place of: give one of them"
+            )
+        return Question(self.targets[index], pair, asked_of(metric, answer, where), answer)
 
 
 def _counterfactuals(model: Model, given: Any, n_inputs: int, *, single: bool) -> Sequence[Tokens]:
@@ -90,54 +105,15 @@ def _lengths_differ(model: Model, ids: Int[np.ndarray, "T"], pair: Int[np.ndarra
     )
 
 
-def _metrics(model: Model, metric: Any, n_inputs: int, *, single: bool) -> list[metrics.Metric | None]:
+def _metrics(model: Model, metric: Any, n_inputs: int, *, single: bool, several: bool) -> list[metrics.Metric | None]:
     """The metric of each input: one for all, or one for each in a list."""
+
+    def resolved(one: Any) -> metrics.Metric | None:
+        parts = (lambda word: ids_of(model, word)) if several else None
+        return metrics.resolved(one, lambda word: token_of(model, word), parts)
+
     if single or metric is None or isinstance(metric, str) or not isinstance(metric, Sequence):
-        return [metrics.resolved(metric, lambda word: token_of(model, word))] * n_inputs
+        return [resolved(metric)] * n_inputs
     if len(metric) != n_inputs:
         raise InputError(f"metric: expected one, or {n_inputs}, one for each input, got {len(metric)}")
-    return [metrics.resolved(each, lambda word: token_of(model, word)) for each in metric]
-
-
-def token_of(model: Model, word: Any) -> int:
-    """The token id of a word.
-
-    Raises:
-      InputError: a word of several tokens or of none, or an id outside the vocabulary.
-    """
-    if isinstance(word, str):
-        if model.tokenizer is None:
-            raise InputError(f"this model came without a tokenizer: give the token id of {word!r}")
-        ids = _without_specials(model, word)
-        if len(ids) != 1:
-            texts = [model.tokenizer.token(token) for token in ids]
-            hint = f"; did you mean {' ' + word!r}" if not word.startswith(" ") and _is_token(model, " " + word) else ""
-            raise InputError(f"{word!r} is {len(ids)} tokens {texts}, expected one{hint}")
-        return ids[0]
-    if isinstance(word, bool) or not isinstance(word, int | np.integer):
-        raise InputError(f"{word!r}: expected a word of one token, or its token id")
-    if not 0 <= word < model.config.vocab_size:
-        raise InputError(f"token id {word} is outside the vocabulary of {model.config.vocab_size}")
-    return int(word)
-
-
-def _is_token(model: Model, word: str) -> bool:
-    return len(_without_specials(model, word)) == 1
-
-
-def _without_specials(model: Model, word: str) -> list[int]:
-    """Token ids of a word that goes on after another: without what the tokenizer puts around every text."""
-    assert model.tokenizer is not None
-    for start in (".", ""):
-        before, after = (list(map(int, model.tokenizer.encode(text))) for text in (start, start + word))
-        first = common(before, after)
-        end = len(after) - (len(before) - first)
-        if after[end:] == before[first:] and end > first:
-            return after[first:end]
-    return []
-
-
-def common(some: Sequence[Any], others: Sequence[Any]) -> int:
-    """How many items two sequences start with alike."""
-    pairs = zip(some, others, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))
+    return [resolved(each) for each in metric]

@@ -100,31 +100,31 @@ class Resolved:
         stacks = {name: self.replacing.stack(name, width) for name in self.ask.replacements}
         return {name: stack for name, stack in stacks.items() if stack is not None}
 
-    def check(self, length: int) -> None:
+    def check(self, length: int, n_outputs: int = 1) -> None:
         """Refuse a length whose graph cannot be indexed, or that no replacement is long enough for."""
-        full_graph.n_edges(self.model.config, length)
+        full_graph.n_edges(self.model.config, length, n_outputs)
         full_graph.check_slots(self.model.config, length, batching.bucket)
         self.replacing.check(length, self.ask.carried)
 
-    def most_inputs(self, width: int) -> int:
+    def most_inputs(self, width: int, n_outputs: int = 1) -> int:
         """Inputs of one call on each device."""
-        each, shared = self._call_bytes(width)
+        each, shared = self._call_bytes(width, n_outputs)
         # Gradients are taken in one or two masks of an input at a time; extraction and evaluation have every size.
         few = bool(self.scorings) and all(scoring.passes for scoring in self.scorings) and not self.ask.cases
         alone = any(getattr(scoring.score, "alone", False) for scoring in self.scorings)
         n_masks = 2 if few else memory.ALL_SIZES
         return memory.batch_inputs(self.model.decoder, width, each, shared=shared, n_masks=n_masks, alone=alone)
 
-    def two_fit(self, width: int) -> bool:
+    def two_fit(self, width: int, n_outputs: int = 1) -> bool:
         """Whether memory holds two calls of a width: a CPU's is the machine's, which kills what takes too much."""
-        each, shared = self._call_bytes(width)
-        return memory.holds(self.model.decoder, 2 * (self.most_inputs(width) * each + shared))
+        each, shared = self._call_bytes(width, n_outputs)
+        return memory.holds(self.model.decoder, 2 * (self.most_inputs(width, n_outputs) * each + shared))
 
-    def _call_bytes(self, width: int) -> tuple[int, int]:
+    def _call_bytes(self, width: int, n_outputs: int) -> tuple[int, int]:
         """Of each input of a call, and of the replacements that they share."""
         config, itemsize = self.model.config, self.model.dtype.itemsize
         shared = replacement_bytes(config, width, self.ask.carried, itemsize, self.replacing.own)
-        return call_bytes(config, width, self.ask, itemsize), shared
+        return call_bytes(config, width, self.ask, itemsize, n_outputs), shared
 
 
 def _draws(score: Any, replace: str, replacing: Replacing) -> bool:

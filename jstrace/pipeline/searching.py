@@ -37,14 +37,20 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
 
 
 def searched(
-    scores: EdgeTree, cuts: Int[np.ndarray, "Z"], config: ModelConfig, frozen: tuple[str, ...], order: str
+    scores: EdgeTree,
+    cuts: Int[np.ndarray, "Z"],
+    config: ModelConfig,
+    frozen: tuple[str, ...],
+    order: str,
+    n_outputs: int = 1,
 ) -> EdgeTree:
     """Strata on the host, of scores from ``checked_scores`` and the edges of each trace."""
     n_tokens = scores.mlp.shape[-1]
-    slots = full_graph.edge_slots(config, n_tokens, n_tokens, np)
+    slots = full_graph.edge_slots(config, n_tokens, n_tokens, np, n_outputs=n_outputs)
     wide = widened(marked(scores, slots, np), batching.bucket(n_tokens), NO_SCORE)
     batch = jax.tree.map(lambda leaf: leaf[None], wide)
     lengths = np.asarray([n_tokens], np.int32)
     options: dict[str, Any] = {"parallel": config.parallel, "frozen": frozen, "signed": True, "order": order}
+    options["n_outputs"] = n_outputs
     found = stages.extract_batch(batch, cuts[None], lengths, **options)
     return cropped(jax.device_get(found), 0, n_tokens)

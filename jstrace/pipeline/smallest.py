@@ -167,6 +167,6 @@ def _between(gaps: Sequence[tuple[int, int]], trace: Trace, n_sizes: int) -> lis
 def resized(trace: Trace, counts: Sequence[int]) -> Trace:
     """The same order cut at other numbers of edges, increasing."""
     cuts = np.asarray(counts, np.int32)
-    strata = searched(trace.scores, cuts, trace.config, trace.frozen, trace.order)
+    strata = searched(trace.scores, cuts, trace.config, trace.frozen, trace.order, trace.n_outputs)
     sizes = tuple(((cuts + 0.5) / trace.n_edges).tolist())  # whose floor is the count, whatever is rounded
     return dataclasses.replace(trace, sizes=sizes, counts=cuts, strata=strata)

@@ -75,7 +75,9 @@ def score_batch(
             return several_scores(decoder, tokens, length, question=question, **options)
 
         found = jax.vmap(one)(tokens, lengths, questions)
-        slots = jax.vmap(functools.partial(full_graph.edge_slots, decoder.config, tokens.shape[1]))(lengths)
+        n_slots, n_outputs = tokens.shape[1], questions.n_outputs
+        slots_of = functools.partial(full_graph.edge_slots, decoder.config, n_slots, n_outputs=n_outputs)
+        slots = jax.vmap(slots_of)(lengths)
         return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
@@ -116,6 +118,7 @@ def extract_batch(
     signed: bool = False,
     order: str = "best-first",
     mesh: Mesh | None = None,
+    n_outputs: int = 1,
 ) -> EdgeTree:
     """Strata of a padded batch, of scores with ``NO_SCORE`` in slots that are no edge.
 
@@ -126,12 +129,12 @@ def extract_batch(
     if order == "score":
         return rank_program(score, cuts, frozen=frozen, mesh=mesh)
     signed = signed and bool(frozen)  # without frozen components the sign makes no other program
-    options = {"parallel": parallel, "frozen": frozen, "signed": signed, "mesh": mesh}
+    options = {"parallel": parallel, "frozen": frozen, "signed": signed, "mesh": mesh, "n_outputs": n_outputs}
     strata, complete = extract_program(score, cuts, lengths, **options)
     return strata if complete else extract_program(score, cuts, lengths, whole=True, **options)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "signed", "whole", "mesh", "platform"))
+@functools.partial(jax.jit, static_argnames=("parallel", "frozen", "signed", "whole", "mesh", "platform", "n_outputs"))
 @usual_promotion()
 def extract_program(
     score: EdgeTree,
@@ -144,6 +147,7 @@ def extract_program(
     whole: bool = False,
     mesh: Mesh | None = None,
     platform: str | None = None,
+    n_outputs: int = 1,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """``extract_padded`` of a batch, compiled once a shape, and whether all of its strata are right.
 
@@ -153,7 +157,7 @@ def extract_program(
     def extract(score: EdgeTree, cuts: Array, length: Array) -> tuple[EdgeTree, Array]:
         score = ranked(score) if frozen and signed else score
         how: dict[str, Any] = {"parallel": parallel, "frozen": frozen, "whole": whole, "platform": platform}
-        return extract_padded(score, cuts, length, **how)
+        return extract_padded(score, cuts, length, n_outputs=n_outputs, **how)
 
     together: Callable[..., Any] = form(platform, cpu=_together, gpu=_together, tpu=_one_by_one)
     run = meshes.over_inputs(together(extract), mesh, lengths.shape[0], whole=True)

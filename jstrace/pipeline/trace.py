@@ -76,6 +76,13 @@ class Trace(ByValue):
     """each as text, if the model has a tokenizer."""
     metric: Metric | None = None
     """What scores from gradients asked, and evaluations do; None is how close the prediction is."""
+    answer: Int[np.ndarray, "A"] | None = None
+    """Tokens that the prompt goes on with, if it was traced with an answer; ``tokens`` has all of it but the last."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of the graph: the last so many tokens, each before a token of the answer."""
+        return 1 if self.answer is None else len(self.answer)
 
     @property
     def first_difference(self) -> int:
@@ -220,13 +227,13 @@ class Trace(ByValue):
         if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
             raise InputError(f"count = {count!r}, expected a number of edges")
         cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
-        found = searched(self.scores, cuts, self.config, self.frozen, self.order)
+        found = searched(self.scores, cuts, self.config, self.frozen, self.order, self.n_outputs)
         first = jax.tree.map(lambda leaf: leaf == 0, found)
         return edges_where(first, self.scores, self.strata)
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
-        return compose(self.strata, len(self.sizes), parallel=self.config.parallel)
+        return compose(self.strata, len(self.sizes), parallel=self.config.parallel, n_outputs=self.n_outputs)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""
@@ -250,7 +257,8 @@ class Trace(ByValue):
         under = f", scored under {self.score_replace!r}" if self.score_replace else ""
         replace = "" if self.replace in ("zero", self.score_replace) else f", replace {self.replace!r}"
         told = f"score {self.score!r}{under}{replace}"
-        return f"Trace({len(self.tokens)} tokens, {self.n_edges:,} edges, {sizes}, {told})"
+        outputs = "" if self.answer is None else f"{self.n_outputs} outputs, "
+        return f"Trace({len(self.tokens)} tokens, {outputs}{self.n_edges:,} edges, {sizes}, {told})"
 
     def _repr_html_(self) -> str:
         """What notebooks show."""

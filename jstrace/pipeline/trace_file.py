@@ -51,6 +51,7 @@ def _header(trace: Any) -> dict[str, Any]:
         "text": trace.text,
         **({} if trace.counterfactual is None else {"counterfactual_texts": trace.counterfactual_texts}),
         **({"reference": trace.reference} if trace.reference else {}),
+        **({} if trace.answer is None else {"n_outputs": trace.n_outputs}),
         **({"metric": metrics.as_json(trace.metric)} if trace.metric is not None else {}),
     }
 
@@ -60,7 +61,8 @@ def _arrays(trace: Any) -> dict[str, np.ndarray]:
     trees = {"scores": trace.scores, "strata": trace.strata}
     arrays = {f"{kind}.{name}": leaf for kind, tree in trees.items() for name, leaf in tree.items()}
     pair = {} if trace.counterfactual is None else {"counterfactual": trace.counterfactual}
-    return {"tokens": trace.tokens, **pair, **arrays}
+    answer = {} if trace.answer is None else {"answer": trace.answer}
+    return {"tokens": trace.tokens, **pair, **answer, **arrays}
 
 
 def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
@@ -69,13 +71,15 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
     if not 0 < config.n_layers <= _MOST_LAYERS or not config.n_heads > 0:
         raise ValueError(f"its config has {config.n_layers} layers and {config.n_heads} heads")
     full_graph.check_slots(config, n_tokens)
-    if full_graph.n_edges(config, n_tokens) != header["n_edges"]:
+    n_outputs = header.get("n_outputs", 1)  # an answer's, which files had none of before
+    if full_graph.n_edges(config, n_tokens, n_outputs) != header["n_edges"]:
         raise ValueError("its tokens and its number of edges do not belong together")
     shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
     kinds = {"scores": np.float32, "strata": np.uint8}
     wanted = {f"{name}.{kind}": (shapes[kind], np.dtype(kinds[name])) for name in kinds for kind in EDGE_KINDS}
     pair = ["counterfactual"] if header.get("replace") == COUNTERFACTUAL else []
     wanted |= {name: ((n_tokens,), np.dtype(np.int32)) for name in ["tokens", *pair]}
+    wanted |= {"answer": ((n_outputs,), np.dtype(np.int32))} if "n_outputs" in header else {}
     for name, outline in outlines.items():
         if wanted.pop(name, None) != outline:
             raise ValueError(f"{name} is {outline.dtype}{outline.shape}, which a trace of {n_tokens} tokens has not")
@@ -111,6 +115,7 @@ def _fields(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         counterfactual=arrays.get("counterfactual"),
         counterfactual_texts=None if pair is None else tuple(map(_text, pair)),
         metric=metrics.from_json(header.get("metric"), config.vocab_size),
+        answer=arrays.get("answer"),
         **trees,
     )
 

@@ -20,6 +20,7 @@ from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
 from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
+from jstrace.pipeline.answers import continued
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
@@ -35,21 +36,21 @@ Progress = Callable[[int, int], None]
 def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, score: str | Score | GradientScore = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ...,
+    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ...,
+    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ...,
+    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
     reference: Reference = ..., seed: int = ..., target: Any = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
@@ -64,6 +65,7 @@ def trace(
     replace: Replace = None,
     counterfactual: Tokens | Sequence[Tokens | None] | None = None,
     metric: Any = None,
+    answer: Any = None,
     score_replace: Replace = None,
     reference: Reference = None,
     seed: int = 0,
@@ -93,6 +95,10 @@ def trace(
         beside: "kl", how close the prediction is (the default), ``jstrace.logit_difference(" Mary", " John")``,
         ``jstrace.log_prob(" Mary")``, or a function of logits ``[V]`` that JAX can differentiate; one for all inputs,
         or a list beside them.
+      answer: what the text goes on with, a text (" the city of Paris") or token ids; a list of them beside a list of
+        inputs. The tokens before each of its tokens are outputs of the graph (``Trace.n_outputs``): traces keep the
+        whole answer, scores from gradients are of the sum of its logits, fits keep the predictions at all outputs, and
+        functions of logits are given ``[A, V]``. A counterfactual prompt goes on with it, too.
       score_replace: for two of them: what ablated edges carry while gradients are taken, where that is not ``replace``.
       reference: texts or token ids that "mean" and "resample" are made of, instead of those that come with jstrace.
       seed: of random scores, of which every input has a draw of its own, and of what fits draw.
@@ -110,6 +116,7 @@ def trace(
     under = Under(replace, score_replace, reference, paired=counterfactual is not None)
     tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, on_invalid)
     asked: dict[str, Any] = {"target": target, "counterfactual": counterfactual, "metric": metric}
+    asked["answer"] = answer
     questions = Questions.of(model, len(rows), single=single, **asked)
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
@@ -170,7 +177,7 @@ class Tracer:
             try:
                 ids = token_ids(self.driver.model, row, where(index))
                 question = NOTHING if questions is None else questions.about(index, ids, where(index))
-                inputs[index] = Input(ids, question=question)
+                inputs[index] = Input(continued(ids, question.answer), question=question)
             except InputError as error:
                 if not self.keep:
                     raise
@@ -212,6 +219,7 @@ class Tracer:
             if question.counterfactual is None
             else token_texts(model, question.counterfactual),
             metric=question.metric,
+            answer=question.answer,
         )
 
 

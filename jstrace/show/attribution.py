@@ -12,6 +12,7 @@ from typing import Any
 
 from jstrace.analysis.analysing import named
 from jstrace.method.graph.edges import Edges
+from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.text import Word, shown, text_of, words_of
@@ -39,7 +40,11 @@ def attribution_graph(
       evaluation: of the trace; without it nothing is said of the output.
       word: texts of predicted tokens; without it they are ids.
       scan: what it calls the model, by default its family.
+
+    Raises:
+      InputError: a trace of several outputs.
     """
+    check_one_output(trace, "an attribution graph")
     size = float([*trace.sizes, 1.0][k])
     texts, edges = [_label(text) for text in words_of(trace)], trace.edges(k)
     ends = _ends(edges, parallel=trace.config.parallel)

@@ -93,12 +93,14 @@ def as_json(
 
 
 def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
-    """The counterfactual prompt, and the metric with its values of the empty mask and of the full graph."""
+    """The counterfactual prompt, the answer, and the metric with its values of the empty mask and of the full graph."""
     found: dict[str, Any] = {}
     if trace.counterfactual is not None:
         texts = trace.counterfactual_texts or tuple(map(str, trace.counterfactual.tolist()))
         found = {"counterfactual": trace.counterfactual.tolist(), "counterfactual_texts": list(texts)}
         found |= {"first_difference": trace.first_difference}
+    if trace.answer is not None:
+        found["answer"] = trace.answer.tolist()
     if evaluation.metric_ends is not None:
         empty, full = evaluation.metric_ends
         found["metric"] = {"name": evaluation.metric_name, "empty": _number(empty), "full": _number(full)}

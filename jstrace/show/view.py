@@ -7,6 +7,7 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.models import Model
+from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.page import Page, curve, page, panel, scored
@@ -33,7 +34,7 @@ def view(
       names: what the page calls the traces.
 
     Raises:
-      InputError: other than one or two traces of as many sizes, or evaluations of other sizes.
+      InputError: other than one or two traces of as many sizes and one output, or evaluations of other sizes.
     """
     shown = [traces] if isinstance(traces, Trace) else list(traces)
     given = [evaluations] if isinstance(traces, Trace) else list(evaluations or [None] * len(shown))
@@ -53,6 +54,8 @@ def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[An
     if wrong is not None or len(traces) not in (1, 2):
         found = type(wrong).__name__ if wrong is not None else f"{len(traces)} of them"
         raise InputError(f"view takes a trace or two, got {found}")
+    for trace in traces:
+        check_one_output(trace, "view")
     if len({len(trace.sizes) for trace in traces}) > 1:
         raise InputError("view: traces beside each other need as many sizes")
     if len(evaluations) != len(traces) or len(names) != len(traces):

@@ -32,6 +32,8 @@ def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Sm
       word: texts of tokens.
     """
     wanted = shown(word(evaluation.wanted_token))
+    if trace.n_outputs > 1:
+        wanted = f"the top tokens of all {trace.n_outputs} outputs"
     lines = _predictions(trace, evaluation, word)
     if close.index == len(close.trace.sizes):
         lines.append(
@@ -118,5 +120,6 @@ def _sizes(count: int) -> str:
 
 
 def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
-    tv, top = evaluation.tv, evaluation.top_token
-    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and bool(top[one] == top[other])
+    tv, top, agrees = evaluation.tv, evaluation.top_token, evaluation.agreement
+    same = top[one] == top[other] and agrees[one] == agrees[other]
+    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and bool(same)

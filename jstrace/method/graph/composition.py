@@ -31,7 +31,7 @@ class Composition(ByValue):
     quarters: Float[np.ndarray, "Z1 4"]
     """The same per quarter of the depth."""
     nodes: Int[np.ndarray, "Z1"]
-    """Nodes reached: the output and the source of every edge."""
+    """Nodes reached: the outputs and the source of every edge."""
     input_reached: Bool[np.ndarray, "Z1"]
     """Whether an edge leaves a node of level 0."""
     residual_edges: Int[np.ndarray, "Z1 L"]
@@ -42,11 +42,12 @@ class Composition(ByValue):
     """and each of its heads."""
 
 
-def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False) -> Composition:
+def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False, n_outputs: int = 1) -> Composition:
     """Count the edges of every trace from strata on the host; ``parallel`` as in the model's config."""
     residual = _held(strata.residual_attn, n_sizes, 1) + _held(strata.residual_mlp, n_sizes, 1)
     mlp, heads = _held(strata.mlp, n_sizes, 1), _held(strata.attn, n_sizes, 2)
-    return composed(Counts(residual, mlp, heads, *_nodes(strata, n_sizes, parallel)))
+    nodes, input_reached = _nodes(strata, n_sizes, parallel)
+    return composed(Counts(residual, mlp, heads, n_outputs - 1 + nodes, input_reached))
 
 
 def composed(counts: Counts) -> Composition:

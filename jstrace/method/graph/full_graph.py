@@ -11,21 +11,24 @@ import jax
 from jstrace.models import InputError, ModelConfig
 from jstrace.models import edge_slots as edge_slots
 from jstrace.models import target_reach as target_reach
+from jstrace.models.slots import check_outputs
 
 _MAX_EDGES = 2**31
 
 
-def n_edges(config: ModelConfig, n_tokens: int) -> int:
-    """Number of edges E of the graph of ``n_tokens`` tokens: those from which the output can be reached.
+def n_edges(config: ModelConfig, n_tokens: int, n_outputs: int = 1) -> int:
+    """Number of edges E of the graph of ``n_tokens`` tokens: those from which one of the last ``n_outputs`` can be
+    reached on the last level.
 
     Raises:
-      InputError: no tokens, or 2^31 edges or more (edges are counted in int32 on the device).
+      InputError: no tokens, more outputs than tokens, or 2^31 edges or more (edges are counted in int32 on the device).
     """
     if n_tokens < 1:
         raise InputError("no tokens: a trace needs at least one")
+    check_outputs(n_outputs, n_tokens)
     per_target, count = (2 if config.parallel else 3), 0
     for reach, window in zip(target_reach(config), config.windows, strict=True):
-        first = max(0, n_tokens - 1 - reach)
+        first = max(0, n_tokens - n_outputs - reach)
         pairs = _pairs(n_tokens, window) - _pairs(first, window)
         count += per_target * (n_tokens - first) + config.n_heads * pairs
     if count >= _MAX_EDGES:

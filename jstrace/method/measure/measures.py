@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,32 @@ class Measures(ByValue):
     """-log p of the next token."""
     rank: Int[AnyArray, "*Z"]
     """1 + the number of tokens more probable than the next token."""
+    agreement: Bool[AnyArray, "*Z"] | None = None
+    """Of several outputs: whether the top token is the reference's at each."""
+
+
+def measure_outputs(
+    logits: Float32[Array, "Z A V"],
+    reference: Float32[Array, "A V"],
+    answer: Int[Array, "A"],
+    *,
+    platform: str | None = None,
+) -> Measures:
+    """Compare predictions at several outputs with the reference, each as ``measure`` (section 9).
+
+    TV, KL and entropy are means over outputs, the surprisal is the whole answer's, the rank its worst token's; a
+    nucleus is recovered where it is at every output; the top token is the first output's.
+    """
+    each = jax.vmap(functools.partial(measure, platform=platform), in_axes=(1, 0, 0), out_axes=1)
+    found = each(logits, reference, answer)
+    return Measures(
+        **{name: jnp.mean(getattr(found, name), axis=1) for name in ("tv", "kl", "entropy")},
+        **{name: jnp.all(getattr(found, name), axis=1) for name in ("nucleus", "nucleus_unordered")},
+        top_token=found.top_token[:, 0],
+        surprisal=jnp.sum(found.surprisal, axis=1),
+        rank=jnp.max(found.rank, axis=1),
+        agreement=jnp.all(found.top_token == jnp.argmax(reference, axis=-1), axis=1),
+    )
 
 
 def measure(

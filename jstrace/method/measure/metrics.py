@@ -6,7 +6,7 @@ A metric's tokens are leaves of a pytree, so that other words compile nothing; w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -40,28 +40,31 @@ class LogitDifference:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogProb:
-    """log p(answer), in nats."""
+    """log p(answer), in nats; of several tokens the sum over outputs."""
 
     answer: Any
-    """A word, or its token id."""
+    """A word, or its token id; resolved for an answer of a trace, a tuple of its ids."""
 
     kind: ClassVar[str] = "log_prob"
 
-    def __call__(self, logits: Float32[Array, "V"]) -> Float32[Array, ""]:
-        """The value of a prediction."""
-        return jax.nn.log_softmax(logits)[self.answer]
+    def __call__(self, logits: Float32[Array, "*A V"]) -> Float32[Array, ""]:
+        """The value of a prediction, or of those at the outputs before each token of the answer."""
+        log_probs = jax.nn.log_softmax(logits)
+        if not isinstance(self.answer, tuple):
+            return log_probs[self.answer]
+        return jnp.sum(jnp.take_along_axis(log_probs, jnp.stack(self.answer)[:, None], axis=-1))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OwnMetric:
-    """A function of logits ``[V]`` that JAX can differentiate."""
+    """A function of logits ``[V]``, of a trace with an answer ``[A, V]``, that JAX can differentiate."""
 
     function: Callable[[Any], Any] = dataclasses.field(metadata={"static": True})
 
     kind: ClassVar[str] = "own"
 
-    def __call__(self, logits: Float32[Array, "V"]) -> Float32[Array, ""]:
+    def __call__(self, logits: Float32[Array, "*A V"]) -> Float32[Array, ""]:
         """The value of a prediction.
 
         Raises:
@@ -98,13 +101,20 @@ def logit_difference(answer: str | int, rival: str | int) -> LogitDifference:
     return LogitDifference(answer, rival)
 
 
-def log_prob(answer: str | int) -> LogProb:
-    """The metric log p(answer), in nats; ``answer`` as in ``logit_difference``."""
+def log_prob(answer: str | int | Sequence[int]) -> LogProb:
+    """The metric log p(answer), in nats; ``answer`` as in ``logit_difference``.
+
+    Where a trace has an answer (``jstrace.trace(answer=)``) it is that one, and the metric the sum over its tokens.
+    """
     return LogProb(answer)
 
 
-def resolved(metric: Any, token_of: Callable[[Any], int]) -> Metric | None:
+def resolved(
+    metric: Any, token_of: Callable[[Any], int], tokens_of: Callable[[Any], tuple[int, ...]] | None = None
+) -> Metric | None:
     """A metric whose words are token ids; None for None and "kl", the measure that is always there.
+
+    With ``tokens_of`` the answer of ``log_prob`` may be several.
 
     Raises:
       InputError: it is none, or a word is not one token.
@@ -113,6 +123,8 @@ def resolved(metric: Any, token_of: Callable[[Any], int]) -> Metric | None:
         return None
     if isinstance(metric, OwnMetric):
         return metric
+    if isinstance(metric, LogProb) and tokens_of is not None:
+        return LogProb(tuple(map(np.int32, tokens_of(metric.answer))))
     if isinstance(metric, LogitDifference | LogProb):
         found = {field.name: np.int32(token_of(getattr(metric, field.name))) for field in dataclasses.fields(metric)}
         if len(set(found.values())) != len(found):
@@ -129,7 +141,8 @@ def described(metric: Any, word: Callable[[int], str] | None = None) -> str:
     """A resolved metric in words: ``logit(' Mary') - logit(' John')``."""
 
     def told(token: Any) -> str:
-        return str(int(token)) if word is None else repr(word(int(token)))
+        ids = [int(each) for each in (token if isinstance(token, tuple) else (token,))]
+        return " ".join(map(str, ids)) if word is None else repr("".join(map(word, ids)))
 
     if metric is None:
         return ""
@@ -146,8 +159,9 @@ def as_json(metric: Any) -> dict[str, Any] | None:
         return None
     if isinstance(metric, OwnMetric):
         return {"kind": metric.kind, "name": _name(metric.function)}
+    tokens = {field.name: getattr(metric, field.name) for field in dataclasses.fields(metric)}
     return {"kind": metric.kind} | {
-        field.name: int(getattr(metric, field.name)) for field in dataclasses.fields(metric)
+        name: list(map(int, token)) if isinstance(token, tuple) else int(token) for name, token in tokens.items()
     }
 
 
@@ -161,8 +175,12 @@ def from_json(found: Any, vocab_size: int) -> Metric | None:
         return None
     kind = KINDS[found["kind"]]
     tokens = {field.name: found[field.name] for field in dataclasses.fields(kind)}
-    if any(type(token) is not int or not 0 <= token < vocab_size for token in tokens.values()):
+    several = kind is LogProb and isinstance(found["answer"], list)
+    ids = found["answer"] if several else tokens.values()
+    if any(type(token) is not int or not 0 <= token < vocab_size for token in ids):
         raise ValueError(f"its metric has tokens {tokens}")
+    if several:
+        return LogProb(tuple(map(np.int32, found["answer"])))
     return kind(**{name: np.int32(token) for name, token in tokens.items()})
 
 

@@ -182,7 +182,7 @@ class _Fit:
     one: Pass
     slots: EdgeTree
     n_edges: Float32[Array, ""]
-    target: Float32[Array, "V"]
+    target: Float32[Array, "*A V"]
     cap: Float32[Array, ""]
 
     @staticmethod

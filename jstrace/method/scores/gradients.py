@@ -38,7 +38,7 @@ class Pass(NamedTuple):
     tokens: Int[Array, "T"]
     length: Int[Array, ""] | int
     replace: Replacement | None
-    target: Float32[Array, "V"] | None = None
+    target: Float32[Array, "*A V"] | None = None
     """Log-probabilities of the prediction to keep; the model's own by default."""
     others: Int[Array, "N"] | None = None
     """Tokens of other texts, at least as many as the input's, where replacements are drawn from their states."""
@@ -46,16 +46,38 @@ class Pass(NamedTuple):
     """Of what a score draws."""
     metric: Metric | None = None
     """What gradients are taken of, in the place of the predicted token's logit and of KL."""
+    answer: Int[Array, "A"] | None = None
+    """Tokens after the last A tokens, which are outputs; logits and the target are ``[A, V]`` then."""
+
+    @property
+    def n_outputs(self) -> int:
+        """A, the outputs of the graph."""
+        return 1 if self.answer is None else self.answer.shape[-1]
+
+    @property
+    def rows(self) -> int | None:
+        """Of logits, where they have an axis of outputs."""
+        return None if self.answer is None else self.n_outputs
 
     def slots(self) -> EdgeTree:
         """Which slots are edges."""
-        return full_graph.edge_slots(self.decoder.config, self.tokens.shape[0], self.length)
+        return full_graph.edge_slots(
+            self.decoder.config, self.tokens.shape[0], self.length, n_outputs=self.n_outputs
+        )  # fmt: skip
 
-    def logits(self, mask: EdgeTree) -> Float32[Array, "V"]:
+    def logits(self, mask: EdgeTree) -> Float32[Array, "*A V"]:
         """The prediction under a soft mask; only the residual stream is kept for its backward pass."""
         return masked_forward(
-            self.decoder, self.tokens, mask, replace=self.replace, length=self.length, remat=True
+            self.decoder, self.tokens, mask, replace=self.replace, length=self.length, remat=True, n_outputs=self.rows
         )  # fmt: skip
+
+    def asked(self, logits: Float32[Array, "*A V"], token: Int[Array, ""] | int) -> Float32[Array, ""]:
+        """What gradients are of: the metric, the logits of the answer, each at its output, or a token's logit."""
+        if self.metric is not None:
+            return self.metric(logits)
+        if self.answer is not None:
+            return jnp.sum(jnp.take_along_axis(logits, self.answer[:, None], axis=-1))
+        return logits[token]
 
 
 @runtime_checkable
@@ -73,16 +95,11 @@ def as_floats(slots: EdgeTree) -> EdgeTree:
 
 
 def logit_gradient(one: Pass, mask: EdgeTree, token: Int[Array, ""] | int) -> EdgeTree:
-    """d logit of a token / d mask; where there is a metric, d metric / d mask."""
-
-    def asked(mask: EdgeTree) -> Array:
-        logits = one.logits(mask)
-        return logits[token] if one.metric is None else one.metric(logits)
-
-    return jax.grad(asked)(mask)
+    """d logit of a token / d mask, or of all of an answer's; where there is a metric, d metric / d mask."""
+    return jax.grad(lambda mask: one.asked(one.logits(mask), token))(mask)
 
 
-def loss_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "V"]) -> EdgeTree:
+def loss_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "*A V"]) -> EdgeTree:
     """d KL(target || prediction) / d mask, of a target in log-probabilities; where there is a metric, that of it."""
 
     def asked(mask: EdgeTree) -> Array:
@@ -92,10 +109,11 @@ def loss_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "V"]) -> Edg
     return jax.grad(asked)(mask)
 
 
-def kl(target: Float32[Array, "V"], logits: Float32[Array, "V"]) -> Float32[Array, ""]:
-    """KL(target || softmax(logits)) in nats, of a target in log-probabilities."""
+def kl(target: Float32[Array, "*A V"], logits: Float32[Array, "*A V"]) -> Float32[Array, ""]:
+    """KL(target || softmax(logits)) in nats, of a target in log-probabilities: the mean over outputs."""
     kept = jnp.exp(target)
-    return jnp.sum(jnp.where(kept > 0, kept * (target - jax.nn.log_softmax(logits)), 0.0))
+    found = jnp.sum(jnp.where(kept > 0, kept * (target - jax.nn.log_softmax(logits)), 0.0))
+    return found if target.ndim == 1 else found / target.shape[0]
 
 
 def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> EdgeTree:
@@ -148,9 +166,7 @@ class Gradient:
 
         def predicted(mask: EdgeTree) -> Array:
             logits = one.logits(mask)
-            if one.metric is not None:
-                return one.metric(logits)
-            return logits[jnp.argmax(logits if one.target is None else one.target)]
+            return one.asked(logits, jnp.argmax(logits if one.target is None else one.target))
 
         return jax.tree.map(jnp.abs, jax.grad(predicted)(as_floats(one.slots())))
 
@@ -196,7 +212,7 @@ class FirstOrder(NamedTuple):
     """log of the L1 share."""
     gradient: EdgeTree
     """log |d top logit / d mask| at the full mask."""
-    target: Float32[Array, "V"]
+    target: Float32[Array, "*A V"]
     """Log-probabilities."""
 
     def combined(self, power: float) -> EdgeTree:
@@ -204,9 +220,9 @@ class FirstOrder(NamedTuple):
         return jax.tree.map(lambda share, g: share + power * g, self.share, self.gradient)
 
 
-def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "V"]]:
+def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "*A V"]]:
     """Logarithms of the L1 shares, and the log-probabilities to keep."""
-    clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length)
+    clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length, n_outputs=one.rows)
     shares = normalised(clean.magnitudes, parallel=one.decoder.config.parallel)
     target = jax.nn.log_softmax(clean.logits) if one.target is None else one.target
     return jax.tree.map(lambda share: _log(share, _LEAST_SHARE), shares), target

@@ -123,7 +123,7 @@ def several_scores(
       others: by those names, tokens of other texts, where scores draw replacements from their states.
       question: what scores from gradients keep or ask in the place of the model's own prediction.
     """
-    slots = full_graph.edge_slots(model.config, tokens.shape[0], length)
+    slots = full_graph.edge_slots(model.config, tokens.shape[0], length, n_outputs=question.n_outputs)
     kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
     measured = {kind: MEASURES[kind] if isinstance(kind, str) else kind for kind in kinds}
     values: dict[Any, EdgeTree] = {}
@@ -144,7 +144,8 @@ def several_scores(
                 raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")
             score = SCORES[kind]() if isinstance(kind, str) else kind
             carried, drawn = replacements.get(replace), others.get(replace)
-            one_pass = Pass(model, tokens, length, carried, question.target, drawn, seed, question.metric)
+            asked = question.metric, question.answer
+            one_pass = Pass(model, tokens, length, carried, question.target, drawn, seed, *asked)
             found = score.edge_scores(one_pass)
             if not isinstance(found, EdgeTree):
                 raise InputError(f"edge_scores gave {type(found).__name__}, expected an EdgeTree like its slots()")

@@ -37,7 +37,7 @@ from jstrace.method.search.refinement import (
 from jstrace.method.search.relaxation import Relaxed, most_by_source, output_bounds, relax_list, relax_tree
 from jstrace.models import AnyArray, EdgeTree, InputError, ModelConfig
 from jstrace.models.platforms import usual_promotion
-from jstrace.models.slots import on_host
+from jstrace.models.slots import check_outputs, on_host
 
 
 def extract(
@@ -48,6 +48,7 @@ def extract(
     length: int | Int[Array, ""] | None = None,
     counts: Int[AnyArray, "Z"] | None = None,
     frozen: Sequence[str] = (),
+    n_outputs: int = 1,
 ) -> EdgeTree:
     """Strata of one input: for every edge the index of the smallest trace that holds it.
 
@@ -62,6 +63,7 @@ def extract(
       length: number of true tokens, where those from there on are padding; all T by default.
       counts: edges of each trace, increasing, instead of sizes; needed where ``length`` is not known before the call.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
+      n_outputs: tokens, the last ones, whose nodes on the last level are outputs: those before each token of an answer.
 
     Returns:
       uint8 strata: k, or Z for edges in no trace, or 255 for slots that are no edge; ``strata <= k`` is mask k. Under
@@ -77,21 +79,25 @@ def extract(
     scores.check("scores", config, n_tokens, "floats")
     full_graph.check_slots(config, n_tokens)
     true = n_tokens if length is None else length
-    cuts = _cuts(sizes, counts, config, true, n_tokens)
-    strata, finite = _extract(scores, cuts, true, config=config, frozen=checked_frozen(frozen))
+    check_outputs(n_outputs, n_tokens if isinstance(true, jax.core.Tracer) else int(true))
+    cuts = _cuts(sizes, counts, config, true, n_tokens, n_outputs)
+    how: dict[str, Any] = {"config": config, "frozen": checked_frozen(frozen), "n_outputs": int(n_outputs)}
+    strata, finite = _extract(scores, cuts, true, **how)
     if not isinstance(finite, jax.core.Tracer) and not finite:
         raise InputError("scores hold NaN or infinities at edges; every edge needs a finite score")
     return strata
 
 
-def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int) -> Int[AnyArray, "Z"]:
+def _cuts(
+    sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any, n_tokens: int, n_outputs: int
+) -> Int[AnyArray, "Z"]:
     """Edges of each trace."""
     known = not isinstance(length, jax.core.Tracer)
     full_graph.check_length(length, n_tokens)
     if counts is None:
         if not known:
             raise InputError("the length is not known before the call: give counts of edges rather than sizes")
-        return sizes_of.counts(checked_sizes(sizes), full_graph.n_edges(config, int(length)))
+        return sizes_of.counts(checked_sizes(sizes), full_graph.n_edges(config, int(length), n_outputs))
     if np.ndim(counts) != 1 or not 1 <= len(counts) <= sizes_of.MAX_SIZES:
         raise InputError(f"counts of shape {np.shape(counts)}, expected 1 to {sizes_of.MAX_SIZES} numbers of edges")
     given = counts if isinstance(counts, jax.Array) else np.asarray(counts)
@@ -105,14 +111,20 @@ def _cuts(sizes: Sequence[float], counts: Any, config: ModelConfig, length: Any,
     return jnp.asarray(given, jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "frozen"))
+@functools.partial(jax.jit, static_argnames=("config", "frozen", "n_outputs"))
 @usual_promotion()
 def _extract(
-    scores: EdgeTree, cuts: Int[AnyArray, "Z"], length: Any, *, config: ModelConfig, frozen: tuple[str, ...]
+    scores: EdgeTree,
+    cuts: Int[AnyArray, "Z"],
+    length: Any,
+    *,
+    config: ModelConfig,
+    frozen: tuple[str, ...],
+    n_outputs: int,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata, 255 everywhere unless the scores of all edges are finite, and whether they are."""
     scores = jax.tree.map(lambda score: score.astype(jnp.float32), scores)
-    slots = full_graph.edge_slots(config, scores.mlp.shape[-1], length)
+    slots = full_graph.edge_slots(config, scores.mlp.shape[-1], length, n_outputs=n_outputs)
     finite = jnp.stack(
         [
             jnp.all(jnp.isfinite(score) | ~slot)
@@ -121,7 +133,7 @@ def _extract(
     ).all()
     known = marked(scores, slots)
     known = ranked(known) if frozen else known
-    step = functools.partial(extract_padded, parallel=config.parallel, frozen=frozen)
+    step = functools.partial(extract_padded, parallel=config.parallel, frozen=frozen, n_outputs=n_outputs)
     strata, complete = step(known, cuts, length)
 
     def whole(_: EdgeTree, scores: EdgeTree, cuts: Array, length: Array) -> EdgeTree:
@@ -140,6 +152,7 @@ def extract_padded(
     frozen: tuple[str, ...] = (),
     whole: bool = False,
     platform: str | None = None,
+    n_outputs: int = 1,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     """Strata of one input of which only the first ``length`` tokens are true; ``counts`` are edges per trace.
 
@@ -153,13 +166,15 @@ def extract_padded(
       frozen: components that rank before all others.
       whole: refine groups of any size, on arrays of all edges: the slow way, with some 60 bytes a slot.
       platform: whose form to take, as in ``models.form``; ``whole`` has one alone.
+      n_outputs: the last so many true tokens are outputs.
 
     Returns:
       The strata, and whether they are right: without ``whole`` the edges of groups at cuts may be too many for a pool.
     """
     if whole:
-        return _on_all_edges(scores, counts, length, parallel=parallel, frozen=frozen)
-    return _in_a_pool(scores, counts, length, parallel=parallel, frozen=frozen, platform=platform)
+        return _on_all_edges(scores, counts, length, parallel=parallel, frozen=frozen, n_outputs=n_outputs)
+    how: dict[str, Any] = {"frozen": frozen, "platform": platform, "n_outputs": n_outputs}
+    return _in_a_pool(scores, counts, length, parallel=parallel, **how)
 
 
 def _in_a_pool(
@@ -170,8 +185,9 @@ def _in_a_pool(
     parallel: bool,
     frozen: tuple[str, ...],
     platform: str | None,
+    n_outputs: int,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
-    first = FirstPass.of(scores, length, parallel=parallel, frozen=frozen)
+    first = FirstPass.of(scores, length, parallel=parallel, frozen=frozen, n_outputs=n_outputs)
     cuts = _opened(counts)
     fall = find_falls(first, cuts, platform)
     n_slots = sum(leaf.size for _, leaf in scores.items())
@@ -203,10 +219,11 @@ def _on_all_edges(
     *,
     parallel: bool,
     frozen: tuple[str, ...],
+    n_outputs: int,
 ) -> tuple[EdgeTree, Bool[Array, ""]]:
     priority = priorities(scores, frozen)
     n_tokens = scores.mlp.shape[-1]
-    first = relax_tree(priority, output_bounds(n_tokens, length), parallel=parallel)
+    first = relax_tree(priority, output_bounds(n_tokens, length, n_outputs), parallel=parallel)
     n_sizes, key, cuts = counts.shape[0], indexing.flat(first.key), _opened(counts)
     everyone = jnp.zeros(key.shape, jnp.int32)
     fall = select_sorted(key, everyone, cuts, span=2**32)

@@ -78,14 +78,16 @@ class FirstPass:
     frozen: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
     @staticmethod
-    def of(scores: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool, frozen: tuple[str, ...]) -> FirstPass:
-        """One pass from the output, whose bound is above all keys, to level 0."""
+    def of(
+        scores: EdgeTree, length: Int[Array, ""] | int, *, parallel: bool, frozen: tuple[str, ...], n_outputs: int = 1
+    ) -> FirstPass:
+        """One pass from the outputs, whose bounds are above all keys, to level 0."""
 
         def step(above: Array, scores: EdgeTree) -> tuple[Array, tuple[Array, Array, Array]]:
             layer = relax_layer(priorities(scores, frozen), above, parallel=parallel)
             return layer.below, (layer.below, layer.middle, above)
 
-        output = output_bounds(scores.mlp.shape[-1], length)
+        output = output_bounds(scores.mlp.shape[-1], length, n_outputs)
         _, (below, middle, above) = jax.lax.scan(step, output, scores, reverse=True)
         return FirstPass(scores, below, middle, above, frozen)
 

@@ -56,9 +56,13 @@ class Layer:
     """Of the nodes that the MLP's edges leave: after attention, or with parallel blocks where the layer starts."""
 
 
-def output_bounds(n_tokens: int, length: Int[Array, ""] | int) -> UInt32[Array, "T"]:
-    """Bounds of the nodes above the last layer: only the last true token's is discovered, before all edges."""
-    return jnp.zeros(n_tokens, jnp.uint32).at[length - 1].set(TOP)
+def output_bounds(n_tokens: int, length: Int[Array, ""] | int, n_outputs: int = 1) -> UInt32[Array, "T"]:
+    """Bounds of the nodes above the last layer: only the last true tokens', the outputs, are discovered, before all
+    edges."""
+    bounds = jnp.zeros(n_tokens, jnp.uint32)
+    for back in range(1, n_outputs + 1):
+        bounds = bounds.at[length - back].set(TOP)
+    return bounds
 
 
 def relax_layer(

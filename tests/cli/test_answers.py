@@ -1,0 +1,36 @@
+"""``jstrace trace --answer`` with one token and with several."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jstrace.models import Model
+from tests.cli.conftest import Run
+
+pytestmark = pytest.mark.quick
+
+
+def test_an_answer_of_several_tokens(run: Run, stub: Model) -> None:
+    code, out, err = run("trace", "abc", "--counterfactual", "abd", "--answer", "xyz", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    answer = stub.tokenizer.encode("xyz") if stub.tokenizer else []
+    assert found["answer"] == answer
+    assert found["tokens"] == [*(ord(letter) % 97 for letter in "abc"), *answer[:-1]]
+    assert found["n_edges"] == sum(int(leaf.sum()) for _, leaf in stub.full_mask(5, n_outputs=3).items())
+    assert found["metric"]["name"].startswith("log p(")
+    code, out, _ = run("trace", "abc", "--answer", "xyz")
+    assert code == 0
+    assert "outputs again" in out or "no trace smaller" in out
+
+
+def test_one_token_stays_a_metric(run: Run, stub: Model) -> None:
+    code, out, _ = run("trace", "abc", "--answer", "x", "--json")
+    found = json.loads(out)
+    assert (code, "answer" in found, len(found["tokens"])) == (0, False, 3)
+    code, _, err = run("trace", "abc", "--answer", "xyz", "--instead-of", "y")
+    assert code != 0
+    assert "--instead-of compares single tokens" in err
+    assert stub.config.n_layers
