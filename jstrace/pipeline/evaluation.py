@@ -142,6 +142,7 @@ class Evaluation(ByValue):
     def __repr__(self) -> str:
         """Short: the size at which the full graph's top token is back for good, and the density."""
         words = [f"{len(self.sizes)} sizes and the full graph", f"ablate {self.ablate!r}"]
+        words += [f"{self.n_outputs} outputs"] if self.n_outputs > 1 else []
         scored = self.score_replace or self.replace
         words += [f"replace {self.replace!r}"] if (self.replace, scored) != ("zero", "zero") else []
         words += [f"scored under {scored!r}"] if scored != self.replace else []
