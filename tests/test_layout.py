@@ -44,7 +44,7 @@ ALLOWED = {
         "loading",
         "__version__",
     }
-    | {"__version__", "load", "trace", "evaluate", "train_scorer", "view", "Trace", "selectivity", "task"},
+    | {"__version__", "load", "trace", "evaluate", "train_scorer", "view", "Trace", "selectivity", "task", "effects"},
     "__init__": set[str](),
 }
 """What each room, or module at the top, may import of the others."""

@@ -79,6 +79,7 @@ def extract(
     scores.check("scores", config, n_tokens, "floats")
     full_graph.check_slots(config, n_tokens)
     true = n_tokens if length is None else length
+    full_graph.check_length(true, n_tokens)
     check_outputs(n_outputs, n_tokens if isinstance(true, jax.core.Tracer) else int(true))
     cuts = _cuts(sizes, counts, config, true, n_tokens, n_outputs)
     how: dict[str, Any] = {"config": config, "frozen": checked_frozen(frozen), "n_outputs": int(n_outputs)}
@@ -93,7 +94,6 @@ def _cuts(
 ) -> Int[AnyArray, "Z"]:
     """Edges of each trace."""
     known = not isinstance(length, jax.core.Tracer)
-    full_graph.check_length(length, n_tokens)
     if counts is None:
         if not known:
             raise InputError("the length is not known before the call: give counts of edges rather than sizes")
