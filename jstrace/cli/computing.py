@@ -124,12 +124,14 @@ def _computed(
         progress=report(),
     )  # fmt: skip
     judged = _valid(lines, evaluations)
-    first = _smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
+    first = two_smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
     found = zip(lines, valid, judged, strict=True)
     return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in found]
 
 
-def _smallest(model: Model, trace: Trace, evaluation: Evaluation, reference: Any) -> tuple[Smallest, Smallest] | None:
+def two_smallest(
+    model: Model, trace: Trace, evaluation: Evaluation, reference: Any
+) -> tuple[Smallest, Smallest] | None:
     """The smallest traces with the top token and within TV 0.1, to some hundredth of their sizes."""
     from jstrace.pipeline.smallest import Goal, all_smallest
 
