@@ -132,7 +132,7 @@ def _computed(
         progress=report(),
     )  # fmt: skip
     judged = _valid(lines, evaluations)
-    first = _smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
+    first = two_smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None
     if first is not None and asked.components:
         under = {"counterfactual": asked.counterfactual} if pair else {"replace": asked.replace, "reference": reference}
         found_effects = jstrace.effects(model, rows[0], by="node", metric=asked.metric, **under)
@@ -141,7 +141,9 @@ def _computed(
     return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in found]
 
 
-def _smallest(model: Model, trace: Trace, evaluation: Evaluation, reference: Any) -> tuple[Smallest, Smallest] | None:
+def two_smallest(
+    model: Model, trace: Trace, evaluation: Evaluation, reference: Any
+) -> tuple[Smallest, Smallest] | None:
     """The smallest traces with the top token and within TV 0.1, to some hundredth of their sizes."""
     from jstrace.pipeline.smallest import Goal, all_smallest
 

@@ -16,14 +16,19 @@ from jstrace.cli.options import (
     MODEL_HELP,
     REFERENCE_HELP,
     SCORE_HELP,
+    Answer,
+    Counterfactual,
     Dtype,
+    InsteadOf,
     Order,
     Replace,
     ReplaceOption,
     Revision,
     ScoreReplace,
     check_installed,
+    check_pair,
     load,
+    metric_of,
     score_of,
 )
 from jstrace.cli.texts import read_texts
@@ -42,17 +47,23 @@ _CONDITION_HELP = (
 _VIEWED_MODEL_HELP = f"{MODEL_HELP} By default smollm2; of a run only for texts of tokens that the run does not have."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
 CARRIED = {
-    "zero": "nothing in their place",
-    "mean": "means in their place",
-    "resample": "states of other texts in their place",
+    "zero": "zeros",
+    "mean": "means",
+    "resample": "states of other texts",
+    "counterfactual": "the counterfactual's states",
 }
-"""What stands in the place of ablated edges, by what the page calls it."""
+"""What ablated edges carry, by what the page calls it."""
 
 
 def curves(replace: str) -> dict[str, dict[str, Any]]:
-    """What is evaluated of a trace, by what the page calls it: what its edges carry first, then zeros and means."""
-    first: dict[str, dict[str, Any]] = {CARRIED[replace]: {}, "attention left whole": {"ablate": "residual+mlp"}}
-    return first | {CARRIED[name]: {"replace": name} for name in ("zero", "mean") if name != replace}
+    """What is evaluated of a trace, by what the page calls it: what its edges carry first, then zeros and means.
+
+    Zeros say little of a pair, whose trace keeps what differs between two prompts.
+    """
+    name = CARRIED[replace]
+    first: dict[str, dict[str, Any]] = {name: {}, f"{name}, attention intact": {"ablate": "residual+mlp"}}
+    others = ("mean",) if replace == "counterfactual" else ("zero", "mean")
+    return first | {CARRIED[other]: {"replace": other} for other in others if other != replace}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,8 @@ class _Asked:
     replace: str
     score_replace: str | None
     reference: list[str] | None
+    counterfactual: Any = None
+    metric: Any = None
 
     def traced(self, model: Model, text: Any, score: Any, **options: Any) -> Trace:
         """The trace of one score."""
@@ -71,7 +84,9 @@ class _Asked:
         from jstrace.method.conditions import takes_passes
 
         options |= {"score_replace": self.score_replace} if takes_passes(score) else {}
-        options |= {"order": self.order, "replace": self.replace, "reference": self.reference}
+        options |= {"order": self.order, "reference": self.reference, "metric": self.metric}
+        paired = self.counterfactual is not None
+        options |= {"counterfactual": self.counterfactual} if paired else {"replace": self.replace}
         return jstrace.trace(model, text, score=score, **options)
 
 
@@ -85,6 +100,9 @@ def view_command(
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
+    counterfactual: Counterfactual = None,
+    answer: Answer = None,
+    instead_of: InsteadOf = None,
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     index: Annotated[int | None, typer.Option("--input", min=0, help=_INPUT_HELP)] = None,
@@ -104,6 +122,8 @@ def view_command(
     asked = {"--score": score != "l1", "--order": order != Order.BEST_FIRST}
     asked |= {"--replace": replace != Replace.ZERO, "--score-replace": score_replace is not None}
     asked |= {"--against": against is not None, "--reference": reference is not None}
+    asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
+    asked |= {"--instead-of": instead_of is not None}
     loaded = functools.partial(load, model or "smollm2", dtype.value, revision)
     page: Page
     if _is_run(what, index):
@@ -114,9 +134,11 @@ def view_command(
     else:
         if what.endswith(".npz"):
             _check_of_trace(what, asked, against)
-        scores = [score_of(name) for name in (score, against) if name is not None]
+        check_pair(counterfactual, replace, pre_softmax=False, of_file=False)
+        metric, scores = metric_of(answer, instead_of), [score_of(name) for name in (score, against) if name]
         texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-        page = _of_text(what, _Asked(scores, order.value, replace.value, score_replace, texts), loaded)
+        how = _Asked(scores, order.value, replace.value, score_replace, texts, counterfactual, metric)
+        page = _of_text(what, how, loaded)
     page.save(out)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
     if show:
@@ -145,7 +167,8 @@ def _check_of_trace(file: str, asked: dict[str, bool], against: str | None) -> N
 
     if asked["--score"]:
         raise InputError(f"--score: the trace in {file} is made; --against has another score beside it")
-    settled = ["--replace", "--score-replace", *([] if against else ["--order"])]
+    settled = ["--replace", "--score-replace", "--counterfactual", "--answer", "--instead-of"]
+    settled += [] if against else ["--order"]
     given = next((name for name in settled if asked[name]), None)
     if given is not None:
         raise InputError(f"{given}: the trace in {file} is made")
@@ -182,13 +205,25 @@ def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
         (line,) = read_texts(what, None)
         what = line.text
     else:
-        asked = dataclasses.replace(asked, replace=saved.replace, score_replace=saved.score_replace or saved.replace)
+        asked = _settled(asked, saved)
         if saved.replace not in CARRIED:
             raise InputError(f"{what}: its edges carry {saved.replace!r:.60} of your own; use jstrace.view in Python")
-        if len(asked.scores) > 1 and asked.score_replace not in CARRIED:
+        if len(asked.scores) > 1 and asked.score_replace not in (None, *CARRIED):
             raise InputError(f"{what}: it was scored under {asked.score_replace!r:.60} of your own, which is not here")
     model = loaded()
     return _page(model, _traces(model, what, asked, saved), asked)
+
+
+def _settled(asked: _Asked, saved: Trace) -> _Asked:
+    """What a trace in a file settles of the one beside it."""
+    scored = saved.score_replace or saved.replace
+    return dataclasses.replace(
+        asked,
+        replace=saved.replace,
+        score_replace=None if saved.counterfactual is not None and scored == saved.replace else scored,
+        counterfactual=saved.counterfactual,
+        metric=saved.metric,
+    )
 
 
 def _saved(what: str) -> Trace | None:
@@ -209,9 +244,12 @@ def _traces(model: Model, text: str, asked: _Asked, saved: Trace | None) -> list
 
 def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
     import jstrace
+    from jstrace.cli.computing import two_smallest
 
     found: list[dict[str, Evaluation]] = [{} for _ in traces]
-    for name, options in curves(asked.replace).items():
+    for name, options in curves(traces[0].replace).items():
         for own, one in zip(found, jstrace.evaluate(model, traces, reference=asked.reference, **options), strict=True):
             own[name] = one
-    return jstrace.view(traces, found, model=model)
+    firsts = zip(traces, (next(iter(own.values())) for own in found), strict=True)
+    smallest = [two_smallest(model, trace, first, asked.reference) for trace, first in firsts]
+    return jstrace.view(traces, found, model=model, smallest=smallest)

@@ -44,17 +44,19 @@ class Page:
         return f"Page({len(self.html):,} characters)"
 
 
-def page(title: str, panels: Sequence[Mapping[str, Any]], summary: str) -> Page:
+def page(title: str, panels: Sequence[Mapping[str, Any]], summary: str, answer: Sequence[str] = ()) -> Page:
     """The page of one or two traces.
 
     Args:
       title: of the page, data like all else.
       panels: from ``panel``, of as many sizes.
       summary: a line below the title.
+      answer: lines below that, of what the traces say.
     """
     first = panels[0]["evaluations"]
-    start = min((_back(one["tv"]) for one in first), default=len(panels[0]["sizes"]) - 1)
-    return Page(_filled(title, {"traces": list(panels), "start": start, "summary": summary}))
+    start = _close(first[0]["tv"]) if first else len(panels[0]["sizes"]) - 1
+    data = {"traces": list(panels), "start": start, "summary": summary, "answer": list(answer)}
+    return Page(_filled(title, data))
 
 
 def panel(
@@ -106,6 +108,12 @@ def curve(
         "top": list(top),
         "full": [[word, float(prob)] for word, prob in full],
     }
+
+
+def metric_curve(name: str, values: Iterable[Any], recovered: Iterable[Any] | None) -> dict[str, Any]:
+    """What a metric says of every size, beside ``curve``: its values, and the share of its difference recovered."""
+    told = {"name": name, "values": [_number(value) for value in values]}
+    return {"metric": told | {"recovered": [_number(value) for value in (() if recovered is None else recovered)]}}
 
 
 def packed(strata: Mapping[str, np.ndarray]) -> str:
@@ -195,9 +203,9 @@ def digest(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
-def _back(tv: Sequence[float | None]) -> int:
-    """The first size at which half of the prediction is back."""
-    return next((k for k, value in enumerate(tv) if value is not None and value <= 0.5), len(tv) - 1)
+def _close(tv: Sequence[float | None]) -> int:
+    """The first size within TV 0.1 of the prediction, or the last."""
+    return next((k for k, value in enumerate(tv) if value is not None and value <= 0.1), len(tv) - 1)
 
 
 def _number(value: Any) -> float | None:

@@ -10,8 +10,9 @@ from jstrace.models import Model
 from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
-from jstrace.show.page import Page, curve, page, panel, scored
+from jstrace.show.page import Page, curve, metric_curve, page, panel, scored
 from jstrace.show.text import Word, text_of, words_of
+from jstrace.show.words import answer_lines
 
 Evaluations = Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation] | None
 """One, several, or several by the names that the page gives them."""
@@ -23,6 +24,7 @@ def view(
     *,
     model: Model | None = None,
     names: Sequence[str] | None = None,
+    smallest: Any = None,
 ) -> Page:
     """See a trace: its graph at every size, what is predicted there, and where on the curve that is.
 
@@ -32,6 +34,9 @@ def view(
         "mean": ...}``; of several traces one of these each.
       model: whose tokenizer has the texts of predicted tokens; without it they are ids.
       names: what the page calls the traces.
+      smallest: of the trace: its smallest sub-graphs with the full graph's top token and within a TV of its prediction
+        (two results of ``jstrace.smallest``), which the page then says in words, by the first evaluation; of several
+        traces one of these pairs each, or None.
 
     Raises:
       InputError: other than one or two traces of as many sizes and one output, or evaluations of other sizes.
@@ -41,12 +46,13 @@ def view(
     called = list(names or [_name(trace) for trace in shown])
     _check(shown, given, called)
     word = _word(model)
-    panels = [
-        _panel(trace, _named(trace, one), name, word) for trace, one, name in zip(shown, given, called, strict=True)
-    ]
+    evaluated = [_named(trace, one) for trace, one in zip(shown, given, strict=True)]
+    panels = [_panel(*each, word) for each in zip(shown, evaluated, called, strict=True)]
+    ends = [smallest] if isinstance(traces, Trace) else list(smallest or [None] * len(shown))
+    answer = _answer(shown, evaluated, ends, called, word)
     text = text_of(shown[0]) if shown[0].token_texts else f"{len(shown[0].tokens)} tokens"
     summary = "; ".join(dict.fromkeys(_summary(trace) for trace in shown))
-    return page(text, panels, summary)
+    return page(text, panels, summary, answer)
 
 
 def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[Any]) -> None:
@@ -60,6 +66,27 @@ def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[An
         raise InputError("view: traces beside each other need as many sizes")
     if len(evaluations) != len(traces) or len(names) != len(traces):
         raise InputError(f"view: expected evaluations and names of each of {len(traces)} traces")
+
+
+def _answer(
+    traces: Sequence[Trace],
+    evaluations: Sequence[Mapping[str, Evaluation]],
+    smallest: Sequence[Any],
+    names: Sequence[str],
+    word: Word,
+) -> list[str]:
+    """What each trace answers in words; of several with their names."""
+    if len(smallest) != len(traces) or any(pair is not None and len(pair) != 2 for pair in smallest):
+        raise InputError("view: smallest takes two results of jstrace.smallest for each trace, or None")
+    lines = list[str]()
+    for trace, evaluated, pair, name in zip(traces, evaluations, smallest, names, strict=True):
+        if pair is None:
+            continue
+        if not evaluated:
+            raise InputError("view: smallest needs an evaluation of its trace")
+        told = answer_lines(trace, next(iter(evaluated.values())), *pair, word)
+        lines += [f"{name}: {line.strip()}" if len(traces) > 1 else line.strip() for line in told]
+    return lines
 
 
 def _named(trace: Trace, given: Any) -> dict[str, Evaluation]:
@@ -84,7 +111,17 @@ def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word:
     strata = dict(trace.strata.items())
     scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.score))
     called = words_of(trace)
-    return panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
+    made = panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
+    return made | _pair(trace)
+
+
+def _pair(trace: Trace) -> dict[str, Any]:
+    """The counterfactual prompt, and the first token that differs from it."""
+    if trace.counterfactual is None:
+        return {}
+    texts = trace.counterfactual_texts or tuple(map(str, trace.counterfactual.tolist()))
+    differs = (trace.tokens != trace.counterfactual).tolist()
+    return {"counterfactual": list(texts), "differs": differs, "first": trace.first_difference}
 
 
 _SCORES = {
@@ -104,7 +141,8 @@ def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
     full = [(word(int(token)), prob) for token, prob in zip(one.full_tokens, one.full_probs, strict=True)]
     called = f"{name}, against a target" if one.targeted and "target" not in name else name
     made = curve(called, one.tv, one.kl, [word(int(token)) for token in one.top_token], full)
-    return made | ({"targeted": True} if one.targeted else {})
+    made |= {"targeted": True} if one.targeted else {}
+    return made | ({} if one.metric is None else metric_curve(one.metric_name, one.metric, one.recovered))
 
 
 def _word(model: Model | None) -> Word:

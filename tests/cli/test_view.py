@@ -48,6 +48,40 @@ def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
         assert message in error
 
 
+def test_pairs(run: Run, stub: Model, tmp_path: Path) -> None:
+    """A text and its counterfactual, a saved pair, and what does not go together."""
+    out, saved, plain = tmp_path / "page.html", tmp_path / "pair.npz", tmp_path / "plain.npz"
+    pair = ("--counterfactual", "hallo", "--answer", "a", "--instead-of", "b")
+    code, _, error = run("view", "hello", *pair, "--score", "gradient", "--against", "l1", "--out", str(out))
+    assert code == 0, error
+    data = data_of(out.read_text())
+    names = ["the counterfactual's states", "the counterfactual's states, attention intact", "means"]
+    for panel in data["traces"]:
+        assert [one["name"] for one in panel["evaluations"]] == names
+        assert panel["counterfactual"] == [f"[bold]{ord(letter) % 97}" for letter in "hallo"]
+        assert (panel["first"], panel["differs"]) == (1, [False, True, False, False, False])
+        assert all(one["metric"]["name"].startswith("logit(") for one in panel["evaluations"])
+    assert any("after the counterfactual prompt" in line for line in data["answer"])
+    metric = jstrace.logit_difference(0, 1)
+    jstrace.trace(stub, "hello", sizes=SIZES, counterfactual="hallo", metric=metric, score="gradient").save(saved)
+    jstrace.trace(stub, "hello", sizes=SIZES).save(plain)
+    for words in ((str(saved),), (str(saved), "--against", "l1"), (str(saved), "--against", "rounds")):
+        code, _, error = run("view", *words, "--out", str(out))
+        assert code == 0, error
+        assert all(panel["first"] == 1 for panel in data_of(out.read_text())["traces"])
+    for words, message in (
+        ((str(saved), "--counterfactual", "hallo"), "--counterfactual: the trace in"),
+        ((str(plain), "--answer", "a"), "--answer: the trace in"),
+        (("hello", "--instead-of", "a"), "--instead-of names the rival of --answer"),
+        (("hello", "--counterfactual", "hallo", "--replace", "mean"), "give one of the two"),
+        (("hello", "--counterfactual", "hi"), "the counterfactual has 2 tokens, the text 5"),
+        (("hello", "--counterfactual", "hello"), "the counterfactual is the text itself"),
+    ):
+        code, _, error = run("view", *words, "--out", str(out))
+        assert (code, error.count("\n")) == (2, 1), error
+        assert message in error
+
+
 def test_inputs_of_a_run(run: Run, stub: Model, tmp_path: Path) -> None:
     """Without the model, and with it where texts of its tokens are wanted."""
     folder, bare, out = tmp_path / "run", tmp_path / "bare", tmp_path / "page.html"
