@@ -9,7 +9,7 @@ const state = { k: 0, head: null, node: null, token: null, playing: 0 };
 let tones = {}; // read once for each picture: asking the style for every edge costs more than drawing it
 function readTones() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["ink", "soft", "paper", "residual", "attn", "mlp", "mark", "faint"]) tones[name] = style.getPropertyValue(`--${name}`).trim();
+  for (const name of ["ink", "soft", "paper", "residual", "attn", "mlp", "mark", "faint", "line"]) tones[name] = style.getPropertyValue(`--${name}`).trim();
 }
 const colour = (name) => tones[name];
 
@@ -22,6 +22,7 @@ async function unpacked(text) {
 const shown = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
   (letter) => letter === "\n" ? "⏎" : letter === "\t" ? "⇥" : "·");
 const quoted = (text) => { const span = document.createElement("span"); span.className = "token"; span.textContent = shown(text); return span; };
+const element = (tag, ...content) => { const made = document.createElement(tag); made.append(...content); return made; };
 const rounded = (score) => { const two = score.toPrecision(2); return Math.abs(score) >= 1e5 ? two.replace("e+", "e") : String(+two); };
 const percent = (size) => `${+(100 * size).toPrecision(3)}%`;
 
@@ -118,6 +119,7 @@ class Panel {
     for (const [name, words] of [["residual", "residual"], ["attn", "attention, darker for more heads"], ["mlp", "MLP"]]) {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
+    if (this.counterfactual) make("p", "", panel).textContent = this.pairWords();
     this.note = make("p", "note", panel);
     if (this.scores) {
       const all = this.scores.last === this.sizes.length - 1 ? "" : `, of the edges that enter up to ${percent(this.sizes[this.scores.last])}`;
@@ -146,6 +148,12 @@ class Panel {
       const same = state.head && state.head[0] === layer && state.head[1] === head;
       state.head = same ? null : [layer, head]; changed();
     });
+  }
+
+  /** What colours say of a pair, and why there is grey. */
+  pairWords() {
+    const told = "Bold tokens differ between the text and, below it, the counterfactual.";
+    return this.first ? `${told} Grey edges leave tokens before the first difference: both prompts have the same states there, so under counterfactual ablation they make no difference.` : told;
   }
 
   /** Node levels: 2l enters layer l, 2l+1 is past its attention, 2L is the output's; parallel blocks have no middle. */
@@ -250,7 +258,8 @@ class Panel {
   layout() {
     const width = this.canvas.clientWidth || 600;
     const height = Math.max(260, Math.min(720, 90 + 16 * this.layers));
-    const left = 30, bottom = this.n > 90 ? 20 : 86, top = 14;
+    const longest = Math.max(...[...this.tokens, ...this.counterfactual ?? []].map((word) => Math.min(14, word.length)));
+    const left = 30, bottom = this.n > 90 ? 20 : Math.min(86, 24 + 5.2 * longest) + (this.counterfactual ? 14 : 0), top = 14;
     const dx = (width - left - 22) / Math.max(1, this.n - 1), dy = (height - top - bottom) / (2 * this.layers);
     return { width, height, dx, x: (token) => left + dx * (this.n > 1 ? token : 0), y: (level) => height - bottom - dy * level };
   }
@@ -261,17 +270,14 @@ class Panel {
     const ink = colour("soft");
     const step = Math.ceil(this.layers / 12);
     for (let layer = 0; layer <= this.layers; layer += step) target.text(String(layer), 4, at.y(2 * layer) + 4, ink, 10, 0);
-    const every = Math.ceil(11 / Math.max(at.dx, 0.5));
-    if (this.n <= 90) for (let token = 0; token < this.n; token += every) {
-      target.text(shown(this.tokens[token]).slice(0, 14), at.x(token) + 3, at.y(0) + 12, state.token === token ? colour("mark") : ink, 11, 55);
-    }
+    if (this.n <= 90) this.drawTokens(target, at);
     for (let token = 0; token < this.n; token++) target.line(at.x(token), at.y(0), at.x(token), at.y(2 * this.layers), colour("faint"), 1, 1);
     target.flush(); // below all edges
     const thin = Math.min(1, at.dx / 4); // many tokens share the width
     for (const edge of this.drawn) {
       const [kind, , j, from, i, to, count] = edge, lit = this.lit && this.lit.has(edge);
       const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.18 + 0.72 * count / this.heads) : 0.9;
-      const tone = lit ? colour("mark") : colour(kind);
+      const tone = lit ? colour("mark") : j < (this.first ?? 0) ? colour("line") : colour(kind);
       if (kind === "mlp") {
         target.curve(at.x(i), at.y(from), at.x(i) + Math.min(7, at.dx / 2.5), (at.y(from) + at.y(to)) / 2, at.x(i), at.y(to), tone, 1.8 * thin, alpha);
       } else if (kind === "residual" || i === j) {
@@ -287,6 +293,21 @@ class Panel {
     return target;
   }
 
+  /** Tokens below their columns; of a pair the counterfactual's beside them, grey where both are the same so far. */
+  drawTokens(target, at) {
+    const paired = Boolean(this.counterfactual), whole = paired && at.dx >= 25; // room for two lines a token
+    const every = Math.ceil(11 / Math.max(at.dx, 0.5));
+    for (let token = 0; token < this.n; token++) {
+      const differs = paired && this.differs[token];
+      if (token % every && !differs) continue;
+      const grey = token < (this.first ?? 0), tone = colour(state.token === token ? "mark" : paired && !grey ? "ink" : "soft");
+      const x = at.x(token) + 3, y = at.y(0) + 12, other = paired ? shown(this.counterfactual[token]).slice(0, 14) : "";
+      const own = shown(this.tokens[token]).slice(0, 14) + (differs && !whole ? ` /${other}` : "");
+      target.text(own, x, y, differs ? colour("attn") : tone, 11, 55, differs);
+      if (whole) target.text(other, x - 13, y + 9, differs ? colour("mlp") : colour("soft"), 11, 55, differs);
+    }
+  }
+
   drawCurve() {
     const svg = this.curve, x = (size) => 34 + 300 * (Math.log10(size) + 5) / 5, y = (tv) => 158 - 145 * tv;
     svg.replaceChildren();
@@ -296,16 +317,16 @@ class Panel {
       if (words !== undefined) made.textContent = words;
       svg.append(made); return made;
     };
-    for (const tv of [0, 0.5, 1]) { make("line", { x1: 34, x2: 340, y1: y(tv), y2: y(tv), stroke: colour("faint") }); make("text", { x: 8, y: y(tv) + 4 }, tv); }
+    for (const tv of [0, 0.5, 1]) { make("line", { x1: 34, x2: 340, y1: y(tv), y2: y(tv), stroke: colour("faint") }); make("text", { x: 30, y: y(tv) + 4, "text-anchor": "end" }, percent(tv)); }
     for (const size of [1e-4, 1e-3, 0.01, 0.1, 1]) make("text", { x: x(size) - 10, y: 172 }, percent(size));
     const from = this.evaluations.some((one) => one.targeted) ? "what it is measured against" : "the model's own prediction";
     make("text", { x: 34, y: 187 }, `share of all edges; TV from ${from}`);
-    const least = Math.max(1e-5, 0);
+    const least = Math.max(1e-5, 0), measured = this.evaluations.find((one) => one.metric?.recovered.some((value) => value !== null));
     this.evaluations.forEach((one, index) => {
       const dashes = ["", "5 3", "2 2", "8 3 2 3"][index % 4], tone = ["attn", "mlp", "mark", "ink"][index % 4];
       const points = one.tv.map((tv, k) => [x(Math.max(least, this.sizes[k])), y(tv ?? 1)]);
       make("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
-      make("text", { x: 40, y: y(0) - 8 - 13 * (this.evaluations.length - 1 - index) }, one.name).style.fill = colour(tone);
+      make("text", { x: 40, y: y(measured ? 0.45 : 0) - 8 - 13 * (this.evaluations.length - 1 - index) }, measured ? `TV, ${one.name}` : one.name).style.fill = colour(tone);
       points.forEach((point, k) => {
         const dot = make("circle", { cx: point[0], cy: point[1], r: k === state.k ? 5 : 3, fill: colour(tone), class: "dot" });
         const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
@@ -313,6 +334,12 @@ class Panel {
         dot.addEventListener("click", () => { state.k = k; changed(); });
       });
     });
+    if (measured) {
+      const points = measured.metric.recovered.map((value, k) => [x(Math.max(least, this.sizes[k])), y(Math.max(-0.06, Math.min(1.06, value ?? 0)))]);
+      make("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: colour("ink"), "stroke-width": 2.2 });
+      const half = Math.max(1, measured.metric.recovered.findIndex((value) => value >= 0.5)), [end, start] = [points[half], points[half - 1]];
+      make("text", { x: (start[0] + end[0]) / 2 + 6, y: (start[1] + end[1]) / 2 + 12, class: "label" }, "recovered").style.fill = colour("ink");
+    }
   }
 
   drawHeads() {
@@ -437,8 +464,8 @@ class CanvasPen {
     this.looks.clear();
   }
   dot(x, y, size, tone) { this.pen.globalAlpha = 1; this.pen.fillStyle = tone; this.pen.beginPath(); this.pen.arc(x, y, size, 0, 7); this.pen.fill(); }
-  text(words, x, y, tone, size, angle) {
-    this.pen.save(); this.pen.globalAlpha = 1; this.pen.fillStyle = tone; this.pen.font = `${size}px system-ui, sans-serif`;
+  text(words, x, y, tone, size, angle, bold) {
+    this.pen.save(); this.pen.globalAlpha = 1; this.pen.fillStyle = tone; this.pen.font = `${bold ? "bold " : ""}${size}px system-ui, sans-serif`;
     this.pen.translate(x, y); this.pen.rotate(angle * Math.PI / 180); this.pen.fillText(words, 0, 0); this.pen.restore();
   }
 }
@@ -450,9 +477,9 @@ class SvgPen {
   path(d, tone, width, alpha) { this.parts.push(`<path d="${d}" fill="none" stroke="${tone}" stroke-width="${width}" opacity="${alpha}"/>`); }
   flush() {}
   dot(x, y, size, tone) { this.parts.push(`<circle cx="${x}" cy="${y}" r="${size}" fill="${tone}"/>`); }
-  text(words, x, y, tone, size, angle) {
+  text(words, x, y, tone, size, angle, bold) {
     const safe = words.replace(/[<>&"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
-    this.parts.push(`<text transform="translate(${x} ${y}) rotate(${angle})" font-size="${size}" font-family="sans-serif" fill="${tone}">${safe}</text>`);
+    this.parts.push(`<text transform="translate(${x} ${y}) rotate(${angle})" font-size="${size}" font-family="sans-serif"${bold ? ' font-weight="bold"' : ""} fill="${tone}">${safe}</text>`);
   }
   done() { return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${this.size.join(" ")}">${this.parts.join("")}</svg>`; }
 }
@@ -490,27 +517,45 @@ function refresh(most = MOST) {
   $("size-text").textContent = words;
   $("size").setAttribute("aria-valuetext", words);
   for (const panel of panels) panel.update(most);
-  const status = $("prediction");
-  status.replaceChildren();
-  panels.forEach((panel, index) => {
-    if (index) status.append(document.createElement("br"));
-    panel.evaluations.forEach((one, at) => {
-      if (at) status.append("; ");
-      if (panels.length > 1 || panel.evaluations.length > 1) status.append(`${panels.length > 1 ? panel.name + ", " : ""}${one.name}: `);
-      status.append("predicts ", quoted(one.top[state.k]), ` TV ${(one.tv[state.k] ?? NaN).toFixed(3)}, KL ${(one.kl[state.k] ?? NaN).toFixed(3)}`);
-    });
-    const own = panel.evaluations[0];
-    if (own) {
-      status.append(" (the model: ");
-      own.full.slice(0, 3).forEach(([word, prob], at) => status.append(at ? ", " : "", quoted(word), ` ${prob.toFixed(2)}`));
-      status.append(")");
-    }
-  });
+  showPredictions();
   const parts = [`k=${state.k}`];
   if (state.head) parts.push(`head=${state.head.join(".")}`);
   if (state.node) parts.push(`node=${state.node.join(".")}`);
   if (state.token !== null) parts.push(`token=${state.token}`);
   try { history.replaceState(null, "", "#" + parts.join("&")); } catch { /* pages inside a notebook have no address */ }
+}
+
+/** What every evaluation predicts at this size: a row each, and the model's own prediction above them. */
+function showPredictions() {
+  const rows = panels.flatMap((panel) => panel.evaluations.map((one) => [panels.length > 1 ? `${panel.name}: ${one.name}` : one.name, one]));
+  $("prediction").hidden = !rows.length;
+  if (!rows.length) return;
+  const metric = rows.find(([, one]) => one.metric)?.[1].metric, full = rows[0][1].full;
+  const caption = element("caption", "The model predicts ");
+  full.slice(0, 3).forEach(([word, prob], at) => caption.append(at ? ", " : "", quoted(word), ` ${(100 * prob).toFixed(0)}%`));
+  caption.append(metric ? `; the metric is ${shown(metric.name)}` : "");
+  const titles = ["Ablation", "Top token", "TV", "KL", ...(metric ? ["Metric", "Recovered"] : [])];
+  const head = element("tr", ...titles.map((title) => { const cell = element("th", title); cell.scope = "col"; return cell; }));
+  const number = (value, digits) => value === null || value === undefined ? "–" : value.toFixed(digits);
+  const body = rows.map(([name, one]) => {
+    const first = element("th", name), k = state.k;
+    first.scope = "row";
+    const cells = [element("td", quoted(one.top[k])), element("td", number(one.tv[k], 3)), element("td", number(one.kl[k], 3))];
+    const share = one.metric?.recovered[k] ?? null;
+    if (metric) cells.push(element("td", number(one.metric?.values[k], 2)), element("td", share === null ? "–" : `${(100 * share).toFixed(0)}%`));
+    return element("tr", first, ...cells);
+  });
+  $("prediction").replaceChildren(element("table", caption, element("thead", head), element("tbody", ...body)));
+}
+
+/** The counterfactual prompt under the title, and the answer in words. */
+function showAnswer() {
+  $("answer").replaceChildren(...data.answer ? data.answer.map((line) => element("li", line)) : []);
+  const pair = panels.find((panel) => panel.counterfactual);
+  $("pair").hidden = !pair;
+  if (!pair) return;
+  const marked = (words) => words.map((word, at) => pair.differs[at] ? element("mark", shown(word)) : shown(word));
+  $("pair").replaceChildren("Text: ", ...marked(pair.tokens), element("br"), "Counterfactual: ", ...marked(pair.counterfactual));
 }
 
 function readAddress() {
@@ -527,6 +572,7 @@ async function start() {
   for (const trace of data.traces) panels.push(new Panel(trace, await unpacked(trace.strata), trace.scores ? await unpacked(trace.scores.codes) : null));
   const first = panels[0], last = first.sizes.length - 1, layers = Math.min(...panels.map((panel) => panel.layers));
   $("summary").textContent = data.summary;
+  showAnswer();
   $("size").max = last;
   for (const [id, value] of [["from-layer", 0], ["to-layer", layers - 1]]) { $(id).max = layers - 1; $(id).value = value; }
   readAddress();
