@@ -84,7 +84,8 @@ def _answer(
             continue
         if not evaluated:
             raise InputError("view: smallest needs an evaluation of its trace")
-        told = answer_lines(trace, next(iter(evaluated.values())), *pair, word)
+        back, close = pair
+        told = answer_lines(trace, next(iter(evaluated.values())), back, close, word)
         lines += [f"{name}: {line.strip()}" if len(traces) > 1 else line.strip() for line in told]
     return lines
 

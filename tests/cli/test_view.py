@@ -131,7 +131,7 @@ def test_the_page_says_what_json_says(run: Run, stub: Model, opened: Any, tmp_pa
         row, edge = told["rows"][k], told["edges"][place]
         tab.evaluate(f"state.head = null; state.k = {k}; refresh()")
         words = tab.inner_text("#prediction")
-        assert f"TV {row['tv']:.3f}, KL {row['kl']:.3f}" in words
+        assert f"\t{row['tv']:.3f}\t{row['kl']:.3f}" in words
         assert row["top_token_text"] in words
         assert f"{row['edges']:,} edge" in tab.inner_text("#size-text") or row["size"] == 1
         assert tab.evaluate("panels[0].all.reduce((sum, edge) => sum + edge[6], 0)") == row["edges"]
