@@ -80,8 +80,8 @@ def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) ->
 
 
 def test_the_first_curve_of_a_page_is_the_traces_own() -> None:
-    assert [*view.curves("zero")] == ["nothing in their place", "attention left whole", "means in their place"]
-    assert [*view.curves("mean")] == ["means in their place", "attention left whole", "nothing in their place"]
+    assert [*view.curves("zero")] == ["zeros", "zeros, attention intact", "means"]
+    assert [*view.curves("mean")] == ["means", "means, attention intact", "zeros"]
     assert [one.get("replace") for one in view.curves("resample").values()] == [None, None, "zero", "mean"]
 
 

@@ -304,10 +304,10 @@ def test_invalid_inputs_are_recorded(model: Model, tmp_path: Path, monkeypatch: 
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 TB")
         return run_cases(decoder, tokens, *rest, **options)
 
-    def few_edges(config: Any, length: int) -> int:
+    def few_edges(config: Any, length: int, n_outputs: int = 1) -> int:
         if length == 40:
             raise InputError("40 tokens make a graph of too many edges")
-        return int(n_edges(config, length))
+        return int(n_edges(config, length, n_outputs))
 
     monkeypatch.setattr(masked, "evaluate_batch", small_memory)
     monkeypatch.setattr(full_graph, "n_edges", few_edges)

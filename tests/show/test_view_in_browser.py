@@ -24,8 +24,8 @@ def test_numbers_are_those_of_the_trace(opened: Any, model: Model) -> None:
         tab.evaluate(f"state.k = {k}; changed()")
         assert k_of(tab) == k
         words = tab.inner_text("#prediction")
-        assert f"TV {evaluations['zero'].tv[k]:.3f}" in words
-        assert f"KL {evaluations['left'].kl[k]:.3f}" in words
+        assert f"\t{evaluations['zero'].tv[k]:.3f}\t" in words
+        assert f"\t{evaluations['left'].kl[k]:.3f}" in words
         edge = edges[int(rng.integers(0, len(edges)))]
         there = tab.evaluate(
             "([kind, layer, head, target, source]) => { const p = panels[0]; const row = layer * p.n + target;"
