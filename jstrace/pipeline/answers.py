@@ -13,7 +13,7 @@ from jstrace.models import InputError, Model
 from jstrace.pipeline.inputs import token_ids
 
 
-def answers_of(model: Model, given: Any, n_inputs: int, *, single: bool) -> Sequence[Int[np.ndarray, "A"] | None]:
+def answers_of(model: Model, given: Any, n_inputs: int, *, single: bool) -> Sequence[Int[np.ndarray, "_"] | None]:
     """Token ids of the answer of each input; none at all where nothing was given.
 
     Raises:

@@ -27,7 +27,7 @@ class Questions:
     metrics: Sequence[metrics.Metric | None]
     said: bool
     """Whether a metric was given, if only "kl"."""
-    answers: Sequence[Int[np.ndarray, "A"] | None] = ()
+    answers: Sequence[Int[np.ndarray, "_"] | None] = ()
     """What each goes on with; of none where it is empty."""
 
     @staticmethod

@@ -53,7 +53,7 @@ class Inputs:
         rows: Sequence[Row],
         extras: Extras,
         seed: int,
-        written: Mapping[int, Int[np.ndarray, "S"]] = MappingProxyType({}),
+        written: Mapping[int, Int[np.ndarray, "_"]] = MappingProxyType({}),
     ) -> None:
         """``written``: the first tokens after rows, by their numbers, where an earlier call of the run has some."""
         self._model, self._rows, self._extras = model, rows, extras
@@ -104,7 +104,7 @@ _Generated = tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarra
 
 
 def _generator(
-    model: Model, rows: Sequence[Row], extras: Extras, seed: int, written: Mapping[int, Int[np.ndarray, "S"]]
+    model: Model, rows: Sequence[Row], extras: Extras, seed: int, written: Mapping[int, Int[np.ndarray, "_"]]
 ) -> Callable[[int], _Generated | str]:
     """What rows go on with, by their numbers, or why there is nothing.
 
@@ -145,7 +145,7 @@ def written_tokens(
     model: Model,
     rows: Sequence[Row],
     n: int,
-) -> dict[int, Int[np.ndarray, "S"]]:
+) -> dict[int, Int[np.ndarray, "_"]]:
     """The first tokens after rows of which some inputs are there and some are not; the same on every host.
 
     Args:
