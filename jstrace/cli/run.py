@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 _DATA_HELP = (
     "wikitext-2 or wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
     ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line). Columns pair and'
-    " variant (of a .tsv the third and fourth) say which texts reports compare."
+    " variant (of a .tsv the third and fourth) say which texts reports compare. Columns counterfactual, answer and"
+    " rival (.jsonl, .parquet) ask of each text what --counterfactual, --answer and --instead-of of jstrace trace do."
 )
 _OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped; a URL (gs://...) too."
 _LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
@@ -51,7 +53,10 @@ _CORPUS_HELP = (
 )
 
 _SCORE_HELP = f"Edge scores: {SCORE_CHOICES}, or files of scorers (jstrace train-scorer); with commas."
-_REPLACE_HELP = f"{REPLACE_HELP} Several with commas."
+_REPLACE_HELP = (
+    f"{REPLACE_HELP} zero, mean, resample, or counterfactual: the states of each row's own, which is the default where"
+    " the data has them. Several with commas."
+)
 _ORDER_HELP = "How scores become traces; several with commas."
 _REVISION_HELP = (
     "Branch, tag or commit of a hub id; several are run one after another, each into a folder in --out, and those of a"
@@ -97,7 +102,7 @@ def run_command(
         typer.Option(metavar="random,inverse,pre-softmax", help=_BASELINES_HELP),
     ] = None,
     score: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
-    replace: Annotated[list[str], typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = ["zero"],  # noqa: B006
+    replace: Annotated[list[str] | None, typer.Option(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
     score_replace: ScoreReplace = None,
     order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
     reference: Annotated[str | None, typer.Option(help=_REFERENCE_HELP)] = None,
@@ -118,13 +123,14 @@ def run_command(
     """
     check_installed()
     from jstrace import runs
+    from jstrace.method.conditions import COUNTERFACTUAL
     from jstrace.method.plans import Plan
     from jstrace.runs.schema import checked_extras
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(
         tuple(map(score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed,
-        replacements=_listed(replace), orders=_listed(order), selectivity=selectivity,
+        replacements=_listed(replace or ["zero"]), orders=_listed(order), selectivity=selectivity,
         score_replace=None if score_replace is None else score_replace.value,
     )  # fmt: skip
     extras = checked_extras(runs.Extras(generate, temperature, geometry), selectivity=selectivity)
@@ -134,6 +140,8 @@ def run_command(
         say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
     rows = rows if alter is None else runs.altered(rows, alter, seed=seed)
+    if replace is None and any(row.counterfactual is not None for row in rows.rows):
+        plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
         n_inputs = len(rows.rows) * max(1, generate)

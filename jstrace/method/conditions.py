@@ -21,6 +21,8 @@ SCORE_NAMES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
 
 REPLACEMENTS = ("zero", "mean", "resample")
+COUNTERFACTUAL = "counterfactual"
+"""What ablated edges carry, by name, where they carry the states of each input's own counterfactual."""
 """What ablated edges carry, by name (section 8): nothing, means over reference texts, or the states of another text."""
 
 ORDERS = ("best-first", "score")

@@ -11,6 +11,7 @@ from typing import Any
 from jstrace.errors import InputError
 from jstrace.method.conditions import (
     ABLATIONS,
+    COUNTERFACTUAL,
     NO_GRADIENTS,
     ORDERS,
     REPLACEMENTS,
@@ -52,7 +53,8 @@ class Plan:
     sizes: tuple[float, ...] = SIZES
     seed: int = 0
     replacements: tuple[str, ...] = ("zero",)
-    """What ablated edges carry, in evaluations and while scores are made: names of ``REPLACEMENTS``."""
+    """What ablated edges carry, in evaluations and while scores are made: names of ``REPLACEMENTS``,
+    and "counterfactual", the states of each row's own."""
     orders: tuple[str, ...] = ("best-first",)
     """How scores become traces: names of ``ORDERS``."""
     selectivity: int = 0
@@ -64,7 +66,7 @@ class Plan:
         _check_scores(self.scores)
         _check_names("ablate", self.ablations, ABLATIONS)
         _check_names("baselines", self.baselines, BASELINES)
-        _check_names("replace", self.replacements, REPLACEMENTS)
+        _check_names("replace", self.replacements, (*REPLACEMENTS, COUNTERFACTUAL))
         _check_names("order", self.orders, ORDERS)
         if "pre-softmax" in self.baselines and ("all" not in self.ablations or "zero" not in self.replacements):
             raise InputError("pre-softmax masks attention and replaces nothing: ablate all, and replace by zero, too")
@@ -106,7 +108,7 @@ class Plan:
     @property
     def takes_reference(self) -> bool:
         """Whether anything of it depends on reference texts."""
-        return any(name != "zero" for name in (*self.replacements, *self.scored_under))
+        return any(name in REPLACEMENTS[1:] for name in (*self.replacements, *self.scored_under))
 
     @property
     def scored_under(self) -> tuple[str, ...]:

@@ -9,12 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.measure.metrics import Metric
 from jstrace.models import AnyArray
 from jstrace.models.edges import ByValue
-
-COUNTERFACTUAL = "counterfactual"
-"""What ablated edges carry, by name, where they carry the states of each input's own counterfactual."""
 
 
 @jax.tree_util.register_dataclass

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import counted
 from jstrace.method.graph.sizes import NO_EDGE, checked_sizes
-from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import InputError, edge_shapes
 
 

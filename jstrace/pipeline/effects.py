@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.frames import frame
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import SIZES
 from jstrace.method.measure import metrics
-from jstrace.method.questions import COUNTERFACTUAL, Question
+from jstrace.method.questions import Question
 from jstrace.method.scores.gradients import Pass, as_floats, logit_gradient
 from jstrace.models import (
     AnyArray,

@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from jstrace.method.conditions import REPLACEMENTS, Case, Condition, Source, checked_ablation
-from jstrace.method.questions import COUNTERFACTUAL, Question
+from jstrace.method.conditions import COUNTERFACTUAL, REPLACEMENTS, Case, Condition, Source, checked_ablation
+from jstrace.method.questions import Question
 from jstrace.models import AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.coherence import check

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jstrace.method.conditions import takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
-from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import InputError, ModelConfig, Replacement, form, weight_bytes
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask

@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
-from jstrace.method.conditions import Condition
+from jstrace.method.conditions import COUNTERFACTUAL, Condition
 from jstrace.method.graph.masks import kept
 from jstrace.method.measure.measures import Measures, measure, measure_outputs
-from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
+from jstrace.method.questions import NOTHING, Question
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidden_states, live_rows, masked_forward
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jstrace.method.conditions import REPLACEMENTS
-from jstrace.method.questions import COUNTERFACTUAL
+from jstrace.method.conditions import COUNTERFACTUAL, REPLACEMENTS
 from jstrace.models import InputError, Model, Replacement
 from jstrace.models.replacement import check_fits, checked_arrays
 from jstrace.pipeline import kept_means

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import scored_name, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL, scored_name, takes_passes
 from jstrace.method.graph import full_graph
-from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import Model, Replacement
 from jstrace.pipeline import scorers
 from jstrace.pipeline.ask import Ask

@@ -14,14 +14,13 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace import archives
-from jstrace.method.conditions import checked_frozen, checked_order, checked_replace
+from jstrace.method.conditions import COUNTERFACTUAL, checked_frozen, checked_order, checked_replace
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import Composition, compose
 from jstrace.method.graph.edges import Edges, edges_where
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.method.graph.sizes import counts as edge_counts
 from jstrace.method.measure.metrics import Metric
-from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
 from jstrace.pipeline import trace_file

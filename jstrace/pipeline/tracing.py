@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from jstrace.method.conditions import (
+    COUNTERFACTUAL,
     NO_GRADIENTS,
     Source,
     checked_frozen,
@@ -17,7 +18,7 @@ from jstrace.method.conditions import (
     takes_passes,
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
-from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
+from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.answers import continued

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jstrace.method.conditions import ABLATIONS, REPLACEMENTS, Case
+from jstrace.method.conditions import ABLATIONS, COUNTERFACTUAL, REPLACEMENTS, Case
 from jstrace.reports.results import Results
 
 NOT_ABLATED = "Nothing is ablated here: it shows the traces themselves."
@@ -145,7 +145,9 @@ def ablated_in(cases: Sequence[Case]) -> str:
 def modes_of(runs: Sequence[Results]) -> tuple[list[str], list[str]]:
     """The ablations and the replacements that any run has."""
     ablations = [name for name in ABLATIONS if any(name in run.ablations for run in runs)]
-    return ablations, [name for name in REPLACEMENTS if any(name in run.plan.replacements for run in runs)]
+    return ablations, [
+        name for name in (*REPLACEMENTS, COUNTERFACTUAL) if any(name in run.plan.replacements for run in runs)
+    ]
 
 
 def carried(replacements: Sequence[str]) -> str:

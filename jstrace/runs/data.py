@@ -22,7 +22,7 @@ from jstrace.runs import stores, wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
-_COLUMNS = ("text", "next", "pair", "variant")
+_COLUMNS = ("text", "next", "pair", "variant", "counterfactual", "answer", "rival")
 _READERS = (".tsv", ".jsonl", ".parquet", ".txt")
 _CORPUS_PARAGRAPHS = 20_000
 _BATCH = 4096
@@ -42,10 +42,16 @@ class Data:
         return any(row.pair is not None for row in self.rows)
 
     @property
+    def asks(self) -> bool:
+        """Whether any row has a counterfactual or an answer."""
+        return any(row.asks for row in self.rows)
+
+    @property
     def fingerprint(self) -> str:
         """A short hash of every row and of the corpus."""
         digest = hashlib.sha256(b"%d rows " % len(self.rows))
-        rows = self.rows if self.paired else [row[:2] for row in self.rows]  # as it was before there were pairs
+        known = len(Row._fields) if self.asks else 4 if self.paired else 2  # as it was before there were others
+        rows = [row[:known] for row in self.rows]
         for part in (*(part for row in rows for part in row), *self.corpus):
             found = b"" if part is None else part.encode()
             digest.update(b"%d " % (-1 if part is None else len(found)) + found)
@@ -106,6 +112,8 @@ def altered(data: Data, how: str, *, seed: int = 0) -> Data:
         raise InputError(f"alter {how!r}: expected {', '.join(ALTERATIONS)}")
     if data.paired:
         raise InputError(f"{data.name}: has pairs already, which alter would make")
+    if data.asks:
+        raise InputError(f"{data.name}: has counterfactuals or answers, which are of the texts as they are")
     rows = tuple(_pairs(data.rows, seed))
     if not rows:
         raise InputError(f"{data.name}: no row has two words that differ, which shuffle could move")
@@ -245,16 +253,25 @@ def _check_texts(path: Path, schema: Any) -> None:
             raise InputError(f"{path}: column {field.name} is of type {field.type}, or there twice; expected texts")
 
 
-def _checked(where: str, text: Any, next_word: Any = None, pair: Any = None, variant: Any = None) -> Row:
+def _checked(where: str, text: Any, *others: Any) -> Row:
+    """The cells of a row, in the order of ``_COLUMNS``, of which the last ones may be missing."""
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{where}: no text")
+    cells: list[Any] = [*others, *[None] * (len(_COLUMNS) - 1 - len(others))]
+    (next_word, pair, variant), asked = cells[:3], cells[3:]
     if next_word is not None and not isinstance(next_word, str):
         raise InputError(f"{where}: the next word is {next_word!r}, expected a text")
     for what, given in (("pair", pair), ("variant", variant)):
         if (pair, variant) != (None, None) and not (isinstance(given, str) and given.strip()):
             raise InputError(f"{where}: the {what} is {given!r}, expected a text; texts to compare have both")
+    for what, given in zip(_COLUMNS[4:], asked, strict=True):
+        if given is not None and not (isinstance(given, str) and given):
+            raise InputError(f"{where}: the {what} is {given!r}, expected a text")
+    row = Row(text, next_word if next_word and next_word.strip() else None, pair, variant, *asked)
+    if row.rival is not None and row.answer is None:
+        raise InputError(f"{where}: the rival {row.rival!r} is compared with an answer, and there is none")
     try:
-        (text + (next_word or "") + (pair or "") + (variant or "")).encode()
+        "".join(cell for cell in row if cell is not None).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: not valid Unicode ({error.reason})") from error
-    return Row(text, next_word if next_word and next_word.strip() else None, pair, variant)
+    return row

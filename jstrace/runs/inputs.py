@@ -14,14 +14,18 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
+from jstrace.method.measure.metrics import log_prob, logit_difference
+from jstrace.method.questions import Question
 from jstrace.models import InputError, Model, Tokenizer, text_of
+from jstrace.pipeline.answers import continued, ids_of
 from jstrace.pipeline.generation import generated
 from jstrace.pipeline.inputs import tokenised
+from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.records import Input
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
 from jstrace.runs.row import Row, next_token
-from jstrace.runs.schema import Extras
+from jstrace.runs.schema import ADDED, Extras
 from jstrace.scale import hosts
 from jstrace.scale.memory import out_of_memory
 
@@ -54,9 +58,13 @@ class Inputs:
         extras: Extras,
         seed: int,
         written: Mapping[int, Int[np.ndarray, "_"]] = MappingProxyType({}),
+        *,
+        paired: bool = False,
     ) -> None:
-        """``written``: the first tokens after rows, by their numbers, where an earlier call of the run has some."""
+        """``written``: the first tokens after rows, by their numbers, where an earlier call of the run has some;
+        ``paired``: whether ablated edges carry the states of counterfactuals anywhere."""
         self._model, self._rows, self._extras = model, rows, extras
+        self._asked, self._paired = any(row.asks for row in rows), paired
         self._of_row = _generator(model, rows, extras, seed, written)
 
     def made(self, index: int) -> Made:
@@ -65,6 +73,7 @@ class Inputs:
         row = self._rows[number]
         columns: dict[str, Any] = {} if row.pair is None else {"pair": row.pair, "variant": row.variant}
         columns |= {"row": number, "step": step} if self._extras.generate else {}
+        columns |= {name: getattr(row, name) for name, _ in ADDED["questions"]} if self._asked else {}
         try:
             return self._continued(row, number, step, columns) if self._extras.generate else self._whole(row, columns)
         except InputError as error:
@@ -77,7 +86,15 @@ class Inputs:
 
     def _whole(self, row: Row, columns: Mapping[str, Any]) -> Made:
         tokens = tokenised(self._model, row.text)[1][0]
-        return Made(row, Input(tokens, next_token(self._tokenizer, row, tokens.tolist())), columns)
+        following = next_token(self._tokenizer, row, tokens.tolist())
+        if self._paired and row.counterfactual is None:
+            raise InputError("no counterfactual, which ablated edges are to carry the states of")
+        if not row.asks:
+            return Made(row, Input(tokens, following), columns)
+        asked = asked_of_row(self._model, row, tokens)
+        if asked.answer is not None:  # of which surprisal and rank are, then
+            following, tokens = None, continued(tokens, asked.answer)
+        return Made(row, Input(tokens, following, question=asked), columns)
 
     def _continued(self, row: Row, number: int, step: int, columns: Mapping[str, Any]) -> Made:
         """The prediction that the token after so many others is taken from."""
@@ -97,6 +114,21 @@ class Inputs:
         """A text with what follows it, which is decoded together with it: alone it would lose its first space."""
         before, found = (text_of(self._tokenizer, tokens) for tokens in (prompt, whole))
         return text + found[len(before) :] if found.startswith(before) else found
+
+
+def asked_of_row(model: Model, row: Row, tokens: Int[np.ndarray, "T"]) -> Question:
+    """The counterfactual, the metric and the answer of a row; an answer of several tokens is traced with all of it.
+
+    Raises:
+      InputError: a counterfactual of another number of tokens, or words that are no token.
+    """
+    ids = () if row.answer is None or row.rival is not None else ids_of(model, row.answer)
+    metric = None
+    if row.answer is not None:
+        metric = log_prob(row.answer) if row.rival is None else logit_difference(row.answer, row.rival)
+    asked: dict[str, Any] = {"counterfactual": row.counterfactual, "metric": metric}
+    asked["answer"] = row.answer if len(ids) > 1 else None
+    return Questions.of(model, 1, single=True, **asked).about(0, tokens, "")
 
 
 _Generated = tuple[Int[np.ndarray, "P"], Int[np.ndarray, "N"], Float32[np.ndarray, "N"]]

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
@@ -76,6 +77,19 @@ class Job:
         for what in ("limit", "part_inputs"):
             object.__setattr__(self, what, _count(what, getattr(self, what)))
         object.__setattr__(self, "extras", checked_extras(self.extras, selectivity=asked))
+        self._check_questions()
+
+    def _check_questions(self) -> None:
+        """Refuse what cannot be asked of pairs of prompts, and counterfactuals that are nowhere."""
+        paired = COUNTERFACTUAL in self.plan.replacements
+        if paired and all(row.counterfactual is None for row in self.data.rows):
+            raise InputError(f"replace counterfactual: {self.data.name} has no column counterfactual")
+        if self.extras.generate and self.data.asks:
+            raise InputError(f"generate goes on with texts, and those of {self.data.name} have their own answers")
+        if self.plan.selectivity and self.data.asks:
+            raise InputError(
+                f"selectivity tells inputs what others predict, and {self.data.name} says itself what is asked"
+            )
 
     @property
     def wanted(self) -> int:
@@ -86,7 +100,8 @@ class Job:
     @property
     def added(self) -> tuple[str, ...]:
         """The groups of columns (``schema.ADDED``) that the table of inputs has."""
-        return (*self.extras.columns, *(["pairs"] if self.data.paired else []))
+        of_data = {"pairs": self.data.paired, "questions": self.data.asks}
+        return (*self.extras.columns, *(name for name, there in of_data.items() if there))
 
     def config(self) -> dict[str, Any]:
         """What makes two runs the same, as far as it is known without the model."""

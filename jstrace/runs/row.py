@@ -19,6 +19,17 @@ class Row(NamedTuple):
     """Texts of the same pair are compared with each other,"""
     variant: str | None = None
     """each being another variant of it: as it was, or altered somehow."""
+    counterfactual: str | None = None
+    """A prompt of as many tokens, whose states ablated edges carry under ``replace`` counterfactual."""
+    answer: str | None = None
+    """What the text goes on with, which is measured, too;"""
+    rival: str | None = None
+    """as its logit less that of another next token."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether more is asked of it than its own prediction."""
+        return self.counterfactual is not None or self.answer is not None
 
 
 class Passage(Row):

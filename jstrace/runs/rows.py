@@ -17,7 +17,7 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import edges_of, fields, strata_arrays
+from jstrace.runs.schema import ADDED, edges_of, fields, strata_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,8 @@ def part_tables(
       word: a token as text.
       count: how often a token occurs in the corpus.
     """
-    columns, rows = fields(plan), {name: list[dict[str, Any]]() for name in wanted}
+    added = [group for group, columns in ADDED.items() if {name for name, _ in columns} <= set(wanted["inputs"].names)]
+    columns, rows = fields(plan, added), {name: list[dict[str, Any]]() for name in wanted}
 
     def cells(table: str, row: object) -> dict[str, Any]:
         return {field.name: field.cell(row) for field in columns[table]}

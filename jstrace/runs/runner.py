@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import jstrace
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
@@ -154,7 +155,7 @@ def _computed(
     written = {} if not extras.generate else written_tokens(
         folder, there, mark, done, model, rows, extras.generate
     )  # fmt: skip
-    inputs = Inputs(model, rows, extras, plan.seed, written)
+    inputs = Inputs(model, rows, extras, plan.seed, written, paired=COUNTERFACTUAL in plan.replacements)
     control = Control(model, plan, rows, replacing) if plan.selectivity else None
     chunks = _chunks(np.flatnonzero(~done).tolist(), job.part_inputs or _part_size(model))
     with hosts.interrupts_agreed() as interrupts:

@@ -121,6 +121,12 @@ _FOREIGN_CURVES = (
 _FOREIGN_INPUTS = (Field("foreign_inputs", pa.list_(pa.int32()), lambda row: list(row.foreign.inputs), "foreign"),)
 """Columns of runs that ask for selectivity, and of no other."""
 
+_METRIC_CURVES = (
+    _measured("metric", pa.float32()),
+    _measured("metric_recovered", pa.float32(), "recovered"),
+)
+"""Of data with counterfactuals or answers: ``recovered`` is the nucleus level in files."""
+
 ADDED = {
     "generate": (
         ("row", pa.int32()),
@@ -131,6 +137,7 @@ ADDED = {
     ),
     "geometry": (("dimension", pa.list_(pa.float32())), ("anisotropy", pa.list_(pa.float32()))),
     "pairs": (("pair", pa.string()), ("variant", pa.string())),
+    "questions": (("counterfactual", pa.string()), ("answer", pa.string()), ("rival", pa.string())),
 }
 """Columns of the table of inputs that some runs have: with ``Extras``, and of data with pairs. Inputs bring them."""
 
@@ -149,9 +156,10 @@ def _density(number: int, name: str) -> Field:
     return Field(density_column(name), pa.float64(), lambda row: row.outcome.evaluations[number].density, "outcome")
 
 
-def fields(plan: Plan) -> dict[str, tuple[Field, ...]]:
-    """The columns of each table of a run, but for those of ``ADDED``."""
+def fields(plan: Plan, added: Sequence[str] = ()) -> dict[str, tuple[Field, ...]]:
+    """The columns of each table of a run, but for those of ``ADDED`` on the table of inputs."""
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
+    on_curves = (*on_curves, *_METRIC_CURVES) if "questions" in added else on_curves
     densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
     return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
 
@@ -162,7 +170,7 @@ _ALWAYS: dict[str, tuple[Field, ...]] = dict(zip(TABLES, (_CURVES, _COMPONENTS, 
 
 def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
     """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
-    found = {name: [field[:2] for field in columns] for name, columns in fields(plan).items()}
+    found = {name: [field[:2] for field in columns] for name, columns in fields(plan, added).items()}
     found["inputs"] += [column for group in added for column in ADDED[group]]
     return {name: pa.schema(found[name]) for name in TABLES if name != "strata" or save_strata}
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, Source, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL, GRADIENTS, SCORE_NAMES, Source, takes_passes
 from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
-from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
+from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass
 from jstrace.method.scores.learned import Coefficients, Scorer

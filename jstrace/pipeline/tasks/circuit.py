@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from jstrace import archives
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.frames import frame
 from jstrace.method.graph.sizes import counts
-from jstrace.method.questions import COUNTERFACTUAL
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.inputs import checked_model
