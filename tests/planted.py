@@ -96,7 +96,7 @@ def write_run(
         )
         strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
         tokens = np.arange(N_TOKENS, dtype=np.int32)
-        shares = tuple(compose(one, len(plan.sizes), parallel=TINY.parallel) for one in strata)
+        shares = tuple(compose(one, len(plan.sizes), TINY) for one in strata)
         outcome = Outcome(tokens, N_EDGES, strata, evaluations, compositions=shares)
         found = Invalid("planted") if n in invalid else outcome
         control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])

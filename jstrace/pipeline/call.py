@@ -76,7 +76,7 @@ def start(resolved: Resolved, members: Sequence[Input], n_rows: int) -> Callable
         batch.questions, n_sizes=len(ask.sizes), cases=ask.numbered, mesh=mesh,
     )  # fmt: skip
     counts = () if not ask.compose else stages.compose_batch(
-        traced.strata, n_sizes=len(ask.sizes), parallel=config.parallel, mesh=mesh
+        traced.strata, n_sizes=len(ask.sizes), config=config, mesh=mesh
     )  # fmt: skip
     strata = traced.strata if ask.sources and ask.keep_strata else ()
     leaving = meshes.leaving(dataclasses.replace(traced, strata=strata, measured=measured, counts=counts))
@@ -181,5 +181,6 @@ def _outcome(resolved: Resolved, host: _Results, index: int, member: Input, n_ed
     )  # fmt: skip
     strata = tuple(cropped(tree, index, length) for tree in host.strata) or member.strata
     scores = None if host.scores is None else without_marks(cropped(host.scores, index, length))
-    compositions = tuple(composed(jax.tree.map(lambda leaf: leaf[index], counts)) for counts in host.counts)
+    made = functools.partial(composed, config=resolved.model.config, n_outputs=member.question.n_outputs)
+    compositions = tuple(made(jax.tree.map(lambda leaf: leaf[index], counts)) for counts in host.counts)
     return Outcome(member.tokens, n_edges, strata, evaluations, scores, compositions)

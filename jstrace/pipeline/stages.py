@@ -24,7 +24,7 @@ from jstrace.method.scores.scoring import filled, several_scores
 from jstrace.method.search.extraction import extract_padded
 from jstrace.method.search.first_pass import ranked
 from jstrace.method.search.ranking import by_score
-from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, clean_forward, form
+from jstrace.models import AnyArray, Decoder, EdgeTree, ModelConfig, Replacement, clean_forward, form
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes
 
@@ -184,13 +184,13 @@ def rank_program(
     return run(score, cuts)
 
 
-@functools.partial(jax.jit, static_argnames=("n_sizes", "parallel", "mesh"))
+@functools.partial(jax.jit, static_argnames=("n_sizes", "config", "mesh"))
 @usual_promotion()
 def compose_batch(
-    strata: tuple[EdgeTree, ...], *, n_sizes: int, parallel: bool, mesh: Mesh | None = None
+    strata: tuple[EdgeTree, ...], *, n_sizes: int, config: ModelConfig, mesh: Mesh | None = None
 ) -> tuple[Counts, ...]:
     """What the traces of a padded batch are made of, from the strata of every source."""
-    counted = functools.partial(count, n_sizes=n_sizes, parallel=parallel)
+    counted = functools.partial(count, n_sizes=n_sizes, config=config)
 
     def each(strata: EdgeTree) -> Counts:
         return meshes.over_inputs(jax.vmap(counted), mesh, strata.mlp.shape[0], whole=True)(strata)

@@ -11,10 +11,10 @@ from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jstrace import archives
-from jstrace.method.conditions import COUNTERFACTUAL, checked_frozen, checked_order, checked_replace
+from jstrace.method.conditions import COUNTERFACTUAL, checked_ablation, checked_frozen, checked_order, checked_replace
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import Composition, compose
 from jstrace.method.graph.edges import Edges, edges_where
@@ -232,7 +232,14 @@ class Trace(ByValue):
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
-        return compose(self.strata, len(self.sizes), parallel=self.config.parallel, n_outputs=self.n_outputs)
+        return compose(self.strata, len(self.sizes), self.config, self.n_outputs)
+
+    def flops(self, ablate: str = "all") -> Float[np.ndarray, "Z1"]:
+        """Floating-point operations of a pass that computes only what each trace keeps, the full graph's last.
+
+        Under "residual+mlp" attention is computed whole (section 5 of the method).
+        """
+        return self.composition().flops.total(checked_ablation(ablate))
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def configuration(
     return {
         **{key: value for key, value in later.items() if value != _LATER.get(key, {})},
         **_scored(plan),
+        _FLOPS: True,
         "importance": list(plan.score_names),
         "ablate": list(plan.ablations),
         "baselines": list(plan.baselines),
@@ -78,6 +79,9 @@ def _scored(plan: Plan) -> dict[str, Any]:
 
 _OWN_GRADIENTS = "own_gradients"
 """Which scores of one's own are from gradients; it goes with ``score_replace`` and is not compared."""
+
+_FLOPS = "flops"
+"""Whether tables have that column, which is not compared: a run of an earlier version goes on without."""
 
 _LATER: dict[str, Any] = {
     "reference": None,
@@ -175,6 +179,11 @@ def _is_seconds(number: Any) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
 
 
+def added_columns(config: Mapping[str, Any], asked: Sequence[str]) -> tuple[str, ...]:
+    """The groups of columns that the tables of a run have beside those of all runs."""
+    return (*asked, *([_FLOPS] if config.get(_FLOPS) else []))
+
+
 def mark_of(config: dict[str, Any]) -> str:
     """A short hash of a run's configuration, which all its files carry."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
@@ -188,7 +197,7 @@ def adopted(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if not (folder / MANIFEST).exists():
         return config
     there = read_manifest(folder)["config"]
-    unsaid = {"scores", "score_replace", _OWN_GRADIENTS} - set(there)
+    unsaid = {"scores", "score_replace", _OWN_GRADIENTS, _FLOPS} - set(there)
     known = {key: value for key, value in config.items() if key not in unsaid}
     return {key: there[key] if key in there and there[key] == value else value for key, value in known.items()}
 
@@ -220,7 +229,7 @@ def check_same(folder: Path, config: dict[str, Any], facts: dict[str, Any]) -> N
         f"{_OPTIONS.get(key, key)} is {_shown(meant.get(key), manifest.get(key))} there,"
         f" {_shown(value, facts.get(key))} here"
         for key, value in asked.items()
-        if key not in ("scores", _OWN_GRADIENTS) and meant.get(key) != value
+        if key not in ("scores", _OWN_GRADIENTS, _FLOPS) and meant.get(key) != value
     ]
     differences += _other_scores(there.get("scores", {}), config.get("scores", {}))
     if differences:

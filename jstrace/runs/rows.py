@@ -17,7 +17,7 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import ADDED, edges_of, fields, strata_arrays
+from jstrace.runs.schema import edges_of, fields, strata_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class _SizeRow(NamedTuple):
     edges: int = 0
     foreign: Float32[np.ndarray, "N"] | None = None
     """TV from each foreign prediction, where there is a control."""
+    flops: float | None = None
 
 
 def part_tables(
@@ -82,8 +83,10 @@ def part_tables(
       word: a token as text.
       count: how often a token occurs in the corpus.
     """
-    added = [group for group, columns in ADDED.items() if {name for name, _ in columns} <= set(wanted["inputs"].names)]
-    columns, rows = fields(plan, added), {name: list[dict[str, Any]]() for name in wanted}
+    own = {name: {field.name for field in schema} for name, schema in wanted.items()}
+    every = fields(plan, ("flops", "questions"))
+    columns = {name: [field for field in every[name] if field.name in own[name]] for name in wanted}
+    rows = {name: list[dict[str, Any]]() for name in wanted}
 
     def cells(table: str, row: object) -> dict[str, Any]:
         return {field.name: field.cell(row) for field in columns[table]}
@@ -106,10 +109,13 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     foreign = {} if entry.foreign is None else dict(zip(plan.controlled, entry.foreign.tv, strict=True))
     at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, found), strict=True)))
+    made = dict(zip(plan.sources, found.compositions, strict=True))
     for case, evaluation in zip(plan.cases, found.evaluations, strict=True):
+        costs = made[case.source].flops.total(evaluation.ablate).tolist()
         for k, (size, edges) in at:
             control = foreign[case][:, k] if case in foreign else None
-            yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control)
+            cost = None if evaluation.inverse else costs[k]
+            yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control, cost)
 
 
 def _component_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:

@@ -140,7 +140,8 @@ def _computed(
     """What is not there yet, in a folder that is this run's own."""
     assert model.tokenizer is not None
     plan, rows, extras = job.plan, job.data.rows, job.extras
-    tables, mark = schema.schemas(plan, save_strata=job.save_strata, added=job.added), manifest.mark_of(config)
+    added, mark = manifest.added_columns(config, job.added), manifest.mark_of(config)
+    tables = schema.schemas(plan, save_strata=job.save_strata, added=added)
     names, session = list(tables), _session(model)
     there = run_folder.opened(folder, config, facts, session, names)
     done = hosts.either(_done(there, job.wanted))

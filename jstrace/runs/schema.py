@@ -121,6 +121,9 @@ _FOREIGN_CURVES = (
 _FOREIGN_INPUTS = (Field("foreign_inputs", pa.list_(pa.int32()), lambda row: list(row.foreign.inputs), "foreign"),)
 """Columns of runs that ask for selectivity, and of no other."""
 
+_FLOPS_CURVES = (Field("flops", pa.float64(), lambda row: row.flops),)
+"""Of all runs but those that earlier versions began."""
+
 _METRIC_CURVES = (
     _measured("metric", pa.float32()),
     _measured("metric_recovered", pa.float32(), "recovered"),
@@ -159,7 +162,8 @@ def _density(number: int, name: str) -> Field:
 def fields(plan: Plan, added: Sequence[str] = ()) -> dict[str, tuple[Field, ...]]:
     """The columns of each table of a run, but for those of ``ADDED`` on the table of inputs."""
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
-    on_curves = (*on_curves, *_METRIC_CURVES) if "questions" in added else on_curves
+    for group, columns in (("flops", _FLOPS_CURVES), ("questions", _METRIC_CURVES)):
+        on_curves = (*on_curves, *columns) if group in added else on_curves
     densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
     return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
 
@@ -169,9 +173,12 @@ _ALWAYS: dict[str, tuple[Field, ...]] = dict(zip(TABLES, (_CURVES, _COMPONENTS, 
 
 
 def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict[str, pa.Schema]:
-    """The schema of each table of a run, in the order in which a part's files are written; ``added``: of ``ADDED``."""
+    """The schema of each table of a run, in the order in which a part's files are written.
+
+    ``added`` are groups of ``ADDED``, and "flops".
+    """
     found = {name: [field[:2] for field in columns] for name, columns in fields(plan, added).items()}
-    found["inputs"] += [column for group in added for column in ADDED[group]]
+    found["inputs"] += [column for group in added for column in ADDED.get(group, ())]
     return {name: pa.schema(found[name]) for name in TABLES if name != "strata" or save_strata}
 
 

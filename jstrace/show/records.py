@@ -37,10 +37,12 @@ def as_json(
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
     """
     made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
+    flops = made.flops.total(evaluation.ablate)
     rows = [
         {
             "size": size,
             "edges": int(made.edges[k]),
+            "flops": None if evaluation.inverse else float(flops[k]),
             "residual": _number(made.residual[k]),
             "attention": _number(made.attention[k]),
             "mlp": _number(made.mlp[k]),

@@ -22,7 +22,8 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     """The Z + 1 rows: size, edges, composition and how much of the prediction is kept; those alike are folded."""
     made, recovered = trace.composition(), evaluation.recovered
     asked = [] if recovered is None else ["recovered"]
-    table = _table("size", "edges", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus", *asked)
+    flops = made.flops.total(evaluation.ablate)
+    table = _table("size", "edges", "FLOPs %", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus", *asked)
     rows, fold = folded(trace, evaluation)
     told = ["TV, KL and nuclei against a target"] if evaluation.targeted else []
     table.caption = "; ".join([*told, *([f"not shown: {fold}"] if fold else [])]) or None
@@ -34,6 +35,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
         table.add_row(
             "full" if k == len(trace.sizes) else percent(trace.sizes[k], 3),
             str(made.edges[k]),
+            "-" if evaluation.inverse else f"{100 * flops[k] / flops[-1]:.1f}",
             *shares,
             f"{evaluation.tv[k]:.3f}",
             f"{evaluation.kl[k]:.3f}",

@@ -9,6 +9,7 @@ from experiments.inputs import makeup_of
 from jstrace.method.graph.composition import composed
 from jstrace.method.graph.counting import Counts
 from jstrace.method.graph.depth import by_quarter
+from tests.conftest import TINY
 
 
 def test_quarters_are_those_of_compositions() -> None:
@@ -17,11 +18,11 @@ def test_quarters_are_those_of_compositions() -> None:
     counts = [
         Counts(
             rng.integers(1, 9, (2, 6)), rng.integers(1, 9, (2, 6)), rng.integers(1, 9, (2, 6, 3)), np.ones(2, int),
-            np.ones(2, bool),
+            np.ones(2, bool), np.ones((2, 6), int),
         )
         for _ in range(3)
     ]  # fmt: skip
-    made = [composed(one) for one in counts]
+    made = [composed(one, TINY) for one in counts]
     for k, row in enumerate(makeup_of(made, (0.1, 1.0))):
         layers = np.mean([one.layers[k] for one in made], axis=0)
         expected = [layers[:2].sum(), layers[2], layers[3:5].sum(), layers[5]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tracemalloc
+from typing import Any
 
 import chex
 import jax
@@ -12,9 +13,10 @@ import pytest
 
 from jstrace.method.graph.composition import compose, composed
 from jstrace.method.graph.counting import Counts
-from jstrace.models import EdgeTree
+from jstrace.models import EdgeTree, ModelConfig
 from jstrace.pipeline import stages
 from jstrace.pipeline.padding import widened
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.quick
 
@@ -29,11 +31,18 @@ def strata_of(n_layers: int, n_heads: int, n_tokens: int, padding: int = 0) -> E
     return EdgeTree(*(leaf[..., :n_tokens, :n_tokens] if leaf.ndim == 4 else leaf[:, :n_tokens] for leaf in wide))
 
 
+def config_of(strata: EdgeTree, **changes: Any) -> ModelConfig:
+    """Two heads share a key where their number allows it."""
+    n_layers, n_heads = strata.attn.shape[:2]
+    n_kv_heads = n_heads // 2 if n_heads % 2 == 0 else n_heads
+    return dataclasses.replace(TINY, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, **changes)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 0), (2, 3, 5, 2), (3, 2, 300, 0), (2, 40, 130, 14)])
 def test_counts_are_those_of_comparison(shape: tuple[int, int, int, int]) -> None:
     """One block or many, rows shorter than a block and longer ones."""
     strata = strata_of(*shape)
-    made = compose(strata, N_SIZES)
+    made = compose(strata, N_SIZES, config_of(strata))
     for k in (0, 7, N_SIZES):
         held = EdgeTree(*(leaf <= k for _, leaf in strata.items()))
         np.testing.assert_array_equal(made.head_edges[k], held.attn.sum(axis=(-1, -2)))
@@ -49,10 +58,11 @@ def test_the_device_counts_as_the_host(parallel: bool) -> None:
     """In a padded batch, whose slots beyond an input's length are no edge."""
     strata = [strata_of(3, 2, 5), EdgeTree(*(np.full_like(leaf, N_SIZES) for _, leaf in strata_of(3, 2, 5).items()))]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(widened(one, 8, np.uint8(255)) for one in strata))
-    (found,) = stages.compose_batch((batch,), n_sizes=N_SIZES, parallel=parallel)
+    config = config_of(strata[0], parallel=parallel)
+    (found,) = stages.compose_batch((batch,), n_sizes=N_SIZES, config=config)
     for index, one in enumerate(strata):
-        got = composed(Counts(*(np.asarray(leaf[index]) for leaf in jax.tree.leaves(found))))
-        expected = compose(one, N_SIZES, parallel=parallel)
+        got = composed(Counts(*(np.asarray(leaf[index]) for leaf in jax.tree.leaves(found))), config)
+        expected = compose(one, N_SIZES, config)
         chex.assert_trees_all_equal(dataclasses.asdict(got), dataclasses.asdict(expected))
 
 
@@ -61,7 +71,7 @@ def test_counting_needs_less_memory_than_the_strata(padding: int) -> None:
     """Bins of 8 bytes for every slot at once were 8.7 GB for 1,024 tokens of a model of 8B."""
     strata = strata_of(8, 8, 256, padding)
     tracemalloc.start()
-    compose(strata, N_SIZES)
+    compose(strata, N_SIZES, config_of(strata))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert strata.attn.nbytes == 2**22

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from jstrace.method.graph.counting import Counts
 from jstrace.method.graph.depth import by_quarter
-from jstrace.models import EdgeTree
+from jstrace.method.graph.flops import Flops, flops, work
+from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.edges import ByValue
 
 
@@ -40,17 +41,20 @@ class Composition(ByValue):
     """its MLP,"""
     head_edges: Int[np.ndarray, "Z1 L H"]
     """and each of its heads."""
+    flops: Flops
+    """What a pass costs that computes only what each trace keeps."""
 
 
-def compose(strata: EdgeTree, n_sizes: int, *, parallel: bool = False, n_outputs: int = 1) -> Composition:
-    """Count the edges of every trace from strata on the host; ``parallel`` as in the model's config."""
+def compose(strata: EdgeTree, n_sizes: int, config: ModelConfig, n_outputs: int = 1) -> Composition:
+    """Count the edges of every trace from strata on the host."""
     residual = _held(strata.residual_attn, n_sizes, 1) + _held(strata.residual_mlp, n_sizes, 1)
     mlp, heads = _held(strata.mlp, n_sizes, 1), _held(strata.attn, n_sizes, 2)
-    nodes, input_reached = _nodes(strata, n_sizes, parallel)
-    return composed(Counts(residual, mlp, heads, n_outputs - 1 + nodes, input_reached))
+    nodes, input_reached = _nodes(strata, n_sizes, config.parallel)
+    counts = Counts(residual, mlp, heads, nodes, input_reached, work(strata, n_sizes, config))
+    return composed(counts, config, n_outputs)
 
 
-def composed(counts: Counts) -> Composition:
+def composed(counts: Counts, config: ModelConfig, n_outputs: int = 1) -> Composition:
     """The composition that counts of one input, on the host, make."""
     residual, mlp, heads = counts.residual, counts.mlp, counts.heads
     layers = residual + mlp + heads.sum(-1)
@@ -63,11 +67,12 @@ def composed(counts: Counts) -> Composition:
             mlp=mlp.sum(-1) / total,
             layers=layers / total[:, None],
             quarters=by_quarter(layers) / total[:, None],
-            nodes=counts.nodes,
+            nodes=counts.nodes + n_outputs - 1,
             input_reached=counts.input_reached,
             residual_edges=residual,
             mlp_edges=mlp,
             head_edges=heads,
+            flops=flops(counts.work, heads.sum((-1, -2)), config, n_outputs),
         )
 
 
