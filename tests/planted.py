@@ -102,7 +102,7 @@ def write_run(
         control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])
         own = dict(columns[n]) if columns else {}
         own |= {"pair": given[n].pair, "variant": given[n].variant} if pairs else {}
-        entries.append(Entry(first + n, given[n], Input(tokens), found, control, own))
+        entries.append(Entry(first + n, given[n], Input(tokens), found, control, columns=own))
     made = part_tables(entries, plan, wanted, word=Letters().token, count=lambda token: 7 + token)
     parts.write_part(folder, Part(first, first + len(given) - 1), made, manifest.mark_of(config))
     return folder

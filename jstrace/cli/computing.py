@@ -52,6 +52,8 @@ class Asked:
     """Whether the effect of each head and MLP on that is wanted, too."""
     answer: str | None = None
     """What every text goes on with, where that is several tokens."""
+    repeats: int = 0
+    """How often again, with weights that differ by rounding."""
 
 
 class Result(NamedTuple):
@@ -123,7 +125,7 @@ def _computed(
     traces = jstrace.trace(
         model, rows, score=asked.score, order=asked.order, replace=None if pair else asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
-        counterfactual=pair, metric=asked.metric,
+        counterfactual=pair, metric=asked.metric, repeats=asked.repeats,
         answer=None if asked.answer is None else [asked.answer] * len(rows),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)

@@ -156,6 +156,7 @@ def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
         raise InputError(f"--pre-softmax leaves nothing to replace by {replace.value}: give --replace zero")
 
 
+REPEATS_HELP = "Again N times with weights that differ by rounding (1e-6), at least 2: how far TV moves with it."
 REPLACE_HELP = "What ablated edges carry, in the evaluation and while the score is made."
 SCORE_REPLACE_HELP = "What they carry while a score from gradients is made, where that is to differ from --replace."
 

@@ -15,6 +15,7 @@ import typer
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.options import (
     MODEL_HELP,
+    REPEATS_HELP,
     REPLACE_HELP,
     SCORE_CHOICES,
     Distributed,
@@ -116,6 +117,7 @@ def run_command(
     generate: Annotated[int, typer.Option(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help=_TEMPERATURE_HELP)] = 0.0,
     geometry: Annotated[bool, typer.Option("--geometry", help=_GEOMETRY_HELP)] = False,
+    repeats: Annotated[int, typer.Option(min=0, metavar="N", help=REPEATS_HELP)] = 0,
 ) -> None:
     """Evaluate every input of a dataset, into tables that outlive whatever stops the run.
 
@@ -133,7 +135,7 @@ def run_command(
         replacements=_listed(replace or ["zero"]), orders=_listed(order), selectivity=selectivity,
         score_replace=None if score_replace is None else score_replace.value,
     )  # fmt: skip
-    extras = checked_extras(runs.Extras(generate, temperature, geometry), selectivity=selectivity)
+    extras = checked_extras(runs.Extras(generate, temperature, geometry, repeats), selectivity=selectivity)
     _check_store(out)
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):

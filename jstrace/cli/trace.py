@@ -14,6 +14,7 @@ from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.options import (
     MODEL_HELP,
     REFERENCE_HELP,
+    REPEATS_HELP,
     SCORE_HELP,
     Ablate,
     Answer,
@@ -72,6 +73,7 @@ def trace_command(
     score_replace: ScoreReplace = None,
     reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
+    repeats: Annotated[int, typer.Option(min=0, metavar="N", help=REPEATS_HELP)] = 0,
     top: Annotated[int, typer.Option(min=0, help=_TOP_HELP)] = 0,
     kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
@@ -94,6 +96,7 @@ def trace_command(
     check_pair(counterfactual, replace, pre_softmax=pre_softmax, of_file=file is not None)
     metric = metric_of(answer, instead_of)
     texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
+    from jstrace.method.conditions import checked_repeats
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
@@ -103,6 +106,7 @@ def trace_command(
     asked = Asked(
         chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
         counterfactual, metric, components=top > 0 and metric is not None and several is None, answer=several,
+        repeats=checked_repeats(repeats),
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))

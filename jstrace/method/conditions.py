@@ -260,6 +260,17 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
+def checked_repeats(given: Any) -> int:
+    """A number of repetitions, 0 for none.
+
+    Raises:
+      InputError: another number, or one alone, which has no deviation.
+    """
+    if isinstance(given, bool) or not hasattr(given, "__index__") or not (given == 0 or operator.index(given) >= 2):
+        raise InputError(f"repeats = {given!r}, expected how often, at least 2, or 0 for once alone")
+    return operator.index(given)
+
+
 def checked_temperature(temperature: Any) -> float:
     """A temperature of draws, 0 for none.
 

@@ -45,7 +45,16 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
             if not isinstance(leaf, np.ndarray) or leaf.shape != expected[kind] or leaf.dtype != dtype:
                 wanted = f"{dtype.__name__}{expected[kind]}"
                 raise InputError(f"{where}{field} {kind} are {_words(leaf)}, expected {wanted} of numpy")
-    held = sum((counted(leaf) for _, leaf in trace.strata.items()), start=np.zeros(256, np.int64))
+    _check_strata(trace, trace.strata, where, exact=exact)
+    for repeated in trace.repeated:
+        if any(leaf.shape != expected[kind] or leaf.dtype != np.uint8 for kind, leaf in repeated.items()):
+            raise InputError(f"{where}the strata of a repetition are of another shape")
+        _check_strata(trace, repeated, f"{where}of a repetition: ", exact=exact)
+
+
+def _check_strata(trace: Any, strata: Any, where: str, *, exact: bool) -> None:
+    """Refuse strata that hold other numbers of edges than the sizes ask for."""
+    held = sum((counted(leaf) for _, leaf in strata.items()), start=np.zeros(256, np.int64))
     if held[: len(trace.sizes) + 1].sum() != trace.n_edges or held[:NO_EDGE].sum() != trace.n_edges:
         raise InputError(f"{where}its strata do not hold {trace.n_edges} edges in {len(trace.sizes)} sizes")
     if exact and (np.cumsum(held)[: len(trace.sizes)] != trace.counts).any():

@@ -9,6 +9,7 @@ is not valid.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -60,6 +61,12 @@ class Driver:
         self._longest = 0
         self.spent: dict[str, Spent] = {}
         """By the names of scores, those of one clean pass together, of all batches whose results are there."""
+
+    def on(self, model: Model) -> Driver:
+        """The same for other weights of this model: what names stand for stays what it is."""
+        other = copy.copy(self)
+        other.model, other._resolved, other.spent = model, dataclasses.replace(self._resolved, model=model), {}
+        return other
 
     def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
         """Inputs in batches of alike lengths, each batch as soon as it is done: not in the order of ``inputs``.

@@ -206,7 +206,24 @@ def evaluated(
                 put(index, found if isinstance(found, Invalid) else _told(found.evaluations[0], rows[index]))
             if progress is not None:
                 progress(len(results), len(rows))
+    again = [(i, strata) for i, one in results.items() if isinstance(one, Evaluation) for strata in rows[i].repeated]
+    if again:
+        places = [index for index, _ in again]
+        traces = [dataclasses.replace(rows[index], strata=strata, repeated=()) for index, strata in again]
+        asked = questions.at(places)
+        repeated = evaluated(
+            model, traces, how, [true_next[index] for index in places], asked, keep=True, progress=None
+        )
+        for index in dict.fromkeys(places):
+            own = [one for place, one in zip(places, repeated, strict=True) if place == index]
+            results[index] = _banded(results[index], own)
     return [results[index] for index in range(len(rows))]
+
+
+def _banded(evaluation: Any, repeated: Sequence[Evaluation | Invalid]) -> Evaluation:
+    """With the curves of the trace's repetitions."""
+    curves = [one.tv for one in repeated if isinstance(one, Evaluation)]
+    return dataclasses.replace(evaluation, tv_repeats=np.stack(curves))
 
 
 def _told(evaluation: Evaluation, trace: Trace) -> Evaluation:

@@ -78,6 +78,8 @@ class Evaluation(ByValue):
     """Outputs of the graph: tokens of the answer. With several, TV, KL and entropy are means over them, ``surprisal``
     is of the whole answer, ``rank`` its worst token's; nuclei and top tokens agree where they do at each, and
     ``top_token``, ``full_tokens`` are the first output's."""
+    tv_repeats: Float32[np.ndarray, "R Z1"] | None = None
+    """TV of the trace's repetitions (``jstrace.trace(repeats=)``)."""
     agreed: Bool[np.ndarray, "Z1"] | None = None
     """``agreement``, where there is an answer."""
 
@@ -115,6 +117,11 @@ class Evaluation(ByValue):
         return None if self.metric is None or self.metric_ends is None else recovered(self.metric, *self.metric_ends)
 
     @property
+    def tv_std(self) -> Float32[np.ndarray, "Z1"] | None:
+        """How far TV moves with what rounding does: the standard deviation over the trace's repetitions."""
+        return None if self.tv_repeats is None else np.std(self.tv_repeats, axis=0, ddof=1)
+
+    @property
     def nucleus_level(self) -> np.ndarray:
         """The largest nucleus level recovered in order, or 0: float ``[Z + 1]``."""
         return np.max(np.where(self.nucleus, NUCLEUS_LEVELS, 0.0), axis=-1)
@@ -131,6 +138,8 @@ class Evaluation(ByValue):
         columns |= {
             name: getattr(self, name) for name in ("tv", "kl", "agreement", "nucleus_level", "top_token", "entropy")
         }
+        if self.tv_std is not None:
+            columns |= {"tv_std": self.tv_std}
         if self.metric is not None:
             columns |= {"metric": self.metric, "recovered": self.recovered}
         if self.surprisal is not None and self.rank is not None:

@@ -53,6 +53,15 @@ class Questions:
         """Whether any input has a target."""
         return any(each is not None for each in self.targets)
 
+    def at(self, indices: Sequence[int]) -> Questions:
+        """Of these inputs, which may be there several times."""
+
+        def taken(values: Any) -> Any:
+            return [values[index] for index in indices] if values else values
+
+        fields = ("targets", "counterfactuals", "metrics", "answers")
+        return dataclasses.replace(self, **{name: taken(getattr(self, name)) for name in fields})
+
     def about(self, index: int, ids: Int[np.ndarray, "T"], where: str, trace: Any = None) -> Question:
         """Of one input, a prompt or the tokens of its ``Trace``; what nothing is said of is as that says.
 

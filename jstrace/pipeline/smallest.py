@@ -169,4 +169,4 @@ def resized(trace: Trace, counts: Sequence[int]) -> Trace:
     cuts = np.asarray(counts, np.int32)
     strata = searched(trace.scores, cuts, trace.config, trace.frozen, trace.order, trace.n_outputs)
     sizes = tuple(((cuts + 0.5) / trace.n_edges).tolist())  # whose floor is the count, whatever is rounded
-    return dataclasses.replace(trace, sizes=sizes, counts=cuts, strata=strata)
+    return dataclasses.replace(trace, sizes=sizes, counts=cuts, strata=strata, repeated=())

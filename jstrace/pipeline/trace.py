@@ -77,6 +77,8 @@ class Trace(ByValue):
     """What scores from gradients asked, and evaluations do; None is how close the prediction is."""
     answer: Int[np.ndarray, "A"] | None = None
     """Tokens that the prompt goes on with, if it was traced with an answer; ``tokens`` has all of it but the last."""
+    repeated: tuple[EdgeTree, ...] = ()
+    """Strata of the same with weights that differ by rounding (``jstrace.trace(repeats=)``)."""
 
     @property
     def n_outputs(self) -> int:

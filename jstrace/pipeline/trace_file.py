@@ -20,6 +20,7 @@ from jstrace.models import EDGE_KINDS, EdgeTree, ModelConfig, edge_shapes
 FORMAT, VERSION = "jstrace-trace", 1
 _MOST_LAYERS = 10_000
 """As of a model that is read."""
+_MOST_REPEATS = 1000
 
 
 def write(path: Path, trace: Any) -> None:
@@ -51,6 +52,7 @@ def _header(trace: Any) -> dict[str, Any]:
         **({} if trace.counterfactual is None else {"counterfactual_texts": trace.counterfactual_texts}),
         **({"reference": trace.reference} if trace.reference else {}),
         **({} if trace.answer is None else {"n_outputs": trace.n_outputs}),
+        **({"repeats": len(trace.repeated)} if trace.repeated else {}),
         **({"metric": metrics.as_json(trace.metric)} if trace.metric is not None else {}),
     }
 
@@ -58,6 +60,7 @@ def _header(trace: Any) -> dict[str, Any]:
 def _arrays(trace: Any) -> dict[str, np.ndarray]:
     """The arrays under the names of ``EdgeTree``."""
     trees = {"scores": trace.scores, "strata": trace.strata}
+    trees |= {f"repeated{number}": tree for number, tree in enumerate(trace.repeated)}
     arrays = {f"{kind}.{name}": leaf for kind, tree in trees.items() for name, leaf in tree.items()}
     pair = {} if trace.counterfactual is None else {"counterfactual": trace.counterfactual}
     answer = {} if trace.answer is None else {"answer": trace.answer}
@@ -74,7 +77,7 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
     if full_graph.n_edges(config, n_tokens, n_outputs) != header["n_edges"]:
         raise ValueError("its tokens and its number of edges do not belong together")
     shapes = edge_shapes(config.n_layers, config.n_heads, n_tokens)
-    kinds = {"scores": np.float32, "strata": np.uint8}
+    kinds = {"scores": np.float32, "strata": np.uint8} | dict.fromkeys(_repeated(header), np.uint8)
     wanted = {f"{name}.{kind}": (shapes[kind], np.dtype(kinds[name])) for name in kinds for kind in EDGE_KINDS}
     pair = ["counterfactual"] if header.get("replace") == COUNTERFACTUAL else []
     wanted |= {name: ((n_tokens,), np.dtype(np.int32)) for name in ["tokens", *pair]}
@@ -87,7 +90,9 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
 
 
 def _fields(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in ("scores", "strata")}
+    kinds = ("scores", "strata", *_repeated(header))
+    trees = {kind: EdgeTree(**{f: arrays[f"{kind}.{f}"] for f in EDGE_KINDS}) for kind in kinds}
+    repeated = tuple(trees.pop(name) for name in _repeated(header))
     if header["token_texts"] is not None and not isinstance(header["token_texts"], list):
         raise TypeError("its tokens are no list of texts")
     sizes, given = checked_sizes(header["sizes"]), header["token_texts"]
@@ -115,8 +120,17 @@ def _fields(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
         counterfactual_texts=None if pair is None else tuple(map(_text, pair)),
         metric=metrics.from_json(header.get("metric"), config.vocab_size),
         answer=arrays.get("answer"),
+        repeated=repeated,
         **trees,
     )
+
+
+def _repeated(header: dict[str, Any]) -> list[str]:
+    """The names of the strata of repetitions."""
+    number = header.get("repeats", 0)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST_REPEATS:
+        raise ValueError(f"its number of repetitions is {number!r}")
+    return [f"repeated{index}" for index in range(number)]
 
 
 def _scored_before(header: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from jstrace.method.conditions import (
     Source,
     checked_frozen,
     checked_order,
+    checked_repeats,
     checked_score,
     checked_seed,
     name_of,
@@ -27,6 +28,7 @@ from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.repeats import perturbed
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 
@@ -38,21 +40,21 @@ def trace(  # type: ignore[overload-overlap]
     model: Model, inputs: Tokens, *, score: str | Score | GradientScore = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
+    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., progress: Progress | None = ...,
 ) -> Trace: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., progress: Progress | None = ...,
+    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., progress: Progress | None = ...,
 ) -> list[Trace]: ...  # fmt: skip
 @overload
 def trace(
     model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
     frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
     counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., on_invalid: Literal["keep"],
+    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., on_invalid: Literal["keep"],
     progress: Progress | None = ...,
 ) -> list[Trace | Invalid]: ...  # fmt: skip
 def trace(
@@ -71,6 +73,7 @@ def trace(
     reference: Reference = None,
     seed: int = 0,
     target: Any = None,
+    repeats: int = 0,
     on_invalid: str = "raise",
     progress: Progress | None = None,
 ) -> Trace | Invalid | list[Trace] | list[Trace | Invalid]:
@@ -106,6 +109,8 @@ def trace(
       target: probabilities ``[V]`` of another prediction than the model's own, that scores from gradients are to keep:
         the control of ``jstrace.selectivity``; one for each input, None where it is the model's own. The score
         of a trace with a target ends in "-to-target".
+      repeats: trace as often again with weights times (1 + 1e-6 N(0, 1)), at least twice: ``jstrace.evaluate`` says
+        how far TV moves (``tv_std``), where scores decide by what rounding may turn.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
       progress: called with the number of inputs done and in all.
@@ -119,6 +124,7 @@ def trace(
     asked: dict[str, Any] = {"target": target, "counterfactual": counterfactual, "metric": metric}
     asked["answer"] = answer
     questions = Questions.of(model, len(rows), single=single, **asked)
+    tracer = dataclasses.replace(tracer, repeats=checked_repeats(repeats))
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
@@ -144,6 +150,7 @@ class Tracer:
     """``Trace.replace``,"""
     reference: str = ""
     """and ``Trace.reference``."""
+    repeats: int = 0
 
     @staticmethod
     def of(
@@ -171,7 +178,24 @@ class Tracer:
         progress: Progress | None = None,
         questions: Questions | None = None,
     ) -> list[Trace | Invalid]:
-        """A trace for every input, in their order."""
+        """A trace for every input, in their order, and its repetitions."""
+        found = self._once(rows, where, progress, questions)
+        valid = {index: one for index, one in enumerate(found) if isinstance(one, Trace)}
+        for number in range(self.repeats):
+            other = dataclasses.replace(self, driver=self.driver.on(perturbed(self.driver.model, number)))
+            for index, again in enumerate(other._once(rows, where, None, questions)):
+                if index in valid and isinstance(again, Trace):
+                    repeated = (*valid[index].repeated, again.strata)
+                    valid[index] = dataclasses.replace(valid[index], repeated=repeated)
+        return [valid.get(index, one) for index, one in enumerate(found)]
+
+    def _once(
+        self,
+        rows: Sequence[Tokens],
+        where: Callable[[int], str],
+        progress: Progress | None,
+        questions: Questions | None,
+    ) -> list[Trace | Invalid]:
         found: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):

@@ -17,7 +17,7 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import edges_of, fields, strata_arrays
+from jstrace.runs.schema import CURVES_ADDED, edges_of, fields, strata_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Entry:
     found: Outcome | Invalid
     foreign: Foreign | None = None
     """The control, where the run has one and the input allows it."""
+    repeats: Float32[np.ndarray, "R C Z1"] | None = None
+    """TV of its repetitions, of every curve of the plan, where the run has any."""
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of the table of inputs, beside those that ``schema.fields`` fills."""
 
@@ -64,6 +66,8 @@ class _SizeRow(NamedTuple):
     foreign: Float32[np.ndarray, "N"] | None = None
     """TV from each foreign prediction, where there is a control."""
     flops: float | None = None
+    repeats: Float32[np.ndarray, "R"] | None = None
+    """TV of the same with weights that differ by rounding."""
 
 
 def part_tables(
@@ -84,7 +88,7 @@ def part_tables(
       count: how often a token occurs in the corpus.
     """
     own = {name: {field.name for field in schema} for name, schema in wanted.items()}
-    every = fields(plan, ("flops", "questions"))
+    every = fields(plan, tuple(CURVES_ADDED))
     columns = {name: [field for field in every[name] if field.name in own[name]] for name in wanted}
     rows = {name: list[dict[str, Any]]() for name in wanted}
 
@@ -110,12 +114,13 @@ def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     foreign = {} if entry.foreign is None else dict(zip(plan.controlled, entry.foreign.tv, strict=True))
     at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, found), strict=True)))
     made = dict(zip(plan.sources, found.compositions, strict=True))
-    for case, evaluation in zip(plan.cases, found.evaluations, strict=True):
+    for number, (case, evaluation) in enumerate(zip(plan.cases, found.evaluations, strict=True)):
         costs = made[case.source].flops.total(evaluation.ablate).tolist()
         for k, (size, edges) in at:
             control = foreign[case][:, k] if case in foreign else None
             cost = None if evaluation.inverse else costs[k]
-            yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control, cost)
+            again = None if entry.repeats is None else entry.repeats[:, number, k]
+            yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control, cost, again)
 
 
 def _component_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:

@@ -32,6 +32,7 @@ from jstrace.runs.data import Data
 from jstrace.runs.inputs import Inputs, Made, written_tokens
 from jstrace.runs.job import Job, Progress
 from jstrace.runs.parts import Part
+from jstrace.runs.repeats import Repeats
 from jstrace.runs.row import token_counts, token_fingerprint
 from jstrace.runs.rows import Entry, part_tables
 from jstrace.runs.saving import Saver
@@ -161,11 +162,12 @@ def _computed(
     chunks = _chunks(np.flatnonzero(~done).tolist(), job.part_inputs or _part_size(model))
     with hosts.interrupts_agreed() as interrupts:
         # A control, generation and geometry compute between the batches of the run, in memory that these leave.
-        by_itself = control is None and not extras.generate and not extras.geometry
+        by_itself = control is None and not extras.columns
         driver = Driver(
             model, ask, job.on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked(), timed=True
         )  # fmt: skip
-        finished = _finished(driver, control, inputs, chunks.values(), geometry=extras.geometry)
+        again = Repeats(driver, extras.repeats)
+        finished = _finished(driver, control, again, inputs, chunks.values(), geometry=extras.geometry)
         with run_folder.timed(folder, session, lambda: _seconds(driver)):
             for number, chunk in chunks.items():
                 with saver.part(number):
@@ -203,9 +205,15 @@ def _chunks(indices: Iterable[int], size: int) -> dict[int, list[int]]:
 
 
 def _finished(
-    driver: Driver, control: Control | None, inputs: Inputs, chunks: Iterable[Sequence[int]], *, geometry: bool
+    driver: Driver,
+    control: Control | None,
+    again: Repeats,
+    inputs: Inputs,
+    chunks: Iterable[Sequence[int]],
+    *,
+    geometry: bool,
 ) -> Iterator[list[Entry]]:
-    """The inputs of one part after another, as soon as they and their control are finished: not in their order."""
+    """The inputs of one part after another, with their control and repetitions, once these are done: in no order."""
     made: dict[int, Made] = {}
 
     def read() -> Iterator[dict[int, Input | Invalid]]:
@@ -221,12 +229,12 @@ def _finished(
         for index, one in here.items():
             if one.given is not None and isinstance(found[index], Outcome):
                 valid[index] = one.given
-        foreign = {} if control is None else control.of(valid)
+        foreign, repeated = {} if control is None else control.of(valid), again.of(valid)
         columns = {index: one.columns for index, one in here.items()}
         if geometry:
             columns |= {index: {**columns[index], **_shape(driver.model, one)} for index, one in valid.items()}
         yield [
-            Entry(index, one.row, one.given, found[index], foreign.get(index), columns[index])
+            Entry(index, one.row, one.given, found[index], foreign.get(index), repeated.get(index), columns[index])
             for index, one in here.items()
         ]
 

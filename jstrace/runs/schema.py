@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from jstrace.errors import InputError
-from jstrace.method.conditions import MOST_TOKENS, checked_temperature
+from jstrace.method.conditions import MOST_TOKENS, checked_repeats, checked_temperature
 from jstrace.method.graph import sizes
 from jstrace.method.plans import Plan, in_column
 
@@ -124,6 +124,12 @@ _FOREIGN_INPUTS = (Field("foreign_inputs", pa.list_(pa.int32()), lambda row: lis
 _FLOPS_CURVES = (Field("flops", pa.float64(), lambda row: row.flops),)
 """Of all runs but those that earlier versions began."""
 
+_REPEATED_CURVES = (
+    Field("tv_repeats", pa.list_(pa.float32()), lambda row: row.repeats.tolist(), "repeats"),
+    Field("tv_std", pa.float32(), lambda row: row.repeats.std(ddof=1).item(), "repeats"),
+)
+"""Of runs that repeat their scores."""
+
 _METRIC_CURVES = (
     _measured("metric", pa.float32()),
     _measured("metric_recovered", pa.float32(), "recovered"),
@@ -145,6 +151,10 @@ ADDED = {
 """Columns of the table of inputs that some runs have: with ``Extras``, and of data with pairs. Inputs bring them."""
 
 
+CURVES_ADDED = {"flops": _FLOPS_CURVES, "questions": _METRIC_CURVES, "repeats": _REPEATED_CURVES}
+"""Columns of the table of curves that some runs have."""
+
+
 def edges_of(plan: Plan, found: Any) -> list[int]:
     """Edges of each trace of an outcome, and of the full graph."""
     return [*sizes.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
@@ -162,7 +172,7 @@ def _density(number: int, name: str) -> Field:
 def fields(plan: Plan, added: Sequence[str] = ()) -> dict[str, tuple[Field, ...]]:
     """The columns of each table of a run, but for those of ``ADDED`` on the table of inputs."""
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
-    for group, columns in (("flops", _FLOPS_CURVES), ("questions", _METRIC_CURVES)):
+    for group, columns in CURVES_ADDED.items():
         on_curves = (*on_curves, *columns) if group in added else on_curves
     densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
     return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
@@ -217,11 +227,13 @@ class Extras:
     """Of draws; 0 takes the most probable tokens."""
     geometry: bool = False
     """Whether the geometry of hidden states is measured."""
+    repeats: int = 0
+    """How often scores and evaluations are made again with weights that differ by rounding (``pipeline.repeats``)."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The groups of columns (``ADDED``) that they bring."""
-        return tuple(name for name in ("generate", "geometry") if getattr(self, name))
+        return tuple(name for name in ("generate", "geometry", "repeats") if getattr(self, name))
 
 
 NOTHING = Extras()
@@ -239,7 +251,8 @@ def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
         raise InputError(
             f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
         )
-    checked = dataclasses.replace(extras, temperature=checked_temperature(extras.temperature))
+    temperature, repeats = checked_temperature(extras.temperature), checked_repeats(extras.repeats)
+    checked = dataclasses.replace(extras, temperature=temperature, repeats=repeats)
     if checked.temperature and not checked.generate:
         raise InputError("temperature is for generated tokens; ask for some")
     if checked.generate and selectivity:

@@ -37,7 +37,7 @@ def as_json(
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
     """
     made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
-    flops = made.flops.total(evaluation.ablate)
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.ablate)
     rows = [
         {
             "size": size,
@@ -49,6 +49,7 @@ def as_json(
             "nodes": int(made.nodes[k]),
             "input_reached": bool(made.input_reached[k]),
             "tv": _number(evaluation.tv[k]),
+            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
             "kl": _number(evaluation.kl[k]),
             "nucleus": float(evaluation.nucleus_level[k]),
             "entropy": _number(evaluation.entropy[k]),

@@ -22,7 +22,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     """The Z + 1 rows: size, edges, composition and how much of the prediction is kept; those alike are folded."""
     made, recovered = trace.composition(), evaluation.recovered
     asked = [] if recovered is None else ["recovered"]
-    flops = made.flops.total(evaluation.ablate)
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.ablate)
     table = _table("size", "edges", "FLOPs %", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus", *asked)
     rows, fold = folded(trace, evaluation)
     told = ["TV, KL and nuclei against a target"] if evaluation.targeted else []
@@ -37,7 +37,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
             str(made.edges[k]),
             "-" if evaluation.inverse else f"{100 * flops[k] / flops[-1]:.1f}",
             *shares,
-            f"{evaluation.tv[k]:.3f}",
+            f"{evaluation.tv[k]:.3f}" + ("" if deviation is None else f" ±{deviation[k]:.3f}"),
             f"{evaluation.kl[k]:.3f}",
             f"{100 * level:.0f}%" if level else "-",
             *(

@@ -1,0 +1,35 @@
+"""How steady results are: the same again with weights that differ by what rounding does (section 9 of the method)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jstrace.models import Model
+
+NOISE = 1e-6
+"""Standard deviation of the factors on float32 weights, around 1."""
+_ULPS = 1 / 8
+"""Of weights of fewer digits: of the distance between two of their numbers, or nearly none would change."""
+
+
+def perturbed(model: Model, number: int) -> Model:
+    """The model with every weight times (1 + 1e-6 N(0, 1)), as a machine that rounds otherwise might have it.
+
+    ``number`` names the draw: the same for every input, batch and call. Weights of fewer digits than float32 move by an
+    eighth of the distance between their numbers, so that some are rounded otherwise.
+    """
+    leaves, tree = jax.tree.flatten(model.decoder)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), number), len(leaves))
+    moved = [_moved(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
+    return Model(jax.tree.unflatten(tree, moved), model.tokenizer)
+
+
+@jax.jit
+def _moved(leaf: Array, key: Array) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    scale = max(NOISE, _ULPS * float(jnp.finfo(leaf.dtype).eps))
+    noise = jax.random.normal(key, leaf.shape, jnp.float32)
+    return (leaf.astype(jnp.float32) * (1 + scale * noise)).astype(leaf.dtype)
