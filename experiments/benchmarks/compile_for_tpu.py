@@ -150,7 +150,8 @@ class Call:
         from jstrace.method.conditions import Condition
         from jstrace.method.graph.sizes import SIZES
         from jstrace.method.scores.fitted import Fitted
-        from jstrace.method.scores.gradients import Gradient, Rounds
+        from jstrace.method.scores.gradients import Gradient
+        from jstrace.method.scores.rounds import Rounds
         from jstrace.pipeline import masked, stages
 
         if name == "extract":

@@ -20,13 +20,13 @@ from jstrace.method.scores.gradients import (
     Gradient,
     Integrated,
     Pass,
-    Rounds,
     ShareTimesGradient,
     as_floats,
     integrated_gradients,
     logit_gradient,
     loss_gradient,
 )
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ranking import by_score
 from jstrace.models import Decoder, EdgeTree, Model, Replacement, hidden_states
 from tests import oracle
@@ -145,7 +145,16 @@ def test_a_gradient_is_the_effect_of_a_little_less_of_an_edge(family: str) -> No
 def test_rounds_are_nested_and_finite_in_every_shape() -> None:
     for family in SHAPES:
         one = one_pass(family)
-        scores = jax.jit(lambda one=one: Rounds(cuts=4, smallest=0.05).edge_scores(one))()
+        rounds = Rounds(cuts=4, smallest=0.05, nested=True)
+        scores, free = jax.jit(
+            lambda one=one, rounds=rounds: [
+                each.edge_scores(one) for each in (rounds, dataclasses.replace(rounds, nested=False))
+            ]
+        )()
+        assert all(
+            np.isfinite(leaf[slot]).all()
+            for leaf, slot in zip(map(np.asarray, jax.tree.leaves(free)), jax.tree.leaves(one.slots()), strict=True)
+        )
         leaves, slots = jax.tree.leaves(scores), [np.asarray(slot) for slot in jax.tree.leaves(one.slots())]
         assert all(np.isfinite(leaf[slot]).all() for leaf, slot in zip(leaves, slots, strict=True)), family
         n_edges = full_graph.n_edges(one.decoder.config, N)

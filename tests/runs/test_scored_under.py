@@ -17,7 +17,8 @@ import jstrace
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.method.scores.fitted import Fitted
-from jstrace.method.scores.gradients import Rounds, ShareTimesGradient
+from jstrace.method.scores.gradients import ShareTimesGradient
+from jstrace.method.scores.rounds import Rounds
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input
 from jstrace.pipeline.ask import Ask

@@ -18,7 +18,8 @@ import optax
 from jaxtyping import Array, Float, Float32
 
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
-from jstrace.method.scores.gradients import GradientScore, Pass, Rounds, as_floats, check_count, kl, name_variant
+from jstrace.method.scores.gradients import GradientScore, Pass, as_floats, check_count, kl, name_variant
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import marked
 from jstrace.method.search.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
@@ -40,7 +41,7 @@ _MOST = 0.4
 _INSIDE, _LOW, _HIGH = 5.0, 0.5, 4.0
 """The edges that are fitted once more, and the sizes at which they are, in units of the least size."""
 
-_START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)
+_START = Rounds(cuts=10, weight=0.25, last_temperature=0.5, floor=0.0, nested=True)
 
 
 @jax.tree_util.register_dataclass

@@ -7,8 +7,6 @@ against what replaces it: attribution patching, with one backward pass for all e
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -18,15 +16,12 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
-from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.measured import Norm, normalised
-from jstrace.method.search.ordering import marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, clean_forward, masked_forward
-from jstrace.models.platforms import usual_promotion
 
-_LEAST_SHARE = -14.0
+LEAST_SHARE = -14.0
 """Of the logarithms of shares and of the first gradient: what is smaller is as good as zero."""
-_LEAST_GRADIENT = -20.0
+LEAST_GRADIENT = -20.0
 """Of the logarithms of later gradients."""
 _TINY = 1e-30
 
@@ -225,14 +220,14 @@ def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "*A V"]]:
     clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length, n_outputs=one.rows)
     shares = normalised(clean.magnitudes, parallel=one.decoder.config.parallel)
     target = jax.nn.log_softmax(clean.logits) if one.target is None else one.target
-    return jax.tree.map(lambda share: _log(share, _LEAST_SHARE), shares), target
+    return jax.tree.map(lambda share: log_of(share, LEAST_SHARE), shares), target
 
 
 def first_order(one: Pass) -> FirstOrder:
     """Shares and the gradient at the full mask: two forward passes and one backward."""
     shares, target = log_shares(one)
     found = logit_gradient(one, as_floats(one.slots()), jnp.argmax(target))
-    return FirstOrder(shares, jax.tree.map(lambda g: _log(g, _LEAST_SHARE), found), target)
+    return FirstOrder(shares, jax.tree.map(lambda g: log_of(g, LEAST_SHARE), found), target)
 
 
 def check_count(name: str, number: Any) -> None:
@@ -245,109 +240,6 @@ def check_count(name: str, number: Any) -> None:
         raise InputError(f"{name} = {number!r}, expected an integer, at least 1")
 
 
-def _log(x: Array, least: float) -> Array:
+def log_of(x: Array, least: float) -> Array:
+    """log |x|, no less than ``least``."""
     return jnp.maximum(jnp.log(jnp.abs(x) + _TINY), least)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rounds:
-    """Gradients at ever smaller cuts, each inside the last: one forward and one backward pass a cut, and one before.
-
-    It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient of KL(full
-    || masked), or of a metric, in the mask of that size goes into x, ``x += weight * log |g|``, and the best of x
-    inside the last cut are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the
-    memory of all gradients, and that the order is settled cut by cut.
-    """
-
-    cuts: int = 20
-    largest: float = 0.4
-    smallest: float = 0.01
-    weight: float = 0.5
-    power: float = 0.5
-    temperature: float = 0.5
-    """Of the soft masks that gradients are taken in, at the largest size; 0, here and below, for hard ones."""
-    last_temperature: float = 4.0
-    """At the smallest; in between it changes by equal factors."""
-    name: str = "rounds"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense.
-
-        Raises:
-          InputError: with the first of them.
-        """
-        check_count("cuts", self.cuts)
-        if not 0 < self.smallest <= self.largest <= 1:
-            raise InputError(f"rounds from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
-        numbers = {"weight": self.weight, "power": self.power, "temperature": self.temperature}
-        for name, number in (numbers | {"last_temperature": self.last_temperature}).items():
-            if not 0 <= number < math.inf:
-                raise InputError(f"{name} = {number}, expected a number that is not negative")
-        if (self.temperature > 0) != (self.last_temperature > 0):
-            raise InputError("temperatures: both are positive, or both 0, for hard masks")
-        name_variant(self, "rounds")
-
-    def edge_scores(self, one: Pass) -> EdgeTree:
-        """See ``GradientScore``."""
-        return self.walk(one, first_order(one))[0]
-
-    @usual_promotion()
-    def walk(
-        self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
-    ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
-        """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept."""
-        x, slots = start.combined(self.power), one.slots()
-        n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
-
-        def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
-            (x, inside, survived, kept), (index, size, temperature) = state, at
-            count = jnp.floor(size * n_edges).astype(jnp.int32)
-            found = loss_gradient(one, self._mask(marked(x, inside), count, temperature), start.target)
-            found = jax.tree.map(lambda g: _log(g, _LEAST_GRADIENT), found)
-            x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
-            inside = largest(marked(x, inside), count)
-            kept = tuple(
-                jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), found, old)
-                for own, old in zip(keep, kept, strict=True)
-            )
-            return _Walk(x, inside, jax.tree.map(jnp.add, survived, inside), kept), None
-
-        sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
-        none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
-        first = _Walk(x, slots, none, tuple(none for _ in keep))
-        last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), sizes, self._temperatures()))
-        return jax.tree.map(jnp.add, last.survived, _unit(marked(last.x, slots))), last.kept
-
-    def _temperatures(self) -> Array:
-        if self.temperature <= 0:
-            return jnp.zeros(self.cuts)
-        return jnp.asarray(np.geomspace(self.temperature, self.last_temperature, self.cuts), jnp.float32)
-
-    def _mask(self, x: EdgeTree, count: Array, temperature: Array) -> EdgeTree:
-        if self.temperature > 0:
-            return soft_mask(x, count, temperature)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), largest(x, count))
-
-
-class _Walk(NamedTuple):
-    """Where rounds are: what edges have, which are left, how many cuts each survived, and gradients on the way."""
-
-    x: EdgeTree
-    inside: EdgeTree
-    survived: EdgeTree
-    kept: tuple[EdgeTree, ...]
-
-
-def _unit(x: EdgeTree) -> EdgeTree:
-    """Values in the same order in [0, 1)."""
-    low, high = extremes(x)
-    return jax.tree.map(lambda leaf: (leaf - low) / (high - low + 1), x)
-
-
-GRADIENT_SCORES: dict[str, Callable[[], GradientScore]] = {
-    "gradient": Gradient,
-    "integrated": Integrated,
-    "l1*gradient": ShareTimesGradient,
-    "rounds": Rounds,
-}
-"""By the names that ``jstrace.trace(score=)`` knows."""

@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.files import check_regular, write_bytes
 from jstrace.method.conditions import NAMES
 from jstrace.method.scores.budgets import soft_mask, total
-from jstrace.method.scores.gradients import Pass, Rounds, first_order, log_shares
+from jstrace.method.scores.gradients import Pass, first_order, log_shares
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import marked
 from jstrace.method.search.ranking import log_ranks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError, Model, ModelConfig
@@ -35,7 +36,7 @@ from jstrace.models.platforms import usual_promotion
 FEATURES = ("activations", "gradient", "rounds")
 """What a scorer reads of an edge: its share, also its gradient at the full mask, also those at a few cuts."""
 
-CUTS = Rounds(cuts=14, last_temperature=0.5)
+CUTS = Rounds(cuts=14, last_temperature=0.5, floor=0.0, nested=True)
 """The rounds of ``features="rounds"``: fewer and softer than ``Rounds``, which hold better under other replacements."""
 
 KEPT = (1, 4, 7, 10, 12)
@@ -228,7 +229,8 @@ def _fault(given: Mapping[str, Any], features: str) -> str | None:
 def _reads(features: str) -> str:
     """What features mean in this version: coefficients are good for the same alone."""
     # What the cuts are called has no part in it; files have them under the name of all rounds.
-    cuts = repr(CUTS).replace(repr(CUTS.name), repr("rounds"))
+    # Rounds were always nested, without a floor, when the first were written.
+    cuts = repr(CUTS).replace(repr(CUTS.name), repr("rounds")).replace("floor=0.0, nested=True, ", "")
     return f"{cuts}, cuts {KEPT}" if features == "rounds" else features
 
 

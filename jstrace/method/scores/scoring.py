@@ -15,15 +15,22 @@ from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
-from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass
+from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, ShareTimesGradient
 from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states
 from jstrace.models.platforms import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
-SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
+SCORES: dict[str, Callable[[], GradientScore]] = {
+    "gradient": Gradient,
+    "integrated": Integrated,
+    "l1*gradient": ShareTimesGradient,
+    "rounds": Rounds,
+    "fitted": Fitted,
+}
 """Scores that run passes of their own, by name; "learned" is a scorer's, which the model decides."""
 
 assert {*SCORES, "learned"} == {*GRADIENTS}

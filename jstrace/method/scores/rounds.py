@@ -1,0 +1,139 @@
+"""Gradients at ever smaller cuts: the score ``rounds`` (section 8 of the method)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
+from jstrace.method.scores.gradients import (
+    LEAST_GRADIENT,
+    FirstOrder,
+    Pass,
+    check_count,
+    first_order,
+    log_of,
+    loss_gradient,
+    name_variant,
+)
+from jstrace.method.search.ordering import marked
+from jstrace.models import EdgeTree, InputError
+from jstrace.models.platforms import usual_promotion
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """Gradients at ever smaller cuts, with memory: one forward and one backward pass a cut, and one before.
+
+    It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient g of KL(full
+    || masked), or of a metric, in the soft mask of that size goes into x,
+    ``x += weight * log(|g| + floor * mean |g|)``, the mean being over the mask. Edges rank by x. What matters is the
+    memory of all gradients. The floor keeps a gradient that happens to be near zero from deciding: without it, and with
+    cuts ``nested``, results turn on float32's rounding.
+    """
+
+    cuts: int = 20
+    largest: float = 0.4
+    smallest: float = 0.01
+    weight: float = 0.5
+    power: float = 0.5
+    temperature: float = 0.5
+    """Of the soft masks that gradients are taken in, at the largest size; 0, here and below, for hard ones."""
+    last_temperature: float = 4.0
+    """At the smallest; in between it changes by equal factors."""
+    floor: float = 0.03
+    nested: bool = False
+    """Whether a cut may hold edges of the last one alone; an edge ranks by the smallest that it survives, then by x."""
+    name: str = "rounds"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+          InputError: with the first of them.
+        """
+        check_count("cuts", self.cuts)
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise InputError(f"rounds from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
+        numbers = {"weight": self.weight, "power": self.power, "temperature": self.temperature, "floor": self.floor}
+        for name, number in (numbers | {"last_temperature": self.last_temperature}).items():
+            if not 0 <= number < math.inf:
+                raise InputError(f"{name} = {number}, expected a number that is not negative")
+        if (self.temperature > 0) != (self.last_temperature > 0):
+            raise InputError("temperatures: both are positive, or both 0, for hard masks")
+        if not isinstance(self.nested, bool):
+            raise InputError(f"nested = {self.nested!r}, expected True or False")
+        name_variant(self, "rounds")
+
+    def edge_scores(self, one: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        return self.walk(one, first_order(one))[0]
+
+    @usual_promotion()
+    def walk(
+        self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
+    ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
+        """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept."""
+        x, slots = start.combined(self.power), one.slots()
+        n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
+
+        def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
+            (x, inside, survived, kept), (index, size, temperature) = state, at
+            count = jnp.floor(size * n_edges).astype(jnp.int32)
+            mask = self._mask(marked(x, inside), count, temperature)
+            found = self._logs(loss_gradient(one, mask, start.target), mask)
+            x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
+            if self.nested:
+                inside = largest(marked(x, inside), count)
+                survived = jax.tree.map(jnp.add, survived, inside)
+            kept = tuple(
+                jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), found, old)
+                for own, old in zip(keep, kept, strict=True)
+            )
+            return _Walk(x, inside, survived, kept), None
+
+        sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
+        none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
+        first = _Walk(x, slots, none, tuple(none for _ in keep))
+        last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), sizes, self._temperatures()))
+        return jax.tree.map(jnp.add, last.survived, _unit(marked(last.x, slots))), last.kept
+
+    def _temperatures(self) -> Array:
+        if self.temperature <= 0:
+            return jnp.zeros(self.cuts)
+        return jnp.asarray(np.geomspace(self.temperature, self.last_temperature, self.cuts), jnp.float32)
+
+    def _mask(self, x: EdgeTree, count: Array, temperature: Array) -> EdgeTree:
+        if self.temperature > 0:
+            return soft_mask(x, count, temperature)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), largest(x, count))
+
+    def _logs(self, gradient: EdgeTree, mask: EdgeTree) -> EdgeTree:
+        """log |g|, of which those near zero are next to the mean over the mask."""
+        size = jax.tree.map(jnp.abs, gradient)
+        if self.floor:
+            held = total(jax.tree.map(jnp.multiply, mask, size))
+            least = self.floor * held / jnp.maximum(total(mask), 1)
+            size = jax.tree.map(lambda g: g + least, size)
+        return jax.tree.map(lambda g: log_of(g, LEAST_GRADIENT), size)
+
+
+class _Walk(NamedTuple):
+    """Where rounds are: what edges have, which are left, how many cuts each survived, and gradients on the way."""
+
+    x: EdgeTree
+    inside: EdgeTree
+    survived: EdgeTree
+    kept: tuple[EdgeTree, ...]
+
+
+def _unit(x: EdgeTree) -> EdgeTree:
+    """Values in the same order in [0, 1)."""
+    low, high = extremes(x)
+    return jax.tree.map(lambda leaf: (leaf - low) / (high - low + 1), x)
