@@ -161,6 +161,8 @@ def scored_name(score: Any, replace: str) -> str:
 _IN_FILES = {
     "jstrace.method.scores.measured": "jstrace.method.scores",
     "jstrace.method.scores.gradients": "jstrace.method.gradients",
+    "jstrace.method.scores.rounds": "jstrace.method.gradients",
+    "jstrace.method.scores.linear": "jstrace.method.scorer",
     "jstrace.method.scores.fitted": "jstrace.method.learning",
     "jstrace.method.scores.learned": "jstrace.method.scorer",
 }

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int
 
 from jstrace.method.graph import full_graph
-from jstrace.method.scores import learned
+from jstrace.method.scores import linear
 from jstrace.method.scores.gradients import Pass
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement
 from jstrace.models.memory import free_memory
@@ -74,7 +74,7 @@ def _check_room(model: Model, rows: Sequence[np.ndarray], width: int, features: 
       InputError: with the longest of them, which all are padded to.
     """
     full_graph.check_slots(model.config, width, batching.bucket)
-    needed = 2 * len(rows) * learned.n_features(features) * full_graph.edge_slot_count(model.config, width)
+    needed = 2 * len(rows) * linear.n_features(features) * full_graph.edge_slot_count(model.config, width)
     room = free_memory()
     if room is not None and needed > room:
         longest = int(np.argmax([len(row) for row in rows]))
@@ -95,7 +95,7 @@ def _known_program(
     features: str,
 ) -> tuple[tuple[EdgeTree, ...], Float32[Array, "B V"]]:
     def text(tokens: Array, length: Array) -> tuple[tuple[EdgeTree, ...], Array]:
-        trees, target = learned.features_of(Pass(decoder, tokens, length, replace), features)
+        trees, target = linear.features_of(Pass(decoder, tokens, length, replace), features)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), trees), target
 
     return jax.vmap(text)(tokens, lengths)

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
 from jstrace.method.conditions import NAMES, REPLACEMENTS, SCORE_NAMES, checked_seed
-from jstrace.method.scores import learned
+from jstrace.method.scores import linear
 from jstrace.method.scores.gradients import Pass, check_count, kl
-from jstrace.method.scores.learned import FEATURES, Coefficients, Scorer
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.linear import FEATURES, Coefficients
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.platforms import usual_promotion
@@ -77,7 +78,7 @@ def train_scorer(
     _check_options(features, name, shared, {"steps": steps, "batch": batch})
     mean, longest = _mean(model, reference), max(map(len, rows))
     known = known_of(model, rows, features, None if names == ("zero",) else mean, progress)
-    start = learned.initial(model.config, features, longest, shared=shared)
+    start = linear.initial(model.config, features, longest, shared=shared)
     course, rng = dataclasses.replace(COURSES[features], steps=steps), np.random.default_rng(checked_seed(seed))
     drawn = draws(rows, batching.bucket(longest), names, course, batch, rng)
     coefficients = fitted(model, known, start, mean, course, drawn, progress)
@@ -142,7 +143,7 @@ def _learned(
         blend = functools.partial(_blended, draw.shares)
         forward = Pass(decoder, known.tokens, known.length, jax.tree.map(blend, wide, states), known.target)
         features = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), known.features)
-        mask = learned.mask(coefficients, forward, features, size=draw.sizes, temperature=temperature)
+        mask = linear.mask(coefficients, forward, features, size=draw.sizes, temperature=temperature)
         # Divided over ``model``, sums of the mask and of the other text's states would not wait for each other. The
         # devices of a CPU take such sums in any order, and with few threads all end up waiting, each in another sum.
         return jnp.minimum(kl(known.target, forward.logits(meshes.whole_along_model(mask))), cap)

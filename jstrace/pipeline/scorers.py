@@ -8,9 +8,10 @@ import importlib.resources
 from typing import Any
 
 from jstrace.method.scores.fitted import Fitted
-from jstrace.method.scores.learned import CUTS, KEPT, Coefficients, Scorer
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.linear import CUTS, KEPT, Coefficients
 from jstrace.method.scores.measured import MEASURES
-from jstrace.method.scores.rounds import Rounds
+from jstrace.method.scores.rounds import EARLIER, Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model
 from jstrace.models.platforms import GENERATOR
@@ -65,10 +66,6 @@ _UNTOLD = {"name", "model_fingerprints"}
 """Fields that say what a score is called, and whose it is."""
 
 
-_BEFORE = {"floor": 0.0, "nested": True}
-"""What rounds were before there were these numbers, so that runs of then say nothing of them."""
-
-
 def _flat(score: Any) -> dict[str, Any]:
     """The fields of a score, and those of scores in it by the names of both."""
     found: dict[str, Any] = {"kind": type(score).__name__}
@@ -76,7 +73,7 @@ def _flat(score: Any) -> dict[str, Any]:
     if isinstance(score, Scorer):
         fields |= {"cuts": CUTS, "kept": KEPT}  # which it reads, and which are no numbers of its own
     for name, value in fields.items():
-        if name in _UNTOLD or (isinstance(score, Rounds) and _BEFORE.get(name, _UNTOLD) == value):
+        if name in _UNTOLD or (isinstance(score, Rounds) and EARLIER.get(name, _UNTOLD) == value):
             continue
         if isinstance(value, Coefficients):
             found[name] = value.digest

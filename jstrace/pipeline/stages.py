@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float32, Int
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.counting import Counts, count
 from jstrace.method.questions import NOTHING, Question
-from jstrace.method.scores.learned import Coefficients
+from jstrace.method.scores.linear import Coefficients
 from jstrace.method.scores.measured import Together
 from jstrace.method.scores.scoring import filled, several_scores
 from jstrace.method.search.extraction import extract_padded

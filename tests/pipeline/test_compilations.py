@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.scores.learned import Scorer, initial
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.linear import initial
 from jstrace.models import Decoder, Model, Replacement
 from jstrace.scale import memory
 from tests.conftest import TINY, tiny_params

@@ -13,9 +13,10 @@ import pytest
 import safetensors.numpy
 
 import jstrace
-from jstrace.method.scores import learned as method
+from jstrace.method.scores import linear as method
 from jstrace.method.scores.gradients import Pass
-from jstrace.method.scores.learned import Coefficients, Scorer
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.linear import Coefficients
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import course, fitting, scorers
 from jstrace.pipeline.reference import built_in_reference

@@ -27,7 +27,11 @@ from jstrace.models import EdgeTree, InputError
 from jstrace.models.platforms import usual_promotion
 
 
-@dataclasses.dataclass(frozen=True)
+EARLIER = {"floor": 0.0, "nested": True}
+"""What rounds were before there were these numbers: files of then, which name the others, do not say them."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Rounds:
     """Gradients at ever smaller cuts, with memory: one forward and one backward pass a cut, and one before.
 
@@ -70,6 +74,12 @@ class Rounds:
         if not isinstance(self.nested, bool):
             raise InputError(f"nested = {self.nested!r}, expected True or False")
         name_variant(self, "rounds")
+
+    def __repr__(self) -> str:
+        """Without what rounds were before there were numbers for it, as files compare these words."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        words = [f"{name}={value!r}" for name, value in fields.items() if EARLIER.get(name, fields) != value]
+        return f"Rounds({', '.join(words)})"
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""

@@ -16,7 +16,8 @@ from jstrace.method.measure.metrics import Metric
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, ShareTimesGradient
-from jstrace.method.scores.learned import Coefficients, Scorer
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.linear import Coefficients
 from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import NO_SCORE, marked
