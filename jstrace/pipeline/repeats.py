@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jstrace.models import Model
+from jstrace.models.platforms import seeded
 
 NOISE = 1e-6
 """Standard deviation of the factors on float32 weights, around 1."""
@@ -21,7 +22,7 @@ def perturbed(model: Model, number: int) -> Model:
     eighth of the distance between their numbers, so that some are rounded otherwise.
     """
     leaves, tree = jax.tree.flatten(model.decoder)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), number), len(leaves))
+    keys = jax.random.split(jax.random.fold_in(seeded(0), number), len(leaves))
     moved = [_moved(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
     return Model(jax.tree.unflatten(tree, moved), model.tokenizer)
 

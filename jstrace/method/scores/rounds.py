@@ -26,7 +26,6 @@ from jstrace.method.search.ordering import marked
 from jstrace.models import EdgeTree, InputError
 from jstrace.models.platforms import usual_promotion
 
-
 EARLIER = {"floor": 0.0, "nested": True}
 """What rounds were before there were these numbers: files of then, which name the others, do not say them."""
 
