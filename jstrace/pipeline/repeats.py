@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jstrace.models import Model
-from jstrace.models.platforms import seeded
+from jstrace.models.platforms import seeded, usual_promotion
 
 NOISE = 1e-6
 """Standard deviation of the factors on float32 weights, around 1."""
@@ -15,6 +15,7 @@ _ULPS = 1 / 8
 """Of weights of fewer digits: of the distance between two of their numbers, or nearly none would change."""
 
 
+@usual_promotion()
 def perturbed(model: Model, number: int) -> Model:
     """The model with every weight times (1 + 1e-6 N(0, 1)), as a machine that rounds otherwise might have it.
 
@@ -28,6 +29,7 @@ def perturbed(model: Model, number: int) -> Model:
 
 
 @jax.jit
+@usual_promotion()
 def _moved(leaf: Array, key: Array) -> Array:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
