@@ -108,7 +108,7 @@ def curves(run: Results) -> Rows:
     ``ablatable_kept`` is the share of what the condition may ablate that is in the trace, by which models compare.
     """
     for case in run.cases:
-        columns = {"condition": case.name, "size": run.sizes, "n": run.valid.num_rows}
+        columns = {"condition": case.name, "size": run.sizes, "n": run.n}
         columns |= {"ablatable_kept": ablatable_kept(run, case)}
         columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
         columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
@@ -147,14 +147,14 @@ def phases(run: Results, case: Case) -> Rows:
 @each_case
 def densities(run: Results, case: Case) -> Rows:
     """Quartiles of density."""
-    yield {"n": run.valid.num_rows, **quartile_columns("density", quartiles(run.density(case)))}
+    yield {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
 
 
 @each_case
 def nuclei(run: Results, case: Case) -> Rows:
     """Quartiles of the size that each nucleus level needs, and the share of inputs that need the full graph."""
     needed = nucleus_sizes(run, case)
-    row = {"level": np.asarray(run.manifest["nucleus_levels"]), "n": len(needed)}
+    row = {"level": np.asarray(run.manifest["nucleus_levels"]), "n": run.n}
     yield row | quartile_columns("size", _nearest(needed)) | {"share_full_graph": np.mean(needed == 1.0, axis=0)}
 
 
@@ -176,7 +176,7 @@ def _draw_correlation(run: Results) -> Figure:
         density = run.density(run.plan.case(ablate))
         for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
             values = run.column(PREDICTORS[name])
-            _scatter(axes, values, density, log=name == "frequency")
+            _scatter(axes, values, density, run.clusters, log=name == "frequency")
             inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
             words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
             if len(words) <= _NOTED_DOTS:
@@ -189,8 +189,8 @@ def _draw_correlation(run: Results) -> Figure:
     return figure
 
 
-def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
-    found = spearman(density, x)
+def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, clusters: np.ndarray, *, log: bool) -> None:
+    found = spearman(density, x, clusters)
     axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
     if log:
         axes.set_xscale("symlog", linthresh=1)
@@ -205,7 +205,7 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
 CORRELATION = Picture(
     "density against entropy, loss and frequency (Fig. 8)",
     "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
-    " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
+    " the predicted token occurs in the corpus. Spearman's ρ with 95% interval, from ten inputs on.",
     _draw_correlation,
 )
 
@@ -215,7 +215,7 @@ def correlations(run: Results, case: Case) -> Rows:
     """Of density, as it is and relative, with every predictor."""
     for measure, values in {"density": run.density(case), "relative density": relative_density(run, case)}.items():
         for name, column in PREDICTORS.items():
-            yield {"measure": measure, "with": name, **spearman(values, run.column(column))._asdict()}
+            yield {"measure": measure, "with": name, **spearman(values, run.column(column), run.clusters)._asdict()}
 
 
 def relative_density(run: Results, case: Case) -> np.ndarray:

@@ -35,7 +35,7 @@ def picture(run: Results) -> Picture | None:
     caption = (
         "Of the states of an input's tokens after each layer: intrinsic dimension (two-NN), and the mean cosine"
         " between all pairs of tokens (anisotropy); medians and quartiles over inputs. Below: Spearman's ρ of"
-        f" density with them, with 95% bootstrap interval from {FEW} inputs on. Both depend on how many"
+        f" density with them, with 95% interval from {FEW} inputs on. Both depend on how many"
         " tokens there are."
     )
     return Picture("the shape of hidden states, and density", caption, _draw)
@@ -52,7 +52,8 @@ def _draw(run: Results) -> Figure:
         line(upper, layers, middle, words, around=(low, high), color=color, marker="o", markersize=1.5)
         upper.set_title(label)
         for number, ablate in enumerate(run.ablations):
-            found = [spearman(run.density(run.plan.case(ablate)), column) for column in values.T]
+            density = run.density(run.plan.case(ablate))
+            found = [spearman(density, column, run.clusters) for column in values.T]
             rho, low, high = (np.asarray([getattr(one, part) for one in found]) for part in ("rho", "low", "high"))
             look = {"linestyle": DASHES[number], "label": f"ablated: {ablate}", "color": COLORS[2 + number]}
             line(lower, layers, rho, f"layer {{}}, ablated: {ablate}: ρ {{:.2f}}", around=(low, high), **look)
@@ -82,7 +83,7 @@ def table(run: Results) -> Rows:
                     "median": middle,
                     "q75": high,
                 }
-                yield row | spearman(density, column)._asdict()
+                yield row | spearman(density, column, run.clusters)._asdict()
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

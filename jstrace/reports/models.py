@@ -76,11 +76,13 @@ def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation
     for run in runs:
         if case not in run.cases:
             raise InputError(f"{run.label}: not evaluated under {case.name}")
-        densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(case).tolist(), strict=True)))
+        columns = run.density(case).tolist(), run.clusters.tolist()
+        densities.append(dict(zip(run.valid["text"].to_pylist(), zip(*columns, strict=True), strict=True)))
     found = {}
     for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
         shared = [text for text in one if text in other]
-        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
+        ours, theirs = (np.asarray([told[t] for t in shared]).reshape(-1, 2) for told in (one, other))
+        found[i, j] = spearman(ours[:, 0], theirs[:, 0], ours[:, 1])
     return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
 
 
@@ -195,7 +197,7 @@ def revision_rows(runs: Sequence[Results]) -> pa.Table:
 
 def _row(run: Results, place: int, case: Case, runs: Sequence[Results]) -> dict[str, Any]:
     row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
-    row |= {"n": run.valid.num_rows, **quartile_columns("density", quartiles(run.density(case)))}
+    row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
     tv = np.median(run.curve(case, "tv"), axis=0)
     return row | {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
 

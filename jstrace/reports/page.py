@@ -137,6 +137,7 @@ def _page(
         style=_part("report.css"), script=_part("report.js"),
         replaces=any(run.plan.replacements != ("zero",) for run in runs),
         generates=any(run.generates for run in runs),
+        variants=list(dict.fromkeys(run.variant for run in runs if run.variant is not None)),
         orders=any(run.plan.orders != ("best-first",) for run in runs),
     )  # fmt: skip
 
@@ -186,6 +187,7 @@ def _facts(run: Results) -> dict[str, Any]:
 
 def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dict[str, Any]:
     """The inputs that use least and most of the model, and their pages where a folder for them is given."""
+    run = run.first
     case, pages = run.plan.case(run.ablations[0]), Pages(run)
     density = run.density(case)
     order = np.argsort(density, kind="stable").tolist()

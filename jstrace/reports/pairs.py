@@ -15,7 +15,7 @@ from jstrace.method.conditions import Case
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line, log_sizes, note, shortened
 from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import FEW, compared_at, mean_of, means_of
+from jstrace.reports.statistics import FEW, cluster_means, compared_at, mean_of, means_of
 from jstrace.show.text import printable
 
 
@@ -28,6 +28,13 @@ class Pairs:
     """The variant that comes first in the data."""
     ours: np.ndarray
     theirs: np.ndarray
+    clusters: np.ndarray
+    """Which pair each is of ``[N]``: along generated text a pair is compared at every step."""
+
+    @property
+    def n(self) -> int:
+        """How many pairs there are."""
+        return len(np.unique(self.clusters))
 
 
 def pairs_of(run: Results) -> list[Pairs]:
@@ -46,7 +53,7 @@ def pairs_of(run: Results) -> list[Pairs]:
     for variant in variants[1:]:
         both = [which for which, name in places if name == variant and (which, variants[0]) in places]
         ours, theirs = (np.asarray([places[which, name] for which in both], int) for name in (variant, variants[0]))
-        found += [Pairs(variant, variants[0], ours, theirs)] if both else []
+        found += [Pairs(variant, variants[0], ours, theirs, run.clusters[ours])] if both else []
     return found
 
 
@@ -57,7 +64,7 @@ def table(run: Results) -> Rows:
         for case in run.with_density:
             for measure, values in _measures(run, case):
                 row = {"condition": case.name, "variant": pairs.variant, "against": pairs.against, "measure": measure}
-                yield row | _compared(values[pairs.ours], values[pairs.theirs])
+                yield row | _compared(*(cluster_means(values[at], pairs.clusters) for at in (pairs.ours, pairs.theirs)))
 
 
 def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -67,7 +74,7 @@ def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
-    """Medians, the mean difference with its interval, and the two tests, as columns."""
+    """Medians, the mean difference with its interval, and the two tests, as columns; of one number a pair ``[N]``."""
     gap = ours - theirs
     mean = mean_of(gap)
     told: dict[str, float | int] = {"n": len(gap), "median": float(np.median(ours))}
@@ -96,7 +103,7 @@ def picture(run: Results) -> Picture | None:
     found = pairs_of(run)
     if not found:
         return None
-    told = "; ".join(f"{one.variant}, {len(one.ours)}" for one in found)
+    told = "; ".join(f"{one.variant}, {one.n}" for one in found)
     caption = (
         f"Texts altered on purpose against the {found[0].against} of their pair. Left: a dot for each pair, above"
         " the line where the altered text is denser. Right: mean difference of TV at each size, band: 95%"
@@ -139,6 +146,6 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
     against, variant = printable(pairs.against), printable(pairs.variant)
     words = [f"pair {names[at]}: {against} {one:.3f}, {variant} {two:.3f}" for at, one, two in told]
     note(left, x, y, words)
-    mean, low, high = means_of(gap)
-    look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {len(gap)})", "who": f"{variant}, "}
+    mean, low, high = means_of(gap, pairs.clusters)
+    look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {pairs.n})", "who": f"{variant}, "}
     line(right, run.sizes, mean, "size {:g}: {:+.3f}", around=(low, high), color=color, **look)
