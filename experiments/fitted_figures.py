@@ -206,6 +206,8 @@ def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]],
     others |= {f"told row {told}": fits.told("means", str(told)) for told in FOREIGN}
     for name in CHEAPER:
         others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], score=name, replace="mean") for row in rows}
+    random = functools.partial(jstrace.trace, fits.trained, score="random", frozen=("residual", "mlp"))
+    others["random traces"] = {row: random(fits.texts[row]) for row in rows}
     for name, found in others.items():
         if found:
             made += makeup(name, [*found.values()])

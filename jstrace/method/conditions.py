@@ -20,6 +20,9 @@ GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds", "learned", "fitt
 SCORE_NAMES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
 
+RANDOM = ("random",)
+"""Scores that look at nothing: what their traces have is chance."""
+
 REPLACEMENTS = ("zero", "mean", "resample")
 """What ablated edges carry, by name (section 8): nothing, means over reference texts, or the states of another text."""
 

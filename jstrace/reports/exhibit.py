@@ -31,6 +31,8 @@ class Picture:
     """Which edges were ablated, as the page says it; by default all modes of a run, under its first replacement."""
     n: int | None = None
     """Clusters of inputs that it is of, where they are not those of all valid inputs."""
+    chance: bool = False
+    """Whether it has thin lines of random traces, where the run has some."""
     kind: str = ""
     """Its exhibit,"""
     number: int | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from jstrace.reports import beside, control, curves, generations, geometries, makeup, models, networks, pairs
+from jstrace.reports import beside, chance, control, curves, generations, geometries, makeup, models, networks, pairs
 from jstrace.reports.exhibit import (
     ADDED,
     DETAIL,
@@ -135,7 +135,8 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
             found = exhibit.figure(own) if callable(exhibit.figure) else exhibit.figure
             if found:
                 words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
-                caption = f"{found.caption} {counted([own]) if found.n is None else f'n = {found.n}.'}"
+                shown = f"{found.caption}{chance.words(own) if found.chance else ''}"
+                caption = f"{shown} {counted([own]) if found.n is None else f'n = {found.n}.'}"
                 yield dataclasses.replace(
                     found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,
                     draw=functools.partial(found.draw, own), number=number if several else None,

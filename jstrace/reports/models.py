@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
+from jstrace.reports import chance
 from jstrace.reports.drawing import (
     COLORS,
     DASHES,
@@ -26,7 +27,7 @@ from jstrace.reports.drawing import (
     panel_title,
     shortened,
 )
-from jstrace.reports.exhibit import Picture, ablated, ablated_in, counted, modes_of, table_of
+from jstrace.reports.exhibit import Picture, Rows, ablated, ablated_in, counted, modes_of, table_of
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, compared_at, quartile_columns, quartiles, spearman
 
@@ -123,13 +124,18 @@ def _draw_between(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
 
 def model_pairs(runs: Sequence[Results]) -> pa.Table:
     """The correlations of every condition that all runs have."""
-    rows = (
-        {"condition": case.name, "model": run.label, "other": other.label, **found._asdict()}
-        for case in shared_cases(runs)
-        for run, cells in zip(runs, between_models(runs, case), strict=True)
-        for other, found in zip(runs, cells, strict=True)
-    )
-    return table_of(rows, ("condition", "model", "other", *Correlation._fields))
+
+    def rows() -> Rows:
+        for case in (shared := shared_cases(runs)):
+            matrix = between_models(runs, case)
+            beside = {name: one for name, one in chance.cases(runs[0], case).items() if one in shared}
+            random = {name: between_models(runs, one) for name, one in beside.items()}
+            for i, j in itertools.product(range(len(runs)), repeat=2):
+                found, row = matrix[i][j], {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
+                theirs = {name: cells[i][j].rho for name, cells in random.items()}
+                yield row | found._asdict() | chance.rho_columns(theirs, found.low, found.high)
+
+    return table_of(rows(), ("condition", "model", "other", *Correlation._fields))
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pyarrow import csv
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
 from jstrace.reports import exhibits
+from jstrace.reports.chance import HELD
 from jstrace.reports.drawing import inlined, style
 from jstrace.reports.exhibit import Picture, Table, usable
 from jstrace.reports.pages import Pages
@@ -129,7 +130,7 @@ def _page(
     )
     images = [{"picture": picture, "svg": Markup(svg)} for picture, svg in drawn]
     shown = [
-        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows}
+        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows, "grey": _grey(rows)}
         for table, rows in found
     ]
     return environment.get_template("report.html").render(
@@ -154,6 +155,11 @@ def _part(name: str) -> Markup:
 
 def _cells(rows: pa.Table) -> list[list[str]]:
     return [[_cell(value) for value in row.values()] for row in rows.slice(0, _ROWS_SHOWN).to_pylist()]
+
+
+def _grey(rows: pa.Table) -> list[bool]:
+    """Which rows claim nothing, as random traces have as much."""
+    return [bool(one) for one in rows[HELD].to_pylist()] if HELD in rows.column_names else []
 
 
 def _cell(value: Any) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from jstrace.method.conditions import Case
+from jstrace.reports import chance
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line, log_sizes, note, shortened
 from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
@@ -64,13 +65,30 @@ def table(run: Results) -> Rows:
         for case in run.with_density:
             for measure, values in _measures(run, case):
                 row = {"condition": case.name, "variant": pairs.variant, "against": pairs.against, "measure": measure}
-                yield row | _compared(*(cluster_means(values[at], pairs.clusters) for at in (pairs.ours, pairs.theirs)))
+                found = _compared(*_sides(pairs, values))
+                yield row | found | _random(run, case, pairs, measure, found)
 
 
 def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
     yield "density", run.density(case)
     for k in compared_at(run.sizes):
         yield f"TV at {100 * run.sizes[k]:g}%", run.curve(case, "tv")[:, k]
+
+
+def _sides(pairs: Pairs, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A number of each valid input as one of each pair's two variants: ``[P]`` each."""
+    ours, theirs = (cluster_means(values[at], pairs.clusters) for at in (pairs.ours, pairs.theirs))
+    return ours, theirs
+
+
+def _random(run: Results, case: Case, pairs: Pairs, measure: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The mean difference that random traces have between the variants, and whether the interval holds it."""
+    differences = {}
+    for name, other in chance.cases(run, case).items():
+        ours, theirs = _sides(pairs, dict(_measures(run, other))[measure])
+        differences[name] = float(np.mean(ours - theirs))
+    columns = {chance.named(name, "difference"): value for name, value in differences.items()}
+    return columns | chance.held([(found["low"], found["high"], value) for value in differences.values()])
 
 
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:

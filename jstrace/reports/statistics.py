@@ -87,7 +87,7 @@ def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np
     The studentised bootstrap (bootstrap-t; Efron and Tibshirani 1993, section 12.5), which allows for the skewness of
     numbers between 0 and 1: quantiles of (mean* - mean) / error* over resampled clusters, in errors of the mean. Each
     cluster is drawn with all inputs and numbers. NaN of fewer than ``FEW`` clusters, or where the resamples without any
-    spread are so many that a bound has no end.
+    spread are so many that a bound has no end. Numbers are of the order of 1: what differs by 1e-6 is rounding.
 
     Args:
       values: float64 ``[N, K]``.
@@ -103,8 +103,9 @@ def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(moved == 0, 0.0, moved / np.where(errors > _ROUNDING * error, errors, 0.0))
         low, high = mean - error[0] * np.percentile(ratios, (97.5, 2.5), axis=0, method="nearest")
-    flat = np.ptp(values, axis=0) <= _ROUNDING * np.max(np.abs(values), axis=0)
-    low, high = (np.where(flat, mean, np.where(np.isfinite(bound), bound, np.nan)) for bound in (low, high))
+    flat = np.ptp(values, axis=0) <= _ROUNDING * np.maximum(1, np.max(np.abs(values), axis=0))
+    ends = np.isfinite(low) & np.isfinite(high)
+    low, high = (np.where(flat, mean, np.where(ends, bound, np.nan)) for bound in (low, high))
     return mean, low, high
 
 
