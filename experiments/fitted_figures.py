@@ -30,6 +30,7 @@ from experiments.inputs import makeup_of, prediction, texts_of, unseen, written
 from experiments.paraphrases import PAIRS
 from jstrace.method.graph.sizes import SIZES
 from jstrace.models import EDGE_KINDS, EdgeTree, Model
+from jstrace.reports.statistics import means_of
 
 JUDGES = {
     "means": ("mean", "five", "zero"), "unpolished": ("mean",), "seed": ("mean",),
@@ -146,13 +147,6 @@ def curves(records: Iterable[Record]) -> dict[tuple[str, str, str], np.ndarray]:
     return {key: np.asarray([tv for _, tv in sorted(rows, key=lambda row: row[0])]) for key, rows in found.items()}
 
 
-def interval(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A bootstrap interval of 95% of the mean over rows, by size."""
-    draws = np.random.default_rng(0).integers(0, len(rows), (2000, len(rows)))
-    low, high = np.percentile(rows[draws].mean(axis=1), [2.5, 97.5], axis=0)
-    return low, high
-
-
 def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Selectivity of fits under means by size: over all foreign targets, and for each."""
     tv = {(one["told"], one["number"]): np.asarray(one["tv"])
@@ -162,10 +156,10 @@ def selectivity_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     out = []
     for name, chosen in {"all": targets, **{told: [told] for told in targets}}.items():
         rows = np.asarray([np.mean([tv[told, n] for told in chosen], axis=0) - tv["own", n] for n in numbers])
-        low, high = interval(rows)
+        mean, low, high = means_of(rows)
         for k, size in enumerate(SIZES):
-            mean, least, most = (round(float(x[k]), 4) for x in (rows.mean(axis=0), low, high))
-            shown = {"selectivity": mean, "low": least, "high": most}
+            columns = (("selectivity", mean), ("low", low), ("high", high))
+            shown = {column: round(float(x[k]), 4) if np.isfinite(x[k]) else None for column, x in columns}
             out.append({"foreign": name, "size": size, "inputs": len(rows), **shown})
     return out
 
@@ -212,6 +206,8 @@ def edges_tables(fits: Fits, rows: Sequence[int]) -> tuple[list[dict[str, Any]],
     others |= {f"told row {told}": fits.told("means", str(told)) for told in FOREIGN}
     for name in CHEAPER:
         others[name] = {row: jstrace.trace(fits.trained, fits.texts[row], score=name, replace="mean") for row in rows}
+    random = functools.partial(jstrace.trace, fits.trained, score="random", frozen=("residual", "mlp"))
+    others["random traces"] = {row: random(fits.texts[row]) for row in rows}
     for name, found in others.items():
         if found:
             made += makeup(name, [*found.values()])
@@ -228,7 +224,7 @@ def draw(found: dict[tuple[str, str, str], np.ndarray], control: Sequence[dict[s
     left, right = figure.subplots(1, 2, sharey=True)
     own, foreign = found["means", "own", "mean"], found["means", "foreign", "mean"]
     for rows, color, label in ((own, "#0072b2", "own prediction"), (foreign, "#d55e00", "another text's prediction")):
-        left.fill_between(SIZES, *interval(rows), color=color, alpha=0.2, linewidth=0)
+        left.fill_between(SIZES, *means_of(rows)[1:], color=color, alpha=0.2, linewidth=0)
         left.plot(SIZES, rows.mean(axis=0), color=color, marker=".", label=f"{label} (n = {len(rows)})")
     line = [row["selectivity"] for row in control if row["foreign"] == "all"]  # of the inputs that have all targets
     left.plot(SIZES, line, color="black", linestyle="--", label=f"selectivity (n = {control[0]['inputs']})")

@@ -3,10 +3,10 @@
 Command: ``python experiments/pairs.py OUT`` (SmolLM2 in float32; some twenty minutes on two CPU cores).
 
 For each pair the first prompt is traced while ablated edges carry the states of the second, and evaluated under the
-same. It writes ``curves.csv`` (mean TV and recovered logit difference by size and score), ``smallest.csv`` (edges
-until the top token is back, and until TV is 0.1 at most, of each pair) and ``exchanged.csv`` (what the traces of one
-pair keep of another of as many tokens), and prints a table. ``--scores`` takes some of the scores. The last line is
-JSON.
+same. It writes ``curves.csv`` (mean TV with its interval and recovered logit difference, by size and score),
+``smallest.csv`` (edges until the top token is back, and until TV is 0.1 at most, of each pair) and ``exchanged.csv``
+(what the traces of one pair keep of another of as many tokens), and prints a table. ``--scores`` takes some of the
+scores. The last line is JSON.
 
 Expected: one gradient of the logit difference gets two names back within TV 0.1 from some 140 of 28,752 edges.
 """
@@ -32,6 +32,7 @@ import jstrace
 from jstrace.method.scores.gradients import FirstOrder, Integrated, Pass, first_order
 from jstrace.models import EdgeTree, Model
 from jstrace.pipeline.smallest import Goal, all_smallest
+from jstrace.reports.statistics import means_of
 
 SIZES = (0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4)
 
@@ -155,10 +156,11 @@ def main() -> None:
             recovered.append(found.recovered[:-1])
             traces[name, prompts] = trace
         seconds[name] = round(time.perf_counter() - start, 1)
-        means = np.mean(tv, axis=0), np.mean(recovered, axis=0), np.std(tv, axis=0)
-        curves += [[name, size, *each] for size, *each in zip(SIZES, *means, strict=True)]
+        mean, low, high = means_of(np.asarray(tv, np.float64))
+        means = mean, np.mean(recovered, axis=0)
+        curves += [[name, size, *each] for size, *each in zip(SIZES, *means, low, high, strict=True)]
         print(f"{name:38}", *(f"{x:.2f}" for x in means[0]), "|", *(f"{x:.2f}" for x in means[1]), flush=True)
-    written(options.out / "curves.csv", ["score", "size", "tv", "recovered", "tv_std"], curves)
+    written(options.out / "curves.csv", ["score", "size", "tv", "recovered", "tv_low", "tv_high"], curves)
     written(options.out / "smallest.csv", ["score", "kind", "prompt", "edges", "top_token", "tv_0.1"], smallest)
     exchanged = [row for name in options.scores if name != "random" for row in exchanges(model, name, traces, asked)]
     written(options.out / "exchanged.csv", ["score", "kind", "of", "size", "tv", "tv_own"], exchanged)

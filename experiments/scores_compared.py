@@ -39,6 +39,7 @@ from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import Decoder, EdgeTree, Model, masked_forward
 from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing
+from jstrace.reports.statistics import means_of
 from jstrace.scale import batching
 
 SIZES = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -171,11 +172,15 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
 
 
 def merged(path: Path, rows: Rows) -> Rows:
-    """Write a table whose rows of other scores stay, in the order of ``SCORES``; gives all of them."""
+    """Write a table whose rows of other scores stay, in the order of ``SCORES``; gives all of them.
+
+    Columns are those of the new rows, of which rows of an earlier version may lack some.
+    """
     fresh, kept = {row["score"] for row in rows}, []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as stream:
             kept = [row for row in csv.DictReader(stream) if row["score"] not in fresh]
+    kept = [{column: row.get(column, "") for column in rows[0]} for row in kept] if rows else kept
     order = [*SCORES, *FOREIGN]
     found = sorted([*kept, *rows], key=lambda row: order.index(row["score"]))
     if found:
@@ -186,10 +191,10 @@ def merged(path: Path, rows: Rows) -> Rows:
 def written_all(folder: Path, name: str, found: dict[str, Any]) -> None:
     """Tables and figures, with one score measured anew."""
     rows = [
-        {"score": name, "carried": judge, "size": size, "inputs": len(tv), "mean_tv": tv[:, k].mean(),
-         "standard_error": tv[:, k].std(ddof=1) / np.sqrt(len(tv))}
-        for judge, tv in found["tv"].items() for k, size in enumerate(SIZES)
-    ]  # fmt: skip
+        {"score": name, "carried": judge, "size": size, "inputs": len(tv), "mean_tv": mean, "low": low, "high": high}
+        for judge, tv in found["tv"].items()
+        for size, mean, low, high in zip(SIZES, *means_of(tv), strict=True)
+    ]
     curves = merged(folder / "curves.csv", rows)
     merged(folder / "makeup.csv", [{"score": name, **row} for row in found["makeup"]])
     taken = [] if name in FOREIGN else [{"score": name, "seconds": found["seconds"]}]

@@ -69,6 +69,23 @@ def best_first(graph: Graph, first: tuple[str, ...] = ()) -> list[Edge]:
     return order
 
 
+def random_nodes(graph: Graph, rng: np.random.Generator) -> list[Edge]:
+    """Every reachable edge as drawn: some node that has edges left gives the residual one, the MLP's, then any."""
+    into: dict[tuple[int, int], list[tuple[Edge, tuple[int, int]]]] = {}
+    for number in rng.permutation(len(graph.edges)):
+        edge, source, target, _ = graph.edges[number]
+        into.setdefault(target, []).append((edge, source))
+    ranks = {"residual_attn": 0, "residual_mlp": 0, "mlp": 1, "attn": 2}
+    for edges in into.values():
+        edges.sort(key=lambda one: -ranks[EDGE_KINDS[one[0][0]]])
+    reached, order = list(graph.outputs), []
+    while frontier := [node for node in reached if into.get(node)]:
+        edge, source = into[frontier[rng.integers(len(frontier))]].pop()
+        order.append(edge)
+        reached += [source] if source not in reached else []
+    return order
+
+
 def strata(
     scores: EdgeTree,
     sizes: tuple[float, ...],

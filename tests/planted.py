@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.method.conditions import RANDOM
 from jstrace.method.graph.composition import compose
 from jstrace.method.plans import Plan
 from jstrace.models import EdgeTree
@@ -65,11 +66,13 @@ def write_run(
     columns: list[dict[str, Any]] | None = None,
     pairs: list[tuple[str, str]] | None = None,
     about: dict[str, Any] | None = None,
+    random: np.ndarray | None = None,
 ) -> Path:
     """A run with given heights of curves and entropies; its folder.
 
     ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none;
-    ``columns`` of the table of inputs that ``extras`` bring; ``pairs`` and variants; more ``about`` the model.
+    ``columns`` of the table of inputs that ``extras`` bring; ``pairs`` and variants; more ``about`` the model;
+    heights of the curves of ``random`` traces, where they are others.
     """
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
@@ -92,7 +95,13 @@ def write_run(
     entries = []
     for n, (height, entropy) in enumerate(zip(heights, entropies, strict=True)):
         evaluations = tuple(
-            evaluation_of(height, entropy, case.condition.inverse, case.condition.ablate) for case in plan.cases
+            evaluation_of(
+                random[n] if random is not None and case.source.score in RANDOM else height,
+                entropy,
+                case.condition.inverse,
+                case.condition.ablate,
+            )
+            for case in plan.cases
         )
         strata = tuple(strata_of(rng, least[n] if least else 0) for _ in plan.sources)
         tokens = np.arange(N_TOKENS, dtype=np.int32)

@@ -32,6 +32,7 @@ class Score(StrEnum):
     IFR = "ifr"
     COSINE = "cosine"
     RANDOM = "random"
+    RANDOM_NODES = "random-nodes"
     GRADIENT = "gradient"
     INTEGRATED = "integrated"
     L1_GRADIENT = "l1*gradient"

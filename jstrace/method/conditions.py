@@ -17,7 +17,11 @@ from jstrace.method.graph.sizes import NO_EDGE
 GRADIENTS = ("gradient", "integrated", "l1*gradient", "rounds", "learned", "fitted")
 """Edge scores from gradients in the mask (section 8); learned: by the scorer that comes with jstrace."""
 
-SCORE_NAMES = ("l1", "l2", "ifr", "cosine", "random", *GRADIENTS)
+RANDOM = ("random", "random-nodes")
+"""Scores that look at nothing, so that what their traces have is chance: every edge drawn alike, or nodes that are
+reached drawn alike, which give their residual edge first, then the MLP's, then attention's."""
+
+SCORE_NAMES = ("l1", "l2", "ifr", "cosine", *RANDOM, *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
 
 REPLACEMENTS = ("zero", "mean", "resample")

@@ -7,6 +7,7 @@ import functools
 import importlib.resources
 from typing import Any
 
+from jstrace.method.conditions import RANDOM
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import CUTS, KEPT, Coefficients
@@ -55,8 +56,8 @@ def settings_of(name: str) -> dict[str, Any]:
 
     Of coefficients their digest. Code that changes while its numbers stay is not seen.
     """
-    if name == "random":
-        return {"kind": "uniform", "generator": GENERATOR}
+    if name in RANDOM:
+        return {"kind": {"random": "uniform", "random-nodes": "nodes"}[name], "generator": GENERATOR}
     if name == "learned":
         return _flat(built_in())
     return _flat(MEASURES[name] if name in MEASURES else SCORES[name]())

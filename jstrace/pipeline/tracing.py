@@ -82,8 +82,8 @@ def trace(
     Args:
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
-      score: the edge score: "l1" (the paper's), "l2", "ifr", "cosine" or "random"; from gradients in the mask
-        "gradient", "integrated", "l1*gradient" or "rounds" (section 8 of the method), which keep far more of a
+      score: the edge score: "l1" (the paper's), "l2", "ifr", "cosine", "random" or "random-nodes"; from gradients in
+        the mask "gradient", "integrated", "l1*gradient" or "rounds" (section 8 of the method), which keep far more of a
         prediction and cost 3 to 60 times as much; "learned", by the scorer that comes with jstrace for its default
         model; "fitted" to the input itself (``jstrace.fit_trace``: 280 passes forward and back); or one of your own
         (``jstrace.Scorer``, ``jstrace.Score``, ``jstrace.GradientScore``).

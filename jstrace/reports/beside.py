@@ -21,9 +21,8 @@ def random(run: Results) -> Picture | None:
         return None
     searched = "the same" if run.plan.orders[0] == "best-first" else "best-first"
     caption = f"Random scores, residual and MLP edges first, through {searched} extraction."
-    return _compared(
-        run, "against random traces (Fig. 6)", caption, [_own(run), (run.plan.baseline("random"), "random")]
-    )
+    lines = [_own(run), (run.plan.baseline("random"), "random")]
+    return _compared(run, "against random traces (Fig. 6)", caption, lines, chance=False)
 
 
 def necessity(run: Results) -> Picture | None:
@@ -89,7 +88,7 @@ def replace(run: Results) -> Picture | None:
         legend_above(figure, 3)
         return figure
 
-    return Picture("what ablated edges carry", caption, draw, ablated(run.ablations, plan.replacements))
+    return Picture("what ablated edges carry", caption, draw, ablated(run.ablations, plan.replacements), chance=True)
 
 
 def _own(run: Results) -> tuple[Case, str]:
@@ -101,13 +100,13 @@ def _named(run: Results, cases: Iterable[Case]) -> Lines:
     return [(case, run.plan.label(case.source)) for case in cases]
 
 
-def _compared(run: Results, title: str, caption: str, lines: Lines) -> Picture:
+def _compared(run: Results, title: str, caption: str, lines: Lines, *, chance: bool = True) -> Picture:
     def draw(run: Results) -> Figure:
         figure = _panels(run, lines, height=2.35)
         legend_above(figure, 3)
         return figure
 
-    return Picture(title, caption, draw, ablated(*_panels_of(run, lines)))
+    return Picture(title, caption, draw, ablated(*_panels_of(run, lines)), chance=chance)
 
 
 def _panels_of(run: Results, lines: Lines) -> tuple[tuple[str, ...], tuple[str, ...]]:

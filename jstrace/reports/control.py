@@ -37,10 +37,10 @@ def selectivity(run: Results, case: Case) -> ControlCurves:
     """The control of one of ``Results.controlled``, over the inputs that have it."""
     own, foreign = run.curve(case, "tv"), run.curve(case, "foreign_tv")
     known = np.isfinite(foreign).all(axis=1)
-    own, foreign = own[known], foreign[known]
-    mean, low, high = means_of(foreign - own)
+    own, foreign, clusters = own[known], foreign[known], run.clusters[known]
+    mean, low, high = means_of(foreign - own, clusters)
     peak = most_selective(run.plan.sizes, mean)
-    return ControlCurves(own.mean(axis=0), foreign.mean(axis=0), mean, low, high, len(own), peak)
+    return ControlCurves(own.mean(axis=0), foreign.mean(axis=0), mean, low, high, len(np.unique(clusters)), peak)
 
 
 def columns(run: Results, case: Case) -> dict[str, Any]:

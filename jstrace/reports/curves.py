@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
-from jstrace.reports import control
-from jstrace.reports.drawing import COLORS, TV_LABEL, each_ablation, grid_of, line, log_sizes, look_of, note, power
+from jstrace.reports import chance, control
+from jstrace.reports.drawing import (
+    COLORS,
+    DASHES,
+    TV_LABEL,
+    each_ablation,
+    grid_of,
+    line,
+    log_sizes,
+    look_of,
+    note,
+    power,
+)
 from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import interval_words, quartile_columns, quartiles, spearman
+from jstrace.reports.statistics import Correlation, interval_words, quartile_columns, quartiles, spearman
 
 CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""
@@ -44,8 +56,8 @@ TV = Picture(
     "how fast the prediction comes back (Figs. 3 and 10)",
     "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
     " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
-    _draw_tv,
-)
+    _draw_tv, chance=True,
+)  # fmt: skip
 
 
 def _draw_nucleus(run: Results) -> Figure:
@@ -94,8 +106,18 @@ def draw_lines(axes: Any, run: Results, lines: Lines) -> None:
         low, middle, high = quartiles(run.curve(case, "tv"))
         look = look_of(number) | {"label": label, "who": f"{label}, " if label else ""}
         line(axes, run.sizes, middle, words, around=(low, high), **look)
+    draw_chance(axes, run, [case for case, _ in lines])
     log_sizes(axes, run.sizes)
     axes.set_ylim(-0.02, 1.02)
+
+
+def draw_chance(axes: Any, run: Results, cases: Sequence[Case]) -> None:
+    """Medians of random traces under the conditions of a panel's cases, unless they are among these."""
+    for number, condition in enumerate(dict.fromkeys(case.condition for case in cases)):
+        for name, other in chance.under(run, condition).items():
+            if other not in cases:
+                look = chance.LOOK | {"linestyle": DASHES[number % len(DASHES)], "who": f"{name}, "}
+                line(axes, run.sizes, np.median(run.curve(other, "tv"), axis=0), "size {:g}: TV {:.3f}", **look)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -108,10 +130,11 @@ def curves(run: Results) -> Rows:
     ``ablatable_kept`` is the share of what the condition may ablate that is in the trace, by which models compare.
     """
     for case in run.cases:
-        columns = {"condition": case.name, "size": run.sizes, "n": run.valid.num_rows}
+        columns = {"condition": case.name, "size": run.sizes, "n": run.n}
         columns |= {"ablatable_kept": ablatable_kept(run, case)}
         columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
         columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
+        columns |= chance.gaps(run, case, "tv", lambda one: run.curve(one, "tv"))
         means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
         yield columns | {f"{name}_mean": values for name, values in means.items()} | control.columns(run, case)
 
@@ -147,14 +170,15 @@ def phases(run: Results, case: Case) -> Rows:
 @each_case
 def densities(run: Results, case: Case) -> Rows:
     """Quartiles of density."""
-    yield {"n": run.valid.num_rows, **quartile_columns("density", quartiles(run.density(case)))}
+    row = {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
+    yield row | chance.gaps(run, case, "density", run.density)
 
 
 @each_case
 def nuclei(run: Results, case: Case) -> Rows:
     """Quartiles of the size that each nucleus level needs, and the share of inputs that need the full graph."""
     needed = nucleus_sizes(run, case)
-    row = {"level": np.asarray(run.manifest["nucleus_levels"]), "n": len(needed)}
+    row = {"level": np.asarray(run.manifest["nucleus_levels"]), "n": run.n}
     yield row | quartile_columns("size", _nearest(needed)) | {"share_full_graph": np.mean(needed == 1.0, axis=0)}
 
 
@@ -173,10 +197,12 @@ def _draw_correlation(run: Results) -> Figure:
     rows = len(run.ablations)
     figure, grid = grid_of(3, rows=rows, height=0.6 + 1.35 * rows, sharey="row", sharex="col")
     for panels, ablate in zip(grid, run.ablations, strict=True):
-        density = run.density(run.plan.case(ablate))
+        case = run.plan.case(ablate)
+        density = run.density(case)
         for axes, (name, label) in zip(panels, _LABELS.items(), strict=True):
             values = run.column(PREDICTORS[name])
-            _scatter(axes, values, density, log=name == "frequency")
+            random = chance.rhos(run, case, run.density, values)
+            _scatter(axes, spearman(density, values, run.clusters), random, values, density, log=name == "frequency")
             inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
             words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
             if len(words) <= _NOTED_DOTS:
@@ -189,8 +215,10 @@ def _draw_correlation(run: Results) -> Figure:
     return figure
 
 
-def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> None:
-    found = spearman(density, x)
+def _scatter(
+    axes: Any, found: Correlation, random: dict[str, float], x: np.ndarray, density: np.ndarray, *, log: bool
+) -> None:
+    """Dots, and above them, where it covers none, rho: in grey where its interval holds that of random traces."""
     axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
     if log:
         axes.set_xscale("symlog", linthresh=1)
@@ -199,13 +227,16 @@ def _scatter(axes: Any, x: np.ndarray, density: np.ndarray, *, log: bool) -> Non
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
-    axes.set_title(f"{rho}n = {found.n}", fontsize=5)  # above the panel, where it covers no point
+    told = "".join(f"; {name}: {value:.2f}" for name, value in random.items())
+    grey = chance.rho_columns(random, found.low, found.high).get(chance.HELD)
+    axes.set_title(f"{rho}n = {found.n}{told}", fontsize=5, color="0.55" if grey else "k")
 
 
 CORRELATION = Picture(
     "density against entropy, loss and frequency (Fig. 8)",
     "A dot for each input. Entropy of the full graph's prediction, surprisal of the true next token, and how often"
-    " the predicted token occurs in the corpus. Spearman's ρ with 95% bootstrap interval, from ten inputs on.",
+    " the predicted token occurs in the corpus. Spearman's ρ with 95% interval, from ten inputs on;"
+    " where the run has random traces, theirs follows, and ρ is in grey where its interval holds it.",
     _draw_correlation,
 )
 
@@ -213,9 +244,14 @@ CORRELATION = Picture(
 @each_case
 def correlations(run: Results, case: Case) -> Rows:
     """Of density, as it is and relative, with every predictor."""
-    for measure, values in {"density": run.density(case), "relative density": relative_density(run, case)}.items():
+    measures: dict[str, Callable[[Case], np.ndarray]] = {"density": run.density}
+    measures["relative density"] = functools.partial(relative_density, run)
+    for measure, of in measures.items():
         for name, column in PREDICTORS.items():
-            yield {"measure": measure, "with": name, **spearman(values, run.column(column))._asdict()}
+            found = spearman(of(case), run.column(column), run.clusters)
+            random = chance.rhos(run, case, of, run.column(column))
+            row = {"measure": measure, "with": name, **found._asdict()}
+            yield row | chance.rho_columns(random, found.low, found.high)
 
 
 def relative_density(run: Results, case: Case) -> np.ndarray:

@@ -30,7 +30,9 @@ class Picture:
     ablated: str = ""
     """Which edges were ablated, as the page says it; by default all modes of a run, under its first replacement."""
     n: int | None = None
-    """Inputs that it is of, where they are not the valid ones."""
+    """Clusters of inputs that it is of, where they are not those of all valid inputs."""
+    chance: bool = False
+    """Whether it has thin lines of random traces, where the run has some."""
     kind: str = ""
     """Its exhibit,"""
     number: int | None = None
@@ -77,6 +79,8 @@ class Exhibit:
     shelf: int = SUMMARY
     of: Callable[[Sequence[Results]], Sequence[Results]] = usable
     """The runs that the table is of; there is none without any."""
+    whole: bool = False
+    """Whether it is of all variants of a run with pairs, rather than of the first."""
     file: str = ""
     """Of the table, where it is not called like the figure."""
 
@@ -162,6 +166,6 @@ def alone(ablations: Sequence[str]) -> str:
 
 
 def counted(runs: Sequence[Results]) -> str:
-    """How many valid inputs runs have."""
-    counts = [run.valid.num_rows for run in runs]
+    """How many clusters of valid inputs runs have."""
+    counts = [run.n for run in runs]
     return f"n = {counts[0]}." if len(set(counts)) == 1 else f"n = {min(counts)} to {max(counts)}."

@@ -8,8 +8,20 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from jstrace.reports import beside, control, curves, generations, geometries, makeup, models, networks, pairs
-from jstrace.reports.exhibit import ADDED, DETAIL, Exhibit, Picture, Rows, Table, ablated, each_run, those, usable
+from jstrace.reports import beside, chance, control, curves, generations, geometries, makeup, models, networks, pairs
+from jstrace.reports.exhibit import (
+    ADDED,
+    DETAIL,
+    Exhibit,
+    Picture,
+    Rows,
+    Table,
+    ablated,
+    counted,
+    each_run,
+    those,
+    usable,
+)
 from jstrace.reports.results import Results
 
 
@@ -52,7 +64,7 @@ def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
 
 
 EXHIBITS = (
-    Exhibit("validity", table=validity, title="Valid and invalid inputs (Table 2)", of=list),
+    Exhibit("validity", table=validity, title="Valid and invalid inputs (Table 2)", of=list, whole=True),
     Exhibit("density", table=curves.densities, title="Density"),
     Exhibit("tv", curves.TV),
     Exhibit("nucleus", curves.NUCLEUS, table=curves.nuclei, title="The size that each nucleus needs", shelf=DETAIL),
@@ -90,7 +102,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "paired", pairs.picture, table=pairs.table, title="Altered texts against those of their pairs", shelf=ADDED,
-        of=those(pairs.pairs_of),
+        of=those(pairs.pairs_of), whole=True,
     ),
     Exhibit(
         "correlation", curves.CORRELATION, file="correlations", table=curves.correlations,
@@ -107,7 +119,9 @@ EXHIBITS = (
         of=lambda runs: usable(runs) if len(usable(runs)) > 1 else [],
     ),
     Exhibit("curves", table=curves.curves, title="All curves (Figs. 3, 6, 7)", shelf=DETAIL),
-    Exhibit("inputs", table=numbers_of_inputs, title="All inputs, without their texts", shelf=DETAIL, of=list),
+    Exhibit(
+        "inputs", table=numbers_of_inputs, title="All inputs, without their texts", shelf=DETAIL, of=list, whole=True
+    ),
 )  # fmt: skip
 """Figures stand in this order, first those of each run; tables too, shelf by shelf."""
 
@@ -117,16 +131,19 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
     several = len(runs) > 1
     for number, run in enumerate(runs, 1):
         for exhibit in EXHIBITS:
-            found = exhibit.figure(run) if callable(exhibit.figure) else exhibit.figure
+            own = run if exhibit.whole else run.first
+            found = exhibit.figure(own) if callable(exhibit.figure) else exhibit.figure
             if found:
                 words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
-                caption = f"{found.caption} n = {run.valid.num_rows if found.n is None else found.n}."
+                shown = f"{found.caption}{chance.words(own) if found.chance else ''}"
+                caption = f"{shown} {counted([own]) if found.n is None else f'n = {found.n}.'}"
                 yield dataclasses.replace(
                     found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,
-                    draw=functools.partial(found.draw, run), number=number if several else None,
+                    draw=functools.partial(found.draw, own), number=number if several else None,
                 )  # fmt: skip
+    firsts = [run.first for run in runs]
     for exhibit in EXHIBITS:
-        found = exhibit.compared(runs) if exhibit.compared and several else None
+        found = exhibit.compared(firsts) if exhibit.compared and several else None
         if found:
             yield dataclasses.replace(found, kind=exhibit.name)
 
@@ -134,5 +151,6 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
 def tables(runs: Sequence[Results]) -> Iterator[Table]:
     """Every table of the runs."""
     for exhibit in sorted(EXHIBITS, key=lambda exhibit: exhibit.shelf):
-        if exhibit.table and (chosen := exhibit.of(runs)):
+        own = runs if exhibit.whole else [run.first for run in runs]
+        if exhibit.table and (chosen := exhibit.of(own)):
             yield Table(exhibit.file or exhibit.name, exhibit.title, functools.partial(exhibit.table, chosen))

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jstrace.method.conditions import Case
+from jstrace.reports import chance
 from jstrace.reports.drawing import COLORS, grid_of, line, note, shortened
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
@@ -39,18 +40,27 @@ def picture(run: Results) -> Picture | None:
         return None
     case = run.plan.case(run.ablations[0])
     columns = {"how far it is from the prompt": "step", "its probability": "generated_prob"}
-    told = [f"{_words_of(within_rows(run, case, column))} with {name}" for name, column in columns.items()]
+    told = [f"{_words_of(run, case, column)} with {name}" for name, column in columns.items()]
     caption = (
         "Density of the prediction that each generated token was taken from, and the model's own probability of"
         f" it. A line for each row, at most {MOST_LINES}; from {FEW_LINES} rows on their"
         f" median and quartiles. Spearman's ρ of density ({case.name}) within a row, mean over rows:"
         f" {'; '.join(told)}. Later predictions have more tokens, and more edges, before them."
     )
-    return Picture("density along generated text", caption, _draw)
+    return Picture("density along generated text", caption, _draw, chance=True)
 
 
-def _words_of(found: Mean) -> str:
-    return f"{found.mean:.2f}{interval_words(found.low, found.high)} (n = {found.n})" if found.n else "not defined"
+def _medians(rows: np.ndarray) -> np.ndarray:
+    """Medians of ``[R, N]`` over the rows that are known, NaN where none is."""
+    return np.asarray([np.median(known) if len(known := step[np.isfinite(step)]) else np.nan for step in rows.T])
+
+
+def _words_of(run: Results, case: Case, column: str) -> str:
+    """The correlation within rows, and beside it that of random traces."""
+    found = within_rows(run, case, column)
+    random = {name: within_rows(run, one, column) for name, one in chance.cases(run, case).items()}
+    told = [f"n = {found.n}", *(f"{name}: {one.mean:.2f}" for name, one in random.items() if one.n)]
+    return f"{found.mean:.2f}{interval_words(found.low, found.high)} ({'; '.join(told)})" if found.n else "not defined"
 
 
 def _draw(run: Results) -> Figure:
@@ -59,6 +69,8 @@ def _draw(run: Results) -> Figure:
     made, grid = grid_of(1, rows=len(cases) + 1, height=1.0 + 1.35 * (len(cases) + 1), sharex=True)
     for axes, case in zip(grid[:-1, 0], cases, strict=True):
         _rows(axes, run, run.density(case), COLORS[0], "density")
+        for random in chance.cases(run, case).values():
+            axes.plot(np.arange(1, run.generates + 1), _medians(along(run, run.density(random))), **chance.LOOK)
         axes.set(title=f"ablated: {case.condition.ablate}", ylabel="density")
     last = grid[-1, 0]
     _rows(last, run, run.column("generated_prob"), COLORS[1], "probability")
@@ -103,8 +115,10 @@ def _words(run: Results) -> list[str]:
 def table(run: Results, case: Case) -> Rows:
     """Density, probability and entropy at each step, over rows."""
     numbers = run.density(case), run.column("generated_prob"), run.column("entropy")
+    random = {name: _medians(along(run, run.density(one))) for name, one in chance.cases(run, case).items()}
     for step, (density, prob, entropy) in enumerate(np.stack([along(run, one) for one in numbers]).T.swapaxes(1, 2)):
         known = np.isfinite(density)
         if known.any():
             row = {"step": step, "n": int(known.sum()), **quartile_columns("density", quartiles(density[known]))}
+            row |= {chance.named(name, "density_median"): medians[step] for name, medians in random.items()}
             yield row | {"prob_mean": prob[known].mean(), "entropy_mean": entropy[known].mean()}

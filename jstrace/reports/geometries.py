@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jstrace.reports import chance, statistics
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line
 from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
@@ -35,10 +36,10 @@ def picture(run: Results) -> Picture | None:
     caption = (
         "Of the states of an input's tokens after each layer: intrinsic dimension (two-NN), and the mean cosine"
         " between all pairs of tokens (anisotropy); medians and quartiles over inputs. Below: Spearman's ρ of"
-        f" density with them, with 95% bootstrap interval from {FEW} inputs on. Both depend on how many"
+        f" density with them, with 95% interval from {FEW} inputs on. Both depend on how many"
         " tokens there are."
     )
-    return Picture("the shape of hidden states, and density", caption, _draw)
+    return Picture("the shape of hidden states, and density", caption, _draw, chance=True)
 
 
 def _draw(run: Results) -> Figure:
@@ -52,9 +53,14 @@ def _draw(run: Results) -> Figure:
         line(upper, layers, middle, words, around=(low, high), color=color, marker="o", markersize=1.5)
         upper.set_title(label)
         for number, ablate in enumerate(run.ablations):
-            found = [spearman(run.density(run.plan.case(ablate)), column) for column in values.T]
+            case = run.plan.case(ablate)
+            density = run.density(case)
+            found = [spearman(density, column, run.clusters) for column in values.T]
             rho, low, high = (np.asarray([getattr(one, part) for one in found]) for part in ("rho", "low", "high"))
             look = {"linestyle": DASHES[number], "label": f"ablated: {ablate}", "color": COLORS[2 + number]}
+            for random in chance.cases(run, case).values():
+                theirs = [statistics.rho(run.density(random), column) for column in values.T]
+                lower.plot(layers, theirs, linestyle=DASHES[number], **chance.LOOK)
             line(lower, layers, rho, f"layer {{}}, ablated: {ablate}: ρ {{:.2f}}", around=(low, high), **look)
         lower.axhline(0, color="0.5", linewidth=0.6)
         lower.set(ylim=(-1.02, 1.02))
@@ -82,7 +88,9 @@ def table(run: Results) -> Rows:
                     "median": middle,
                     "q75": high,
                 }
-                yield row | spearman(density, column)._asdict()
+                found = spearman(density, column, run.clusters)
+                random = chance.rhos(run, case, run.density, column)
+                yield row | found._asdict() | chance.rho_columns(random, found.low, found.high)
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jstrace.method.graph.depth import by_quarter
+from jstrace.reports import chance
 from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, grid_of, line, log_sizes, note, power
 from jstrace.reports.exhibit import NOT_ABLATED, Picture, Rows, each_source
 from jstrace.reports.results import Results
@@ -35,6 +37,8 @@ def _draw_core(run: Results) -> Figure:
         look: dict[str, Any] = {"label": power(run.sizes[k]), "who": f"size {run.sizes[k]:g}: "}
         look |= {"color": colors[number], "linestyle": DASHES[number % 4]}
         line(axes, 100 * fractions, 100 * held[k], words, **look)
+        for name in chance.sources(run, run.source):
+            axes.plot(100 * fractions, 100 * concentration(run, name)[1][k], linewidth=0.5, color=colors[number])
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.6)
     axes.set(
         xlabel="components, those with most edges first (%)", ylabel="edges held (%)", xlim=(0, 100), ylim=(0, 101)
@@ -47,16 +51,28 @@ CORE = Picture(
     "stability of the core (Fig. 4)",
     "Share of the edges of all inputs' traces that the components (residual stream, MLP or head of a layer) with"
     " most of them hold; one line for each size. Grey: all components alike.",
-    _draw_core, NOT_ABLATED,
+    _draw_core, NOT_ABLATED, chance=True,
 )  # fmt: skip
 
 
 @each_source
 def cores(run: Results, source: str) -> Rows:
     """The share of edges that the top fractions of components hold."""
+    count = run.shares[source][0].size
+    yield {"size": run.sizes, "components": count, **_with_chance(run, source, _tops)}
+
+
+def _tops(run: Results, source: str) -> dict[str, np.ndarray]:
     fractions, held = concentration(run, source)
-    tops = {f"top_{100 * part:g}%": np.asarray([np.interp(part, fractions, at) for at in held]) for part in _TOPS}
-    yield {"size": run.sizes, "components": len(fractions), **tops}
+    return {f"top_{100 * part:g}%": np.asarray([np.interp(part, fractions, at) for at in held]) for part in _TOPS}
+
+
+def _with_chance(run: Results, source: str, of: Callable[[Results, str], dict[str, Any]]) -> dict[str, Any]:
+    """Columns of a source, and after them those of random traces of the same sizes."""
+    found = of(run, source)
+    for name in chance.sources(run, source):
+        found |= {chance.named(name, column): values for column, values in of(run, name).items()}
+    return found
 
 
 class Makeup(NamedTuple):
@@ -79,17 +95,20 @@ def makeup_of(run: Results, source: str) -> Makeup:
 
 
 def _draw_makeup(run: Results) -> Figure:
-    made = makeup_of(run, run.source)
+    made = [makeup_of(run, name) for name in (run.source, *chance.sources(run, run.source))]
     figure, grid = grid_of(2, height=2.45, sharey=True)
     depth = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, 4))
     stacks = (
-        (made.types, ("residual", "attention", "MLP"), COLORS[:3], "edge type"),
-        (made.quarters, ("first", "second", "third", "last"), depth, "quarter of the layers"),
+        ("types", ("residual", "attention", "MLP"), COLORS[:3], "edge type"),
+        ("quarters", ("first", "second", "third", "last"), depth, "quarter of the layers"),
     )
-    for axes, (shares, labels, colors, title) in zip(grid[0], stacks, strict=True):
+    for axes, (what, labels, colors, title) in zip(grid[0], stacks, strict=True):
+        shares, *random = (getattr(one, what) for one in made)
         known = np.isfinite(shares).all(axis=-1)
         sizes, parts = run.sizes[known], 100 * shares[known].T
         axes.stackplot(sizes, parts, labels=labels, colors=colors, linewidth=0, alpha=0.9)
+        for other in random:
+            axes.plot(run.sizes, 100 * np.cumsum(other, axis=1)[:, :-1], color="k", linewidth=0.5)
         for name, top, part in zip(labels, 100 * np.cumsum(shares[known], axis=1).T, parts, strict=True):
             note(axes, sizes, top, [f"size {size:g}: {name} {one:.1f}%" for size, one in zip(sizes, part, strict=True)])
         log_sizes(axes, run.sizes)
@@ -107,20 +126,26 @@ def _draw_makeup(run: Results) -> Figure:
 MAKEUP = Picture(
     "what traces are made of (Figs. 5 and 11)",
     "Edges of the trace by type and by quarter of the layers, means over inputs whose trace of that size has any.",
-    _draw_makeup, NOT_ABLATED,
+    _draw_makeup, NOT_ABLATED, chance=True,
 )  # fmt: skip
 
 
 @each_source
 def makeups(run: Results, source: str) -> Rows:
     """The shares of types and of quarters."""
+    yield {"size": run.sizes, **_with_chance(run, source, _types_and_quarters)}
+
+
+def _types_and_quarters(run: Results, source: str) -> dict[str, np.ndarray]:
     made = makeup_of(run, source)
     quarters = {f"quarter_{n}": share for n, share in enumerate(made.quarters.T, 1)}
-    yield {"size": run.sizes, **dict(zip(_TYPES, made.types.T, strict=True)), **quarters}
+    return {**dict(zip(_TYPES, made.types.T, strict=True)), **quarters}
 
 
 @each_source
 def layers(run: Results, source: str) -> Rows:
     """The share of every layer."""
-    for size, shares in zip(run.sizes, makeup_of(run, source).layers, strict=True):
-        yield {"size": size, "layer": np.arange(len(shares)), "share": shares}
+    shares = _with_chance(run, source, lambda run, source: {"share": makeup_of(run, source).layers})
+    for k, size in enumerate(run.sizes):
+        own = {column: values[k] for column, values in shares.items()}
+        yield {"size": size, "layer": np.arange(run.n_layers), **own}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
+from jstrace.reports import chance
 from jstrace.reports.drawing import (
     COLORS,
     DASHES,
@@ -26,7 +27,7 @@ from jstrace.reports.drawing import (
     panel_title,
     shortened,
 )
-from jstrace.reports.exhibit import Picture, ablated, ablated_in, counted, modes_of, table_of
+from jstrace.reports.exhibit import Picture, Rows, ablated, ablated_in, counted, modes_of, table_of
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, compared_at, quartile_columns, quartiles, spearman
 
@@ -76,11 +77,13 @@ def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation
     for run in runs:
         if case not in run.cases:
             raise InputError(f"{run.label}: not evaluated under {case.name}")
-        densities.append(dict(zip(run.valid["text"].to_pylist(), run.density(case).tolist(), strict=True)))
+        columns = run.density(case).tolist(), run.clusters.tolist()
+        densities.append(dict(zip(run.valid["text"].to_pylist(), zip(*columns, strict=True), strict=True)))
     found = {}
     for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
         shared = [text for text in one if text in other]
-        found[i, j] = spearman(np.asarray([one[t] for t in shared]), np.asarray([other[t] for t in shared]))
+        ours, theirs = (np.asarray([told[t] for t in shared]).reshape(-1, 2) for told in (one, other))
+        found[i, j] = spearman(ours[:, 0], theirs[:, 0], ours[:, 1])
     return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
 
 
@@ -121,13 +124,18 @@ def _draw_between(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
 
 def model_pairs(runs: Sequence[Results]) -> pa.Table:
     """The correlations of every condition that all runs have."""
-    rows = (
-        {"condition": case.name, "model": run.label, "other": other.label, **found._asdict()}
-        for case in shared_cases(runs)
-        for run, cells in zip(runs, between_models(runs, case), strict=True)
-        for other, found in zip(runs, cells, strict=True)
-    )
-    return table_of(rows, ("condition", "model", "other", *Correlation._fields))
+
+    def rows() -> Rows:
+        for case in (shared := shared_cases(runs)):
+            matrix = between_models(runs, case)
+            beside = {name: one for name, one in chance.cases(runs[0], case).items() if one in shared}
+            random = {name: between_models(runs, one) for name, one in beside.items()}
+            for i, j in itertools.product(range(len(runs)), repeat=2):
+                found, row = matrix[i][j], {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
+                theirs = {name: cells[i][j].rho for name, cells in random.items()}
+                yield row | found._asdict() | chance.rho_columns(theirs, found.low, found.high)
+
+    return table_of(rows(), ("condition", "model", "other", *Correlation._fields))
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------
@@ -195,7 +203,7 @@ def revision_rows(runs: Sequence[Results]) -> pa.Table:
 
 def _row(run: Results, place: int, case: Case, runs: Sequence[Results]) -> dict[str, Any]:
     row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
-    row |= {"n": run.valid.num_rows, **quartile_columns("density", quartiles(run.density(case)))}
+    row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
     tv = np.median(run.curve(case, "tv"), axis=0)
     return row | {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
 

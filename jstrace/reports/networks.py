@@ -130,7 +130,8 @@ def hubs(run: Results) -> Picture | None:
         f" {FEWEST_EDGES} edges are left out."
     )
     draw = functools.partial(_draw, chosen=chosen)
-    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=count)
+    n = len(np.unique(run.clusters[np.isin(run.column("input"), chosen.inputs)]))
+    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=n)
 
 
 def _draw(run: Results, chosen: Sample) -> Figure:

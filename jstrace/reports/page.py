@@ -19,6 +19,7 @@ from pyarrow import csv
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
 from jstrace.reports import exhibits
+from jstrace.reports.chance import HELD
 from jstrace.reports.drawing import inlined, style
 from jstrace.reports.exhibit import Picture, Table, usable
 from jstrace.reports.pages import Pages
@@ -129,7 +130,7 @@ def _page(
     )
     images = [{"picture": picture, "svg": Markup(svg)} for picture, svg in drawn]
     shown = [
-        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows}
+        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows, "grey": _grey(rows)}
         for table, rows in found
     ]
     return environment.get_template("report.html").render(
@@ -137,6 +138,7 @@ def _page(
         style=_part("report.css"), script=_part("report.js"),
         replaces=any(run.plan.replacements != ("zero",) for run in runs),
         generates=any(run.generates for run in runs),
+        variants=list(dict.fromkeys(run.variant for run in runs if run.variant is not None)),
         orders=any(run.plan.orders != ("best-first",) for run in runs),
     )  # fmt: skip
 
@@ -153,6 +155,11 @@ def _part(name: str) -> Markup:
 
 def _cells(rows: pa.Table) -> list[list[str]]:
     return [[_cell(value) for value in row.values()] for row in rows.slice(0, _ROWS_SHOWN).to_pylist()]
+
+
+def _grey(rows: pa.Table) -> list[bool]:
+    """Which rows claim nothing, as random traces have as much."""
+    return [bool(one) for one in rows[HELD].to_pylist()] if HELD in rows.column_names else []
 
 
 def _cell(value: Any) -> str:
@@ -186,6 +193,7 @@ def _facts(run: Results) -> dict[str, Any]:
 
 def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dict[str, Any]:
     """The inputs that use least and most of the model, and their pages where a folder for them is given."""
+    run = run.first
     case, pages = run.plan.case(run.ablations[0]), Pages(run)
     density = run.density(case)
     order = np.argsort(density, kind="stable").tolist()

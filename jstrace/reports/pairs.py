@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from jstrace.method.conditions import Case
+from jstrace.reports import chance
 from jstrace.reports.drawing import COLORS, DASHES, grid_of, legend_above, line, log_sizes, note, shortened
 from jstrace.reports.exhibit import Picture, Rows, each_run
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import FEW, compared_at, mean_of, means_of
+from jstrace.reports.statistics import FEW, cluster_means, compared_at, mean_of, means_of
 from jstrace.show.text import printable
 
 
@@ -28,6 +29,13 @@ class Pairs:
     """The variant that comes first in the data."""
     ours: np.ndarray
     theirs: np.ndarray
+    clusters: np.ndarray
+    """Which pair each is of ``[N]``: along generated text a pair is compared at every step."""
+
+    @property
+    def n(self) -> int:
+        """How many pairs there are."""
+        return len(np.unique(self.clusters))
 
 
 def pairs_of(run: Results) -> list[Pairs]:
@@ -46,7 +54,7 @@ def pairs_of(run: Results) -> list[Pairs]:
     for variant in variants[1:]:
         both = [which for which, name in places if name == variant and (which, variants[0]) in places]
         ours, theirs = (np.asarray([places[which, name] for which in both], int) for name in (variant, variants[0]))
-        found += [Pairs(variant, variants[0], ours, theirs)] if both else []
+        found += [Pairs(variant, variants[0], ours, theirs, run.clusters[ours])] if both else []
     return found
 
 
@@ -57,7 +65,8 @@ def table(run: Results) -> Rows:
         for case in run.with_density:
             for measure, values in _measures(run, case):
                 row = {"condition": case.name, "variant": pairs.variant, "against": pairs.against, "measure": measure}
-                yield row | _compared(values[pairs.ours], values[pairs.theirs])
+                found = _compared(*_sides(pairs, values))
+                yield row | found | _random(run, case, pairs, measure, found)
 
 
 def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -66,8 +75,24 @@ def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
         yield f"TV at {100 * run.sizes[k]:g}%", run.curve(case, "tv")[:, k]
 
 
+def _sides(pairs: Pairs, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A number of each valid input as one of each pair's two variants: ``[P]`` each."""
+    ours, theirs = (cluster_means(values[at], pairs.clusters) for at in (pairs.ours, pairs.theirs))
+    return ours, theirs
+
+
+def _random(run: Results, case: Case, pairs: Pairs, measure: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The mean difference that random traces have between the variants, and whether the interval holds it."""
+    differences = {}
+    for name, other in chance.cases(run, case).items():
+        ours, theirs = _sides(pairs, dict(_measures(run, other))[measure])
+        differences[name] = float(np.mean(ours - theirs))
+    columns = {chance.named(name, "difference"): value for name, value in differences.items()}
+    return columns | chance.held([(found["low"], found["high"], value) for value in differences.values()])
+
+
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
-    """Medians, the mean difference with its interval, and the two tests, as columns."""
+    """Medians, the mean difference with its interval, and the two tests, as columns; of one number a pair ``[N]``."""
     gap = ours - theirs
     mean = mean_of(gap)
     told: dict[str, float | int] = {"n": len(gap), "median": float(np.median(ours))}
@@ -96,7 +121,7 @@ def picture(run: Results) -> Picture | None:
     found = pairs_of(run)
     if not found:
         return None
-    told = "; ".join(f"{one.variant}, {len(one.ours)}" for one in found)
+    told = "; ".join(f"{one.variant}, {one.n}" for one in found)
     caption = (
         f"Texts altered on purpose against the {found[0].against} of their pair. Left: a dot for each pair, above"
         " the line where the altered text is denser. Right: mean difference of TV at each size, band: 95%"
@@ -139,6 +164,6 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
     against, variant = printable(pairs.against), printable(pairs.variant)
     words = [f"pair {names[at]}: {against} {one:.3f}, {variant} {two:.3f}" for at, one, two in told]
     note(left, x, y, words)
-    mean, low, high = means_of(gap)
-    look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {len(gap)})", "who": f"{variant}, "}
+    mean, low, high = means_of(gap, pairs.clusters)
+    look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {pairs.n})", "who": f"{variant}, "}
     line(right, run.sizes, mean, "size {:g}: {:+.3f}", around=(low, high), color=color, **look)

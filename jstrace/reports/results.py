@@ -18,6 +18,7 @@ from jstrace.errors import InputError
 from jstrace.files import check_local
 from jstrace.method.conditions import ABLATIONS, Case
 from jstrace.method.plans import Plan
+from jstrace.reports.components import ORDER, components_of, plain
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import density_column
@@ -122,6 +123,37 @@ class Results:
         """The valid inputs."""
         return self.inputs.filter(self.inputs["valid"])
 
+    @functools.cached_property
+    def clusters(self) -> np.ndarray:
+        """Which valid inputs depend on each other: a number for each pair or generated text, int64 ``[N]``."""
+        rows = (self.valid["input"].to_numpy() // max(1, self.generates)).tolist()
+        pairs = self.valid["pair"].to_pylist() if "pair" in self.valid.column_names else [None] * len(rows)
+        numbers: dict[Any, int] = {}
+        names = (row if pair is None else (pair,) for row, pair in zip(rows, pairs, strict=True))
+        return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+    @property
+    def n(self) -> int:
+        """Clusters of valid inputs, which intervals and p values are of."""
+        return len(np.unique(self.clusters))
+
+    @functools.cached_property
+    def variant(self) -> str | None:
+        """Of a run with pairs the variant that comes first in the data and has valid inputs."""
+        if "variant" not in self.valid.column_names:
+            return None
+        return next((name for name in self.valid["variant"].to_pylist() if name is not None), None)
+
+    @functools.cached_property
+    def first(self) -> Results:
+        """The same run without the other variants of its pairs, so that no input is there twice."""
+        if self.variant is None:
+            return self
+        others = pc.fill_null(pc.not_equal(self.inputs["variant"], self.variant), False)
+        inputs = self.inputs.filter(pc.invert(others))
+        curves = self.curves.filter(pc.is_in(self.curves["input"], inputs["input"].combine_chunks()))
+        return dataclasses.replace(self, inputs=inputs, curves=curves)
+
     def column(self, name: str) -> np.ndarray:
         """A number of each valid input; NaN where it is not known: float64 ``[N]``."""
         return _numbers(self.valid[name])
@@ -158,25 +190,10 @@ class Results:
 
     @functools.cached_property
     def _components(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """``shares`` and ``node_shares``, of one reading: part by part, as the tables of large models are large."""
-        totals = {source: (np.zeros(()), np.zeros(()), np.zeros(())) for source in self.sources}
-        for folder, part in self.parts:
-            table = _plain(parts.read_part(folder, "components", part, self.mark))
-            for source, (total, known, nodes) in totals.items():
-                rows = table.filter(pc.equal(table["source"], source)).sort_by(_ORDER)
-                if rows.num_rows == 0:  # every input of the part is invalid
-                    continue
-                edges = np.concatenate([_layered(rows[name], self) for name in ("residual", "mlp", "heads")], axis=-1)
-                share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
-                here, at_nodes = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0), edges[..., :2].sum(axis=(-1, -2))
-                at_nodes = at_nodes / np.maximum(at_nodes[:, -1:], 1)
-                totals[source] = (total + share.sum(axis=0), known + here, nodes + at_nodes.sum(axis=0))
-        lacking = [source for source, (_, known, _) in totals.items() if not known.ndim]
-        if lacking:
-            raise InputError(f"{self.label}: its parts hold no components of {lacking[0]}")
-        with np.errstate(invalid="ignore"):
-            found = totals.items()  # of which every input has a full graph
-            return {name: (total / known[:, None, None], nodes / known[-1]) for name, (total, known, nodes) in found}
+        """``shares`` and ``node_shares``, of one reading."""
+        tables = (parts.read_part(folder, "components", part, self.mark) for folder, part in self.parts)
+        shape = len(self.sizes), self.n_layers
+        return components_of(self.label, tables, self.valid["input"], self.sources, *shape)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -193,9 +210,6 @@ def _name(case: Case | str) -> str:
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float64()).to_numpy())
-
-
-_ORDER = [("input", "ascending"), ("k", "ascending")]
 
 
 def read_results(folders: Sequence[str | Path]) -> list[Results]:
@@ -228,14 +242,6 @@ def _opened(folder: Path) -> list[Path]:
     if places and others:
         raise InputError(f"{folder}: beside checkpoints of a model it holds {', '.join(others)}; name them one by one")
     return sorted(places, key=lambda path: (places[path], path.name)) or [folder]
-
-
-def _layered(column: pa.ChunkedArray, run: Results) -> np.ndarray:
-    """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
-    values = pc.list_flatten(column).to_numpy().astype(np.float64)
-    if values.size % (len(column) * run.n_layers) or len(column) % len(run.sizes) or not values.size:
-        raise InputError(f"{run.label}: its components are not those of a model of {run.n_layers} layers")
-    return values.reshape(len(column) // len(run.sizes), len(run.sizes), run.n_layers, -1)
 
 
 def _read(folders: Sequence[Path]) -> Results:
@@ -281,19 +287,12 @@ def _complete(folder: Path) -> list[Part]:
 
 def _table(there: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Table:
     """All parts of a table, names as plain strings, in the order of inputs and sizes."""
-    order = _ORDER[:1] if table == "inputs" else _ORDER
-    read = [_plain(parts.read_part(folder, table, part, mark)) for folder, part in there]
+    order = ORDER[:1] if table == "inputs" else ORDER
+    read = [plain(parts.read_part(folder, table, part, mark)) for folder, part in there]
     try:
         return pa.concat_tables(read).sort_by(order)
     except pa.ArrowException as error:
         raise InputError(f"{there[0][0]}: damaged (parts of {table} have different columns)") from error
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(index, field.name, table[field.name].cast(pa.string()))
-    return table
 
 
 def _unique(labels: Sequence[str]) -> list[str]:

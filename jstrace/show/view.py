@@ -131,6 +131,7 @@ _SCORES = {
     "ifr": "an edge's share of what is near the node that it enters",
     "cosine": "(1 + cos) / 2 of the angle between an edge and the node that it enters",
     "random": "drawn at random",
+    "random-nodes": "drawn at random, node by node",
 }
 
 

@@ -7,14 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jstrace
 from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, checked_score
-from jstrace.method.graph import full_graph
+from jstrace.method.graph import full_graph, sizes
 from jstrace.method.scores import scoring
-from jstrace.method.scores.measured import normalised, random_scores
+from jstrace.method.scores.drawn import random_node_scores, random_scores
+from jstrace.method.scores.measured import normalised
+from jstrace.method.search.ordering import marked
+from jstrace.method.search.ranking import by_score
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
-from tests.conftest import TINY, tiny_params
+from tests.conftest import TINY, family_config, tiny_params
 
 edge_scores = jax.jit(scoring.edge_scores, static_argnames="score")
 FITTED = ("learned", "fitted")
@@ -70,6 +74,32 @@ def test_random_scores_are_uniform_and_seeded() -> None:
     assert not np.array_equal(one.attn, other.attn)
     np.testing.assert_array_equal(one.attn, random_scores(slots, jax.random.key(1)).attn)
     assert not np.array_equal(one.mlp, one.residual_mlp)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_random_nodes_are_those_of_the_draw(family: str) -> None:
+    """Where each edge stands, over as many literal draws; and every edge comes after one that reaches it."""
+    config, n_tokens, n = family_config(family), 4, 400
+    slots = full_graph.edge_slots(config, n_tokens, n_tokens)
+    draw = jax.jit(jax.vmap(lambda key: random_node_scores(slots, key, parallel=config.parallel)))
+    found = jax.device_get(draw(jax.random.split(jax.random.key(0), n)))
+    edges = jax.tree.map(lambda slot: np.where(slot, 1.0, -1.0), jax.device_get(slots))
+    graph, rng = oracle.graph_of(edges, config.parallel), np.random.default_rng(0)
+    names = sorted(oracle.random_nodes(graph, rng))
+    scores = np.stack([getattr(found, oracle.EDGE_KINDS[kind])[:, *index] for kind, *index in names], axis=1)
+    assert ((scores > 0) & (scores <= 1)).all()
+    ours = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    order = [oracle.random_nodes(graph, rng) for _ in range(n)]
+    theirs = np.asarray([np.argsort(np.asarray([names.index(edge) for edge in one])) for one in order])
+    spread = np.sqrt(ours.var(axis=0) + theirs.var(axis=0) + 1e-9)
+    assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) < 4.5 * spread / np.sqrt(n)).all()
+    np.testing.assert_allclose(ours.std(axis=0).mean(), theirs.std(axis=0).mean(), rtol=0.03)
+    one = jax.tree.map(lambda leaf: leaf[0], found)
+    best = jstrace.extract(one, (0.1, 0.3, 0.6), config=config)
+    counts = sizes.counts((0.1, 0.3, 0.6), full_graph.n_edges(config, n_tokens))
+    ranked = by_score(marked(one, slots), jnp.asarray(counts))
+    for kind, stratum in best.items():
+        np.testing.assert_array_equal(stratum, getattr(ranked, kind), kind)
 
 
 def test_every_input_has_a_random_draw_of_its_own(tiny: Model, tokens: np.ndarray) -> None:

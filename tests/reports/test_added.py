@@ -67,6 +67,7 @@ def test_density_along_generated_text(planted: Planted, tmp_path: Path) -> None:
     assert np.isnan(lines).sum() == 1
     assert np.isnan(lines[1, 1]), "row 1, step 1"
     assert lines[2, 2] == run.density("l1/all")[run.valid["input"].to_pylist().index(8)]
+    assert (run.n, run.clusters.tolist()) == (5, np.delete(np.repeat(np.arange(5), 3), 4).tolist())
     assert generations.within_rows(run, run.plan.case(), "step").mean == pytest.approx(-1.0)
     assert generations.within_rows(run, run.plan.case(), "generated_prob").n == 4, "of two steps there is no rho"
     axes = drawn(folder, "generation").axes
@@ -78,7 +79,13 @@ def test_density_along_generated_text(planted: Planted, tmp_path: Path) -> None:
     assert rows[2]["prob_mean"] == pytest.approx(0.3)
     words = (tmp_path / "out" / "index.html").read_text()
     assert "15 of 15 predictions evaluated, 1 invalid" in words
-    assert "share\nmost of what stands before them" in words
+    assert "So n counts rows of the data" in words
+    assert "n = 5." in words
+    assert "n = 14" not in words
+    found = csv.read_csv(tmp_path / "out" / "tables" / "correlations.csv").to_pylist()
+    assert {(row["n"], row["p"]) for row in found} <= {(5, None), (5, "nan")}, (
+        "five texts are few, whatever their tokens"
+    )
     assert "-1.00 (n = 4) with how far it is from the prompt" in words
 
 
@@ -148,6 +155,28 @@ def test_pairs_are_compared_within(planted: Planted, tmp_path: Path) -> None:
     assert row["sign_p"] == pytest.approx(2 / 2**10)
     assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(gap).pvalue)
     assert found["l1/all", "wrong", "density"]["wilcoxon_p"] > 0.01
+
+
+def test_steps_of_a_pair_count_once(planted: Planted) -> None:
+    """Along generated text each pair has the mean of its steps, and n counts pairs."""
+    rng, n, steps = np.random.default_rng(2), 6, 3
+    heights = rng.uniform(0.2, 0.9, (n, 2, steps))
+    names = [(str(pair), variant) for pair in range(n) for variant in ("plain", "shuffled") for _ in range(steps)]
+    folder = planted(
+        "a",
+        heights.ravel(),
+        heights.ravel(),
+        extras=Extras(generate=steps),
+        columns=generated(2 * n, steps),
+        pairs=names,
+    )
+    (run,) = results.read_results([folder])
+    (found,) = pairs.pairs_of(run)
+    assert (found.n, len(found.ours), run.n, run.first.n) == (n, n * steps, n, n)
+    row = next(row for row in pairs.table([run]).to_pylist() if row["measure"] == "TV at 0.1%")
+    gap = (heights[:, 1] - heights[:, 0]).mean(axis=1)
+    assert (row["n"], row["higher"], row["difference"]) == (n, (gap > 0).sum(), pytest.approx(gap.mean(), rel=1e-5))
+    assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(gap).pvalue)
 
 
 def test_differences_that_are_all_zero() -> None:

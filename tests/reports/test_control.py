@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import csv
+from scipy import stats
 
 from jstrace.method.plans import Plan
 from jstrace.reports import control, curves, drawing, exhibits, results, statistics
@@ -47,8 +48,8 @@ def test_planted_selectivity_comes_back(folder: Path) -> None:
     np.testing.assert_allclose(found.foreign, foreign.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(found.selectivity, (foreign - own).mean(axis=0), rtol=1e-5)
     assert (found.peak, control.selectivity(run, run.controlled[0]).peak) == (3, 2)
-    spread = (foreign - own)[:, 3].std(ddof=0) / np.sqrt(len(here))
-    assert found.high[3] - found.low[3] == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    error = (foreign - own)[:, 3].std(ddof=1) / np.sqrt(len(here))
+    assert found.high[3] - found.low[3] == pytest.approx(2 * stats.t.ppf(0.975, len(here) - 1) * error, rel=0.15)
     assert found.low[3] < found.selectivity[3] < found.high[3]
     again = control.selectivity(run, run.controlled[1])
     np.testing.assert_array_equal(found.low, again.low, "the bootstrap has a seed")

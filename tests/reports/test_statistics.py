@@ -12,7 +12,7 @@ from pyarrow import parquet
 from scipy import stats
 
 from jstrace.method.conditions import Case, Condition, Source
-from jstrace.reports import curves, makeup, models, results, statistics
+from jstrace.reports import curves, exhibits, makeup, models, results, statistics
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
 pytestmark = pytest.mark.quick
@@ -42,7 +42,108 @@ def test_planted_correlations_come_back() -> None:
         assert (found.p < 1e-3) == (abs(planted_rho) > 0.2)
         assert found.n == 400
         assert found.rho == stats.spearmanr(x, y).statistic
-    assert statistics.spearman(x, y) == statistics.spearman(x, y), "the bootstrap has a seed"
+
+
+def tv_like(rng: np.random.Generator, shape: tuple[int, ...]) -> list[tuple[float, np.ndarray]]:
+    """Means, and draws of numbers between 0 and 1 that crowd at one end."""
+    return [(a / (a + b), rng.beta(a, b, shape)) for a, b in ((0.5, 2.0), (1.0, 4.0), (2.0, 0.4))]
+
+
+@pytest.mark.parametrize("n", [12, 24, 48])
+def test_intervals_of_means_hold(n: int) -> None:
+    """In 93 to 97% of simulations, skewed as TV is; a bootstrap's own quantiles would in 88% for n = 12."""
+    for mean, drawn in tv_like(np.random.default_rng(n), (n, 1500)):
+        _, low, high = statistics.means_of(drawn)
+        assert 0.93 <= np.mean((low <= mean) & (mean <= high)) <= 0.97
+
+
+def test_intervals_of_means_hold_over_clusters() -> None:
+    """Of one to seven inputs that share most of their value; as inputs of their own they would in two of three."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(24), rng.integers(1, 8, 24))
+    for mean, drawn in tv_like(rng, (24, 1500)):
+        values = 0.7 * drawn[clusters] + 0.3 * rng.uniform(size=(len(clusters), 1500))
+        for given, least, most in ((clusters, 0.93, 0.97), (None, 0.5, 0.8)):
+            _, low, high = statistics.means_of(values, given)
+            assert least <= np.mean((low <= 0.7 * mean + 0.15) & (0.7 * mean + 0.15 <= high)) <= most
+    found = statistics.mean_of(values[:, 0], clusters)
+    assert (found.n, found.mean) == (24, pytest.approx(values[:, 0].mean()))
+    assert np.isnan(statistics.mean_of(values[clusters < 9, 0], clusters[clusters < 9]).low), "nine clusters are few"
+
+
+def test_means_of_what_hardly_varies() -> None:
+    """Equal numbers have a point, and of ten of which one differs no resample says what its error is."""
+    values = np.stack([np.full(10, 0.3), np.eye(10)[0]], axis=1)
+    mean, low, high = statistics.means_of(values)
+    assert (low[0], high[0]) == (mean[0], mean[0])
+    assert np.isnan([low[1], high[1]]).all()
+
+
+@pytest.mark.parametrize("n", [12, 24, 48])
+def test_intervals_of_correlations_hold(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for planted_rho in (0.0, 0.5):
+        x, noise = rng.normal(size=(2, 600, n))
+        y = planted_rho * x + np.sqrt(1 - planted_rho**2) * noise
+        found = [statistics._by_influence(np.exp(one), other, np.arange(n)) for one, other in zip(x, y, strict=True)]
+        expected = 6 / np.pi * np.arcsin(planted_rho / 2)
+        assert 0.93 <= np.mean([low <= expected <= high for low, high, _ in found]) <= 0.97
+
+
+def test_no_relation_is_found_between_clusters_that_have_none() -> None:
+    """Tokens of twelve generations, which are like their neighbours: as inputs of their own half have p < .05."""
+    rng, clusters = np.random.default_rng(3), np.repeat(np.arange(12), 20)
+    found = []
+    for _ in range(300):
+        x, y = rng.normal(size=(2, 12))[:, clusters] + 0.6 * rng.normal(size=(2, 240))
+        told = statistics.spearman(x, y, clusters), statistics.spearman(x, y)
+        found.append([one.p < 0.05 for one in told] + [told[0].low <= 0 <= told[0].high])
+    own, pooled, held = np.mean(found, axis=0)
+    assert own <= 0.07
+    assert pooled > 0.4
+    assert 0.93 <= held <= 0.97
+    assert told[0].n == 12
+    few = statistics.spearman(x[:60], y[:60], clusters[:60])
+    assert few.n == 3
+    assert np.isnan([few.low, few.high, few.p]).all(), "no p counts the tokens of three generations"
+
+
+def test_influence_is_what_an_input_moves() -> None:
+    """Against all correlations without one input, ties and all."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=200).round(1)
+    y = (x + rng.normal(size=200)).round(1)
+    value, influence = statistics._influence(x, y)
+    assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+    without = [stats.spearmanr(np.delete(x, i), np.delete(y, i)).statistic for i in range(200)]
+    np.testing.assert_allclose(influence, 199 * (value - np.asarray(without)), atol=0.02)
+
+
+def test_pairs_are_of_the_first_variant(planted: Planted, tmp_path: Path) -> None:
+    """Shuffled texts are denser and less certain: the pool of both has a correlation that neither variant has."""
+    rng, n = np.random.default_rng(1), 40
+    plain, shuffled = rng.uniform(0.2, 0.5, (2, n)), rng.uniform(0.6, 0.9, (2, n))
+    heights, entropies = np.stack([plain, shuffled], axis=-1).reshape(2, 2 * n)
+    pairs = [(str(pair), variant) for pair in range(n) for variant in ("original", "shuffled")]
+    folder = planted("a", heights, entropies, pairs=pairs, invalid=(4,))
+    (run,) = results.read_results([folder])
+    kept = np.arange(n) != 2
+    assert (run.n, run.valid.num_rows, run.first.n, run.variant) == (n, 2 * n - 1, n - 1, "original")
+    assert run.clusters.tolist() == np.repeat(np.arange(n), 2)[np.arange(2 * n) != 4].tolist()
+    assert run.first.curve("l1/all", "tv")[:, 0] == pytest.approx(plain[0, kept])
+    expected = stats.spearmanr(plain[0, kept], plain[1, kept])
+    made = {table.name: table for table in exhibits.tables([run])}
+    rows = made["correlations"].compute().to_pylist()
+    row = next(r for r in rows if (r["measure"], r["with"]) == ("density", "entropy"))
+    assert (row["n"], row["p"]) == (n - 1, pytest.approx(expected.pvalue))
+    assert row["p"] > 0.05 > statistics.spearman(run.density("l1/all"), run.column("entropy")).p
+    curve = next(r for r in made["curves"].compute().to_pylist() if r["condition"] == "l1/all")
+    assert (curve["n"], curve["tv_median"]) == (n - 1, pytest.approx(np.median(plain[0, kept])))
+    assert made["validity"].compute()["valid"].to_pylist() == [2 * n - 1]
+    alone = planted("b", heights[::2], entropies[::2], least=[0] * n)
+    (alone_run,) = results.read_results([alone])
+    assert run.shares["l1"].shape == alone_run.shares["l1"].shape
+    assert not np.allclose(run.shares["l1"], run.first.shares["l1"]), "what traces are made of is the first's, too"
 
 
 def test_correlations_that_are_not_defined() -> None:

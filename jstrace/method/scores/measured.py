@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float32
 
 from jstrace.method.conditions import name_of
 from jstrace.models import EdgeTree, InputError, Score
 from jstrace.models.layers import contract
-from jstrace.models.platforms import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,32 +141,3 @@ def normalised(magnitudes: EdgeTree, *, parallel: bool) -> EdgeTree:
         residual_mlp=share(magnitudes.residual_mlp, end),
         mlp=share(magnitudes.mlp, end),
     )
-
-
-def input_key(seed: Int[Array, ""] | int, tokens: Int[Array, "T"], length: Int[Array, ""] | int) -> Array:
-    """The key of an input's random scores: of the seed, its tokens and their places, so that padding changes none.
-
-    Other inputs get draws of their own, or a baseline's bands over inputs would lack the variance of the draw.
-    """
-    place = jnp.arange(tokens.shape[0], dtype=jnp.uint32)
-    mixed = jax.vmap(lambda i, token: jax.random.fold_in(jax.random.fold_in(seeded(0), i), token))
-    words = jax.random.key_data(mixed(place, tokens.astype(jnp.uint32)))
-    low, high = jnp.sum(jnp.where((place < length)[:, None], words, 0), axis=0, dtype=jnp.uint32)
-    return jax.random.fold_in(jax.random.fold_in(seeded(seed), low), high)
-
-
-def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:
-    """Uniform scores in [0, 1), each from the key and its edge's own coordinates: padding changes none."""
-
-    def one(number: int, shape: tuple[int, ...]) -> Array:
-        keys = jax.random.fold_in(base, number)
-        for depth, size in enumerate(shape):
-            fold = jax.random.fold_in
-            for axis in range(depth + 1):
-                # Only the innermost map runs over new coordinates; the outer ones run over the keys made so far.
-                fold = jax.vmap(fold, in_axes=(None, 0) if axis == 0 else (0, None))
-            keys = fold(keys, jnp.arange(size, dtype=jnp.uint32))
-        bits = jax.random.key_data(keys)[..., 0]
-        return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
-
-    return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})

@@ -10,21 +10,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jstrace.method.conditions import COUNTERFACTUAL, GRADIENTS, SCORE_NAMES, Source, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL, GRADIENTS, RANDOM, SCORE_NAMES, Source, takes_passes
 from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
 from jstrace.method.questions import NOTHING, Question
+from jstrace.method.scores.drawn import input_key, random_node_scores, random_scores
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, ShareTimesGradient
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import Coefficients
-from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.method.scores.measured import MEASURES, Together, normalised
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states
 from jstrace.models.platforms import usual_promotion
 
-assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
+assert (*MEASURES, *RANDOM, *GRADIENTS) == SCORE_NAMES
 SCORES: dict[str, Callable[[], GradientScore]] = {
     "gradient": Gradient,
     "integrated": Integrated,
@@ -132,7 +133,7 @@ def several_scores(
       question: what scores from gradients keep or ask in the place of the model's own prediction.
     """
     slots = full_graph.edge_slots(model.config, tokens.shape[0], length, n_outputs=question.n_outputs)
-    kinds = dict.fromkeys(kind for kind, _ in scorings if kind != "random" and not takes_passes(kind))
+    kinds = dict.fromkeys(kind for kind, _ in scorings if kind not in RANDOM and not takes_passes(kind))
     measured = {kind: MEASURES[kind] if isinstance(kind, str) else kind for kind in kinds}
     values: dict[Any, EdgeTree] = {}
     if measured:
@@ -147,6 +148,9 @@ def several_scores(
     for kind, replace in scorings:
         if kind == "random":
             values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
+        elif kind == "random-nodes":
+            key = input_key(seed, tokens, length)
+            values[kind, replace] = random_node_scores(slots, key, parallel=model.config.parallel)
         elif takes_passes(kind):
             if kind == "learned":
                 raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")

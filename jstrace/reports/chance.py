@@ -1,0 +1,84 @@
+"""What random traces of the same size have: chance, beside every curve, make-up and correlation that a run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jstrace.method.conditions import RANDOM, Case, Condition
+from jstrace.method.plans import in_column
+from jstrace.reports.results import Results
+from jstrace.reports.statistics import means_of, rho
+
+HELD = "as_random"
+"""The column that says whether the interval of a row holds what random traces have: then the row claims nothing."""
+LOOK: dict[str, Any] = {"color": "0.45", "linewidth": 0.6}
+"""Of their lines in figures."""
+
+
+def cases(run: Results, case: Case) -> dict[str, Case]:
+    """The curves of random traces under the condition of a case, by their sources' names; none beside a random one."""
+    return {} if case.source.score in RANDOM else under(run, case.condition)
+
+
+def under(run: Results, condition: Condition) -> dict[str, Case]:
+    """The curves of random traces under a condition, by their sources' names."""
+    found = (one for one in run.cases if one.source.score in RANDOM and one.condition == condition)
+    return {one.source.name: one for one in found}
+
+
+def sources(run: Results, source: str = "") -> tuple[str, ...]:
+    """The random kinds of traces of a run; none beside a ``source`` that is one of them."""
+    found = tuple(one.name for one in run.plan.sources if one.score in RANDOM)
+    return () if source in found else found
+
+
+def words(run: Results) -> str:
+    """What a caption says of them."""
+    return f" Thin lines: random traces of the same size ({', '.join(sources(run))})." if sources(run) else ""
+
+
+def named(source: str, column: str) -> str:
+    """What a column of random traces is called: ``random_baseline_tv_median``."""
+    return f"{in_column(source)}_{column}"
+
+
+def held(claims: Sequence[tuple[Any, Any, Any]]) -> dict[str, Any]:
+    """The column ``HELD``, of the bounds of intervals and the value that random traces have in each: True where any
+    interval holds its value, None where nothing is known. Numbers are single ones, or ``[K]``; no claim, no column."""
+    if not claims:
+        return {}
+    inside = [(low <= value) & (value <= high) for low, high, value in claims]
+    known = [np.isfinite(low) & np.isfinite(high) & np.isfinite(value) for low, high, value in claims]
+    return {HELD: np.where(np.any(known, axis=0), np.any(inside, axis=0), np.asarray(None))[()]}
+
+
+def gaps(run: Results, case: Case, name: str, values: Callable[[Case], np.ndarray]) -> dict[str, Any]:
+    """Columns of a measure ``[N]`` or ``[N, K]`` of cases: medians of random traces, and the gap from them.
+
+    The gap is the mean over inputs of the case's value less that of random traces, with its interval.
+    """
+    found: dict[str, Any] = {}
+    claims = []
+    for source, other in cases(run, case).items():
+        theirs = values(other)
+        gap = (values(case) - theirs).reshape(len(theirs), -1)
+        shape = theirs.shape[1:]
+        mean, low, high = (np.reshape(bound, shape)[()] for bound in means_of(gap, run.clusters))
+        numbers = {"median": np.median(theirs, axis=0), "gap": mean, "gap_low": low, "gap_high": high}
+        found |= {named(source, f"{name}_{column}"): number for column, number in numbers.items()}
+        claims.append((low, high, np.zeros_like(mean)))
+    return found | held(claims)
+
+
+def rhos(run: Results, case: Case, of: Callable[[Case], np.ndarray], other: np.ndarray) -> dict[str, float]:
+    """Spearman's rho of a measure of random traces ``[N]`` with other numbers: what their order shows, by source."""
+    return {source: rho(of(one), other) for source, one in cases(run, case).items()}
+
+
+def rho_columns(found: dict[str, float], low: float, high: float) -> dict[str, Any]:
+    """Columns of ``rhos``, and whether the interval of the case's own rho holds any of them."""
+    columns = {named(source, "rho"): value for source, value in found.items()}
+    return columns | held([(low, high, value) for value in found.values()])
