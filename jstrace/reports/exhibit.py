@@ -131,6 +131,7 @@ _CARRIED = {
     "zero": "nothing (zero)",
     "mean": "means over reference texts (mean)",
     "resample": "the states of other texts (resample)",
+    "counterfactual": "the states of each text's counterfactual (counterfactual)",
 }
 
 

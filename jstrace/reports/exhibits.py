@@ -8,7 +8,20 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from jstrace.reports import beside, chance, control, curves, generations, geometries, makeup, models, networks, pairs
+from jstrace.reports import (
+    answers,
+    beside,
+    chance,
+    computation,
+    control,
+    curves,
+    generations,
+    geometries,
+    makeup,
+    models,
+    networks,
+    pairs,
+)
 from jstrace.reports.exhibit import (
     ADDED,
     DETAIL,
@@ -51,6 +64,7 @@ def seconds(run: Results) -> Rows:
 _TEXTS = (
     "text", "next_word", "tokens", "token_texts", "next_token", "top_token", "top_text", "counts", "foreign_inputs",
     "generated_token", "generated_text", "dimension", "anisotropy", "pair", "variant",
+    "counterfactual", "answer", "rival",
 )  # fmt: skip
 
 
@@ -77,6 +91,14 @@ EXHIBITS = (
     ),
     Exhibit("layers", table=makeup.layers, title="Share of every layer (Fig. 5)", shelf=DETAIL),
     Exhibit("hubs", networks.hubs),
+    Exhibit(
+        "answers", answers.picture, table=answers.table, title="Recovered share of the answer's lead",
+        of=those(answers.has),
+    ),
+    Exhibit(
+        "computation", computation.picture, table=computation.table, title="Floating-point operations of traces",
+        shelf=DETAIL, of=those(computation.has),
+    ),
     Exhibit("random", beside.random),
     Exhibit("necessity", beside.necessity),
     Exhibit("pre-softmax", beside.pre_softmax),
