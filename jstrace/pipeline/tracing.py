@@ -63,7 +63,7 @@ def trace(
     frozen: Sequence[str] = (),
     order: str = "best-first",
     replace: Replace = None,
-    counterfactual: Tokens | Sequence[Tokens | None] | None = None,
+    counterfactual: Tokens | Sequence[Tokens] | None = None,
     metric: Any = None,
     answer: Any = None,
     score_replace: Replace = None,

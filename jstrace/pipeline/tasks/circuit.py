@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.tasks import archive, mib
 from jstrace.pipeline.tasks.alignment import Alignment, kept_components, placed
 from jstrace.pipeline.tasks.judging import Judged
-from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
+from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompt_of
 from jstrace.pipeline.trace import Trace
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TaskCircuit(ByValue):
             position.
         """
         self.check(model)
-        return self.traced(model, prompts_of(model, [pair])[0])
+        return self.traced(model, prompt_of(model, pair))
 
     def traced(self, model: Model, prompt: Prompt) -> Trace:
         """The same of a checked prompt."""
@@ -154,14 +155,16 @@ class TaskCircuit(ByValue):
         return mib.graph(self.config, self.components, self.kept_components()[index], edges=edges)
 
     def _index(self, k: int | None, size: float | None) -> int:
-        known = [at for at, own in enumerate(self.sizes) if size is not None and math.isclose(own, size, rel_tol=1e-6)]
-        if k is not None and size is None and 0 <= k < len(self.sizes):
-            known = [k]
-        if not known or (k is not None and size is not None):
+        try:
+            if (k is None) == (size is None) or isinstance(k, bool):
+                raise TypeError
+            if k is not None:
+                return range(len(self.sizes)).index(operator.index(k))
+            return next(at for at, own in enumerate(self.sizes) if math.isclose(own, size or 0.0, rel_tol=1e-6))
+        except (TypeError, ValueError, StopIteration) as error:
             raise InputError(
-                f"k = {k}, size = {size}: expected an index below {len(self.sizes)}, or one of {self.sizes}"
-            )
-        return known[0]
+                f"k = {k!r:.60}, size = {size!r:.60}: expected an index below {len(self.sizes)}, or one of {self.sizes}"
+            ) from error
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of ``to_pandas``."""
