@@ -174,9 +174,10 @@ class Tracer:
         found: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
+            at = "" if self.keep else where(index)  # what is kept has its place
             try:
-                ids = token_ids(self.driver.model, row, where(index))
-                question = NOTHING if questions is None else questions.about(index, ids, where(index))
+                ids = token_ids(self.driver.model, row, at)
+                question = NOTHING if questions is None else questions.about(index, ids, at)
                 inputs[index] = Input(continued(ids, question.answer), question=question)
             except InputError as error:
                 if not self.keep:
