@@ -18,6 +18,7 @@ from jstrace.method.conditions import (
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
 from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
+from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.answers import continued
@@ -120,6 +121,9 @@ def trace(
     questions = Questions.of(model, len(rows), single=single, **asked)
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
+    fits = isinstance(score, Fitted) or score == "fitted"
+    if questions.targeted and any(one is not None for one in questions.metrics) and not fits:
+        raise InputError("target: gradients of a metric do not look at it; give target or metric, not both")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
     return found[0] if single else found
 

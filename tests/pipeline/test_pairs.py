@@ -171,6 +171,10 @@ def test_recovered_of_a_constant_is_undefined(tiny: Model, trace: jstrace.Trace)
         ),
         ({"counterfactual": OTHER, "metric": jstrace.log_prob([3, 4])}, "are made with jstrace.trace(answer=)"),
         ({"counterfactual": OTHER, "metric": jstrace.log_prob([])}, "the answer is empty"),
+        (
+            {"metric": jstrace.log_prob(3), "target": np.full(97, 1 / 97)},
+            "gradients of a metric do not look at it",
+        ),
         ({"counterfactual": "a text"}, "without a tokenizer"),
         ({"counterfactual": OTHER, "metric": jstrace.log_prob(" Mary")}, "without a tokenizer"),
     ],

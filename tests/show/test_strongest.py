@@ -114,6 +114,15 @@ def test_rows_that_recover_otherwise_are_not_folded(traced: tuple[Trace, Evaluat
     assert folded(trace, dataclasses.replace(alike, **asked))[0] == [0, 1, 3, 4]
 
 
+def test_what_is_recovered_for_good(traced: tuple[Trace, Evaluation]) -> None:
+    """Neither where it falls again nor far beyond the full graph."""
+    trace, evaluation = traced
+    asked = {"metric": np.asarray([0, 3.8, 9, 3.8, 4], np.float32), "metric_ends": (0.0, 4.0), "metric_name": "own"}
+    full = Smallest(trace, evaluation, 4)
+    lines = answer_lines(trace, dataclasses.replace(evaluation, **asked), full, full, as_word)
+    assert lines[-1].endswith("recover 90% of the difference from 80% of the edges on")
+
+
 def test_an_empty_mask_without_a_number(traced: tuple[Trace, Evaluation]) -> None:
     trace, evaluation = traced
     asked = {"metric": evaluation.tv, "metric_ends": (np.nan, 0.0), "metric_name": "own"}

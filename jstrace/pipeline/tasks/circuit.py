@@ -211,14 +211,15 @@ class TaskCircuit(ByValue):
         words = [f"{self.n_pairs} pairs", f"score {self.score!r}", f"{len(self.classes)} classes by {self.align}"]
         if "task" in self.judged:
             judged = self.judged["task"]
-            reached = np.flatnonzero(judged.mean() >= _ENOUGH)
-            size = f"{100 * self.row_sizes[reached[0]]:.2g}%" if len(reached) else "no size"
-            words.append(f"{len(judged.tv)} held out: {100 * _ENOUGH:.0f}% recovered at {size} of {self.level}")
+            missed = np.flatnonzero(~(np.abs(judged.mean() - 1) <= 1 - _ENOUGH))
+            first = int(missed[-1]) + 1 if len(missed) else 0
+            size = f"{100 * self.row_sizes[first]:.2g}%" if first < len(self.row_sizes) else "no size"
+            words.append(f"{len(judged.tv)} held out: {100 * _ENOUGH:.0f}% recovered from {size} of {self.level} on")
         return f"TaskCircuit({', '.join(words)})"
 
 
 _ENOUGH = 0.9
-"""Recovered, of what is told in a line."""
+"""Recovered, of what is told in a line: and no further beyond all of it than this is below."""
 
 
 def random_order(circuit: TaskCircuit, seed: int) -> TaskCircuit:

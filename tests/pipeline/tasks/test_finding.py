@@ -228,3 +228,11 @@ def test_held_out_pairs_are_checked_before_the_work(tiny: Model, by_ids: list[js
 def test_held_out_pairs_that_a_circuit_was_found_in(tiny: Model, by_ids: list[jstrace.Pair]) -> None:
     with pytest.warns(UserWarning, match="1 of 2 held-out pairs are among those of the circuit, too"):
         jstrace.task(tiny, by_ids[:1], held_out=by_ids[:2], beside=(), **HOW)
+
+
+def test_what_is_recovered_for_good(circuit: jstrace.TaskCircuit) -> None:
+    """Neither where it falls again nor far beyond the full graph."""
+    metric, ends = (np.asarray([row] * 3, np.float32) for row in ([0, 3.8, 9, 3.8, 4], [0, 4]))
+    rows = dataclasses.replace(circuit.judged["task"], metric=metric, ends=ends)
+    told = dataclasses.replace(circuit, judged={"task": rows})
+    assert f"90% recovered from {100 * SIZES[3]:.2g}% of edges on" in repr(told)
