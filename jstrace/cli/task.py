@@ -125,10 +125,15 @@ def _table(circuit: TaskCircuit) -> list[str]:
     lines = [f"recovered share of logit(answer) - logit(rival), means over {len(task.tv)} held-out pairs"]
     lines.append("  size  circuit     TV  accuracy" + "".join(f"  {name:>10}" for name in others))
     for k, size in enumerate(circuit.row_sizes):
-        beside = "".join(f"  {circuit.judged[name].mean()[k]:>10.2f}" for name in others)
-        own = f"{task.mean()[k]:>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
+        beside = "".join(f"  {_unsigned(circuit.judged[name].mean()[k]):>10.2f}" for name in others)
+        own = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
         lines.append(f"{percent(size, 3):>6}  {own}{beside}")
     return lines
+
+
+def _unsigned(value: float) -> float:
+    """To two digits, and zero without a minus."""
+    return round(float(value), 2) + 0.0
 
 
 def _nan(value: Any) -> bool:

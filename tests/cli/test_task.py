@@ -34,6 +34,7 @@ def test_a_table_json_and_a_file(run: Run, stub: Model, pairs: Path, tmp_path: P
     assert lines[0].startswith("TaskCircuit(2 pairs, score 'gradient'")
     assert lines[2].split() == ["size", "circuit", "TV", "accuracy", "single", "random", "components", "control"]
     assert lines[-1].split()[:3] == ["100%", "1.00", "0.00"]
+    assert "-0.00" not in out
     circuit = jstrace.TaskCircuit.load(tmp_path / "circuit.npz")
     code, out, _ = run(*words, "--json")
     found = json.loads(out)
