@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.errors import checked_revision
+from jstrace.errors import InputError, checked_revision
 
 if TYPE_CHECKING:
     from jstrace.models import Model
@@ -51,8 +51,6 @@ def score_of(text: str) -> Any:
     Raises:
       InputError: neither.
     """
-    from jstrace.errors import InputError
-
     if text.endswith(".safetensors"):
         from jstrace.method.scores.learned import Scorer
 
@@ -98,8 +96,6 @@ def at_size(text: str) -> dict[str, Any]:
     Raises:
       InputError: neither.
     """
-    from jstrace.errors import InputError
-
     if text == "full":
         return {"size": 1.0}
     try:
@@ -138,7 +134,6 @@ def check_reference(given: bool, score: Any, replace: Replace, score_replace: Re
     Raises:
       InputError: with the option that is missing.
     """
-    from jstrace.errors import InputError
     from jstrace.method.conditions import takes_passes
 
     if given and takes_passes(score) and {replace, score_replace or replace} == {Replace.ZERO}:
@@ -151,8 +146,6 @@ def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
     Raises:
       InputError: with the option that helps.
     """
-    from jstrace.errors import InputError
-
     if pre_softmax and replace != Replace.ZERO:
         raise InputError(f"--pre-softmax leaves nothing to replace by {replace.value}: give --replace zero")
 
@@ -175,10 +168,10 @@ def metric_of(answer: str | None, instead_of: str | None) -> Any:
     """What is asked of predictions; None for nothing.
 
     Raises:
-      InputError: a rival without an answer, or the same word twice.
+      InputError: a rival without an answer, an empty word, or the same word twice.
     """
-    from jstrace.errors import InputError
-
+    if "" in (answer, instead_of):
+        raise InputError("--answer and --instead-of: expected words as they would follow the text, such as ' Mary'")
     if answer is None:
         if instead_of is not None:
             raise InputError("--instead-of names the rival of --answer; give that, too")
@@ -194,7 +187,6 @@ def several_tokens(model: Any, answer: str | None, instead_of: str | None) -> st
     Raises:
       InputError: it is, and has a rival.
     """
-    from jstrace.errors import InputError
     from jstrace.pipeline.answers import ids_of
 
     if answer is None or model.tokenizer is None or len(ids := ids_of(model, answer)) == 1:
@@ -210,8 +202,6 @@ def check_pair(counterfactual: str | None, replace: Replace, *, pre_softmax: boo
     Raises:
       InputError: with the option that does not go with it.
     """
-    from jstrace.errors import InputError
-
     if counterfactual is None:
         return
     if replace != Replace.ZERO:
@@ -296,6 +286,4 @@ def check_installed() -> None:
         if not importlib.util.find_spec(name)
     ]
     if missing:
-        from jstrace.models import InputError
-
         raise InputError(f"{', '.join(missing)} missing: this needs pip install 'jstrace[run]'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,7 @@ def task_command(
     table shows, by size, how much of the answer's lead the circuit recovers,
     beside each pair's own trace, a random order and the exchanged pairs.
     """
-    chosen, pairs = score_of(score), read_pairs(file, template)
+    chosen, rows = score_of(score), read_pairs(file, template)
     if save is not None:
         from jstrace.files import check_writable
 
@@ -51,14 +52,18 @@ def task_command(
     from rich.console import Console
 
     import jstrace
+    from jstrace.pipeline.tasks.prompts import prompt_of
 
+    for where, pair in rows:
+        prompt_of(loaded, pair, where)
     with Console(stderr=True).status("tracing pairs") as status:
         circuit = jstrace.task(
-            loaded, pairs, score=chosen, held_out=held_out, seed=seed,
+            loaded, [pair for _, pair in rows], score=chosen, held_out=held_out, seed=seed,
             progress=lambda done, total: status.update(f"tracing pairs: {done} of {total} passes over prompts"),
         )  # fmt: skip
     if save is not None:
         circuit.save(save)
+        sys.stderr.write(f"jstrace: wrote {save}\n")
     if as_json:
         columns = {name: [None if _nan(x) else x for x in values] for name, values in circuit.columns().items()}
         typer.echo(json.dumps({"pairs": circuit.n_pairs, "classes": list(circuit.classes), **columns}))
@@ -67,28 +72,37 @@ def task_command(
     typer.echo("\n".join(_table(circuit)))
 
 
-def read_pairs(file: Path, template: str | None) -> list[Pair]:
-    """The pairs in a file of JSON lines.
+def read_pairs(file: Path, template: str | None) -> list[tuple[str, Pair]]:
+    """The pairs in a file of JSON lines, each after the name of its line.
 
     Raises:
       InputError: with the line that is no pair.
     """
-    from jstrace.pipeline.tasks.prompts import Pair, pairs_of
+    from jstrace.pipeline.tasks.prompts import Pair
 
     rows = [(f"{file}:{n}: ", line) for n, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
     if not rows:
         raise InputError(f"{file}: no line holds a pair")
-    values = [_row(where, line) for where, line in rows]
+    values = {where: _row(where, line) for where, line in rows}
     if template is not None:
-        return pairs_of(template, values)
-    for (where, _), value in zip(rows, values, strict=True):
+        return [(where, _of_template(template, value, where)) for where, value in values.items()]
+    for where, value in values.items():
         missing = [name for name in _FIELDS if name not in value]
         if missing or not set(value) <= {*_FIELDS, "roles"}:
             expected = f"{', '.join(_FIELDS)}, and roles or nothing else; for fields of a text give --template"
             raise InputError(f"{where}fields {', '.join(value)}: expected {expected}")
         if not isinstance(value.get("roles", {}), dict):
             raise InputError(f"{where}roles: expected a start and an end for each name")
-    return [Pair(**value) for value in values]
+    return [(where, Pair(**value)) for where, value in values.items()]
+
+
+def _of_template(template: str, row: dict[str, Any], where: str) -> Pair:
+    from jstrace.pipeline.tasks.prompts import pairs_of
+
+    try:
+        return pairs_of(template, [row])[0]
+    except InputError as error:
+        raise InputError(f"{where}{str(error).removeprefix('row 0: ')}") from error
 
 
 def _row(where: str, line: str) -> dict[str, Any]:
@@ -111,10 +125,15 @@ def _table(circuit: TaskCircuit) -> list[str]:
     lines = [f"recovered share of logit(answer) - logit(rival), means over {len(task.tv)} held-out pairs"]
     lines.append("  size  circuit     TV  accuracy" + "".join(f"  {name:>10}" for name in others))
     for k, size in enumerate(circuit.row_sizes):
-        beside = "".join(f"  {circuit.judged[name].mean()[k]:>10.2f}" for name in others)
-        own = f"{task.mean()[k]:>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
+        beside = "".join(f"  {_unsigned(circuit.judged[name].mean()[k]):>10.2f}" for name in others)
+        own = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
         lines.append(f"{percent(size, 3):>6}  {own}{beside}")
     return lines
+
+
+def _unsigned(value: float) -> float:
+    """To two digits, and zero without a minus."""
+    return round(float(value), 2) + 0.0
 
 
 def _nan(value: Any) -> bool:

@@ -30,6 +30,7 @@ from jstrace.cli.options import (
     load,
     metric_of,
     score_of,
+    several_tokens,
 )
 from jstrace.cli.texts import read_texts
 
@@ -211,6 +212,9 @@ def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
         if len(asked.scores) > 1 and asked.score_replace not in (None, *CARRIED):
             raise InputError(f"{what}: it was scored under {asked.score_replace!r:.60} of your own, which is not here")
     model = loaded()
+    several = several_tokens(model, getattr(asked.metric, "answer", None) if saved is None else None, None)
+    if several is not None:
+        raise InputError(f"--answer {several!r} is several tokens, and the page is of one: give it to jstrace trace")
     return _page(model, _traces(model, what, asked, saved), asked)
 
 

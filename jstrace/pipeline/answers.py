@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jstrace.method.measure import metrics
-from jstrace.models import InputError, Model
+from jstrace.models import InputError, Model, text_of
 from jstrace.pipeline.inputs import token_ids
 
 
@@ -63,23 +64,26 @@ def asked_of(metric: metrics.Metric | None, answer: Int[np.ndarray, "A"] | None,
     Raises:
       InputError: a metric of one token for an answer, of several for none, or of another answer.
     """
-    ids = getattr(metric, "answer", None)
-    if answer is None:
-        if isinstance(ids, tuple):
-            if len(ids) > 1:
-                raise InputError(f"{where}log_prob of {len(ids)} tokens, expected one: the trace has no answer")
-            return metrics.LogProb(ids[0])
-        return metric
-    if isinstance(metric, metrics.LogitDifference):
+    if isinstance(metric, metrics.LogitDifference) and answer is not None:
         raise InputError(f"{where}logit_difference is of one next token; with an answer give jstrace.log_prob(answer)")
-    if isinstance(ids, tuple) and (len(ids) != len(answer) or [*map(int, ids[:-1])] != answer[:-1].tolist()):
+    if not isinstance(metric, metrics.LogProb):
+        return metric
+    ids = metric.answer if isinstance(metric.answer, tuple) else (metric.answer,)
+    if answer is None:
+        if len(ids) > 1:
+            raise InputError(
+                f"{where}log_prob of {len(ids)} tokens {[*map(int, ids)]!s:.60}, expected one: traces of an answer"
+                " of several are made with jstrace.trace(answer=)"
+            )
+        return metrics.LogProb(ids[0])
+    if len(ids) != len(answer) or [*map(int, ids[:-1])] != answer[:-1].tolist():
         raise InputError(f"{where}log_prob of tokens {[*map(int, ids)]}, expected the answer's {answer.tolist()}")
-    return metric
+    return metrics.LogProb(ids)
 
 
 def ids_of(model: Model, word: Any) -> tuple[int, ...]:
     """The token ids of an answer, given as a text, as one id or as several."""
-    if isinstance(word, str) and model.tokenizer is not None:
+    if isinstance(word, str) and word and model.tokenizer is not None:
         found = _without_specials(model, word)
         return tuple(found) if len(found) > 1 else (token_of(model, word),)
     if isinstance(word, str) or not hasattr(word, "__len__"):
@@ -96,7 +100,9 @@ def token_of(model: Model, word: Any) -> int:
     if isinstance(word, str):
         if model.tokenizer is None:
             raise InputError(f"this model came without a tokenizer: give the token id of {word!r}")
-        ids = _without_specials(model, word)
+        ids = _without_specials(model, word) if word else []
+        if not ids:
+            raise InputError(f"{word!r} has no token, expected a word of one")
         if len(ids) != 1:
             texts = [model.tokenizer.token(token) for token in ids]
             hint = f"; did you mean {' ' + word!r}" if not word.startswith(" ") and _is_token(model, " " + word) else ""
@@ -107,6 +113,19 @@ def token_of(model: Model, word: Any) -> int:
     if not 0 <= word < model.config.vocab_size:
         raise InputError(f"token id {word} is outside the vocabulary of {model.config.vocab_size}")
     return int(word)
+
+
+def hint_of_space(model: Model, ids: Int[np.ndarray, "T"], words: Sequence[Any]) -> None:
+    """Warn of words that would follow a text without the space that they are as few or fewer tokens with."""
+    text = None if model.tokenizer is None else text_of(model.tokenizer, ids.tolist())
+    if not text or not (text[-1].isalnum() or text[-1] in ",.;:!?)"):
+        return
+    for word in words:
+        if not isinstance(word, str) or not word[:1].isalnum() or (word[0].isdigit() and text[-1].isdigit()):
+            continue
+        alone, spaced = _without_specials(model, word), _without_specials(model, f" {word}")
+        if 0 < len(spaced) <= len(alone) and spaced != alone:
+            warnings.warn(f"{word!r} would follow the text without a space; did you mean {' ' + word!r}?", stacklevel=2)
 
 
 def _is_token(model: Model, word: str) -> bool:

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Int
 from jstrace.method.graph import full_graph, sizes
 from jstrace.method.graph.composition import composed
 from jstrace.method.graph.counting import Counts
+from jstrace.method.measure.metrics import OwnMetric, described
 from jstrace.method.questions import Question
 from jstrace.method.scores.scoring import unfilled
-from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree
+from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError
 from jstrace.pipeline import masked, stages
 from jstrace.pipeline.evaluation import evaluation_of
 from jstrace.pipeline.padding import cropped, widened, without_marks
@@ -151,21 +152,32 @@ def _waited(
     """What came of a batch, once it is on the host."""
     host = meshes.fetched(leaving)
     outcomes = [
-        _not_finite(resolved, host.finite[index], len(member.tokens))
+        _not_finite(resolved, host.finite[index], member)
         if host.finite is not None and not host.finite[index].all()
-        else _outcome(resolved, host, index, member, n_edges[index])
+        else _outcome_or_not(resolved, host, index, member, n_edges[index])
         for index, member in enumerate(members)
     ]
     return outcomes, seconds
 
 
-def _not_finite(resolved: Resolved, finite: Bool[np.ndarray, "4 L"], length: int) -> Invalid:
+def _not_finite(resolved: Resolved, finite: Bool[np.ndarray, "4 L"], member: Input) -> Invalid:
     """The first place where scores are not."""
     layer, kind = map(int, np.argwhere(~finite.T)[0])
     where = f" at {EDGE_KINDS[kind]} of layer {layer}; try dtype float32"
     passes = any(scoring.passes for scoring in resolved.scorings)
     what = "scores" if passes else "the forward pass"
-    return Invalid(f"{what} over {length} tokens {'are' if passes else 'is'} not finite", where)
+    metric = member.question.metric
+    if passes and isinstance(metric, OwnMetric):
+        where += f", or a metric whose gradient is finite, as that of {described(metric)} may not be"
+    return Invalid(f"{what} over {len(member.tokens)} tokens {'are' if passes else 'is'} not finite", where)
+
+
+def _outcome_or_not(resolved: Resolved, host: _Results, index: int, member: Input, n_edges: int) -> Outcome | Invalid:
+    """The results of one input of a batch, or why it has none: a metric of one's own that is not finite."""
+    try:
+        return _outcome(resolved, host, index, member, n_edges)
+    except InputError as error:
+        return Invalid(str(error), error=error)
 
 
 def _outcome(resolved: Resolved, host: _Results, index: int, member: Input, n_edges: int) -> Outcome:

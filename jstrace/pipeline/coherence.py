@@ -10,6 +10,7 @@ from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import counted
 from jstrace.method.graph.sizes import NO_EDGE, checked_sizes
+from jstrace.method.measure import metrics
 from jstrace.models import InputError, edge_shapes
 
 
@@ -35,9 +36,8 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
         raise InputError(f"{where}{len(trace.token_texts)} texts for {t} tokens")
     if (trace.counterfactual is not None) != (trace.replace == COUNTERFACTUAL):
         raise InputError(f"{where}its replacement is {trace.replace!r:.60}, which does not go with its counterfactual")
-    pair = trace.counterfactual
-    if pair is not None and (pair.shape != trace.tokens.shape or pair.min() < 0 or pair.max() >= c.vocab_size):
-        raise InputError(f"{where}its counterfactual is not of {t} tokens of the vocabulary")
+    _check_counterfactual(trace, where)
+    _check_metric(trace, where)
     checked_sizes(trace.sizes)
     expected = edge_shapes(c.n_layers, c.n_heads, t)
     for field, dtype in (("scores", np.float32), ("strata", np.uint8)):
@@ -71,6 +71,33 @@ def _check_answer(trace: Any, where: str) -> None:
     start = len(trace.tokens) - len(answer) + 1
     if start < 1 or (trace.tokens[start:] != answer[:-1]).any() or not 0 <= answer[-1] < trace.config.vocab_size:
         raise InputError(f"{where}its tokens do not end with its answer but the last token")
+
+
+def _check_counterfactual(trace: Any, where: str) -> None:
+    """Refuse a counterfactual of other tokens than the text has, or of the same."""
+    pair, tokens, texts = trace.counterfactual, trace.tokens, trace.counterfactual_texts
+    if texts is not None and len(texts) != len(tokens):
+        raise InputError(f"{where}{len(texts)} texts for {len(tokens)} tokens of its counterfactual")
+    if pair is None:
+        return
+    whole = isinstance(pair, np.ndarray) and pair.shape == tokens.shape and pair.dtype == np.int32
+    if not whole or pair.min() < 0 or pair.max() >= trace.config.vocab_size:
+        raise InputError(f"{where}its counterfactual is not of {len(tokens)} int32 tokens of the vocabulary")
+    if np.array_equal(pair, tokens):
+        raise InputError(f"{where}its counterfactual is the text itself: no edge could make a difference")
+
+
+def _check_metric(trace: Any, where: str) -> None:
+    """Refuse a metric that is none, or whose words are no tokens."""
+    metric = trace.metric
+    if metric is None or isinstance(metric, metrics.OwnMetric):
+        return
+    try:
+        metrics.from_json(metrics.as_json(metric), trace.config.vocab_size)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}its metric is {metric!r:.60}, expected one of tokens; give jstrace.evaluate a metric"
+        ) from error
 
 
 def _words(leaf: Any) -> str:

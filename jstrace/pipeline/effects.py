@@ -32,6 +32,7 @@ from jstrace.models import (
 )
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion
+from jstrace.pipeline.evaluation import check_finite
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
 from jstrace.pipeline.masked import BatchResult, compared
 from jstrace.pipeline.pairs import Questions
@@ -158,12 +159,12 @@ def effects(
       ``jstrace.effects(model, text, counterfactual=other, metric=jstrace.logit_difference(" Mary", " John"))``
 
     Raises:
-      InputError: arguments that make no sense, or several replacements.
+      InputError: arguments that make no sense, a metric that is not finite, or several replacements.
     """
     single, rows = tokenised(model, text)
     if not single:
         raise InputError("effects takes one input: a text or its token ids")
-    if by not in KINDS:
+    if not isinstance(by, str) or by not in KINDS:
         raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}")
     (ids,) = rows
     question = Questions.of(model, 1, single=True, counterfactual=counterfactual, metric=metric).about(0, ids, "")
@@ -192,9 +193,11 @@ def effects(
     }
     if by == "edge":
         tree, full = jax.device_get(_gradients(model.decoder, given))
+        check_finite(common["metric_name"], float(full))
         return Effects(values=_cropped(tree, len(ids)), tv=None, full=float(full), **common)
     components = Components.of(model.config, by, len(ids))
     values, tv, full = _each(model.decoder, given, components)
+    check_finite(common["metric_name"], full)
     shape = _shape(model.config, by, len(ids))
     return Effects(values=(full - values).reshape(shape), tv=tv.reshape(shape), full=full, **common)
 

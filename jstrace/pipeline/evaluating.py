@@ -110,14 +110,12 @@ def evaluate(
             raise InputError("on_invalid and progress are for lists of traces; masks are of one input")
         if target is not None:
             raise InputError("target is for traces, not for masks of one's own")
-        several = getattr(traces, "answer", None) is not None
-        questions = Questions.of(model, 1, single=True, several=several, **asked)
+        questions = Questions.of(model, 1, single=True, **asked)
         return _of_masks(model, traces, masks, how, next_token, questions)
     single = isinstance(traces, Trace)
     rows = [traces] if isinstance(traces, Trace) else list(checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
-    several = any(getattr(row, "answer", None) is not None for row in rows)
-    questions = Questions.of(model, len(rows), single=single, several=several, **asked)
+    questions = Questions.of(model, len(rows), single=single, **asked)
     found = evaluated(model, rows, how, true_next, questions, keep, progress)
     return found[0] if single else found
 

@@ -211,12 +211,23 @@ def _metric_of(result: BatchResult, index: int, n_rows: int, question: Question,
     """The metric of an input's rows; behind them stands the empty mask.
 
     Raises:
-      InputError: a metric of one's own is NaN of the full graph.
+      InputError: a metric of one's own is no finite number of the full graph.
     """
     if result.metric is None or result.full_metric is None:
         return {}
     values, full = result.metric[index], float(result.full_metric[index])
     name, empty = metrics.described(question.metric, word), float(values[n_rows])
-    if math.isnan(full) and math.isfinite(float(result.full_probs[index].sum())):
-        raise InputError(f"metric {name} is NaN of the full graph's logits, which are finite")
+    if math.isfinite(float(result.full_probs[index].sum())):
+        check_finite(name, full)
     return {"metric": values[:n_rows], "metric_ends": (empty, full), "metric_name": name}
+
+
+def check_finite(name: str, full: float) -> None:
+    """Refuse the value of a metric of the full graph.
+
+    Raises:
+      InputError: it is no finite number.
+    """
+    if not math.isfinite(full):
+        told = "NaN" if math.isnan(full) else f"{full:g}"
+        raise InputError(f"metric {name} is {told} of the full graph's logits, which are finite: expected a number")

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from jstrace.method.measure import metrics
 from jstrace.method.questions import Question
 from jstrace.models import InputError, Model
-from jstrace.pipeline.answers import answers_of, asked_of, common, continued, ids_of
+from jstrace.pipeline.answers import answers_of, asked_of, common, continued, hint_of_space, ids_of
 from jstrace.pipeline.answers import token_of as token_of
 from jstrace.pipeline.inputs import Tokens, listed, log_targets, token_ids, token_texts
 
@@ -29,15 +29,15 @@ class Questions:
     """Whether a metric was given, if only "kl"."""
     answers: Sequence[Int[np.ndarray, "_"] | None] = ()
     """What each goes on with; of none where it is empty."""
+    words: Sequence[Sequence[Any]] = ()
+    """What was given of each as words of the metric and as an answer."""
 
     @staticmethod
     def of(
         model: Model, n_inputs: int, *, single: bool, target: Any = None, counterfactual: Any = None,
-        metric: Any = None, answer: Any = None, several: bool = False,
+        metric: Any = None, answer: Any = None,
     ) -> Questions:  # fmt: skip
         """Of what the caller gave: for one input, or lists beside a list of inputs; a metric may be one for all.
-
-        ``several`` says that a metric's answer may be several tokens, as traces have such.
 
         Raises:
           InputError: other numbers of them than of inputs, or a target or metric that makes no sense.
@@ -45,8 +45,11 @@ class Questions:
         targets = log_targets(model, target, n_inputs, single=single)
         pairs = None if counterfactual is None else _counterfactuals(model, counterfactual, n_inputs, single=single)
         given = answers_of(model, answer, n_inputs, single=single)
-        asked = _metrics(model, metric, n_inputs, single=single, several=several or answer is not None)
-        return Questions(model, targets, pairs, asked, metric is not None, given)
+        asked = _metrics(model, metric, n_inputs, single=single)
+        followed = [answer] * n_inputs if single or answer is None else answer
+        raw = [metric] * n_inputs if _is_for_all(metric, single=single) else metric
+        words = [(getattr(m, "answer", None), getattr(m, "rival", None), a) for m, a in zip(raw, followed, strict=True)]
+        return Questions(model, targets, pairs, asked, metric is not None, given, words)
 
     @property
     def targeted(self) -> bool:
@@ -71,8 +74,10 @@ class Questions:
         """
         pair = None if trace is None else trace.counterfactual
         answer = self.answers[index] if self.answers else None if trace is None else trace.answer
+        prompt = ids if trace is None or answer is None else ids[: len(ids) - len(answer) + 1]
+        if self.words:
+            hint_of_space(self.model, prompt, self.words[index])
         if self.counterfactuals is not None:
-            prompt = ids if trace is None or answer is None else ids[: len(ids) - len(answer) + 1]
             pair = continued(_paired(self.model, prompt, self.counterfactuals[index], where), answer)
         metric = self.metrics[index] if self.said or trace is None else trace.metric
         if answer is not None and self.targets[index] is not None:
@@ -87,12 +92,15 @@ def _counterfactuals(model: Model, given: Any, n_inputs: int, *, single: bool) -
     alone, rows = listed(model, given)
     if alone != single or len(rows) != n_inputs:
         told = "one text" if alone else f"{len(rows)} texts"
-        raise InputError(f"counterfactual: {told} for {'one input' if single else f'{n_inputs} inputs'}")
+        wanted = "one text or its token ids" if single else f"a list of {n_inputs}, one for each input"
+        raise InputError(f"counterfactual: {told} for {'one input' if single else f'{n_inputs} inputs'}: give {wanted}")
     return rows
 
 
 def _paired(model: Model, ids: Int[np.ndarray, "T"], other: Tokens, where: str) -> Int[np.ndarray, "T"]:
     """Token ids of a counterfactual that fits."""
+    if other is None:
+        raise InputError(f"{where}counterfactual is None, expected a text or token ids for every input")
     pair = token_ids(model, other, f"{where}counterfactual: ")
     if len(pair) != len(ids):
         raise InputError(f"{where}{_lengths_differ(model, ids, pair)}")
@@ -114,14 +122,17 @@ def _lengths_differ(model: Model, ids: Int[np.ndarray, "T"], pair: Int[np.ndarra
     )
 
 
-def _metrics(model: Model, metric: Any, n_inputs: int, *, single: bool, several: bool) -> list[metrics.Metric | None]:
+def _is_for_all(metric: Any, *, single: bool) -> bool:
+    return single or isinstance(metric, str) or not isinstance(metric, Sequence)
+
+
+def _metrics(model: Model, metric: Any, n_inputs: int, *, single: bool) -> list[metrics.Metric | None]:
     """The metric of each input: one for all, or one for each in a list."""
 
     def resolved(one: Any) -> metrics.Metric | None:
-        parts = (lambda word: ids_of(model, word)) if several else None
-        return metrics.resolved(one, lambda word: token_of(model, word), parts)
+        return metrics.resolved(one, lambda word: token_of(model, word), lambda word: ids_of(model, word))
 
-    if single or metric is None or isinstance(metric, str) or not isinstance(metric, Sequence):
+    if _is_for_all(metric, single=single):
         return [resolved(metric)] * n_inputs
     if len(metric) != n_inputs:
         raise InputError(f"metric: expected one, or {n_inputs}, one for each input, got {len(metric)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,26 @@ def smallest(
     """
     if tv is None and not top_token:
         raise InputError("smallest: give tv, the distance from the prediction, or top_token=True")
-    if tv is not None and not 0 <= tv <= 1:
-        raise InputError(f"tv = {tv!r}, expected 0 to 1")
+    if tv is not None and (isinstance(tv, bool) or not isinstance(tv, Real) or not 0 <= tv <= 1):
+        raise InputError(f"tv = {tv!r:.60}, expected 0 to 1")
+    if not isinstance(trace, Trace):
+        raise InputError(f"smallest takes one trace, got {type(trace).__name__}")
     known = evaluate(model, trace) if evaluation is None else evaluation
+    _check_of(known, trace)
     return all_smallest(model, trace, known, [Goal(tv, top_token)])[0]
+
+
+def _check_of(evaluation: Evaluation, trace: Trace) -> None:
+    """Refuse an evaluation whose rows those of new sizes would not be measured as.
+
+    Raises:
+      InputError: it is of other sizes, under another replacement, inverse, or against a target.
+    """
+    alike = evaluation.sizes == trace.sizes and evaluation.replace == trace.replace
+    if not alike or evaluation.inverse or evaluation.targeted:
+        raise InputError(
+            "evaluation: expected what jstrace.evaluate(model, trace) gives of this trace, or leave it out"
+        )
 
 
 def all_smallest(

@@ -265,7 +265,7 @@ class Trace(ByValue):
         under = f", scored under {self.score_replace!r}" if self.score_replace else ""
         replace = "" if self.replace in ("zero", self.score_replace) else f", replace {self.replace!r}"
         told = f"score {self.score!r}{under}{replace}"
-        outputs = "" if self.answer is None else f"{self.n_outputs} outputs, "
+        outputs = "" if self.answer is None else f"{self.n_outputs} output{'s' * (self.n_outputs > 1)}, "
         return f"Trace({len(self.tokens)} tokens, {outputs}{self.n_edges:,} edges, {sizes}, {told})"
 
     def _repr_html_(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ _MOST_REPEATS = 1000
 
 
 def write(path: Path, trace: Any) -> None:
-    """Write a ``Trace``, all or nothing."""
+    """Write a ``Trace``, all or nothing; a warning says that a metric of one's own is not in it."""
+    if isinstance(trace.metric, metrics.OwnMetric):
+        name = metrics.described(trace.metric)
+        warnings.warn(f"{path} does not hold the function {name}: give jstrace.evaluate the metric again", stacklevel=3)
     archives.write(path, _header(trace), _arrays(trace))
 
 
@@ -99,6 +103,8 @@ def _fields(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, 
     texts = None if given is None else tuple(map(_text, given))
     whole = header.get("text", None if texts is None else "".join(texts))  # files of 0.2.0 and before have none
     pair = header.get("counterfactual_texts")
+    if pair is not None and not isinstance(pair, list):
+        raise TypeError("the tokens of its counterfactual are no list of texts")
     config = ModelConfig.from_json(header["config"])
     return dict(
         tokens=arrays["tokens"],

@@ -20,6 +20,7 @@ from jstrace.method.conditions import (
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
 from jstrace.method.questions import NOTHING, Question
+from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.answers import continued
@@ -66,7 +67,7 @@ def trace(
     frozen: Sequence[str] = (),
     order: str = "best-first",
     replace: Replace = None,
-    counterfactual: Tokens | Sequence[Tokens | None] | None = None,
+    counterfactual: Tokens | Sequence[Tokens] | None = None,
     metric: Any = None,
     answer: Any = None,
     score_replace: Replace = None,
@@ -127,6 +128,9 @@ def trace(
     tracer = dataclasses.replace(tracer, repeats=checked_repeats(repeats))
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
+    fits = isinstance(score, Fitted) or score == "fitted"
+    if questions.targeted and any(one is not None for one in questions.metrics) and not fits:
+        raise InputError("target: gradients of a metric do not look at it; give target or metric, not both")
     found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
     return found[0] if single else found
 
@@ -199,9 +203,10 @@ class Tracer:
         found: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
+            at = "" if self.keep else where(index)  # what is kept has its place
             try:
-                ids = token_ids(self.driver.model, row, where(index))
-                question = NOTHING if questions is None else questions.about(index, ids, where(index))
+                ids = token_ids(self.driver.model, row, at)
+                question = NOTHING if questions is None else questions.about(index, ids, at)
                 inputs[index] = Input(continued(ids, question.answer), question=question)
             except InputError as error:
                 if not self.keep:

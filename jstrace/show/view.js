@@ -127,7 +127,7 @@ class Panel {
     }
     const below = make("div", "below", panel);
     this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", "0 0 372 190");
+    this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", `0 0 372 ${192 + 14 * this.evaluations.length}`);
     this.curve.setAttribute("role", "img"); this.curve.setAttribute("aria-label", "TV distance against size");
     if (this.evaluations.length) below.append(this.curve);
     const map = make("div", "", below);
@@ -152,7 +152,7 @@ class Panel {
 
   /** What colours say of a pair, and why there is grey. */
   pairWords() {
-    const told = "Bold tokens differ between the text and, below it, the counterfactual.";
+    const told = "Bold tokens differ between the text and the counterfactual, which stands below it or, where there is no room, behind a slash.";
     return this.first ? `${told} Grey edges leave tokens before the first difference: both prompts have the same states there, so under counterfactual ablation they make no difference.` : told;
   }
 
@@ -258,10 +258,10 @@ class Panel {
   layout() {
     const width = this.canvas.clientWidth || 600;
     const height = Math.max(260, Math.min(720, 90 + 16 * this.layers));
-    const longest = Math.max(...[...this.tokens, ...this.counterfactual ?? []].map((word) => Math.min(14, word.length)));
-    const left = 30, bottom = this.n > 90 ? 20 : Math.min(86, 24 + 5.2 * longest) + (this.counterfactual ? 14 : 0), top = 14;
-    const dx = (width - left - 22) / Math.max(1, this.n - 1), dy = (height - top - bottom) / (2 * this.layers);
-    return { width, height, dx, x: (token) => left + dx * (this.n > 1 ? token : 0), y: (level) => height - bottom - dy * level };
+    const left = 30, top = 14, dx = (width - left - 22) / Math.max(1, this.n - 1), whole = Boolean(this.counterfactual) && dx >= 36;
+    const longest = Math.max(...this.tokens.map((_, token) => this.wordsAt(token, whole)).flat().map((word) => word.length));
+    const bottom = this.n > 90 ? 20 : 24 + 5.2 * longest + (whole ? 14 : 0), dy = (height - top - bottom) / (2 * this.layers);
+    return { width, height, dx, whole, x: (token) => left + dx * (this.n > 1 ? token : 0), y: (level) => height - bottom - dy * level };
   }
 
   draw(pen) {
@@ -293,16 +293,21 @@ class Panel {
     return target;
   }
 
+  /** Texts at a token's column: its own and, of a pair with room for two lines a token, the counterfactual's. */
+  wordsAt(token, whole) {
+    const [own, other] = [this.tokens, this.counterfactual ?? []].map((words) => shown(words[token] ?? "").slice(0, 14));
+    return whole ? [own, other] : [own + (this.differs?.[token] ? ` /${other}` : "")];
+  }
+
   /** Tokens below their columns; of a pair the counterfactual's beside them, grey where both are the same so far. */
   drawTokens(target, at) {
-    const paired = Boolean(this.counterfactual), whole = paired && at.dx >= 25; // room for two lines a token
+    const paired = Boolean(this.counterfactual), whole = at.whole;
     const every = Math.ceil(11 / Math.max(at.dx, 0.5));
     for (let token = 0; token < this.n; token++) {
       const differs = paired && this.differs[token];
       if (token % every && !differs) continue;
       const grey = token < (this.first ?? 0), tone = colour(state.token === token ? "mark" : paired && !grey ? "ink" : "soft");
-      const x = at.x(token) + 3, y = at.y(0) + 12, other = paired ? shown(this.counterfactual[token]).slice(0, 14) : "";
-      const own = shown(this.tokens[token]).slice(0, 14) + (differs && !whole ? ` /${other}` : "");
+      const x = at.x(token) + 3, y = at.y(0) + 12, [own, other] = this.wordsAt(token, whole);
       target.text(own, x, y, differs ? colour("attn") : tone, 11, 55, differs);
       if (whole) target.text(other, x - 13, y + 9, differs ? colour("mlp") : colour("soft"), 11, 55, differs);
     }
@@ -326,7 +331,9 @@ class Panel {
       const dashes = ["", "5 3", "2 2", "8 3 2 3"][index % 4], tone = ["attn", "mlp", "mark", "ink"][index % 4];
       const points = one.tv.map((tv, k) => [x(Math.max(least, this.sizes[k])), y(tv ?? 1)]);
       make("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
-      make("text", { x: 40, y: y(measured ? 0.45 : 0) - 8 - 13 * (this.evaluations.length - 1 - index) }, measured ? `TV, ${one.name}` : one.name).style.fill = colour(tone);
+      const below = 201 + 14 * index; // names under the axis, where no line crosses them
+      make("line", { x1: 34, x2: 56, y1: below - 4, y2: below - 4, stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
+      make("text", { x: 62, y: below }, measured ? `TV, ${one.name}` : one.name).style.fill = colour(tone);
       points.forEach((point, k) => {
         const dot = make("circle", { cx: point[0], cy: point[1], r: k === state.k ? 5 : 3, fill: colour(tone), class: "dot" });
         const title = document.createElementNS("http://www.w3.org/2000/svg", "title");

@@ -59,13 +59,18 @@ def _predictions(trace: Trace, evaluation: Evaluation, word: Word) -> list[str]:
 
 
 def _metric(evaluation: Evaluation) -> list[str]:
-    """The metric's ends, and the first size from which on nine tenths of the difference are recovered."""
+    """The metric's ends, and the first size from which on nine tenths of the difference, to eleven, are recovered.
+
+    A trace whose metric lies far beyond the full graph's has not recovered it.
+    """
     if evaluation.metric is None or evaluation.metric_ends is None or evaluation.recovered is None:
         return []
     empty, full = evaluation.metric_ends
     told = f"{evaluation.metric_name} is {full:.2f}, and {empty:.2f} with every edge ablated"
-    missed = np.flatnonzero(~(evaluation.recovered >= 0.9))
+    missed = np.flatnonzero(~(np.abs(evaluation.recovered - 1) <= 0.1))
     first = int(missed[-1]) + 1 if len(missed) else 0
+    if np.isnan(empty):
+        return [f"{told}, so that nothing can be said to be recovered"]
     if np.isnan(evaluation.recovered).all():
         return [f"{told}: there is no difference to recover"]
     if first >= len(evaluation.sizes):
@@ -99,8 +104,8 @@ def _most(counts: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
 def folded(trace: Trace, evaluation: Evaluation) -> tuple[list[int], str]:
     """The rows of a table that are worth a line, and in words which were folded.
 
-    Of rows without an edge the last is kept; of others that are alike in TV, to three digits, and in their top token,
-    the first.
+    Of rows without an edge the last is kept; of others that are alike in TV, to three digits, in their top token and in
+    what they recover, to two, the first.
     """
     counts, n = [*map(int, trace.counts), trace.n_edges], len(trace.sizes) + 1
     empty = [k for k in range(n) if counts[k] == 0]
@@ -122,4 +127,6 @@ def _sizes(count: int) -> str:
 def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
     tv, top, agrees = evaluation.tv, evaluation.top_token, evaluation.agreement
     same = top[one] == top[other] and agrees[one] == agrees[other]
+    if evaluation.recovered is not None:
+        same &= f"{evaluation.recovered[one]:.2f}" == f"{evaluation.recovered[other]:.2f}"
     return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and bool(same)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,22 @@ def test_one_token_stays_a_metric(run: Run, stub: Model) -> None:
     assert code != 0
     assert "--instead-of compares single tokens" in err
     assert stub.config.n_layers
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trace", "abc", "--answer", ""), "--answer and --instead-of: expected words as they would follow the text"),
+        (("trace", "abc", "--answer", "x", "--instead-of", ""), "--answer and --instead-of: expected words"),
+        (("trace", "abc", "--instead-of", "x"), "--instead-of names the rival of --answer"),
+        (("trace", "abc", "--counterfactual", "ab"), "error: the counterfactual has 2 tokens, the text 3"),
+        (
+            ("view", "abc", "--answer", "xyz", "--out", "@.html"),
+            "--answer 'xyz' is several tokens, and the page is of one",
+        ),
+    ],
+)
+def test_bad_answers_are_one_line(run: Run, stub: Model, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*(word.replace("@", str(tmp_path / "page")) for word in words))
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]

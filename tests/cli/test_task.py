@@ -34,6 +34,7 @@ def test_a_table_json_and_a_file(run: Run, stub: Model, pairs: Path, tmp_path: P
     assert lines[0].startswith("TaskCircuit(2 pairs, score 'gradient'")
     assert lines[2].split() == ["size", "circuit", "TV", "accuracy", "single", "random", "components", "control"]
     assert lines[-1].split()[:3] == ["100%", "1.00", "0.00"]
+    assert "-0.00" not in out
     circuit = jstrace.TaskCircuit.load(tmp_path / "circuit.npz")
     code, out, _ = run(*words, "--json")
     found = json.loads(out)
@@ -46,9 +47,13 @@ def test_rows_of_a_template(run: Run, tiny: Model, tmp_path: Path, monkeypatch: 
     path = tmp_path / "rows.jsonl"
     row = {"A": "cat", "answer": "a", "rival": "b", "counterfactual": {"A": "dog"}}
     path.write_text("\n".join(json.dumps(row | {"A": word}) for word in ("cat", "cow")))
-    code, out, _ = run("task", str(path), "--template", "the {A} sat", "--score", "gradient", "--held-out", "0")
+    words = ("--score", "gradient", "--held-out", "0")
+    code, out, _ = run("task", str(path), "--template", "the {A} sat", *words)
     assert code == 0
     assert out.splitlines()[-1] == "no pair is held out, so nothing is judged"
+    code, out, err = run("task", str(path), "--template", "the {A} sat on {B}", *words)
+    assert (code, out) == (2, "")
+    assert err.endswith("rows.jsonl:1: field B of the template has None, expected a text\n")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,7 @@ def test_rows_of_a_template(run: Run, tiny: Model, tmp_path: Path, monkeypatch: 
         ("[1]", "expected a JSON object, got list"),
         ('{"clean": "x"}', "fields clean: expected clean, counterfactual, answer, rival"),
         (json.dumps(LINES[0] | {"roles": 3}), "roles: expected a start and an end"),
-        (json.dumps(LINES[0] | {"counterfactual": "longer than that"}), "a pair needs as many"),
+        (json.dumps(LINES[0] | {"counterfactual": "longer than that"}), "pairs.jsonl:1: the counterfactual has 16"),
     ],
 )
 def test_bad_pairs_are_one_line(run: Run, stub: Model, tmp_path: Path, content: str, message: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 import jstrace
+from jstrace.method.measure.metrics import described
 from jstrace.method.scores.learned import Scorer
-from jstrace.models import Replacement
+from jstrace.models import EdgeTree, Replacement, edge_shapes
 from jstrace.pipeline.scorers import built_in
-from tests.conftest import ROOT
+from jstrace.pipeline.tasks.judging import Judged
+from tests.conftest import ROOT, SIZES, TINY
 from tests.fuzz.hostile import HUGE, altered, cases, damaged, hostile_json, refusal, refusal_of
 
 GOLDEN = (ROOT / "tests" / "golden" / "trace.npz").read_bytes()
@@ -59,9 +62,41 @@ def replacement_bytes() -> bytes:
     return zipped({"header.npy": npy(np.frombuffer(json.dumps(header).encode(), np.uint8)), **found})
 
 
+def pair_bytes(folder: Path) -> bytes:
+    """Of the golden trace, as if it were one of a pair, with a metric."""
+    trace = jstrace.Trace.load(ROOT / "tests" / "golden" / "trace.npz")
+    other, texts = trace.tokens.copy(), trace.token_texts
+    other[-1] = (other[-1] + 1) % trace.config.vocab_size
+    asked: dict[str, Any] = {"replace": "counterfactual", "counterfactual": other, "counterfactual_texts": texts}
+    asked["metric"] = jstrace.LogitDifference(np.int32(3), np.int32(4))
+    dataclasses.replace(trace, **asked).save(folder / "pair.npz")
+    return (folder / "pair.npz").read_bytes()
+
+
+def circuit_bytes(folder: Path) -> bytes:
+    """Of two classes, judged on one pair."""
+    shapes = edge_shapes(TINY.n_layers, TINY.n_heads, 2)
+    rows = Judged(*(np.zeros(shape, np.float32) for shape in ((1, 5), (1, 2), (1, 5), (1, 5))))
+    circuit = jstrace.TaskCircuit(
+        images=EdgeTree(**{kind: np.ones(shape, np.float32) for kind, shape in shapes.items()}),
+        components=np.ones((TINY.n_layers, TINY.n_heads + 1), np.float32), classes=("S", "-1"), align="roles",
+        level="edges", sizes=SIZES, score="l1", score_replace="", replace="counterfactual", reference="", seed=0,
+        config=TINY, model_fingerprint="", n_pairs=1, judged={"task": rows},
+    )  # fmt: skip
+    circuit.save(folder / "task.npz")
+    return (folder / "task.npz").read_bytes()
+
+
+def made(write: Callable[[Path], bytes]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write(Path(folder))
+
+
 KINDS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "trace": (GOLDEN, jstrace.Trace.load),
     "replacement": (replacement_bytes(), Replacement.load),
+    "pair": (made(pair_bytes), jstrace.Trace.load),
+    "task": (made(circuit_bytes), jstrace.TaskCircuit.load),
 }
 
 
@@ -94,7 +129,12 @@ def test_headers(kind: str, tmp_path: Path) -> None:
     def use(path: Path) -> None:
         found: Any = read(path)
         assert repr(found)
-        if kind == "trace":
+        if kind == "task":
+            assert found.columns()["tv"]
+            assert found.to_mib(0)
+        if kind in ("trace", "pair"):
+            assert found.first_difference == (len(found.tokens) - 1) * (kind == "pair")
+            assert isinstance(described(found.metric), str)
             assert found._repr_html_()
             assert found.composition()
             assert len(found.edges(len(found.sizes))) == found.n_edges

@@ -124,3 +124,5 @@ def test_a_goal_that_only_the_full_graph_meets(tiny: Model, trace: jstrace.Trace
         jstrace.smallest(tiny, trace, tv=None)
     with pytest.raises(InputError, match="expected 0 to 1"):
         jstrace.smallest(tiny, dataclasses.replace(trace), tv=2.0)
+    with pytest.raises(InputError, match="gives of this trace, or leave it out"):
+        jstrace.smallest(tiny, trace, evaluation=jstrace.evaluate(tiny, trace, replace="zero"))

@@ -32,7 +32,7 @@ def test_one_bad_input_does_not_discard_a_list(tiny: Model) -> None:
     chex.assert_trees_all_equal(found[3].strata, jstrace.trace(tiny, rows[3], sizes=SIZES).strata)
     results = jstrace.evaluate(tiny, found, on_invalid="keep")
     assert [isinstance(one, jstrace.Invalid) for one in results] == [False, True, True, False, True]
-    with pytest.raises(InputError, match=r"trace 1: input 1: no tokens"):
+    with pytest.raises(InputError, match=r"trace 1: no tokens"):
         jstrace.evaluate(tiny, found)
     strange = dataclasses.replace(found[3], model_fingerprint="2-0")  # type: ignore[type-var]
     with pytest.raises(InputError, match=r"trace 2: the trace was made with"):

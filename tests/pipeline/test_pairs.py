@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import jstrace
+from jstrace.method.measure import metrics
 from jstrace.models import EdgeTree, InputError, Model
+from jstrace.pipeline.pairs import Questions
 from tests.conftest import SIZES
 
 pytestmark = pytest.mark.quick
@@ -135,7 +138,8 @@ def test_files_hold_pairs_and_metrics(tiny: Model, trace: jstrace.Trace, tmp_pat
     assert again.metric == trace.metric
     assert jstrace.evaluate(tiny, again) == jstrace.evaluate(tiny, trace)
     own = jstrace.trace(tiny, CLEAN, counterfactual=OTHER, score="gradient", metric=lambda x: x[0], sizes=SIZES)
-    own.save(tmp_path / "own.npz")
+    with pytest.warns(UserWarning, match=r"own.npz does not hold the function <lambda>: give"):
+        own.save(tmp_path / "own.npz")
     assert jstrace.Trace.load(tmp_path / "own.npz").metric is None  # no file holds a function
     broken = dataclasses.replace(trace, counterfactual=None)
     with pytest.raises(InputError, match="does not go with its counterfactual"):
@@ -155,10 +159,22 @@ def test_recovered_of_a_constant_is_undefined(tiny: Model, trace: jstrace.Trace)
         ({"counterfactual": OTHER[:5]}, "the counterfactual has 5 tokens, the text 6, and a pair needs as many: text"),
         ({"counterfactual": CLEAN}, "the counterfactual is the text itself"),
         ({"counterfactual": OTHER, "replace": "mean"}, "a counterfactual is what ablated edges carry"),
-        ({"counterfactual": [OTHER, OTHER]}, "counterfactual: 2 texts for one input"),
+        ({"counterfactual": [OTHER, OTHER]}, "counterfactual: 2 texts for one input: give one text"),
         ({"counterfactual": OTHER, "metric": jstrace.logit_difference(3, 97)}, "token id 97 is outside"),
         ({"counterfactual": OTHER, "metric": "tv"}, "metric = 'tv', expected \"kl\""),
         ({"counterfactual": OTHER, "metric": lambda x: x}, "metric <lambda> gave float32"),
+        ({"counterfactual": OTHER, "metric": lambda _: None}, "metric <lambda> failed (ValueError: None is not"),
+        ({"counterfactual": OTHER, "metric": lambda _: 1 / 0}, "metric <lambda> failed (ZeroDivisionError: division"),
+        (
+            {"counterfactual": OTHER, "metric": lambda x: x[0] * jnp.nan},
+            "or a metric whose gradient is finite",
+        ),
+        ({"counterfactual": OTHER, "metric": jstrace.log_prob([3, 4])}, "are made with jstrace.trace(answer=)"),
+        ({"counterfactual": OTHER, "metric": jstrace.log_prob([])}, "the answer is empty"),
+        (
+            {"metric": jstrace.log_prob(3), "target": np.full(97, 1 / 97)},
+            "gradients of a metric do not look at it",
+        ),
         ({"counterfactual": "a text"}, "without a tokenizer"),
         ({"counterfactual": OTHER, "metric": jstrace.log_prob(" Mary")}, "without a tokenizer"),
     ],
@@ -171,11 +187,74 @@ def test_bad_pairs_and_metrics_are_one_line(tiny: Model, options: dict[str, Any]
 
 
 def test_an_own_metric_that_is_nan_is_named(tiny: Model, trace: jstrace.Trace) -> None:
+    """One that is kept takes no other evaluation with it."""
+
     def shy(logits: Any) -> Any:
         return jnp.log(-jnp.abs(logits[0]) - 1)
 
     with pytest.raises(InputError, match="metric shy is NaN"):
         jstrace.evaluate(tiny, trace, metric=shy)
+    kept = jstrace.evaluate(tiny, [trace, trace], metric=[shy, ASKED], on_invalid="keep")
+    assert [type(one) for one in kept] == [jstrace.Invalid, jstrace.Evaluation]
+    with pytest.raises(InputError, match="metric shy is NaN"):
+        jstrace.effects(tiny, CLEAN, counterfactual=OTHER, metric=shy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counterfactual": CLEAN}, "its counterfactual is the text itself"),
+        ({"counterfactual": OTHER.astype(np.int64)}, "its counterfactual is not of 6 int32 tokens"),
+        ({"counterfactual_texts": ("a",)}, "1 texts for 6 tokens of its counterfactual"),
+        ({"metric": jstrace.log_prob(" Mary")}, "its metric is LogProb(answer=' Mary'), expected one of tokens"),
+        ({"metric": jstrace.log_prob(97)}, "its metric is LogProb(answer=97)"),
+        ({"metric": jstrace.log_prob(())}, "its metric is LogProb(answer=())"),
+    ],
+)
+def test_traces_that_do_not_hold_together(
+    tiny: Model, trace: jstrace.Trace, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        jstrace.evaluate(tiny, dataclasses.replace(trace, **changes))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [[], 97, [3, -1], True, "a", 3.0])
+def test_metrics_of_files_are_of_tokens(answer: Any) -> None:
+    with pytest.raises(ValueError, match="its metric has tokens"):
+        metrics.from_json({"kind": "log_prob", "answer": answer}, 97)
+    with pytest.raises(ValueError, match="its metric has tokens"):
+        metrics.from_json({"kind": "logit_difference", "answer": 3, "rival": 3}, 97)
+
+
+class Spaced:
+    """A tokenizer of words, a space before them with them; "spare" alone is two tokens."""
+
+    def __init__(self) -> None:
+        self.pieces = list[str]()
+
+    def encode(self, text: str) -> list[int]:
+        found = re.findall(r"(?<! )spa(?=re)| ?[a-z]+|.", text)
+        self.pieces += [piece for piece in dict.fromkeys(found) if piece not in self.pieces]
+        return [self.pieces.index(piece) for piece in found]
+
+    def token(self, token_id: int) -> str:
+        return self.pieces[token_id]
+
+    def save(self, folder: Path) -> None:
+        pass
+
+
+def test_a_word_without_its_space(tiny: Model) -> None:
+    """A warning names the word that was meant, of metrics and of answers; where none was forgotten there is none."""
+    model = Model(tiny.decoder, Spaced())
+    for options in ({"metric": jstrace.log_prob("mary")}, {"answer": "mary"}, {"answer": "spare"}):
+        (word,) = (getattr(value, "answer", value) for value in options.values())
+        with pytest.warns(UserWarning, match=f"did you mean ' {word}'"):
+            Questions.of(model, 1, single=True, **options).about(0, np.asarray(model.tokenizer.encode("a gift to")), "")
+    for text, word in (("a gift to", " mary"), ("a (", "mary"), ("a gift to", ".")):
+        ids = np.asarray(model.tokenizer.encode(text))
+        Questions.of(model, 1, single=True, metric=jstrace.log_prob(word)).about(0, ids, "")
 
 
 def test_the_same_word_twice() -> None:

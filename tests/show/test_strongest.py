@@ -11,8 +11,10 @@ import pytest
 import jstrace
 from jstrace import Evaluation, Trace
 from jstrace.models import Decoder, Model
+from jstrace.pipeline.smallest import Smallest
 from jstrace.show import records, tables
 from jstrace.show.strongest import KINDS, attention, strongest
+from jstrace.show.words import answer_lines, folded
 from tests.conftest import family_config, tiny_params
 
 
@@ -102,3 +104,28 @@ def test_records_keep_what_edges_means(traced: tuple[Trace, Evaluation]) -> None
     totals = found["attention"]
     at = [*trace.sizes, 1.0].index(totals["size"])
     assert np.sum(totals["head_edges"]) == np.sum(totals["source_edges"]) == trace.composition().head_edges[at].sum()
+
+
+def test_rows_that_recover_otherwise_are_not_folded(traced: tuple[Trace, Evaluation]) -> None:
+    trace, evaluation = traced
+    alike = dataclasses.replace(evaluation, tv=evaluation.tv * 0, top_token=evaluation.top_token * 0)
+    assert folded(trace, alike) == ([0, 4], "3 sizes with the TV and top token of the row above")
+    asked = {"metric": np.asarray([0, 1, 1, 3, 4], np.float32), "metric_ends": (0.0, 4.0)}
+    assert folded(trace, dataclasses.replace(alike, **asked))[0] == [0, 1, 3, 4]
+
+
+def test_what_is_recovered_for_good(traced: tuple[Trace, Evaluation]) -> None:
+    """Neither where it falls again nor far beyond the full graph."""
+    trace, evaluation = traced
+    asked = {"metric": np.asarray([0, 3.8, 9, 3.8, 4], np.float32), "metric_ends": (0.0, 4.0), "metric_name": "own"}
+    full = Smallest(trace, evaluation, 4)
+    lines = answer_lines(trace, dataclasses.replace(evaluation, **asked), full, full, as_word)
+    assert lines[-1].endswith("recover 90% of the difference from 80% of the edges on")
+
+
+def test_an_empty_mask_without_a_number(traced: tuple[Trace, Evaluation]) -> None:
+    trace, evaluation = traced
+    asked = {"metric": evaluation.tv, "metric_ends": (np.nan, 0.0), "metric_name": "own"}
+    full = Smallest(trace, evaluation, 4)
+    lines = answer_lines(trace, dataclasses.replace(evaluation, **asked), full, full, as_word)
+    assert lines[-1] == "own is 0.00, and nan with every edge ablated, so that nothing can be said to be recovered"

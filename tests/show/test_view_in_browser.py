@@ -93,6 +93,23 @@ def test_the_curve_stands_beside_the_graph(opened: Any, model: Model) -> None:
     assert graph["width"] > 800
 
 
+def test_words_of_a_pair_have_room(opened: Any, model: Model) -> None:
+    """Two lines of tokens, or in narrow columns one that the graph is tall enough for; names below the curves."""
+    other = np.asarray(model.tokenizer.encode("eight ch"))
+    other[6] += 1
+    tab = opened(page_of(model, counterfactual=other)[2], viewport={"width": 420, "height": 700})
+    assert tab.evaluate("panels[0].layout().whole") == (tab.evaluate("panels[0].layout().dx") >= 36)
+    narrow = tab.evaluate("(panels[0].canvas.style.width = '240px', refresh(), panels[0].layout())")
+    assert not narrow["whole"]
+    words = [tab.evaluate(f"panels[0].wordsAt({token}, false)[0]") for token in range(8)]
+    assert [" /" in word for word in words] == [token == 6 for token in range(8)]
+    below = tab.evaluate("(at => at.height - at.y(0))(panels[0].layout())")
+    assert below >= 12 + 5 * max(map(len, words))
+    axis = tab.locator(".curve text", has_text="share of all edges").bounding_box()
+    names = tab.locator(".curve text", has_text="zero").bounding_box()
+    assert names["y"] >= axis["y"] + axis["height"] - 3
+
+
 HOSTILE_LINKS = (
     "#k=1e9",
     "#k=-1&k=3&k=" + "9" * 4000,

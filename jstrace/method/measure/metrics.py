@@ -16,8 +16,9 @@ from jaxtyping import Array, Float32
 
 from jstrace.errors import InputError
 
-LEAST_DIFFERENCE = 1e-6
-"""Of full graph and empty mask, in units of the metric's scale: below it, what is recovered is undefined."""
+LEAST_DIFFERENCE = 1e-4
+"""Of full graph and empty mask, in units of the metric's scale: below it, what is recovered is undefined. Float32 alone
+moves the difference of two logits by a tenth of that between two forwards."""
 
 
 @jax.tree_util.register_dataclass
@@ -68,9 +69,16 @@ class OwnMetric:
         """The value of a prediction.
 
         Raises:
-          InputError: the function gives no single number.
+          InputError: the function raises, or gives no single number.
         """
-        value = jnp.asarray(self.function(logits))
+        try:
+            value = jnp.asarray(self.function(logits))
+        except Exception as error:
+            told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise InputError(
+                f"metric {_name(self.function)} failed ({told:.200}); expected a function of logits [V] that JAX can"
+                " differentiate"
+            ) from error
         if value.ndim or not jnp.issubdtype(value.dtype, jnp.floating):
             raise InputError(
                 f"metric {_name(self.function)} gave {value.dtype}{value.shape}, expected one float of logits [V]"
@@ -96,7 +104,7 @@ def logit_difference(answer: str | int, rival: str | int) -> LogitDifference:
     Raises:
       InputError: both are the same.
     """
-    if answer == rival:
+    if np.ndim(answer) == np.ndim(rival) == 0 and answer == rival:
         raise InputError(f"logit_difference: {answer!r} twice; the answer and its rival are two words")
     return LogitDifference(answer, rival)
 
@@ -109,27 +117,25 @@ def log_prob(answer: str | int | Sequence[int]) -> LogProb:
     return LogProb(answer)
 
 
-def resolved(
-    metric: Any, token_of: Callable[[Any], int], tokens_of: Callable[[Any], tuple[int, ...]] | None = None
-) -> Metric | None:
+def resolved(metric: Any, token_of: Callable[[Any], int], tokens_of: Callable[[Any], tuple[int, ...]]) -> Metric | None:
     """A metric whose words are token ids; None for None and "kl", the measure that is always there.
 
-    With ``tokens_of`` the answer of ``log_prob`` may be several.
+    The answer of ``log_prob`` may be several, of ``tokens_of``.
 
     Raises:
       InputError: it is none, or a word is not one token.
     """
-    if metric is None or metric == "kl":
+    if metric is None or (isinstance(metric, str) and metric == "kl"):
         return None
     if isinstance(metric, OwnMetric):
         return metric
-    if isinstance(metric, LogProb) and tokens_of is not None:
+    if isinstance(metric, LogProb):
         return LogProb(tuple(map(np.int32, tokens_of(metric.answer))))
-    if isinstance(metric, LogitDifference | LogProb):
+    if isinstance(metric, LogitDifference):
         found = {field.name: np.int32(token_of(getattr(metric, field.name))) for field in dataclasses.fields(metric)}
         if len(set(found.values())) != len(found):
             raise InputError(f"metric {metric}: the answer and its rival are the same token {found['answer']}")
-        return type(metric)(**found)
+        return LogitDifference(**found)
     if callable(metric):
         return OwnMetric(metric)
     raise InputError(
@@ -169,15 +175,16 @@ def from_json(found: Any, vocab_size: int) -> Metric | None:
     """What ``as_json`` gave; None for a function, which no file holds.
 
     Raises:
-      ValueError: another kind, or tokens outside the vocabulary.
+      ValueError: another kind, no tokens, tokens outside the vocabulary, or the same twice.
     """
     if found is None or found.get("kind") == OwnMetric.kind:
         return None
     kind = KINDS[found["kind"]]
     tokens = {field.name: found[field.name] for field in dataclasses.fields(kind)}
     several = kind is LogProb and isinstance(found["answer"], list)
-    ids = found["answer"] if several else tokens.values()
-    if any(type(token) is not int or not 0 <= token < vocab_size for token in ids):
+    ids = found["answer"] if several else [*tokens.values()]
+    whole = all(type(token) is int and 0 <= token < vocab_size for token in ids)
+    if not whole or not ids or (not several and len({*ids}) < len(ids)):
         raise ValueError(f"its metric has tokens {tokens}")
     if several:
         return LogProb(tuple(map(np.int32, found["answer"])))

@@ -18,6 +18,10 @@ ALIGNMENTS = ("position", "roles", "components")
 they have none; all of them, so that an edge is its head or MLP."""
 
 
+LEVELS = ("edges", "components")
+"""What sizes are shares of."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Alignment:
     """The classes of the tokens of a task. Edges of one kind, layer and head between two classes have one image."""

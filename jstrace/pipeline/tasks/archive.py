@@ -14,6 +14,7 @@ from jstrace.method.conditions import checked_seed
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import checked_sizes
 from jstrace.models import EDGE_KINDS, EdgeTree, ModelConfig, edge_shapes
+from jstrace.pipeline.tasks.alignment import ALIGNMENTS, LEVELS
 
 FORMAT, VERSION = "jstrace-task", 1
 _TEXTS = ("align", "level", "score", "score_replace", "replace", "reference", "model_fingerprint")
@@ -46,6 +47,9 @@ def write(path: Path, circuit: Any) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The fields of the circuit in a file, those of what was judged as mappings."""
     header, arrays = archives.read(path, kind=FORMAT, version=VERSION, check=_check_outlines)
+    for name in ("components", *(f"images.{kind}" for kind in EDGE_KINDS)):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds scores that are not finite")
     return {
         "images": EdgeTree(**{kind: arrays[f"images.{kind}"] for kind in EDGE_KINDS}),
         "components": arrays["components"],
@@ -53,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
         "sizes": checked_sizes(header["sizes"]),
         "seed": checked_seed(header["seed"]),
         "config": ModelConfig.from_json(header["config"]),
-        "n_pairs": int(header["n_pairs"]),
+        "n_pairs": header["n_pairs"],
         "judged": {name: {field: arrays[f"{name}.{field}"] for field in _JUDGED} for name in header["judged"]},
         "overlap": arrays.get("overlap"),
         **{name: header[name] for name in _TEXTS},
@@ -63,11 +67,18 @@ def read(path: Path) -> dict[str, Any]:
 def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
     """Refuse texts that are none, and arrays of other shapes than the header asks for, before they are read."""
     texts = [*header["classes"], *header["judged"], *(header[name] for name in _TEXTS)]
-    if not all(isinstance(text, str) for text in texts) or not header["classes"]:
+    named = isinstance(header["classes"], list) and isinstance(header["judged"], list)
+    if not named or not all(isinstance(text, str) for text in texts) or not header["classes"]:
         raise ValueError("its names are no texts")
+    if len({*header["classes"]}) < len(header["classes"]):
+        raise ValueError("it has a class of tokens twice")
+    for name, known in (("align", ALIGNMENTS), ("level", LEVELS)):
+        if header[name] not in known:
+            raise ValueError(f"its {name} is {header[name]!r:.60}, expected one of {', '.join(known)}")
     config, n_classes, n_pairs = ModelConfig.from_json(header["config"]), len(header["classes"]), header["n_held_out"]
-    if not isinstance(n_pairs, int) or not 0 <= n_pairs <= _MOST_PAIRS:
-        raise ValueError(f"it has {n_pairs!r:.60} held-out pairs")
+    for name in ("n_pairs", "n_held_out"):
+        if type(header[name]) is not int or not 0 <= header[name] <= _MOST_PAIRS:
+            raise ValueError(f"{name} is {header[name]!r:.60}, expected a number of pairs")
     full_graph.check_slots(config, n_classes)
     n_sizes = len(checked_sizes(header["sizes"]))
     shapes = edge_shapes(config.n_layers, config.n_heads, n_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.tasks import archive, mib
 from jstrace.pipeline.tasks.alignment import Alignment, kept_components, placed
 from jstrace.pipeline.tasks.judging import Judged
-from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
+from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompt_of
 from jstrace.pipeline.trace import Trace
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TaskCircuit(ByValue):
             position.
         """
         self.check(model)
-        return self.traced(model, prompts_of(model, [pair])[0])
+        return self.traced(model, prompt_of(model, pair))
 
     def traced(self, model: Model, prompt: Prompt) -> Trace:
         """The same of a checked prompt."""
@@ -154,14 +155,16 @@ class TaskCircuit(ByValue):
         return mib.graph(self.config, self.components, self.kept_components()[index], edges=edges)
 
     def _index(self, k: int | None, size: float | None) -> int:
-        known = [at for at, own in enumerate(self.sizes) if size is not None and math.isclose(own, size, rel_tol=1e-6)]
-        if k is not None and size is None and 0 <= k < len(self.sizes):
-            known = [k]
-        if not known or (k is not None and size is not None):
+        try:
+            if (k is None) == (size is None) or isinstance(k, bool):
+                raise TypeError
+            if k is not None:
+                return range(len(self.sizes)).index(operator.index(k))
+            return next(at for at, own in enumerate(self.sizes) if math.isclose(own, size or 0.0, rel_tol=1e-6))
+        except (TypeError, ValueError, StopIteration) as error:
             raise InputError(
-                f"k = {k}, size = {size}: expected an index below {len(self.sizes)}, or one of {self.sizes}"
-            )
-        return known[0]
+                f"k = {k!r:.60}, size = {size!r:.60}: expected an index below {len(self.sizes)}, or one of {self.sizes}"
+            ) from error
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of ``to_pandas``."""
@@ -208,14 +211,15 @@ class TaskCircuit(ByValue):
         words = [f"{self.n_pairs} pairs", f"score {self.score!r}", f"{len(self.classes)} classes by {self.align}"]
         if "task" in self.judged:
             judged = self.judged["task"]
-            reached = np.flatnonzero(judged.mean() >= _ENOUGH)
-            size = f"{100 * self.row_sizes[reached[0]]:.2g}%" if len(reached) else "no size"
-            words.append(f"{len(judged.tv)} held out: {100 * _ENOUGH:.0f}% recovered at {size} of {self.level}")
+            missed = np.flatnonzero(~(np.abs(judged.mean() - 1) <= 1 - _ENOUGH))
+            first = int(missed[-1]) + 1 if len(missed) else 0
+            size = f"{100 * self.row_sizes[first]:.2g}%" if first < len(self.row_sizes) else "no size"
+            words.append(f"{len(judged.tv)} held out: {100 * _ENOUGH:.0f}% recovered from {size} of {self.level} on")
         return f"TaskCircuit({', '.join(words)})"
 
 
 _ENOUGH = 0.9
-"""Recovered, of what is told in a line."""
+"""Recovered, of what is told in a line: and no further beyond all of it than this is below."""
 
 
 def random_order(circuit: TaskCircuit, seed: int) -> TaskCircuit:

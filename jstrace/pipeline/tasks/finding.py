@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.models import InputError, Model
 from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.replacing import Replace
-from jstrace.pipeline.tasks.alignment import Alignment, component_shares, pooled
+from jstrace.pipeline.tasks.alignment import LEVELS, Alignment, component_shares, pooled
 from jstrace.pipeline.tasks.circuit import TaskCircuit, random_order, traces_of
 from jstrace.pipeline.tasks.judging import Judged, judged_components, judged_traces, overlaps, shared_components
 from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
@@ -23,8 +24,6 @@ from jstrace.pipeline.tracing import Progress, Under, trace
 
 BESIDE = ("single", "random", "components", "control")
 """What is judged on held-out pairs beside the circuit."""
-LEVELS = ("edges", "components")
-"""What sizes are shares of."""
 
 
 def task(
@@ -74,16 +73,20 @@ def task(
     """
     checked_model(model)
     _check_one("level", level, LEVELS)
+    if isinstance(beside, str) or not isinstance(beside, Iterable):
+        raise InputError(f"beside = {beside!r:.60}, expected a list of any of {', '.join(BESIDE)}")
     for name in beside:
         _check_one("beside", name, BESIDE)
-    training, others = _divided(pairs, held_out, checked_seed(seed))
-    found_in, held = prompts_of(model, training), prompts_of(model, others, "held-out pair")
+    found_in, held = _divided(model, pairs, held_out, checked_seed(seed))
     orders = [name for name in BESIDE if name in beside and (level == "edges" or name != "components")]
     tracings = len(found_in) * (1 + (bool(held) and "control" in orders)) + len(held) * ("single" in orders)
     steps = _Steps(progress, tracings + len(held) * (1 + len(orders)))
     study = Study(model, checked_score(score), checked_sizes(sizes), replace, seed, level, steps)
-    kind = align or ("components" if level == "components" else None)
-    circuit = study.circuit(found_in, Alignment.of(found_in, kind))
+    kind = "components" if align is None and level == "components" else align
+    alignment = Alignment.of(found_in, kind)
+    for prompt in held:
+        alignment.numbers(prompt.roles)  # before the work, which is for nothing where one is of another length
+    circuit = study.circuit(found_in, alignment)
     if not held:
         return circuit
     judged, overlap = study.judged(circuit, found_in, held, orders)
@@ -95,23 +98,35 @@ def _check_one(what: str, name: Any, known: Sequence[str]) -> None:
         raise InputError(f"{what} = {name!r:.60}, expected one of {', '.join(known)}")
 
 
-def _divided(pairs: Any, held_out: Any, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to find a circuit in, and pairs to judge it on, each in the order that they were given in.
+def _divided(model: Model, pairs: Any, held_out: Any, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to find a circuit in, and prompts to judge it on, each in the order that they were given in.
+
+    A warning says how many are both.
 
     Raises:
-      InputError: no pairs, or a share that leaves none.
+      InputError: no pairs, a share that leaves none, or a pair that makes no sense.
     """
     if not isinstance(pairs, Sequence) or not pairs:
         raise InputError("pairs: expected a list of jstrace.Pair, one at least")
     if isinstance(held_out, Sequence) and not isinstance(held_out, str):
-        return list(pairs), list(held_out)
+        return _told_apart(prompts_of(model, pairs), prompts_of(model, held_out, "held-out pair"))
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         raise InputError(f"held_out = {held_out!r:.60}, expected a share below 1, or a list of pairs")
     chosen = {*np.random.default_rng(seed).permutation(len(pairs))[: int(held_out * len(pairs))].tolist()}
-    return (
-        [pair for index, pair in enumerate(pairs) if index not in chosen],
-        [pair for index, pair in enumerate(pairs) if index in chosen],
+    prompts = prompts_of(model, pairs)
+    return _told_apart(
+        [prompt for index, prompt in enumerate(prompts) if index not in chosen],
+        [prompt for index, prompt in enumerate(prompts) if index in chosen],
     )
+
+
+def _told_apart(found_in: list[Prompt], held: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Both, and a warning where a circuit would be judged on what it was found in."""
+    known = {(prompt.tokens.tobytes(), prompt.counterfactual.tobytes()) for prompt in found_in}
+    n_both = sum((prompt.tokens.tobytes(), prompt.counterfactual.tobytes()) in known for prompt in held)
+    if n_both:
+        warnings.warn(f"{n_both} of {len(held)} held-out pairs are among those of the circuit, too", stacklevel=4)
+    return found_in, held
 
 
 class _Steps:

@@ -25,7 +25,7 @@ def cpr(sizes: Sequence[float], recovered: Sequence[float]) -> float:
       ``cpr([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])`` is 0.75.
 
     Raises:
-      InputError: other numbers of them, fewer than two, or sizes that do not increase.
+      InputError: other numbers of them, fewer than two, or sizes that do not increase or are outside [0, 1].
     """
     return _area(sizes, recovered, lambda r: r)
 
@@ -45,11 +45,14 @@ def cmd(sizes: Sequence[float], recovered: Sequence[float]) -> float:
 
 
 def _area(sizes: Sequence[float], recovered: Sequence[float], of: Any) -> float:
-    s, r = np.asarray(sizes, float), np.asarray(recovered, float)
-    if s.ndim != 1 or s.shape != r.shape or len(s) < 2 or not (np.diff(s) > 0).all():
+    try:
+        s, r = np.asarray(sizes, float), np.asarray(recovered, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sizes and recovered: expected numbers ({error})") from error
+    if s.ndim != 1 or s.shape != r.shape or len(s) < 2 or not (np.diff(s) > 0).all() or s[0] < 0 or s[-1] > 1:
         raise InputError(
             f"sizes of shape {s.shape} and recovered of {r.shape}: expected as many of both, two at least, and sizes"
-            " that increase"
+            " that increase, from 0 to 1"
         )
     return float(np.trapezoid(of(r), s))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,10 @@ class Pair:
             value = getattr(self, name)
             if isinstance(value, np.ndarray | list):
                 object.__setattr__(self, name, tuple(np.asarray(value).tolist()))
-        spans = {name: tuple(span) if isinstance(span, list) else span for name, span in self.roles.items()}
+        roles = {} if self.roles is None else self.roles
+        if not isinstance(roles, Mapping):
+            raise InputError(f"roles = {roles!r:.60}, expected a start and an end for each name")
+        spans = {name: tuple(span) if isinstance(span, list) else span for name, span in roles.items()}
         object.__setattr__(self, "roles", spans)
 
 
@@ -87,6 +91,9 @@ def pairs_of(template: str, rows: Sequence[Mapping[str, Any]], counterfactual: s
     """
     fields = _parsed(template)
     others = fields if counterfactual is None else _parsed(counterfactual)
+    known = [*dict.fromkeys(name for _, name in others if name is not None)]
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise InputError(f"rows: {type(rows).__name__}, expected a list of mappings of fields to values")
     found = []
     for index, row in enumerate(rows):
         where = f"row {index}: "
@@ -100,6 +107,10 @@ def pairs_of(template: str, rows: Sequence[Mapping[str, Any]], counterfactual: s
             raise InputError(f"{where}counterfactual is {changes!r:.60}, expected a mapping of the fields that change")
         if not changes and counterfactual is None:
             raise InputError(f"{where}it has no counterfactual: give the fields that change, or a second template")
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            fields_told = f"the template has {', '.join(known)}" if known else "the template has no field"
+            raise InputError(f"{where}counterfactual changes {unknown[0]!r:.60}, but {fields_told}")
         clean, roles = _filled(fields, row, where)
         other, _ = _filled(others, {**row, **changes}, f"{where}counterfactual: ")
         found.append(Pair(clean, other, row["answer"], row["rival"], roles))
@@ -144,10 +155,15 @@ def prompts_of(model: Model, pairs: Sequence[Any], where: str = "pair") -> list[
       InputError: prompts of different lengths, words of several tokens, or roles that cover no token, with the number
         of the pair.
     """
-    return [_prompt(model, pair, f"{where} {index}: ") for index, pair in enumerate(pairs)]
+    return [prompt_of(model, pair, f"{where} {index}: ") for index, pair in enumerate(pairs)]
 
 
-def _prompt(model: Model, pair: Any, where: str) -> Prompt:
+def prompt_of(model: Model, pair: Any, where: str = "") -> Prompt:
+    """One of them.
+
+    Raises:
+      InputError: as ``prompts_of``, after ``where``, which names the pair.
+    """
     if not isinstance(pair, Pair):
         raise InputError(f"{where}{type(pair).__name__}, expected a jstrace.Pair")
     ids = token_ids(model, pair.clean, where)
@@ -169,7 +185,7 @@ def token_roles(
     """The role of each token: the one whose characters it shares most of, the first of those that share as many.
 
     Raises:
-      InputError: a role that is no start and end, or covers no token.
+      InputError: a role that is no start and end, or has no token that is no other role's.
     """
     if not roles:
         return ("",) * len(ids)
@@ -186,7 +202,11 @@ def token_roles(
             what = f"characters {roles[name]} of {clean!r:.60}" if is_text else f"tokens {roles[name]} of {len(ids)}"
             raise InputError(f"role {name}: there is no token at {what}")
     best, most = shared.argmax(axis=0), shared.max(axis=0)
-    return tuple(names[at] if many > 0 else "" for at, many in zip(best, most, strict=True))
+    found = tuple(names[at] if many > 0 else "" for at, many in zip(best, most, strict=True))
+    for name, row in zip(names, shared, strict=True):
+        if name not in found:
+            raise InputError(f"role {name}: its token is role {found[int(row.argmax())]}'s, and a token has one role")
+    return found
 
 
 def _checked_spans(roles: Mapping[str, Any]) -> Iterator[Span]:
@@ -195,7 +215,7 @@ def _checked_spans(roles: Mapping[str, Any]) -> Iterator[Span]:
             raise InputError(f"role {name!r:.60}: a name starts with a letter")
         try:
             start, end = span
-            yield int(start), int(end)
+            yield operator.index(start), operator.index(end)
         except (TypeError, ValueError) as error:
             raise InputError(f"role {name}: {span!r:.60}, expected its start and its end") from error
 

@@ -150,6 +150,23 @@ def test_files(reader: Model, circuit: jstrace.TaskCircuit, pairs: list[jstrace.
         jstrace.TaskCircuit.load(tmp_path / "damaged.npz")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": np.full((3, 5), np.nan, np.float32)}, "components holds scores that are not finite"),
+        ({"align": "place"}, "its align is 'place', expected one of position, roles, components"),
+        ({"level": "nodes"}, "its level is 'nodes', expected one of edges, components"),
+        ({"n_pairs": -1}, "n_pairs is -1, expected a number of pairs"),
+        ({"classes": ("A", "A")}, "it has a class of tokens twice"),
+    ],
+)
+def test_damaged_files(circuit: jstrace.TaskCircuit, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    dataclasses.replace(circuit, **changes).save(tmp_path / "damaged.npz")
+    with pytest.raises(InputError) as caught:
+        jstrace.TaskCircuit.load(tmp_path / "damaged.npz")
+    assert message in str(caught.value)
+
+
 def test_tables_and_words(circuit: jstrace.TaskCircuit) -> None:
     columns = circuit.columns()
     assert {len(values) for values in columns.values()} == {5 * 5}
@@ -182,6 +199,7 @@ def test_another_model(reader: Model, circuit: jstrace.TaskCircuit, pairs: list[
         ({"align": "place"}, "align = 'place', expected one of"),
         ({"level": "nodes"}, "level = 'nodes', expected one of"),
         ({"beside": ("mine",)}, "beside = 'mine', expected one of"),
+        ({"beside": "single"}, "beside = 'single', expected a list of any of single"),
         ({"score": "best"}, "score 'best' is not known"),
     ],
 )
@@ -191,3 +209,30 @@ def test_bad_input_is_one_line(reader: Model, pairs: list[jstrace.Pair], options
         jstrace.task(reader, given.pop("pairs"), **given)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_are_called_by_their_places(reader: Model, pairs: list[jstrace.Pair]) -> None:
+    """In the list that was given, whichever of them are held out."""
+    for index in range(4):
+        given = [*pairs[:index], dataclasses.replace(pairs[index], answer="no"), *pairs[index + 1 :]]
+        with pytest.raises(InputError, match=f"^pair {index}: 'no' is 2 tokens"):
+            jstrace.task(reader, given, **HOW)
+
+
+def test_held_out_pairs_are_checked_before_the_work(tiny: Model, by_ids: list[jstrace.Pair]) -> None:
+    other = jstrace.Pair([1, 2, 3], [1, 2, 4], 7, 8)
+    with pytest.raises(InputError, match="of prompts of 6 tokens, this one has 3"):
+        jstrace.task(tiny, by_ids[:1], held_out=[other], progress=lambda *_: pytest.fail("traced"), **HOW)
+
+
+def test_held_out_pairs_that_a_circuit_was_found_in(tiny: Model, by_ids: list[jstrace.Pair]) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 held-out pairs are among those of the circuit, too"):
+        jstrace.task(tiny, by_ids[:1], held_out=by_ids[:2], beside=(), **HOW)
+
+
+def test_what_is_recovered_for_good(circuit: jstrace.TaskCircuit) -> None:
+    """Neither where it falls again nor far beyond the full graph."""
+    metric, ends = (np.asarray([row] * 3, np.float32) for row in ([0, 3.8, 9, 3.8, 4], [0, 4]))
+    rows = dataclasses.replace(circuit.judged["task"], metric=metric, ends=ends)
+    told = dataclasses.replace(circuit, judged={"task": rows})
+    assert f"90% recovered from {100 * SIZES[3]:.2g}% of edges on" in repr(told)

@@ -24,7 +24,10 @@ def test_areas_by_hand() -> None:
     assert jstrace.cmd((0, 1), (1, 1)) == 0
 
 
-@pytest.mark.parametrize(("sizes", "recovered"), [((1.0,), (1.0,)), ((0.1, 0.2), (1.0,)), ((0.2, 0.1), (0, 1))])
+@pytest.mark.parametrize(
+    ("sizes", "recovered"),
+    [((1.0,), (1.0,)), ((0.1, 0.2), (1.0,)), ((0.2, 0.1), (0, 1)), ((1, 50, 100), (0, 1, 1))],
+)
 def test_bad_areas(sizes: tuple[float, ...], recovered: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="expected as many of both"):
         jstrace.cpr(sizes, recovered)

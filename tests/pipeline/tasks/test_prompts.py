@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,10 @@ def test_tokens_have_the_role_whose_characters_they_share() -> None:
     tokenizer = Syllables()
     ids = np.asarray(tokenizer.encode("abcdefgh"), np.int32)
     assert token_spans(tokenizer, ids, "abcdefgh").tolist() == [[-3, 0], [0, 2], [2, 4], [4, 6], [6, 8]]
-    roles = {"X": (0, 3), "Y": (3, 5), "Z": (5, 6)}
+    roles = {"X": (0, 3), "Y": (3, 5)}
     assert token_roles(tokenizer, ids, "abcdefgh", roles) == ("", "X", "X", "Y", "")
+    with pytest.raises(InputError, match="role Z: its token is role Y's, and a token has one role"):
+        token_roles(tokenizer, ids, "abcdefgh", {**roles, "Z": (5, 6)})
 
 
 def test_parts_of_a_character_have_its_role() -> None:
@@ -75,6 +78,7 @@ def test_places_from_the_end_count_a_role_once() -> None:
         ({"counterfactual": "b"}, "row 1: counterfactual is 'b', expected a mapping"),
         ({"counterfactual": {}}, "row 1: it has no counterfactual: give the fields"),
         ({"B": ""}, "row 1: field B of the template has '', expected a text"),
+        ({"counterfactual": {"D": "b"}}, "row 1: counterfactual changes 'D', but the template has A, B, C"),
     ],
 )
 def test_bad_rows_are_one_line(change: dict[str, Any], message: str) -> None:
@@ -101,6 +105,7 @@ def test_bad_templates_are_one_line(template: str) -> None:
         (("xory", "xorz", "y", "y"), "pair 0: logit_difference: 'y' twice"),
         (("xory", "xorz", "y", "x", {"A": (4, 5)}), "pair 0: role A: there is no token at characters (4, 5)"),
         (("xory", "xorz", "y", "x", {"A": 4}), "pair 0: role A: 4, expected its start and its end"),
+        (("xory", "xorz", "y", "x", {"A": (0, math.inf)}), "pair 0: role A: (0, inf), expected its start and its end"),
         (("xory", "xorz", "y", "x", {"-1": (0, 1)}), "pair 0: role '-1': a name starts with a letter"),
     ],
 )
