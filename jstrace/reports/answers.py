@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jstrace.reports.drawing import each_ablation, line, log_sizes, look_of
+from jstrace.reports.drawing import each_ablation, legend_above, line, log_sizes, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import quartile_columns, quartiles
@@ -42,10 +42,11 @@ def _draw(run: Results) -> Figure:
             look = look_of(number) | {"label": case.source.name, "who": f"{case.source.name}, "}
             line(axes, run.sizes, middle, words, around=(low, high), **look)
         log_sizes(axes, run.sizes)
-        axes.legend(fontsize=5)
 
-    replaced = run.plan.replacements[:1]
-    return each_ablation(run.ablations, draw, replacements=replaced, ylabel="recovered share of the answer's lead")
+    label = "recovered share of the answer's lead"
+    figure = each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=label)
+    legend_above(figure, 2)
+    return figure
 
 
 _PICTURE = Picture(

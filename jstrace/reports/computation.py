@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jstrace.reports.drawing import TV_LABEL, each_ablation, line, look_of
+from jstrace.reports.drawing import TV_LABEL, each_ablation, legend_above, line, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import quartile_columns, quartiles
@@ -43,12 +43,13 @@ def _draw(run: Results) -> Figure:
             look = look_of(number) | {"who": f"{case.source.name}, ", "label": case.source.name}
             line(axes, cost, np.median(run.curve(case, "tv"), axis=0), words, marker="o", markersize=1.5, **look)
         axes.set(xlim=(0, 102), ylim=(-0.02, 1.02))
-        axes.legend(fontsize=5)
 
-    return each_ablation(
+    figure = each_ablation(
         run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL,
         xlabel="floating-point operations (% of the full graph's)",
     )  # fmt: skip
+    legend_above(figure, 2)
+    return figure
 
 
 def _is_of(case: Any, ablate: str, replace: str) -> bool:

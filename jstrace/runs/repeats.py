@@ -26,4 +26,4 @@ class Repeats:
                 for index, outcome in batch.items():
                     if isinstance(outcome, Outcome) and all(one.valid for one in outcome.evaluations):
                         found[index].append(np.stack([one.tv for one in outcome.evaluations]))
-        return {index: np.stack(curves) for index, curves in found.items() if len(curves) == self._count}
+        return {index: np.stack(curves) for index, curves in found.items() if 0 < len(curves) == self._count}
