@@ -32,9 +32,9 @@ from jstrace.models import (
 )
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion
+from jstrace.pipeline.comparing import BatchResult, compared
 from jstrace.pipeline.evaluation import check_finite
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
-from jstrace.pipeline.masked import BatchResult, compared
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.replacing import Reference, Replace, named
 from jstrace.scale import batching

@@ -8,10 +8,11 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from jstrace.method.conditions import COUNTERFACTUAL, REPLACEMENTS, Case, Condition, Source, checked_ablation
+from jstrace.method.conditions import Case, Condition, Source
 from jstrace.method.questions import Question
 from jstrace.models import AnyArray, EdgeTree, InputError, Model
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.carrying import How
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluation import Evaluation
@@ -19,7 +20,7 @@ from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.records import Input, Invalid
-from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
+from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import Progress, keeps_invalid
 
@@ -120,62 +121,6 @@ def evaluate(
     return found[0] if single else found
 
 
-@dataclasses.dataclass(frozen=True)
-class How:
-    """How masks are made, and what ablated edges carry: what was asked for, or what each trace says."""
-
-    condition: Condition
-    replacing: Replacing
-    asked: bool
-    """Whether a replacement was asked for."""
-
-    @staticmethod
-    def of(
-        model: Model, ablate: str, pre_softmax: Any, inverse: Any, replace: tuple[Replace, Reference], *,
-        paired: bool = False,
-    ) -> How:  # fmt: skip
-        """With everything checked; ``paired`` says that edges carry the states of a counterfactual."""
-        name, replacing = named(model, *replace)
-        if paired and replace != (None, None):
-            raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
-        before = _flag("pre_softmax", pre_softmax)
-        condition = Condition(checked_ablation(ablate), before, _flag("inverse", inverse))
-        asked = replace[0] is not None or paired
-        return How(_replaced(condition, COUNTERFACTUAL if paired else name), replacing, asked)
-
-    def under(self, trace: Trace) -> Condition:
-        """The condition of a trace.
-
-        Raises:
-          InputError: the trace says what is not here: something of the caller's own, or made of other texts.
-        """
-        if self.asked:
-            return self.condition
-        name, mark = trace.replace, trace.reference
-        if name in ("zero", COUNTERFACTUAL):
-            return _replaced(self.condition, name)
-        if name not in REPLACEMENTS or mark != self.replacing.mark(name):
-            whose = "your own, which it does not hold" if mark else "the texts that come with jstrace"
-            raise InputError(
-                f"the trace is of edges that carry {name!r:.60} of {whose}: give the same reference, or replace"
-            )
-        return _replaced(self.condition, name)
-
-
-def _replaced(condition: Condition, name: str) -> Condition:
-    """With ablated edges that carry something.
-
-    Raises:
-      InputError: they carry something before the softmax.
-    """
-    if condition.pre_softmax and name != "zero":
-        raise InputError(
-            f"pre_softmax removes edges from the softmax, so that nothing is left to replace by {name!r:.60}; give"
-            ' replace="zero"'
-        )
-    return dataclasses.replace(condition, replace=name)
-
-
 def evaluated(
     model: Model, rows: Sequence[Any], how: How, true_next: Sequence[int | None], questions: Questions, keep: bool,
     progress: Progress | None, start: int | None = None,
@@ -258,12 +203,6 @@ def checked_traces(traces: Any) -> Iterable[Any]:
     if isinstance(traces, str | bytes | Trace) or not isinstance(traces, Iterable):
         raise InputError(f"expected traces, got {type(traces).__name__}")
     return traces
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} = {value!r}, expected True or False")
-    return bool(value)
 
 
 def _checked_next(model: Model, n_rows: int, next_token: Any) -> list[int | None]:

@@ -20,7 +20,7 @@ from jstrace.method.measure.metrics import recovered
 from jstrace.method.questions import NOTHING, Question
 from jstrace.models import InputError
 from jstrace.models.edges import ByValue
-from jstrace.pipeline.masked import BatchResult
+from jstrace.pipeline.comparing import BatchResult
 from jstrace.pipeline.notebooks import evaluation_html
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from jstrace.models import (
 from jstrace.models.clean import CHOSEN
 from jstrace.models.edges import ByValue
 from jstrace.models.platforms import seeded, usual_promotion, wrapped
+from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, Tracer, Under
+from jstrace.pipeline.tracing import Progress, Tracer
 from jstrace.scale import batching, meshes
 
 

@@ -6,7 +6,6 @@ run through one program; masks before the softmax need another.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,33 +18,16 @@ from jaxtyping import Array, Bool, Float32, Int, UInt8
 
 from jstrace.method.conditions import COUNTERFACTUAL, Condition
 from jstrace.method.graph.masks import kept
-from jstrace.method.measure.measures import Measures, measure, measure_outputs
 from jstrace.method.questions import NOTHING, Question
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidden_states, live_rows, masked_forward
-from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion
+from jstrace.pipeline.comparing import BatchResult, averaged, compared
 from jstrace.scale import meshes
 from jstrace.scale.dealing import collected, dealt
 
 _NONE: Mapping[str, Replacement] = {}
-N_TOP = 10
-"""Tokens of the full graph's prediction that are kept."""
 N_QUERIES = 128
 """Queries whose attention a TPU computes at once, under all masks."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class BatchResult(ByValue):
-    """Measures ``[B, Z + 1]`` of every row, and the full graph's most probable tokens ``[B, N]``."""
-
-    measures: Measures
-    full_tokens: Int[AnyArray, "*B N"]
-    full_probs: Float32[AnyArray, "*B N"]
-    metric: Float32[AnyArray, "*B Z2"] | None = None
-    """Where one is asked for: of every row and of the empty mask,"""
-    full_metric: Float32[AnyArray, "*B"] | None = None
-    """and of the full graph."""
 
 
 class Rows(NamedTuple):
@@ -230,49 +212,6 @@ def _measured(
     else:
         found = jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
     return found.measures, found.metric, found.full_tokens, found.full_probs, found.full_metric
-
-
-def compared(
-    logits: Float32[Array, "B N *A V"],
-    full: Float32[Array, "B *A V"],
-    next_tokens: Array,
-    platform: str | None = None,
-    questions: Question = NOTHING,
-) -> BatchResult:
-    """Every row against the full graph's logits, or targets; the full graph's tokens are those of the first output."""
-    # Stages of a sort on a divided vocabulary would each cross the mesh.
-    together: Callable[[Any], Any] = form(platform, cpu=_as_it_is, gpu=_as_it_is, tpu=meshes.whole_along_model)
-    logits, full = together((logits, full))
-    first = full if questions.answer is None else full[:, 0]
-    probs, top = jax.lax.top_k(jax.nn.softmax(first), min(N_TOP, full.shape[-1]))
-    if questions.answer is None:
-        wanted = full if questions.target is None else questions.target
-        measures = jax.vmap(functools.partial(measure, platform=platform))(logits, wanted, next_tokens)
-    else:
-        measures = jax.vmap(functools.partial(measure_outputs, platform=platform))(logits, full, questions.answer)
-    if questions.metric is None:
-        return BatchResult(measures, top, probs)
-    each = jax.vmap(lambda metric, rows, whole: (jax.vmap(metric)(rows), metric(whole)))
-    return BatchResult(measures, top, probs, *each(questions.metric, logits, full))
-
-
-def _as_it_is(tree: Any) -> Any:
-    return tree
-
-
-def averaged(several: BatchResult) -> BatchResult:
-    """What ``compared`` gave under several replacements, on a leading axis, as one.
-
-    TV, KL, entropy, surprisal and the metric are means; a nucleus counts as recovered where it is under all of them;
-    the top token and the rank are those under the first. The full graph is the same under all.
-    """
-    measures = several.measures
-    means = {name: jnp.mean(getattr(measures, name), axis=0) for name in ("tv", "kl", "entropy", "surprisal")}
-    every = {name: jnp.all(getattr(measures, name), axis=0) for name in ("nucleus", "nucleus_unordered")}
-    first = {name: getattr(measures, name)[0] for name in ("top_token", "rank")}
-    first |= {} if measures.agreement is None else {"agreement": measures.agreement[0]}
-    asked = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), (several.metric, several.full_metric))
-    return BatchResult(Measures(**means, **every, **first), several.full_tokens[0], several.full_probs[0], *asked)
 
 
 def predicted(

@@ -28,9 +28,9 @@ from jstrace.models import (
     masked_forward,
 )
 from jstrace.models.platforms import usual_promotion
+from jstrace.pipeline.comparing import BatchResult, averaged, compared
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
 from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
-from jstrace.pipeline.masked import BatchResult, averaged, compared
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, hosts, memory
 

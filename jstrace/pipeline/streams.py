@@ -9,14 +9,15 @@ from typing import Any
 from jstrace.method.graph.sizes import SIZES
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
-from jstrace.pipeline.evaluating import How, checked_traces, evaluated
+from jstrace.pipeline.carrying import How, Under
+from jstrace.pipeline.evaluating import checked_traces, evaluated
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.records import Invalid
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Tracer, Under, keeps_invalid
+from jstrace.pipeline.tracing import Tracer, keeps_invalid
 from jstrace.scale import meshes
 
 CHUNK = 64

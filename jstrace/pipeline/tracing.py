@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from jstrace.method.conditions import (
-    COUNTERFACTUAL,
-    NO_GRADIENTS,
     Source,
     checked_frozen,
     checked_order,
@@ -25,12 +23,13 @@ from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.answers import continued
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.repeats import perturbed
-from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
+from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -250,51 +249,4 @@ class Tracer:
             else token_texts(model, question.counterfactual),
             metric=question.metric,
             answer=question.answer,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Under:
-    """What ablated edges carry, in evaluations and in scores, as the caller said it."""
-
-    replace: Replace
-    score_replace: Replace
-    reference: Reference
-    paired: bool = False
-    """Whether they carry the states of each input's counterfactual."""
-
-    def named(self, model: Model, *, passes: bool) -> tuple[str, str, Replacing, str]:
-        """The names of what they carry and of what they carry in scores, which are from ``passes`` or not, what those
-        stand for, and a mark of the caller's own texts or arrays.
-
-        Raises:
-          InputError: two replacements where one is meant, or one that nothing reads.
-        """
-        scored, texts = self.score_replace, self.reference
-        if self.paired and (self.replace is not None or (texts is not None and scored is None)):
-            raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
-        name, replacing = named(model, self.replace, texts)
-        name, mark = (COUNTERFACTUAL, "") if self.paired else (name, replacing.mark(name))
-        if not passes:
-            if scored is not None:
-                raise InputError(NO_GRADIENTS)
-            return name, name, Replacing(model), mark
-        score_name = name
-        if scored is not None:
-            score_name, replacing = named(model, scored, texts)
-        _check_read(replacing, texts, said=self.replace is not None or scored is not None)
-        return name, score_name, replacing, mark if name != "zero" else replacing.mark(score_name)
-
-
-def _check_read(replacing: Replacing, texts: Reference, *, said: bool) -> None:
-    """Refuse what scores from gradients cannot be taken under, and texts where nothing is said to be made of them.
-
-    Raises:
-      InputError: several replacements, or texts and no replacement.
-    """
-    if len(replacing.own) > 1:
-        raise InputError("gradients are taken under one replacement; several are for evaluate")
-    if texts is not None and not said:
-        raise InputError(
-            "reference has texts for replace mean or resample: say which, as ablated edges carry zero else"
         )

@@ -13,6 +13,7 @@ import numpy as np
 from jstrace.method.conditions import checked_score, checked_seed, name_of, takes_passes
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.models import InputError, Model
+from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import checked_model
 from jstrace.pipeline.replacing import Replace
 from jstrace.pipeline.tasks.alignment import LEVELS, Alignment, component_shares, pooled
@@ -20,7 +21,7 @@ from jstrace.pipeline.tasks.circuit import TaskCircuit, random_order, traces_of
 from jstrace.pipeline.tasks.judging import Judged, judged_components, judged_traces, overlaps, shared_components
 from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, Under, trace
+from jstrace.pipeline.tracing import Progress, trace
 
 BESIDE = ("single", "random", "components", "control")
 """What is judged on held-out pairs beside the circuit."""
