@@ -52,6 +52,7 @@ from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
 from .show.curves import plot_curves as plot_curves
 from .show.export import export as export
+from .show.heat import plot_effects as plot_effects
 from .show.page import Page as Page
 from .show.view import view as view
 

@@ -51,10 +51,11 @@ def check_plottable(path: Path) -> None:
     """Refuse a file name or an installation that ``save_plot`` could not serve, before any work is done."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a plot is written as {' or '.join(FORMATS)}")
-    _check_installed("--plot")
+    check_installed("--plot")
 
 
-def _check_installed(what: str) -> None:
+def check_installed(what: str) -> None:
+    """Refuse an installation without matplotlib; ``what`` needs it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -86,7 +87,7 @@ def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evalua
     wrong = [type(one).__name__ for one in results.values() if not isinstance(one, Evaluation)]
     if wrong or not results:
         raise InputError(f"expected evaluations to draw, got {wrong[0] if wrong else 'none'}")
-    _check_installed("plot_curves")
+    check_installed("plot_curves")
     return _drawn(list(results.items()))
 
 

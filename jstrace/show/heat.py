@@ -1,0 +1,60 @@
+"""Effects as a heat map, through matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jstrace.models import EdgeTree, InputError
+from jstrace.pipeline.effects import Effects
+from jstrace.show.curves import check_installed
+from jstrace.show.text import printable, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WORDS = 40
+"""Tokens that an axis names each of."""
+
+
+def plot_effects(found: Effects) -> Figure:
+    """Effects of components as a heat map, red where a component helps the metric: layers upwards, or heads by layer.
+
+    Args:
+      found: from ``jstrace.effects``, by anything but edges.
+
+    Raises:
+      InputError: effects of edges, or matplotlib is not installed.
+    """
+    if not isinstance(found, Effects) or isinstance(found.values, EdgeTree):
+        raise InputError("plot_effects draws effects of components; those of edges are an EdgeTree")
+    check_installed("plot_effects")
+    from matplotlib.figure import Figure
+
+    values = found.values.reshape(found.values.shape[0], -1) if found.values.ndim < 3 else _by_head(found.values)
+    figure = Figure(figsize=(1.6 + 0.12 * values.shape[1], 1.2 + 0.11 * len(values)), layout="constrained")
+    axes, most = figure.subplots(), float(np.abs(values).max()) or 1.0
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
+    axes.set(xlabel=found.axes[-1] if len(found.axes) > 1 else "", ylabel=_rows(found))
+    if found.axes[-1] in ("target", "source", "token") and len(found.tokens) <= _WORDS:
+        axes.set_xticks(range(len(found.tokens)), [printable(shown(word)) for word in found.tokens], rotation=90)
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+    if "component" in found.axes:
+        last = values.shape[1] - 1
+        axes.set_xticks(range(last + 1), [*map(str, range(last)), "MLP"])
+        axes.set_xlabel("head")
+    figure.colorbar(image, label=f"effect on {found.metric_name}").ax.yaxis.label.set_parse_math(False)
+    return figure
+
+
+def _by_head(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, values.shape[-1])
+
+
+def _rows(found: Effects) -> str:
+    if len(found.axes) < 3:
+        return "layer"
+    assert not isinstance(found.values, EdgeTree)
+    return f"layer x {found.values.shape[1]} heads"
