@@ -53,7 +53,7 @@ def test_correlations_and_curves_have_chance_beside_them(tmp_path: Path, random:
     (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "correlation"]
     with drawing.style():
         title = figure.draw().axes[0].title
-    assert f"random baseline: {row['random_baseline_rho']:.2f}" in title.get_text()
+    assert title.get_text().endswith(f"\nrandom baseline: {row['random_baseline_rho']:.2f}")
     assert (title.get_color() != "k") == grey
 
 
