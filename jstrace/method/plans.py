@@ -28,7 +28,7 @@ from jstrace.method.conditions import (
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 
-BASELINES = ("random", "inverse", "pre-softmax")
+BASELINES = ("random", "inverse", "pre-softmax", "random-inverse")
 """What a run can evaluate beside the traces (section 6)."""
 
 
@@ -39,8 +39,8 @@ _RANDOM_FROZEN = ("residual", "mlp")
 class Plan:
     """What is asked of every input of a run.
 
-    Baselines belong to the first score; random scores take residual and MLP edges first; masks before the softmax
-    are those of attention, so they come with ``all`` alone.
+    Baselines belong to the first score; random scores take residual and MLP edges first ("random-inverse" takes their
+    traces away); masks before the softmax are those of attention, so they come with ``all`` alone.
 
     Raises:
       InputError: an unknown or repeated name, none at all, or sizes that make no sense.
@@ -141,10 +141,12 @@ class Plan:
     def baseline(self, name: str, ablate: str = "all") -> Case:
         """The curve of one of ``BASELINES``, asked for or not."""
         traced, replace = Source(self.scores[0], order=self.orders[0]), self.replacements[0]
+        random = Source("random", _RANDOM_FROZEN)
         return {
-            "random": self.replaced(Case(Source("random", _RANDOM_FROZEN), Condition(ablate)), replace),
+            "random": self.replaced(Case(random, Condition(ablate)), replace),
             "inverse": self.replaced(Case(traced, Condition(ablate, inverse=True)), replace),
             "pre-softmax": self.replaced(Case(traced, Condition(ablate, pre_softmax=True)), "zero"),
+            "random-inverse": self.replaced(Case(random, Condition(ablate, inverse=True)), replace),
         }[name]
 
     def replaced(self, case: Case, replace: str) -> Case:

@@ -38,7 +38,10 @@ def necessity(run: Results) -> Picture | None:
         _panels, lines=[(run.plan.baseline("inverse"), "")], removes=True,
         xlabel="size of the trace removed (share of all edges)",
     )  # fmt: skip
-    return Picture("necessity (Fig. 7)", "TV of the graph without them against the size of the trace.", draw, told)
+    caption = "TV of the graph without them against the size of the trace."
+    if "random-inverse" in run.plan.baselines:
+        caption += " Thin lines: as much is removed of random traces."
+    return Picture("necessity (Fig. 7)", caption, draw, told)
 
 
 def pre_softmax(run: Results) -> Picture | None:

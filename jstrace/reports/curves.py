@@ -227,7 +227,7 @@ def _scatter(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
-    told = "".join(f"; {name}: {value:.2f}" for name, value in random.items())
+    told = "".join(f"\n{name}: {value:.2f}" for name, value in random.items() if np.isfinite(value))
     grey = chance.rho_columns(random, found.low, found.high).get(chance.HELD)
     axes.set_title(f"{rho}n = {found.n}{told}", fontsize=5, color="0.55" if grey else "k")
 

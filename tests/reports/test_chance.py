@@ -53,8 +53,22 @@ def test_correlations_and_curves_have_chance_beside_them(tmp_path: Path, random:
     (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "correlation"]
     with drawing.style():
         title = figure.draw().axes[0].title
-    assert f"random baseline: {row['random_baseline_rho']:.2f}" in title.get_text()
+    assert title.get_text().endswith(f"\nrandom baseline: {row['random_baseline_rho']:.2f}")
     assert (title.get_color() != "k") == grey
+
+
+def test_random_sets_are_removed_too(tmp_path: Path) -> None:
+    plan = Plan(baselines=("inverse", "random-inverse"), sizes=SIZES)
+    folder = write_run(tmp_path, "a", OWN, ENTROPIES, random=APART, plan=plan)
+    rows = {(row["condition"], row["size"]): row for row in made(folder, "curves")}
+    row = rows["l1/all/inverse", SIZES[-1]]
+    assert row["random_baseline_tv_median"] == pytest.approx(np.median(APART), rel=1e-6)
+    assert row["as_random"] is False
+    assert rows["l1/all", SIZES[0]]["as_random"] is None, "no random traces are kept"
+    (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "necessity"]
+    with drawing.style():
+        assert len(figure.draw().axes[0].lines) == 2
+    assert "as much is removed of random traces" in figure.caption
 
 
 def test_makeup_and_figures(tmp_path: Path) -> None:

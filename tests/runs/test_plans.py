@@ -20,7 +20,7 @@ from jstrace import runs
 from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.method.graph.full_graph import n_edges
 from jstrace.method.graph.sizes import counts
-from jstrace.method.plans import Plan
+from jstrace.method.plans import BASELINES, Plan
 from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.measured import Norm
 from jstrace.models import InputError, Model
@@ -32,9 +32,7 @@ from tests.conftest import ROOT, TINY
 from tests.runs.small_runs import DATA, SIZES, SMALL, read
 from tests.stand_ins import Letters
 
-WHOLE = Plan(
-    ("l1", "cosine", "random"), ("all", "residual+mlp"), ("random", "inverse", "pre-softmax"), sizes=SIZES, seed=3
-)
+WHOLE = Plan(("l1", "cosine", "random"), ("all", "residual+mlp"), BASELINES, sizes=SIZES, seed=3)
 
 
 def test_plans() -> None:
@@ -43,7 +41,9 @@ def test_plans() -> None:
     assert names == [
         *(name.format("all") for name in both),
         "l1/all/pre-softmax",
+        "random baseline/all/inverse",
         *(name.format("residual+mlp") for name in both),
+        "random baseline/residual+mlp/inverse",
     ]
     assert [source.name for source in WHOLE.sources] == ["l1", "cosine", "random", "random baseline"]
     assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
@@ -147,7 +147,7 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
     assert done == runs.Summary(inputs=2, invalid=0, computed=2)
     curves, inputs = read(tmp_path, "curves").to_pylist(), read(tmp_path, "inputs").to_pylist()
     strata = read(tmp_path, "strata").to_pylist()
-    assert len(curves) == 2 * 11 * 5
+    assert len(curves) == 2 * 13 * 5
     for index, row in enumerate(DATA.rows[:2]):
         surprisal = np.nan
         for case in WHOLE.cases:

@@ -37,6 +37,5 @@ def test_every_kind_is_drawn(by: str) -> None:
 @pytest.mark.quick
 def test_effects_of_edges_are_not_drawn() -> None:
     tree = EdgeTree(*(np.zeros(1, np.float32) for _ in range(4)))
-    for wrong in (Effects(tree, None, "edge", (), "m", 1.0, TOKENS, "zero"), "effects"):
-        with pytest.raises(InputError, match="plot_effects draws"):
-            plot_effects(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="plot_effects draws"):
+        plot_effects(Effects(tree, None, "edge", (), "m", 1.0, TOKENS, "zero"))
