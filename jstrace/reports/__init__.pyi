@@ -1,3 +1,4 @@
+from .page import write_circuit as write_circuit
 from .page import write_report as write_report
 from .pages import view_input as view_input
 from .results import Results as Results

@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from pyarrow import csv
 
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
-from jstrace.reports import exhibits
+from jstrace.reports import circuits, exhibits
 from jstrace.reports.chance import HELD
 from jstrace.reports.drawing import inlined, style
 from jstrace.reports.exhibit import Picture, Table, usable
@@ -84,6 +84,31 @@ def write_report(
     return [run.label for run in runs]
 
 
+def write_circuit(
+    out: str | Path, columns: circuits.Columns, components: np.ndarray, *, label: str, facts: Mapping[str, str]
+) -> None:
+    """Write ``index.html``, figures and tables of a task's circuit, as ``write_report`` does.
+
+    Args:
+      out: a folder.
+      columns: ``TaskCircuit.columns()``.
+      components: ``TaskCircuit.components``, ``[L, H + 1]``.
+      label: what the page calls it.
+      facts: what the page says of it before its figures.
+
+    Raises:
+      InputError: an output that cannot be written.
+    """
+    check_local(Path(out))
+    with filled_folder(Path(out), ["figures", "tables"]) as folder, style():
+        drawn = [(picture, _saved(picture, folder / "figures")) for picture in circuits.pictures(columns, components)]
+        found = [(table, table.compute()) for table in circuits.tables(columns, components)]
+        for table, rows in found:
+            write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
+        page = _page([], [], drawn, found, circuit={"label": label, "facts": dict(facts)})
+        write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
+
+
 def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callable[[Item], str]) -> list[Item]:
     """Those that were asked for by name, all where none was."""
     missing = [word for word in wanted if word not in map(name, made)]
@@ -120,6 +145,7 @@ def _page(
     examples: Sequence[dict[str, Any]],
     drawn: Sequence[tuple[Picture, str]],
     found: Sequence[tuple[Table, pa.Table]],
+    circuit: dict[str, Any] | None = None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jstrace.reports", "."),
@@ -134,7 +160,8 @@ def _page(
         for table, rows in found
     ]
     return environment.get_template("report.html").render(
-        runs=[_facts(run) for run in runs], images=images, tables=shown, examples=examples, digest=digest,
+        circuit=circuit, runs=[_facts(run) for run in runs], images=images,
+        tables=shown, examples=examples, digest=digest,
         style=_part("report.css"), script=_part("report.js"),
         replaces=any(run.plan.replacements != ("zero",) for run in runs),
         generates=any(run.generates for run in runs),

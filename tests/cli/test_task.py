@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pyarrow import csv
 
 import jstrace
 from jstrace.models import Model
@@ -36,6 +37,15 @@ def test_a_table_json_and_a_file(run: Run, stub: Model, pairs: Path, tmp_path: P
     assert lines[-1].split()[:3] == ["100%", "1.00", "0.00"]
     assert "-0.00" not in out
     circuit = jstrace.TaskCircuit.load(tmp_path / "circuit.npz")
+    code, out, _ = run("report", str(tmp_path / "circuit.npz"), "--out", str(tmp_path / "page"))
+    assert (code, out) == (0, f"{tmp_path / 'page' / 'index.html'}: circuit.npz\n")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert f"2 pairs, of {len(circuit.classes)} classes of tokens by position" in page
+    kept = csv.read_csv(tmp_path / "page" / "tables" / "kept.csv").to_pydict()
+    assert kept["tv"] == pytest.approx(circuit.columns()["tv"])
+    components = csv.read_csv(tmp_path / "page" / "tables" / "components.csv")
+    assert components["score"].to_pylist() == pytest.approx(sorted(circuit.components.ravel().tolist(), reverse=True))
+    assert {path.stem for path in (tmp_path / "page" / "figures").iterdir()} == {"kept", "components"}
     code, out, _ = run(*words, "--json")
     found = json.loads(out)
     assert found["pairs"] == circuit.n_pairs == 2
