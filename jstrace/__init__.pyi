@@ -13,6 +13,7 @@ from .method.scores.fitted import Fitted as Fitted
 from .method.scores.gradients import GradientScore as GradientScore
 from .method.scores.gradients import Rounds as Rounds
 from .method.scores.learned import Scorer as Scorer
+from .method.scores.relevance import RelP as RelP
 from .method.search.extraction import extract as extract
 from .models import EdgeTree as EdgeTree
 from .models import InputError as InputError

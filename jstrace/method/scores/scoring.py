@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,15 +16,21 @@ from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
 from jstrace.method.questions import COUNTERFACTUAL, NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
-from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass
+from jstrace.method.scores.gradients import GRADIENT_SCORES, GradientScore, Pass, ShareTimesGradient
 from jstrace.method.scores.learned import Coefficients, Scorer
 from jstrace.method.scores.measured import MEASURES, Together, input_key, normalised, random_scores
+from jstrace.method.scores.relevance import RelP
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states
 from jstrace.models.platforms import usual_promotion
 
 assert (*MEASURES, "random", *GRADIENTS) == SCORE_NAMES
-SCORES: dict[str, Callable[[], GradientScore]] = {**GRADIENT_SCORES, "fitted": Fitted}
+SCORES: dict[str, Callable[[], GradientScore]] = {
+    **GRADIENT_SCORES,
+    "relp": RelP,
+    "l1*relp": functools.partial(RelP, ShareTimesGradient(), "l1*relp"),
+    "fitted": Fitted,
+}
 """Scores that run passes of their own, by name; "learned" is a scorer's, which the model decides."""
 
 assert {*SCORES, "learned"} == {*GRADIENTS}
