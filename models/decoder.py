@@ -81,22 +81,28 @@ class Decoder(nnx.Module):
         return x + self.positions[...].at[jnp.arange(tokens.shape[0])].get(mode="clip")
 
     def output_logits(
-        self, x: Float[Array, "T D"], length: Int[Array, ""] | int, n_outputs: int | None
+        self,
+        x: Float[Array, "T D"],
+        length: Int[Array, ""] | int,
+        n_outputs: int | None,
+        *,
+        relevance: bool = False,
     ) -> Float32[Array, "*A V"]:
         """Logits after the last of ``length`` tokens, ``[V]``, or after each of the last ``n_outputs``, ``[A, V]``."""
+        one = functools.partial(self.next_token_logits, relevance=relevance)
         if n_outputs is None:
-            return self.next_token_logits(x[length - 1])
-        return jax.vmap(self.next_token_logits)(jax.lax.dynamic_slice_in_dim(x, length - n_outputs, n_outputs))
+            return one(x[length - 1])
+        return jax.vmap(one)(jax.lax.dynamic_slice_in_dim(x, length - n_outputs, n_outputs))
 
-    def next_token_logits(self, x: Float[Array, "D"]) -> Float32[Array, "V"]:
+    def next_token_logits(self, x: Float[Array, "D"], *, relevance: bool = False) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""
         w = {"final_norm": self.final_norm[...]}
         if self.final_norm_shift is not None:
             w["final_norm_shift"] = self.final_norm_shift[...]
-        x = fn.norm(self.config, w, "final_norm", x)
+        x = fn.norm(self.config, w, "final_norm", x, frozen=relevance)
         head = self.embed if self.head is None else self.head
         logits = fn.contract("d,vd->v", x, head[...], out=jnp.float32)
-        return fn.softcap(logits, self.config.logit_softcap)
+        return fn.softcap(logits, self.config.logit_softcap, relevance=relevance)
 
 
 @usual_promotion()
@@ -113,6 +119,7 @@ def masked_forward(
     remat: bool = False,
     n_queries: int | None = None,
     n_outputs: int | None = None,
+    relevance: bool = False,
 ) -> Float32[Array, "*A V"]:
     """Next-token logits with every edge's vector multiplied by its mask (section 4; Eq. 3 of the paper).
 
@@ -129,6 +136,8 @@ def masked_forward(
       remat: keep the residual stream alone of every layer for the backward pass, and compute the rest again.
       n_queries: tokens whose attention is computed at once; all by default. No ``[H,T,T]`` array of it exists then.
       n_outputs: give the logits after each of the last so many tokens, ``[A, V]``, rather than after the last, ``[V]``.
+      relevance: make gradients those of relevance propagation (RelP), in which a layer is linear: scales of norms,
+        attention probabilities and ratios of activations are constants, and gates pass half to each factor.
     """
     config = model.config
     if replace is not None and pre_softmax:
@@ -139,13 +148,14 @@ def masked_forward(
     def step(state: _State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]) -> tuple[_State, None]:
         layer, layer_edges, kind, other = inputs
         sight, mix = fn.of_kind(sights, kind), functools.partial(_by_queries, n_queries, keep, layer_edges)
-        given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix)
+        given = _Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix, relevance)
         return one(given, state), None
 
     x, bare = model.embedded(tokens), None if replace is None else replace.bare()
     start = _State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
     state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(config.kinds), bare, remat=remat)
-    return model.output_logits(state.x, tokens.shape[0] if length is None else length, n_outputs)
+    n_tokens = tokens.shape[0] if length is None else length
+    return model.output_logits(state.x, n_tokens, n_outputs, relevance=relevance)
 
 
 class _State(NamedTuple):
@@ -170,6 +180,11 @@ class _Given(NamedTuple):
     row_map: RowMap
     mix: Callable[[_Mixing, Array, Array], Float[Array, "T H d"]]
     """``_by_queries`` of the layer's edges."""
+    relevance: bool
+
+    def function(self, function: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
+        """One of ``layers``' functions of rows."""
+        return functools.partial(function, config, relevance=self.relevance)
 
 
 _Mixing = Callable[[Array, Array, Array], Array]
@@ -217,10 +232,10 @@ def _zeroed(config: ModelConfig, given: _Given, state: _State) -> _State:
         return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, pre_softmax=given.pre_softmax), v)
 
     mixed = given.mix(mixing, q, sight.visible)
-    attn = row_map(functools.partial(fn.attention_output, config), fn.turned(w), mixed, targets)
+    attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
-    edge = row_map(functools.partial(fn.mlp, config), w, state.x if config.parallel else middle, reached)
+    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, reached)
     edge = _scaled(edge, mask.mlp)
     if config.parallel:
         idle = fn.with_constants(w, jnp.zeros_like(state.idle[None]))[0]
@@ -248,11 +263,11 @@ def _replaced(config: ModelConfig, given: _Given, state: _State) -> _State:
         return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
     mixed = given.mix(mixing, q, given.sight.visible)
-    attn = row_map(functools.partial(fn.attention_output, config), fn.turned(w), mixed, targets)
+    attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
     middle = fn.with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
-    edge = row_map(functools.partial(fn.mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
+    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
     edge = _blended(edge, mask.mlp, mlp_output)
     if config.parallel:
         return _State(middle + edge, targets, state.idle)
@@ -271,7 +286,7 @@ def _attending(
 
     Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
-    q, k, v = given.row_map(functools.partial(fn.project_qkv, config), given.w, x, live, idle)
+    q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
     cos, sin = given.sight.cos, given.sight.sin
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
     return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read & used, v, given.mask.attn)

@@ -17,6 +17,7 @@ from jstrace.models.config import ModelConfig
 
 _HIDDEN = -jnp.inf
 _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
+_NEAR_ZERO = 1e-6  # below, ratios are taken there
 
 
 def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array:
@@ -32,9 +33,13 @@ def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array
     return jnp.einsum(spec, *operands, precision=precision, preferred_element_type=summed).astype(result)
 
 
-def rms(x: Float[Array, "*R N"], eps: float, *, axes: int = 1) -> Float32[Array, "*R N"]:
-    """Divided by the root mean square over the last ``axes`` axes, in float32; the zero vector stays zero."""
-    return x.astype(jnp.float32) * inverse_rms(x, eps, axes=axes)
+def rms(x: Float[Array, "*R N"], eps: float, *, axes: int = 1, frozen: bool = False) -> Float32[Array, "*R N"]:
+    """Divided by the root mean square over the last ``axes`` axes, in float32; the zero vector stays zero.
+
+    ``frozen`` makes that root a constant in gradients.
+    """
+    scale = inverse_rms(x, eps, axes=axes)
+    return x.astype(jnp.float32) * (jax.lax.stop_gradient(scale) if frozen else scale)
 
 
 def inverse_rms(x: Float[Array, "*R"], eps: float, *, axes: int = 1) -> Float32[Array, "*S"]:
@@ -48,12 +53,14 @@ def gain(config: ModelConfig, weight: Float[Array, "*N"]) -> Float32[Array, "*N"
     return weight.astype(jnp.float32) + config.norm_offset
 
 
-def norm(config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array, "*R D"]) -> Float[Array, "*R D"]:
+def norm(
+    config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array, "*R D"], *, frozen: bool = False
+) -> Float[Array, "*R D"]:
     """The norm called ``name``, RMSNorm or LayerNorm, computed in float32 and returned in the dtype of ``x``."""
     wide = x.astype(jnp.float32)
     if config.norm == "layer":
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    out = rms(wide, config.norm_eps) * gain(config, w[name])
+    out = rms(wide, config.norm_eps, frozen=frozen) * gain(config, w[name])
     if config.norm == "layer":
         out = out + w[f"{name}_shift"].astype(jnp.float32)
     return out.astype(x.dtype)
@@ -66,15 +73,20 @@ def _normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) 
 
 
 def project_qkv(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
 ) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K d"]]:
-    """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet."""
-    x = norm(config, w, "attn_norm", x) if config.pre_norm else x
+    """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet.
+
+    With ``relevance`` gradients take the norm's scale, queries and keys for constants, and so attention probabilities.
+    """
+    x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
     q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
     if config.qk_norm != "none":
         q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
+    if relevance:
+        q, k = jax.lax.stop_gradient((q, k))
     return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
 
 
@@ -152,9 +164,38 @@ def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T r"], sin: Float32[A
     return jnp.concatenate([turning, rest], axis=-1)
 
 
-def softcap(logits: Float32[Array, "*N"], cap: float | None) -> Float32[Array, "*N"]:
-    """``cap * tanh(logits / cap)``; nothing without a cap."""
-    return logits if cap is None else cap * jnp.tanh(logits / cap)
+def softcap(logits: Float32[Array, "*N"], cap: float | None, *, relevance: bool = False) -> Float32[Array, "*N"]:
+    """``cap * tanh(logits / cap)``; nothing without a cap. With ``relevance`` gradients are ``in_proportion``."""
+    if cap is None:
+        return logits
+    capped = functools.partial(_capped, cap)
+    return in_proportion(capped, logits) if relevance else capped(logits)
+
+
+def _capped(cap: float, logits: Array) -> Array:
+    return cap * jnp.tanh(logits / cap)
+
+
+@jax.custom_jvp
+def with_slope(y: Array, x: Array, slope: Array | float) -> Array:
+    """``y``, whose gradient is as if it were ``slope * x`` with a constant slope."""
+    del x, slope
+    return y
+
+
+def _sloped(dx: Array, out: Array, y: Array, x: Array, slope: Array | float) -> Array:
+    del y, x
+    return (slope * dx).astype(out.dtype)
+
+
+with_slope.defjvps(None, _sloped, None)
+
+
+def in_proportion(function: Callable[[Array], Array], x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """``function(x)``, whose gradient is as if the ratio ``function(x) / x`` were constant; at 0 its limit."""
+    wide = x.astype(jnp.float32)
+    near = jnp.where(jnp.abs(wide) < _NEAR_ZERO, _NEAR_ZERO, wide)
+    return with_slope(function(x), x, function(near) / near)
 
 
 def attention_logits(
@@ -207,10 +248,12 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
+def attention_output(
+    config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"], *, relevance: bool = False
+) -> Float[Array, "R D"]:
     """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
     out = contract("rhe,ehd->rd", mixed, w["o"])
-    return norm(config, w, "attn_post_norm", out) if config.post_norm else out
+    return norm(config, w, "attn_post_norm", out, frozen=relevance) if config.post_norm else out
 
 
 def turned(w: Mapping[str, Array]) -> dict[str, Array]:
@@ -223,17 +266,24 @@ def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Arra
     return x + w["o_bias"] if "o_bias" in w else x
 
 
-def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
+def mlp(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
+) -> Float[Array, "R D"]:
     """The MLP edge of rows of the residual stream, its norms included.
 
-    ``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any.
+    ``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any. With ``relevance``
+    gradients take norms for linear, the activation ``in_proportion``, and half of them goes to each factor of a gate.
     """
-    x = norm(config, w, "mlp_norm", x) if config.pre_norm else x
+    x = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x
     activation = _ACTIVATIONS[config.activation]
+    if relevance:
+        activation = functools.partial(in_proportion, activation)
     hidden = _affine(w, "up", x)
     hidden = activation(_affine(w, "gate", x)) * hidden if config.gated_mlp else activation(hidden)
+    if relevance and config.gated_mlp:
+        hidden = with_slope(hidden, hidden, 0.5)
     out = _affine(w, "down", hidden)
-    return norm(config, w, "mlp_post_norm", out) if config.post_norm else out
+    return norm(config, w, "mlp_post_norm", out, frozen=relevance) if config.post_norm else out
 
 
 def _affine(w: Mapping[str, Array], name: str, x: Float[Array, "R N"]) -> Float[Array, "R M"]:

@@ -36,6 +36,8 @@ class Score(StrEnum):
     GRADIENT = "gradient"
     INTEGRATED = "integrated"
     L1_GRADIENT = "l1*gradient"
+    RELP = "relp"
+    L1_RELP = "l1*relp"
     ROUNDS = "rounds"
     LEARNED = "learned"
     FITTED = "fitted"

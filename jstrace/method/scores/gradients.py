@@ -43,6 +43,8 @@ class Pass(NamedTuple):
     """What gradients are taken of, in the place of the predicted token's logit and of KL."""
     answer: Int[Array, "A"] | None = None
     """Tokens after the last A tokens, which are outputs; logits and the target are ``[A, V]`` then."""
+    relevance: bool = False
+    """Whether gradients are those of relevance propagation (``masked_forward``)."""
 
     @property
     def n_outputs(self) -> int:
@@ -63,7 +65,8 @@ class Pass(NamedTuple):
     def logits(self, mask: EdgeTree) -> Float32[Array, "*A V"]:
         """The prediction under a soft mask; only the residual stream is kept for its backward pass."""
         return masked_forward(
-            self.decoder, self.tokens, mask, replace=self.replace, length=self.length, remat=True, n_outputs=self.rows
+            self.decoder, self.tokens, mask, replace=self.replace, length=self.length, remat=True, n_outputs=self.rows,
+            relevance=self.relevance,
         )  # fmt: skip
 
     def asked(self, logits: Float32[Array, "*A V"], token: Int[Array, ""] | int) -> Float32[Array, ""]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated,
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import Coefficients
 from jstrace.method.scores.measured import MEASURES, Together, normalised
+from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states
@@ -31,6 +33,8 @@ SCORES: dict[str, Callable[[], GradientScore]] = {
     "integrated": Integrated,
     "l1*gradient": ShareTimesGradient,
     "rounds": Rounds,
+    "relp": RelP,
+    "l1*relp": functools.partial(RelP, ShareTimesGradient(), "l1*relp"),
     "fitted": Fitted,
 }
 """Scores that run passes of their own, by name; "learned" is a scorer's, which the model decides."""
