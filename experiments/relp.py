@@ -36,11 +36,11 @@ from jstrace.method.scores.gradients import (
     GradientScore,
     Integrated,
     Pass,
-    Rounds,
     ShareTimesGradient,
     first_order,
 )
 from jstrace.method.scores.relevance import RelP
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ranking import log_ranks
 from jstrace.models import EdgeTree, Model
 

@@ -11,8 +11,9 @@ import pytest
 
 import jstrace
 from jstrace.method.graph import full_graph
-from jstrace.method.scores.gradients import Pass, Rounds, ShareTimesGradient, as_floats, logit_gradient
+from jstrace.method.scores.gradients import Pass, ShareTimesGradient, as_floats, logit_gradient
 from jstrace.method.scores.relevance import RelP
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, hidden_states, masked_forward
 from jstrace.models.layers import in_proportion
