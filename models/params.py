@@ -62,6 +62,8 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     weights |= _norm(config, "final_norm", ("D",))
     if not config.tied_head:
         weights["head"] = Weight(("V", "D"))
+    if config.head_bias:
+        weights["head_bias"] = Weight(("V",), "zeros")
     return weights
 
 
