@@ -94,22 +94,31 @@ class Fields:
         """Fields that nobody asked for and that are not known to be irrelevant, in order."""
         return sorted(set(self._left) - set(irrelevant))
 
-    def refuse_unread(self, irrelevant: Collection[str], what: str = "field", hint: str = "") -> tuple[str, ...]:
-        """The unread fields that are to be ignored.
+    def refuse_unread(
+        self, irrelevant: Collection[str], what: str = "field", *, ignorable: bool = False
+    ) -> tuple[str, ...]:
+        """The unread fields that are to be ignored; ``ignorable`` says that any may be, and the error then how.
 
         Raises:
-          InputError: with the first of the others, and ``hint`` on how to go on.
+          InputError: with all others.
         """
         unread = self.unread(irrelevant)
         ignored = tuple(name for name in unread if name in self._ignore)
-        for name in unread:
-            if name not in ignored:
-                value = str(self._left[name])[:80]
-                remedy = hint.format(name) or "remove it if it does not"
-                raise InputError(
-                    f"{self.where}: {what} {name!r} = {value} is not known and may change the computation; {remedy}"
-                )
-        return ignored
+        unknown = [name for name in unread if name not in ignored]
+        if not unknown:
+            return ignored
+        several = len(unknown) > 1
+        said = ", ".join(f"{name!r} = {str(self._left[name])[:80]}" for name in unknown)
+        remedy = f"remove {'them' if several else 'it'} if {'they do' if several else 'it does'} not"
+        if ignorable:
+            options = " ".join(f"--ignore-field {name}" for name in unknown)
+            remedy = (
+                f"if {'they do' if several else 'it does'} not, go on with {options} (ignore_fields in jstrace.load)"
+            )
+        raise InputError(
+            f"{self.where}: {what}{'s' if several else ''} {said} {'are' if several else 'is'} not known and may change"
+            f" the computation; {remedy}"
+        )
 
     def _number(self, name: str, default: Any, *, whole: bool) -> Any:
         value = self._left.pop(name, None)

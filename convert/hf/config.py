@@ -15,9 +15,8 @@ from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS, text_part
 from jstrace.convert.validation import validated
+from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
-
-_HINT = "if it does not, go on with --ignore-field {0} (ignore_fields=[{0!r}] in jstrace.load)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,11 +34,15 @@ def read_hf_config(folder: Path, *, warn: bool = False, ignore: Collection[str] 
     """Read ``config.json`` of a Hugging Face folder; with ``warn``, warn where it names a model of its own.
 
     Raises:
-      InputError: no readable file, an unsupported architecture, or a field whose effect is not implemented.
+      UnsupportedError: an architecture or a field whose effect is not implemented.
+      InputError: no readable file.
     """
     path = folder / "config.json"
     fields = json_fields(folder)
-    found = described(fields, where=str(path), ignore=ignore)
+    try:
+        found = described(fields, where=str(path), ignore=ignore)
+    except InputError as error:
+        raise UnsupportedError(str(error)) from error
     if warn:
         _warn_of_code(fields, str(path))
     return found
@@ -94,7 +97,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     left_out: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     if isinstance(rest.get("model_type"), str) and rest["model_type"] in WRAPPERS:
-        rest, beside, left_out = text_part(rest, where, ignore, _HINT)
+        rest, beside, left_out = text_part(rest, where, ignore)
     model_type = rest.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{where}: {_unsupported(model_type)}")
@@ -104,7 +107,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     source.fixed("add_cross_attention", False)
     source.fixed("pruned_heads", {}, None)
     config, layouts = FAMILIES[model_type](source)
-    ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, hint=_HINT)}))
+    ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))
     if known:
         raise InputError(f"{where}: field {known[0]!r} to be ignored is not there, or is read and counts")

@@ -89,7 +89,7 @@ def _stablelm(f: Fields) -> Read:
 
 def _starcoder2(f: Fields) -> Read:
     base = base_of(f, "starcoder2", 4096, n_kv_heads=2, tied_head=True)
-    window, bias = f.nullable("sliding_window", None), f.flag("use_bias", True)
+    window, bias = f.integer("sliding_window", None), f.flag("use_bias", True)
     for name, only in (("norm_type", "layer_norm"), ("mlp_type", "default")):
         f.fixed(name, only)
     config = ModelConfig(

@@ -130,7 +130,7 @@ def _smollm3(f: Fields) -> Read:
     rotated = [int((layer + 1) % interval != 0) for layer in layers] if given is None else given
     if not isinstance(rotated, list) or len(rotated) < len(layers) or any(x not in (0, 1) for x in rotated):
         raise InputError(f"{f.where}: no_rope_layers is no list of {len(layers)} zeros and ones")
-    window, used = f.nullable("sliding_window", None), f.flag("use_sliding_window", False)
+    window, used = f.integer("sliding_window", None), f.flag("use_sliding_window", False)
     unrotated = tuple(layer for layer in layers if not rotated[layer])
     sight = windows(f, base, window if used else None, lambda layer: used and window is not None and layer in unrotated)
     config = ModelConfig(
@@ -166,7 +166,7 @@ def _ministral3(f: Fields) -> Read:
     if not isinstance(trained, int) or isinstance(trained, bool) or trained < 1:
         raise InputError(f"{f.where}: original_max_position_embeddings = {trained!r}, expected a number of tokens")
     positions = take_rope(f, base, theta=1e6, passed_over=("llama_4_scaling_beta",))
-    window = f.nullable("sliding_window", None)
+    window = f.integer("sliding_window", None)
     config = ModelConfig(
         **base | {"max_positions": min(trained, base["max_positions"])},
         **positions | {"bounded": True},

@@ -27,7 +27,7 @@ _CLASSES = {
     "gpt_neo": "GPTNeo",
     "gpt_neox": "GPTNeoX",
     "gptj": "GPTJ",
-    "internlm3": "InternLM3",
+    "internlm3": "Llama",
     "opt": "OPT",
     "seed_oss": "SeedOss",
     "smollm3": "SmolLM3",

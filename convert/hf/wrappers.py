@@ -50,7 +50,7 @@ WRAPPERS: Mapping[str, Wrapper] = {
 
 
 def text_part(
-    fields: Mapping[str, Any], where: str, ignore: Collection[str], hint: str
+    fields: Mapping[str, Any], where: str, ignore: Collection[str]
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
     """Of a model with other parts: the fields of its language model, those that are ignored, and names to leave out.
 
@@ -72,7 +72,7 @@ def text_part(
         known = " or ".join(map(repr, wrapper.inner))
         raise InputError(f"{where}: text_config has model_type {text['model_type']!r}, expected {known}")
     tied = whole.take("tie_word_embeddings")
-    ignored = whole.refuse_unread({*IRRELEVANT, *wrapper.fields}, hint=hint)
+    ignored = whole.refuse_unread({*IRRELEVANT, *wrapper.fields}, ignorable=True)
     if tied is not None and not (wrapper.inner_tie and text.get("tie_word_embeddings")):
         text["tie_word_embeddings"] = tied  # the whole's is read, as its is the head
     return text, ignored, wrapper.weights

@@ -1,0 +1,117 @@
+"""Every further ``model_type`` against transformers, on tiny models that share their shapes, and so their programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jstrace
+from jstrace.convert.hf.config import described, json_fields
+from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
+from jstrace.convert.hf.wrappers import WRAPPERS
+from jstrace.models import Decoder, EdgeTree, InputError, Model, masked_forward, plain_forward
+from tests import hf_models, hf_types, oracle
+from tests.hf_types import TYPES
+from tests.models.test_decoder import ones
+
+LENGTHS, LONGEST, OF_ORACLE = (1, 13, 40), 40, 5
+BOUND = 1e-5
+"""On log-probabilities, of which transformers' are computed in double precision."""
+
+
+@pytest.fixture(scope="module")
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, Any]:
+    folder = tmp_path_factory.mktemp("model")
+    torch_model = hf_types.make(TYPES[request.param], folder)
+    return folder, jstrace.load(folder), torch_model
+
+
+@jax.jit
+def _both(decoder: Decoder, tokens: jax.Array, mask: Any, length: int) -> tuple[jax.Array, jax.Array]:
+    return plain_forward(decoder, tokens, length=length), masked_forward(decoder, tokens, mask, length=length)
+
+
+def both(model: Model, tokens: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits without masks and under one, padded; what changes no program is made equal."""
+    same = dataclasses.replace(model.config, family="llama", max_positions=64, bounded=False)
+    padded = np.pad(tokens, (0, LONGEST - len(tokens)))
+    found = _both(Decoder(same, model.decoder.params()), jnp.asarray(padded), mask, len(tokens))
+    return tuple(np.asarray(logits, np.float64) for logits in found)  # type: ignore[return-value]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    centred = logits - logits.max()
+    return centred - np.log(np.exp(centred).sum())
+
+
+@pytest.mark.parametrize("made", TYPES, indirect=True)
+def test_log_probabilities(request: pytest.FixtureRequest, made: tuple[Path, Model, Any]) -> None:
+    """As transformers has them, and the full graph keeps all of the prediction."""
+    _, model, torch_model = made
+    kind = TYPES[request.node.callspec.params["made"]]
+    torch_model = torch_model.double() if kind.double else torch_model
+    everything = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), ones(model.config, LONGEST))
+    for n_tokens in LENGTHS:
+        tokens = np.random.default_rng(n_tokens).integers(3, 45, n_tokens)
+        with torch.no_grad():
+            logits = torch_model(input_ids=torch.tensor(tokens)[None]).logits[0, -1]
+        plain, masked = (log_softmax(found) for found in both(model, tokens, everything))
+        expected = torch.log_softmax(logits, -1).numpy()
+        assert np.ptp(expected) > 1, "a prediction that says something"
+        np.testing.assert_allclose(plain, expected, atol=BOUND)
+        assert 0.5 * np.abs(np.exp(plain) - np.exp(masked)).sum() < 1e-6
+
+
+@pytest.mark.parametrize("made", [name for name, kind in TYPES.items() if kind.flagged], indirect=True)
+def test_edges_and_masks_equal_the_oracle(made: tuple[Path, Model, Any]) -> None:
+    """Of types with arithmetic of their own: edges sum to every node, and logits under soft masks are the oracle's."""
+    _, model, _ = made
+    tokens = np.random.default_rng(7).integers(3, 45, OF_ORACLE)
+    literal = oracle.Literal(model.config, jax.device_get(model.decoder.params()), tokens)
+    for node, edges, constants, whole in literal.nodes():
+        np.testing.assert_allclose(sum(edges.values()) + constants, whole, atol=1e-9, err_msg=str(node))
+    drawn = np.random.default_rng(8)
+    for share in (0.5, 0.9):
+        blank = ones(model.config, LONGEST)
+        mask = jax.tree.map(lambda leaf: np.float32(drawn.random(leaf.shape) < share) * np.float32(0.8), blank)  # noqa: B023
+        _, masked = both(model, tokens, jax.tree.map(jnp.asarray, mask))
+        own = {name: leaf[..., :OF_ORACLE] for name, leaf in mask.items()}
+        expected = literal.masked(EdgeTree(**own | {"attn": own["attn"][..., :OF_ORACLE, :]}))
+        np.testing.assert_allclose(masked, expected, atol=2e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("made", TYPES, indirect=True)
+def test_fields_of_other_types(made: tuple[Path, Model, Any]) -> None:
+    """Whatever stands in a config, it is read or refused in a line; that what was read is one that JSON can hold."""
+    folder, model, _ = made
+    fields = json_fields(folder)
+    inner = fields.get("text_config", {})
+    for name in [*fields, *inner]:
+        for value in (None, -1, 0, 2**31, 1e308, "text", [], [1], {}, {"a": 1}, True):
+            changed = fields | ({name: value} if name in fields else {"text_config": inner | {name: value}})
+            try:
+                config = described(changed, where="here").config
+            except InputError:
+                continue
+            json.dumps(dataclasses.asdict(config), allow_nan=False)
+    assert described(fields, where="here").config == model.config
+
+
+def test_every_type_is_compared() -> None:
+    """Of all that load: there is a tiny model of it, and a class that warns of code which computes something else."""
+    compared = {kind.model_type for kind in TYPES.values()} | {
+        "gemma3_text" if variant.family == "gemma3" else variant.family for variant in hf_models.VARIANTS.values()
+    }
+    inner = {kind for wrapper in WRAPPERS.values() for kind in wrapper.inner}
+    outer = {kind for kind, wrapper in WRAPPERS.items() if {*wrapper.inner} & {*FAMILIES}}
+    assert compared == (FAMILIES.keys() | outer) - (inner - {"mistral", "ministral3", "gemma3_text"})
+    assert FAMILIES.keys() | WRAPPERS.keys() <= CLASSES.keys()
+    assert not UNSUPPORTED.keys() & FAMILIES.keys()
