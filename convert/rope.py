@@ -172,8 +172,9 @@ def kinds_rope(
 
 def _yarn(rope: Fields, theta: float, rotary_dim: int, positions: int) -> dict[str, Any]:
     """YaRN (arXiv 2309.00071): long waves are slowed by ``factor``, short ones kept, with a factor on both tables."""
-    trained = rope.number(_TRAINED, positions)
-    factor = rope.number("factor", positions / trained)
+    trained = rope.number(_TRAINED, None)
+    factor = rope.number("factor") if trained is None else rope.number("factor", positions / trained)
+    trained = positions if trained is None else trained
     fast, slow = rope.number("beta_fast", 32.0), rope.number("beta_slow", 1.0)
     per_turn = rotary_dim / (2 * math.log(theta)) if theta > 1 else math.inf
     low, high = (per_turn * (math.log(trained) - math.log(turns * 2 * math.pi)) for turns in (fast, slow))

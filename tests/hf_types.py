@@ -9,8 +9,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import torch
 import transformers
+
+from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, masked_forward, plain_forward
 
 V = 61
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -398,6 +403,42 @@ def make(kind: Type, folder: Path) -> Any:
                 weight.copy_(near + 0.3 * torch.randn(weight.shape, generator=drawn))
     model.save_pretrained(folder)
     return model
+
+
+def alike(model: Model) -> Model:
+    """The model with everything made equal to others' that says where it is from and changes no program."""
+    config = dataclasses.replace(model.config, family="llama", max_positions=64, bounded=False)
+    return Model(Decoder(config, model.decoder.params()))
+
+
+@jax.jit
+def _both(decoder: Decoder, tokens: jax.Array, mask: Any, length: int) -> tuple[jax.Array, jax.Array]:
+    return plain_forward(decoder, tokens, length=length), masked_forward(decoder, tokens, mask, length=length)
+
+
+def logits(model: Model, tokens: np.ndarray, mask: Any, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Without masks and under a soft one, after tokens that are padded to ``longest``."""
+    padded = jnp.asarray(np.pad(tokens, (0, longest - len(tokens))))
+    plain, masked = _both(model.decoder, padded, jax.tree.map(jnp.float32, mask), len(tokens))
+    return np.asarray(plain, np.float64), np.asarray(masked, np.float64)
+
+
+def everything(config: ModelConfig, n_tokens: int) -> EdgeTree:
+    """The mask that keeps all, in every slot: for texts of any length that are padded to ``n_tokens``."""
+    rows = np.ones((config.n_layers, n_tokens), np.float32)
+    return EdgeTree(rows, np.ones((config.n_layers, config.n_heads, n_tokens, n_tokens), np.float32), rows, rows)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In the precision of what is given."""
+    centred = logits - logits.max()
+    return centred - np.log(np.exp(centred).sum())
+
+
+def theirs(torch_model: Any, tokens: np.ndarray) -> np.ndarray:
+    """Transformers' log-probabilities after the last token."""
+    with torch.no_grad():
+        return np.asarray(torch.log_softmax(torch_model(input_ids=torch.tensor(tokens)[None]).logits[0, -1], -1))
 
 
 def _copied(fields: Any) -> Any:

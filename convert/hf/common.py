@@ -29,6 +29,7 @@ def base_of(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict
     """The fields that all families but GPT-2 share; the other arguments hold for those that are left out."""
     n_heads, d_model = f.integer("num_attention_heads", **_default(defaults, "n_heads")), f.integer("hidden_size")
     head_dim = f.head_dim("head_dim", defaults.get("head_dim"))
+    n_kv_heads = f.nullable("num_key_value_heads", defaults.get("n_kv_heads", n_heads))
     return {
         "family": family,
         **FLAGS[family],
@@ -36,7 +37,7 @@ def base_of(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict
         "n_layers": f.layers("num_hidden_layers"),
         "d_model": d_model,
         "n_heads": n_heads,
-        "n_kv_heads": f.integer("num_key_value_heads", defaults.get("n_kv_heads", n_heads)),
+        "n_kv_heads": n_heads if n_kv_heads is None else n_kv_heads,
         "head_dim": head_dim or d_model // max(n_heads, 1),
         "d_mlp": f.integer("intermediate_size"),
         "max_positions": f.integer("max_position_embeddings", max_positions),

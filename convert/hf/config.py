@@ -97,6 +97,9 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     left_out: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     if isinstance(rest.get("model_type"), str) and rest["model_type"] in WRAPPERS:
+        inner = WRAPPERS[rest["model_type"]].inner[0]
+        if inner not in FAMILIES:
+            raise InputError(f"{where}: {_unsupported(inner)}")
         rest, beside, left_out = text_part(rest, where, ignore)
     model_type = rest.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in FAMILIES:

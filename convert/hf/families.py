@@ -98,6 +98,12 @@ def _phi3(f: Fields) -> Read:
     f.fixed("full_attn_mod", 1)
     f.fixed("interpolate_factor", 1)
     window = f.integer("sliding_window", None)
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = f.peek(name)
+        if isinstance(rope, dict) and "yarn" in (rope.get("type"), rope.get("rope_type")):
+            raise InputError(
+                f"{f.where}: {name} is of type 'yarn', an older name of longrope in this family: say longrope"
+            )
     config = ModelConfig(
         **base,
         **take_rope(f, base, partial=True, trained=4096),

@@ -159,6 +159,7 @@ def _bloom(f: Fields) -> Read:
     heads = "n_head" if f.peek("num_attention_heads") is None else "num_attention_heads"
     base = _gpt(f, "bloom", {"heads": heads, "width": width, "layers": "n_layer"}, most_heads=_MOST_HEADS)
     f.fixed("apply_residual_connection_post_layernorm", False)
+    f.fixed("n_inner", None, 4 * base["d_model"])
     f.fixed("tie_word_embeddings", True)
     for name in ("slow_but_exact", "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion"):
         f.take(name)  # ways of computing the same
@@ -216,6 +217,7 @@ def _mpt_slopes(n_heads: int, most: float) -> tuple[float, ...]:
 
 def _falcon(f: Fields) -> Read:
     base = _gpt(f, "falcon", _falcon_names(f), most_heads=_MOST_HEADS)
+    f.fixed("apply_residual_connection_post_layernorm", False)
     new, several = f.flag("new_decoder_architecture", False), not f.flag("multi_query", True)
     parallel = f.flag("parallel_attn", True) or new
     n_heads, alibi, bias = base["n_heads"], f.flag("alibi", False), f.flag("bias", False)

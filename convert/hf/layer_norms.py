@@ -38,6 +38,8 @@ def _any_cohere(f: Fields, family: str, theta: float, *, windowed: bool = False)
         sight["unrotated_layers"] = sight["global_layers"] if sight else tuple(range(base["n_layers"]))
         for name in ("rotary_pct", "order_of_interleaved_layers", "position_embedding_type", "layer_switch"):
             f.take(name)  # of an older module; they say the same in other words
+        for name in ("use_embedding_sharing", "use_gated_activation", "use_parallel_block", "use_parallel_embedding"):
+            f.fixed(name, True)
     return ModelConfig(
         **base,
         **take_rope(f, base, theta=theta),

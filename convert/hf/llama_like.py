@@ -131,6 +131,7 @@ def _smollm3(f: Fields) -> Read:
     if not isinstance(rotated, list) or len(rotated) < len(layers) or any(x not in (0, 1) for x in rotated):
         raise InputError(f"{f.where}: no_rope_layers is no list of {len(layers)} zeros and ones")
     window, used = f.integer("sliding_window", None), f.flag("use_sliding_window", False)
+    f.take("max_window_layers")  # Qwen's; transformers does not read it here
     unrotated = tuple(layer for layer in layers if not rotated[layer])
     sight = windows(f, base, window if used else None, lambda layer: used and window is not None and layer in unrotated)
     config = ModelConfig(

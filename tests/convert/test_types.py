@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import jstrace
 from jstrace.convert.hf.config import described, json_fields
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS
-from jstrace.models import Decoder, EdgeTree, InputError, Model, masked_forward, plain_forward
+from jstrace.models import EdgeTree, InputError, Model
 from tests import hf_models, hf_types, oracle
 from tests.hf_types import TYPES
-from tests.models.test_decoder import ones
 
 LENGTHS, LONGEST, OF_ORACLE = (1, 13, 40), 40, 5
 BOUND = 1e-5
@@ -34,37 +31,17 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder, jstrace.load(folder), torch_model
 
 
-@jax.jit
-def _both(decoder: Decoder, tokens: jax.Array, mask: Any, length: int) -> tuple[jax.Array, jax.Array]:
-    return plain_forward(decoder, tokens, length=length), masked_forward(decoder, tokens, mask, length=length)
-
-
-def both(model: Model, tokens: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Logits without masks and under one, padded; what changes no program is made equal."""
-    same = dataclasses.replace(model.config, family="llama", max_positions=64, bounded=False)
-    padded = np.pad(tokens, (0, LONGEST - len(tokens)))
-    found = _both(Decoder(same, model.decoder.params()), jnp.asarray(padded), mask, len(tokens))
-    return tuple(np.asarray(logits, np.float64) for logits in found)  # type: ignore[return-value]
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    centred = logits - logits.max()
-    return centred - np.log(np.exp(centred).sum())
-
-
 @pytest.mark.parametrize("made", TYPES, indirect=True)
 def test_log_probabilities(request: pytest.FixtureRequest, made: tuple[Path, Model, Any]) -> None:
     """As transformers has them, and the full graph keeps all of the prediction."""
     _, model, torch_model = made
     kind = TYPES[request.node.callspec.params["made"]]
-    torch_model = torch_model.double() if kind.double else torch_model
-    everything = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), ones(model.config, LONGEST))
+    torch_model = copy.deepcopy(torch_model).double() if kind.double else torch_model
     for n_tokens in LENGTHS:
         tokens = np.random.default_rng(n_tokens).integers(3, 45, n_tokens)
-        with torch.no_grad():
-            logits = torch_model(input_ids=torch.tensor(tokens)[None]).logits[0, -1]
-        plain, masked = (log_softmax(found) for found in both(model, tokens, everything))
-        expected = torch.log_softmax(logits, -1).numpy()
+        expected = hf_types.theirs(torch_model, tokens)
+        found = hf_types.logits(hf_types.alike(model), tokens, hf_types.everything(model.config, LONGEST), LONGEST)
+        plain, masked = map(hf_types.log_softmax, found)
         assert np.ptp(expected) > 1, "a prediction that says something"
         np.testing.assert_allclose(plain, expected, atol=BOUND)
         assert 0.5 * np.abs(np.exp(plain) - np.exp(masked)).sum() < 1e-6
@@ -80,9 +57,9 @@ def test_edges_and_masks_equal_the_oracle(made: tuple[Path, Model, Any]) -> None
         np.testing.assert_allclose(sum(edges.values()) + constants, whole, atol=1e-9, err_msg=str(node))
     drawn = np.random.default_rng(8)
     for share in (0.5, 0.9):
-        blank = ones(model.config, LONGEST)
+        blank = hf_types.everything(model.config, LONGEST)
         mask = jax.tree.map(lambda leaf: np.float32(drawn.random(leaf.shape) < share) * np.float32(0.8), blank)  # noqa: B023
-        _, masked = both(model, tokens, jax.tree.map(jnp.asarray, mask))
+        _, masked = hf_types.logits(hf_types.alike(model), tokens, mask, LONGEST)
         own = {name: leaf[..., :OF_ORACLE] for name, leaf in mask.items()}
         expected = literal.masked(EdgeTree(**own | {"attn": own["attn"][..., :OF_ORACLE, :]}))
         np.testing.assert_allclose(masked, expected, atol=2e-5 * max(1, np.abs(expected).max()))
@@ -107,11 +84,26 @@ def test_fields_of_other_types(made: tuple[Path, Model, Any]) -> None:
 
 def test_every_type_is_compared() -> None:
     """Of all that load: there is a tiny model of it, and a class that warns of code which computes something else."""
-    compared = {kind.model_type for kind in TYPES.values()} | {
-        "gemma3_text" if variant.family == "gemma3" else variant.family for variant in hf_models.VARIANTS.values()
-    }
+    compared = {kind.model_type for kind in TYPES.values()} | {*hf_models.TYPE_OF.values()}
     inner = {kind for wrapper in WRAPPERS.values() for kind in wrapper.inner}
     outer = {kind for kind, wrapper in WRAPPERS.items() if {*wrapper.inner} & {*FAMILIES}}
     assert compared == (FAMILIES.keys() | outer) - (inner - {"mistral", "ministral3", "gemma3_text"})
     assert FAMILIES.keys() | WRAPPERS.keys() <= CLASSES.keys()
     assert not UNSUPPORTED.keys() & FAMILIES.keys()
+
+
+def test_the_page_of_types() -> None:
+    """Every type that is read has a row on the page, with what it needs, and every one that is known to be refused."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    read = {row[0].strip("`"): row[1:] for row in rows if len(row) == 5}
+    assert read.keys() == {kind.model_type for kind in TYPES.values()} | {*hf_models.TYPE_OF.values()}
+    for name, (_, needs, error, state) in read.items():
+        assert state == "traced"
+        assert float(error) < BOUND
+        wanted = [kind.needs for kind in TYPES.values() if kind.model_type == name]
+        assert all(part in needs for part in wanted), name
+    refused = {row[0].strip("`"): row[1] for row in rows if len(row) == 2}
+    assert refused == UNSUPPORTED
