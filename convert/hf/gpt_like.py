@@ -90,7 +90,8 @@ def _gpt_neo_kinds(f: Fields, n_layers: int) -> list[str]:
     """``attention_types`` is a list of patterns and how often each is repeated; ``attention_layers`` is the outcome."""
     given, outcome = f.take("attention_types", [[["global", "local"], n_layers // 2]]), f.take("attention_layers")
     try:
-        found = [kind for pattern, times in given for kind in list(pattern) * min(times, n_layers)]
+        fits = sum(len(pattern) * times for pattern, times in given) == n_layers and all(t > 0 for _, t in given)
+        found = [kind for pattern, times in given for kind in list(pattern) * times] if fits else []
         right = len(found) == n_layers and set(found) <= {"global", "local"} and outcome in (None, found)
     except (TypeError, ValueError):
         right = False

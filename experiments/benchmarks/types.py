@@ -5,7 +5,8 @@ the tables of the page are replaced.
 
 Tiny random models of every type (tests/hf_models.py, tests/hf_types.py), texts of 1, 13 and 40 tokens. The largest
 error is that of our float32 log-probabilities against transformers' in double precision (float32 where it has no
-other), over all its models. "traced" says that a trace of its first model was made, whose full graph keeps the prediction.
+other), over all its models. "traced" says that a trace of its first model was made, whose full graph keeps all of the
+prediction.
 Expected: below 1e-5, and traced.
 """
 

@@ -82,6 +82,15 @@ def test_fields_of_other_types(made: tuple[Path, Model, Any]) -> None:
     assert described(fields, where="here").config == model.config
 
 
+@pytest.mark.parametrize("made", ["glm4", "falcon", "bloom", "xglm", "granite"], indirect=True)
+def test_derived_weights_on_a_mesh(made: tuple[Path, Model, Any]) -> None:
+    """Every device makes its own part of what is listed, scaled, filled in or put through a norm."""
+    folder, model, _ = made
+    divided = jstrace.load(folder, mesh=jstrace.make_mesh(model=2))
+    jax.tree.map(np.testing.assert_array_equal, divided.decoder.params(), model.decoder.params())
+    assert len(divided.decoder.params()["layers"]["q"].sharding.device_set) == 2
+
+
 def test_every_type_is_compared() -> None:
     """Of all that load: there is a tiny model of it, and a class that warns of code which computes something else."""
     compared = {kind.model_type for kind in TYPES.values()} | {*hf_models.TYPE_OF.values()}
