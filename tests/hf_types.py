@@ -71,6 +71,7 @@ _VISION = {
     "patch_size": 4,
     "image_size": 16,
 }
+_CLIP = _VISION | {"model_type": "clip_vision_model"}
 _QWEN_VISION = {
     "depth": 1,
     "hidden_size": 32,
@@ -143,6 +144,46 @@ TYPES: dict[str, Type] = {
         ),
         "the text part",
         whole="Qwen2VLForConditionalGeneration",
+    ),
+    "llava": Type(
+        "llava",
+        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_CLIP, image_token_index=50),
+        "the text part",
+        whole="LlavaForConditionalGeneration",
+    ),
+    "llava_next": Type(
+        "llava_next",
+        _wrapped(_LLAMA | {"model_type": "mistral", "sliding_window": None}, vision_config=_CLIP, image_token_index=50),
+        "the text part",
+        whole="LlavaNextForConditionalGeneration",
+    ),
+    "llava_onevision": Type(
+        "llava_onevision",
+        _wrapped(_NO_HEAD_DIM | {"model_type": "qwen2"}, vision_config=_CLIP | {"model_type": "siglip_vision_model"})
+        | {"image_token_id": 50, "video_token_id": 51},
+        "the text part",
+        whole="LlavaOnevisionForConditionalGeneration",
+    ),
+    "smolvlm": Type(
+        "smolvlm",
+        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
+        "the text part",
+        whole="SmolVLMForConditionalGeneration",
+    ),
+    "idefics3": Type(
+        "idefics3",
+        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
+        "the text part",
+        whole="Idefics3ForConditionalGeneration",
+    ),
+    "internvl": Type(
+        "internvl",
+        _wrapped(
+            _LLAMA | {"model_type": "qwen3"}, vision_config=_VISION | {"image_size": [16, 16], "patch_size": [4, 4]}
+        )
+        | {"image_token_id": 50},
+        "the text part",
+        whole="InternVLForConditionalGeneration",
     ),
     "opt": Type(
         "opt",

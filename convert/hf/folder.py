@@ -18,6 +18,7 @@ _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _PREFIXES = (
     "model.language_model.",
+    "model.text_model.",
     "language_model.model.",
     "language_model.",
     "transformer.",

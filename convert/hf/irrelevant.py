@@ -25,6 +25,7 @@ IRRELEVANT: Mapping[str, str] = {
     "bos_token_id": "the tokenizer says which special tokens it adds",
     "eos_token_id": _GENERATION,
     "pad_token_id": "padding is masked by length",
+    "_pad_token_id": "padding is masked by length",
     "architectures": _BOOKKEEPING,
     "torch_dtype": "the caller chooses the dtype",
     "dtype": "the caller chooses the dtype",

@@ -12,10 +12,15 @@ from jstrace.models import InputError
 
 _VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _TOKENS = (
-    *("image_token_id", "image_token_index", "video_token_id", "boi_token_index", "eoi_token_index", "boi_token_id"),
-    *("eoi_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"),
+    *("image_token_id", "image_token_index", "video_token_id", "video_token_index", "vision_start_token_id"),
+    *("vision_end_token_id", "vision_token_id"),
+    *(f"{end}_token_{kind}" for end in ("boi", "eoi", "boa", "eoa") for kind in ("id", "index")),
 )
-_PROJECTOR = ("projector_hidden_act", "multimodal_projector_bias", "vision_feature_layer", "spatial_merge_size")
+_PROJECTOR = (
+    *("projector_hidden_act", "multimodal_projector_bias", "vision_feature_layer", "spatial_merge_size"),
+    *("image_seq_length", "vision_feature_select_strategy", "ignore_index", "downsample_ratio"),
+    *("image_grid_pinpoints", "use_image_newline_parameter", "vision_aspect_ratio"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Wrapper:
     """Of the whole, beside ``text_config``, that are about other parts."""
     weights: tuple[str, ...] = _VISION
     """What names of weights begin with that belong to other parts."""
+    inner_fields: tuple[str, ...] = ()
+    """Of ``text_config`` that are about other parts."""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a Llama whose ``text_config`` has what differs from them alone."""
     inner_tie: bool = False
     """Whether ``text_config`` alone may tie the head, too; of the others the whole decides, if it says anything."""
     flat: bool = False
@@ -37,14 +46,37 @@ class Wrapper:
 _QWEN_VL = Wrapper(
     ("qwen2_5_vl_text",), ("vision_config", *_TOKENS), ("visual.", "model.visual."), inner_tie=True, flat=True
 )
+_LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+_LLAVA = Wrapper(
+    ("llama", "mistral", "qwen2", "qwen3"),
+    ("vision_config", *_PROJECTOR, *_TOKENS),
+    (*_VISION, "image_newline", "model.image_newline"),
+    defaults=_LLAMA_7B,
+    inner_tie=True,
+)
+_SMOLVLM = Wrapper(
+    ("llama", "mistral"),
+    ("vision_config", "scale_factor", *_TOKENS),
+    ("model.vision_model.", "model.connector."),
+    (
+        *("_flash_attn_2_enabled", "neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor", "qk_layer_norms"),
+        "use_resampler",
+    ),
+)
 WRAPPERS: Mapping[str, Wrapper] = {
     "gemma3": Wrapper(("gemma3_text",), ("vision_config", "mm_tokens_per_image", *_TOKENS)),
     "gemma4": Wrapper(("gemma4_text",), ("vision_config", "audio_config", *_TOKENS)),
+    "idefics3": _SMOLVLM,
+    "internvl": Wrapper(("qwen2", "qwen3", "llama"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "llama4": Wrapper(("llama4_text",), ("vision_config", *_TOKENS)),
+    "llava": _LLAVA,
+    "llava_next": _LLAVA,
+    "llava_onevision": dataclasses.replace(_LLAVA, inner=("qwen2",), defaults={}),
     "mistral3": Wrapper(("mistral", "ministral3"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "qwen2_vl": dataclasses.replace(_QWEN_VL, inner=("qwen2_vl_text",)),
     "qwen2_5_vl": _QWEN_VL,
     "qwen3_vl": Wrapper(("qwen3_vl_text",), ("vision_config", *_TOKENS), ("model.visual.", "visual.")),
+    "smolvlm": _SMOLVLM,
 }
 """By ``model_type`` of the whole."""
 
@@ -65,6 +97,9 @@ def text_part(
     whole = Fields(rest, where, ignore)
     whole.fixed("quantization_config", None)
     text = {"model_type": wrapper.inner[0]} | whole.object("text_config")
+    text = {name: value for name, value in text.items() if name not in wrapper.inner_fields}
+    if text["model_type"] == "llama":
+        text = {**wrapper.defaults, **text}
     for name, value in text.items():
         if whole.peek(name) == value and name != "tie_word_embeddings":
             whole.take(name)  # said twice
