@@ -26,6 +26,8 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
     for name, known in _CHOICES.items():
         if getattr(config, name) not in known:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if config.clip_qkv is not None and config.clip_qkv <= 0:
+        raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
     if config.window is not None and config.window < 1:
         raise InputError(f"{where}: window = {config.window}, expected a positive number")
     if config.post_norm and (config.norm != "rms" or config.o_bias):

@@ -52,6 +52,8 @@ class ModelConfig:
     qk_norm: str = "none"
     """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
     qkv_bias: bool = False
+    clip_qkv: float | None = None
+    """Queries, keys and values are kept within plus and minus this (OLMo 1); None for no such bound."""
     o_bias: bool = False
     """Whether attention's output has a bias: a constant of the node, not an edge."""
     mlp_bias: bool = False

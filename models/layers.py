@@ -73,6 +73,8 @@ def project_qkv(
     q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.clip_qkv is not None:
+        q, k, v = (jnp.clip(each, -config.clip_qkv, config.clip_qkv) for each in (q, k, v))
     if config.qk_norm != "none":
         q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
     return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v

@@ -53,14 +53,6 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 _PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _VISION = {
@@ -112,9 +104,6 @@ TYPES: dict[str, Type] = {
         "llama",
         _LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
         "dynamic NTK",
-    ),
-    "qwen3-yarn": Type(
-        "qwen3", _LLAMA | {"rope_parameters": _YARN | {"attention_factor": 0.9, "beta_fast": 16}}, "YaRN"
     ),
     "qwen3_vl": Type(
         "qwen3_vl",
@@ -278,7 +267,6 @@ TYPES: dict[str, Type] = {
         "NoPE on layers without a window",
         flagged=True,
     ),
-    "exaone4-no-window": Type("exaone4", _LLAMA | {"sliding_window": None, "layer_types": ["full_attention"] * 3}),
     "phi": Type("phi", _NORMS | _PARTIAL, "the head's bias; one norm for both sub-layers", flagged=True),
     "gptj": Type(
         "gptj", _GPT2 | {"rotary_dim": 4}, "the head's bias; pairs beside one another, one norm", flagged=True
@@ -327,10 +315,10 @@ TYPES: dict[str, Type] = {
         flagged=True,
     ),
     "olmo": Type("olmo", _NO_NORM | {"tie_word_embeddings": True}, "norms without weights"),
+    "olmo-clipped": Type("olmo", _NO_NORM | {"clip_qkv": 0.5}, "bounded queries, keys and values", flagged=True),
     "glm": Type("glm", _LLAMA | _PARTIAL, "pairs beside one another on half of a head, fused gate"),
     "glm4": Type("glm4", _LLAMA | _PARTIAL, "as GLM, with norms before and after"),
     "starcoder2": Type("starcoder2", _NO_NORM | {"norm_epsilon": 1e-5, "sliding_window": 5}),
-    "starcoder2-no-bias": Type("starcoder2", _NO_NORM | {"use_bias": False}),
     "stablelm": Type("stablelm", _NORMS | _PARTIAL | {"use_qkv_bias": True}),
     "stablelm-parallel": Type("stablelm", _NORMS | _PARTIAL | {"use_parallel_residual": True}),
     "gpt_bigcode": Type("gpt_bigcode", _GPT2, "fused matrices, one key/value head"),
@@ -388,7 +376,7 @@ TYPES: dict[str, Type] = {
     "ministral": Type("ministral", _LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
     "internlm3": Type("internlm3", _LLAMA),
     "seed_oss": Type("seed_oss", _LLAMA | {"attention_bias": True, "attention_out_bias": False}),
-    "cwm": Type("cwm", _LLAMA | {"sliding_window": 5, "layer_types": _LAYERS, "rope_parameters": _LLAMA3}),
+    "cwm": Type("cwm", _LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
     "xglm": Type(
         "xglm",
         {

@@ -141,6 +141,8 @@ class Literal:
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
         x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
+        if self.config.clip_qkv is not None:
+            x = np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
         if name == "v" or self.config.qk_norm == "none":
             return x
         for i in range(len(x)):

@@ -191,7 +191,6 @@ def _mpt(f: Fields) -> Read:
     attention = Fields(f.object("attn_config"), f"{f.where}: attn_config")
     for name, only in (("alibi", True), ("qk_ln", False), ("prefix_lm", False)):
         attention.fixed(name, only)
-    attention.fixed("clip_qkv", None)
     attention.fixed("softmax_scale", None)
     f.fixed("logit_scale", None)
     f.fixed("no_bias", True)
@@ -204,6 +203,7 @@ def _mpt(f: Fields) -> Read:
         norm_eps=f.number("layer_norm_epsilon", 1e-5),
         tied_head=f.flag("tie_word_embeddings", True),
         max_positions=f.integer("max_seq_len", 2048),
+        clip_qkv=attention.number("clip_qkv", None),
         alibi_slopes=_mpt_slopes(base["n_heads"], attention.number("alibi_bias_max", 8.0)),
         activation="gelu",
     )

@@ -54,11 +54,16 @@ def _any_cohere(f: Fields, family: str, theta: float, *, windowed: bool = False)
 def _olmo(f: Fields) -> Read:
     """Norms without weights."""
     base = base_of(f, "olmo", 2048)
-    f.fixed("clip_qkv", None)
     bias = f.flag("attention_bias", False)
-    activation = f.choice("hidden_act", ACTIVATIONS, "silu")
-    rope = take_rope(f, base)
-    config = ModelConfig(**base, **rope, norm_eps=1e-5, qkv_bias=bias, o_bias=bias, activation=activation)
+    config = ModelConfig(
+        **base,
+        **take_rope(f, base),
+        norm_eps=1e-5,
+        clip_qkv=f.number("clip_qkv", None),
+        qkv_bias=bias,
+        o_bias=bias,
+        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
+    )
     return config, layouts.OLMO
 
 

@@ -480,6 +480,34 @@ PUBLISHED: dict[str, tuple[int, int, dict[str, Any]]] = {
             "vocab_size": 151936,
         },
     ),
+    "llava-hf/llava-1.5-7b-hf": (
+        6_738_939_904,
+        0,
+        {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "ignore_index": -100,
+            "image_token_index": 32000,
+            "model_type": "llava",
+            "pad_token_id": 32001,
+            "projector_hidden_act": "gelu",
+            "text_config": {
+                "_name_or_path": "lmsys/vicuna-7b-v1.5",
+                "architectures": ["LlamaForCausalLM"],
+                "max_position_embeddings": 4096,
+                "model_type": "llama",
+                "rms_norm_eps": 1e-05,
+                "torch_dtype": "float16",
+                "vocab_size": 32064,
+            },
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "transformers_version": "4.36.0.dev0",
+            "vision_config": {"hidden_size": 1024, "model_type": "clip_vision_model"},
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+            "vocab_size": 32064,
+        },
+    ),
     "mosaicml/mpt-7b": (
         6_649_286_656,
         266_240,
@@ -536,6 +564,15 @@ def test_olmo_3_as_published() -> None:
     assert config.kinds == (1, 1, 1, 0) * 8
     assert (config.local_rope_theta, config.rope_magnitude) == (500000.0, pytest.approx(1.2079441541679836))
     assert max(config.rope_divisors or ()) == pytest.approx(8.0)
+
+
+def test_exaone_without_a_window() -> None:
+    """All its layers see everything, and are rotated; with one those that do are not."""
+    fields = minimal("exaone4") | {"num_hidden_layers": 4}
+    assert from_hf_fields(fields, where="here").unrotated_layers == (3,)
+    assert from_hf_fields(fields | {"sliding_window_pattern": "LG"}, where="here").unrotated_layers == (1, 3)
+    whole = from_hf_fields(fields | {"sliding_window": None}, where="here")
+    assert (whole.window, whole.unrotated_layers) == (None, ())
 
 
 def test_fields_that_tools_leave() -> None:
@@ -617,7 +654,7 @@ def test_what_is_missing_of_types_that_are_not_read(model_type: str, missing: st
     [
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
         ("opt", {"word_embed_proj_dim": 8}, "word_embed_proj_dim = 8"),
-        ("olmo", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("olmo", {"clip_qkv": -8.0}, "clip_qkv"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("phi", {"qk_layernorm": True}, "qk_layernorm"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers is no list of 3 zeros and ones"),
