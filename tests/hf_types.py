@@ -236,8 +236,6 @@ TYPES: dict[str, Type] = {
             "rope_parameters": _YARN
             | {
                 "original_max_position_embeddings": 48,
-                "mscale": 1.0,
-                "mscale_all_dim": 0.7,
                 "llama_4_scaling_beta": 0.1,
             }
         },

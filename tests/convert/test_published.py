@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jstrace.convert.hf.config import described, from_hf_fields
-from jstrace.models import InputError, n_params
+from jstrace.models import InputError, check_ids, n_params
 from tests.convert.test_configs import minimal
 
 pytestmark = pytest.mark.quick
@@ -573,6 +574,21 @@ def test_exaone_without_a_window() -> None:
     assert from_hf_fields(fields | {"sliding_window_pattern": "LG"}, where="here").unrotated_layers == (1, 3)
     whole = from_hf_fields(fields | {"sliding_window": None}, where="here")
     assert (whole.window, whole.unrotated_layers) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rope", "most"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, 16),
+        ("ministral3", {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8}, 8),
+    ],
+)
+def test_positions_that_follow_another_rule_later(model_type: str, rope: dict[str, Any], most: int) -> None:
+    """Texts that reach there are refused."""
+    config = from_hf_fields(minimal(model_type) | {"rope_scaling": rope, "head_dim": 8}, where="here")
+    check_ids(config, np.zeros(most, np.int32))
+    with pytest.raises(InputError, match=f"{most + 1} tokens, more than the {most} positions of this model"):
+        check_ids(config, np.zeros(most + 1, np.int32))
 
 
 def test_fields_that_tools_leave() -> None:
