@@ -35,8 +35,6 @@ class Wrapper:
     """What names of weights begin with that belong to other parts."""
     inner_fields: tuple[str, ...] = ()
     """Of ``text_config`` that are about other parts."""
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of a Llama whose ``text_config`` has what differs from them alone."""
     inner_tie: bool = False
     """Whether ``text_config`` alone may tie the head, too; of the others the whole decides, if it says anything."""
     flat: bool = False
@@ -46,12 +44,16 @@ class Wrapper:
 _QWEN_VL = Wrapper(
     ("qwen2_5_vl_text",), ("vision_config", *_TOKENS), ("visual.", "model.visual."), inner_tie=True, flat=True
 )
-_LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+_SHAPE_7B = {"vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+_DEFAULTS = {
+    "llama": {**_SHAPE_7B, "intermediate_size": 11008},
+    "mistral": {**_SHAPE_7B, "intermediate_size": 14336},
+}
+"""Of language models whose ``text_config`` may have what differs from them alone."""
 _LLAVA = Wrapper(
     ("llama", "mistral", "qwen2", "qwen3"),
     ("vision_config", *_PROJECTOR, *_TOKENS),
     (*_VISION, "image_newline", "model.image_newline"),
-    defaults=_LLAMA_7B,
     inner_tie=True,
 )
 _SMOLVLM = Wrapper(
@@ -71,7 +73,7 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "llama4": Wrapper(("llama4_text",), ("vision_config", *_TOKENS)),
     "llava": _LLAVA,
     "llava_next": _LLAVA,
-    "llava_onevision": dataclasses.replace(_LLAVA, inner=("qwen2",), defaults={}),
+    "llava_onevision": dataclasses.replace(_LLAVA, inner=("qwen2",)),
     "mistral3": Wrapper(("mistral", "ministral3"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "qwen2_vl": dataclasses.replace(_QWEN_VL, inner=("qwen2_vl_text",)),
     "qwen2_5_vl": _QWEN_VL,
@@ -98,14 +100,13 @@ def text_part(
     whole.fixed("quantization_config", None)
     text = {"model_type": wrapper.inner[0]} | whole.object("text_config")
     text = {name: value for name, value in text.items() if name not in wrapper.inner_fields}
-    if text["model_type"] == "llama":
-        text = {**wrapper.defaults, **text}
     for name, value in text.items():
         if whole.peek(name) == value and name != "tie_word_embeddings":
             whole.take(name)  # said twice
     if text["model_type"] not in list(wrapper.inner):
         known = " or ".join(map(repr, wrapper.inner))
         raise InputError(f"{where}: text_config has model_type {text['model_type']!r}, expected {known}")
+    text = {**_DEFAULTS.get(text["model_type"], {}), **text}
     tied = whole.take("tie_word_embeddings")
     ignored = whole.refuse_unread({*IRRELEVANT, *wrapper.fields}, ignorable=True)
     if tied is not None and not (wrapper.inner_tie and text.get("tie_word_embeddings")):

@@ -119,7 +119,8 @@ def rows() -> dict[str, list[tuple[float, bool, str]]]:
         print(f"{name} {error:.1e} {traced}", file=sys.stderr)
 
     for variant in hf_models.VARIANTS.values():
-        add(hf_models.TYPE_OF[variant.family], functools.partial(hf_models.make, variant), _OWN)
+        alike = hf_models.varied(variant, {"initializer_range": 0.2})  # as those of the other types
+        add(hf_models.TYPE_OF[variant.family], functools.partial(hf_models.make, alike), _OWN)
     for kind in hf_types.TYPES.values():
         add(kind.model_type, functools.partial(hf_types.make, kind), kind.needs, double=kind.double)
     return found
