@@ -36,6 +36,7 @@ def take_rope(
     partial: bool = False,
     trained: int | None = None,
     passed_over: Sequence[str] = (),
+    absent: Mapping[str, Any] = MappingProxyType({}),
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Consume ``rope_parameters`` (transformers 5) or ``rope_scaling``, and what stands beside them.
@@ -48,6 +49,7 @@ def take_rope(
       trained: the length of the first training where no field beside the object says it, whatever the object says;
         None for families in which the object counts.
       passed_over: fields of the object that change nothing for text.
+      absent: the object where the config has none.
       names: of fields beside the object, where they have other names: the first is read, the others may only agree.
 
     Raises:
@@ -57,6 +59,8 @@ def take_rope(
         name: {field: value for field, value in fields.object(name).items() if field not in passed_over}
         for name in ("rope_scaling", "rope_parameters")
     }
+    if not any(objects.values()):
+        objects["rope_parameters"] = dict(absent)
     beside = {field: [(name, fields.take(name)) for name in names.get(field, (field,))] for field in _BESIDE}
     default = {"rope_theta": theta, "partial_rotary_factor": share}
     said = {name: joined(rope, name, beside, default, fields.where) for name, rope in objects.items() if rope}

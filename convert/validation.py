@@ -9,7 +9,7 @@ from jstrace.models.config import FAR, FLAGS
 _CHOICES = {
     "norm": ("rms", "layer"),
     "qk_norm": ("none", "head", "full"),
-    "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2"),
+    "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "family": tuple(FLAGS),
 }
 

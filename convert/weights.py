@@ -194,7 +194,7 @@ class _Part:
         else:
             value = self._stored(self._tensor, wanted)
         with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(value, self._dtype)
+            cast = np.asarray(value, self._dtype, order="C")
         if jnp.finfo(cast.dtype).max < jnp.finfo(value.dtype).max and not np.isfinite(cast).all():
             raise InputError(f"{self._where} holds numbers beyond the range of {self._dtype}; use bfloat16 or float32")
         return cast

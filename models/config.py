@@ -60,7 +60,7 @@ class ModelConfig:
     gated_mlp: bool = True
     """``down(act(gate x) * up x)``; otherwise ``down(act(up x))``."""
     activation: str = "silu"
-    """``silu``, ``gelu``, ``gelu_tanh``, ``relu`` or ``relu2`` (its square)."""
+    """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
     """Whether attention and MLP read the same state and add to the same node (GPT-NeoX)."""
     learned_positions: bool = False
@@ -197,6 +197,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": _GEMMA | {"qk_norm": "head"},
     "gpt2": _ALL_BIASES | _LEARNED,
     "gpt_neox": _LAYER_NORM,
+    "apertus": {"qk_norm": "head", "gated_mlp": False},
     "arcee": {"gated_mlp": False},
     "bloom": _ALL_BIASES | {"rotary_dim": 0},
     "codegen": _LAYER_NORM | {"parallel": True, "head_bias": True},

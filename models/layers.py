@@ -218,6 +218,12 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def _xielu(w: Mapping[str, Array], x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Quadratic above zero and an exponential integrated below, with numbers of the layer (arXiv 2411.13010)."""
+    above, below = jax.nn.softplus(w["alpha_p"]), w["beta"] + jax.nn.softplus(w["alpha_n"])
+    return jnp.where(x > 0, above * x * x, (jnp.expm1(jnp.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
+
+
 def attention_output(config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"]) -> Float[Array, "R D"]:
     """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
     out = contract("rhe,ehd->rd", mixed, w["o"])
@@ -240,7 +246,7 @@ def mlp(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> 
     ``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any.
     """
     x = norm(config, w, "mlp_norm", x) if config.pre_norm else x
-    activation = _ACTIVATIONS[config.activation]
+    activation = functools.partial(_xielu, w) if config.activation == "xielu" else _ACTIVATIONS[config.activation]
     hidden = _affine(w, "up", x)
     hidden = activation(_affine(w, "gate", x)) * hidden if config.gated_mlp else activation(hidden)
     out = _affine(w, "down", hidden)

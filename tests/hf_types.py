@@ -391,6 +391,7 @@ TYPES: dict[str, Type] = {
         double=False,
     ),
     "arcee": Type("arcee", _LLAMA, "ReLU squared", flagged=True),
+    "apertus": Type("apertus", _LLAMA, "the activation xIELU", flagged=True),
     "nemotron": Type("nemotron", _NO_NORM | {"head_dim": 8} | _PARTIAL | {"norm_eps": 1e-5}, "ReLU squared"),
     "mpt": Type(
         "mpt",

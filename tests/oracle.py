@@ -112,6 +112,11 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def _xielu(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    above, below = np.log1p(np.exp(w["alpha_p"])), w["beta"] + np.log1p(np.exp(w["alpha_n"]))
+    return np.where(x > 0, above * x**2, (np.expm1(np.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
+
+
 class Literal:
     """One model on one input, layer by layer, with an explicit vector for every edge."""
 
@@ -186,7 +191,8 @@ class Literal:
     def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
         hidden = y @ w["up"] + w.get("up_bias", 0.0)
-        activation = ACTIVATIONS[self.config.activation]
+        xielu = self.config.activation == "xielu"
+        activation = functools.partial(_xielu, w) if xielu else ACTIVATIONS[self.config.activation]
         hidden = activation(y @ w["gate"] + w.get("gate_bias", 0.0)) * hidden if "gate" in w else activation(hidden)
         out = hidden @ w["down"] + w.get("down_bias", 0.0)
         return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out

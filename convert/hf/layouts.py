@@ -128,6 +128,12 @@ GPT_NEOX = {
 }
 VAULTGEMMA = {**LLAMA, **norms({"mlp_norm": _LAYER + "pre_feedforward_layernorm"})}
 EXAONE4 = {**OLMO2, **PER_HEAD}
+APERTUS = {
+    **QWEN3,
+    **norms({"attn_norm": _LAYER + "attention_layernorm", "mlp_norm": _LAYER + "feedforward_layernorm"}),
+    **{name: at(f"{_MLP}act_fn.{name}", "") for name in ("alpha_p", "alpha_n")},
+    **{name: at(f"{_MLP}act_fn.{name}") for name in ("beta", "eps")},
+}
 GLM = {**LLAMA, **{x: at(_MLP + "gate_up_proj.weight", Axis(("F", "F"), i), "D") for i, x in enumerate(("gate", "up"))}}
 _GLM4_POST = {"attn_post_norm": _LAYER + "post_self_attn_layernorm", "mlp_post_norm": _LAYER + "post_mlp_layernorm"}
 GLM4 = {**GLM, **norms(_GLM4_POST)}

@@ -13,6 +13,9 @@ from jstrace.convert.hf.layouts import LLAMA, QWEN3
 from jstrace.convert.rope import kinds_rope, take_rope
 from jstrace.models import InputError, ModelConfig
 
+_TRAINED = "original_max_position_embeddings"
+_LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, _TRAINED: 8192}
+_YARN = {"rope_type": "yarn", "factor": 16.0, _TRAINED: 16384}
 _MROPE = ("mrope_section", "mrope_interleaved")
 """Of a text every token has one position, whatever it would have in an image."""
 
@@ -163,10 +166,10 @@ def _ministral3(f: Fields) -> Read:
     """Queries grow with the position from the end of the first training on; longer inputs are refused."""
     base = base_of(f, "ministral3", 262144, n_kv_heads=8, head_dim=128)
     rope = f.peek("rope_parameters") or f.peek("rope_scaling") or {}
-    trained = rope.get("original_max_position_embeddings", 16384) if isinstance(rope, dict) else None
+    trained = rope.get(_TRAINED, 16384) if isinstance(rope, dict) else None
     if not isinstance(trained, int) or isinstance(trained, bool) or trained < 1:
-        raise InputError(f"{f.where}: original_max_position_embeddings = {trained!r}, expected a number of tokens")
-    positions = take_rope(f, base, theta=1e6, passed_over=("llama_4_scaling_beta",))
+        raise InputError(f"{f.where}: {_TRAINED} = {trained!r}, expected a number of tokens")
+    positions = take_rope(f, base, theta=1e6, passed_over=("llama_4_scaling_beta",), absent=_YARN)
     window = f.integer("sliding_window", None)
     config = ModelConfig(
         **base | {"max_positions": min(trained, base["max_positions"])},
@@ -182,7 +185,7 @@ def _cwm(f: Fields) -> Read:
     base = base_of(f, "cwm", 131072, n_kv_heads=8, head_dim=128)
     config = ModelConfig(
         **base,
-        **take_rope(f, base, theta=1e6),
+        **take_rope(f, base, theta=1e6, absent=_LLAMA3 | {"factor": 16.0}),
         **rms(f, 1e-5),
         **windows(f, base, f.nullable("sliding_window", 8192), lambda layer: layer % 4 != 0),
         mlp_bias=f.flag("mlp_bias", False),
@@ -202,6 +205,14 @@ def _seed_oss(f: Fields) -> Read:
     plain = _plain(f, "seed_oss", 524288, n_kv_heads=8, head_dim=128)
     qkv, out = f.flag("attention_bias", True), f.flag("attention_out_bias", False)
     return ModelConfig(**plain, qkv_bias=qkv, o_bias=out, mlp_bias=f.flag("mlp_bias", False)), LLAMA
+
+
+def _apertus(f: Fields) -> Read:
+    base = base_of(f, "apertus", 65536)
+    bias, activation = f.flag("attention_bias", False), f.choice("hidden_act", {"xielu": "xielu"}, "xielu")
+    rope = take_rope(f, base, theta=1.2e7, absent=_LLAMA3 | {"factor": 8.0})
+    config = ModelConfig(**base, **rope, **rms(f, 1e-5), qkv_bias=bias, o_bias=bias, activation=activation)
+    return config, layouts.APERTUS
 
 
 def _arcee(f: Fields) -> Read:
@@ -271,6 +282,7 @@ READERS: Mapping[str, Callable[[Fields], Read]] = {
     "cwm": _cwm,
     "internlm3": _internlm3,
     "seed_oss": _seed_oss,
+    "apertus": _apertus,
     "arcee": _arcee,
     "granite": _granite,
     "helium": _helium,

@@ -69,7 +69,6 @@ UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),
     "gpt_oss": "a mixture of experts, with attention sinks",
-    "apertus": "the activation xIELU",
     "hunyuan_v1_dense": "a norm of queries and keys after their rotation",
     "bitnet": "norms inside attention and MLP",
     "nanochat": "norms without weights after the rotation",

@@ -43,6 +43,7 @@ EXAMPLES = {
     "gemma3": "Gemma 3 4B, 12B, 27B",
     "gpt2": "gpt2 to gpt2-xl, DialoGPT",
     "gpt_neox": "Pythia, GPT-NeoX, Dolly",
+    "apertus": "Apertus",
     "arcee": "AFM-4.5B",
     "bloom": "BLOOM, BLOOMZ",
     "codegen": "CodeGen",
