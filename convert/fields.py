@@ -16,8 +16,9 @@ WIDEST_HEAD = 2**16
 class Fields:
     """Fields of a JSON object that are consumed by asking for them; ``where`` names the file in errors."""
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, ignore: Collection[str] = ()) -> None:
         self._left = dict(values)
+        self._ignore = frozenset(ignore)
         self.where = where
 
     def take(self, name: str, default: Any = None) -> Any:
@@ -89,15 +90,35 @@ class Fields:
             raise InputError(f"{self.where}: {name} = {str(value)[:80]}, expected a list of positive numbers")
         return tuple(float(item) for item in value)
 
-    def refuse_unread(self, irrelevant: Collection[str], what: str = "field") -> None:
-        """An ``InputError`` that names a field nobody asked for and that is not known to be irrelevant."""
-        unread = sorted(set(self._left) - set(irrelevant))
-        if unread:
-            value = str(self._left[unread[0]])[:80]
-            raise InputError(
-                f"{self.where}: {what} {unread[0]!r} = {value} is not known and may change the computation;"
-                " remove it if it does not"
+    def unread(self, irrelevant: Collection[str]) -> list[str]:
+        """Fields that nobody asked for and that are not known to be irrelevant, in order."""
+        return sorted(set(self._left) - set(irrelevant))
+
+    def refuse_unread(
+        self, irrelevant: Collection[str], what: str = "field", *, ignorable: bool = False
+    ) -> tuple[str, ...]:
+        """The unread fields that are to be ignored; ``ignorable`` says that any may be, and the error then how.
+
+        Raises:
+          InputError: with all others.
+        """
+        unread = self.unread(irrelevant)
+        ignored = tuple(name for name in unread if name in self._ignore)
+        unknown = [name for name in unread if name not in ignored]
+        if not unknown:
+            return ignored
+        several = len(unknown) > 1
+        said = ", ".join(f"{name!r} = {str(self._left[name])[:80]}" for name in unknown)
+        remedy = f"remove {'them' if several else 'it'} if {'they do' if several else 'it does'} not"
+        if ignorable:
+            options = " ".join(f"--ignore-field {name}" for name in unknown)
+            remedy = (
+                f"if {'they do' if several else 'it does'} not, go on with {options} (ignore_fields in jstrace.load)"
             )
+        raise InputError(
+            f"{self.where}: {what}{'s' if several else ''} {said} {'are' if several else 'is'} not known and may change"
+            f" the computation; {remedy}"
+        )
 
     def _number(self, name: str, default: Any, *, whole: bool) -> Any:
         value = self._left.pop(name, None)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from jstrace.convert.fields import Fields
 from jstrace.models import InputError
 from jstrace.models.config import llama3_divisors
@@ -15,8 +17,14 @@ _TRAINED = "original_max_position_embeddings"
 _BESIDE = ("rope_theta", "partial_rotary_factor", _TRAINED)
 """Fields that may stand beside the object, and then hold where it has none of its own."""
 _LONGROPE = "longrope"
-_WITH_TRAINED = ("llama3", _LONGROPE)
+_WITH_TRAINED = ("llama3", "yarn", _LONGROPE)
 """Types that read the length of the first training."""
+_PASSED_OVER = {
+    _TRAINED: "of types that do not read it",
+    "finetuned": "a note on how it was trained",
+    "attn_factor": "transformers does not read it",
+    "max_position_embeddings": "stands beside the object, too",
+}
 
 
 def take_rope(
@@ -27,6 +35,8 @@ def take_rope(
     share: float = 1.0,
     partial: bool = False,
     trained: int | None = None,
+    passed_over: Sequence[str] = (),
+    absent: Mapping[str, Any] = MappingProxyType({}),
     names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Consume ``rope_parameters`` (transformers 5) or ``rope_scaling``, and what stands beside them.
@@ -38,12 +48,19 @@ def take_rope(
       partial: whether the family knows a share at all.
       trained: the length of the first training where no field beside the object says it, whatever the object says;
         None for families in which the object counts.
+      passed_over: fields of the object that change nothing for text.
+      absent: the object where the config has none.
       names: of fields beside the object, where they have other names: the first is read, the others may only agree.
 
     Raises:
       InputError: fields that contradict each other, or positions that are not implemented.
     """
-    objects = {name: fields.object(name) for name in ("rope_scaling", "rope_parameters")}
+    objects = {
+        name: {field: value for field, value in fields.object(name).items() if field not in passed_over}
+        for name in ("rope_scaling", "rope_parameters")
+    }
+    if not any(objects.values()):
+        objects["rope_parameters"] = dict(absent)
     beside = {field: [(name, fields.take(name)) for name in names.get(field, (field,))] for field in _BESIDE}
     default = {"rope_theta": theta, "partial_rotary_factor": share}
     said = {name: joined(rope, name, beside, default, fields.where) for name, rope in objects.items() if rope}
@@ -79,7 +96,7 @@ def joined(
 
 
 def _kind(given: Any) -> Any:
-    return _LONGROPE if given == "su" else given
+    return {"su": _LONGROPE, "mrope": "default"}.get(given, given) if isinstance(given, str) else given
 
 
 def agreeing(claims: Iterable[tuple[str, Any]], where: str) -> None:
@@ -114,11 +131,73 @@ def read_rope(rope: Mapping[str, Any], where: str, base: Mapping[str, Any], *, p
         found["rope_divisors"] = llama3_divisors(theta, rotary_dim, factor, low, high, trained)
     elif kind == _LONGROPE:
         found |= _longrope(fields, positions)
+    elif kind == "yarn":
+        found |= _yarn(fields, theta, rotary_dim, positions)
+    elif kind == "dynamic":
+        fields.number("factor", None)  # of inputs longer than the first training's, which are refused
+        found["bounded"] = True
     elif kind != "default":
-        known = "default, linear, llama3, longrope"
+        known = "default, dynamic, linear, llama3, longrope, yarn"
         raise InputError(f"{where}: RoPE type {kind!r} is not supported; supported: {known}")
-    fields.refuse_unread({_TRAINED}, "RoPE field")
+    fields.refuse_unread(_PASSED_OVER, "RoPE field")
     return found
+
+
+def kinds_rope(
+    fields: Fields, base: Mapping[str, Any], *, whole: tuple[str, Any, float], local: tuple[str, Any, float]
+) -> dict[str, Any]:
+    """Positions of layers that see everything and of those with a window, as one object per kind of layer.
+
+    ``whole`` and ``local`` are the name of the field beside it that has the base, what it says, and the default.
+
+    Raises:
+      InputError: fields that contradict each other, or scaled positions of the layers with a window.
+    """
+    per_kind, scaling = fields.object("rope_parameters"), fields.object("rope_scaling")
+    kinds = Fields(per_kind, fields.where)
+    windowed, everywhere = kinds.object("sliding_attention"), kinds.object("full_attention")
+    kinds.refuse_unread((), "RoPE field")
+    for field, value in scaling.items():
+        claims = [(f"{field} in rope_scaling", value), (f"{field} in full_attention", everywhere.get(field))]
+        agreeing(claims, fields.where)
+    # beside which "type" says nothing new
+    everywhere = ({} if per_kind else {"rope_type": "default"}) | everywhere | scaling
+
+    def read(rope: Mapping[str, Any], kind: str, beside: tuple[str, Any, float]) -> dict[str, Any]:
+        name, said, default = beside
+        claims = {"rope_theta": [(name, said)]}
+        return read_rope(joined(rope, kind, claims, {"rope_theta": default}, fields.where), fields.where, base)
+
+    found = read(windowed, "sliding_attention", local)
+    if found["rope_divisors"] is not None or found.get("bounded"):
+        raise InputError(f"{fields.where}: rope_parameters of sliding_attention, only the default type is supported")
+    return read(everywhere, "full_attention", whole) | {"local_rope_theta": found["rope_theta"]}
+
+
+def _yarn(rope: Fields, theta: float, rotary_dim: int, positions: int) -> dict[str, Any]:
+    """YaRN (arXiv 2309.00071): long waves are slowed by ``factor``, short ones kept, with a factor on both tables."""
+    trained = rope.number(_TRAINED, None)
+    factor = rope.number("factor") if trained is None else rope.number("factor", positions / trained)
+    trained = positions if trained is None else trained
+    fast, slow = rope.number("beta_fast", 32.0), rope.number("beta_slow", 1.0)
+    per_turn = rotary_dim / (2 * math.log(theta)) if theta > 1 else math.inf
+    low, high = (per_turn * (math.log(trained) - math.log(turns * 2 * math.pi)) for turns in (fast, slow))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"{rope.where}: yarn of rope_theta = {theta:g} and {trained:g} positions has no frequencies")
+    if rope.flag("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_dim - 1)
+    slowed = np.clip((np.arange(rotary_dim // 2) - low) / ((high - low) or 0.001), 0, 1)
+
+    def magnitude(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
+
+    scale, over = rope.number("mscale", None), rope.number("mscale_all_dim", None)
+    usual = magnitude(1.0) if scale is None or over is None else magnitude(scale) / magnitude(over)
+    return {
+        "rope_divisors": tuple(float(d) for d in 1 / (1 - slowed + slowed / factor)),
+        "rope_magnitude": rope.number("attention_factor", usual),
+    }
 
 
 def _longrope(rope: Fields, positions: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jstrace.convert.hf import hub
 from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
-from jstrace.convert.layouts import GGUF, HF
+from jstrace.convert.layouts import GGUF
 from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
@@ -53,8 +53,6 @@ _OWNERS = {
     "deepseek-ai": ("deepseek-llm-",),
 }
 """Who publishes models that people name without their owner."""
-_WITH_IMAGES = "gemma3"
-"""The family whose checkpoints may have a part that reads images."""
 _NO_MACHINE_HAS = 2**50
 """Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -81,6 +79,8 @@ class Request:
     mesh: jax.sharding.Mesh | None
     revision: str | None
     say: Callable[[str], None]
+    ignore: tuple[str, ...] = ()
+    """Unknown fields of a ``config.json`` that are to be ignored."""
 
     def shardings(self, config: ModelConfig) -> Any:
         """Of every parameter, or None without a mesh."""
@@ -92,7 +92,13 @@ def say_on_stderr(message: str) -> None:
     sys.stderr.write(f"jstrace: {message}\n")
 
 
-def read_config(source: str, *, revision: str | None = None, say: Callable[[str], None] = say_on_stderr) -> ModelConfig:
+def read_config(
+    source: str,
+    *,
+    revision: str | None = None,
+    say: Callable[[str], None] = say_on_stderr,
+    ignore: tuple[str, ...] = (),
+) -> ModelConfig:
     """The config of a source, without its weights; those of the paper's models are known offline.
 
     Raises:
@@ -103,16 +109,21 @@ def read_config(source: str, *, revision: str | None = None, say: Callable[[str]
     with _refusing(source):
         known = preset(name)
         if known is not None and revision is None and not Path(name).exists():
+            _check_nothing_ignored(name, ignore)
             return known
         path = _resolve(name, say, revision, only=hub.CONFIG_ONLY)
-        if path.is_file():
-            return GgufFile(path).config
-        if (path / native.HEADER).is_file():
-            return native.read_header(path).config
-        config = read_hf_config(path)
+        if path.is_file() or (path / native.HEADER).is_file():
+            _check_nothing_ignored(name, ignore)
+            return GgufFile(path).config if path.is_file() else native.read_header(path).config
+        found = read_hf_config(path, ignore=ignore)
         if source == name and Path(name).expanduser() == path:  # what is fetched of a hub id here is the config alone
-            check_whole(path, images=config.family == _WITH_IMAGES)
-        return config
+            check_whole(path, left_out=found.left_out)
+        return found.config
+
+
+def _check_nothing_ignored(source: str, ignore: tuple[str, ...]) -> None:
+    if ignore:
+        raise InputError(f"{source}: has no config.json, of which alone fields are ignored, such as {ignore[0]!r}")
 
 
 def read_checkpoint(
@@ -122,6 +133,7 @@ def read_checkpoint(
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] = say_on_stderr,
+    ignore: tuple[str, ...] = (),
 ) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
 
@@ -130,20 +142,21 @@ def read_checkpoint(
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    request = Request(dtype, mesh, revision, say)
+    request = Request(dtype, mesh, revision, say, ignore)
     with _refusing(source):
         if source.startswith(_RANDOM):
-            config = read_config(source, revision=revision, say=say)
+            config = read_config(source, revision=revision, say=say, ignore=ignore)
             key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype)
             params = random_params(config, key=key, dtype=dtype, shardings=places)
             found = Checkpoint(config, params, None)
         else:
             path = _resolve(source, say, revision)
-            if path.is_file():
-                found = _from_gguf(path, request)
+            if path.is_file() or (path / native.HEADER).is_file():
+                _check_nothing_ignored(source, ignore)
+                found = (_from_gguf if path.is_file() else _from_native)(path, request)
             else:
-                found = (_from_native if (path / native.HEADER).is_file() else _from_folder)(path, request)
+                found = _from_folder(path, request)
         jax.block_until_ready(found.params)  # what does not fit is said here
         return found
 
@@ -213,11 +226,12 @@ def _resolve(
 
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
-    config = read_hf_config(folder, warn=True)
+    described = read_hf_config(folder, warn=True, ignore=request.ignore)
+    config = described.config
     params = build_params(
         config,
-        open_safetensors(folder, images=config.family == _WITH_IMAGES),
-        HF[config.family],
+        open_safetensors(folder, left_out=described.left_out),
+        described.layouts,
         dtype=request.dtype,
         shardings=request.shardings(config),
         where=str(folder),

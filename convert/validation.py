@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from jstrace.convert.fields import MOST_LAYERS, WIDEST_HEAD
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.config import FAR, FLAGS
 
 _CHOICES = {
     "norm": ("rms", "layer"),
     "qk_norm": ("none", "head", "full"),
-    "activation": ("silu", "gelu", "gelu_tanh"),
+    "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "family": tuple(FLAGS),
 }
 
@@ -26,10 +26,17 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
     for name, known in _CHOICES.items():
         if getattr(config, name) not in known:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if config.clip_qkv is not None and config.clip_qkv <= 0:
+        raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
     if config.window is not None and config.window < 1:
         raise InputError(f"{where}: window = {config.window}, expected a positive number")
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
+    windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]
+    if windowed:
+        raise InputError(f"{where}: layer {windowed[0]} is without rotary positions; such layers see every token here")
+    if config.alibi_slopes is not None and len(config.alibi_slopes) != config.n_heads:
+        raise InputError(f"{where}: {len(config.alibi_slopes)} slopes of ALiBi, expected one for each head")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
     if config.n_rotary % 2 or not 0 <= config.n_rotary <= config.head_dim:

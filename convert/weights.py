@@ -78,7 +78,7 @@ def build_params(
         layout = layouts[name.removeprefix("layers.")]
 
         def part(index: int = 0) -> _Part:
-            return _Part(config, layout, tensors[layout.name.format(index)], blank.dtype, where)
+            return _Part(config, layout, index, tensors, blank.dtype, where)
 
         if weight.axes[0] == "L":
             return _stacked(part, layout.letters, weight.axes, blank, place)
@@ -161,9 +161,20 @@ def _put_rows(matrix: jax.Array, rows: jax.Array, start: int) -> jax.Array:
 class _Part:
     """Reads what a device holds of one weight; replicas are read once."""
 
-    def __init__(self, config: ModelConfig, layout: Layout, tensor: Tensor, dtype: Any, where: str) -> None:
-        self._sizes, self._layout, self._letters = file_sizes(config), layout, layout.letters
-        self._tensor, self._dtype, self._where = tensor, dtype, f"{where}: weight {tensor.name}"
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        index: int,
+        tensors: Mapping[str, Tensor],
+        dtype: Any,
+        where: str,
+    ) -> None:
+        self._sizes, self._layout, self._letters, self._dtype = file_sizes(config), layout, layout.letters, dtype
+        self._tensor = None if layout.given is not None else tensors[layout.name.format(index)]
+        self._where = f"{where}: weight {layout.name if self._tensor is None else self._tensor.name}"
+        norm = layout.row_norm
+        self._norm = None if norm is None else (_whole(tensors[norm.weight]), _whole(tensors[norm.shift]), norm.eps)
         self._read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def __call__(self, index: tuple[slice, ...] | None) -> np.ndarray:
@@ -175,18 +186,40 @@ class _Part:
         return self._read[key]
 
     def _piece(self, wanted: Mapping[str, range]) -> np.ndarray:
-        places = [axis.places(self._sizes, wanted) for axis in self._layout.axes]
-        value = self._tensor.read(tuple(slice(int(p.min()), int(p.max()) + 1) for p in places))
-        _check_finite(value, [int(p.min()) for p in places], self._where)
-        for number, along in enumerate(places):
-            if len(along) < value.shape[number]:  # parts interleaved with others
-                value = np.take(value, along - along.min(), axis=number)
-        value = value.reshape([len(wanted[letter]) for letter in self._letters])
+        if self._tensor is None:
+            shape = tuple(self._sizes[letter] for letter in self._letters)
+            inside = tuple(slice(wanted[letter].start, wanted[letter].stop) for letter in self._letters)
+            given = self._layout.given() if callable(self._layout.given) else self._layout.given
+            value = np.broadcast_to(np.asarray(given, np.float32), shape)[inside]
+        else:
+            value = self._stored(self._tensor, wanted)
         with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(value, self._dtype)
+            cast = np.asarray(value, self._dtype, order="C")
         if jnp.finfo(cast.dtype).max < jnp.finfo(value.dtype).max and not np.isfinite(cast).all():
             raise InputError(f"{self._where} holds numbers beyond the range of {self._dtype}; use bfloat16 or float32")
         return cast
+
+    def _stored(self, tensor: Tensor, wanted: Mapping[str, range]) -> np.ndarray:
+        places = [axis.places(self._sizes, wanted) for axis in self._layout.axes]
+        value = tensor.read(tuple(slice(int(p.min()), int(p.max()) + 1) for p in places))
+        _check_finite(value, [int(p.min()) for p in places], self._where)
+        for number, along in enumerate(places):
+            if len(along) < value.shape[number] or np.any(np.diff(along) < 0):  # interleaved with others, or turned
+                value = np.take(value, along - along.min(), axis=number)
+        value = value.reshape([len(wanted[letter]) for letter in self._letters])
+        if self._norm is not None:
+            value = _normed(value.astype(np.float32), *self._norm)
+        return value if self._layout.scale == 1 else value.astype(np.float32) * np.float32(self._layout.scale)
+
+
+def _whole(tensor: Tensor) -> np.ndarray:
+    return tensor.read(tuple(slice(0, length) for length in tensor.shape)).astype(np.float32)
+
+
+def _normed(rows: np.ndarray, weight: np.ndarray, shift: np.ndarray, eps: float) -> np.ndarray:
+    """LayerNorm of each row."""
+    centred = rows - rows.mean(-1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(eps)) * weight + shift
 
 
 def _check_finite(value: np.ndarray, start: list[int], where: str) -> None:
@@ -211,9 +244,16 @@ def _with_embedding(
 def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:
     """The names of all matrices that the model uses, with their shapes in the file."""
     declared = declare(config)
-    found = {layouts[name].name: layouts[name].shape(config) for name in declared if name != "layers"}
-    for layout in (layouts[name] for name in declared["layers"]):
-        found |= {layout.name.format(index): layout.shape(config) for index in range(config.n_layers)}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, number in [(n, 1) for n in declared if n != "layers"] + [
+        (n, config.n_layers) for n in declared["layers"]
+    ]:
+        layout = layouts[name]
+        if layout.given is None:
+            shape = layout.shape(config)
+            found |= {layout.name.format(index): shape for index in range(number)}
+            if layout.row_norm is not None:
+                found |= dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:])
     return found
 
 

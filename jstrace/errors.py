@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(text)
 
 
+class UnsupportedError(InputError):
+    """A model that is whole, and that jstrace does not compute: the message names what is missing."""
+
+
 def _shown(letter: str) -> str:
     if letter.isprintable():
         return letter

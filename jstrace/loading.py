@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
+    ignore_fields: Sequence[str] = (),
 ) -> Model:
     """Load a model.
 
@@ -42,11 +43,13 @@ def load(
       mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
       revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
+      ignore_fields: fields of ``config.json`` that jstrace does not know and that you know to change nothing; the
+        model's config, its fingerprint and every trace of it say which.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    options: dict[str, Any] = {} if say is None else {"say": say}
+    options: dict[str, Any] = {"ignore": _field_names(ignore_fields)} | ({} if say is None else {"say": say})
     name, wanted = _named(source), checked_dtype(dtype)
     checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, **options)
     if checkpoint.stored is not None:
@@ -75,11 +78,12 @@ def convert(
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
+    ignore_fields: Sequence[str] = (),
 ) -> str:
     """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh.
 
     Args:
-      source, dtype, mesh, revision, say: as in ``load``; the checkpoint loads in any dtype, but holds no
+      source, dtype, mesh, revision, say, ignore_fields: as in ``load``; the checkpoint loads in any dtype, but holds no
         more than this one.
       out: a new or an empty folder. It is filled when all is complete: a conversion that is killed leaves nothing that
         looks whole.
@@ -91,9 +95,9 @@ def convert(
       InputError: a source that does not load, or a folder that holds something or has no room.
     """
     name, target, kept = _named(source), Path(_named(out, "out", "a folder")), checked_dtype(dtype)
-    size = n_params(describe(name, revision=revision)) * kept.itemsize
+    size = n_params(describe(name, revision=revision, ignore_fields=ignore_fields)) * kept.itemsize
     check_target(target, size)
-    model = load(name, dtype=kept, mesh=mesh, revision=revision, say=say)
+    model = load(name, dtype=kept, mesh=mesh, revision=revision, say=say, ignore_fields=ignore_fields)
     header = Header(model.config, kept.name, model.fingerprint(), name)
     write_native(target, model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
@@ -127,13 +131,22 @@ def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
     return found
 
 
-def describe(source: str | os.PathLike[str], *, revision: str | None = None) -> ModelConfig:
+def describe(
+    source: str | os.PathLike[str], *, revision: str | None = None, ignore_fields: Sequence[str] = ()
+) -> ModelConfig:
     """The config of a source, without reading its weights; of a hub id only ``config.json`` is fetched.
 
     Raises:
       InputError: as ``load``, as far as configs, headers and the sizes of a local folder's safetensors tell.
     """
-    return read_config(_named(source), revision=revision)
+    return read_config(_named(source), revision=revision, ignore=_field_names(ignore_fields))
+
+
+def _field_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of fields, or an ``InputError`` where they are no list of texts."""
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"ignore_fields = {given!r}, expected a list of names")
+    return tuple(given)
 
 
 def _named(given: Any, what: str = "source", expected: str = "a name, a hub id, a folder or a .gguf file") -> str:

@@ -4,9 +4,7 @@ from .clean import clean_forward as clean_forward
 from .clean import continued as continued
 from .clean import hidden_states as hidden_states
 from .clean import plain_forward as plain_forward
-from .config import PRESETS as PRESETS
 from .config import ModelConfig as ModelConfig
-from .config import preset as preset
 from .decoder import Decoder as Decoder
 from .decoder import masked_forward as masked_forward
 from .edges import EDGE_KINDS as EDGE_KINDS
@@ -27,6 +25,8 @@ from .params import random_params as random_params
 from .params import shapes as shapes
 from .params import weight_bytes as weight_bytes
 from .platforms import form as form
+from .presets import PRESETS as PRESETS
+from .presets import preset as preset
 from .replacement import Replacement as Replacement
 from .rows import every_row as every_row
 from .rows import live_rows as live_rows

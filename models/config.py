@@ -52,13 +52,15 @@ class ModelConfig:
     qk_norm: str = "none"
     """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
     qkv_bias: bool = False
+    clip_qkv: float | None = None
+    """Queries, keys and values are kept within plus and minus this (OLMo 1); None for no such bound."""
     o_bias: bool = False
     """Whether attention's output has a bias: a constant of the node, not an edge."""
     mlp_bias: bool = False
     gated_mlp: bool = True
     """``down(act(gate x) * up x)``; otherwise ``down(act(up x))``."""
     activation: str = "silu"
-    """``silu``, ``gelu`` or ``gelu_tanh``."""
+    """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
     """Whether attention and MLP read the same state and add to the same node (GPT-NeoX)."""
     learned_positions: bool = False
@@ -75,7 +77,11 @@ class ModelConfig:
     global_layers: tuple[int, ...] = ()
     """Layers that see every earlier token although ``window`` is set."""
     local_rope_theta: float | None = None
-    """Rotary base of the windowed layers, without divisors; None for the same positions everywhere."""
+    """Rotary base of the windowed layers, without divisors or magnitude; None for the same positions everywhere."""
+    unrotated_layers: tuple[int, ...] = ()
+    """Layers without a window whose queries and keys are not rotated (NoPE: SmolLM3, Cohere 2, EXAONE 4)."""
+    alibi_slopes: tuple[float, ...] | None = None
+    """Of every head: its logits grow by so much with each position of the source (ALiBi); None for no such bias."""
     embed_scale: float = 1.0
     query_scale: float | None = None
     """Factor on query-key products; None for ``head_dim ** -0.5``."""
@@ -83,6 +89,12 @@ class ModelConfig:
     """Attention logits become ``c tanh(logit / c)``."""
     logit_softcap: float | None = None
     """The same for the output logits."""
+    head_bias: bool = False
+    """Whether the output head has a bias: a constant of the logits, not an edge (Phi, GPT-J)."""
+    bounded: bool = False
+    """Whether inputs longer than ``max_positions`` are refused, because their positions would follow another rule."""
+    ignored_fields: tuple[str, ...] = ()
+    """Fields of the checkpoint's config that nobody knew and the caller chose to ignore."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ModelConfig:
@@ -121,9 +133,21 @@ class ModelConfig:
         return tuple(FAR if layer in self.global_layers else local for layer in every)
 
     @property
+    def most_tokens(self) -> int:
+        """The longest input that it has positions for; a number beyond any input where there is no such bound."""
+        return self.max_positions if self.learned_positions or self.bounded else FAR
+
+    @property
     def kinds(self) -> tuple[int, ...]:
-        """1 for the layers with a window, 0 for the others."""
-        return tuple(int(width < FAR) for width in self.windows)
+        """Of each layer, its place in what ``layers.sights`` makes: 0 for plain ones, 1 for those with a window.
+
+        The layers that are not rotated come after these.
+        """
+        unrotated = 1 if self.window is None else 2
+        return tuple(
+            unrotated if layer in self.unrotated_layers else int(width < FAR)
+            for layer, width in enumerate(self.windows)
+        )
 
     @property
     def zero_key(self) -> bool:
@@ -158,74 +182,53 @@ def llama3_divisors(
 
 _GEMMA = {"norm_offset": 1.0, "post_norm": True}
 _LAYER_NORM = {"norm": "layer", "mlp_bias": True, "gated_mlp": False}
+_ALL_BIASES = _LAYER_NORM | {"qkv_bias": True, "o_bias": True}
+_LEARNED = {"learned_positions": True, "rotary_dim": 0}
+_POST_NORM = {"pre_norm": False, "post_norm": True}
 
 FLAGS: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "mistral": {},
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": "head"},
-    "olmo2": {"pre_norm": False, "post_norm": True, "qk_norm": "full"},
+    "olmo2": _POST_NORM | {"qk_norm": "full"},
     "phi3": {},
     "gemma2": _GEMMA,
     "gemma3": _GEMMA | {"qk_norm": "head"},
-    "gpt2": _LAYER_NORM | {"qkv_bias": True, "o_bias": True, "learned_positions": True, "rotary_dim": 0},
+    "gpt2": _ALL_BIASES | _LEARNED,
     "gpt_neox": _LAYER_NORM,
+    "apertus": {"qk_norm": "head", "gated_mlp": False},
+    "arcee": {"gated_mlp": False},
+    "bloom": _ALL_BIASES | {"rotary_dim": 0},
+    "codegen": _LAYER_NORM | {"parallel": True, "head_bias": True},
+    "cohere": {"norm": "layer", "parallel": True},
+    "cohere2": {"norm": "layer", "parallel": True},
+    "cwm": {},
+    "ernie4_5": {},
+    "exaone4": _POST_NORM | {"qk_norm": "head"},
+    "falcon": {"norm": "layer", "gated_mlp": False},
+    "gemma": {"norm_offset": 1.0},
+    "glm": {},
+    "glm4": {"post_norm": True},
+    "gpt_bigcode": _ALL_BIASES | _LEARNED,
+    "gpt_neo": _LAYER_NORM | _LEARNED | {"o_bias": True, "query_scale": 1.0},
+    "gptj": _LAYER_NORM | {"parallel": True, "head_bias": True},
+    "granite": {},
+    "helium": {},
+    "internlm3": {},
+    "ministral": {},
+    "ministral3": {},
+    "mpt": {"norm": "layer", "gated_mlp": False, "rotary_dim": 0},
+    "nemotron": {"norm": "layer", "norm_offset": 1.0, "gated_mlp": False},
+    "olmo": {"norm": "layer"},
+    "olmo3": _POST_NORM | {"qk_norm": "full"},
+    "opt": _ALL_BIASES | _LEARNED,
+    "phi": _ALL_BIASES | {"parallel": True, "head_bias": True},
+    "seed_oss": {},
+    "smollm3": {},
+    "stablelm": {"norm": "layer"},
+    "starcoder2": {"norm": "layer", "gated_mlp": False},
+    "vaultgemma": {"norm_offset": 1.0},
+    "xglm": _ALL_BIASES | _LEARNED,
 }
 """What sets each family apart, by ``ModelConfig.family``; what its checkpoints differ in is read from their files."""
-
-
-def _model(family: str, **shape: Any) -> ModelConfig:
-    """All ten have heads of 128 and an output head of their own."""
-    shared: dict[str, Any] = {"head_dim": 128, "rope_divisors": None, "tied_head": False}
-    return ModelConfig(family=family, **({**shared, **FLAGS[family], **shape}))
-
-
-def _qwen25(**shape: Any) -> ModelConfig:
-    shared = {"vocab_size": 152064, "rope_theta": 1e6, "max_positions": 131072}
-    return _model("qwen2", **shared, **shape)
-
-
-def _qwen3(**shape: Any) -> ModelConfig:
-    shared = {"vocab_size": 151936, "norm_eps": 1e-6, "rope_theta": 1e6, "max_positions": 32768}
-    return _model("qwen3", **shared, **shape)
-
-
-def _olmo2(**shape: Any) -> ModelConfig:
-    shared = {"vocab_size": 100352, "norm_eps": 1e-6, "rope_theta": 500000.0, "max_positions": 4096}
-    return _model("olmo2", **shared, **shape)
-
-
-PRESETS: Mapping[str, ModelConfig] = {
-    "allenai/OLMo-2-1124-7B": _olmo2(n_layers=32, d_model=4096, n_heads=32, n_kv_heads=32, d_mlp=11008),
-    "allenai/OLMo-2-1124-13B": _olmo2(n_layers=40, d_model=5120, n_heads=40, n_kv_heads=40, d_mlp=13824),
-    "Qwen/Qwen3-8B-Base": _qwen3(n_layers=36, d_model=4096, n_heads=32, n_kv_heads=8, d_mlp=12288),
-    "Qwen/Qwen3-14B-Base": _qwen3(n_layers=40, d_model=5120, n_heads=40, n_kv_heads=8, d_mlp=17408),
-    "Qwen/Qwen2.5-7B": _qwen25(n_layers=28, d_model=3584, n_heads=28, n_kv_heads=4, d_mlp=18944, norm_eps=1e-6),
-    "Qwen/Qwen2.5-14B": _qwen25(n_layers=48, d_model=5120, n_heads=40, n_kv_heads=8, d_mlp=13824, norm_eps=1e-5),
-    "meta-llama/Llama-3.1-8B": _model(
-        "llama", vocab_size=128256, n_layers=32, d_model=4096, n_heads=32, n_kv_heads=8, d_mlp=14336, norm_eps=1e-5,
-        rope_theta=500000.0, rope_divisors=llama3_divisors(500000.0, 128, 8.0, 1.0, 4.0, 8192), max_positions=131072,
-    ),
-    "mistralai/Mistral-7B-v0.1": _model(
-        "mistral", vocab_size=32000, n_layers=32, d_model=4096, n_heads=32, n_kv_heads=8, d_mlp=14336, norm_eps=1e-5,
-        rope_theta=10000.0, max_positions=32768, window=4096,
-    ),
-    "deepseek-ai/deepseek-llm-7b-base": _model(
-        "llama", vocab_size=102400, n_layers=30, d_model=4096, n_heads=32, n_kv_heads=32, d_mlp=11008, norm_eps=1e-6,
-        rope_theta=10000.0, max_positions=4096,
-    ),
-    "microsoft/phi-4": _model(
-        "phi3", vocab_size=100352, n_layers=40, d_model=5120, n_heads=40, n_kv_heads=10, d_mlp=17920, norm_eps=1e-5,
-        rope_theta=250000.0, max_positions=16384,
-    ),
-}  # fmt: skip
-"""The ten models of the paper, by the id of their repository on the Hugging Face hub; offline, to count and to draw."""
-
-
-def preset(name: str) -> ModelConfig | None:
-    """The config of that id, or of its last part in any case, such as ``llama-3.1-8b``; None if there is none."""
-    wanted = name.lower()
-    for known, config in PRESETS.items():
-        if wanted in (known.lower(), known.lower().split("/")[1]):
-            return config
-    return None

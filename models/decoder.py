@@ -53,6 +53,7 @@ class Decoder(nnx.Module):
         self.final_norm = nnx.Param(params["final_norm"])
         self.final_norm_shift = nnx.Param(params["final_norm_shift"]) if "final_norm_shift" in params else None
         self.head = nnx.Param(params["head"]) if "head" in params else None
+        self.head_bias = nnx.Param(params["head_bias"]) if "head_bias" in params else None
 
     def __call__(
         self,
@@ -102,6 +103,8 @@ class Decoder(nnx.Module):
         x = fn.norm(self.config, w, "final_norm", x, frozen=relevance)
         head = self.embed if self.head is None else self.head
         logits = fn.contract("d,vd->v", x, head[...], out=jnp.float32)
+        if self.head_bias is not None:
+            logits = logits + self.head_bias[...].astype(jnp.float32)
         return fn.softcap(logits, self.config.logit_softcap, relevance=relevance)
 
 

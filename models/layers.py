@@ -83,6 +83,8 @@ def project_qkv(
     q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.clip_qkv is not None:
+        q, k, v = (jnp.clip(each, -config.clip_qkv, config.clip_qkv) for each in (q, k, v))
     if config.qk_norm != "none":
         q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
     if relevance:
@@ -101,7 +103,7 @@ def weighted(x: Array, weight: Array) -> Array:
 class Sight(NamedTuple):
     """What a layer knows of positions: rotary tables and which sources each target sees.
 
-    On a leading axis of one or two kinds, the second being the layers with a window.
+    On a leading axis of kinds of layers: plain, with a window, not rotated (see ``ModelConfig.kinds``).
     """
 
     cos: Float32[Array, "*N T r"]
@@ -129,6 +131,8 @@ def sights(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int | No
     kinds = [_sight(config, n_tokens, n_tokens if length is None else length, local=False)]
     if config.window is not None:
         kinds.append(_sight(config, n_tokens, n_tokens if length is None else length, local=True))
+    if config.unrotated_layers:
+        kinds.append(kinds[0]._replace(cos=jnp.ones_like(kinds[0].cos), sin=jnp.zeros_like(kinds[0].sin)))
     return jax.tree.map(lambda *each: jnp.stack(each), *kinds)
 
 
@@ -148,7 +152,8 @@ def _sight(config: ModelConfig, n_tokens: int, length: Int[Array, ""] | int, *, 
     visible = position[:, None] >= position[None, :]
     if local and config.window is not None:
         visible &= position[:, None] - position[None, :] < config.window
-    return Sight(config.rope_magnitude * jnp.cos(angles), config.rope_magnitude * jnp.sin(angles), visible)
+    magnitude = 1.0 if local and config.local_rope_theta is not None else config.rope_magnitude
+    return Sight(magnitude * jnp.cos(angles), magnitude * jnp.sin(angles), visible)
 
 
 def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T r"], sin: Float32[Array, "T r"]) -> Float[Array, "T *N d"]:
@@ -206,7 +211,11 @@ def attention_logits(
     # Heads first by hand: left to einsum, XLA's CPU backend transposes both operands and the result.
     rows = jnp.transpose(q, (1, 2, 0, 3)).reshape(n_kv, n_groups * n_tokens, width)
     logits = contract("krd,ksd->krs", rows, jnp.transpose(k, (1, 0, 2)), out=jnp.float32) * config.scale
-    return softcap(logits.reshape(config.n_heads, n_tokens, -1), config.attn_softcap)
+    logits = logits.reshape(config.n_heads, n_tokens, -1)
+    if config.alibi_slopes is not None:  # what is the same for all sources of a target changes no softmax
+        position = jnp.arange(logits.shape[2], dtype=jnp.float32)
+        logits = logits + jnp.asarray(config.alibi_slopes, jnp.float32)[:, None, None] * position
+    return softcap(logits, config.attn_softcap)
 
 
 def attention_probs(logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"]) -> Float32[Array, "H T S"]:
@@ -245,7 +254,15 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
+
+
+def _xielu(w: Mapping[str, Array], x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Quadratic above zero and an exponential integrated below, with numbers of the layer (arXiv 2411.13010)."""
+    above, below = jax.nn.softplus(w["alpha_p"]), w["beta"] + jax.nn.softplus(w["alpha_n"])
+    return jnp.where(x > 0, above * x * x, (jnp.expm1(jnp.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
 
 
 def attention_output(
@@ -275,7 +292,7 @@ def mlp(
     gradients take norms for linear, the activation ``in_proportion``, and half of them goes to each factor of a gate.
     """
     x = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x
-    activation = _ACTIVATIONS[config.activation]
+    activation = functools.partial(_xielu, w) if config.activation == "xielu" else _ACTIVATIONS[config.activation]
     if relevance:
         activation = functools.partial(in_proportion, activation)
     hidden = _affine(w, "up", x)

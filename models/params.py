@@ -56,12 +56,16 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     if config.gated_mlp:
         layers["gate"] = Weight(("L", "D", "F"))
     layers |= _norms(config) | _biases(config)
+    if config.activation == "xielu":
+        layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
     weights: dict[str, Any] = {"embed": Weight(("V", "D")), "layers": layers}
     if config.learned_positions:
         weights["positions"] = Weight(("P", "D"))
     weights |= _norm(config, "final_norm", ("D",))
     if not config.tied_head:
         weights["head"] = Weight(("V", "D"))
+    if config.head_bias:
+        weights["head_bias"] = Weight(("V",), "zeros")
     return weights
 
 

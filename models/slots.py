@@ -150,7 +150,7 @@ def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
 
 
 def check_ids(config: ModelConfig, ids: jax.Array | np.ndarray, where: str = "") -> None:
-    """Refuse ids outside the vocabulary, where they are known, and more of them than learned positions.
+    """Refuse ids outside the vocabulary, where they are known, and more of them than the model has positions.
 
     Raises:
       InputError: with the first such id or the number of tokens, after ``where``, which names the input.
@@ -160,7 +160,7 @@ def check_ids(config: ModelConfig, ids: jax.Array | np.ndarray, where: str = "")
         outside = known[(known < 0) | (known >= config.vocab_size)]
         if outside.size:
             raise InputError(f"{where}token id {int(outside[0])} is outside the vocabulary of {config.vocab_size}")
-    if config.learned_positions and ids.size > config.max_positions:
+    if ids.size > config.most_tokens:
         raise InputError(f"{where}{ids.size} tokens, more than the {config.max_positions} positions of this model")
 
 

@@ -81,8 +81,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3": _NORMED_TWICE | {"window": 2, "global_layers": (2,), "local_rope_theta": 100.0, "qk_norm": "head"},
     "gpt2": _BIASED | {"learned_positions": True, "rotary_dim": 0, "activation": "gelu_tanh", "n_kv_heads": 4},
     "gpt_neox": _BIASED | {"parallel": True, "rotary_dim": 2, "activation": "gelu", "n_kv_heads": 4},
+    "smollm3": {
+        "window": 3,
+        "global_layers": (0, 1),
+        "unrotated_layers": (1,),
+        "gated_mlp": False,
+        "activation": "relu2",
+    },
+    "bloom": _BIASED
+    | {
+        "rotary_dim": 0,
+        "alibi_slopes": (0.5, 0.25, 0.125, 0.06),
+        "activation": "relu",
+        "head_bias": True,
+        "n_kv_heads": 4,
+    },
 }
-"""What each family changes in ``TINY``."""
+"""What each family changes in ``TINY``; the last two have what several of the smaller families add."""
 SHAPES = ("llama", "olmo2", "gemma2", "gpt2", "gpt_neox")
 """Families that have, all together, every kind of weight and of block, for tests in which nothing else matters."""
 

@@ -109,6 +109,12 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+TYPE_OF = {
+    variant.family: {"gemma3": "gemma3_text"}.get(variant.family, variant.family) for variant in VARIANTS.values()
+}
+"""From families to the ``model_type`` of their configs."""
+
+
 def varied(variant: Variant, changes: dict[str, Any]) -> Variant:
     """The variant with further changes."""
     return dataclasses.replace(variant, changes=variant.changes | changes)

@@ -124,7 +124,14 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
 }
+
+
+def _xielu(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    above, below = np.log1p(np.exp(w["alpha_p"])), w["beta"] + np.log1p(np.exp(w["alpha_n"]))
+    return np.where(x > 0, above * x**2, (np.expm1(np.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
 
 
 class Literal:
@@ -156,6 +163,8 @@ class Literal:
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
         x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
+        if self.config.clip_qkv is not None:
+            x = np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
         if name == "v" or self.config.qk_norm == "none":
             return x
         for i in range(len(x)):
@@ -173,13 +182,16 @@ class Literal:
         local = c.window is not None and index not in c.global_layers
         logits = np.full((c.n_heads, len(x), len(x)), -np.inf)
         for h in range(c.n_heads):
-            turned_q, turned_k = self._turned(q[:, h], local), self._turned(k[:, h // groups], local)
+            turned_q, turned_k = q[:, h], k[:, h // groups]
+            if index not in c.unrotated_layers:
+                turned_q, turned_k = self._turned(turned_q, local), self._turned(turned_k, local)
             for i in range(len(x)):
                 for j in range(i + 1):
                     if local and i - j >= c.window:  # type: ignore[operator]
                         continue
                     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
                     logit = turned_q[i] @ turned_k[j] * scale
+                    logit += 0.0 if c.alibi_slopes is None else c.alibi_slopes[h] * (j - i)
                     logits[h, i, j] = c.attn_softcap * np.tanh(logit / c.attn_softcap) if c.attn_softcap else logit
         return logits, np.stack([v[:, h // groups] @ w["o"][h] for h in range(c.n_heads)])
 
@@ -188,7 +200,7 @@ class Literal:
         long = c.rope_long_divisors is not None and self.n_tokens > c.rope_switch
         frequencies = rope_frequencies(c, local=local, divisors=c.rope_long_divisors if long else None)
         angle = np.arange(len(x))[:, None] * np.asarray(frequencies, np.float64)
-        half, m = c.n_rotary // 2, c.rope_magnitude
+        half, m = c.n_rotary // 2, 1.0 if local and c.local_rope_theta is not None else c.rope_magnitude
         a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
         cos, sin = m * np.cos(angle), m * np.sin(angle)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], 1)
@@ -196,7 +208,8 @@ class Literal:
     def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
         hidden = y @ w["up"] + w.get("up_bias", 0.0)
-        activation = ACTIVATIONS[self.config.activation]
+        xielu = self.config.activation == "xielu"
+        activation = functools.partial(_xielu, w) if xielu else ACTIVATIONS[self.config.activation]
         hidden = activation(y @ w["gate"] + w.get("gate_bias", 0.0)) * hidden if "gate" in w else activation(hidden)
         out = hidden @ w["down"] + w.get("down_bias", 0.0)
         return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out
@@ -204,6 +217,7 @@ class Literal:
     def logits(self, x: np.ndarray) -> np.ndarray:
         head = self.params.get("head", self.params["embed"])
         out, cap = head @ self.norm(self.params, "final_norm", x), self.config.logit_softcap
+        out = out + self.params.get("head_bias", 0.0)
         return cap * np.tanh(out / cap) if cap else out
 
     def nodes(self) -> Iterator[tuple[tuple[int, int], dict[Edge, np.ndarray], np.ndarray, np.ndarray]]:

@@ -14,6 +14,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.gguf.header import StoredTensor, read_header
 from jstrace.convert.validation import validated
 from jstrace.convert.weights import Tensor
+from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import FLAGS
 
@@ -112,7 +113,7 @@ def _config(
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in _FAMILIES:
         known = ", ".join(sorted(_FAMILIES))
-        raise InputError(f"{where}: architecture {architecture!r} is not supported; supported: {known}")
+        raise UnsupportedError(f"{where}: architecture {architecture!r} is not supported; supported: {known}")
     if "token_embd.weight" not in tensors:
         raise InputError(f"{where}: weight token_embd.weight is missing")
     if len(tensors["token_embd.weight"].shape) != 2:

@@ -2,100 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf.families import FAMILIES
+from jstrace.convert.hf.irrelevant import IRRELEVANT
+from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
+from jstrace.convert.hf.wrappers import WRAPPERS, text_part
 from jstrace.convert.validation import validated
+from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
 
-_TRAINING = "only training reads it"
-_GENERATION = "only sampling and its caches read it"
-_BOOKKEEPING = "describes the file, not the computation"
-_DROPOUT = "dropout is off outside training"
-_OTHER_HEADS = "belongs to heads other than the language model's"
 
-IRRELEVANT: Mapping[str, str] = {
-    "attention_dropout": _DROPOUT,
-    "attn_pdrop": _DROPOUT,
-    "embd_pdrop": _DROPOUT,
-    "resid_pdrop": _DROPOUT,
-    "hidden_dropout": _DROPOUT,
-    "initializer_range": _TRAINING,
-    "use_cache": _GENERATION,
-    "cache_implementation": _GENERATION,
-    "task_specific_params": _GENERATION,
-    "bos_token_id": "the tokenizer says which special tokens it adds",
-    "eos_token_id": _GENERATION,
-    "pad_token_id": "padding is masked by length",
-    "architectures": _BOOKKEEPING,
-    "torch_dtype": "the caller chooses the dtype",
-    "dtype": "the caller chooses the dtype",
-    "transformers_version": _BOOKKEEPING,
-    "_name_or_path": _BOOKKEEPING,
-    "transformers.js_config": _BOOKKEEPING,
-    "is_llama_config": _BOOKKEEPING,
-    "_attn_implementation_autoset": _BOOKKEEPING,
-    "auto_map": "names code in the repository, which is never run",
-    "is_decoder": "decoders are all that is read here",
-    "pretraining_tp": "splits products that are computed whole here",
-    "predict_special_tokens": _OTHER_HEADS,
-    "n_special": "names rows that the vocabulary counts already",
-    "output_past": _GENERATION,
-    "attention_probs_dropout_prob": _DROPOUT,
-    "hidden_dropout_prob": _DROPOUT,
-    "gradient_checkpointing": _TRAINING,
-    "tokenizer_class": "the tokenizer's own files say so",
-    "return_dict": "chooses the form of transformers' answers",
-    "output_attentions": "chooses the form of transformers' answers",
-    "output_hidden_states": "chooses the form of transformers' answers",
-    "torchscript": "chooses the form of transformers' answers",
-    "use_bfloat16": "the caller chooses the dtype",
-    "n_ctx": "an older name of n_positions",
-    "reorder_and_upcast_attn": "attention is computed in float32 always",
-    "classifier_dropout": _OTHER_HEADS,
-    "summary_type": _OTHER_HEADS,
-    "summary_use_proj": _OTHER_HEADS,
-    "summary_activation": _OTHER_HEADS,
-    "summary_proj_to_labels": _OTHER_HEADS,
-    "summary_first_dropout": _OTHER_HEADS,
-    **dict.fromkeys(("num_labels", "_num_labels", "id2label", "label2id", "problem_type"), _OTHER_HEADS),
-    **dict.fromkeys(("max_length", "min_length", "do_sample", "early_stopping", "num_beams"), _GENERATION),
-    **dict.fromkeys(("num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"), _GENERATION),
-    **dict.fromkeys(("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"), _GENERATION),
-    **dict.fromkeys(("num_return_sequences", "return_dict_in_generate", "output_scores"), _GENERATION),
-    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens"), _GENERATION),
-    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"), _GENERATION),
-    **dict.fromkeys(("sep_token_id", "unk_token_id", "prefix", "finetuning_task"), _BOOKKEEPING),
-}
-"""Fields that no forward pass depends on, each with the reason."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Described:
+    """What a ``config.json`` says."""
+
+    config: ModelConfig
+    layouts: Layouts
+    """Where its weights stand."""
+    left_out: tuple[str, ...] = ()
+    """What names of weights begin with that belong to parts which read images or sound."""
 
 
-_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "olmo2": "Olmo2ForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3": "Gemma3ForConditionalGeneration",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-    "gpt_neox": "GPTNeoXForCausalLM",
-}
-"""The language model of each ``model_type`` in transformers, which is what is computed here."""
-
-
-def read_hf_config(folder: Path, *, warn: bool = False) -> ModelConfig:
+def read_hf_config(folder: Path, *, warn: bool = False, ignore: Collection[str] = ()) -> Described:
     """Read ``config.json`` of a Hugging Face folder; with ``warn``, warn where it names a model of its own.
 
     Raises:
-      InputError: no readable file, an unsupported architecture, or a field whose effect is not implemented.
+      UnsupportedError: an architecture or a field whose effect is not implemented.
+      InputError: no readable file.
+    """
+    path = folder / "config.json"
+    fields = json_fields(folder)
+    try:
+        found = described(fields, where=str(path), ignore=ignore)
+    except InputError as error:
+        raise UnsupportedError(str(error)) from error
+    if warn:
+        _warn_of_code(fields, str(path))
+    return found
+
+
+def json_fields(folder: Path) -> dict[str, Any]:
+    """The fields of ``config.json`` in a folder.
+
+    Raises:
+      InputError: no such file, or none that can be read.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -106,15 +63,12 @@ def read_hf_config(folder: Path, *, warn: bool = False) -> ModelConfig:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
-    config = from_hf_fields(fields, where=str(path))
-    if warn:
-        _warn_of_code(fields, str(path))
-    return config
+    return fields
 
 
 def _warn_of_code(fields: Mapping[str, Any], where: str) -> None:
     """Warn where a file names another model than the family's: its fields and weights may be the same."""
-    own, named = _CLASSES[fields["model_type"]], fields.get("architectures")
+    own, named = CLASSES[fields["model_type"]], fields.get("architectures")
     others = [name for name in (named if isinstance(named, list) else [named]) if name not in (own, None)]
     reasons = ["auto_map names code in the repository, which is never run"] if fields.get("auto_map") else []
     reasons += [f"architectures names {str(others[0])[:80]!r}"] if others else []
@@ -123,44 +77,48 @@ def _warn_of_code(fields: Mapping[str, Any], where: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def from_hf_fields(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
-    """Map the fields of a Hugging Face config; ``where`` names the file in errors."""
+def from_hf_fields(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] = ()) -> ModelConfig:
+    """The config alone of what ``described`` gives."""
+    return described(fields, where=where, ignore=ignore).config
+
+
+def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] = ()) -> Described:
+    """Map the fields of a Hugging Face config.
+
+    Args:
+      fields: of the file.
+      where: names the file in errors.
+      ignore: unknown fields that the caller knows to change nothing; the config says which of them there were.
+
+    Raises:
+      InputError: an architecture that is not supported, or a field that is wrong, unknown or not implemented.
+    """
     rest = dict(fields)
+    left_out: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    if isinstance(rest.get("model_type"), str) and rest["model_type"] in WRAPPERS:
+        inner = WRAPPERS[rest["model_type"]].inner[0]
+        if inner not in FAMILIES:
+            raise InputError(f"{where}: {_unsupported(inner)}")
+        rest, beside, left_out = text_part(rest, where, ignore)
     model_type = rest.pop("model_type", None)
-    if model_type == "gemma3" and isinstance(rest.get("text_config"), dict):
-        return from_hf_fields(_text_part(rest, where), where=where)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise InputError(
-            f"{where}: architecture {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
-        )
-    source = Fields(rest, where)
+        raise InputError(f"{where}: {_unsupported(model_type)}")
+    source = Fields(rest, where, ignore)
     source.fixed("quantization_config", None)
     source.fixed("is_encoder_decoder", False)
+    source.fixed("add_cross_attention", False)
     source.fixed("pruned_heads", {}, None)
-    config = FAMILIES[model_type](source)
-    source.refuse_unread(IRRELEVANT)
-    return validated(config, where)
+    config, layouts = FAMILIES[model_type](source)
+    ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
+    known = sorted(set(ignore) - set(ignored))
+    if known:
+        raise InputError(f"{where}: field {known[0]!r} to be ignored is not there, or is read and counts")
+    return Described(validated(dataclasses.replace(config, ignored_fields=ignored), where), layouts, left_out)
 
 
-_IMAGE_FIELDS = (
-    "vision_config",
-    "mm_tokens_per_image",
-    "boi_token_index",
-    "eoi_token_index",
-    "image_token_index",
-    "boi_token_id",
-    "eoi_token_id",
-    "image_token_id",
-)
-
-
-def _text_part(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The language model of a Gemma 3 that also reads images: what the whole says beside it is about the images."""
-    whole = Fields(fields, where)
-    whole.fixed("quantization_config", None)
-    text = {"model_type": "gemma3_text"} | whole.object("text_config")
-    if text["model_type"] != "gemma3_text":
-        raise InputError(f"{where}: text_config has model_type {text['model_type']!r}, expected 'gemma3_text'")
-    tied = whole.take("tie_word_embeddings")
-    whole.refuse_unread({*IRRELEVANT, *_IMAGE_FIELDS})
-    return text if tied is None else text | {"tie_word_embeddings": tied}  # the whole's is read, as its is the head
+def _unsupported(model_type: Any) -> str:
+    if isinstance(model_type, str) and model_type in UNSUPPORTED:
+        return f"architecture {model_type!r} is not supported: {UNSUPPORTED[model_type]} is missing"
+    known = ", ".join(sorted({*FAMILIES, *WRAPPERS}))
+    return f"architecture {model_type!r} is not supported; supported: {known}"

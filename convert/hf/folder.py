@@ -18,19 +18,21 @@ _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _PREFIXES = (
     "model.language_model.",
+    "model.text_model.",
     "language_model.model.",
     "language_model.",
     "transformer.",
     "gpt_neox.",
+    "model.decoder.",
+    "decoder.",
     "model.",
 )
 """What stands before the names of a language model's weights in one release of transformers or another."""
 _BUFFER = re.compile(
-    r"(layers|h)\.\d+\.((self_attn|attention)\.rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)$"
+    r"(layers|h)\.\d+\.((self_attn|attention|self_attention)\.rotary_emb\.inv_freq"
+    r"|(attn\.)?(attn|attention)\.(masked_)?bias|attn\.causal_mask)$|embed_positions\.weights$|(^|\.)rotary_emb\.inv_freq$"
 )
-"""Buffers that old checkpoints carry: rotary frequencies and causal masks, which follow from the config."""
-_IMAGES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
-"""The part of Gemma 3 that reads images; only text is traced."""
+"""Buffers that old checkpoints carry: rotary frequencies, sinusoids and causal masks, which follow from the config."""
 
 
 class _Slice:
@@ -52,10 +54,10 @@ class _Slice:
             raise InputError(f"weight {self.name} cannot be read ({error})") from error
 
 
-def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]:
+def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The matrices of a folder by name, without prefixes; nothing but safetensors is opened.
 
-    With ``images`` the part that reads images is left out.
+    What begins with ``left_out`` belongs to parts that read images or sound.
 
     Raises:
       InputError: no safetensors files, an incomplete set of shards, or a file that is not one.
@@ -70,7 +72,7 @@ def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name, weight in slices.items():
-            if _BUFFER.search(full_name) or (images and full_name.startswith(_IMAGES)):
+            if _BUFFER.search(full_name) or full_name.startswith(left_out):
                 continue
             name = _bare(full_name)
             if name in found:
@@ -79,7 +81,7 @@ def open_safetensors(folder: Path, *, images: bool = False) -> dict[str, Tensor]
     return found
 
 
-def check_whole(folder: Path, *, images: bool = False) -> None:
+def check_whole(folder: Path, *, left_out: tuple[str, ...] = ()) -> None:
     """Refuse weights that ``open_safetensors`` would refuse; of the files only headers are read, and their sizes.
 
     A folder without any weights is left alone: what is asked may be its config.
@@ -88,7 +90,7 @@ def check_whole(folder: Path, *, images: bool = False) -> None:
       InputError: as ``open_safetensors``.
     """
     if (folder / _INDEX).is_file() or (folder / _SINGLE).is_file():
-        open_safetensors(folder, images=images)
+        open_safetensors(folder, left_out=left_out)
 
 
 def _bare(name: str) -> str:

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Dtype, Revision
+from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision
 
 
 def convert_command(
     source: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path, typer.Argument(help="A new or an empty folder; it is filled when all is complete.")],
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights on disk; they load in any.")] = Dtype.BFLOAT16,
 ) -> None:
     """Write a model as a checkpoint of jstrace's own: stacked weights that load fast and onto any mesh."""
@@ -28,6 +29,11 @@ def convert_command(
     console = Console(stderr=True)
     with console.status(f"converting {escape(source)}"):
         mark = convert(
-            source, out, dtype=dtype.value, revision=revision, say=lambda text: console.print(text, markup=False)
+            source,
+            out,
+            dtype=dtype.value,
+            revision=revision,
+            say=lambda text: console.print(text, markup=False),
+            ignore_fields=ignore_field or (),
         )
     typer.echo(f"{out}: {source} in {dtype.value}, fingerprint {mark}")

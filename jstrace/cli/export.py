@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import AT_HELP, MODEL_HELP, Dtype, Revision, at_size, load
+from jstrace.cli.options import AT_HELP, MODEL_HELP, Dtype, IgnoreField, Revision, at_size, load
 
 if TYPE_CHECKING:
+    from jstrace.models import Model
     from jstrace.pipeline import Trace
 
 
@@ -37,6 +38,7 @@ def export_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
     model: Annotated[str | None, typer.Option(help=f"With neuronpedia: says what is predicted. {MODEL_HELP}")] = None,
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     scan: Annotated[str | None, typer.Option(help=_SCAN_HELP)] = None,
 ) -> None:
@@ -54,17 +56,15 @@ def export_command(
     if model is None:
         export(found, out, kind.value, index, scan=scan)
     else:
-        _with_prediction(found, out, index, model, revision, dtype.value, scan)
+        loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+        _with_prediction(found, out, index, loaded, scan)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
 
 
-def _with_prediction(
-    trace: Trace, out: Path, index: int, source: str, revision: str | None, dtype: str, scan: str | None
-) -> None:
+def _with_prediction(trace: Trace, out: Path, index: int, model: Model, scan: str | None) -> None:
     import jstrace
     from jstrace.show.export import export
 
-    model = load(source, dtype, revision)
     export(
         trace,
         out,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import AT_HELP, MODEL_HELP, Revision, at_size
+from jstrace.cli.options import AT_HELP, MODEL_HELP, IgnoreField, Revision, at_size
 from jstrace.cli.showing import buffered
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _SEED_HELP = "With --graph: of communities, and of what betweenness samples beyo
 def info_command(
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or an .npz file of jstrace trace --save.")],
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Length of the input whose graph is counted, 50 by default.")
     ] = None,
@@ -29,8 +30,9 @@ def info_command(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help=_SEED_HELP)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a model's architecture, its parameters and the size of its graph; reads no weights.
+    """Print whether a model loads, its architecture, its parameters and the size of its graph; reads no weights.
 
+    Of a model that does not load it says what is missing, with exit code 1.
     The paper's ten models are known offline. What is as in Llama is left out;
     --json has it. Of a saved trace, what it is; with --graph its hubs and its
     communities.
@@ -38,32 +40,39 @@ def info_command(
     from jstrace.errors import InputError
 
     if model.endswith(".npz"):
-        if tokens is not None or revision is not None:
-            raise InputError("--tokens and --revision are of models; a trace has its own")
+        if tokens is not None or revision is not None or ignore_field:
+            raise InputError("--tokens, --revision and --ignore-field are of models; a trace has its own")
         _of_trace(model, graph, top, seed, as_json)
         return
     if graph is not None:
         raise InputError(f"--graph takes a trace: an .npz file of jstrace trace --save, not {model!r}")
-    _of_model(model, revision, tokens or 50, as_json)
+    _of_model(model, revision, ignore_field or [], tokens or 50, as_json)
 
 
-def _of_model(model: str, revision: str | None, tokens: int, as_json: bool) -> None:
+def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens: int, as_json: bool) -> None:
     import dataclasses
 
+    from jstrace.errors import UnsupportedError
     from jstrace.loading import describe
     from jstrace.method.graph import full_graph
     from jstrace.models import n_params
 
-    config = describe(model, revision=revision)
+    try:
+        config = describe(model, revision=revision, ignore_fields=ignore_fields)
+    except UnsupportedError as error:
+        facts = {"model": model, "loads": False, "missing": str(error)}
+        typer.echo(json.dumps(facts)) if as_json else _print(facts | {"loads": "no"})
+        raise typer.Exit(1) from None
     edges, count = full_graph.n_edges(config, tokens), n_params(config)
+    name = {"model": model, "loads": True}
     size = {"parameters": count, "bytes_float32": 4 * count, "bytes_bfloat16": 2 * count}
     size |= {"tokens": tokens, "nodes": full_graph.n_nodes(config, tokens), "edges": edges}
     if as_json:
-        typer.echo(json.dumps({"model": model, **dataclasses.asdict(config), **size}))
+        typer.echo(json.dumps({**name, **dataclasses.asdict(config), **size}))
         return
     usual = {field.name: field.default for field in dataclasses.fields(config)}
     shape = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
-    _print({"model": model, **shape, **size})
+    _print({**name, "loads": "yes", **shape, **size})
 
 
 def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> None:

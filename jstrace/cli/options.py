@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
-from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,6 +118,10 @@ MODEL_HELP = (
 
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", callback=checked_revision)]
+IgnoreField = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A field of config.json, unknown to jstrace, that changes nothing; repeatable."),
+]
 Distributed = Annotated[
     bool, typer.Option("--distributed", help="Work with other hosts that run the same command; the first prints.")
 ]
@@ -221,43 +221,15 @@ REFERENCE_HELP = (
 )
 
 
-def joined() -> bool:
-    """Start together with the other hosts; whether this is the first of them."""
-    from jstrace.cli.lost_hosts import quieten
-    from jstrace.scale.hosts import start_distributed
-
-    # Libraries that connect hosts write to descriptor 1 themselves: results keep standard output to themselves.
-    sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
-    quieten()
-    os.dup2(2, 1)
-    return start_distributed()
-
-
-def by_first(first: bool, step: Callable[[], None]) -> None:
-    """A step of the first host alone; the others wait, and fail where it does.
-
-    Raises:
-      BrokenPipeError: on every host, which ends it without a word: nobody reads the first one's output any more.
-      Exception: the step's own, or an ``InputError`` on the other hosts.
-    """
-    import numpy as np
-
-    from jstrace.scale import hosts
-
-    def unread() -> bool:
-        try:
-            if first:
-                step()
-        except BrokenPipeError:
-            return True
-        return False
-
-    if hosts.either(np.asarray(hosts.together(unread))):
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def load(source: str, dtype: str, revision: str | None, mesh: str | None = None, *, quiet: bool = False) -> Model:
+def load(
+    source: str,
+    dtype: str,
+    revision: str | None,
+    mesh: str | None = None,
+    *,
+    ignore_fields: list[str] | None = None,
+    quiet: bool = False,
+) -> Model:
     """Load the model with a sign of life on standard error."""
     from rich.console import Console
 
@@ -275,6 +247,7 @@ def load(source: str, dtype: str, revision: str | None, mesh: str | None = None,
             mesh=None if mesh is None else parse_mesh(mesh),
             revision=revision,
             say=lambda message: console.print(message, markup=False),
+            ignore_fields=ignore_fields or (),
         )
 
 

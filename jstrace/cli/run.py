@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
+from jstrace.cli.hosting import joined
 from jstrace.cli.options import (
     MODEL_HELP,
     REPEATS_HELP,
@@ -20,18 +21,20 @@ from jstrace.cli.options import (
     SCORE_CHOICES,
     Distributed,
     Dtype,
+    IgnoreField,
     MeshText,
     ScoreReplace,
     check_installed,
-    joined,
     load,
     score_of,
 )
 from jstrace.cli.progress import interruptible, say, shown_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jstrace.method.plans import Plan
-    from jstrace.models import Model
+    from jstrace.models import Model, ModelConfig
     from jstrace.runs import Data, Summary
 
 _DATA_HELP = (
@@ -90,6 +93,7 @@ def run_command(
     out: Annotated[str, typer.Option(help=_OUT_HELP)],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Annotated[list[str] | None, typer.Option(help=_REVISION_HELP)] = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
@@ -151,18 +155,24 @@ def run_command(
         if selectivity:
             say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
                 " predictions")  # fmt: skip
+    from jstrace.loading import describe
     from jstrace.scale.hosts import check_agreed
     from jstrace.scale.programs import compile_seconds
 
     first = joined() if distributed else True
-    check_agreed((model, revision, dtype, mesh))
+    check_agreed((model, revision, ignore_field, dtype, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
 
     def loaded(checkpoint: Checkpoint) -> Model:
-        check_model_fits(checkpoint.source, checkpoint.revision, dtype, wanted, plan, rows)
+        described = functools.partial(
+            describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=ignore_field or ()
+        )
+        check_model_fits(described, dtype, wanted, plan, rows)
         if first:
             say(f"loading {checkpoint.source}")
-        found = load(checkpoint.source, dtype.value, checkpoint.revision, wanted, quiet=not first)
+        found = load(
+            checkpoint.source, dtype.value, checkpoint.revision, wanted, ignore_fields=ignore_field, quiet=not first
+        )
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")
         return found
@@ -199,7 +209,9 @@ def _check_store(out: str) -> None:
         stores.store_of(out)
 
 
-def check_model_fits(model: str, revision: str | None, dtype: Dtype, mesh: str | None, plan: Plan, rows: Data) -> None:
+def check_model_fits(
+    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data
+) -> None:
     """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
 
     Raises:
@@ -207,7 +219,7 @@ def check_model_fits(model: str, revision: str | None, dtype: Dtype, mesh: str |
     """
     import jax
 
-    from jstrace.loading import checked_dtype, describe
+    from jstrace.loading import checked_dtype
     from jstrace.pipeline.ask import Ask
     from jstrace.pipeline.footprint import check_fits
     from jstrace.scale.memory import total_bytes
@@ -219,7 +231,7 @@ def check_model_fits(model: str, revision: str | None, dtype: Dtype, mesh: str |
         return
     over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
     shortest = max(1, min(len(row.text.split()) for row in rows.rows))
-    config, ask = describe(model, revision=revision), Ask(plan.sources, plan.cases, plan.sizes)
+    config, ask = described(), Ask(plan.sources, plan.cases, plan.sizes)
     itemsize = checked_dtype(dtype.value).itemsize
     check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
 

@@ -12,6 +12,7 @@ from jstrace.cli.options import (
     MODEL_HELP,
     REFERENCE_HELP,
     Dtype,
+    IgnoreField,
     Order,
     Replace,
     ReplaceOption,
@@ -32,6 +33,7 @@ def selectivity_command(
     others: Annotated[Path, typer.Option(help=_OTHERS_HELP)],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     score: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
@@ -51,7 +53,7 @@ def selectivity_command(
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
     chosen = score_of(score)
     check_reference(reference is not None, chosen, replace, score_replace)
-    loaded = load(model, dtype.value, revision)
+    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
     from rich.console import Console
 
     import jstrace

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, SCORE_HELP, Dtype, Revision, load, score_of
+from jstrace.cli.options import MODEL_HELP, SCORE_HELP, Dtype, IgnoreField, Revision, load, score_of
 from jstrace.errors import InputError
 from jstrace.files import read_text
 
@@ -30,6 +30,7 @@ def task_command(
     template: Annotated[str | None, typer.Option(help=_TEMPLATE_HELP)] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
     score: Annotated[str, typer.Option(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
     held_out: Annotated[float, typer.Option(help="The share of pairs that the circuit is judged on.")] = 0.5,
@@ -48,7 +49,7 @@ def task_command(
         from jstrace.files import check_writable
 
         check_writable(save)
-    loaded = load(model, dtype.value, revision)
+    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
     from rich.console import Console
 
     import jstrace

@@ -11,6 +11,7 @@ import typer
 
 from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
+from jstrace.cli.hosting import by_first, joined
 from jstrace.cli.options import (
     MODEL_HELP,
     REFERENCE_HELP,
@@ -21,6 +22,7 @@ from jstrace.cli.options import (
     Counterfactual,
     Distributed,
     Dtype,
+    IgnoreField,
     InsteadOf,
     Kind,
     MeshText,
@@ -29,11 +31,9 @@ from jstrace.cli.options import (
     ReplaceOption,
     Revision,
     ScoreReplace,
-    by_first,
     check_pair,
     check_reference,
     check_replaceable,
-    joined,
     load,
     metric_of,
     score_of,
@@ -59,6 +59,7 @@ def trace_command(
     ] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
@@ -101,7 +102,7 @@ def trace_command(
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
-    loaded = load(model, dtype.value, revision, wanted, quiet=not first)
+    loaded = load(model, dtype.value, revision, wanted, ignore_fields=ignore_field, quiet=not first)
     several = several_tokens(loaded, answer, instead_of)
     asked = Asked(
         chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Dtype, Revision, check_installed, load
+from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision, check_installed, load
 
 if TYPE_CHECKING:
     from jstrace.pipeline.features import FitProgress
@@ -40,6 +40,7 @@ def train_scorer_command(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     limit: Annotated[int, typer.Option(min=4, help="Texts, at most: the first of them.")] = 32,
     features: Annotated[Features, typer.Option(help=_FEATURES_HELP)] = Features.ROUNDS,
@@ -73,7 +74,7 @@ def train_scorer_command(
         texts = [row.text for row in read_data(data).rows[:limit]]
         others = None if reference is None else [row.text for row in read_data(str(reference)).rows]
     names = tuple(name.strip() for name in replace.split(",") if name.strip())
-    loaded = load(model, dtype.value, revision)
+    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
     with _shown() as progress:
         scorer = jstrace.train_scorer(
             loaded, texts, features=features.value, replace=names, reference=others, steps=steps, seed=seed,

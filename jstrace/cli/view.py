@@ -19,6 +19,7 @@ from jstrace.cli.options import (
     Answer,
     Counterfactual,
     Dtype,
+    IgnoreField,
     InsteadOf,
     Order,
     Replace,
@@ -96,6 +97,7 @@ def view_command(
     out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("trace.html"),
     model: Annotated[str | None, typer.Option(help=_VIEWED_MODEL_HELP)] = None,
     revision: Revision = None,
+    ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
     score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
@@ -125,7 +127,7 @@ def view_command(
     asked |= {"--against": against is not None, "--reference": reference is not None}
     asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
     asked |= {"--instead-of": instead_of is not None}
-    loaded = functools.partial(load, model or "smollm2", dtype.value, revision)
+    loaded = functools.partial(load, model or "smollm2", dtype.value, revision, ignore_fields=ignore_field)
     page: Page
     if _is_run(what, index):
         chosen = _checked_input(what, index, [name for name, given in asked.items() if given])

@@ -204,4 +204,4 @@ def _joined(model: Model, rows: list[Tokens]) -> np.ndarray:
         raise InputError("this model came without a tokenizer: give the reference as token ids")
     words = str(rows[0]).split()
     ids = np.asarray(model.tokenizer.encode(" ".join([*words[len(words) // 2 :], *map(str, rows[1:])])), np.int32)
-    return token_ids(model, ids[: model.config.max_positions] if model.config.learned_positions else ids)
+    return token_ids(model, ids[: model.config.most_tokens])

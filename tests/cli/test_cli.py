@@ -13,7 +13,7 @@ import pytest
 
 import jstrace
 from jstrace import loading
-from jstrace.cli import options, program, showing
+from jstrace.cli import hosting, options, program, showing
 from jstrace.method import conditions
 from jstrace.models import Model
 from jstrace.scale import hosts
@@ -182,7 +182,7 @@ def test_what_nobody_reads_ends_all_hosts(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(hosts, "either", either)
     for first in (True, False):
         with pytest.raises(BrokenPipeError) as raised:
-            options.by_first(first, unread)
+            hosting.by_first(first, unread)
         assert raised.value.errno == errno.EPIPE
     assert seen == [True, False], "only the first has printed"
 

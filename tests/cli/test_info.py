@@ -7,10 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jstrace
-from jstrace.models import Model
+from jstrace.models import InputError, Model
 from tests import hf_models
 from tests.cli.conftest import Run
 from tests.conftest import SIZES
@@ -102,6 +103,41 @@ def test_convert(run: Run, tmp_path: Path) -> None:
     assert "exists already" in err
     assert run("info", str(tmp_path / "out"))[0] == 0
     assert "only a hub id has revisions" in run("info", str(tmp_path / "out"), "--revision", "main")[2]
+
+
+def test_info_of_what_does_not_load(run: Run, tmp_path: Path) -> None:
+    """What is missing, with exit code 1; what is no model at all is an error, as ever."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "mixtral"}))
+    code, out, err = run("info", str(tmp_path))
+    assert (code, err) == (1, "")
+    assert re.search(r"loads  no\n +missing  .*'mixtral' is not supported: a mixture of experts is missing\n$", out)
+    facts = json.loads(run("info", str(tmp_path), "--json")[1])
+    assert facts.keys() == {"model", "loads", "missing"}
+    assert facts["loads"] is False
+    config.write_text("no JSON")
+    assert run("info", str(tmp_path))[0] == 2
+
+
+def test_a_field_to_ignore(run: Run, tmp_path: Path) -> None:
+    """Named where it is refused, recorded by config, trace and file, and refused of what has no such fields."""
+    hf_models.make(hf_models.VARIANTS["llama-gqa"], tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mystery": 1}))
+    words = ("info", str(tmp_path), "--json")
+    assert "go on with --ignore-field mystery" in json.loads(run(*words)[1])["missing"]
+    facts = json.loads(run(*words, "--ignore-field", "mystery")[1])
+    assert (facts["loads"], facts["ignored_fields"]) == (True, ["mystery"])
+    model = jstrace.load(tmp_path, ignore_fields=["mystery"])
+    trace = jstrace.trace(model, np.arange(5), sizes=SIZES)
+    trace.save(tmp_path / "trace.npz")
+    assert jstrace.Trace.load(tmp_path / "trace.npz").config.ignored_fields == ("mystery",)
+    assert (
+        "has no config.json, of which alone fields are ignored"
+        in run("info", "llama-3.1-8b", "--ignore-field", "mystery")[2]
+    )
+    with pytest.raises(InputError, match="ignore_fields = 'mystery', expected a list of names"):
+        jstrace.load(tmp_path, ignore_fields="mystery")
 
 
 def test_info_of_weights_that_are_cut_off(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jstrace.convert.hf.config import IRRELEVANT, from_hf_fields
-from jstrace.convert.hf.families import FAMILIES as READERS
+from jstrace.convert.hf.registry import FAMILIES as READERS
 from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, InputError, clean_forward, n_params, shapes
 from tests.conftest import FAMILIES, family_config
@@ -138,10 +139,24 @@ def test_the_text_part_of_gemma_3() -> None:
     assert config.tied_head
 
 
+_ODD_NAMES = {
+    "bloom": {"hidden_size": 16, "n_head": 2, "n_layer": 3},
+    "codegen": {"n_embd": 16, "n_head": 4, "n_layer": 3, "rotary_dim": 2},
+    "gpt2": {"n_embd": 8, "n_head": 2, "n_layer": 3, "n_positions": 16},
+    "gpt_bigcode": {"n_embd": 16, "n_head": 2, "n_layer": 3},
+    "gpt_neo": {"hidden_size": 16, "num_heads": 2, "num_layers": 4},
+    "gptj": {"n_embd": 16, "n_head": 2, "n_layer": 3, "rotary_dim": 4},
+    "mpt": {"d_model": 16, "n_heads": 2, "n_layers": 3, "attn_config": {"alibi": True}},
+    "opt": {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "ffn_dim": 8},
+    "xglm": {"d_model": 16, "attention_heads": 2, "num_layers": 3, "ffn_dim": 8},
+    "falcon": {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3},
+}
+
+
 def minimal(model_type: str) -> dict[str, Any]:
     """The least that a config of the family must say."""
-    if model_type == "gpt2":
-        return {"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_head": 2, "n_layer": 3, "n_positions": 16}
+    if model_type in _ODD_NAMES:
+        return {"model_type": model_type, "vocab_size": 9, **_ODD_NAMES[model_type]}
     heads = {} if model_type == "gpt_neox" else {"num_key_value_heads": 2}
     return heads | {
         "model_type": model_type, "vocab_size": 9, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 3,
@@ -152,9 +167,17 @@ def minimal(model_type: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model_type", READERS)
 def test_a_field_that_nobody_knows(model_type: str) -> None:
     fields = minimal(model_type)
-    from_hf_fields(fields | dict.fromkeys(IRRELEVANT, "anything"), where="here")
-    with pytest.raises(InputError, match=r"'residual_multiplier' = 2\.5 is not known and may change the computation"):
-        from_hf_fields(fields | {"residual_multiplier": 2.5}, where="here")
+    plain = from_hf_fields(fields | dict.fromkeys(IRRELEVANT, "anything"), where="here")
+    unknown = fields | {"mystery_multiplier": 2.5}
+    with pytest.raises(
+        InputError, match=r"'mystery_multiplier' = 2\.5 is not known.*--ignore-field mystery_multiplier"
+    ):
+        from_hf_fields(unknown, where="here")
+    config = from_hf_fields(unknown, where="here", ignore=["mystery_multiplier"])
+    assert config == dataclasses.replace(plain, ignored_fields=("mystery_multiplier",))
+    for known in ("vocab_size", "nowhere"):
+        with pytest.raises(InputError, match=f"field '{known}' to be ignored is not there, or is read"):
+            from_hf_fields(fields, where="here", ignore=[known])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +196,7 @@ def test_a_field_that_nobody_knows(model_type: str) -> None:
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}, "full_attention": {}}},
             "only the default type",
         ),
-        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "'yarn' is not supported"),
+        ("qwen2", {"rope_scaling": {"type": "ntk", "factor": 4.0}}, "'ntk' is not supported"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "sliding_window is missing"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config"),
         (

@@ -206,7 +206,7 @@ def test_checkpoints_that_are_off(converted: tuple[Path, Path], tmp_path: Path) 
         jstrace.load(damaged(config={}))
     header = json.loads((out / "jstrace.json").read_text())
     odd = [{"rope_theta": "x"}, {"rope_theta": float("nan")}, {"n_heads": 3}, {"family": "nobody"}, {"n_layers": 0}]
-    odd += [{"window": "7"}, {"window": 0}, {"activation": "relu"}, {"global_layers": 5}, {"rotary_dim": "x"}]
+    odd += [{"window": "7"}, {"window": 0}, {"activation": "tanh"}, {"global_layers": 5}, {"rotary_dim": "x"}]
     for changes in odd:
         with pytest.raises(InputError):
             describe(damaged(config=header["config"] | changes))

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_model
 
 import jstrace
+from jstrace.convert.hf.folder import open_safetensors
 from jstrace.loading import describe
 from jstrace.models import InputError
 from tests import hf_models
@@ -61,3 +62,20 @@ def test_a_tied_embedding_that_is_stored_as_the_head(variant: str, tmp_path: Pat
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=r"(embed_tokens|wte)\.weight is missing"):
         jstrace.load(str(tmp_path))
+
+
+def test_buffers_of_old_files(tmp_path: Path) -> None:
+    """Masks, sinusoids and rotary frequencies, which follow from the config; a bias of a matrix is none of them."""
+    buffers = (
+        "transformer.h.0.attn.attention.bias",
+        "transformer.h.0.attn.attention.masked_bias",
+        "h.1.attn.masked_bias",
+        "transformer.h.0.attn.causal_mask",
+        "transformer.h.0.self_attention.rotary_emb.inv_freq",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq",
+        "model.embed_positions.weights",
+    )
+    kept = ("transformer.h.0.attn.attention.out_proj.bias", "model.decoder.embed_positions.weight")
+    save_file({name: np.zeros(2, np.float32) for name in (*buffers, *kept)}, tmp_path / "model.safetensors")
+    assert open_safetensors(tmp_path).keys() == {"h.0.attn.attention.out_proj.bias", "embed_positions.weight"}

@@ -12,7 +12,7 @@ import pytest
 
 import jstrace
 from jstrace.convert import read_config, source
-from jstrace.convert.layouts import HF
+from jstrace.convert.hf.layouts import LLAMA
 from jstrace.convert.weights import build_params
 from jstrace.loading import describe
 from jstrace.method.scores.measured import Norm
@@ -172,7 +172,7 @@ def test_reads_are_slices(tmp_path: Path) -> None:
 
     tensors = {name: Watched(tensor) for name, tensor in open_safetensors(tmp_path).items()}
     shardings = param_shardings(config, make_mesh(data=2, model=4))
-    build_params(config, tensors, HF["llama"], dtype=jnp.dtype("float32"), shardings=shardings, where="here")
+    build_params(config, tensors, LLAMA, dtype=jnp.dtype("float32"), shardings=shardings, where="here")
     queries = [share for name, share in reads if name.endswith("layers.0.self_attn.q_proj.weight")]
     assert queries == [0.25] * 4
     assert [share for name, share in reads if name.endswith("layers.1.input_layernorm.weight")] == [1.0]

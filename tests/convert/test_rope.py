@@ -22,6 +22,7 @@ from tests.convert.test_configs import minimal
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 6.0, 7.0, 8.0]}
 LINEAR = {"rope_type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
 TRAINED = "original_max_position_embeddings"
 NO_LENGTH = {"max_position_embeddings": None}
 """Left out, in what follows."""
@@ -30,7 +31,7 @@ NO_LENGTH = {"max_position_embeddings": None}
 def fields_of(model_type: str, changes: dict[str, Any]) -> dict[str, Any]:
     """A config of heads of eight dimensions; what is None is not in the file."""
     layers = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-    extra = {"head_dim": 8, "pad_token_id": 0, **(layers if model_type == "gemma3_text" else {})}
+    extra = {"head_dim": 8, "pad_token_id": 0, **(layers if model_type in ("gemma3_text", "olmo3") else {})}
     said = minimal(model_type) | (extra if model_type != "gpt_neox" else {}) | changes
     return {name: value for name, value in said.items() if value is not None}
 
@@ -91,6 +92,15 @@ def ours(fields: dict[str, Any]) -> dict[str, Any]:
         ("gemma3_text", {"rope_local_base_freq": 70.0, "rope_parameters": {"full_attention": LINEAR}}),
         ("gemma3_text", {"rope_parameters": {"full_attention": LLAMA3}}),
         ("gemma3_text", {"rope_scaling": LINEAR, "rope_parameters": {"full_attention": {"rope_theta": 500.0}}}),
+        ("llama", {"rope_scaling": YARN}),
+        ("llama", {"rope_scaling": YARN | {"attention_factor": 0.9, "beta_fast": 3.0, "beta_slow": 0.5}}),
+        ("llama", {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.7, "truncate": False}}),
+        ("qwen3", {"rope_scaling": YARN | {"attn_factor": 0.8, "factor": 1.0}}),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 500.0}),
+        ("nemotron", {"rope_scaling": YARN, "head_dim": 16}),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        ("olmo3", {"rope_scaling": YARN, "rope_theta": 500000.0}),
+        ("olmo3", {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default"}}}),
     ],
 )  # fmt: skip
 def test_positions_are_those_of_transformers(model_type: str, changes: dict[str, Any]) -> None:

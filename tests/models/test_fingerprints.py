@@ -11,7 +11,7 @@ import pytest
 
 from jstrace.models import fingerprints
 from jstrace.models import shapes as param_shapes
-from jstrace.models.config import PRESETS
+from jstrace.models.presets import PRESETS
 
 checksum = jax.jit(fingerprints._checksum, static_argnums=(1, 2))
 DTYPES = ("float32", "bfloat16", "float16")

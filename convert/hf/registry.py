@@ -1,0 +1,78 @@
+"""Which types of Hugging Face configs are read, and of the others what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from jstrace.convert.fields import Fields
+from jstrace.convert.hf import families, gpt_like, layer_norms, llama_like
+from jstrace.convert.hf.common import Read
+
+FAMILIES: dict[str, Callable[[Fields], Read]] = {
+    **families.READERS,
+    **llama_like.READERS,
+    **layer_norms.READERS,
+    **gpt_like.READERS,
+}
+"""From ``model_type`` to what reads the config."""
+
+_CLASSES = {
+    "codegen": "CodeGen",
+    "exaone4": "Exaone4",
+    "ernie4_5": "Ernie4_5",
+    "gemma3": "Gemma3",
+    "gemma3_text": "Gemma3",
+    "gpt2": "GPT2",
+    "gpt_bigcode": "GPTBigCode",
+    "gpt_neo": "GPTNeo",
+    "gpt_neox": "GPTNeoX",
+    "gptj": "GPTJ",
+    "internlm3": "Llama",
+    "opt": "OPT",
+    "seed_oss": "SeedOss",
+    "smollm3": "SmolLM3",
+    "stablelm": "StableLm",
+    "vaultgemma": "VaultGemma",
+    "xglm": "XGLM",
+}
+_OTHER_HEADS = {
+    "idefics3": "Idefics3ForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+    "smolvlm": "SmolVLMForConditionalGeneration",
+    "gpt2": "GPT2LMHeadModel",
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "gemma4": "Gemma4ForConditionalGeneration",
+    "llama4": "Llama4ForConditionalGeneration",
+    "mistral3": "Mistral3ForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
+CLASSES: Mapping[str, str] = {
+    **{name: f"{_CLASSES.get(name, name.capitalize())}ForCausalLM" for name in FAMILIES},
+    **_OTHER_HEADS,
+}
+"""The language model of each ``model_type`` in transformers, which is what is computed here."""
+
+_EXPERTS, _STATE = "a mixture of experts", "layers of a state-space model or of linear attention"
+_LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
+UNSUPPORTED: Mapping[str, str] = {
+    **dict.fromkeys(("qwen3_moe", "qwen2_moe", "mixtral", "olmoe", "phimoe", "glm4_moe", "ernie4_5_moe"), _EXPERTS),
+    **dict.fromkeys(("minimax_m2", "llama4_text", "qwen3_vl_moe_text", "exaone_moe", "granitemoe", "dbrx"), _EXPERTS),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
+    **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _STATE),
+    **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
+    **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
+    **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),
+    "gpt_oss": "a mixture of experts, with attention sinks",
+    "hunyuan_v1_dense": "a norm of queries and keys after their rotation",
+    "bitnet": "norms inside attention and MLP",
+    "nanochat": "norms without weights after the rotation",
+    "openai-gpt": "norms on the residual stream itself",
+    "diffllama": "differential attention",
+}
+"""Of types that people ask for and that are not read: what is missing."""
