@@ -36,7 +36,7 @@ def report_command(
 
 def _of_circuit(file: Path, out: Path) -> str:
     """Write the report of a task's circuit; what it is called."""
-    from jstrace import TaskCircuit
+    from jstrace.pipeline.tasks.circuit import TaskCircuit
     from jstrace.reports import write_circuit
 
     circuit = TaskCircuit.load(file)
