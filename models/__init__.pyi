@@ -1,7 +1,5 @@
 from .clean import Clean as Clean
-from .clean import Continued as Continued
 from .clean import clean_forward as clean_forward
-from .clean import continued as continued
 from .clean import hidden_states as hidden_states
 from .clean import plain_forward as plain_forward
 from .config import ModelConfig as ModelConfig
@@ -13,6 +11,8 @@ from .edges import EdgeTree as EdgeTree
 from .edges import Score as Score
 from .edges import edge_shapes as edge_shapes
 from .fingerprints import fingerprint as fingerprint
+from .generating import Continued as Continued
+from .generating import continued as continued
 from .model import Model as Model
 from .model import Tokenizer as Tokenizer
 from .model import mesh_of as mesh_of

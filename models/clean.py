@@ -1,7 +1,4 @@
-"""The clean pass: the full forward pass, and as a value what edge scores and replacements need of it, without hooks.
-
-Text that a model goes on with comes of the same layers: keys and values of the prefix are computed once and kept.
-"""
+"""The clean pass: the full forward pass, and as a value what edge scores and replacements need of it, without hooks."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer
-from jstrace.models.edges import AnyArray, ByValue, EdgeTree, Score
+from jstrace.models.edges import ByValue, EdgeTree, Score
 from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
 
@@ -209,95 +206,3 @@ def hidden_states(
         return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
 
     return over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), taken)[1]
-
-
-CHOSEN = -1
-"""In the place of a token that is given: it is to be chosen."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class Continued(ByValue):
-    """Tokens that a model added to a prompt."""
-
-    tokens: Int[AnyArray, "*N"]
-    logprobs: Float32[AnyArray, "*N"]
-    """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
-
-
-class _Cache(NamedTuple):
-    """Keys, turned by their positions, and values of every layer; those of later tokens are not read."""
-
-    keys: Float[Array, "L S K d"]
-    values: Float[Array, "L S K d"]
-
-
-@usual_promotion()
-def continued(
-    model: Decoder,
-    tokens: Int[Array, "T"],
-    length: Int[Array, ""] | int,
-    key: Array,
-    temperature: Float32[Array, ""] | float,
-    given: Int[Array, "N"] | None = None,
-    *,
-    count: int,
-) -> Continued:
-    """``count`` tokens after a prompt: a pass over the prompt, then one over a single token for each.
-
-    Args:
-      model: the decoder.
-      tokens: the prompt, padded to at least ``length + count`` tokens.
-      length: true tokens of the prompt; with longrope, that and ``length + count - 1`` are on one side of its switch.
-      key: of draws; each token's is folded from it and the number of tokens before it.
-      temperature: that logits are divided by before a draw; at 0 the most probable token is taken.
-      given: tokens that are taken whatever is predicted; ``CHOSEN`` where one is to be chosen, by default all.
-      count: tokens to add; static.
-    """
-    sights = fn.sights(model.config, tokens.shape[0], length)
-    known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = over_clean_layers(model, tokens, sights, lambda _, states: _Cache(states.keys, states.values))
-
-    def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
-        tokens, cache, logits = state
-        place = length + added
-        token = _chosen(logits, jax.random.fold_in(key, place), temperature)
-        token = jnp.where(known[added] == CHOSEN, token, known[added])
-        logprob = jnp.where(jnp.all(jnp.isfinite(logits)), jax.nn.log_softmax(logits)[token], jnp.nan)
-        tokens = tokens.at[place].set(token)
-        x, cache = _over_one(
-            model, jax.lax.dynamic_slice_in_dim(model.embedded(tokens), place, 1), cache, place, sights
-        )
-        return (tokens, cache, model.next_token_logits(x[0])), Continued(token, logprob)
-
-    start = (tokens, cache, model.next_token_logits(x[length - 1]))
-    _, found = jax.lax.scan(step, start, jnp.arange(count))
-    return found
-
-
-def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array, ""] | float) -> Int[Array, ""]:
-    """The most probable token, or a draw."""
-    warm = jnp.asarray(temperature, jnp.float32)
-    drawn = jax.random.categorical(key, logits / jnp.where(warm > 0, warm, 1.0))
-    return jnp.where(warm > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
-
-
-def _over_one(
-    model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], sights: fn.Sight
-) -> tuple[Float[Array, "1 D"], _Cache]:
-    """The last state of the token at ``place``, and the cache with it."""
-
-    def step(x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
-        layer, kind, cached = inputs
-        own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), fn.of_kind(sights, kind))
-
-        def held(*new: Array) -> Any:
-            return tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), place, 0)
-                for old, one in zip(cached, new, strict=True)
-            )
-
-        states = layer_states(model.config, layer.weights(), x, own, held)
-        return states.out, _Cache(states.keys, states.values)
-
-    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)

@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import platforms
 from jstrace.models.config import ModelConfig
+from jstrace.models.relevance import in_proportion, with_slope
 
 _HIDDEN = -jnp.inf
 _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
-_NEAR_ZERO = 1e-6  # below, ratios are taken there
 
 
 def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array:
@@ -179,28 +179,6 @@ def softcap(logits: Float32[Array, "*N"], cap: float | None, *, relevance: bool 
 
 def _capped(cap: float, logits: Array) -> Array:
     return cap * jnp.tanh(logits / cap)
-
-
-@jax.custom_jvp
-def with_slope(y: Array, x: Array, slope: Array | float) -> Array:
-    """``y``, whose gradient is as if it were ``slope * x`` with a constant slope."""
-    del x, slope
-    return y
-
-
-def _sloped(dx: Array, out: Array, y: Array, x: Array, slope: Array | float) -> Array:
-    del y, x
-    return (slope * dx).astype(out.dtype)
-
-
-with_slope.defjvps(None, _sloped, None)
-
-
-def in_proportion(function: Callable[[Array], Array], x: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """``function(x)``, whose gradient is as if the ratio ``function(x) / x`` were constant; at 0 its limit."""
-    wide = x.astype(jnp.float32)
-    near = jnp.where(jnp.abs(wide) < _NEAR_ZERO, _NEAR_ZERO, wide)
-    return with_slope(function(x), x, function(near) / near)
 
 
 def attention_logits(

@@ -28,8 +28,8 @@ from jstrace.models import (
     check_ids,
     continued,
 )
-from jstrace.models.clean import CHOSEN
 from jstrace.models.edges import ByValue
+from jstrace.models.generating import CHOSEN
 from jstrace.models.platforms import seeded, usual_promotion, wrapped
 from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text

@@ -16,7 +16,7 @@ from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, hidden_states, masked_forward
-from jstrace.models.layers import in_proportion
+from jstrace.models.relevance import in_proportion
 from tests import oracle
 from tests.conftest import FAMILIES, SIZES, family_config, tiny_params
 

@@ -1,0 +1,188 @@
+"""One layer under an edge mask: every edge's vector multiplied by its mask (sections 4 and 8 of the method).
+
+What is ablated carries nothing, or a ``Replacement``. ``decoder.masked_forward`` scans over the layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+from jstrace.models import layers as fn
+from jstrace.models.config import ModelConfig
+from jstrace.models.edges import EdgeTree
+from jstrace.models.replacement import Replacement
+from jstrace.models.rows import RowMap
+
+
+class State(NamedTuple):
+    """The residual stream, which of its tokens any edge reaches, and the state of those that none does.
+
+    That state is one for all tokens where ablated edges carry nothing, and one a token where they are replaced.
+    """
+
+    x: Float[Array, "T D"]
+    reached: Bool[Array, "T"]
+    idle: Float[Array, "D"] | Float[Array, "T D"]
+
+
+class Given(NamedTuple):
+    """What one layer is computed with."""
+
+    w: Mapping[str, Array]
+    mask: EdgeTree
+    sight: fn.Sight
+    other: Replacement | None
+    pre_softmax: bool
+    row_map: RowMap
+    mix: Callable[[_Mixing, Array, Array], Float[Array, "T H d"]]
+    """``by_queries`` of the layer's edges."""
+    relevance: bool
+
+    def function(self, function: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
+        """One of ``layers``' functions of rows."""
+        return functools.partial(function, config, relevance=self.relevance)
+
+
+_Mixing = Callable[[Array, Array, Array], Array]
+"""``(q[T,K,G,d], visible[T,S], mask[H,T,S]) -> [T,H,d]``: the mixed values of some queries."""
+
+
+def by_queries(
+    size: int | None,
+    keep: Callable[[EdgeTree], EdgeTree],
+    edges: EdgeTree,
+    mixing: _Mixing,
+    q: Float[Array, "T K G d"],
+    visible: Bool[Array, "T S"],
+) -> Float[Array, "T H d"]:
+    """Mixed values of all queries, ``size`` of them at a time; their masks are made when it is their turn."""
+    n_tokens, n_heads = q.shape[0], edges.attn.shape[0]
+    if size is None or n_tokens <= size:
+        return mixing(q, visible, keep(edges).attn)
+    turns, over = -(-n_tokens // size), -n_tokens % size
+
+    def turn(part: tuple[Array, Array, Array]) -> Array:
+        own_q, own_visible, attn = part
+        return mixing(own_q, own_visible, keep(dataclasses.replace(edges, attn=attn)).attn)
+
+    def divided(x: Array, axis: int) -> Array:
+        filler = x.dtype == bool  # what is no query sees all, as a softmax over nothing would be NaN
+        wide = jnp.pad(x, [(0, over if at == axis else 0) for at in range(x.ndim)], constant_values=filler)
+        return jnp.moveaxis(wide.reshape(*x.shape[:axis], turns, size, *x.shape[axis + 1 :]), axis, 0)
+
+    found = jax.lax.map(turn, (divided(q, 0), divided(visible, 0), divided(edges.attn, 1)))
+    return found.reshape(turns * size, n_heads, -1)[:n_tokens]
+
+
+def zeroed(config: ModelConfig, given: Given, state: State) -> State:
+    """One layer whose ablated edges carry nothing."""
+    w, mask, sight, row_map = given.w, given.mask, given.sight, given.row_map
+    targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
+    # Keys of unreached tokens stay in the denominator: those of the idle state.
+    read = _before_a(targets)
+    idle = None if config.zero_key else state.idle
+    q, k, v = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
+
+    def mixing(q: Array, visible: Array, kept: Array) -> Array:
+        logits = fn.attention_logits(config, q, k)
+        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, pre_softmax=given.pre_softmax), v)
+
+    mixed = given.mix(mixing, q, sight.visible)
+    attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
+    middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
+    reached = mask.mlp != 0
+    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, reached)
+    edge = _scaled(edge, mask.mlp)
+    if config.parallel:
+        idle = fn.with_constants(w, jnp.zeros_like(state.idle[None]))[0]
+        return State(middle + edge, reached | targets | (mask.residual_attn != 0), idle)
+    return State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle)
+
+
+def replaced(config: ModelConfig, given: Given, state: State) -> State:
+    """One layer whose ablated edges carry the replacement.
+
+    A node after attention always hangs on its token's query, so nothing of it is constant; but nobody reads it where
+    both of its edges to the MLP's side are ablated, and the node beyond it is then the same under every mask.
+    """
+    w, mask, other, row_map, n_tokens = given.w, given.mask, given.other, given.row_map, state.x.shape[0]
+    assert other is not None
+    whole = other.spread(n_tokens)
+    values = (whole if other.per_token else other).values.astype(state.x.dtype)
+    targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
+    read = _before_a(targets)
+    q, k, v = _attending(config, given, state.x, state.reached & read, read, state.idle)
+
+    def mixing(q: Array, visible: Array, attn: Array) -> Array:
+        probs = fn.attention_probs(fn.attention_logits(config, q, k), visible)
+        kept = attn.astype(jnp.float32)
+        return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
+
+    mixed = given.mix(mixing, q, given.sight.visible)
+    attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
+    states = whole.attn_input, whole.mlp_input, whole.mlp_output
+    attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
+    middle = fn.with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
+    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
+    edge = _blended(edge, mask.mlp, mlp_output)
+    if config.parallel:
+        return State(middle + edge, targets, state.idle)
+    return State(_blended(middle, mask.residual_mlp, mlp_input) + edge, targets, mlp_input + mlp_output)
+
+
+def _attending(
+    config: ModelConfig,
+    given: Given,
+    x: Float[Array, "T D"],
+    live: Bool[Array, "T"],
+    read: Bool[Array, "T"],
+    idle: Array | None,
+) -> tuple[Float[Array, "T K G d"], Float[Array, "S K d"], Float[Array, "S K d"]]:
+    """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere.
+
+    Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
+    """
+    q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
+    cos, sin = given.sight.cos, given.sight.sin
+    used = jnp.any(given.mask.attn != 0, axis=(0, 1))
+    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read & used, v, given.mask.attn)
+
+
+def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:
+    """Rows that are wanted, zeros elsewhere, which need not be finite; under soft masks all rows, for gradients."""
+    return jnp.where(wanted.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0) if mask.dtype == bool else rows
+
+
+def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"], *, per_token: bool) -> Float[Array, "T H d"]:
+    """Weighted sum of replaced values: one for each source, or one for the first and one for all others."""
+    if per_token:
+        return fn.mix_values(probs, values)
+    first, others = probs[..., :1], jnp.sum(probs[..., 1:], axis=-1, keepdims=True)
+    return fn.mix_values(jnp.concatenate([first, others], axis=-1), values)
+
+
+def _before_a(targets: Bool[Array, "T"]) -> Bool[Array, "T"]:
+    """Tokens at or before a target: keys after the last one are not read."""
+    return jax.lax.cummax(targets.astype(jnp.int32), reverse=True) > 0
+
+
+def _scaled(x: Float[Array, "T D"], mask: Array) -> Float[Array, "T D"]:
+    """Rows multiplied by their masks, zero where these are: soft ones in float32, and so their gradients."""
+    if mask.dtype == bool:
+        return jnp.where(mask[:, None], x, 0)
+    return fn.weighted(x, mask.astype(jnp.float32)[:, None]).astype(x.dtype)
+
+
+def _blended(x: Float[Array, "T D"], mask: Array, other: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    """``m x + (1 - m) other``, exactly ``x`` where m is one."""
+    if mask.dtype == bool:
+        return jnp.where(mask[:, None], x, other)
+    soft = mask.astype(jnp.float32)[:, None]
+    return (fn.weighted(x, soft) + fn.weighted(other, 1 - soft)).astype(x.dtype)
