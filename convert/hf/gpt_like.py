@@ -9,6 +9,7 @@ from typing import Any
 from jstrace.convert.fields import Fields
 from jstrace.convert.hf import layouts
 from jstrace.convert.hf.common import ACTIVATIONS, Read
+from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import FLAGS
@@ -189,9 +190,12 @@ def _slopes(n_heads: int) -> tuple[float, ...]:
 def _mpt(f: Fields) -> Read:
     base = _gpt(f, "mpt", {"heads": "n_heads", "width": "d_model", "layers": "n_layers"}, most_heads=_MOST_HEADS)
     attention = Fields(f.object("attn_config"), f"{f.where}: attn_config")
-    for name, only in (("alibi", True), ("qk_ln", False), ("prefix_lm", False)):
+    for name, only in (("alibi", True), ("qk_ln", False), ("prefix_lm", False), ("softmax_scale", None)):
         attention.fixed(name, only)
-    attention.fixed("softmax_scale", None)
+    attention.fixed("attn_type", "multihead_attention")
+    clip, most = attention.number("clip_qkv", None), attention.number("alibi_bias_max", 8.0)
+    attention.fixed("is_encoder_decoder", False)
+    attention.refuse_unread({*IRRELEVANT, "attn_impl", "attn_uses_sequence_id", "model_type"})
     f.fixed("logit_scale", None)
     f.fixed("no_bias", True)
     f.fixed("expansion_ratio", 4)
@@ -203,8 +207,8 @@ def _mpt(f: Fields) -> Read:
         norm_eps=f.number("layer_norm_epsilon", 1e-5),
         tied_head=f.flag("tie_word_embeddings", True),
         max_positions=f.integer("max_seq_len", 2048),
-        clip_qkv=attention.number("clip_qkv", None),
-        alibi_slopes=_mpt_slopes(base["n_heads"], attention.number("alibi_bias_max", 8.0)),
+        clip_qkv=clip,
+        alibi_slopes=_mpt_slopes(base["n_heads"], most),
         activation="gelu",
     )
     return config, layouts.MPT

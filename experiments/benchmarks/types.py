@@ -132,7 +132,7 @@ def tables() -> str:
     lines = ["| type | such as | what it needs | largest error | |", "|---|---|---|---|---|"]
     for name, all_of in sorted(rows().items()):
         error, traced = max(row[0] for row in all_of), all(row[1] for row in all_of)
-        needs = "; ".join(dict.fromkeys(row[2] for row in all_of))
+        needs = "; ".join(dict.fromkeys(part for row in all_of for part in row[2].split("; ")))
         cells = [f"`{name}`", EXAMPLES[name], needs, f"{error:.1e}", "traced" if traced else "loads"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| type | what is missing |", "|---|---|"]

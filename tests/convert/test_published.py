@@ -684,6 +684,7 @@ def test_what_is_missing_of_types_that_are_not_read(model_type: str, missing: st
         ("codegen", {"n_head": 2}, "2 heads do not divide into the four groups"),
         ("bloom", {"n_head": 2**20}, "expected at most 65536"),
         ("mpt", {"attn_config": {"alibi": False}}, "attn_config: alibi = False"),
+        ("mpt", {"attn_config": {"kv_n_heads": 2}}, "attn_config: field 'kv_n_heads' = 2 is not known"),
         ("starcoder2", {"norm_type": "rms_norm"}, "norm_type"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
