@@ -62,7 +62,7 @@ class Questions:
         def taken(values: Any) -> Any:
             return [values[index] for index in indices] if values else values
 
-        fields = ("targets", "counterfactuals", "metrics", "answers")
+        fields = ("targets", "counterfactuals", "metrics", "answers", "words")
         return dataclasses.replace(self, **{name: taken(getattr(self, name)) for name in fields})
 
     def about(self, index: int, ids: Int[np.ndarray, "T"], where: str, trace: Any = None) -> Question:

@@ -13,7 +13,7 @@ import jstrace
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
-from jstrace.runs import Data, Extras, read_data
+from jstrace.runs import Data, Extras, manifest, read_data
 from jstrace.runs.data import Row
 from tests.conftest import SIZES
 from tests.runs.small_runs import read
@@ -91,3 +91,22 @@ def test_columns_of_files(tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text(json.dumps({"text": "ab"} | wrong))
         with pytest.raises(InputError, match=rf"a\.jsonl:1: the {next(iter(wrong))}"):
             read_data(str(tmp_path / "a.jsonl"))
+
+
+def test_a_run_of_before_there_were_flops_goes_on(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that column, as all parts have the same ones."""
+    data, plan = Data("letters", (Row("hello"), Row("abcd")), ("hello",)), Plan(("l1",), sizes=SIZES)
+    written = manifest.configuration
+
+    def older(*given: Any, **options: Any) -> dict[str, Any]:
+        return {name: value for name, value in written(*given, **options).items() if name != "flops"}
+
+    with monkeypatch.context() as before:
+        before.setattr(manifest, "configuration", older)
+        runs.run(model, data, tmp_path, plan, limit=1)
+    assert runs.run(model, data, tmp_path, plan).computed == 1
+    curves = read(tmp_path, "curves")
+    assert "flops" not in curves.column_names
+    assert curves.num_rows == 2 * len(plan.cases) * (len(SIZES) + 1)

@@ -113,6 +113,7 @@ def test_older_plans_stay_as_they_were() -> None:
     """What came later is in a configuration only where it is asked for, and read as the default where it is not."""
     plan = Plan(("l1", "cosine"), ABLATIONS, BASELINES, sizes=(0.1,), seed=3)
     config = manifest.configuration(plan, DATA, save_strata=False)
+    assert config.pop("flops") is True  # which is no difference to one without
     assert list(config) == ["importance", "ablate", "baselines", "sizes", "seed", "save_strata", "data"]
     assert not plan.takes_reference
     assert manifest.plan_of(json.loads(json.dumps(config))) == plan

@@ -16,7 +16,9 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.quick
 
 SCHEMAS = schema.schemas(
-    Plan(SCORE_NAMES, ABLATIONS, BASELINES, selectivity=1), save_strata=True, added=tuple(schema.ADDED)
+    Plan(SCORE_NAMES, ABLATIONS, BASELINES, selectivity=1),
+    save_strata=True,
+    added=(*schema.ADDED, *schema.CURVES_ADDED),
 )
 
 
