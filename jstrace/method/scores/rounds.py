@@ -50,7 +50,7 @@ class Rounds:
     """Of the soft masks that gradients are taken in, at the largest size; 0, here and below, for hard ones."""
     last_temperature: float = 4.0
     """At the smallest; in between it changes by equal factors."""
-    floor: float = 0.03
+    floor: float = 0.003
     nested: bool = False
     """Whether a cut may hold edges of the last one alone; an edge ranks by the smallest that it survives, then by x."""
     name: str = "rounds"
