@@ -76,6 +76,8 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
     config, (n_tokens,) = ModelConfig.from_json(header["config"]), outlines["tokens"].shape
     if not 0 < config.n_layers <= _MOST_LAYERS or not config.n_heads > 0:
         raise ValueError(f"its config has {config.n_layers} layers and {config.n_heads} heads")
+    if not config.n_kv_heads > 0 or config.n_heads % config.n_kv_heads:
+        raise ValueError(f"its config has {config.n_heads} heads, and {config.n_kv_heads} of keys and values")
     full_graph.check_slots(config, n_tokens)
     n_outputs = header.get("n_outputs", 1)  # an answer's, which files had none of before
     if full_graph.n_edges(config, n_tokens, n_outputs) != header["n_edges"]:

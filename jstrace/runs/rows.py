@@ -20,7 +20,7 @@ from jstrace.runs.row import Row
 from jstrace.runs.schema import CURVES_ADDED, edges_of, fields, strata_arrays
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
     """One input on its way into the tables; ``given`` is None where the text could not be encoded."""
 

@@ -36,7 +36,7 @@ def test_generated_shuffled_and_measured(run: Run, stub: Model, tmp_path: Path) 
     figures = {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")}
     assert {"generation", "geometry", "paired"} < figures
     rows = csv.read_csv(tmp_path / "report" / "tables" / "paired.csv")
-    assert set(rows["n"].to_pylist()) == {4}, "steps of a row are compared with the same steps of its pair"
+    assert set(rows["n"].to_pylist()) == {2}, "pairs; steps of a row are compared with the same steps of its pair"
 
 
 @pytest.mark.usefixtures("stub")

@@ -8,14 +8,16 @@ projections. What costs a hundredth of a product (norms, activations, softmax, s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
+from jstrace.models.edges import ByValue
 
 WORK = ("rows", "queries", "pairs", "keys", "values", "mlps")
 """What is counted of each trace: rows of attention with a live edge, those of them whose query is computed, sources of
@@ -79,7 +81,8 @@ def work(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Int[np.ndarray,
     return np.cumsum(counts, axis=1)[:, : n_sizes + 1].T.astype(np.int64)
 
 
-class Flops(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flops(ByValue):
     """Floating-point operations by size, the last the full graph's."""
 
     attention: Float[np.ndarray, "Z1"]

@@ -41,7 +41,7 @@ _MOST = 0.4
 _INSIDE, _LOW, _HIGH = 5.0, 0.5, 4.0
 """The edges that are fitted once more, and the sizes at which they are, in units of the least size."""
 
-_START = Rounds(cuts=10, weight=0.25, last_temperature=0.5, floor=0.0, nested=True)
+_START = Rounds(cuts=10, weight=0.25, last_temperature=0.5)
 
 
 @jax.tree_util.register_dataclass

@@ -26,7 +26,7 @@ from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, ModelConfig
 FEATURES = ("activations", "gradient", "rounds")
 """What a scorer reads of an edge: its share, also its gradient at the full mask, also those at a few cuts."""
 
-CUTS = Rounds(cuts=14, last_temperature=0.5, floor=0.0, nested=True)
+CUTS = Rounds(cuts=14, last_temperature=0.5)
 """The rounds of ``features="rounds"``: fewer and softer than ``Rounds``, which hold better under other replacements."""
 
 KEPT = (1, 4, 7, 10, 12)

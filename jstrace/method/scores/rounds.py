@@ -32,13 +32,14 @@ EARLIER = {"floor": 0.0, "nested": True}
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rounds:
-    """Gradients at ever smaller cuts, with memory: one forward and one backward pass a cut, and one before.
+    """Gradients at ever smaller cuts, each inside the last: one forward and one backward pass a cut, and one before.
 
     It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient g of KL(full
     || masked), or of a metric, in the soft mask of that size goes into x,
-    ``x += weight * log(|g| + floor * mean |g|)``, the mean being over the mask. Edges rank by x. What matters is the
-    memory of all gradients. The floor keeps a gradient that happens to be near zero from deciding: without it, and with
-    cuts ``nested``, results turn on float32's rounding.
+    ``x += weight * log(|g| + floor * mean |g|)``, the mean being over the mask, and the best of x inside the last cut
+    are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the memory of all
+    gradients, and that the order is settled cut by cut. A floor keeps a gradient that happens to be near zero from
+    deciding, which float32's rounding may turn.
     """
 
     cuts: int = 20
@@ -50,9 +51,9 @@ class Rounds:
     """Of the soft masks that gradients are taken in, at the largest size; 0, here and below, for hard ones."""
     last_temperature: float = 4.0
     """At the smallest; in between it changes by equal factors."""
-    floor: float = 0.003
-    nested: bool = False
-    """Whether a cut may hold edges of the last one alone; an edge ranks by the smallest that it survives, then by x."""
+    floor: float = 0.0
+    nested: bool = True
+    """Whether a cut may hold edges of the last one alone; if not, edges rank by x."""
     name: str = "rounds"
 
     def __post_init__(self) -> None:
