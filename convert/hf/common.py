@@ -7,6 +7,7 @@ from typing import Any
 
 from jstrace.convert.fields import Fields
 from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import FLAGS
 
@@ -82,3 +83,21 @@ def windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: Ca
     if window is None:
         raise InputError(f"{f.where}: layer_types asks for sliding_attention, but sliding_window is missing")
     return {"window": window, "global_layers": everywhere}
+
+
+def plain(f: Fields, family: str, max_positions: int, *, theta: float = 10000.0, **defaults: Any) -> dict[str, Any]:
+    """What Llama's nearest relatives share: their fields are Llama's."""
+    eps = defaults.pop("norm_eps", 1e-6)
+    base = base_of(f, family, max_positions, **defaults)
+    return {
+        **base,
+        **take_rope(f, base, theta=theta),
+        **rms(f, eps),
+        "activation": f.choice("hidden_act", ACTIVATIONS, "silu"),
+    }
+
+
+def windowed(f: Fields, family: str) -> ModelConfig:
+    """Mistral's shape: Llama with a window in every layer, unless there is none."""
+    llama, window = plain(f, family, 131072, n_kv_heads=8), f.nullable("sliding_window", 4096)
+    return ModelConfig(**llama, **windows(f, llama, window, lambda layer: window is not None))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, rms, windows
+from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, bias_flags, plain, rms, windowed, windows
 from jstrace.convert.hf.layouts import GEMMA, GPT2, GPT_NEOX, LLAMA, OLMO2, PHI3, QWEN3
 from jstrace.convert.rope import kinds_rope, take_rope
 from jstrace.models import InputError, ModelConfig
@@ -15,32 +15,12 @@ from jstrace.models.config import FLAGS
 
 
 def _llama(f: Fields) -> Read:
-    base = base_of(f, "llama", 2048)
     f.fixed("rope_interleaved", False)
-    bias = f.flag("attention_bias", False)
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f),
-        qkv_bias=bias,
-        o_bias=bias,
-        mlp_bias=f.flag("mlp_bias", False),
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, LLAMA
+    return ModelConfig(**plain(f, "llama", 2048), **bias_flags(f)), LLAMA
 
 
 def _mistral(f: Fields) -> Read:
-    base = base_of(f, "mistral", 131072, n_kv_heads=8)
-    window = f.nullable("sliding_window", 4096)
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f),
-        **windows(f, base, window, lambda layer: window is not None),
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, LLAMA
+    return windowed(f, "mistral"), LLAMA
 
 
 def _qwen_windows(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,43 +32,19 @@ def _qwen_windows(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _qwen2(f: Fields) -> Read:
-    base = base_of(f, "qwen2", 32768)
     f.fixed("use_mrope", False, None)
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f),
-        **_qwen_windows(f, base),
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, LLAMA
+    llama = plain(f, "qwen2", 32768)
+    return ModelConfig(**llama, **_qwen_windows(f, llama)), LLAMA
 
 
 def _qwen3(f: Fields) -> Read:
-    base = base_of(f, "qwen3", 32768, head_dim=128)
-    bias = f.flag("attention_bias", False)
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f),
-        **_qwen_windows(f, base),
-        qkv_bias=bias,
-        o_bias=bias,
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, QWEN3
+    llama, bias = plain(f, "qwen3", 32768, head_dim=128), f.flag("attention_bias", False)
+    return ModelConfig(**llama, **_qwen_windows(f, llama), qkv_bias=bias, o_bias=bias), QWEN3
 
 
 def _olmo2(f: Fields) -> Read:
-    base = base_of(f, "olmo2", 2048)
     f.fixed("attention_bias", False)  # a bias before a post-norm is neither an edge nor a constant of the node
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f, 1e-5),
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, OLMO2
+    return ModelConfig(**plain(f, "olmo2", 2048, norm_eps=1e-5)), OLMO2
 
 
 def _phi3(f: Fields) -> Read:

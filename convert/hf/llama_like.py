@@ -8,7 +8,7 @@ from typing import Any
 
 from jstrace.convert.fields import Fields
 from jstrace.convert.hf import layouts
-from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, bias_flags, rms, windows
+from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, bias_flags, plain, rms, windowed, windows
 from jstrace.convert.hf.layouts import LLAMA, QWEN3
 from jstrace.convert.rope import kinds_rope, take_rope
 from jstrace.models import InputError, ModelConfig
@@ -18,18 +18,6 @@ _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.
 _YARN = {"rope_type": "yarn", "factor": 16.0, _TRAINED: 16384}
 _MROPE = ("mrope_section", "mrope_interleaved")
 """Of a text every token has one position, whatever it would have in an image."""
-
-
-def _plain(f: Fields, family: str, max_positions: int, *, theta: float = 10000.0, **defaults: Any) -> dict[str, Any]:
-    """What Llama's nearest relatives share: their fields are Llama's."""
-    eps = defaults.pop("norm_eps", 1e-6)
-    base = base_of(f, family, max_positions, **defaults)
-    return {
-        **base,
-        **take_rope(f, base, theta=theta),
-        **rms(f, eps),
-        "activation": f.choice("hidden_act", ACTIVATIONS, "silu"),
-    }
 
 
 def _qwen3_vl_text(f: Fields) -> Read:
@@ -150,16 +138,7 @@ def _smollm3(f: Fields) -> Read:
 
 
 def _ministral(f: Fields) -> Read:
-    base = base_of(f, "ministral", 131072, n_kv_heads=8)
-    window = f.nullable("sliding_window", 4096)
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f),
-        **windows(f, base, window, lambda layer: window is not None),
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, LLAMA
+    return windowed(f, "ministral"), LLAMA
 
 
 def _ministral3(f: Fields) -> Read:
@@ -195,16 +174,16 @@ def _cwm(f: Fields) -> Read:
 
 
 def _internlm3(f: Fields) -> Read:
-    plain = _plain(f, "internlm3", 32768, n_kv_heads=2, head_dim=128, norm_eps=1e-5)
+    llama = plain(f, "internlm3", 32768, n_kv_heads=2, head_dim=128, norm_eps=1e-5)
     bias, qkv = f.flag("bias", False), f.flag("qkv_bias", False)
     given = f.flag("attention_bias", bias or qkv), f.flag("mlp_bias", bias)  # names of today
-    return ModelConfig(**plain, qkv_bias=given[0], o_bias=bias, mlp_bias=given[1]), LLAMA
+    return ModelConfig(**llama, qkv_bias=given[0], o_bias=bias, mlp_bias=given[1]), LLAMA
 
 
 def _seed_oss(f: Fields) -> Read:
-    plain = _plain(f, "seed_oss", 524288, n_kv_heads=8, head_dim=128)
+    llama = plain(f, "seed_oss", 524288, n_kv_heads=8, head_dim=128)
     qkv, out = f.flag("attention_bias", True), f.flag("attention_out_bias", False)
-    return ModelConfig(**plain, qkv_bias=qkv, o_bias=out, mlp_bias=f.flag("mlp_bias", False)), LLAMA
+    return ModelConfig(**llama, qkv_bias=qkv, o_bias=out, mlp_bias=f.flag("mlp_bias", False)), LLAMA
 
 
 def _apertus(f: Fields) -> Read:
@@ -223,9 +202,9 @@ def _arcee(f: Fields) -> Read:
 
 def _granite(f: Fields) -> Read:
     """Its multipliers are folded: of what joins the residual stream into the weights, of logits into the last norm."""
-    plain, share = _plain(f, "granite", 2048), f.number("residual_multiplier", 1.0)
+    llama, share = plain(f, "granite", 2048), f.number("residual_multiplier", 1.0)
     config = ModelConfig(
-        **plain,
+        **llama,
         **bias_flags(f),
         embed_scale=f.number("embedding_multiplier", 1.0),
         query_scale=f.number("attention_multiplier", 1.0),
@@ -235,15 +214,15 @@ def _granite(f: Fields) -> Read:
 
 
 def _helium(f: Fields) -> Read:
-    plain = _plain(f, "helium", 4096, theta=100000.0, head_dim=128, norm_eps=1e-8)
-    config = ModelConfig(**plain, qkv_bias=f.flag("attention_bias", False), mlp_bias=f.flag("mlp_bias", False))
+    llama = plain(f, "helium", 4096, theta=100000.0, head_dim=128, norm_eps=1e-8)
+    config = ModelConfig(**llama, qkv_bias=f.flag("attention_bias", False), mlp_bias=f.flag("mlp_bias", False))
     return config, layouts.interleaved(LLAMA, config)
 
 
 def _ernie4_5(f: Fields) -> Read:
-    plain = _plain(f, "ernie4_5", 131072, theta=500000.0, n_kv_heads=2, head_dim=128, tied_head=True, norm_eps=1e-5)
+    llama = plain(f, "ernie4_5", 131072, theta=500000.0, n_kv_heads=2, head_dim=128, tied_head=True, norm_eps=1e-5)
     bias = f.flag("use_bias", False)
-    config = ModelConfig(**plain, qkv_bias=bias, o_bias=bias, mlp_bias=bias)
+    config = ModelConfig(**llama, qkv_bias=bias, o_bias=bias, mlp_bias=bias)
     return config, layouts.interleaved(LLAMA, config)
 
 

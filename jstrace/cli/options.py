@@ -178,9 +178,9 @@ def metric_of(answer: str | None, instead_of: str | None) -> Any:
         if instead_of is not None:
             raise InputError("--instead-of names the rival of --answer; give that, too")
         return None
-    from jstrace.method.measure.metrics import log_prob, logit_difference
+    from jstrace.method.measure.metrics import of_answer
 
-    return log_prob(answer) if instead_of is None else logit_difference(answer, instead_of)
+    return of_answer(answer, instead_of)
 
 
 def several_tokens(model: Any, answer: str | None, instead_of: str | None) -> str | None:

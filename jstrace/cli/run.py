@@ -146,7 +146,7 @@ def run_command(
         say(f"reading {data}")
     rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
     rows = rows if alter is None else runs.altered(rows, alter, seed=seed)
-    if replace is None and any(row.counterfactual is not None for row in rows.rows):
+    if replace is None and rows.has_counterfactuals:
         plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:

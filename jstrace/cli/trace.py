@@ -96,8 +96,10 @@ def trace_command(
     check_replaceable(pre_softmax, replace)
     check_pair(counterfactual, replace, pre_softmax=pre_softmax, of_file=file is not None)
     metric = metric_of(answer, instead_of)
-    texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.method.conditions import checked_repeats
+
+    again = checked_repeats(repeats)
+    texts = None if reference is None else tuple(line.text for line in read_texts(None, reference))
     from jstrace.scale.hosts import check_agreed, together
 
     first = joined() if distributed else True
@@ -107,7 +109,7 @@ def trace_command(
     asked = Asked(
         chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
         counterfactual, metric, components=top > 0 and metric is not None and several is None, answer=several,
-        repeats=checked_repeats(repeats),
+        repeats=again,
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))

@@ -34,10 +34,7 @@ def _draw(run: Results) -> Figure:
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
         words = "size {:g}: {:.2f} recovered, quartiles {:.2f} and {:.2f}"
-        cases = [
-            case for case in run.with_density if case.condition == run.plan.case(ablate, replace=replace).condition
-        ]
-        for number, case in enumerate(cases):
+        for number, case in enumerate(run.under(ablate, replace)):
             low, middle, high = quartiles(recovered(run, case))
             look = look_of(number) | {"label": case.source.name, "who": f"{case.source.name}, "}
             line(axes, run.sizes, middle, words, around=(low, high), **look)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from jstrace.reports.drawing import TV_LABEL, each_ablation, legend_above, line, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import quartile_columns, quartiles
+from jstrace.reports.statistics import for_good, quartile_columns, quartiles
 
 CLOSE = 0.1
 """A TV that is called close."""
@@ -37,8 +37,7 @@ def _draw(run: Results) -> Figure:
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
         words = "{:.0f}% of the operations: TV {:.3f}"
-        cases = [case for case in run.with_density if _is_of(case, ablate, replace)]
-        for number, case in enumerate(cases):
+        for number, case in enumerate(run.under(ablate, replace)):
             cost = 100 * np.median(share(run, case), axis=0)
             look = look_of(number) | {"who": f"{case.source.name}, ", "label": case.source.name}
             line(axes, cost, np.median(run.curve(case, "tv"), axis=0), words, marker="o", markersize=1.5, **look)
@@ -50,11 +49,6 @@ def _draw(run: Results) -> Figure:
     )  # fmt: skip
     legend_above(figure, 2)
     return figure
-
-
-def _is_of(case: Any, ablate: str, replace: str) -> bool:
-    condition = case.condition
-    return (condition.ablate, condition.replace, condition.pre_softmax) == (ablate, replace, False)
 
 
 _PICTURE = Picture(
@@ -70,7 +64,6 @@ _PICTURE = Picture(
 def table(run: Results, case: Any) -> Rows:
     """Quartiles of the share by size, and of what it takes to come within a TV of 0.1 for good."""
     cost, tv = share(run, case), run.curve(case, "tv")
-    stays = np.flip(np.logical_and.accumulate(np.flip(tv <= CLOSE, axis=1), axis=1), axis=1)
-    enough = np.take_along_axis(cost, np.argmax(stays, axis=1)[:, None], axis=1)[:, 0]
+    enough = np.take_along_axis(cost, for_good(tv <= CLOSE)[:, None], axis=1)[:, 0]
     row = {"size": run.sizes, "n": run.n} | quartile_columns("flops_share", quartiles(cost))
     yield row | {f"flops_share_within_tv_{CLOSE:g}_median": np.median(enough)}

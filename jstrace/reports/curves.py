@@ -27,7 +27,7 @@ from jstrace.reports.drawing import (
 )
 from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import Correlation, interval_words, quartile_columns, quartiles, spearman
+from jstrace.reports.statistics import Correlation, for_good, interval_words, quartile_columns, quartiles, spearman
 
 CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""
@@ -90,8 +90,7 @@ def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
     """The least size from which on each nucleus stays recovered, in order: float64 ``[N, Q]``; 1 is the full graph."""
     recovered = run.nucleus(case)
     recovered[:, -1] = True  # the full graph's own, whatever rounding says
-    stays = np.flip(np.logical_and.accumulate(np.flip(recovered, axis=1), axis=1), axis=1)
-    return run.sizes[np.argmax(stays, axis=1)]
+    return run.sizes[for_good(recovered)]
 
 
 def _nearest(needed: np.ndarray) -> np.ndarray:

@@ -74,10 +74,7 @@ def write_report(
     if paired and not any(pairs_of(run) for run in valid):
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
     with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder, style():
-        drawn = [(picture, _saved(picture, folder / "figures")) for picture in wanted_pictures]
-        found = [(table, table.compute()) for table in wanted_tables]
-        for table, rows in found:
-            write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
+        drawn, found = _filled(folder, wanted_pictures, wanted_tables)
         place = folder / "pages" if pages else None
         examples = [_examples(run, f"{number}-", pages, place) for number, run in enumerate(valid, 1)]
         write_bytes(folder / "index.html", _page(runs, examples, drawn, found).encode("utf-8", errors="replace"))
@@ -101,10 +98,7 @@ def write_circuit(
     """
     check_local(Path(out))
     with filled_folder(Path(out), ["figures", "tables"]) as folder, style():
-        drawn = [(picture, _saved(picture, folder / "figures")) for picture in circuits.pictures(columns, components)]
-        found = [(table, table.compute()) for table in circuits.tables(columns, components)]
-        for table, rows in found:
-            write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
+        drawn, found = _filled(folder, circuits.pictures(columns, components), circuits.tables(columns, components))
         page = _page([], [], drawn, found, circuit={"label": label, "facts": dict(facts)})
         write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
 
@@ -120,6 +114,17 @@ def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callab
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _filled(
+    folder: Path, pictures: Sequence[Picture], tables: Sequence[Table]
+) -> tuple[list[tuple[Picture, str]], list[tuple[Table, pa.Table]]]:
+    """Write figures and tables into a report's folder; what the page shows of each."""
+    drawn = [(picture, _saved(picture, folder / "figures")) for picture in pictures]
+    found = [(table, table.compute()) for table in tables]
+    for table, rows in found:
+        write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
+    return drawn, found
 
 
 def _saved(picture: Picture, folder: Path) -> str:

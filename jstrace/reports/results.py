@@ -77,6 +77,11 @@ class Results:
         """The curves that have a density: all but inverse ones."""
         return tuple(case for case in self.cases if case.has_density)
 
+    def under(self, ablate: str, replace: str) -> list[Case]:
+        """Those of them under one condition, with masks after the softmax."""
+        condition = self.plan.case(ablate, replace=replace).condition
+        return [case for case in self.with_density if case.condition == condition]
+
     @property
     def ablations(self) -> tuple[str, ...]:
         """Which edges were ablated: "all", "residual+mlp" or both, in this order."""

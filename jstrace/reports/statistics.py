@@ -31,6 +31,11 @@ def quartile_columns(name: str, found: np.ndarray) -> dict[str, Any]:
     return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), found, strict=True))
 
 
+def for_good(reached: np.ndarray) -> np.ndarray:
+    """The first size, an index on axis 1, from which on something stays reached; at the last one it always is."""
+    return np.argmax(np.flip(np.logical_and.accumulate(np.flip(reached, axis=1), axis=1), axis=1), axis=1)
+
+
 def compared_at(sizes: np.ndarray) -> list[int]:
     """Where ``COMPARED`` stand among the sizes."""
     return [k for k, size in enumerate(sizes) if any(np.isclose(size, wanted) for wanted in COMPARED)]

@@ -47,6 +47,11 @@ class Data:
         return any(row.asks for row in self.rows)
 
     @property
+    def has_counterfactuals(self) -> bool:
+        """Whether any row has one."""
+        return any(row.counterfactual is not None for row in self.rows)
+
+    @property
     def fingerprint(self) -> str:
         """A short hash of every row and of the corpus."""
         digest = hashlib.sha256(b"%d rows " % len(self.rows))

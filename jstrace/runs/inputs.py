@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from jstrace.method.measure.metrics import log_prob, logit_difference
+from jstrace.method.measure.metrics import of_answer
 from jstrace.method.questions import Question
 from jstrace.models import InputError, Model, Tokenizer, text_of
 from jstrace.pipeline.answers import continued, ids_of
@@ -123,9 +123,7 @@ def asked_of_row(model: Model, row: Row, tokens: Int[np.ndarray, "T"]) -> Questi
       InputError: a counterfactual of another number of tokens, or words that are no token.
     """
     ids = () if row.answer is None or row.rival is not None else ids_of(model, row.answer)
-    metric = None
-    if row.answer is not None:
-        metric = log_prob(row.answer) if row.rival is None else logit_difference(row.answer, row.rival)
+    metric = None if row.answer is None else of_answer(row.answer, row.rival)
     asked: dict[str, Any] = {"counterfactual": row.counterfactual, "metric": metric}
     asked["answer"] = row.answer if len(ids) > 1 else None
     return Questions.of(model, 1, single=True, **asked).about(0, tokens, "")

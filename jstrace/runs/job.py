@@ -82,7 +82,7 @@ class Job:
     def _check_questions(self) -> None:
         """Refuse what cannot be asked of pairs of prompts, and counterfactuals that are nowhere."""
         paired = COUNTERFACTUAL in self.plan.replacements
-        if paired and all(row.counterfactual is None for row in self.data.rows):
+        if paired and not self.data.has_counterfactuals:
             raise InputError(f"replace counterfactual: {self.data.name} has no column counterfactual")
         if self.extras.generate and self.data.asks:
             raise InputError(f"generate goes on with texts, and those of {self.data.name} have their own answers")

@@ -32,7 +32,7 @@ def plot_effects(found: Effects) -> Figure:
     check_installed("plot_effects")
     from matplotlib.figure import Figure
 
-    values = found.values.reshape(found.values.shape[0], -1) if found.values.ndim < 3 else _by_head(found.values)
+    values = found.values.reshape(-1, 1 if found.values.ndim == 1 else found.values.shape[-1])
     figure = Figure(figsize=(1.6 + 0.12 * values.shape[1], 1.2 + 0.11 * len(values)), layout="constrained")
     axes, most = figure.subplots(), float(np.abs(values).max()) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
@@ -47,10 +47,6 @@ def plot_effects(found: Effects) -> Figure:
         axes.set_xlabel("head")
     figure.colorbar(image, label=f"effect on {found.metric_name}").ax.yaxis.label.set_parse_math(False)
     return figure
-
-
-def _by_head(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1])
 
 
 def _rows(found: Effects) -> str:

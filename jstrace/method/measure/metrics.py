@@ -117,6 +117,11 @@ def log_prob(answer: str | int | Sequence[int]) -> LogProb:
     return LogProb(answer)
 
 
+def of_answer(answer: str, rival: str | None) -> LogitDifference | LogProb:
+    """What is asked where there is an answer: how far it is ahead of its rival, or else how probable it is."""
+    return log_prob(answer) if rival is None else logit_difference(answer, rival)
+
+
 def resolved(metric: Any, token_of: Callable[[Any], int], tokens_of: Callable[[Any], tuple[int, ...]]) -> Metric | None:
     """A metric whose words are token ids; None for None and "kl", the measure that is always there.
 
