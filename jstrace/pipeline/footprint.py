@@ -1,4 +1,4 @@
-"""Estimates of the memory that an input takes in each stage, as docs/performance.md derives them."""
+"""Estimates of the memory that an input takes in each stage, as experiments/results/benchmarks/README.md derives them."""
 
 from __future__ import annotations
 
