@@ -130,7 +130,8 @@ def _table(circuit: TaskCircuit) -> list[str]:
     last, alike = "", []
     for k, size in enumerate(circuit.row_sizes):
         beside = "".join(f"  {_unsigned(circuit.judged[name].mean()[k]):>10.2f}" for name in others)
-        row = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%{beside}"
+        row = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
+        row += beside
         if row == last and k < len(circuit.row_sizes) - 1:
             alike.append(percent(size, 3))
             continue

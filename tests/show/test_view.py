@@ -71,9 +71,9 @@ def test_effects_are_data(model: Model) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hello")), "those by \"node\""),
+        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hello")), 'those by "node"'),
         (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hell", by="node")), "of another text"),
-        (lambda m, t, e: jstrace.view(t, effects=3), "those by \"node\""),
+        (lambda m, t, e: jstrace.view(t, effects=3), 'those by "node"'),
         (lambda m, t, e: jstrace.view([t, t, t]), "got 3 of them"),
         (lambda m, t, e: jstrace.view(t, "x"), "evaluation \\? is str"),
         (lambda m, t, e: jstrace.view(t, {"a": 3}), "evaluation a is int"),
