@@ -11,7 +11,7 @@ from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import counted
 from jstrace.method.graph.sizes import NO_EDGE, checked_sizes
 from jstrace.method.measure import metrics
-from jstrace.models import EdgeTree, InputError, edge_shapes
+from jstrace.models import InputError, edge_shapes
 
 
 def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
@@ -47,10 +47,7 @@ def check(trace: Any, where: str = "", *, exact: bool = True) -> None:
                 raise InputError(f"{where}{field} {kind} are {_words(leaf)}, expected {wanted} of numpy")
     _check_strata(trace, trace.strata, where, exact=exact)
     for repeated in trace.repeated:
-        if not isinstance(repeated, EdgeTree) or any(
-            not isinstance(leaf, np.ndarray) or leaf.shape != expected[kind] or leaf.dtype != np.uint8
-            for kind, leaf in repeated.items()
-        ):
+        if any(leaf.shape != expected[kind] or leaf.dtype != np.uint8 for kind, leaf in repeated.items()):
             raise InputError(f"{where}the strata of a repetition are of another shape")
         _check_strata(trace, repeated, f"{where}of a repetition: ", exact=exact)
 

@@ -85,6 +85,8 @@ def test_the_default_metric_is_the_predicted_token(tiny: Model) -> None:
         ({"by": "layer"}, "by = 'layer', expected one of head"),
         ({"counterfactual": OTHER, "replace": "mean"}, "a counterfactual is what ablated components carry"),
         ({"metric": 3}, 'expected "kl"'),
+        ({"metric": "kl"}, "how far a prediction moves is Effects.tv"),
+        ({"reference": [[1, 2, 3]]}, "reference has texts for replace mean or resample"),
     ],
 )
 def test_bad_effects_are_one_line(tiny: Model, options: dict[str, Any], message: str) -> None:
