@@ -54,11 +54,6 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     return table
 
 
-def _signed(number: float) -> str:
-    """To two digits, without a sign before zero."""
-    return "-" if math.isnan(number) else f"{number:.2f}".replace("-0.00", "0.00")
-
-
 def _table(*numbers: str) -> Table:
     """An empty table that starts with columns of numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))

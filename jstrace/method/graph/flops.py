@@ -166,6 +166,7 @@ def flops(
       n_outputs: of the graph.
     """
     rows, queries, pairs, keys, values, mlps, *replaced = work.astype(np.float64).T
+    every_row, every_query, every_pair, every_key = replaced
     d, h = config.d_model, config.head_dim
     each = (6.0 if config.gated_mlp else 4.0) * d * config.d_mlp
 
@@ -174,6 +175,10 @@ def flops(
 
     zero = attention(rows, queries, pairs, keys, attn_edges)
     # With parallel blocks every state but the embeddings hangs on a row of attention.
-    other = np.full_like(zero, zero[-1]) if config.parallel else attention(*replaced, replaced[2])
+    other = (
+        np.full_like(zero, zero[-1])
+        if config.parallel
+        else attention(every_row, every_query, every_pair, every_key, every_pair)
+    )
     before_softmax = attention(rows, queries, attn_edges, values, attn_edges)
     return Flops(zero, before_softmax, other, each * mlps, each * mlp_edges, 2.0 * d * config.vocab_size * n_outputs)
