@@ -104,7 +104,7 @@ def run_command(
     ] = ["all,residual+mlp"],  # noqa: B006 - typer's way to give a default
     baselines: Annotated[
         list[str] | None,
-        typer.Option(metavar="random,inverse,pre-softmax,random-inverse", help=_BASELINES_HELP),
+        typer.Option(metavar="random,random-proportional,inverse,pre-softmax,random-inverse", help=_BASELINES_HELP),
     ] = None,
     score: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
     replace: Annotated[list[str] | None, typer.Option(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
