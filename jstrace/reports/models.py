@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.reports import chance
+from jstrace.reports import chance, computation
 from jstrace.reports.drawing import (
     COLORS,
     DASHES,
@@ -22,7 +22,6 @@ from jstrace.reports.drawing import (
     grid_of,
     legend_above,
     line,
-    log_sizes,
     look_of,
     panel_title,
     shortened,
@@ -45,16 +44,20 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
     """Median TV against size of every model (Figs. 3 and 10)."""
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
+        drawn: list[np.ndarray] = []
         for number, run in enumerate(runs):
             case = run.plan.case(ablate, replace=replace)
             if case in run.cases:
                 look = look_of(number) | {"linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
                 look |= {"label": shortened(run.label), "who": f"{run.label}, "}
-                line(axes, run.sizes, np.median(run.curve(case, "tv"), axis=0), "size {:g}: median TV {:.3f}", **look)
-        log_sizes(axes, runs[0].sizes)
+                middle, x = np.median(run.curve(case, "tv"), axis=0), computation.places(run, case)
+                line(axes, x, middle, "size {:g}: median TV {:.3f}", at=run.sizes, **look)
+                drawn.append(x)
+        computation.log_axis(axes, runs[0], drawn)
         axes.set_ylim(-0.02, 1.02)
 
-    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, height=2.5)
+    xlabel = computation.label(runs[0])
+    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, xlabel=xlabel, height=2.5)
     legend_above(figure, 2)
     return figure
 
