@@ -167,13 +167,18 @@ def ablatable_kept(run: Results, case: Case) -> np.ndarray | None:
 @each_case
 def phases(run: Results, case: Case) -> Rows:
     """How much of TV falls before, in and after the construction phase, in all and per decade of the size."""
-    middle, logs = np.median(run.curve(case, "tv"), axis=0), np.log10(run.sizes)
+    logs = np.log10(run.sizes)
+    medians = {"": np.median(run.curve(case, "tv"), axis=0)}
+    medians |= {name: np.median(run.curve(one, "tv"), axis=0) for name, one in chance.cases(run, case).items()}
     bounds = np.maximum((logs[0], *np.log10(CONSTRUCTION), 0.0), logs[0])
     for name, (start, end) in zip(("before", "construction", "refinement"), itertools.pairwise(bounds), strict=True):
         if end > start:
-            first, last = np.interp((start, end), logs, middle)
-            row = {"phase": name, "from_size": 10**start, "to_size": 10**end, "tv_from": first, "tv_to": last}
-            yield row | {"fall_per_decade": (first - last) / (end - start)}
+            row = {"phase": name, "from_size": 10**start, "to_size": 10**end}
+            for source, middle in medians.items():
+                first, last = np.interp((start, end), logs, middle)
+                columns = {"tv_from": first, "tv_to": last, "fall_per_decade": (first - last) / (end - start)}
+                row |= {chance.named(source, column) if source else column: value for column, value in columns.items()}
+            yield row
 
 
 @each_case

@@ -159,7 +159,7 @@ def revisions(runs: Sequence[Results]) -> Picture | None:
     ablations, replacements = modes_of(runs)
     caption = (
         "Revisions in the order that they were given in. Left: density, median and quartiles over each one's valid"
-        f" inputs. Right: median TV at some sizes. {counted(checkpoints)}"
+        f" inputs. Right: median TV at some sizes.{chance.words(checkpoints[0])} {counted(checkpoints)}"
     )
     draw = functools.partial(draw_revisions, checkpoints)
     title = "Checkpoints: density and distance along training"
@@ -190,6 +190,9 @@ def _draw_revision(left: Any, right: Any, runs: Sequence[Results], case: Case, n
     low, middle, high = np.asarray([quartiles(run.density(case)) for run in runs]).T
     words = "{}: density {:.3f}, quartiles {:.3f} and {:.3f}"
     line(left, places, middle, words, around=(low, high), color=COLORS[0], **look)
+    for number, random in enumerate(one for one in chance.cases(runs[0], case).values() if one in shared_cases(runs)):
+        middle = np.asarray([np.median(run.density(random)) for run in runs])
+        left.plot(places, middle, **chance.LOOK | {"linestyle": DASHES[number % len(DASHES)]})
     left.set_ylabel("density")
     for number, k in enumerate(_places(runs)):
         middle = np.asarray([np.median(run.curve(case, "tv")[:, k]) for run in runs])
@@ -208,7 +211,8 @@ def _row(run: Results, place: int, case: Case, runs: Sequence[Results]) -> dict[
     row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
     row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
     tv = np.median(run.curve(case, "tv"), axis=0)
-    return row | {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
+    row |= {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
+    return row | chance.gaps(run, case, "density", run.density)
 
 
 def _places(runs: Sequence[Results]) -> list[int]:

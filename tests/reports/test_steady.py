@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jstrace.method.plans import Plan
 from jstrace.models import InputError
-from jstrace.reports import computation, curves, digits, exhibits, page, pages, steady
+from jstrace.reports import computation, curves, digits, exhibits, models, page, pages, steady
 from jstrace.reports.results import Results, read_results
 from jstrace.runs.schema import Extras
 from tests.planted import SIZES, falling, heights_of, write_run
@@ -129,3 +129,17 @@ def test_density_over_operations(planted: Results) -> None:
     assert row["density_flops_median"] == pytest.approx(np.median(found))
     assert row["random_baseline_density_flops_gap"] == pytest.approx(0, abs=0.2)
     assert row["random_proportional_to_l1_density_flops_gap_low"] is not None
+
+
+def test_networks_and_checkpoints_have_random_traces_beside_them(planted: Results) -> None:
+    """Thin lines of both baselines in every panel of hubs; of checkpoints the densities, and the gap in the table."""
+    with page.style():
+        (hubs,) = (one for one in exhibits.pictures([planted]) if one.kind == "hubs")
+        figure = hubs.draw()
+        assert [len(axes.lines) for axes in figure.axes] == [6, 3, 6]
+        assert "Thin lines: random traces" in hubs.caption
+        revised = models.draw_revisions([planted, planted])
+    assert [len(axes.lines) for axes in revised.axes[::2]] == [3, 3]
+    row, *_ = models.revision_rows([planted, planted]).to_pylist()
+    density = [planted.density(f"{name}/all") for name in ("l1", "random proportional to l1")]
+    assert row["random_proportional_to_l1_density_gap"] == pytest.approx(np.mean(density[0] - density[1]))
