@@ -98,7 +98,7 @@ def _lacking(rows: _Rows, attn: Array, beside: EdgeTree, k: Array, n_sizes: int)
     """Of each kind the edges that size ``k`` lacks; where one has more than its number, the others get the fewer."""
 
     def count(*leaves: Array) -> Array:
-        return sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in leaves)
+        return jnp.sum(jnp.stack([jnp.sum(leaf, dtype=jnp.int32) for leaf in leaves]))
 
     wanted = [(beside.residual_attn <= k, beside.residual_mlp <= k), (beside.mlp <= k,), (beside.attn <= k,)]
     held = [(rows.residual < n_sizes,), (rows.mlp < n_sizes,), (attn < n_sizes,)]
@@ -136,9 +136,8 @@ def _turn(
         opened = opened | jnp.any(taken[2], axis=(1, 2))
     opened, middle = (opened | through, rows.middle) if parallel else (opened, rows.middle | through)
     above = above | jnp.roll(opened, -1, axis=0).at[-1].set(False)
-    strata = (jnp.where(now, k, old) for now, old in zip(taken, (rows.residual, rows.mlp), strict=False))
-    moved = _Rows(*strata, middle, above, lack - drawn, jnp.any(drawn > 0))
-    return moved, taken[-1]
+    residual, mlp = jnp.where(taken[0], k, rows.residual), jnp.where(taken[1], k, rows.mlp)
+    return _Rows(residual, mlp, middle, above, lack - drawn, jnp.any(drawn > 0)), taken[-1]
 
 
 def _highest(values: UInt32[Array, "*N"], need: Int[Array, ""]) -> Bool[Array, "*N"]:
