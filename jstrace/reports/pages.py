@@ -126,7 +126,9 @@ class Pages:
         own = pc.and_(pc.equal(curves["input"], row["input"]), pc.equal(curves["condition"], case.name))
         rows = curves.filter(own).to_pydict()
         top = [self._word(token) for token in rows["top_token"]]
-        return curve(case.name, rows["tv"], rows["kl"], top, [(row["top_text"], row["top_prob"])])
+        repeats = rows.get("tv_repeats", [None])
+        band = () if None in repeats else repeats  # inputs whose repetitions are not all finite have none
+        return curve(case.name, rows["tv"], rows["kl"], top, [(row["top_text"], row["top_prob"])], band)
 
     def _word(self, token: int) -> str:
         return self._words.get(token, f"#{token}") if self._given is None else self._given(token)

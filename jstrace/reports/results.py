@@ -37,6 +37,8 @@ class Results:
     curves: pa.Table
     parts: tuple[tuple[Path, Part], ...]
     """Every part with its folder."""
+    axis: str = "edges"
+    """What figures draw curves over, one of ``computation.AXES``."""
 
     @property
     def mark(self) -> str:
@@ -169,11 +171,11 @@ class Results:
 
     def curve(self, case: Case | str, measure: str) -> np.ndarray:
         """A measure of every valid input and size: float64 ``[N, Z + 1]``."""
-        return _numbers(self._of(case)[measure]).reshape(-1, len(self.sizes))
+        return _numbers(self.rows_of(case)[measure]).reshape(-1, len(self.sizes))
 
     def nucleus(self, case: Case | str) -> np.ndarray:
         """Whether each nucleus is recovered in order: bool ``[N, Z + 1, Q]``."""
-        levels = np.asarray(pc.list_flatten(self._of(case)["nucleus"]).to_numpy())
+        levels = np.asarray(pc.list_flatten(self.rows_of(case)["nucleus"]).to_numpy())
         shape = self.valid.num_rows, len(self.sizes), len(self.manifest["nucleus_levels"])
         if levels.size != math.prod(shape):
             raise InputError(f"{self.label}: damaged (its nuclei are not of {shape[-1]} levels)")
@@ -205,7 +207,8 @@ class Results:
         """The names of all kinds of traces."""
         return tuple(source.name for source in self.plan.sources)
 
-    def _of(self, case: Case | str) -> pa.Table:
+    def rows_of(self, case: Case | str) -> pa.Table:
+        """The rows of a curve, sorted by inputs and sizes."""
         return self.curves.filter(pc.equal(self.curves["condition"], _name(case)))
 
 

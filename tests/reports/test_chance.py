@@ -50,6 +50,9 @@ def test_correlations_and_curves_have_chance_beside_them(tmp_path: Path, random:
     (density, *_) = made(folder, "density")
     assert density["as_random"] is grey
     assert {row["as_random"] for row in made(folder, "curves") if row["condition"].endswith("inverse")} == {None}
+    fall = next(row for row in made(folder, "phases") if row["phase"] == "refinement")
+    assert fall["random_baseline_tv_from"] == pytest.approx(np.median(random), rel=1e-6)
+    assert fall["random_baseline_fall_per_decade"] == pytest.approx(np.median(random) / 2, rel=1e-6)
     (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "correlation"]
     with drawing.style():
         title = figure.draw().axes[0].title
