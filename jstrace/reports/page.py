@@ -24,7 +24,8 @@ from jstrace.reports.drawing import inlined, style
 from jstrace.reports.exhibit import Picture, Table, usable
 from jstrace.reports.pages import Pages
 from jstrace.reports.pairs import pairs_of
-from jstrace.reports.results import Results, read_results
+from jstrace.reports.reading import read_results
+from jstrace.reports.results import Results
 from jstrace.show.page import digest
 from jstrace.show.text import printable, shown
 

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.reports.results import Results, read_results
+from jstrace.reports.reading import read_results
+from jstrace.reports.results import Results
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import strata_arrays

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from jstrace.method.plans import Plan
 from jstrace.models import InputError
 from jstrace.reports import computation, curves, digits, exhibits, models, page, pages, steady
-from jstrace.reports.results import Results, read_results
+from jstrace.reports.reading import read_results
+from jstrace.reports.results import Results
 from jstrace.runs.schema import Extras
 from tests.planted import SIZES, falling, heights_of, write_run
 
