@@ -19,7 +19,7 @@ from jstrace.reports.results import Results
 def random(run: Results) -> Picture | None:
     """The baselines of random scores."""
     told = {
-        "random": "residual and MLP edges first, by best-first extraction",
+        "random": "residual and MLP edges first, through best-first extraction",
         "random-proportional": "as many edges of each kind as the traces hold, connected",
     }
     asked = [name for name in told if name in run.plan.baselines]
