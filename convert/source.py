@@ -227,10 +227,12 @@ def _resolve(
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
     described = read_hf_config(folder, warn=True, ignore=request.ignore)
-    config = described.config
+    config, tensors = described.config, open_safetensors(folder, left_out=described.left_out)
+    if described.quantised is not None:
+        tensors = described.quantised.dequantised(tensors, str(folder))
     params = build_params(
         config,
-        open_safetensors(folder, left_out=described.left_out),
+        tensors,
         described.layouts,
         dtype=request.dtype,
         shardings=request.shardings(config),

@@ -1,4 +1,4 @@
-"""GGUF files as llama.cpp's conversion makes them of tiny models: names by the gguf package's own map, rows reordered."""
+"""GGUF files as llama.cpp's conversion makes them of tiny models, with names by the gguf package's own map."""
 
 from __future__ import annotations
 

@@ -39,15 +39,14 @@ def read_parts(path: Path) -> tuple[dict[str, Any], list[StoredTensor]]:
         return metadata, tensors
     number, expected = _number(metadata, _NO, path, 0), _number(metadata, _TENSORS, path, 0)
     named = _NAME.fullmatch(path.name)
-    first = f"NAME-{1:05}-of-{count:05}.gguf"
-    if named is not None:
-        first = f"{named['stem']}-{1:05}-of-{count:05}.gguf"
+    stem = "NAME" if named is None else named["stem"]
+    first = f"{stem}-{1:05}-of-{count:05}.gguf"
     if number:
         raise InputError(f"{path}: part {number + 1} of {count} of a model; pass the first, {first}")
     if path.name != first:
         raise InputError(f"{path}: part 1 of {count} of a model, whose parts are found by their names; name it {first}")
     for place in range(1, count):
-        tensors += _further(path.with_name(f"{named['stem']}-{place + 1:05}-of-{count:05}.gguf"), place, count)
+        tensors += _further(path.with_name(f"{stem}-{place + 1:05}-of-{count:05}.gguf"), place, count)
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors):
         raise InputError(f"{path}: two of its {count} parts hold a weight of the same name")

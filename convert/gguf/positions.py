@@ -12,7 +12,7 @@ from jstrace.convert.fields import Fields
 from jstrace.models import InputError
 
 DIVISORS, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
-"""Weights that are divisors of frequencies: of all inputs, and of those within and beyond the first training's length."""
+"""Weights that divide frequencies: of all inputs, and of those within and beyond the first training's length."""
 _KINDS = ("none", "linear", "yarn", "longrope")
 _TRAINED = "original_max_position_embeddings"
 

@@ -12,6 +12,7 @@ from typing import Any
 from jstrace.convert.fields import Fields
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.hf.quantised import Scheme, read_scheme
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS, text_part
 from jstrace.convert.validation import validated
@@ -28,6 +29,8 @@ class Described:
     """Where its weights stand."""
     left_out: tuple[str, ...] = ()
     """What names of weights begin with that belong to parts which read images or sound."""
+    quantised: Scheme | None = None
+    """How its weights are quantised."""
 
 
 def read_hf_config(folder: Path, *, warn: bool = False, ignore: Collection[str] = ()) -> Described:
@@ -105,7 +108,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{where}: {_unsupported(model_type)}")
     source = Fields(rest, where, ignore)
-    source.fixed("quantization_config", None)
+    quantised = read_scheme(source)
     source.fixed("is_encoder_decoder", False)
     source.fixed("add_cross_attention", False)
     source.fixed("pruned_heads", {}, None)
@@ -114,7 +117,8 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     known = sorted(set(ignore) - set(ignored))
     if known:
         raise InputError(f"{where}: field {known[0]!r} to be ignored is not there, or is read and counts")
-    return Described(validated(dataclasses.replace(config, ignored_fields=ignored), where), layouts, left_out)
+    config = validated(dataclasses.replace(config, ignored_fields=ignored), where)
+    return Described(config, layouts, left_out, quantised)
 
 
 def _unsupported(model_type: Any) -> str:

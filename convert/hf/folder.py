@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jstrace.convert.weights import Tensor
@@ -16,6 +17,8 @@ _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
 _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_EIGHT_BITS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+"""Types that numpy has not, and the library of safetensors gives to torch alone."""
 _PREFIXES = (
     "model.language_model.",
     "model.text_model.",
@@ -38,11 +41,14 @@ _BUFFER = re.compile(
 class _Slice:
     """One matrix of a safetensors file, of which only the slice asked for is read."""
 
-    def __init__(self, handle: Any, name: str) -> None:
+    def __init__(self, handle: Any, name: str, path: Path) -> None:
         self.name = name
         self._slice = handle.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
-        self.dtype = _DTYPES.get(self._slice.get_dtype(), self._slice.get_dtype())
+        stored = self._slice.get_dtype()
+        if stored in _EIGHT_BITS:
+            self._slice = _mapped(path, name, _EIGHT_BITS[stored], self.shape)
+        self.dtype = (_DTYPES | _EIGHT_BITS).get(stored, stored)
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
@@ -52,6 +58,16 @@ class _Slice:
             return np.asarray(self._slice[ranges])
         except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
             raise InputError(f"weight {self.name} cannot be read ({error})") from error
+
+
+def _mapped(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A matrix by its place in the file, whose header the library has checked."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        start = json.loads(stream.read(length))[name]["data_offsets"][0]
+    if 0 in shape:
+        return np.zeros(shape, jnp.dtype(dtype))
+    return np.memmap(path, jnp.dtype(dtype), "r", 8 + length + start, shape)
 
 
 def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -68,7 +84,7 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
-            slices = {name: _Slice(handle, name) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
+            slices = {name: _Slice(handle, name, path) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name, weight in slices.items():

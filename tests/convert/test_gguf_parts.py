@@ -36,7 +36,7 @@ def write_parts(whole: Path, folder: Path, *, skipped: str | None = None, **chan
     for number, own in enumerate(of_part):
         writer = gguf.GGUFWriter(folder / part_name(number + 1), "llama" if number == 0 else "")
         if number:
-            writer.kv_data[0].pop("general.architecture")
+            writer.kv_data[0].pop("general.architecture", None)
         split = {"split.no": number, "split.count": N_PARTS, "split.tensors.count": len(reader.tensors)}
         for name, value in (split | changes.get(f"part_{number}", {})).items():
             writer.add_uint16(name, value) if name != "split.tensors.count" else writer.add_int32(name, value)
@@ -86,7 +86,7 @@ def test_a_part_alone_is_named_as_one(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"skipped": "blk.0.attn_q.weight"}, r"its 3 parts hold 20 weights, split.tensors.count says 21"),
+        ({"skipped": "blk.0.attn_q.weight"}, r"its 3 parts hold 29 weights, split.tensors.count says 30"),
         ({"part_2": {"split.no": 1}}, r"split.no, split.count are 1, 3 by its metadata, expected 2, 3"),
         ({"part_2": {"split.count": 2}}, r"split.no, split.count are 2, 2 by its metadata, expected 2, 3"),
         ({"part_0": {"split.count": 0}}, r"split.count = '0', expected a number from 1 to 99999"),
@@ -100,13 +100,12 @@ def test_parts_that_do_not_belong_together(whole: Path, tmp_path: Path, changes:
 
 
 def test_a_part_twice(whole: Path, tmp_path: Path) -> None:
-    first, count = write_parts(whole, tmp_path), len(gguf.GGUFReader(whole).tensors)
+    first = write_parts(whole, tmp_path)
     second = (tmp_path / part_name(2)).read_bytes()
     third = second.replace(b"split.no\x02\x00\x00\x00\x01\x00", b"split.no\x02\x00\x00\x00\x02\x00")
     assert third != second
     (tmp_path / part_name(3)).write_bytes(third)
     assert "two of its 3 parts hold a weight of the same name" in refusal(lambda: jstrace.load(first))
-    assert count == 21
 
 
 # --- quantisations --------------------------------------------------------------------------------------------------
