@@ -224,8 +224,7 @@ class Codebook(Matrix):
         check_shape(packed, (-(-math.prod(shape) // 2), 1), where)
         if packed.dtype != "U8" or table.shape != (16,):
             raise InputError(
-                f"{where}: weight {packed.name} has dtype {packed.dtype} and a table of {table.size} values, expected U8"
-                " and 16"
+                f"{where}: weight {packed.name} has dtype {packed.dtype} and {table.size} values, expected U8 and 16"
             )
         self._packed, self._table, self._scales, self._block = packed, table, scales, block
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jstrace.convert.fast_tokenizer import _alphabet
+from jstrace.convert.gguf.splits import PRE_TOKENIZERS
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.models import InputError
@@ -209,3 +210,41 @@ def test_sentencepiece_tokenizers(prefix: bool, seed: int, tmp_path: Path) -> No
         assert back.encode(text) == expected
         if "é" not in text:
             assert "".join(tokenizer.token(i) for i in expected[1:]) == (" " if prefix else "") + text
+
+
+# --- how texts are split ----------------------------------------------------------------------------------------------
+
+SPLITS = {
+    "gpt-2": ["It", "'s", " 1234", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "starcoder": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "command-r": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "llama-bpe": ["It", "'s", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "qwen2": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "tekken": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "gpt-4o": ["It's", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "deepseek-llm": ["It", "'", "s", " ", "1234", " À", "B", "é", "!?", " ", "東京", "\n", "\n", "x"],
+    "deepseek-coder": ["It", "'", "s", " ", "1", "2", "3", "4", " ÀBé", "!?", " ", "東京", "\n", "\n", "x"],
+    "deepseek-v3": ["It", "'s", " ", "123", "4", " ÀBé", "!?", " ", "東京", "\n\n", "x"],
+    "falcon": ["It", "'", "s", " ", "123", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "bloom": ["It's", " 1234", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "viking": ["It's", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "seed-coder": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "bailingmoe": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+}
+"""The pieces of a text, one name for each kind of split, by reading the published patterns: DeepSeek-LLM's
+marks include the letters of ASCII, which part words of both."""
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_splits(pre: str) -> None:
+    """Nothing is lost, and pieces are as written down from the published patterns."""
+    text = "It's 1234 ÀBé!? 東京\n\nx"
+    tokenizer = byte_level(pre)._tokenizer
+    composed = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    found = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(composed)]
+    alphabet = _alphabet()
+    assert [bytes(map(alphabet.__getitem__, piece)).decode() for piece in found] == SPLITS[pre]
+
+
+def test_every_split_is_compared() -> None:
+    assert {PRE_TOKENIZERS[name].split for name in SPLITS} == {how.split for how in PRE_TOKENIZERS.values()}
