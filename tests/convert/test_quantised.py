@@ -173,6 +173,10 @@ METHODS_OF = {
         {"quant_method": "gptq", "bits": 4, "group_size": 16},
         functools.partial(_gptq, bits=4, less=1, ordered=False),
     ),
+    "gptq-2": Method(
+        {"quant_method": "gptq", "bits": 2, "group_size": 16},
+        functools.partial(_gptq, bits=2, less=1, ordered=False),
+    ),
     "gptq-8-ordered": Method(
         {"quant_method": "gptq", "bits": 8, "group_size": 16, "desc_act": True, "checkpoint_format": "gptq_v2"},
         functools.partial(_gptq, bits=8, less=0, ordered=True),
