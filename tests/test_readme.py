@@ -1,4 +1,4 @@
-"""The Python of the README and of the how-to pages runs as written; two sh blocks are the commands; links lead somewhere."""
+"""The Python of the README and of the how-to pages runs as written; two sh blocks are the commands; links hold."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_python_of_pairs(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=lambda path: path.stem)
 def test_how_to(page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Every page runs by itself and prints what stands below its blocks, but for the digits in which machines differ."""
+    """Every page runs by itself and prints what stands below its blocks, but for digits in which machines differ."""
     text = page.read_text(encoding="utf-8")
     names: dict[str, object] = {}
     shown = r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?"

@@ -1,7 +1,7 @@
 """Which files are read: the tables of docs/formats.md, from the tables of the code.
 
-Command: ``python experiments/benchmarks/formats.py``. With ``--write`` the tables of the page are replaced. A second, on a
-CPU; it reads no model.
+Command: ``python experiments/benchmarks/formats.py``. With ``--write`` the tables of the page are replaced.
+A second, on a CPU; it reads no model.
 """
 
 from __future__ import annotations
@@ -65,34 +65,25 @@ STORED = {
 """What is read of each method."""
 
 
-QUANTISATIONS = [
-    "BF16",
-    "F16",
-    "F32",
-    "IQ1_M",
-    "IQ1_S",
-    "IQ2_S",
-    "IQ2_XS",
-    "IQ2_XXS",
-    "IQ3_S",
-    "IQ3_XXS",
-    "IQ4_NL",
-    "IQ4_XS",
-    "MXFP4",
-    "NVFP4",
-    "Q2_K",
-    "Q3_K",
-    "Q4_0",
-    "Q4_1",
-    "Q4_K",
-    "Q5_0",
-    "Q5_1",
-    "Q5_K",
-    "Q6_K",
-    "Q8_0",
-    "TQ1_0",
-    "TQ2_0",
-]
+QUANTISATIONS = (
+    *("BF16", "F16", "F32", "IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ3_S", "IQ3_XXS", "IQ4_NL", "IQ4_XS"),
+    *(
+        "MXFP4",
+        "NVFP4",
+        "Q2_K",
+        "Q3_K",
+        "Q4_0",
+        "Q4_1",
+        "Q4_K",
+        "Q5_0",
+        "Q5_1",
+        "Q5_K",
+        "Q6_K",
+        "Q8_0",
+        "TQ1_0",
+        "TQ2_0",
+    ),
+)
 """Of GGUF files, which version 0.19 of the gguf package dequantises; earlier ones have fewer."""
 
 
