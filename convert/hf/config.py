@@ -109,14 +109,8 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{where}: {_unsupported(model_type)}")
     source = Fields(rest, where, ignore)
-<<<<<<< HEAD
     quantised = read_scheme(source)
-    source.fixed("is_encoder_decoder", False)
-    source.fixed("add_cross_attention", False)
-    source.fixed("pruned_heads", {}, None)
-=======
     check_decoder(source)
->>>>>>> main
     config, layouts = FAMILIES[model_type](source)
     ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))
