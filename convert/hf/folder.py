@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -38,16 +39,36 @@ _BUFFER = re.compile(
 """Buffers that old checkpoints carry: rotary frequencies, sinusoids and causal masks, which follow from the config."""
 
 
+class _Content:
+    """The bytes of a file whose header the library has checked, for what it cannot give."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def _parts(self) -> tuple[dict[str, Any], np.ndarray]:
+        """The header, and what follows it, which stays on disk until it is read."""
+        content = np.memmap(self._path, np.uint8, "r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        return json.loads(content[8:start].tobytes()), content[start:]
+
+    def array(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A matrix by its place."""
+        header, content = self._parts
+        start, stop = header[name]["data_offsets"]
+        return content[start:stop].view(jnp.dtype(dtype)).reshape(shape)
+
+
 class _Slice:
     """One matrix of a safetensors file, of which only the slice asked for is read."""
 
-    def __init__(self, handle: Any, name: str, path: Path) -> None:
+    def __init__(self, handle: Any, name: str, content: _Content) -> None:
         self.name = name
         self._slice = handle.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
         stored = self._slice.get_dtype()
         if stored in _EIGHT_BITS:
-            self._slice = _mapped(path, name, _EIGHT_BITS[stored], self.shape)
+            self._slice = content.array(name, _EIGHT_BITS[stored], self.shape)
         self.dtype = (_DTYPES | _EIGHT_BITS).get(stored, stored)
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
@@ -58,16 +79,6 @@ class _Slice:
             return np.asarray(self._slice[ranges])
         except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
             raise InputError(f"weight {self.name} cannot be read ({error})") from error
-
-
-def _mapped(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A matrix by its place in the file, whose header the library has checked."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        start = json.loads(stream.read(length))[name]["data_offsets"][0]
-    if 0 in shape:
-        return np.zeros(shape, jnp.dtype(dtype))
-    return np.memmap(path, jnp.dtype(dtype), "r", 8 + length + start, shape)
 
 
 def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -84,7 +95,8 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
-            slices = {name: _Slice(handle, name, path) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
+            content = _Content(path)
+            slices = {name: _Slice(handle, name, content) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name, weight in slices.items():

@@ -19,12 +19,12 @@ from transformers.integrations import finegrained_fp8, mxfp4
 
 import jstrace
 from jstrace.convert import weights
-from jstrace.convert.hf.config import read_hf_config
+from jstrace.convert.hf.config import described, read_hf_config
 from jstrace.convert.hf.folder import open_safetensors
 from jstrace.convert.hf.quantised import METHODS
 from jstrace.loading import describe
 from jstrace.models import InputError
-from tests import hf_models
+from tests import hf_models, hf_types
 from tests.convert.test_damage import refusal
 
 Parts = dict[str, torch.Tensor]
@@ -340,3 +340,44 @@ def test_parts_that_do_not_fit(name: str, plain: Path, tmp_path: Path) -> None:
             assert "\n" not in message
             n_refused, n_all = n_refused + (message != ""), n_all + 1
     assert n_refused >= 0.6 * n_all, (n_refused, n_all)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value", "message"),
+    [
+        ("pack-quantized", "weight_shape", torch.tensor([2**40, 3]), "is no shape of a matrix"),
+        ("pack-quantized", "weight_shape", torch.tensor([2**30, 2**30]), "has shape"),
+        ("pack-quantized", "weight_shape", torch.tensor([-1, 48]), "is no shape of a matrix"),
+        (
+            "gptq",
+            "g_idx",
+            torch.full((48,), 2**31 - 1, dtype=torch.int32),
+            r"scales has shape \(3, 32\), expected \(2147",
+        ),
+        ("gptq", "g_idx", torch.full((48,), -1, dtype=torch.int32), "has groups of"),
+        ("gptq", "scales", torch.full((3, 32), float("nan")), "is nan at"),
+        ("nf4", "weight.quant_state.bitsandbytes__nf4", torch.zeros(9, dtype=torch.uint8), "is not readable as JSON"),
+        ("int8", "SCB", torch.full((32,), float("inf")), "at"),
+    ],
+)
+def test_values_that_make_no_sense(
+    name: str, part: str, value: torch.Tensor, message: str, plain: Path, tmp_path: Path
+) -> None:
+    write(plain, tmp_path, METHODS_OF[name])
+    path, bare = tmp_path / "model.safetensors", "layers.1.mlp.down_proj."
+    save_file(load_file(path) | {f"model.{bare}{part}": value}, path)
+    with pytest.raises(InputError, match=message):
+        read_all(tmp_path, bare)
+
+
+def test_the_text_part_of_a_quantised_model() -> None:
+    """The whole says how it is quantised, or the text part does."""
+    fields, given = {"model_type": "llava"} | hf_types.TYPES["llava"].fields, {"quant_method": "fp8"}
+    for changed in (
+        fields | {"quantization_config": given},
+        fields | {"text_config": fields["text_config"] | {"quantization_config": given}},
+    ):
+        found = described(changed, where="here").quantised
+        assert found is not None
+        assert found.method == "fp8"
+    assert described(fields, where="here").quantised is None
