@@ -56,7 +56,7 @@ def described(
     shape = _shape(f, own, found, shapes, factors)
     fields = _fields(f, own, found, shape)
     config, theirs = FAMILIES[fields.pop("model_type")](Fields(fields, f.where))
-    config = dataclasses.replace(config, **_as_in_file(f, config, found, shapes, factors))
+    config = dataclasses.replace(config, **_as_in_file(f, own, config, found, shapes, factors))
     for part in _PARTS_OF_OTHERS:
         f.fixed(part, 0)
     for eps in _NORM_EPS.values():
@@ -119,22 +119,26 @@ def _fields(f: Fields, own: Architecture, found: Mapping[str, int], shape: Shape
     return fields | own.extra(f, shape)
 
 
+_SIZES = {
+    "attention.head_count_kv": "n_kv_heads",
+    "attention.key_length": "head_dim",
+    "feed_forward_length": "d_mlp",
+    "context_length": "max_positions",
+}
+"""Fields of the config that some types' ``config.json`` leaves out."""
+
+
 def _as_in_file(
     f: Fields,
+    own: Architecture,
     config: ModelConfig,
     found: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
     factors: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """What the file itself says best: sizes that some types' configs leave out, biases and a head by the weights."""
-    given: dict[str, Any] = {
-        "n_kv_heads": found["attention.head_count_kv"],
-        "head_dim": found["attention.key_length"],
-        "d_mlp": found["feed_forward_length"],
-        "norm_eps": f.number(_NORM_EPS[config.norm]),
-    }
-    if not config.bounded:
-        given["max_positions"] = found["context_length"]
+    """What the file itself says best: sizes that the type's fields leave out, biases and a head by the weights."""
+    given: dict[str, Any] = {field: found[name] for name, field in _SIZES.items() if name not in own.names}
+    given["norm_eps"] = f.number(_NORM_EPS[config.norm])
     if config.family != "bloom":  # whose embedding has a norm that the head has not
         given["tied_head"] = "output.weight" not in shapes
     for flag, parts in BIASES.items():
