@@ -209,3 +209,15 @@ def test_scaling_without_a_type_is_linear() -> None:
     for stored in ([1.0, 0.0, 1.0, 1.0], [1.0, -1.0, 1.0, 1.0]):
         with pytest.raises(InputError, match="not positive"):
             described(metadata, EMBEDDING, {DIVISORS: np.asarray(stored)}, "here")
+
+
+def test_magnitudes_of_yarn() -> None:
+    """Of 0.1 log(factor) + 1, of that over itself (``yarn_log_multiplier``), and as the file says."""
+    yarn = {f"rope.scaling.{name}": value for name, value in (("type", "yarn"), ("factor", 4.0))}
+    yarn["rope.scaling.original_context_length"] = 16
+    assert config_with("llama", **yarn).rope_magnitude == pytest.approx(0.1 * np.log(4) + 1)
+    assert config_with("llama", **yarn, **{"rope.scaling.yarn_log_multiplier": 1.0}).rope_magnitude == 1
+    assert config_with("llama", **yarn, **{"rope.scaling.yarn_attn_factor": 1.5}).rope_magnitude == 1.5
+    for name, value in (("yarn_ext_factor", 2), ("attn_factor", 2.0)):
+        with pytest.raises(InputError, match=f"{name} = 2"):
+            config_with("llama", **yarn, **{f"rope.scaling.{name}": value})
