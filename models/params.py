@@ -22,7 +22,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.platforms import usual_promotion
 
 Params = Mapping[str, Any]
-"""Nested dict of arrays: ``embed``, ``final_norm`` (with norms only), ``head`` (untied only) and ``layers`` with a dict of stacks."""
+"""Nested dict of arrays: ``embed``, ``head`` (untied only), ``final_norm`` (with norms), ``layers`` with its stacks."""
 
 
 _DRAWN_AT_ONCE = 2**24
