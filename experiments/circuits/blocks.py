@@ -58,6 +58,7 @@ def match(writer: Writer, layer: int, query: str, key: str, out: str, barred: np
 
 
 def last_dimension(value: float) -> np.ndarray:
+    """Into the dimension of a head that no token has, ``[1, V + 1]``."""
     return np.eye(1, VOCABULARY + 1, VOCABULARY) * value
 
 

@@ -61,7 +61,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def write(rows: Path, out: Path) -> None:
-    """``scores.csv``, ``graphs.csv``, ``circuits.csv``, the figure, and the tables of the page."""
+    """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the page."""
     out.mkdir(parents=True, exist_ok=True)
     found = read(rows)
     measured = [row for row in found if row["score"] != "truth"]
@@ -72,7 +72,7 @@ def write(rows: Path, out: Path) -> None:
     written(out / "graphs.csv", [_short(row, ("graphs", "auc_error")) for row in graphs if row["order"] != "connected"])
     kept = ("program", "size", "junk", "replace", "inputs", "edges", "true", "tv")
     written(out / "circuits.csv", [{name: row[name] for name in kept} for row in circuits])
-    draw(scores, out / "known-circuits.svg")
+    draw(scores, PAGE.with_suffix(".svg"))
     if PAGE.exists():
         fill(scores, graphs, circuits)
 
@@ -175,11 +175,17 @@ def _of_junk(pick: Pick) -> list[str]:
 def _of_circuits(circuits: Sequence[Row]) -> list[str]:
     head = ("program", "graph", "edges", "true", "TV of the true edges")
     pick, rows = picker(circuits), []
-    for name, size in dict.fromkeys((row["program"], row["size"]) for row in circuits):
+    for name, size in _graphs(circuits):
         said = {"program": name, "size": size}
         tv = _three(pick, "tv", _two_digits, **said)
-        rows.append([name, size, f"{pick('edges', **said):,.0f}", f"{pick('true', junk=1.0, **said):.0f}", tv])
+        rows.append([name, size, f"{pick('edges', **said):,.0f}", f"{pick('true', **said):.0f}", tv])
     return _table(head, rows)
+
+
+def _graphs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Programs and sizes, the smallest first."""
+    edges = {(row["program"], row["size"]): row["edges"] for row in rows}
+    return sorted(edges, key=lambda graph: (edges[graph], graph))
 
 
 def _of_rounds(pick: Pick, graphs: Sequence[Row]) -> list[str]:
@@ -194,7 +200,7 @@ def _of_rounds(pick: Pick, graphs: Sequence[Row]) -> list[str]:
         "`l1*gradient`",
     )
     rows, names = [], ("integrated", "rounds", "l1*gradient")
-    for name, size in dict.fromkeys((row["program"], row["size"]) for row in graphs):
+    for name, size in _graphs(graphs):
         said = {"program": name, "size": size, "replace": "mean"}
         cells = [_two_digits(pick("auc", score=score, order="score", **said)) for score in names]
         cells += [_two_digits(pick("tv", score=score, order="best-first", **said)) for score in names]
