@@ -15,6 +15,7 @@ from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
 from experiments.inputs import written
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
+STRENGTHS = (0.0, 1.0, 4.0)
 FITS = ("fitted", "fitted to another")
 SHOWN = (*SCORES, *FITS)
 Row = dict[str, Any]
@@ -74,7 +75,13 @@ def write(rows: Path, out: Path) -> None:
     written(out / "circuits.csv", [{name: row[name] for name in kept} for row in circuits])
     draw(scores, PAGE.with_suffix(".svg"))
     if PAGE.exists():
-        fill(scores, graphs, circuits)
+        fill(scores, graphs, circuits, means(_at_all_strengths(measured), ("junk", "replace", "score", "order")))
+
+
+def _at_all_strengths(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the graphs that were measured with junk of every strength."""
+    there = {junk: {(row["program"], row["size"]) for row in rows if row["junk"] == junk} for junk in STRENGTHS}
+    return [row for row in rows if all((row["program"], row["size"]) in graphs for graphs in there.values())]
 
 
 def _short(row: Row, without: Sequence[str] = ()) -> Row:
@@ -95,14 +102,14 @@ def picker(rows: Sequence[Row]) -> Pick:
     return pick
 
 
-def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row]) -> None:
+def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], junk: Sequence[Row]) -> None:
     """The tables between the marks of the page."""
     page, pick = PAGE.read_text(encoding="utf-8"), picker(scores)
     tables = {
         "scores": _of_scores(pick),
         "orders": _of_orders(pick),
         "keys": _of_keys(pick),
-        "junk": _of_junk(pick),
+        "junk": _of_junk(picker(junk)),
         "circuits": _of_circuits(circuits),
         "rounds": _of_rounds(picker(graphs), graphs),
     }
@@ -166,8 +173,8 @@ def _of_junk(pick: Pick) -> list[str]:
     head = ("score", "AUC: none", "as strong", "four times", "TV: none", "as strong", "four times")
     rows = []
     for score in SCORES:
-        cells = [_two_digits(pick("auc", junk=junk, score=score, order="score")) for junk in (0.0, 1.0, 4.0)]
-        cells += [_two_digits(pick("tv", junk=junk, score=score, order="best-first")) for junk in (0.0, 1.0, 4.0)]
+        cells = [_two_digits(pick("auc", junk=junk, score=score, order="score")) for junk in STRENGTHS]
+        cells += [_two_digits(pick("tv", junk=junk, score=score, order="best-first")) for junk in STRENGTHS]
         rows.append([f"`{score}`", *cells])
     return _table(head, rows)
 
