@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -114,8 +113,8 @@ def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], 
         "rounds": _of_rounds(picker(graphs), graphs),
     }
     for name, lines in tables.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = marks.sub(lambda at, lines=lines: at[1] + "\n".join(lines) + "\n" + at[2], page)
+        before, rest = page.split(f"<!-- {name} -->\n", 1)
+        page = "\n".join([f"{before}<!-- {name} -->", *lines, f"<!-- end -->{rest.split('<!-- end -->', 1)[1]}"])
     PAGE.write_text(page, encoding="utf-8")
 
 

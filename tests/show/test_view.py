@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 import zlib
@@ -33,6 +34,22 @@ def test_holds_the_trace_and_its_curves(model: Model) -> None:
         assert one["top"] == [model.tokenizer.token(int(token)) for token in own.top_token]
 
 
+def test_repetitions_are_a_band(model: Model) -> None:
+    """From the lowest to the highest of each size, on the page and in the plot; none without repetitions."""
+    trace, evaluations, _ = page_of(model)
+    plain = evaluations["zero"]
+    again = dataclasses.replace(plain, tv_repeats=np.stack([plain.tv + 0.1, plain.tv - 0.2, plain.tv]))
+    (panel,) = data_of(jstrace.view(trace, {"plain": plain, "again": again}, model=model).html)["traces"]
+    assert "band" not in panel["evaluations"][0]
+    np.testing.assert_allclose(
+        panel["evaluations"][1]["band"], np.stack([plain.tv - 0.2, plain.tv + 0.1], 1), atol=1e-5
+    )
+    (axes,) = jstrace.plot_curves({"plain": plain, "again": again}).axes
+    (band,) = axes.collections
+    low, high = np.sort(band.get_paths()[0].vertices[:, 1])[[0, -1]]
+    assert [low, high] == pytest.approx([plain.tv.min() - 0.2, plain.tv.max() + 0.1], abs=1e-5)
+
+
 def test_strata_are_read_back() -> None:
     config = family_config("gpt_neox")
     trace = jstrace.trace(Model(Decoder(config, tiny_params(config))), np.arange(6))
@@ -58,9 +75,22 @@ def test_hostile_tokens_are_data(model: Model) -> None:
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html), "nothing is fetched"
 
 
+def test_effects_are_data(model: Model) -> None:
+    """The first of two traces has them, to four digits, by layer; heads first, the MLP last."""
+    trace, effects = jstrace.trace(model, "eight ch"), jstrace.effects(model, "eight ch", by="node")
+    first, second = data_of(jstrace.view([trace, trace], model=model, effects=effects).html)["traces"]
+    assert first["effects"]["metric"] == effects.metric_name
+    assert isinstance(effects.values, np.ndarray)
+    np.testing.assert_allclose(first["effects"]["values"], effects.values, rtol=1e-3)
+    assert "effects" not in second
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hello")), 'those by "node"'),
+        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hell", by="node")), "of another text"),
+        (lambda m, t, e: jstrace.view(t, effects=3), 'those by "node"'),
         (lambda m, t, e: jstrace.view([t, t, t]), "got 3 of them"),
         (lambda m, t, e: jstrace.view(t, "x"), "evaluation \\? is str"),
         (lambda m, t, e: jstrace.view(t, {"a": 3}), "evaluation a is int"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_the_curve_stands_beside_the_graph(opened: Any, model: Model) -> None:
     assert graph["width"] > 800
 
 
+def test_the_band_of_repetitions_is_drawn(opened: Any, model: Model) -> None:
+    """Below the line of its curve, and said of every point; a curve without repetitions has none."""
+    trace, evaluations, _ = page_of(model)
+    plain = evaluations["zero"]
+    again = dataclasses.replace(plain, tv_repeats=np.stack([plain.tv, plain.tv / 2]))
+    tab = opened(jstrace.view(trace, {"again": again, "plain": plain}, model=model).html)
+    assert tab.locator(".curve polygon.band").count() == 1
+    points = tab.locator(".curve polygon.band").get_attribute("points").split()
+    assert len(points) == 2 * len(plain.tv)
+    told = tab.evaluate("[...document.querySelectorAll('.curve title')].map((title) => title.textContent)")
+    assert [", repetitions " in words for words in told] == [True] * 27 + [False] * 27
+    assert told[0].endswith(f"repetitions {plain.tv[0] / 2:.3f} to {plain.tv[0]:.3f}")
+
+
 def test_words_of_a_pair_have_room(opened: Any, model: Model) -> None:
     """Two lines of tokens, or in narrow columns one that the graph is tall enough for; names below the curves."""
     other = np.asarray(model.tokenizer.encode("eight ch"))
@@ -149,6 +164,21 @@ def test_hover_and_clicks_say_what_is_there(opened: Any, model: Model) -> None:
     assert tab.evaluate("state.token") == 7
     assert tab.evaluate("panels[0].lit.size") > 0
     assert "alert" not in tab.evaluate("document.title") or tab.evaluate("document.scripts.length") == 2
+
+
+def test_effects_choose_a_head(opened: Any, model: Model) -> None:
+    """The map says the effect under the mouse, and a click shows that head; that of the MLP is no head."""
+    trace, effects = jstrace.trace(model, "eight ch"), jstrace.effects(model, "eight ch", by="node")
+    tab = opened(jstrace.view(trace, model=model, effects=effects).html)
+    box, (layers, columns) = tab.locator("canvas.heads").nth(1).bounding_box(), np.shape(effects.values)
+    for column, chosen in ((1, [0, 1]), (columns - 1, [0, 1])):
+        x, y = box["x"] + box["width"] * (column + 0.5) / columns, box["y"] + box["height"] * (1 - 0.5 / layers)
+        tab.mouse.move(x, y)
+        told = tab.inner_text("p.words")
+        assert told.startswith("effect of layer 0, " + ("head 1" if column == 1 else "MLP"))
+        assert float(told.split(": ")[1]) == pytest.approx(np.asarray(effects.values)[0, column], rel=0.06)
+        tab.mouse.click(x, y)
+        assert tab.evaluate("state.head") == chosen
 
 
 def test_saves_pictures(opened: Any, model: Model) -> None:
