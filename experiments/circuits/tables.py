@@ -225,12 +225,20 @@ def draw(scores: Sequence[Row], path: Path) -> None:
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 8, "svg.hashsalt": "jstrace"}):
         figure, panels = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True, layout="constrained")
         for panel, replace in zip(panels, REPLACEMENTS, strict=True):
-            for score in SHOWN[:-1]:
-                said = {"junk": 1.0, "replace": replace, "score": score}
-                x, y = pick("auc", order="score", **said), pick("tv", order="best-first", **said)
+            said, last = {"junk": 1.0, "replace": replace}, -1.0
+            points = [
+                (
+                    pick("tv", score=score, order="best-first", **said),
+                    pick("auc", score=score, order="score", **said),
+                    score,
+                )
+                for score in SHOWN[:-1]
+            ]
+            for y, x, score in sorted(points):
                 panel.plot(x, y, "o", color="C1" if score in FITS else "C7" if "random" in score else "C0")
-                panel.annotate(score, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7)
-            panel.set(title=f"{replace} replacement", xlabel="AUC of the true edges, by score", xlim=(0.4, 1.02))
+                last = max(y, last + 0.05)  # of names that would lie on one another
+                panel.text(x - 0.02, last, score, fontsize=7, ha="right", va="center")
+            panel.set(title=f"{replace} replacement", xlabel="AUC of the true edges, by score", xlim=(0.3, 1.02))
         panels[0].set(ylabel="mean TV at the true size, best-first")
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
