@@ -1,6 +1,6 @@
 """Which scores find a circuit that is known? Programs of written weights, every score and a fit, three replacements.
 
-Commands (some 15 minutes on two CPU cores; the sizes may run beside one another):
+Commands (some 15 minutes of processor time, most of it compiling; the sizes may run beside one another):
 
     python experiments/known_circuits.py measure ROWS [--sizes small medium large]
     python experiments/known_circuits.py tables ROWS experiments/results/known-circuits
