@@ -96,8 +96,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_bias": True,
         "n_kv_heads": 4,
     },
+    "program": {
+        "norm": "none",
+        "learned_positions": True,
+        "rotary_dim": 0,
+        "mlp_bias": True,
+        "gated_mlp": False,
+        "activation": "relu",
+    },
 }
-"""What each family changes in ``TINY``; the last two have what several of the smaller families add."""
+"""What each family changes in ``TINY``; smollm3 and bloom have what several of the smaller families add."""
 SHAPES = ("llama", "olmo2", "gemma2", "gpt2", "gpt_neox")
 """Families that have, all together, every kind of weight and of block, for tests in which nothing else matters."""
 
