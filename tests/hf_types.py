@@ -54,6 +54,9 @@ _YARN = {
     "original_max_position_embeddings": 16,
 }
 _PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+_MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
+_QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_MOE_NEEDS = "experts in every layer"
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _VISION = {
     "hidden_size": 32,
@@ -393,6 +396,50 @@ TYPES: dict[str, Type] = {
     "arcee": Type("arcee", _LLAMA, "ReLU squared", flagged=True),
     "apertus": Type("apertus", _LLAMA, "the activation xIELU", flagged=True),
     "nemotron": Type("nemotron", _NO_NORM | {"head_dim": 8} | _PARTIAL | {"norm_eps": 1e-5}, "ReLU squared"),
+    "qwen3_moe": Type("qwen3_moe", _LLAMA | _QWEN_MOE | {"norm_topk_prob": True}, _MOE_NEEDS),
+    "qwen2_moe": Type(
+        "qwen2_moe",
+        _NO_HEAD_DIM | _QWEN_MOE | {"shared_expert_intermediate_size": 40},
+        f"{_MOE_NEEDS}, with an MLP beside it that has a gate",
+        flagged=True,
+    ),
+    "mixtral": Type("mixtral", _LLAMA | _MOE | {"sliding_window": 5}, _MOE_NEEDS, flagged=True),
+    "olmoe": Type("olmoe", _NO_HEAD_DIM | _MOE | {"clip_qkv": 0.9}, _MOE_NEEDS),
+    "flex_olmo": Type("flex_olmo", _NO_HEAD_DIM | _MOE | {"norm_topk_prob": True}, _MOE_NEEDS),
+    "granitemoe": Type(
+        "granitemoe",
+        _NO_HEAD_DIM
+        | _MOE
+        | {"embedding_multiplier": 12.0, "residual_multiplier": 0.4, "attention_multiplier": 0.1}
+        | {"logits_scaling": 4.0, "tie_word_embeddings": True},
+        f"{_MOE_NEEDS}; multipliers folded into weights",
+    ),
+    "minimax_m2": Type(
+        "minimax_m2", _LLAMA | _MOE | _PARTIAL, f"{_MOE_NEEDS}, chosen by sigmoids and a correction", flagged=True
+    ),
+    "gpt_oss": Type(
+        "gpt_oss",
+        _LLAMA
+        | _MOE
+        | {"sliding_window": 5, "swiglu_limit": 0.7}
+        | {"rope_parameters": _YARN | {"truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}},
+        f"{_MOE_NEEDS}, with biases and a clamped gate; attention sinks; YaRN",
+        flagged=True,
+    ),
+    "phimoe": Type(
+        "phimoe",
+        _NO_HEAD_DIM | _MOE | {"attention_bias": True, "lm_head_bias": True, "router_jitter_noise": 0.2},
+        f"{_MOE_NEEDS}, chosen by SparseMixer; the head's bias",
+        flagged=True,
+    ),
+    "hunyuan_v1_dense": Type(
+        "hunyuan_v1_dense", _LLAMA, "a norm of queries and keys after their rotation", flagged=True
+    ),
+    "hunyuan_v1_dense-alpha": Type(
+        "hunyuan_v1_dense",
+        _LLAMA | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}},
+        "a norm of queries and keys after their rotation",
+    ),
     "mpt": Type(
         "mpt",
         {
@@ -416,7 +463,7 @@ TYPES: dict[str, Type] = {
 def make(kind: Type, folder: Path) -> Any:
     """The torch model, saved into ``folder``; norms are moved away from one, biases from zero."""
     config = transformers.AutoConfig.for_model(kind.model_type, **_copied(kind.fields))
-    config._attn_implementation = kind.attention
+    config._attn_implementation, config._experts_implementation = kind.attention, "eager"
     torch.manual_seed(0)
     if kind.whole is None:
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=kind.attention)
