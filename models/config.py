@@ -64,15 +64,15 @@ class ModelConfig:
     gated_mlp: bool = True
     """``down(act(gate x) * up x)``; otherwise ``down(act(up x))``."""
     gate_clamp: tuple[float, ...] | None = None
-    """(alpha, limit): ``down((up x + 1) * g sigmoid(alpha g))`` with g the gate, which is at most the limit; ``up x`` is
-    within plus and minus the limit (gpt-oss)."""
+    """(alpha, limit): ``down((up x + 1) * g sigmoid(alpha g))`` with the gate g, at most the limit, and ``up x`` within
+    plus and minus the limit (gpt-oss)."""
     n_experts: int = 0
     """Experts of every layer's MLP, each ``d_mlp`` wide; 0 for one MLP."""
     n_chosen: int = 0
     """Experts that the router chooses for a token."""
     router: str = "softmax"
-    """What its factors are: ``softmax`` over all experts, ``chosen`` over those chosen, ``sigmoid`` divided by the sum of
-    those chosen (MiniMax M2), or ``mixer`` (SparseMixer, Phi-3.5-MoE)."""
+    """What its factors are: ``softmax`` over all experts, ``chosen`` over those chosen, ``sigmoid`` divided by the sum
+    of those chosen (MiniMax M2), or ``mixer`` (SparseMixer, Phi-3.5-MoE)."""
     router_bias: bool = False
     """Whether its logits have a bias; with ``sigmoid`` there always is one, of the choice alone."""
     mixer_noise: float = 0.01
