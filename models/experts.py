@@ -101,6 +101,17 @@ def block_sizes(config: ModelConfig, n_rows: int) -> tuple[int, int]:
     return size, (n_pairs - n_busy) // size + n_busy
 
 
+def held_bytes(config: ModelConfig, n_rows: int, itemsize: int, n_products: int = 3) -> int:
+    """Bytes that ``chosen_experts`` holds of rows at once, and of a layer's weights, which its loop reads whole.
+
+    ``n_products`` is how often the numbers inside an expert are held.
+    """
+    size, n_most = block_sizes(config, n_rows)
+    weights = (3 if config.gated_mlp else 2) * config.n_experts * config.d_model * config.d_mlp
+    inside = n_products * size * (config.d_mlp + config.d_model) + n_products * n_rows * config.d_shared
+    return itemsize * (weights + 2 * n_most * size * config.d_model + inside) + 16 * n_rows * config.n_experts
+
+
 def chosen_experts(
     config: ModelConfig,
     w: Mapping[str, Array],
@@ -149,10 +160,10 @@ _Block = Callable[[Array], Array]
 
 def _over_all(block: _Block, n_used: Array, blank: Float[Array, "N M D"]) -> Float[Array, "N M D"]:
     """Every block; those that are not used are skipped. For gradients each is computed again, not kept."""
-    again = jax.checkpoint(block)
 
+    @jax.checkpoint  # around the choice: a branch would keep all weights for each block
     def one(index: Array) -> Array:
-        return jax.lax.cond(index < n_used, again, lambda _: jnp.zeros(blank.shape[1:], blank.dtype), index)
+        return jax.lax.cond(index < n_used, block, lambda _: jnp.zeros(blank.shape[1:], blank.dtype), index)
 
     return jax.lax.map(one, jnp.arange(blank.shape[0]))
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
 from jstrace.models.platforms import form
 
-RowFunction = Callable[[Any, Array], Any]
+RowFunction = Callable[..., Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
 BLOCKS = (256, 64)

@@ -48,12 +48,14 @@ def literal(mask: EdgeTree, slots: np.ndarray, config: ModelConfig) -> tuple[flo
         attention += 2 * d * h * sum(before[source] for used in (keys, values) for _, source in used)
         for token in range(n_tokens):
             state = before[token] if config.parallel else reached(layer, token, after_attention=True)
-            mlp += (6 if config.gated_mlp else 4) * d * config.d_mlp * bool(mask.mlp[layer, token] and state)
+            if mask.mlp[layer, token] and state:
+                products = 3 if config.gated_mlp else 2
+                mlp += 2 * d * (products * (config.d_mlp * (config.n_chosen or 1) + config.d_shared) + config.n_experts)
     return attention, mlp
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox", "qwen2_moe"])
 def test_every_trace_costs_what_its_edges_need(family: str) -> None:
     config, n_tokens, rng = family_config(family), 5, np.random.default_rng(1)
     level, maps = (config.n_layers, n_tokens), (config.n_layers, config.n_heads, n_tokens, n_tokens)

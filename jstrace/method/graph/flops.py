@@ -103,7 +103,7 @@ def flops(
 
     With d the width of the model, h of a head and m of an MLP: a query, key or value costs 2dh, a row's way back into
     the stream 2hd, a query with one key 2h, a value in the sum 2h, an MLP 4dm (6dm with a gate), the logits 2dV for
-    each output.
+    each output. Of experts m is the width of those chosen for a token, and their router costs 2d for each there is.
 
     Args:
       work: from ``work``, or counted on the device.
@@ -114,5 +114,5 @@ def flops(
     rows, queries, pairs, keys, values, mlps = work.astype(np.float64).T
     d, h = config.d_model, config.head_dim
     attention = 2 * d * h * (rows + queries + keys + values) + 2 * h * (pairs + edges)
-    mlp = (6 if config.gated_mlp else 4) * d * config.d_mlp * mlps
+    mlp = ((6 if config.gated_mlp else 4) * config.mlp_width + 2 * config.n_experts) * d * mlps
     return Flops(attention, mlp, 2.0 * d * config.vocab_size * n_outputs)
