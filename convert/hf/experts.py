@@ -76,6 +76,7 @@ def _qwen2_moe(f: Fields) -> Read:
 
 
 def _mixtral(f: Fields) -> Read:
+    f.take("router_jitter_noise")  # of training; Phi-3.5-MoE's router reads it always
     llama = plain(f, "mixtral", 131072, theta=1e6, n_kv_heads=8, norm_eps=1e-5) | _experts(f, 8, 2)
     return ModelConfig(**llama, **_one_window(f, llama, f.integer("sliding_window", None))), expert_layouts.MIXTRAL
 
@@ -110,6 +111,7 @@ def _granitemoe(f: Fields) -> Read:
 
 def _minimax_m2(f: Fields) -> Read:
     base = base_of(f, "minimax_m2", 196608, n_kv_heads=8, head_dim=128) | _experts(f, 256, 8)
+    f.take("router_jitter_noise")
     turned = f.integer("rotary_dim", None)  # as the first releases say it
     share = 1.0 if turned is None else turned / base["head_dim"]
     rope = take_rope(f, base, theta=5e6, share=share, partial=True)
@@ -140,8 +142,7 @@ def _phimoe(f: Fields) -> Read:
     base = base_of(f, "phimoe", 131072, n_kv_heads=8) | _experts(f, 16, 2)
     bias, window = f.flag("attention_bias", False), f.integer("sliding_window", None)
     config = ModelConfig(
-        **base,
-        **_phimoe_rope(f, base),
+        **base | _phimoe_rope(f, base),
         **rms(f, 1e-5),
         **_one_window(f, base, window),
         mixer_noise=f.number("router_jitter_noise", 0.01),
@@ -153,7 +154,7 @@ def _phimoe(f: Fields) -> Read:
     return config, expert_layouts.PHIMOE
 
 
-def _phimoe_rope(f: Fields, base: dict[str, Any]) -> dict[str, Any]:
+def _phimoe_rope(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
     """Longrope, whose magnitude is given, one for short inputs and one for long ones."""
     given = f.peek("rope_parameters") or f.peek("rope_scaling") or {}
     scales = given if isinstance(given, dict) and given.get("short_mscale") is not None else {}
@@ -161,8 +162,8 @@ def _phimoe_rope(f: Fields, base: dict[str, Any]) -> dict[str, Any]:
     if rope.get("rope_long_divisors") is None:
         return rope
     magnitude = Fields(scales, f"{f.where}: RoPE").number("short_mscale", rope["rope_magnitude"])
-    base["max_positions"] = min(base["max_positions"], rope["rope_switch"])
-    return rope | {"rope_magnitude": magnitude, "bounded": True}
+    trained = min(base["max_positions"], rope["rope_switch"])
+    return rope | {"rope_magnitude": magnitude, "max_positions": trained, "bounded": True}
 
 
 READERS: Mapping[str, Callable[[Fields], Read]] = {

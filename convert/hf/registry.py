@@ -65,10 +65,11 @@ CLASSES: Mapping[str, str] = {
 }
 """The language model of each ``model_type`` in transformers, which is what is computed here."""
 
-_EXPERTS, _STATE = "a mixture of experts", "layers of a state-space model or of linear attention"
+_EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
 _LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("glm4_moe", "ernie4_5_moe", "exaone_moe"), "experts in some layers and one MLP in others"),
+    **dict.fromkeys(("glm4_moe", "exaone_moe"), "first_k_dense_replace, one MLP in some layers and experts in others,"),
+    "ernie4_5_moe": "moe_layer_start_index, one MLP in some layers and experts in others,",
     **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
