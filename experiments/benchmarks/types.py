@@ -1,8 +1,8 @@
 """Which types of Hugging Face configs are read, how far from transformers: the tables of docs/models.md.
 
 Command: ``python experiments/benchmarks/types.py`` (needs torch; about ten minutes on two CPU cores). With ``--write``
-the tables of the page are replaced. With names of types, such as ``--write mixtral olmoe``, those alone are measured, and
-the other rows are what the page has.
+the tables of the page are replaced. With names of types, such as ``--write mixtral olmoe``, those alone are measured,
+and the other rows are what the page has.
 
 Tiny random models of every type (tests/hf_models.py, tests/hf_types.py), texts of 1, 13 and 40 tokens. The largest
 error is that of our float32 log-probabilities against transformers' in double precision (float32 where it has no
