@@ -26,6 +26,14 @@ ACTIVATIONS = {
 }
 
 
+def check_decoder(f: Fields) -> None:
+    """Refuse quantised weights, and what is more than a decoder or less."""
+    f.fixed("quantization_config", None)
+    f.fixed("is_encoder_decoder", False)
+    f.fixed("add_cross_attention", False)
+    f.fixed("pruned_heads", {}, None)
+
+
 def base_of(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict[str, Any]:
     """The fields that all families but GPT-2 share; the other arguments hold for those that are left out."""
     n_heads, d_model = f.integer("num_attention_heads", **_default(defaults, "n_heads")), f.integer("hidden_size")

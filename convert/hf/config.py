@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
@@ -105,10 +106,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{where}: {_unsupported(model_type)}")
     source = Fields(rest, where, ignore)
-    source.fixed("quantization_config", None)
-    source.fixed("is_encoder_decoder", False)
-    source.fixed("add_cross_attention", False)
-    source.fixed("pruned_heads", {}, None)
+    check_decoder(source)
     config, layouts = FAMILIES[model_type](source)
     ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))

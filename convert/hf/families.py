@@ -85,7 +85,7 @@ def _gemma(f: Fields, base: Mapping[str, Any], *, softcap: float | None) -> dict
 
 
 def _gemma2(f: Fields) -> Read:
-    base = base_of(f, "gemma2", 8192, head_dim=256, tied_head=True)
+    base = base_of(f, "gemma2", 8192, n_kv_heads=4, head_dim=256, tied_head=True)
     window = f.nullable("sliding_window", 4096)
     f.fixed("sliding_window_size", window)  # an older name of the same
     config = ModelConfig(

@@ -15,7 +15,7 @@ from jstrace.models import InputError, ModelConfig
 
 _TRAINED = "original_max_position_embeddings"
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, _TRAINED: 8192}
-_YARN = {"rope_type": "yarn", "factor": 16.0, _TRAINED: 16384}
+_YARN = {"rope_type": "yarn", "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0, _TRAINED: 16384}
 _MROPE = ("mrope_section", "mrope_interleaved")
 """Of a text every token has one position, whatever it would have in an image."""
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.models import InputError
 
@@ -97,7 +98,7 @@ def text_part(
         text = {name: value for name, value in rest.items() if name not in wrapper.fields and name != "text_config"}
         return {"model_type": wrapper.inner[0]} | text, (), wrapper.weights
     whole = Fields(rest, where, ignore)
-    whole.fixed("quantization_config", None)
+    check_decoder(whole)
     text = {"model_type": wrapper.inner[0]} | whole.object("text_config")
     text = {name: value for name, value in text.items() if name not in wrapper.inner_fields}
     for name, value in text.items():

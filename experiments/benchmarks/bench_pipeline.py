@@ -9,7 +9,7 @@ bits, and TV within 1e-3 at every size. Beside the pipeline stand jstrace's time
 and a plain batched forward of as many sequences as there are sizes in transformers, without masks: what any masked
 evaluation on torch has at least to do.
 
-Expected: whole instance 3.5x or more, extraction 20x or more, evaluation 2.5x or more; docs/performance.md has a
+Expected: whole instance 3.5x or more, extraction 20x or more, evaluation 2.5x or more; results/benchmarks has a
 measured table.
 """
 

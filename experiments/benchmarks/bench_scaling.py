@@ -3,7 +3,7 @@
 Command: ``python experiments/benchmarks/bench_scaling.py`` (about five minutes on two CPU cores; needs no torch).
 
 Every stage is compiled first and then run ``--repeats`` times; tables show medians, beside them the floor that the cost
-model (docs/performance.md) gives at the matrix rate measured in the same run, with the live rows counted on the trace.
+model (experiments/results/benchmarks) gives at the same run's matrix rate, with live rows counted on the trace.
 The peak memory of the longest input is that of a process of its own. The last line is JSON.
 
 Expected on a CPU: time in proportion to tokens up to some 128 and faster growth beyond, where attention's maps count;

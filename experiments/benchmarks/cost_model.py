@@ -1,4 +1,4 @@
-"""The cost of s-Trace in formulas: FLOPs and bytes per stage, as docs/performance.md explains them.
+"""The cost of s-Trace in formulas: FLOPs and bytes per stage (explained in experiments/results/benchmarks).
 
 Command: ``python experiments/benchmarks/cost_model.py`` prints the table of the paper's ten models (a second; no
 weights).

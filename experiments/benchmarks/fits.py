@@ -3,7 +3,7 @@
 Command: ``python experiments/benchmarks/fits.py`` (an hour or more on two CPU cores; needs libtpu, as
 compile_for_tpu.py). A line of JSON for each model, slice and length goes into experiments/results/fits-tpu.jsonl as it
 comes; what is there already is not compiled again, so it goes on where it was stopped. ``--table`` prints what is there
-as the table of docs/pods.md, and marks what was not compiled as an estimate.
+as the table of experiments/results/benchmarks/README.md, and marks what was not compiled as an estimate.
 
 For each it compiles ``score`` and ``evaluate`` with one input for each device along ``data``, on the smallest ``model``
 that holds them by the estimate (``pipeline.footprint.device_bytes``), and on twice as many devices where the compiler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,10 @@ from jstrace.errors import InputError, checked_revision
 
 if TYPE_CHECKING:
     from jstrace.models import Model
+
+
+MODEL, ASKED, RANKED, PRINTED = "The model", "What is asked", "Ablation and score", "What is printed and written"
+"""Groups of options in help."""
 
 
 class Ablate(StrEnum):
@@ -40,7 +45,7 @@ class Score(StrEnum):
 
 
 SCORE_CHOICES = ", ".join(Score)
-SCORE_HELP = f"The score that ranks edges: {SCORE_CHOICES}, or the file of a scorer (jstrace train-scorer)."
+SCORE_HELP = f"The score that ranks edges: {SCORE_CHOICES}, or a file that jstrace train-scorer wrote."
 
 
 def score_of(text: str) -> Any:
@@ -112,22 +117,26 @@ class Dtype(StrEnum):
 
 
 MODEL_HELP = (
-    "smollm2 (fetched once), a Hugging Face folder or hub id, a folder that jstrace convert wrote, a .gguf file, or"
-    " random: before one of these, or before a model of the paper, for random weights."
+    "smollm2 (fetched once), a Hugging Face id or folder, a folder that jstrace convert wrote, or a .gguf file. With"
+    " random: before it, the weights are random."
 )
 
 
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", callback=checked_revision)]
+_of_model = functools.partial(typer.Option, rich_help_panel=MODEL)
+Revision = Annotated[
+    str | None, _of_model(metavar="NAME", help="The branch, tag or commit of a hub id.", callback=checked_revision)
+]
 IgnoreField = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="A field of config.json, unknown to jstrace, that changes nothing; repeatable."),
+    _of_model(metavar="NAME", help="Ignore this field of config.json, because you know that it changes nothing."),
 ]
 Distributed = Annotated[
-    bool, typer.Option("--distributed", help="Work with other hosts that run the same command; the first prints.")
+    bool, _of_model("--distributed", help="Work together with other hosts that run the same command.")
 ]
 MeshText = Annotated[
-    str | None, typer.Option(metavar="data=N,model=M", help="Divide inputs over N and weights over M devices.")
+    str | None, _of_model(metavar="data=N,model=M", help="Divide inputs over N devices and weights over M.")
 ]
+DTYPE_HELP = "The precision of weights and residual stream."
 
 
 def check_reference(given: bool, score: Any, replace: Replace, score_replace: Replace | None) -> None:
@@ -152,17 +161,18 @@ def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
         raise InputError(f"--pre-softmax leaves nothing to replace by {replace.value}: give --replace zero")
 
 
-REPEATS_HELP = "Again N times with weights that differ by rounding (1e-6), at least 2: how far TV moves with it."
+REPEATS_HELP = "Repeat N times (at least 2) with weights that differ by rounding, and show how far TV moves."
 REPLACE_HELP = "What ablated edges carry, in the evaluation and while the score is made."
-SCORE_REPLACE_HELP = "What they carry while a score from gradients is made, where that is to differ from --replace."
+SCORE_REPLACE_HELP = "What ablated edges carry while a score from gradients is made, if not what --replace says."
+_asked, _ranked = (functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED))
 
 Counterfactual = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="A prompt of as many tokens: ablated edges carry its states (--score rounds)."),
+    _asked(metavar="TEXT", help="Compare with this prompt of as many tokens: ablated edges carry its states."),
 ]
-Answer = Annotated[str | None, typer.Option(metavar="WORDS", help="Measure the log-probability of this answer, too.")]
+Answer = Annotated[str | None, _asked(metavar="WORDS", help="Measure the log-probability of this answer, too.")]
 InsteadOf = Annotated[
-    str | None, typer.Option(metavar="WORD", help="With --answer: measure how far it is ahead of this token.")
+    str | None, _asked(metavar="WORD", help="With --answer, measure how far the answer is ahead of this token.")
 ]
 
 
@@ -212,12 +222,12 @@ def check_pair(counterfactual: str | None, replace: Replace, *, pre_softmax: boo
         raise InputError(f"--counterfactual does not go with {'--pre-softmax' if pre_softmax else '--file'}")
 
 
-ReplaceOption = Annotated[Replace, typer.Option(help=REPLACE_HELP)]
-ScoreReplace = Annotated[Replace | None, typer.Option(help=SCORE_REPLACE_HELP)]
+ReplaceOption = Annotated[Replace, _ranked(help=REPLACE_HELP)]
+ScoreReplace = Annotated[Replace | None, _ranked(help=SCORE_REPLACE_HELP)]
 
 REFERENCE_HELP = (
-    "A file of texts, a line each, that means and resampled states are made of; by default a few hundred sentences that"
-    " come with jstrace."
+    "A file with a text on each line, for means and resampled states. By default they are made of sentences that come"
+    " with jstrace."
 )
 
 

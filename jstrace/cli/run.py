@@ -15,10 +15,13 @@ import typer
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.hosting import joined
 from jstrace.cli.options import (
+    DTYPE_HELP,
+    MODEL,
     MODEL_HELP,
+    RANKED,
     REPEATS_HELP,
     REPLACE_HELP,
-    SCORE_CHOICES,
+    SCORE_HELP,
     Distributed,
     Dtype,
     IgnoreField,
@@ -38,48 +41,45 @@ if TYPE_CHECKING:
     from jstrace.runs import Data, Summary
 
 _DATA_HELP = (
-    "wikitext-2 or wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
-    ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line). Columns pair and'
-    " variant (of a .tsv the third and fourth) say which texts reports compare. Columns counterfactual, answer and"
-    " rival (.jsonl, .parquet) ask of each text what --counterfactual, --answer and --instead-of of jstrace trace do."
+    "wikitext-2, wikitext-103, or a file: .tsv (a text, a tab and the word that truly follows, which may be missing),"
+    ' .jsonl ({"text": ..., "next": ...}), .parquet (columns text and next) or .txt (a text a line). Reports compare'
+    " texts by the columns pair and variant. Columns counterfactual, answer and rival (.jsonl, .parquet) ask of each"
+    " text what the options of jstrace trace ask."
 )
-_OUT_HELP = "The folder of the results, new or of the same run, which goes on where it stopped; a URL (gs://...) too."
-_LIMIT_HELP = "Only the first so many inputs, those done before among them; ask for more later."
-_BASELINES_HELP = "What is evaluated beside the traces, by the first score; none by default."
-_WORDS_HELP = "Words of a passage of WikiText; rows of files stay as they are."
-_SEED_HELP = (
-    "Of random scores, of what fits draw, of generated tokens, of shuffled words, and of passages from WikiText."
-)
-_STRATA_HELP = "Keep the strata of every input, too: a byte for each pair of tokens, head and layer."
+_OUT_HELP = "The folder of the results. Name the folder of an interrupted run to resume it. URLs (gs://...) work, too."
+_LIMIT_HELP = "Evaluate only the first N inputs. Ask for more later."
+_ABLATE_HELP = "Which edges are ablated. Separate several by commas."
+_BASELINES_HELP = "What is evaluated beside the traces of the first score. There is none by default."
+_WORDS_HELP = "Cut WikiText into passages of N words."
+_COUNT_HELP = "Draw at most N passages from WikiText."
+_SEED_HELP = "The random seed of random scores, fits, generated tokens, shuffled words, and passages from WikiText."
+_STRATA_HELP = "Keep the traces themselves, too (a byte for each pair of tokens, head and layer)."
 _CORPUS_HELP = (
-    "Another file of texts in which predicted tokens are counted; by default the data's texts, or of WikiText up to"
-    " 20,000 paragraphs."
+    "Count predicted tokens in this file of texts. By default they are counted in the data, or in up to 20,000"
+    " paragraphs of WikiText."
 )
 
-_SCORE_HELP = f"Edge scores: {SCORE_CHOICES}, or files of scorers (jstrace train-scorer); with commas."
+_SCORE_HELP = f"{SCORE_HELP} Separate several by commas."
 _REPLACE_HELP = (
-    f"{REPLACE_HELP} zero, mean, resample, or counterfactual: the states of each row's own, which is the default where"
-    " the data has them. Several with commas."
+    f"{REPLACE_HELP} The default is zero, or counterfactual where the data has counterfactual prompts. Separate several"
+    " by commas."
 )
-_ORDER_HELP = "How scores become traces; several with commas."
+_ORDER_HELP = "How scores become traces. Separate several by commas."
 _REVISION_HELP = (
-    "Branch, tag or commit of a hub id; several are run one after another, each into a folder in --out, and those of a"
-    " local folder are folders in it."
+    "The branch, tag or commit of a hub id, or a sub-folder of a local one. Several run one after another, each into a"
+    " folder in --out."
 )
-_ALTER_HELP = "Every row twice, as it is and altered: shuffle moves its words, by --seed. Reports compare the two."
-_GENERATE_HELP = (
-    "Tokens that the model adds to each row, which is a prompt then: the prediction of each of them is an input, N of a"
-    " row."
-)
-_TEMPERATURE_HELP = "Of draws of generated tokens, by --seed; 0 takes the most probable ones."
-_GEOMETRY_HELP = "Measure intrinsic dimension and anisotropy of the hidden states after each layer, too."
+_ALTER_HELP = "Evaluate every row twice, as it is and with its words shuffled. Reports compare the two."
+_GENERATE_HELP = "Take rows as prompts and generate N tokens after each. The prediction of each token is an input."
+_TEMPERATURE_HELP = "The temperature of generated tokens. 0 takes the most probable ones."
+_GEOMETRY_HELP = "Measure intrinsic dimension and anisotropy of hidden states after each layer, too."
 _SELECTIVITY_HELP = (
-    "Foreign predictions of each input: scores from gradients are also told what so many other inputs predict, which"
-    " says how much of their curves a mask can do by itself; costs as many times those scores again."
+    "The control: make scores from gradients also towards what N other inputs predict. This costs N times those scores"
+    " again."
 )
 _REFERENCE_HELP = (
-    "A file of texts, read as --data is, or data for the run's own first 100: of what means and resampled states are"
-    " made. By default sentences that come with jstrace."
+    "A file of texts for means and resampled states, or data for the run's own first 100. By default they are made of"
+    " sentences that come with jstrace."
 )
 _OWN_REFERENCE = 100
 """Texts of the run's own that are a reference."""
@@ -88,44 +88,45 @@ _LARGE, _MANY = 2**24, 1000
 """Bytes of a file, and texts, from which on reading and counting take seconds."""
 
 
+BESIDE = "Beside the traces"
+_model, _ranked, _beside = (functools.partial(typer.Option, rich_help_panel=each) for each in (MODEL, RANKED, BESIDE))
+_data = functools.partial(typer.Option, rich_help_panel="Data and results")
+
+
 def run_command(
-    data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    out: Annotated[str, typer.Option(help=_OUT_HELP)],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
-    revision: Annotated[list[str] | None, typer.Option(help=_REVISION_HELP)] = None,
+    data: Annotated[str, _data(metavar="DATA", help=_DATA_HELP)],
+    out: Annotated[str, _data(metavar="FOLDER", help=_OUT_HELP)],
+    model: Annotated[str, _model(metavar="MODEL", help=MODEL_HELP)] = "smollm2",
+    revision: Annotated[list[str] | None, _model(metavar="NAME", help=_REVISION_HELP)] = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
-    limit: Annotated[int | None, typer.Option(min=1, help=_LIMIT_HELP)] = None,
-    ablate: Annotated[
-        list[str],
-        typer.Option(metavar="all,residual+mlp", help="Which edges are ablated; several with commas."),
-    ] = ["all,residual+mlp"],  # noqa: B006 - typer's way to give a default
+    limit: Annotated[int | None, _data(min=1, metavar="N", help=_LIMIT_HELP)] = None,
+    ablate: Annotated[list[str], _ranked(metavar="all,residual+mlp", help=_ABLATE_HELP)] = ["all,residual+mlp"],  # noqa: B006
     baselines: Annotated[
-        list[str] | None,
-        typer.Option(metavar="random,inverse,pre-softmax,random-inverse", help=_BASELINES_HELP),
+        list[str] | None, _beside(metavar="random,inverse,pre-softmax,random-inverse", help=_BASELINES_HELP)
     ] = None,
-    score: Annotated[list[str], typer.Option(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
-    replace: Annotated[list[str] | None, typer.Option(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
+    score: Annotated[list[str], _ranked(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
+    replace: Annotated[list[str] | None, _ranked(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
     score_replace: ScoreReplace = None,
-    order: Annotated[list[str], typer.Option(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
-    reference: Annotated[str | None, typer.Option(help=_REFERENCE_HELP)] = None,
-    selectivity: Annotated[int, typer.Option(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
-    words: Annotated[int, typer.Option(min=1, help=_WORDS_HELP)] = 40,
-    count: Annotated[int, typer.Option(min=1, help="Passages drawn from WikiText, at most.")] = 5000,
-    corpus: Annotated[str | None, typer.Option(help=_CORPUS_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help=_SEED_HELP)] = 0,
-    save_strata: Annotated[bool, typer.Option("--save-strata", help=_STRATA_HELP)] = False,
-    alter: Annotated[str | None, typer.Option(metavar="shuffle", help=_ALTER_HELP)] = None,
-    generate: Annotated[int, typer.Option(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help=_TEMPERATURE_HELP)] = 0.0,
-    geometry: Annotated[bool, typer.Option("--geometry", help=_GEOMETRY_HELP)] = False,
-    repeats: Annotated[int, typer.Option(min=0, metavar="N", help=REPEATS_HELP)] = 0,
+    order: Annotated[list[str], _ranked(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
+    reference: Annotated[str | None, _ranked(metavar="FILE", help=_REFERENCE_HELP)] = None,
+    selectivity: Annotated[int, _beside(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
+    words: Annotated[int, _data(min=1, metavar="N", help=_WORDS_HELP)] = 40,
+    count: Annotated[int, _data(min=1, metavar="N", help=_COUNT_HELP)] = 5000,
+    corpus: Annotated[str | None, _data(metavar="FILE", help=_CORPUS_HELP)] = None,
+    seed: Annotated[int, _ranked(min=0, max=2**31 - 1, metavar="N", help=_SEED_HELP)] = 0,
+    save_strata: Annotated[bool, _data("--save-strata", help=_STRATA_HELP)] = False,
+    alter: Annotated[str | None, _data(metavar="shuffle", help=_ALTER_HELP)] = None,
+    generate: Annotated[int, _data(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
+    temperature: Annotated[float, _data(min=0.0, metavar="X", help=_TEMPERATURE_HELP)] = 0.0,
+    geometry: Annotated[bool, _beside("--geometry", help=_GEOMETRY_HELP)] = False,
+    repeats: Annotated[int, _beside(min=0, metavar="N", help=REPEATS_HELP)] = 0,
 ) -> None:
-    """Evaluate every input of a dataset, into tables that outlive whatever stops the run.
+    """Trace and evaluate every input of a dataset, and write tables.
 
-    What is finished is written about every minute, and on Ctrl-C.
+    Results are written about every minute, and on Ctrl-C. Repeat the command to resume.
     """
     check_installed()
     from jstrace import runs

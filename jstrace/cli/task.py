@@ -123,13 +123,21 @@ def _table(circuit: TaskCircuit) -> list[str]:
     if not circuit.judged:
         return ["no pair is held out, so nothing is judged"]
     task, others = circuit.judged["task"], [name for name in circuit.judged if name != "task"]
-    lines = [f"recovered share of logit(answer) - logit(rival), means over {len(task.tv)} held-out pairs"]
+    known, unknown = int(task.defined.sum()), int((~task.defined).sum())
+    apart = f"; undefined for {unknown} more" if unknown else ""
+    lines = [f"recovered share of logit(answer) - logit(rival), means over {known} held-out pairs{apart}"]
     lines.append("  size  circuit     TV  accuracy" + "".join(f"  {name:>10}" for name in others))
+    last, alike = "", []
     for k, size in enumerate(circuit.row_sizes):
         beside = "".join(f"  {_unsigned(circuit.judged[name].mean()[k]):>10.2f}" for name in others)
-        own = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
-        lines.append(f"{percent(size, 3):>6}  {own}{beside}")
-    return lines
+        row = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
+        row += beside
+        if row == last and k < len(circuit.row_sizes) - 1:
+            alike.append(percent(size, 3))
+            continue
+        lines.append(f"{percent(size, 3):>6}  {row}")
+        last = row
+    return lines + ([f"not shown, as they are like the size before: {', '.join(alike)}"] if alike else [])
 
 
 def _unsigned(value: float) -> float:

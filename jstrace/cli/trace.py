@@ -13,7 +13,12 @@ from jstrace.cli import showing
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.hosting import by_first, joined
 from jstrace.cli.options import (
+    ASKED,
+    DTYPE_HELP,
+    MODEL,
     MODEL_HELP,
+    PRINTED,
+    RANKED,
     REFERENCE_HELP,
     REPEATS_HELP,
     SCORE_HELP,
@@ -48,45 +53,47 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
-_TOP_HELP = "List so many edges, the first of the search; with --answer so many heads and MLPs, by their effect on it."
-_KIND_HELP = "With --top: the strongest edges of this kind; attention adds how many each head and source token has."
+_TOP_HELP = "List the first N edges of the search. With --answer, list the N heads and MLPs of largest effect on it."
+_KIND_HELP = "With --top, list edges of this kind. For attention, count them by head and by source token, too."
+_TEXT_HELP = "The text whose next token is predicted."
+_SEED_HELP = "The random seed of the scores random, random-nodes and fitted."
+_FILE_HELP = "Trace each line of this UTF-8 file (- is standard input)."
+_model, _ranked, _printed = (functools.partial(typer.Option, rich_help_panel=each) for each in (MODEL, RANKED, PRINTED))
 
 
 def trace_command(
-    text: Annotated[str | None, typer.Argument(help="The text; its next token is what is predicted.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Trace the lines of this UTF-8 file; - reads standard input.")
-    ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
+    text: Annotated[str | None, typer.Argument(help=_TEXT_HELP)] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=ASKED, help=_FILE_HELP)] = None,
+    model: Annotated[str, _model(metavar="MODEL", help=MODEL_HELP)] = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
     mesh: MeshText = None,
     distributed: Distributed = False,
-    ablate: Annotated[Ablate, typer.Option(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
-    pre_softmax: Annotated[bool, typer.Option("--pre-softmax", help="Mask attention before its softmax.")] = False,
-    score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
-    order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
+    ablate: Annotated[Ablate, _ranked(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
+    pre_softmax: Annotated[bool, _ranked("--pre-softmax", help="Mask attention before its softmax.")] = False,
+    score: Annotated[str, _ranked(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
+    order: Annotated[Order, _ranked(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
     counterfactual: Counterfactual = None,
     answer: Answer = None,
     instead_of: InsteadOf = None,
     score_replace: ScoreReplace = None,
-    reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of --score random and fitted.")] = 0,
-    repeats: Annotated[int, typer.Option(min=0, metavar="N", help=REPEATS_HELP)] = 0,
-    top: Annotated[int, typer.Option(min=0, help=_TOP_HELP)] = 0,
-    kind: Annotated[Kind, typer.Option(help=_KIND_HELP)] = Kind.ALL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, one line for each text.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw TV against size into this .png or .svg file.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the trace of the text into this .npz file.")] = None,
+    reference: Annotated[Path | None, _ranked(metavar="FILE", help=REFERENCE_HELP)] = None,
+    seed: Annotated[int, _ranked(min=0, max=2**31 - 1, metavar="N", help=_SEED_HELP)] = 0,
+    repeats: Annotated[int, _ranked(min=0, metavar="N", help=REPEATS_HELP)] = 0,
+    top: Annotated[int, _printed(min=0, metavar="N", help=_TOP_HELP)] = 0,
+    kind: Annotated[Kind, _printed(help=_KIND_HELP)] = Kind.ALL,
+    as_json: Annotated[bool, _printed("--json", help="Print JSON instead, a line for each text.")] = False,
+    plot: Annotated[Path | None, _printed(metavar="FILE", help="Draw TV by size into this .png or .svg file.")] = None,
+    save: Annotated[Path | None, _printed(metavar="FILE", help="Write the trace into this .npz file.")] = None,
 ) -> None:
-    """Trace a text: 26 growing sub-graphs of one forward pass, and how much of its prediction each keeps.
+    """Trace a text: find the sub-graphs that best keep its prediction, at 26 sizes.
 
     A trace takes the strongest edges, best first from the output, until it has
-    its size, a share of all edges; all others are ablated. The search is greedy:
-    these are not the best sub-graphs of their sizes. TV is the distance from the
-    model's own prediction, from 0 (the same) to 1.
+    its share of all edges. All others are ablated. TV is the distance from the
+    model's own prediction, from 0 (the same) to 1. The search is greedy, so
+    these are not the best sub-graphs of their sizes.
     """
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting

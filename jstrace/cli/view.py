@@ -38,6 +38,7 @@ from jstrace.cli.texts import read_texts
 if TYPE_CHECKING:
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation, Trace
+    from jstrace.pipeline.effects import Effects
     from jstrace.show.page import Page
 
 _WHAT_HELP = "A text, an .npz file of jstrace trace --save, or the folder of a jstrace run --save-strata, with --input."
@@ -258,4 +259,14 @@ def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
             own[name] = one
     firsts = zip(traces, (next(iter(own.values())) for own in found), strict=True)
     smallest = [two_smallest(model, trace, first, asked.reference) for trace, first in firsts]
-    return jstrace.view(traces, found, model=model, smallest=smallest)
+    return jstrace.view(traces, found, model=model, smallest=smallest, effects=_effects(model, traces[0]))
+
+
+def _effects(model: Model, trace: Trace) -> Effects | None:
+    """What each head and MLP does to what is asked of a pair."""
+    if trace.counterfactual is None:
+        return None
+    import jstrace
+
+    about: dict[str, Any] = {"counterfactual": trace.counterfactual, "metric": trace.metric}
+    return jstrace.effects(model, trace.tokens, by="node", **about)

@@ -167,10 +167,16 @@ def effects(
     if not isinstance(by, str) or by not in KINDS:
         raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}")
     (ids,) = rows
+    if isinstance(metric, str) and metric == "kl":
+        raise InputError('metric = "kl": how far a prediction moves is Effects.tv; give a metric of logits, or none')
     question = Questions.of(model, 1, single=True, counterfactual=counterfactual, metric=metric).about(0, ids, "")
     name, replacing = named(model, replace, reference)
     if question.counterfactual is not None and (replace is not None or reference is not None):
         raise InputError("a counterfactual is what ablated components carry: give it, or replace and reference")
+    if reference is not None and replace is None:
+        raise InputError(
+            "reference has texts for replace mean or resample: say which, as ablated components carry zero"
+        )
     if len(replacing.own) > 1:
         raise InputError("effects are under one replacement")
     name = name if question.counterfactual is None else COUNTERFACTUAL

@@ -164,9 +164,9 @@ def evaluated(
 
 
 def _banded(evaluation: Any, repeated: Sequence[Evaluation | Invalid]) -> Evaluation:
-    """With the curves of the trace's repetitions."""
-    curves = [one.tv for one in repeated if isinstance(one, Evaluation)]
-    return dataclasses.replace(evaluation, tv_repeats=np.stack(curves))
+    """With the curves of the trace's repetitions, where at least two have one, as a deviation is of several."""
+    curves = [one.tv for one in repeated if isinstance(one, Evaluation) and one.valid]
+    return dataclasses.replace(evaluation, tv_repeats=np.stack(curves)) if len(curves) > 1 else evaluation
 
 
 def _told(evaluation: Evaluation, trace: Trace) -> Evaluation:

@@ -84,6 +84,11 @@ class Evaluation(ByValue):
     """``agreement``, where there is an answer."""
 
     @property
+    def condition(self) -> Condition:
+        """How its masks were made, and what ablated edges carried."""
+        return Condition(self.ablate, self.pre_softmax, self.inverse, self.replace)
+
+    @property
     def targeted(self) -> bool:
         """Whether rows are measured against a target rather than the model's own prediction."""
         return self.target_tokens is not None

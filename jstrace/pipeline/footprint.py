@@ -1,4 +1,4 @@
-"""Estimates of the memory that an input takes in each stage, as docs/performance.md derives them."""
+"""Estimates of the memory that an input takes in each stage (derived in experiments/results/benchmarks/README.md)."""
 
 from __future__ import annotations
 

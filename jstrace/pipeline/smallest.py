@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -16,9 +17,6 @@ from jstrace.pipeline.evaluating import evaluate
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.searching import searched
 from jstrace.pipeline.trace import Trace
-
-_TURNS = 4
-"""Evaluations of new sizes at most: 26 of them divide a gap of half a million edges to single edges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +126,26 @@ def _check_of(evaluation: Evaluation, trace: Trace) -> None:
 
 
 def all_smallest(
-    model: Model, trace: Trace, evaluation: Evaluation, goals: Sequence[Goal], *, turns: int = _TURNS, **judged: Any
+    model: Model,
+    trace: Trace,
+    evaluation: Evaluation,
+    goals: Sequence[Goal],
+    *,
+    turns: int | None = None,
+    **judged: Any,
 ) -> list[Smallest]:
-    """For each goal the smallest trace that meets it; they share the evaluations of new sizes, ``turns`` at most.
+    """For each goal the smallest trace that meets it; they share the evaluations of new sizes.
 
-    ``judged`` are more of the options that the evaluation was made with.
+    Args:
+      model, trace, evaluation: of the trace.
+      goals: what is to be kept.
+      turns: evaluations at most; by default as many as divide every gap to single edges (4 of 26 sizes and one goal, up
+        to half a million edges).
+      judged: more of the options that the evaluation was made with.
     """
+    if turns is None:
+        each = max(1, len(trace.sizes) // len(goals))
+        turns = math.ceil(math.log(trace.n_edges, each + 1)) * math.ceil(len(goals) / len(trace.sizes))
     known = [(trace, evaluation)]
     asked: dict[str, Any] = {"ablate": evaluation.ablate, "pre_softmax": evaluation.pre_softmax} | judged
     for _ in range(turns):
@@ -171,7 +183,7 @@ def _gap(known: Sequence[tuple[Trace, Evaluation]], goal: Goal) -> tuple[int, in
 
 def _between(gaps: Sequence[tuple[int, int]], trace: Trace, n_sizes: int) -> list[int]:
     """``n_sizes`` numbers of edges, as evenly inside of the gaps as they can be, and others where these are narrow."""
-    each, chosen = n_sizes // len(gaps), set[int]()
+    each, chosen = max(1, n_sizes // len(gaps)), set[int]()
     for low, high in gaps:
         chosen |= {int(x) for x in np.linspace(low, high, min(each, high - low - 1) + 2).round()[1:-1]}
     spare = (count for count in range(1, trace.n_edges) if count not in chosen)

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jstrace import archives
-from jstrace.method.conditions import COUNTERFACTUAL, checked_ablation, checked_frozen, checked_order, checked_replace
+from jstrace.method import conditions
+from jstrace.method.conditions import COUNTERFACTUAL, checked_replace
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import Composition, compose
 from jstrace.method.graph.edges import Edges, edges_where
@@ -139,7 +140,7 @@ class Trace(ByValue):
         (ids,), config = rows, model.config
         full_graph.check_slots(config, len(ids), batching.bucket)
         own, n_edges = checked_scores(scores, config, len(ids)), full_graph.n_edges(config, len(ids))
-        sizes, first = checked_sizes(sizes), checked_frozen(frozen)
+        sizes, first = checked_sizes(sizes), conditions.checked_frozen(frozen)
         cuts = edge_counts(sizes, n_edges)
         question = Questions.of(model, 1, single=True, counterfactual=counterfactual, metric=metric).about(0, ids, "")
         pair = question.counterfactual
@@ -154,7 +155,7 @@ class Trace(ByValue):
             sizes=sizes,
             counts=cuts,
             scores=own,
-            strata=searched(own, cuts, config, first, checked_order(order)),
+            strata=searched(own, cuts, config, first, conditions.checked_order(order)),
             score=str(score),
             frozen=first,
             model_fingerprint=model.fingerprint(),
@@ -239,9 +240,10 @@ class Trace(ByValue):
     def flops(self, ablate: str = "all") -> Float[np.ndarray, "Z1"]:
         """Floating-point operations of a pass that computes only what each trace keeps, the full graph's last.
 
-        Under "residual+mlp" attention is computed whole (section 5 of the method).
+        Attention is whole under "residual+mlp", and under a replacement where the state after it is read (section 5).
         """
-        return self.composition().flops.total(checked_ablation(ablate))
+        condition = conditions.Condition(conditions.checked_ablation(ablate), replace=self.replace)
+        return self.composition().flops.total(condition)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` file without pickle, all or nothing."""

@@ -35,7 +35,9 @@ def _draw(run: Results) -> Figure:
     def draw(axes: Any, ablate: str, replace: str) -> None:
         words = "size {:g}: {:.2f} recovered, quartiles {:.2f} and {:.2f}"
         for number, case in enumerate(run.under(ablate, replace)):
-            low, middle, high = quartiles(recovered(run, case))
+            if not len(values := recovered(run, case)):
+                continue
+            low, middle, high = quartiles(values)
             look = look_of(number) | {"label": case.source.name, "who": f"{case.source.name}, "}
             line(axes, run.sizes, middle, words, around=(low, high), **look)
         log_sizes(axes, run.sizes)

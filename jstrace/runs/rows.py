@@ -115,7 +115,7 @@ def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, found), strict=True)))
     made = dict(zip(plan.sources, found.compositions, strict=True))
     for number, (case, evaluation) in enumerate(zip(plan.cases, found.evaluations, strict=True)):
-        costs = made[case.source].flops.total(evaluation.ablate).tolist()
+        costs = made[case.source].flops.total(case.condition).tolist()
         for k, (size, edges) in at:
             control = foreign[case][:, k] if case in foreign else None
             cost = None if evaluation.inverse else costs[k]

@@ -17,7 +17,7 @@ ALL_SIZES = 27
 """Masks of an input in its evaluation."""
 _TOKENS = 640
 """Tokens in one call of an accelerator, each of them a row under each of 27 sizes: some 16,000 rows, of which eight
-inputs reach 55% of the matrix rate of an H200 (docs/performance.md)."""
+inputs reach 55% of the matrix rate of an H200 (experiments/results/benchmarks/README.md)."""
 _OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "bad_alloc", "cannot allocate memory")
 """What errors of XLA (INTERNAL on a CPU), of its threads and of the system say, in lower case."""
 ON_A_CPU = 1

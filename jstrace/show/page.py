@@ -69,6 +69,7 @@ def panel(
     *,
     parallel: bool,
     scores: Mapping[str, Any] | None = None,
+    effects: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One trace as data of the page.
 
@@ -81,6 +82,7 @@ def panel(
       curves: from ``curve``.
       parallel: of the model's config.
       scores: from ``scored``, where they are there.
+      effects: from ``effect_map``, where they were computed.
     """
     layers, heads = strata["attn"].shape[:2]
     return {
@@ -94,7 +96,13 @@ def panel(
         "strata": packed(strata),
         "evaluations": list(curves),
         **({} if scores is None else {"scores": dict(scores)}),
+        **({} if effects is None else {"effects": dict(effects)}),
     }
+
+
+def effect_map(metric: str, values: np.ndarray) -> dict[str, Any]:
+    """Effects ``[L, H+1]`` of heads and, last, MLPs on a metric, as data of the page; four digits."""
+    return {"metric": metric, "values": [[float(f"{value:.4g}") for value in row] for row in values]}
 
 
 def curve(

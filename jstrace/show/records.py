@@ -37,7 +37,7 @@ def as_json(
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
     """
     made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
-    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.ablate)
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
     rows = [
         {
             "size": size,

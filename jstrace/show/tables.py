@@ -22,7 +22,7 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
     """The Z + 1 rows: size, edges, composition and how much of the prediction is kept; those alike are folded."""
     made, recovered = trace.composition(), evaluation.recovered
     asked = [] if recovered is None else ["recovered"]
-    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.ablate)
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
     table = _table("size", "edges", "FLOPs %", "resid %", "attn %", "MLP %", "TV", "KL", "nucleus", *asked)
     rows, fold = folded(trace, evaluation)
     told = ["TV, KL and nuclei against a target"] if evaluation.targeted else []
@@ -52,11 +52,6 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
             Text(shown(word(int(evaluation.top_token[k]))), style="" if not evaluation.agreement[k] else "green"),
         )
     return table
-
-
-def _signed(number: float) -> str:
-    """To two digits, without a sign before zero."""
-    return "-" if math.isnan(number) else f"{number:.2f}".replace("-0.00", "0.00")
 
 
 def _table(*numbers: str) -> Table:

@@ -130,24 +130,62 @@ class Panel {
     this.curve.setAttribute("class", "curve"); this.curve.setAttribute("viewBox", `0 0 372 ${192 + 14 * this.evaluations.length}`);
     this.curve.setAttribute("role", "img"); this.curve.setAttribute("aria-label", "TV distance against size");
     if (this.evaluations.length) below.append(this.curve);
-    const map = make("div", "", below);
-    make("p", "", map).textContent = `Heads at this size: ${this.layers} layers up, ${this.heads} heads across; click one`;
+    const maps = make("div", "maps", below), map = make("div", "", maps);
+    make("p", "", map).textContent = `Edges of each head at this size: ${this.layers} layers up, ${this.heads} heads across; click one`;
     this.map = make("canvas", "heads", map);
     this.map.setAttribute("role", "img");
     this.map.width = this.heads; this.map.height = this.layers;
     const cell = Math.max(3, Math.min(12, Math.floor(220 / Math.max(this.heads, this.layers))));
     this.map.style.width = `${cell * this.heads}px`; this.map.style.height = `${cell * this.layers}px`;
+    if (this.effects) this.buildEffects(make, make("div", "", maps), cell);
     this.canvas.addEventListener("mousemove", (event) => this.hover(event));
     this.canvas.addEventListener("mouseleave", () => this.say(null));
     this.canvas.addEventListener("click", (event) => this.click(event));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
-    this.map.addEventListener("click", (event) => {
-      const box = this.map.getBoundingClientRect();
-      const head = Math.floor((event.clientX - box.left) / box.width * this.heads);
-      const layer = this.layers - 1 - Math.floor((event.clientY - box.top) / box.height * this.layers);
-      const same = state.head && state.head[0] === layer && state.head[1] === head;
-      state.head = same ? null : [layer, head]; changed();
-    });
+    this.map.addEventListener("click", (event) => this.choose(...this.cellAt(this.map, event)));
+  }
+
+  /** The layer and the column of a map that the mouse is on. */
+  cellAt(map, event) {
+    const box = map.getBoundingClientRect(), within = (at, count) => Math.max(0, Math.min(count - 1, Math.floor(at * count)));
+    return [this.layers - 1 - within((event.clientY - box.top) / box.height, this.layers), within((event.clientX - box.left) / box.width, map.width)];
+  }
+
+  /** Show a head alone, or all of them again. */
+  choose(layer, head) {
+    const same = state.head && state.head[0] === layer && state.head[1] === head;
+    state.head = same ? null : [layer, head]; changed();
+  }
+
+  /** What ablating each head, and each layer's MLP, does to the metric: a map that no size changes. */
+  buildEffects(make, parent, cell) {
+    const { metric, values } = this.effects, all = values.flat(), most = Math.max(...all.map(Math.abs)) || 1;
+    const name = (layer, column) => `layer ${layer}, ${column === this.heads ? "MLP" : `head ${column}`}`;
+    const told = (at) => { const [layer, column] = [Math.floor(at / (this.heads + 1)), at % (this.heads + 1)]; return `${name(layer, column)}: ${all[at] > 0 ? "+" : ""}${rounded(all[at])}`; };
+    const order = all.map((_, at) => at).sort((a, b) => Math.abs(all[b]) - Math.abs(all[a]));
+    make("p", "", parent).textContent = `Effect of each head, and of the MLP in the last column, on ${shown(metric)}: orange helps, blue hurts`;
+    const map = this.effectMap = make("canvas", "heads", parent);
+    map.setAttribute("role", "img");
+    map.setAttribute("aria-label", `Effects by head and MLP; the largest are ${order.slice(0, 3).map(told).join("; ")}`);
+    map.width = this.heads + 1; map.height = this.layers;
+    map.style.width = `${cell * (this.heads + 1)}px`; map.style.height = `${cell * this.layers}px`;
+    map.addEventListener("click", (event) => { const [layer, column] = this.cellAt(map, event); if (column < this.heads) this.choose(layer, column); });
+    map.addEventListener("mousemove", (event) => { const [layer, column] = this.cellAt(map, event); this.say(`effect of ${told(layer * (this.heads + 1) + column)}`); });
+    map.addEventListener("mouseleave", () => this.say(null));
+    make("p", "", parent).textContent = `Largest: ${order.slice(0, 3).map(told).join("; ")}.`;
+    this.mostEffect = most;
+  }
+
+  drawEffects() {
+    if (!this.effects) return;
+    const pen = this.effectMap.getContext("2d");
+    this.effects.values.forEach((row, layer) => row.forEach((value, column) => {
+      const own = state.head && state.head[0] === layer && state.head[1] === column, y = this.layers - 1 - layer;
+      pen.globalAlpha = 1; pen.fillStyle = own ? colour("mark") : colour("faint"); pen.fillRect(column, y, 1, 1);
+      if (own) return;
+      pen.globalAlpha = Math.sqrt(Math.abs(value) / this.mostEffect); pen.fillStyle = colour(value > 0 ? "mlp" : "attn");
+      pen.fillRect(column, y, 1, 1);
+    }));
   }
 
   /** What colours say of a pair, and why there is grey. */
@@ -224,7 +262,7 @@ class Panel {
     this.drawn = this.column.concat(this.lit ? this.withLit(kept) : Array.from(kept, (place) => this.curveOf(place)));
     const drawn = this.drawn.length - this.column.length;
     this.note.textContent = drawn < this.attention.length ? `The ${drawn.toLocaleString("en")} strongest of ${this.attention.length.toLocaleString("en")} token pairs with attention are drawn.` : "";
-    this.draw(); this.drawCurve(); this.drawHeads();
+    this.draw(); this.drawCurve(); this.drawHeads(); this.drawEffects();
     this.canvas.setAttribute("aria-label", `Graph of the trace: ${this.counts[state.k].toLocaleString("en")} of ${this.counts[this.counts.length - 1].toLocaleString("en")} edges, ${this.n} tokens, ${this.layers} layers`);
   }
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jstrace.errors import InputError
-from jstrace.models import Model
+from jstrace.models import EdgeTree, Model
 from jstrace.pipeline.answers import check_one_output
+from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
-from jstrace.show.page import Page, curve, metric_curve, page, panel, scored
+from jstrace.show.page import Page, curve, effect_map, metric_curve, page, panel, scored
 from jstrace.show.text import Word, text_of, words_of
 from jstrace.show.words import answer_lines
 
@@ -25,6 +26,7 @@ def view(
     model: Model | None = None,
     names: Sequence[str] | None = None,
     smallest: Any = None,
+    effects: Any = None,
 ) -> Page:
     """See a trace: its graph at every size, what is predicted there, and where on the curve that is.
 
@@ -37,9 +39,11 @@ def view(
       smallest: of the trace: its smallest sub-graphs with the full graph's top token and within a TV of its prediction
         (two results of ``jstrace.smallest``), which the page then says in words, by the first evaluation; of several
         traces one of these pairs each, or None.
+      effects: of the same text, by "node" (``jstrace.effects``): the page draws what each head and MLP does.
 
     Raises:
-      InputError: other than one or two traces of as many sizes and one output, or evaluations of other sizes.
+      InputError: other than one or two traces of as many sizes and one output, evaluations of other sizes, or effects
+        of another text or by another component.
     """
     shown = [traces] if isinstance(traces, Trace) else list(traces)
     given = [evaluations] if isinstance(traces, Trace) else list(evaluations or [None] * len(shown))
@@ -48,6 +52,7 @@ def view(
     word = _word(model)
     evaluated = [_named(trace, one) for trace, one in zip(shown, given, strict=True)]
     panels = [_panel(*each, word) for each in zip(shown, evaluated, called, strict=True)]
+    panels[0] |= {} if effects is None else {"effects": _effects(shown[0], effects)}
     ends = [smallest] if isinstance(traces, Trace) else list(smallest or [None] * len(shown))
     answer = _answer(shown, evaluated, ends, called, word)
     text = text_of(shown[0]) if shown[0].token_texts else f"{len(shown[0].tokens)} tokens"
@@ -114,6 +119,16 @@ def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word:
     called = words_of(trace)
     made = panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
     return made | _pair(trace)
+
+
+def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
+    """Effects as data of the page, checked against the trace."""
+    if not isinstance(effects, Effects) or isinstance(effects.values, EdgeTree) or effects.by != "node":
+        raise InputError('view: effects are those by "node": jstrace.effects(model, text, by="node", ...)')
+    shape = (trace.config.n_layers, trace.config.n_heads + 1)
+    if effects.values.shape != shape or effects.tokens != tuple(words_of(trace)):
+        raise InputError("view: these effects are of another text, or of another model")
+    return effect_map(effects.metric_name, effects.values)
 
 
 def _pair(trace: Trace) -> dict[str, Any]:

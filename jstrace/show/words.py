@@ -90,8 +90,8 @@ def _made_of(close: Smallest) -> list[str]:
     if not counts["attention"]:
         return lines
     (heads, sources), words = totals(mask.attn), words_of(trace)
-    tokens = [f"{shown(words[at])} [{at}] {count}" for at, count in _most(sources)]
-    named = [f"layer {at // heads.shape[1]} head {at % heads.shape[1]} {count}" for at, count in _most(heads.ravel())]
+    tokens = [f"{shown(words[at])} [{at}] ({count})" for at, count in _most(sources)]
+    named = [f"layer {at // heads.shape[1]} head {at % heads.shape[1]} ({count})" for at, count in _most(heads.ravel())]
     return [*lines, f"  attention edges from {', '.join(tokens)}", f"  heads with most of them: {', '.join(named)}"]
 
 

@@ -62,6 +62,8 @@ def test_pairs(run: Run, stub: Model, tmp_path: Path) -> None:
         assert (panel["first"], panel["differs"]) == (1, [False, True, False, False, False])
         assert all(one["metric"]["name"].startswith("logit(") for one in panel["evaluations"])
     assert any("after the counterfactual prompt" in line for line in data["answer"])
+    effects = jstrace.effects(stub, "hello", by="node", counterfactual="hallo", metric=jstrace.logit_difference(0, 1))
+    assert np.shape(data["traces"][0]["effects"]["values"]) == np.shape(effects.values)
     metric = jstrace.logit_difference(0, 1)
     jstrace.trace(stub, "hello", sizes=SIZES, counterfactual="hallo", metric=metric, score="gradient").save(saved)
     jstrace.trace(stub, "hello", sizes=SIZES).save(plain)

@@ -11,6 +11,7 @@ import pytest
 
 import jstrace
 from jstrace.models import EdgeTree, InputError, Model
+from jstrace.pipeline.smallest import Goal, all_smallest
 from tests.conftest import SIZES
 
 pytestmark = pytest.mark.quick
@@ -85,6 +86,8 @@ def test_the_default_metric_is_the_predicted_token(tiny: Model) -> None:
         ({"by": "layer"}, "by = 'layer', expected one of head"),
         ({"counterfactual": OTHER, "replace": "mean"}, "a counterfactual is what ablated components carry"),
         ({"metric": 3}, 'expected "kl"'),
+        ({"metric": "kl"}, "how far a prediction moves is Effects.tv"),
+        ({"reference": [[1, 2, 3]]}, "reference has texts for replace mean or resample"),
     ],
 )
 def test_bad_effects_are_one_line(tiny: Model, options: dict[str, Any], message: str) -> None:
@@ -111,6 +114,19 @@ def test_the_smallest_trace(tiny: Model, trace: jstrace.Trace, goal: dict[str, A
     assert found.mask.count() == found.edges
     assert found.share == found.edges / trace.n_edges
     assert found.tv == pytest.approx(every[0].tv[0], abs=1e-5)
+
+
+def test_the_smallest_trace_of_one_size(tiny: Model) -> None:
+    """However few sizes there are, gaps are divided to single edges, of two goals beside one another, too."""
+    one = jstrace.trace(tiny, CLEAN, score="gradient", sizes=SIZES[-1:], **PAIR)
+    goals = [Goal(0.02), Goal(0.1)]
+    found = all_smallest(tiny, one, jstrace.evaluate(tiny, one), goals)
+    assert [len(each.trace.sizes) for each in found] == [1, 1]
+    for goal, each in zip(goals, found, strict=True):
+        masks = [first(tiny, one, count) for count in (each.edges, each.edges - 1)]
+        here, before = (jstrace.evaluate(tiny, one, masks=mask).tv[0] <= (goal.tv or 1) for mask in masks)
+        assert here
+        assert not before
 
 
 def first(model: Model, trace: jstrace.Trace, count: int) -> EdgeTree:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from jstrace import runs
@@ -33,6 +36,13 @@ def test_answers_and_operations(tiny: Model, tmp_path: Path) -> None:
     assert shares[0, 0] < 0.9
     report.write_report([tmp_path / "run"], tmp_path / "out", figures=("answers", "computation"))
     assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {"answers", "computation"}
+    of_case = pc.equal(run.curves["condition"], case.name)
+    gone = pc.if_else(of_case, pa.scalar(None, pa.float32()), run.curves["metric_recovered"])
+    place = run.curves.column_names.index("metric_recovered")
+    without = dataclasses.replace(run, curves=run.curves.set_column(place, "metric_recovered", gone))
+    picture = answers.picture(without)
+    assert picture is not None
+    picture.draw(without)  # of the other curves
     assert "(counterfactual)" in (tmp_path / "out" / "index.html").read_text()
 
 

@@ -54,6 +54,12 @@ def test_traces_are_repeated(model: Model, tmp_path: Path) -> None:
     assert jstrace.Trace.load(tmp_path / "a.npz") == traces[0]
 
 
+def test_what_is_left_of_repetitions(model: Model) -> None:
+    """One has no deviation."""
+    trace = jstrace.trace(model, TEXTS[0], score="gradient", sizes=SIZES)
+    assert jstrace.evaluate(model, dataclasses.replace(trace, repeated=(trace.strata,))).tv_std is None
+
+
 @pytest.mark.parametrize("repeats", [1, -1, True])
 def test_what_is_no_number_of_repetitions(model: Model, repeats: int) -> None:
     with pytest.raises(InputError, match="repeats = "):

@@ -58,9 +58,22 @@ def test_hostile_tokens_are_data(model: Model) -> None:
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html), "nothing is fetched"
 
 
+def test_effects_are_data(model: Model) -> None:
+    """The first of two traces has them, to four digits, by layer; heads first, the MLP last."""
+    trace, effects = jstrace.trace(model, "eight ch"), jstrace.effects(model, "eight ch", by="node")
+    first, second = data_of(jstrace.view([trace, trace], model=model, effects=effects).html)["traces"]
+    assert first["effects"]["metric"] == effects.metric_name
+    assert isinstance(effects.values, np.ndarray)
+    np.testing.assert_allclose(first["effects"]["values"], effects.values, rtol=1e-3)
+    assert "effects" not in second
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hello")), 'those by "node"'),
+        (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hell", by="node")), "of another text"),
+        (lambda m, t, e: jstrace.view(t, effects=3), 'those by "node"'),
         (lambda m, t, e: jstrace.view([t, t, t]), "got 3 of them"),
         (lambda m, t, e: jstrace.view(t, "x"), "evaluation \\? is str"),
         (lambda m, t, e: jstrace.view(t, {"a": 3}), "evaluation a is int"),

@@ -151,6 +151,21 @@ def test_hover_and_clicks_say_what_is_there(opened: Any, model: Model) -> None:
     assert "alert" not in tab.evaluate("document.title") or tab.evaluate("document.scripts.length") == 2
 
 
+def test_effects_choose_a_head(opened: Any, model: Model) -> None:
+    """The map says the effect under the mouse, and a click shows that head; that of the MLP is no head."""
+    trace, effects = jstrace.trace(model, "eight ch"), jstrace.effects(model, "eight ch", by="node")
+    tab = opened(jstrace.view(trace, model=model, effects=effects).html)
+    box, (layers, columns) = tab.locator("canvas.heads").nth(1).bounding_box(), np.shape(effects.values)
+    for column, chosen in ((1, [0, 1]), (columns - 1, [0, 1])):
+        x, y = box["x"] + box["width"] * (column + 0.5) / columns, box["y"] + box["height"] * (1 - 0.5 / layers)
+        tab.mouse.move(x, y)
+        told = tab.inner_text("p.words")
+        assert told.startswith("effect of layer 0, " + ("head 1" if column == 1 else "MLP"))
+        assert float(told.split(": ")[1]) == pytest.approx(np.asarray(effects.values)[0, column], rel=0.06)
+        tab.mouse.click(x, y)
+        assert tab.evaluate("state.head") == chosen
+
+
 def test_saves_pictures(opened: Any, model: Model) -> None:
     _, _, html = page_of(model)
     tab = opened(html)

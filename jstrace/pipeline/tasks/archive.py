@@ -79,6 +79,8 @@ def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outl
     for name in ("n_pairs", "n_held_out"):
         if type(header[name]) is not int or not 0 <= header[name] <= _MOST_PAIRS:
             raise ValueError(f"{name} is {header[name]!r:.60}, expected a number of pairs")
+    if header["judged"] and ("task" not in header["judged"] or not n_pairs):
+        raise ValueError("it holds what was judged on held-out pairs, but without the circuit itself, or of no pair")
     full_graph.check_slots(config, n_classes)
     n_sizes = len(checked_sizes(header["sizes"]))
     shapes = edge_shapes(config.n_layers, config.n_heads, n_classes)

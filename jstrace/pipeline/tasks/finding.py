@@ -113,7 +113,7 @@ def _divided(model: Model, pairs: Any, held_out: Any, seed: int) -> tuple[list[P
         return _told_apart(prompts_of(model, pairs), prompts_of(model, held_out, "held-out pair"))
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         raise InputError(f"held_out = {held_out!r:.60}, expected a share below 1, or a list of pairs")
-    chosen = {*np.random.default_rng(seed).permutation(len(pairs))[: int(held_out * len(pairs))].tolist()}
+    chosen = {*np.random.default_rng(seed).permutation(len(pairs))[: int(held_out * len(pairs) + 1e-9)].tolist()}
     prompts = prompts_of(model, pairs)
     return _told_apart(
         [prompt for index, prompt in enumerate(prompts) if index not in chosen],

@@ -40,6 +40,11 @@ class Judged(ByValue):
         return np.stack([recovered(values, empty, full) for values, (empty, full) in rows])
 
     @property
+    def defined(self) -> Bool[np.ndarray, "P"]:
+        """The pairs whose two ends differ, which ``mean`` and ``std`` are over."""
+        return np.isfinite(self.recovered).all(axis=1)
+
+    @property
     def faithfulness(self) -> Float32[np.ndarray, "Z1"]:
         """The same of the metric's means over pairs, as MIB has it."""
         empty, full = self.ends.mean(axis=0).tolist()
@@ -51,12 +56,16 @@ class Judged(ByValue):
         return (self.metric > 0).mean(axis=0)
 
     def mean(self) -> Float[np.ndarray, "Z1"]:
-        """What is recovered, over the pairs where it is defined."""
-        return _over_pairs(self.recovered, lambda rows: rows.mean(axis=0))
+        """What is recovered, over the pairs where it is ``defined``; NaN without one."""
+        return self._over_pairs(np.mean)
 
     def std(self) -> Float[np.ndarray, "Z1"]:
-        """Its standard deviation over pairs."""
-        return _over_pairs(self.recovered, lambda rows: rows.std(axis=0))
+        """Its standard deviation over the same."""
+        return self._over_pairs(np.std)
+
+    def _over_pairs(self, of: Callable[..., np.ndarray]) -> Float[np.ndarray, "Z1"]:
+        known = self.recovered[self.defined].astype(float)
+        return of(known, axis=0) if len(known) else np.full(self.metric.shape[1], np.nan)
 
     @staticmethod
     def of(evaluations: Sequence[Evaluation], kept: Float[np.ndarray, "P Z1"]) -> Judged:
@@ -65,11 +74,6 @@ class Judged(ByValue):
         ends = np.asarray([one.metric_ends for one in evaluations], np.float32)
         tv = np.stack([np.asarray(one.tv, np.float32) for one in evaluations])
         return Judged(metric, ends, tv, kept.astype(np.float32))
-
-
-def _over_pairs(rows: Float32[np.ndarray, "P Z1"], of: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "Z1"]:
-    known = rows[np.isfinite(rows).all(axis=1)].astype(float)
-    return of(known) if len(known) else np.full(rows.shape[1], np.nan)
 
 
 def judged_traces(model: Model, traces: Sequence[Trace], replace: Replace, step: Step | None) -> Judged:

@@ -167,6 +167,14 @@ def test_damaged_files(circuit: jstrace.TaskCircuit, tmp_path: Path, changes: di
     assert message in str(caught.value)
 
 
+def test_files_without_the_circuit_itself(circuit: jstrace.TaskCircuit, tmp_path: Path) -> None:
+    """Which reports, and the words of a circuit, read."""
+    others = {name: judged for name, judged in circuit.judged.items() if name != "task"}
+    dataclasses.replace(circuit, judged=others).save(tmp_path / "damaged.npz")
+    with pytest.raises(InputError, match="without the circuit itself"):
+        jstrace.TaskCircuit.load(tmp_path / "damaged.npz")
+
+
 def test_tables_and_words(circuit: jstrace.TaskCircuit) -> None:
     columns = circuit.columns()
     assert {len(values) for values in columns.values()} == {5 * 5}

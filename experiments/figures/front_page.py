@@ -1,0 +1,49 @@
+"""The curve of the first page: twelve pairs of prompts by score, with intervals.
+
+Command: ``python experiments/figures/front_page.py docs/pairs-curve.png`` (seconds), from
+experiments/results/pairs/curves.csv, which ``experiments/pairs.py`` writes.
+
+Expected: rounds of the metric are near TV .1 at 4% of the edges, where a random order keeps nothing of the prediction.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+CURVES = Path(__file__).parents[1] / "results" / "pairs" / "curves.csv"
+SCORES = {
+    "random": ("random order", "#767676", (0, (1, 1))),
+    "l1": ("l1, the paper's score", "#D55E00", (0, (5, 2))),
+    "rounds of the metric": ("rounds of the logit difference", "#0072B2", "solid"),
+}
+"""Scores that are drawn, by their names in the table: label, colour, dashes."""
+
+
+def main() -> None:
+    """Draw means and 95% intervals over pairs."""
+    with CURVES.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, (label, colour, dashes) in SCORES.items():
+        own = [row for row in rows if row["score"] == name]
+        sizes, tv, low, high = ([float(row[key]) for row in own] for key in ("size", "tv", "tv_low", "tv_high"))
+        axes.plot(sizes, tv, color=colour, linestyle=dashes, linewidth=1.8)
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.annotate(label, (sizes[-1], tv[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+    axes.set(xscale="log", ylim=(0, 1), xlim=(sizes[0], 12 * sizes[-1]))
+    axes.set_xlabel("edges kept (share of all)")
+    axes.set_ylabel("TV from the model's prediction")
+    axes.set_xticks([0.001, 0.01, 0.1])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{100 * size:g}%"))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(sys.argv[1], dpi=160)
+
+
+if __name__ == "__main__":
+    main()
