@@ -102,12 +102,12 @@ def block_sizes(config: ModelConfig, n_rows: int) -> tuple[int, int]:
 
 
 def held_bytes(config: ModelConfig, n_rows: int, itemsize: int, n_products: int = 3) -> int:
-    """Bytes that ``chosen_experts`` holds of rows at once, and of a layer's weights, which its loop reads whole.
+    """Bytes that ``chosen_experts`` holds of rows at once, and of a layer's weights, which its loop has beside it.
 
-    ``n_products`` is how often the numbers inside an expert are held.
+    ``n_products`` is how often the numbers inside an expert are held. Compilers copy one of the matrices once more.
     """
     size, n_most = block_sizes(config, n_rows)
-    weights = (3 if config.gated_mlp else 2) * config.n_experts * config.d_model * config.d_mlp
+    weights = (4 if config.gated_mlp else 3) * config.n_experts * config.d_model * config.d_mlp
     inside = n_products * size * (config.d_mlp + config.d_model) + n_products * n_rows * config.d_shared
     return itemsize * (weights + 2 * n_most * size * config.d_model + inside) + 16 * n_rows * config.n_experts
 

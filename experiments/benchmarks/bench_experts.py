@@ -102,7 +102,7 @@ def main() -> None:
         name: (0.02 * jax.random.normal(jax.random.key(i), shape)).astype(dtype)
         for i, (name, shape) in enumerate(shapes.items())
     }
-    found = {}
+    found: dict[str, Any] = {}
     for n_rows in ROWS:
         x = jax.random.normal(jax.random.key(9), (n_rows, 2048)).astype(dtype)
         live = jax.random.uniform(jax.random.key(8), (n_rows,)) < (LIVE if n_rows == ROWS[-1] else 2)
