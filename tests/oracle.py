@@ -87,6 +87,43 @@ def random_nodes(graph: Graph, rng: np.random.Generator) -> list[Edge]:
     return order
 
 
+def proportional(
+    scores: EdgeTree, beside: EdgeTree, n_sizes: int, parallel: bool = False, n_outputs: int = 1
+) -> EdgeTree:
+    """Strata of random traces with as many edges of each kind as those beside, turn by turn and edge by edge."""
+    graph = graph_of(scores, parallel, n_outputs)
+    kinds = {"residual_attn": 0, "residual_mlp": 0, "mlp": 1, "attn": 2}
+    kind_of = [kinds[EDGE_KINDS[edge[0]]] for edge, *_ in graph.edges]
+    strata_beside = [int(getattr(beside, EDGE_KINDS[edge[0]])[tuple(edge[1:])]) for edge, *_ in graph.edges]
+    taken: dict[int, int] = {}
+    reached = set(graph.outputs)
+    for k in range(n_sizes):
+        lack = [sum(s <= k and c == kind for s, c in zip(strata_beside, kind_of, strict=True)) for kind in range(3)]
+        lack = [n - sum(kind_of[number] == kind for number in taken) for kind, n in enumerate(lack)]
+        room, lack = sum(lack), [max(n, 0) for n in lack]
+        for kind in range(3):
+            lack[kind] = min(lack[kind], room)
+            room -= lack[kind]
+        while sum(lack):
+            there: list[list[int]] = [[], [], []]
+            for number, (_, _, target, _) in enumerate(graph.edges):
+                if number not in taken and target in reached:
+                    there[kind_of[number]].append(number)
+            if not any(n and edges for n, edges in zip(lack, there, strict=True)):
+                first = next(kind for kind in (2, 0, 1) if there[kind])
+                lack = [sum(lack) if kind == first else 0 for kind in range(3)]
+            for kind, edges in enumerate(there):
+                best = sorted(edges, key=lambda number: (-graph.edges[number][3], number))
+                now = best[: min(lack[kind], (len(edges) + 1) // 2)]
+                taken |= dict.fromkeys(now, k)
+                reached |= {graph.edges[number][1] for number in now}
+                lack[kind] -= len(now)
+    out = {name: np.full(getattr(scores, name).shape, NO_EDGE, np.uint8) for name in EDGE_KINDS}
+    for number, ((family, *index), *_) in enumerate(graph.edges):
+        out[EDGE_KINDS[family]][tuple(index)] = taken.get(number, n_sizes)
+    return EdgeTree(**out)
+
+
 def strata(
     scores: EdgeTree,
     sizes: tuple[float, ...],

@@ -67,12 +67,15 @@ def write_run(
     pairs: list[tuple[str, str]] | None = None,
     about: dict[str, Any] | None = None,
     random: np.ndarray | None = None,
+    repeats: np.ndarray | None = None,
+    flops: bool = False,
 ) -> Path:
     """A run with given heights of curves and entropies; its folder.
 
     ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none;
     ``columns`` of the table of inputs that ``extras`` bring; ``pairs`` and variants; more ``about`` the model;
-    heights of the curves of ``random`` traces, where they are others.
+    heights of the curves of ``random`` traces, where they are others; TV of ``repeats``, ``[N, R, curves, Z + 1]``;
+    whether operations are known.
     """
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]
@@ -89,7 +92,7 @@ def write_run(
     facts["model"] |= about or {}
     hardware = {"devices": 1, "device": "cpu", "cpu": "some"}
     folder.mkdir()
-    added = (*extras.columns, *(["pairs"] if pairs else []))
+    added = (*extras.columns, *(["pairs"] if pairs else []), *(["flops"] if flops else []))
     wanted = schema.schemas(plan, save_strata=save_strata, added=added)
     run_folder.opened(folder, config, facts, {"versions": {"jax": "1"}, "hardware": hardware}, list(wanted))
     entries = []
@@ -111,7 +114,8 @@ def write_run(
         control = None if foreign is None or np.isnan(foreign[n]).any() else Foreign((n, n), foreign[n])
         own = dict(columns[n]) if columns else {}
         own |= {"pair": given[n].pair, "variant": given[n].variant} if pairs else {}
-        entries.append(Entry(first + n, given[n], Input(tokens), found, control, columns=own))
+        again = None if repeats is None else repeats[n]
+        entries.append(Entry(first + n, given[n], Input(tokens), found, control, again, own))
     made = part_tables(entries, plan, wanted, word=Letters().token, count=lambda token: 7 + token)
     parts.write_part(folder, Part(first, first + len(given) - 1), made, manifest.mark_of(config))
     return folder

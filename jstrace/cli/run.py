@@ -49,7 +49,10 @@ _DATA_HELP = (
 _OUT_HELP = "The folder of the results. Name the folder of an interrupted run to resume it. URLs (gs://...) work, too."
 _LIMIT_HELP = "Evaluate only the first N inputs. Ask for more later."
 _ABLATE_HELP = "Which edges are ablated. Separate several by commas."
-_BASELINES_HELP = "What is evaluated beside the traces of the first score. There is none by default."
+_BASELINES_HELP = (
+    "What is evaluated beside the traces of the first score: random, random-proportional, inverse, random-inverse,"
+    " pre-softmax. There is none by default."
+)
 _WORDS_HELP = "Cut WikiText into passages of N words."
 _COUNT_HELP = "Draw at most N passages from WikiText."
 _SEED_HELP = "The random seed of random scores, fits, generated tokens, shuffled words, and passages from WikiText."
@@ -104,9 +107,7 @@ def run_command(
     distributed: Distributed = False,
     limit: Annotated[int | None, _data(min=1, metavar="N", help=_LIMIT_HELP)] = None,
     ablate: Annotated[list[str], _ranked(metavar="all,residual+mlp", help=_ABLATE_HELP)] = ["all,residual+mlp"],  # noqa: B006
-    baselines: Annotated[
-        list[str] | None, _beside(metavar="random,inverse,pre-softmax,random-inverse", help=_BASELINES_HELP)
-    ] = None,
+    baselines: Annotated[list[str] | None, _beside(metavar="random,inverse,...", help=_BASELINES_HELP)] = None,
     score: Annotated[list[str], _ranked(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
     replace: Annotated[list[str] | None, _ranked(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
     score_replace: ScoreReplace = None,

@@ -62,10 +62,14 @@ class Source:
     """One of ``ORDERS``."""
     replace: str = "zero"
     """What ablated edges carry while gradients are taken: one of ``REPLACEMENTS``, or "own"; others do not read it."""
+    beside: Source | None = None
+    """Whose traces say how many edges of each kind these hold, of a baseline that is drawn in their proportion."""
 
     @property
     def name(self) -> str:
         """What the component table calls it."""
+        if self.beside is not None:
+            return f"random proportional to {self.beside.name}"
         name = "random baseline" if self.frozen else scored_name(*self.scoring)
         return name if self.order == "best-first" else f"{name} by {self.order}"
 

@@ -28,7 +28,7 @@ from jstrace.method.conditions import (
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes
 
-BASELINES = ("random", "inverse", "pre-softmax", "random-inverse")
+BASELINES = ("random", "random-proportional", "inverse", "pre-softmax", "random-inverse")
 """What a run can evaluate beside the traces (section 6)."""
 
 
@@ -39,8 +39,9 @@ _RANDOM_FROZEN = ("residual", "mlp")
 class Plan:
     """What is asked of every input of a run.
 
-    Baselines belong to the first score; random scores take residual and MLP edges first ("random-inverse" takes their
-    traces away); masks before the softmax are those of attention, so they come with ``all`` alone.
+    Baselines belong to the first score. Random scores take residual and MLP edges first ("random-inverse" takes their
+    traces away), or as many edges of each kind as the first score's traces hold ("random-proportional"). Masks before
+    the softmax are those of attention, so they come with ``all`` alone.
 
     Raises:
       InputError: an unknown or repeated name, none at all, or sizes that make no sense.
@@ -144,6 +145,7 @@ class Plan:
         random = Source("random", _RANDOM_FROZEN)
         return {
             "random": self.replaced(Case(random, Condition(ablate)), replace),
+            "random-proportional": self.replaced(Case(Source("random", beside=traced), Condition(ablate)), replace),
             "inverse": self.replaced(Case(traced, Condition(ablate, inverse=True)), replace),
             "pre-softmax": self.replaced(Case(traced, Condition(ablate, pre_softmax=True)), "zero"),
             "random-inverse": self.replaced(Case(random, Condition(ablate, inverse=True)), replace),
@@ -151,9 +153,13 @@ class Plan:
 
     def replaced(self, case: Case, replace: str) -> Case:
         """The same curve with ablated edges that carry something else, and so do they while its scores are made."""
-        source, condition = case.source, dataclasses.replace(case.condition, replace=replace)
+        return Case(self._scored(case.source, replace), dataclasses.replace(case.condition, replace=replace))
+
+    def _scored(self, source: Source, replace: str) -> Source:
+        """The same source in evaluations under a replacement."""
         scored = self.score_replace or replace if takes_passes(source.score) else Source.replace
-        return Case(dataclasses.replace(source, replace=scored), condition)
+        beside = None if source.beside is None else self._scored(source.beside, replace)
+        return dataclasses.replace(source, replace=scored, beside=beside)
 
     def label(self, source: Source) -> str:
         """What figures call traces: where panels say under which replacement these were scored, names do not."""

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jstrace.method.conditions import Source
 from jstrace.method.graph import full_graph, sizes
 from jstrace.method.graph.composition import composed
 from jstrace.method.graph.counting import Counts
@@ -121,17 +122,24 @@ def _traced(resolved: Resolved, batch: _Batch, width: int) -> tuple[_Results, di
             trees, good = run()
         scores |= {scoring.asked: tree for scoring, tree in zip(program, trees, strict=True)}
         finite.append(good)
-    parallel, n_outputs = resolved.model.config.parallel, batch.questions.n_outputs
-    extract = functools.partial(stages.extract_batch, parallel=parallel, mesh=mesh, n_outputs=n_outputs)
-    strata = tuple(
-        extract(
-            scores[source.scoring], batch.cuts, batch.lengths, frozen=source.frozen, signed=source.signed,
-            order=source.order,
-        )
-        for source in ask.sources
-    )  # fmt: skip
     first = scores[ask.sources[0].scoring] if ask.keep_scores else None
-    return _Results(strata, first, functools.reduce(operator.and_, finite)), seconds
+    return _Results(_searched(resolved, batch, scores), first, functools.reduce(operator.and_, finite)), seconds
+
+
+def _searched(resolved: Resolved, batch: _Batch, scores: Mapping[tuple[Any, str], EdgeTree]) -> tuple[EdgeTree, ...]:
+    """Strata of every source, those first beside which others are drawn."""
+    options: dict[str, Any] = {"parallel": resolved.model.config.parallel, "mesh": resolved.model.mesh}
+    options |= {"n_outputs": batch.questions.n_outputs}
+    found: dict[Source, EdgeTree] = {}
+    for source in sorted(resolved.ask.sources, key=lambda source: source.beside is not None):
+        score = scores[source.scoring]
+        if source.beside is None:
+            how: dict[str, Any] = {"frozen": source.frozen, "signed": source.signed, "order": source.order}
+            found[source] = stages.extract_batch(score, batch.cuts, batch.lengths, **how, **options)
+        else:
+            beside, n_sizes = found[source.beside], len(resolved.ask.sizes)
+            found[source] = stages.proportional_batch(score, beside, batch.lengths, n_sizes=n_sizes, **options)
+    return tuple(found[source] for source in resolved.ask.sources)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

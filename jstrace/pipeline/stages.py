@@ -23,6 +23,7 @@ from jstrace.method.scores.measured import Together
 from jstrace.method.scores.scoring import filled, several_scores
 from jstrace.method.search.extraction import extract_padded
 from jstrace.method.search.first_pass import ranked
+from jstrace.method.search.proportional import proportional
 from jstrace.method.search.ranking import by_score
 from jstrace.models import AnyArray, Decoder, EdgeTree, ModelConfig, Replacement, clean_forward, form
 from jstrace.models.platforms import usual_promotion
@@ -182,6 +183,23 @@ def rank_program(
     """``by_score`` of a batch, compiled once a shape."""
     run = meshes.over_inputs(jax.vmap(functools.partial(by_score, frozen=frozen)), mesh, cuts.shape[0], whole=True)
     return run(score, cuts)
+
+
+@functools.partial(jax.jit, static_argnames=("n_sizes", "parallel", "mesh", "n_outputs"))
+@usual_promotion()
+def proportional_batch(
+    score: EdgeTree,
+    beside: EdgeTree,
+    lengths: Int[AnyArray, "B"],
+    *,
+    n_sizes: int,
+    parallel: bool,
+    mesh: Mesh | None = None,
+    n_outputs: int = 1,
+) -> EdgeTree:
+    """``proportional`` of a padded batch, compiled once a shape; ``beside`` are strata."""
+    draw = functools.partial(proportional, n_sizes=n_sizes, parallel=parallel, n_outputs=n_outputs)
+    return meshes.over_inputs(jax.vmap(draw), mesh, lengths.shape[0], whole=True)(score, beside, lengths)
 
 
 @functools.partial(jax.jit, static_argnames=("n_sizes", "config", "mesh"))

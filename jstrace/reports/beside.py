@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from jstrace.method.conditions import Case
+from jstrace.reports import computation
 from jstrace.reports.curves import Lines, draw_lines
 from jstrace.reports.drawing import TV_LABEL, each_ablation, legend_above
 from jstrace.reports.exhibit import Picture, ablated, alone, carried
@@ -16,12 +17,16 @@ from jstrace.reports.results import Results
 
 
 def random(run: Results) -> Picture | None:
-    """The baseline of random scores."""
-    if "random" not in run.plan.baselines:
+    """The baselines of random scores."""
+    told = {
+        "random": "residual and MLP edges first, by best-first extraction",
+        "random-proportional": "as many edges of each kind as the traces hold, connected",
+    }
+    asked = [name for name in told if name in run.plan.baselines]
+    if not asked:
         return None
-    searched = "the same" if run.plan.orders[0] == "best-first" else "best-first"
-    caption = f"Random scores, residual and MLP edges first, through {searched} extraction."
-    lines = [_own(run), (run.plan.baseline("random"), "random")]
+    caption = f"Random scores: {'; '.join(f'{name}, {told[name]}' for name in asked)}."
+    lines = [_own(run), *((run.plan.baseline(name), name) for name in asked)]
     return _compared(run, "against random traces (Fig. 6)", caption, lines, chance=False)
 
 
@@ -41,7 +46,7 @@ def necessity(run: Results) -> Picture | None:
     caption = "TV of the graph without them against the size of the trace."
     if "random-inverse" in run.plan.baselines:
         caption += " Thin lines: as much is removed of random traces."
-    return Picture("necessity (Fig. 7)", caption, draw, told)
+    return Picture("necessity (Fig. 7)", caption, draw, told, steady=True)
 
 
 def pre_softmax(run: Results) -> Picture | None:
@@ -87,11 +92,13 @@ def replace(run: Results) -> Picture | None:
         def panel(axes: Any, ablate: str, _: str) -> None:
             draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
 
-        figure = each_ablation(run.ablations, panel, ylabel=TV_LABEL, height=2.35)
+        figure = each_ablation(run.ablations, panel, ylabel=TV_LABEL, xlabel=computation.label(run), height=2.35)
         legend_above(figure, 3)
         return figure
 
-    return Picture("what ablated edges carry", caption, draw, ablated(run.ablations, plan.replacements), chance=True)
+    return Picture(
+        "what ablated edges carry", caption, draw, ablated(run.ablations, plan.replacements), chance=True, steady=True
+    )
 
 
 def _own(run: Results) -> tuple[Case, str]:
@@ -109,7 +116,7 @@ def _compared(run: Results, title: str, caption: str, lines: Lines, *, chance: b
         legend_above(figure, 3)
         return figure
 
-    return Picture(title, caption, draw, ablated(*_panels_of(run, lines)), chance=chance)
+    return Picture(title, caption, draw, ablated(*_panels_of(run, lines)), chance=chance, steady=True)
 
 
 def _panels_of(run: Results, lines: Lines) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -131,4 +138,5 @@ def _panels(run: Results, lines: Lines, **options: Any) -> Figure:
         draw_lines(axes, run, [(run.plan.replaced(case.under(ablate), replace), label) for case, label in lines])
 
     ablations, replacements = _panels_of(run, lines)
+    options = {"xlabel": computation.label(run)} | options
     return each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import RANDOM, Case, Condition
+from jstrace.method.conditions import RANDOM, Case, Condition, Source
 from jstrace.method.plans import in_column
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import means_of, rho
@@ -20,19 +20,22 @@ LOOK: dict[str, Any] = {"color": "0.45", "linewidth": 0.6}
 
 def cases(run: Results, case: Case) -> dict[str, Case]:
     """The curves of random traces under the condition of a case, by their sources' names; none beside a random one."""
-    return {} if case.source.score in RANDOM else under(run, case.condition)
+    return {} if case.source.score in RANDOM else under(run, case.condition, [case.source])
 
 
-def under(run: Results, condition: Condition) -> dict[str, Case]:
-    """The curves of random traces under a condition, by their sources' names."""
-    found = (one for one in run.cases if one.source.score in RANDOM and one.condition == condition)
-    return {one.source.name: one for one in found}
+def under(run: Results, condition: Condition, traced: Sequence[Source]) -> dict[str, Case]:
+    """The curves of random traces under a condition, by their sources' names: those drawn beside none of ``traced``
+    are left out."""
+    drawn = (one for one in run.cases if one.source.score in RANDOM and one.condition == condition)
+    return {one.source.name: one for one in drawn if one.source.beside in (None, *traced)}
 
 
 def sources(run: Results, source: str = "") -> tuple[str, ...]:
-    """The random kinds of traces of a run; none beside a ``source`` that is one of them."""
-    found = tuple(one.name for one in run.plan.sources if one.score in RANDOM)
-    return () if source in found else found
+    """The random kinds of traces of a run; beside a ``source`` not those drawn beside another, and none where it is
+    random itself."""
+    drawn = {one.name: one.beside for one in run.plan.sources if one.score in RANDOM}
+    beside = [name for name, other in drawn.items() if not source or other is None or other.name == source]
+    return () if source in drawn else tuple(beside)
 
 
 def words(run: Results) -> str:

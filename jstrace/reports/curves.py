@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
-from jstrace.reports import chance, control
+from jstrace.reports import chance, computation, control, steady
 from jstrace.reports.drawing import (
     COLORS,
     DASHES,
@@ -20,7 +20,6 @@ from jstrace.reports.drawing import (
     each_ablation,
     grid_of,
     line,
-    log_sizes,
     look_of,
     note,
     power,
@@ -38,10 +37,12 @@ Lines = Sequence[tuple[Case, str]]
 
 
 def _draw_tv(run: Results) -> Figure:
-    """Median and quartiles, the two phases marked."""
+    """Median and quartiles; over edges the two phases are marked."""
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
         draw_lines(axes, run, [(run.plan.case(ablate, replace=replace), "")])
+        if run.axis != "edges":
+            return
         start, end = CONSTRUCTION
         axes.axvspan(start, end, color="0.5", alpha=0.12, linewidth=0)
         axes.plot([CORE] * 2, [-0.02, 1.0], color="0.4", linewidth=0.6, linestyle=":")
@@ -49,15 +50,20 @@ def _draw_tv(run: Results) -> Figure:
             axes.text(x, 1.03, text, ha="center", va="bottom", fontsize=5.5, color="0.3", clip_on=True)
         axes.set_ylim(-0.02, 1.12)
 
-    return each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL)
+    return each_ablation(
+        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL, xlabel=computation.label(run)
+    )
 
 
-TV = Picture(
-    "how fast the prediction comes back (Figs. 3 and 10)",
-    "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
-    " quartiles. Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges.",
-    _draw_tv, chance=True,
-)  # fmt: skip
+def tv(run: Results) -> Picture:
+    """The curve of the run's own traces."""
+    caption = (
+        "TV distance between the prediction of the trace and that of the full graph; line: median over inputs, band:"
+        " quartiles."
+    )
+    if run.axis == "edges":
+        caption += " Grey: the construction phase, 1e-4 to 1e-2; then refinement. Dotted: the core, 0.1% of the edges."
+    return Picture("how fast the prediction comes back (Figs. 3 and 10)", caption, _draw_tv, chance=True, steady=True)
 
 
 def _draw_nucleus(run: Results) -> Figure:
@@ -99,24 +105,27 @@ def _nearest(needed: np.ndarray) -> np.ndarray:
 
 
 def draw_lines(axes: Any, run: Results, lines: Lines) -> None:
-    """Quartiles of TV of each case."""
+    """Quartiles of TV of each case, and the band of repetitions."""
     words = "size {:g}: TV {:.3f}, quartiles {:.3f} and {:.3f}"
-    for number, (case, label) in enumerate(lines):
+    drawn = [computation.places(run, case) for case, _ in lines]
+    for number, ((case, label), x) in enumerate(zip(lines, drawn, strict=True)):
         low, middle, high = quartiles(run.curve(case, "tv"))
         look = look_of(number) | {"label": label, "who": f"{label}, " if label else ""}
-        line(axes, run.sizes, middle, words, around=(low, high), **look)
+        line(axes, x, middle, words, around=(low, high), at=run.sizes, **look)
+        steady.draw(axes, run, case, x, look["color"])
     draw_chance(axes, run, [case for case, _ in lines])
-    log_sizes(axes, run.sizes)
+    computation.log_axis(axes, run, drawn, inverse=any(case.condition.inverse for case, _ in lines))
     axes.set_ylim(-0.02, 1.02)
 
 
 def draw_chance(axes: Any, run: Results, cases: Sequence[Case]) -> None:
     """Medians of random traces under the conditions of a panel's cases, unless they are among these."""
     for number, condition in enumerate(dict.fromkeys(case.condition for case in cases)):
-        for name, other in chance.under(run, condition).items():
+        for name, other in chance.under(run, condition, [case.source for case in cases]).items():
             if other not in cases:
                 look = chance.LOOK | {"linestyle": DASHES[number % len(DASHES)], "who": f"{name}, "}
-                line(axes, run.sizes, np.median(run.curve(other, "tv"), axis=0), "size {:g}: TV {:.3f}", **look)
+                middle = np.median(run.curve(other, "tv"), axis=0)
+                line(axes, computation.places(run, other), middle, "size {:g}: TV {:.3f}", at=run.sizes, **look)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -132,6 +141,7 @@ def curves(run: Results) -> Rows:
         columns = {"condition": case.name, "size": run.sizes, "n": run.n}
         columns |= {"ablatable_kept": ablatable_kept(run, case)}
         columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
+        columns |= steady.deviation(run, case, "tv_median")
         columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
         columns |= chance.gaps(run, case, "tv", lambda one: run.curve(one, "tv"))
         means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
@@ -157,19 +167,25 @@ def ablatable_kept(run: Results, case: Case) -> np.ndarray | None:
 @each_case
 def phases(run: Results, case: Case) -> Rows:
     """How much of TV falls before, in and after the construction phase, in all and per decade of the size."""
-    middle, logs = np.median(run.curve(case, "tv"), axis=0), np.log10(run.sizes)
+    logs = np.log10(run.sizes)
+    medians = {"": np.median(run.curve(case, "tv"), axis=0)}
+    medians |= {name: np.median(run.curve(one, "tv"), axis=0) for name, one in chance.cases(run, case).items()}
     bounds = np.maximum((logs[0], *np.log10(CONSTRUCTION), 0.0), logs[0])
     for name, (start, end) in zip(("before", "construction", "refinement"), itertools.pairwise(bounds), strict=True):
         if end > start:
-            first, last = np.interp((start, end), logs, middle)
-            row = {"phase": name, "from_size": 10**start, "to_size": 10**end, "tv_from": first, "tv_to": last}
-            yield row | {"fall_per_decade": (first - last) / (end - start)}
+            row = {"phase": name, "from_size": 10**start, "to_size": 10**end}
+            for source, middle in medians.items():
+                first, last = np.interp((start, end), logs, middle)
+                columns = {"tv_from": first, "tv_to": last, "fall_per_decade": (first - last) / (end - start)}
+                row |= {chance.named(source, column) if source else column: value for column, value in columns.items()}
+            yield row
 
 
 @each_case
 def densities(run: Results, case: Case) -> Rows:
     """Quartiles of density."""
     row = {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
+    row |= steady.deviation(run, case, "density_median", lambda tv: np.trapezoid(tv, np.log10(run.sizes), axis=1))
     yield row | chance.gaps(run, case, "density", run.density)
 
 

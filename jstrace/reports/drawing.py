@@ -141,7 +141,7 @@ def line(
     *,
     color: Any,
     around: Sequence[np.ndarray] = (),
-    at: Sequence[Any] | None = None,
+    at: Sequence[Any] | np.ndarray | None = None,
     who: str = "",
     **look: Any,
 ) -> None:

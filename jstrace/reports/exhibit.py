@@ -32,7 +32,9 @@ class Picture:
     n: int | None = None
     """Clusters of inputs that it is of, where they are not those of all valid inputs."""
     chance: bool = False
-    """Whether it has thin lines of random traces, where the run has some."""
+    """Whether it has thin lines of random traces, where the run has some,"""
+    steady: bool = False
+    """and dark bands of its repetitions."""
     kind: str = ""
     """Its exhibit,"""
     number: int | None = None

@@ -21,6 +21,7 @@ from jstrace.reports import (
     models,
     networks,
     pairs,
+    steady,
 )
 from jstrace.reports.exhibit import (
     ADDED,
@@ -80,7 +81,7 @@ def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
 EXHIBITS = (
     Exhibit("validity", table=validity, title="Valid and invalid inputs (Table 2)", of=list, whole=True),
     Exhibit("density", table=curves.densities, title="Density"),
-    Exhibit("tv", curves.TV),
+    Exhibit("tv", curves.tv),
     Exhibit("nucleus", curves.NUCLEUS, table=curves.nuclei, title="The size that each nucleus needs", shelf=DETAIL),
     Exhibit(
         "core", makeup.CORE, table=makeup.cores, title="Share of edges held by the top components (Fig. 4)",
@@ -98,6 +99,10 @@ EXHIBITS = (
     Exhibit(
         "computation", computation.picture, table=computation.table, title="Floating-point operations of traces",
         shelf=DETAIL, of=those(computation.has),
+    ),
+    Exhibit(
+        "density-flops", table=computation.densities, title="Density over floating-point operations",
+        of=those(computation.has),
     ),
     Exhibit("random", beside.random),
     Exhibit("necessity", beside.necessity),
@@ -158,6 +163,7 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
             if found:
                 words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
                 shown = f"{found.caption}{chance.words(own) if found.chance else ''}"
+                shown += steady.WORDS if found.steady and steady.has(own) else ""
                 caption = f"{shown} {counted([own]) if found.n is None else f'n = {found.n}.'}"
                 yield dataclasses.replace(
                     found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.reports import chance
+from jstrace.reports import chance, computation
 from jstrace.reports.drawing import (
     COLORS,
     DASHES,
@@ -22,7 +22,6 @@ from jstrace.reports.drawing import (
     grid_of,
     legend_above,
     line,
-    log_sizes,
     look_of,
     panel_title,
     shortened,
@@ -45,16 +44,20 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
     """Median TV against size of every model (Figs. 3 and 10)."""
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
+        drawn: list[np.ndarray] = []
         for number, run in enumerate(runs):
             case = run.plan.case(ablate, replace=replace)
             if case in run.cases:
                 look = look_of(number) | {"linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
                 look |= {"label": shortened(run.label), "who": f"{run.label}, "}
-                line(axes, run.sizes, np.median(run.curve(case, "tv"), axis=0), "size {:g}: median TV {:.3f}", **look)
-        log_sizes(axes, runs[0].sizes)
+                middle, x = np.median(run.curve(case, "tv"), axis=0), computation.places(run, case)
+                line(axes, x, middle, "size {:g}: median TV {:.3f}", at=run.sizes, **look)
+                drawn.append(x)
+        computation.log_axis(axes, runs[0], drawn)
         axes.set_ylim(-0.02, 1.02)
 
-    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, height=2.5)
+    xlabel = computation.label(runs[0])
+    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, xlabel=xlabel, height=2.5)
     legend_above(figure, 2)
     return figure
 
@@ -156,7 +159,7 @@ def revisions(runs: Sequence[Results]) -> Picture | None:
     ablations, replacements = modes_of(runs)
     caption = (
         "Revisions in the order that they were given in. Left: density, median and quartiles over each one's valid"
-        f" inputs. Right: median TV at some sizes. {counted(checkpoints)}"
+        f" inputs. Right: median TV at some sizes.{chance.words(checkpoints[0])} {counted(checkpoints)}"
     )
     draw = functools.partial(draw_revisions, checkpoints)
     title = "Checkpoints: density and distance along training"
@@ -187,6 +190,9 @@ def _draw_revision(left: Any, right: Any, runs: Sequence[Results], case: Case, n
     low, middle, high = np.asarray([quartiles(run.density(case)) for run in runs]).T
     words = "{}: density {:.3f}, quartiles {:.3f} and {:.3f}"
     line(left, places, middle, words, around=(low, high), color=COLORS[0], **look)
+    for number, random in enumerate(one for one in chance.cases(runs[0], case).values() if one in shared_cases(runs)):
+        middle = np.asarray([np.median(run.density(random)) for run in runs])
+        left.plot(places, middle, **chance.LOOK | {"linestyle": DASHES[number % len(DASHES)]})
     left.set_ylabel("density")
     for number, k in enumerate(_places(runs)):
         middle = np.asarray([np.median(run.curve(case, "tv")[:, k]) for run in runs])
@@ -205,7 +211,8 @@ def _row(run: Results, place: int, case: Case, runs: Sequence[Results]) -> dict[
     row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
     row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
     tv = np.median(run.curve(case, "tv"), axis=0)
-    return row | {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
+    row |= {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
+    return row | chance.gaps(run, case, "density", run.density)
 
 
 def _places(runs: Sequence[Results]) -> list[int]:

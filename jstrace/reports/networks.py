@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from jstrace.analysis.measures import betweenness, communities, degrees, modularity
 from jstrace.analysis.networks import Network, network_of
+from jstrace.reports import chance
 from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
 from jstrace.reports.exhibit import NOT_ABLATED, Picture
 from jstrace.reports.pages import Pages
@@ -69,23 +70,24 @@ def sample(run: Results) -> Sample | None:
     longest = int(tokens[fitting].max())
     pairs = run.n_layers * longest * (longest + 1) // 2 * len(ks)
     chosen = index[fitting]
+    pairs *= 1 + len(chance.sources(run, run.source))
     count = int(np.clip(_PAIRS // pairs, 1, min(_INPUTS, len(chosen))))
     places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
     return Sample(tuple(chosen[places].tolist()), ks)
 
 
-def networks(run: Results, chosen: Sample) -> Networks:
-    """The measures of a sample, of the traces that figures show."""
-    rows = [[_measured(network) for network in one] for one in _networks(run, chosen)]
+def networks(run: Results, chosen: Sample, source: str = "") -> Networks:
+    """The measures of a sample, of the traces of a source: by default of those that figures show."""
+    rows = [[_measured(network) for network in one] for one in _networks(run, chosen, source or run.source)]
     found = np.moveaxis(np.asarray(rows, np.float64).reshape(len(rows), len(chosen.ks), 5), -1, 0)
     return Networks(run.sizes[list(chosen.ks)], *found)
 
 
-def _networks(run: Results, chosen: Sample) -> Iterator[list[Network]]:
+def _networks(run: Results, chosen: Sample, source: str) -> Iterator[list[Network]]:
     """Of each input its traces."""
     pages = Pages(run)
     for index in chosen.inputs:
-        strata = types.SimpleNamespace(**pages.strata(index, run.source))  # an EdgeTree would bring JAX
+        strata = types.SimpleNamespace(**pages.strata(index, source))  # an EdgeTree would bring JAX
         yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
 
 
@@ -131,27 +133,37 @@ def hubs(run: Results) -> Picture | None:
     )
     draw = functools.partial(_draw, chosen=chosen)
     n = len(np.unique(run.clusters[np.isin(run.column("input"), chosen.inputs)]))
-    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=n)
+    return Picture("how hubs and communities change with the size", caption, draw, NOT_ABLATED, n=n, chance=True)
 
 
 def _draw(run: Results, chosen: Sample) -> Figure:
     """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
     found = networks(run, chosen)
+    random = [networks(run, chosen, name) for name in chance.sources(run, run.source)]
     figure, grid = grid_of(3, height=2.1, sharey=True)
     panels = (
-        ("hubs: Gini over nodes", {"degree": found.degree, "betweenness": found.betweenness}),
-        ("modularity", {"communities": found.modularity}),
-        ("a community has", {"of the levels": found.levels, "of the tokens": found.tokens}),
+        ("hubs: Gini over nodes", {"degree": "degree", "betweenness": "betweenness"}),
+        ("modularity", {"communities": "modularity"}),
+        ("a community has", {"of the levels": "levels", "of the tokens": "tokens"}),
     )
     for axes, (title, lines) in zip(grid[0], panels, strict=True):
-        for number, (label, values) in enumerate(lines.items()):
-            known = np.isfinite(values).any(axis=0)
-            low, middle, high = np.nanpercentile(values[:, known], (25, 50, 75), axis=0)
+        for number, (label, measure) in enumerate(lines.items()):
             look = look_of(number) | {"label": label, "marker": "o", "markersize": 2}
+            known, (low, middle, high) = _quartiles(found, measure)
             line(axes, found.sizes[known], middle, around=(low, high), **look)
+            for one in random:
+                known, (_, middle, _) = _quartiles(one, measure)
+                axes.plot(one.sizes[known], middle, **chance.LOOK | {"linestyle": look["linestyle"]})
         log_sizes(axes, found.sizes)
         axes.set(ylim=(-0.02, 1.02), title=title)
         if len(lines) > 1:
             axes.legend(loc="upper left", fontsize=5)
     figure.supxlabel(SIZE_LABEL, fontsize=7)
     return figure
+
+
+def _quartiles(found: Networks, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which sizes have a number of any input ``[S]``, and the quartiles there."""
+    values = getattr(found, measure)
+    known = np.isfinite(values).any(axis=0)
+    return known, np.nanpercentile(values[:, known], (25, 50, 75), axis=0)

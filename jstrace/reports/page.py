@@ -18,13 +18,14 @@ from pyarrow import csv
 
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
-from jstrace.reports import circuits, exhibits
+from jstrace.reports import circuits, computation, digits, exhibits
 from jstrace.reports.chance import HELD
 from jstrace.reports.drawing import inlined, style
 from jstrace.reports.exhibit import Picture, Table, usable
 from jstrace.reports.pages import Pages
 from jstrace.reports.pairs import pairs_of
-from jstrace.reports.results import Results, read_results
+from jstrace.reports.reading import read_results
+from jstrace.reports.results import Results
 from jstrace.show.page import digest
 from jstrace.show.text import printable, shown
 
@@ -40,6 +41,7 @@ def write_report(
     tables: Sequence[str] = (),
     pages: int = 0,
     paired: bool = False,
+    axis: str = "edges",
 ) -> list[str]:
     """Write ``index.html``, ``figures/*.png`` and ``.svg``, ``tables/*.csv``, and ``pages/*.html`` where asked for.
 
@@ -52,16 +54,17 @@ def write_report(
       pages: how many of the inputs of the lowest density, and of the highest, have a page of their own: of the runs
         that kept their strata.
       paired: refuse runs of which none has pairs of texts, rather than leave their comparison out.
+      axis: what figures of curves are drawn over: the share of the "edges", or of the "flops".
 
     Returns:
       The labels of the runs.
 
     Raises:
-      InputError: folders that hold no results, an output that cannot be written, pages of runs that kept no strata, or
-        no pairs where they are asked for.
+      InputError: folders that hold no results, an output that cannot be written, pages of runs that kept no strata, no
+        pairs where they are asked for, another axis, or runs that do not know it.
     """
     check_local(Path(out))
-    runs = read_results(folders)
+    runs = [computation.over(run, axis) for run in read_results(folders)]
     valid = usable(runs)
     labels = ", ".join(run.label for run in valid or runs)
     if not valid:
@@ -186,18 +189,12 @@ def _part(name: str) -> Markup:
 
 
 def _cells(rows: pa.Table) -> list[list[str]]:
-    return [[_cell(value) for value in row.values()] for row in rows.slice(0, _ROWS_SHOWN).to_pylist()]
+    return digits.cells(rows.column_names, rows.slice(0, _ROWS_SHOWN).to_pylist())
 
 
 def _grey(rows: pa.Table) -> list[bool]:
     """Which rows claim nothing, as random traces have as much."""
     return [bool(one) for one in rows[HELD].to_pylist()] if HELD in rows.column_names else []
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _facts(run: Results) -> dict[str, Any]:

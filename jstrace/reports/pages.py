@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
-from jstrace.reports.results import Results, read_results
+from jstrace.reports.reading import read_results
+from jstrace.reports.results import Results
 from jstrace.runs import parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import strata_arrays
@@ -126,7 +127,9 @@ class Pages:
         own = pc.and_(pc.equal(curves["input"], row["input"]), pc.equal(curves["condition"], case.name))
         rows = curves.filter(own).to_pydict()
         top = [self._word(token) for token in rows["top_token"]]
-        return curve(case.name, rows["tv"], rows["kl"], top, [(row["top_text"], row["top_prob"])])
+        repeats = rows.get("tv_repeats", [None])
+        band = () if None in repeats else repeats  # inputs whose repetitions are not all finite have none
+        return curve(case.name, rows["tv"], rows["kl"], top, [(row["top_text"], row["top_prob"])], band)
 
     def _word(self, token: int) -> str:
         return self._words.get(token, f"#{token}") if self._given is None else self._given(token)

@@ -100,6 +100,9 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
         order = np.argsort(evaluation.row_sizes, kind="stable")  # masks of one's own come in any order
         points, tv = evaluation.row_sizes[order], evaluation.tv[order]
         axes.plot(points, tv, marker="o", markersize=3, linewidth=1.2, color=color, label=printable(label))
+        if evaluation.tv_repeats is not None:  # from the lowest to the highest of the repetitions
+            low, high = (bound(evaluation.tv_repeats, axis=0)[order] for bound in (np.min, np.max))
+            axes.fill_between(points, low, high, color=color, alpha=0.3, linewidth=0)
     axes.set(
         xscale="log",
         ylim=(-0.02, 1.02),

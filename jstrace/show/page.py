@@ -106,15 +106,22 @@ def effect_map(metric: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def curve(
-    name: str, tv: Iterable[Any], kl: Iterable[Any], top: Iterable[str], full: Iterable[tuple[str, Any]]
+    name: str,
+    tv: Iterable[Any],
+    kl: Iterable[Any],
+    top: Iterable[str],
+    full: Iterable[tuple[str, Any]],
+    repeats: Sequence[Sequence[Any]] = (),
 ) -> dict[str, Any]:
-    """One evaluation as data of the page: TV, KL (nats) and top token of every size, and the model's own prediction."""
+    """One evaluation as data of the page: TV, KL (nats) and top token of every size, the model's own prediction, and of
+    the TV of repetitions, which every size has as many of, the lowest and the highest."""
     return {
         "name": name,
         "tv": [_number(value) for value in tv],
         "kl": [_number(value) for value in kl],
         "top": list(top),
         "full": [[word, float(prob)] for word, prob in full],
+        **({"band": [[_number(min(row)), _number(max(row))] for row in repeats]} if len(repeats) else {}),
     }
 
 

@@ -368,6 +368,10 @@ class Panel {
     this.evaluations.forEach((one, index) => {
       const dashes = ["", "5 3", "2 2", "8 3 2 3"][index % 4], tone = ["attn", "mlp", "mark", "ink"][index % 4];
       const points = one.tv.map((tv, k) => [x(Math.max(least, this.sizes[k])), y(tv ?? 1)]);
+      if (one.band) { // of the repetitions, under the line
+        const edge = (side) => one.band.map((ends, k) => `${points[k][0]},${y(ends[side] ?? 1)}`);
+        make("polygon", { points: [...edge(0), ...edge(1).reverse()].join(" "), fill: colour(tone), opacity: 0.25, class: "band" });
+      }
       make("polyline", { points: points.map((point) => point.join(",")).join(" "), fill: "none", stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
       const below = 201 + 14 * index; // names under the axis, where no line crosses them
       make("line", { x1: 34, x2: 56, y1: below - 4, y2: below - 4, stroke: colour(tone), "stroke-width": 1.8, "stroke-dasharray": dashes });
@@ -375,7 +379,8 @@ class Panel {
       points.forEach((point, k) => {
         const dot = make("circle", { cx: point[0], cy: point[1], r: k === state.k ? 5 : 3, fill: colour(tone), class: "dot" });
         const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
-        title.textContent = `${percent(this.sizes[k])}: TV ${(one.tv[k] ?? NaN).toFixed(3)}`; dot.append(title);
+        const again = one.band ? `, repetitions ${one.band[k].map((end) => (end ?? NaN).toFixed(3)).join(" to ")}` : "";
+        title.textContent = `${percent(this.sizes[k])}: TV ${(one.tv[k] ?? NaN).toFixed(3)}${again}`; dot.append(title);
         dot.addEventListener("click", () => { state.k = k; changed(); });
       });
     });

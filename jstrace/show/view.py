@@ -157,7 +157,8 @@ def _score_words(score: str) -> str:
 def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
     full = [(word(int(token)), prob) for token, prob in zip(one.full_tokens, one.full_probs, strict=True)]
     called = f"{name}, against a target" if one.targeted and "target" not in name else name
-    made = curve(called, one.tv, one.kl, [word(int(token)) for token in one.top_token], full)
+    repeats = () if one.tv_repeats is None else one.tv_repeats.T.tolist()
+    made = curve(called, one.tv, one.kl, [word(int(token)) for token in one.top_token], full, repeats)
     made |= {"targeted": True} if one.targeted else {}
     return made | ({} if one.metric is None else metric_curve(one.metric_name, one.metric, one.recovered))
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from jstrace.method.plans import Plan
 from jstrace.models import InputError
-from jstrace.reports import drawing, exhibits, generations, geometries, models, pairs, results
+from jstrace.reports import drawing, exhibits, generations, geometries, models, pairs, reading
 from jstrace.reports import page as report
 from jstrace.runs.schema import Extras
 from tests.planted import SIZES, heights_of, write_run
@@ -45,7 +45,7 @@ def generated(n_rows: int, steps: int) -> list[dict[str, object]]:
 
 
 def drawn(folder: Path, kind: str) -> Figure:
-    runs = results.read_results([folder])
+    runs = reading.read_results([folder])
     with drawing.style():
         (found,) = [picture for picture in exhibits.pictures(runs) if picture.kind == kind]
         figure = found.draw()
@@ -61,7 +61,7 @@ def test_density_along_generated_text(planted: Planted, tmp_path: Path) -> None:
     heights = np.tile([0.9, 0.6, 0.3], 5) + np.repeat(np.arange(5), 3) / 100
     options = {"extras": Extras(generate=3), "columns": generated(5, 3), "invalid": (4,)}
     folder = planted("a", heights, heights_of(15), **options)
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     lines = generations.along(run, run.density("l1/all"))
     assert lines.shape == (5, 3)
     assert np.isnan(lines).sum() == 1
@@ -100,7 +100,7 @@ def test_geometry_and_density(planted: Planted, tmp_path: Path) -> None:
     heights = heights_of(12)
     shape = [{"dimension": [3.0, None, 5 * h], "anisotropy": [0.1, -h, 0.2]} for h in heights.tolist()]
     folder = planted("a", heights, heights_of(12, 1), extras=Extras(geometry=True), columns=shape)
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     assert geometries.layered(run, "dimension")[:, 2] == pytest.approx(5 * heights)
     assert len(drawn(folder, "geometry").axes) == 4
     report.write_report([folder], tmp_path / "out", tables=("geometry",), figures=("geometry",))
@@ -135,7 +135,7 @@ def test_pairs_are_compared_within(planted: Planted, tmp_path: Path) -> None:
     plain = rng.uniform(0.2, 0.6, n)
     heights = np.stack([plain, plain + rng.uniform(0.1, 0.3, n), plain + rng.normal(0, 0.05, n)], axis=1).ravel()
     folder = planted("a", heights, heights, pairs=in_pairs(n), invalid=(3, 7))
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     assert [(one.variant, one.against, len(one.ours)) for one in pairs.pairs_of(run)] == [
         ("shuffled", "plain", 10),  # pair 1 lacks its plain text, pair 2 its shuffled one
         ("wrong", "plain", 11),
@@ -170,7 +170,7 @@ def test_steps_of_a_pair_count_once(planted: Planted) -> None:
         columns=generated(2 * n, steps),
         pairs=names,
     )
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     (found,) = pairs.pairs_of(run)
     assert (found.n, len(found.ours), run.n, run.first.n) == (n, n * steps, n, n)
     row = next(row for row in pairs.table([run]).to_pylist() if row["measure"] == "TV at 0.1%")
@@ -189,7 +189,7 @@ def test_pairs_that_are_not_there(planted: Planted, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a: no pairs of texts"):
         report.write_report([folder], tmp_path / "out", paired=True)
     alone = planted("b", heights_of(2), heights_of(2), pairs=[("0", "plain"), ("1", "shuffled")])
-    (run,) = results.read_results([alone])
+    (run,) = reading.read_results([alone])
     assert pairs.pairs_of(run) == []
     names = {picture.kind for picture in exhibits.pictures([run])}
     assert not {"generation", "geometry", "paired", "revisions"} & names
@@ -202,7 +202,7 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
     for place, (name, height) in enumerate({"c": 0.9, "a": 0.5, "b": 0.3}.items()):
         about = {"revision": f"step {name}", "place": place}
         write_run(parent, name, np.full(4, height) + heights_of(4) / 100, heights_of(4), plan=BOTH, about=about)
-    runs = results.read_results([parent])
+    runs = reading.read_results([parent])
     assert [run.revision for run in runs] == ["step c", "step a", "step b"]
     assert models.revised(runs) == models.revised(runs[::-1]) == runs
     assert models.revised(runs[:1]) == []
@@ -219,7 +219,7 @@ def test_checkpoints_stand_in_their_order(tmp_path: Path) -> None:
     assert rows[0]["tv_median_at_0.1%"] == pytest.approx(np.median(runs[0].curve("l1/all", "tv")[:, 1]))
     write_run(parent, "other", heights_of(4), heights_of(4), plan=BOTH)
     with pytest.raises(InputError, match="beside checkpoints of a model it holds other; name them one by one"):
-        results.read_results([parent])
+        reading.read_results([parent])
 
 
 def test_checkpoints_of_equal_weights(tmp_path: Path) -> None:
@@ -229,4 +229,4 @@ def test_checkpoints_of_equal_weights(tmp_path: Path) -> None:
             tmp_path, f"m{place}", heights_of(3), heights_of(3), about={"revision": str(place), "place": place}
         )
         assert json.loads((folder / "manifest.json").read_text())["model"]["place"] == place
-    assert len(results.read_results([tmp_path / "m0", tmp_path / "m1"])) == 2
+    assert len(reading.read_results([tmp_path / "m0", tmp_path / "m1"])) == 2

@@ -12,7 +12,7 @@ import pytest
 
 from jstrace import runs
 from jstrace.models import InputError, Model
-from jstrace.reports import answers, computation, results
+from jstrace.reports import answers, computation, reading
 from jstrace.reports import page as report
 from tests.planted import heights_of, write_run
 from tests.runs.test_questions import DATA, PLAN
@@ -22,7 +22,7 @@ from tests.stand_ins import Letters
 def test_answers_and_operations(tiny: Model, tmp_path: Path) -> None:
     """Of the two inputs that have an answer; operations are shares of the full graph's."""
     runs.run(Model(tiny.decoder, Letters()), DATA, tmp_path / "run", PLAN)
-    (run,) = results.read_results([tmp_path / "run"])
+    (run,) = reading.read_results([tmp_path / "run"])
     case = PLAN.case()
     rows = [row for row in answers.table([run]).to_pylist() if row["condition"] == case.name]
     known = [index for index, row in enumerate(run.valid["answer"].to_pylist()) if row is not None]

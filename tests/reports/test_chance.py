@@ -11,7 +11,7 @@ from pyarrow import csv
 from scipy import stats
 
 from jstrace.method.plans import Plan
-from jstrace.reports import chance, drawing, exhibits, generations, makeup, pairs, results, statistics
+from jstrace.reports import chance, drawing, exhibits, generations, makeup, pairs, reading, statistics
 from jstrace.reports import page as report
 from jstrace.runs.schema import Extras
 from tests.planted import PLAN, SIZES, heights_of, write_run
@@ -26,7 +26,7 @@ APART = 0.4 + heights_of(N) / 2
 
 
 def made(folder: Path, name: str) -> list[dict[str, Any]]:
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     (table,) = [table for table in exhibits.tables([run]) if table.name == name]
     return table.compute().to_pylist()
 
@@ -50,7 +50,10 @@ def test_correlations_and_curves_have_chance_beside_them(tmp_path: Path, random:
     (density, *_) = made(folder, "density")
     assert density["as_random"] is grey
     assert {row["as_random"] for row in made(folder, "curves") if row["condition"].endswith("inverse")} == {None}
-    (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "correlation"]
+    fall = next(row for row in made(folder, "phases") if row["phase"] == "refinement")
+    assert fall["random_baseline_tv_from"] == pytest.approx(np.median(random), rel=1e-6)
+    assert fall["random_baseline_fall_per_decade"] == pytest.approx(np.median(random) / 2, rel=1e-6)
+    (figure,) = [one for one in exhibits.pictures(reading.read_results([folder])) if one.kind == "correlation"]
     with drawing.style():
         title = figure.draw().axes[0].title
     assert title.get_text().endswith(f"\nrandom baseline: {row['random_baseline_rho']:.2f}")
@@ -65,7 +68,7 @@ def test_random_sets_are_removed_too(tmp_path: Path) -> None:
     assert row["random_baseline_tv_median"] == pytest.approx(np.median(APART), rel=1e-6)
     assert row["as_random"] is False
     assert rows["l1/all", SIZES[0]]["as_random"] is None, "no random traces are kept"
-    (figure,) = [one for one in exhibits.pictures(results.read_results([folder])) if one.kind == "necessity"]
+    (figure,) = [one for one in exhibits.pictures(reading.read_results([folder])) if one.kind == "necessity"]
     with drawing.style():
         assert len(figure.draw().axes[0].lines) == 2
     assert "as much is removed of random traces" in figure.caption
@@ -73,7 +76,7 @@ def test_random_sets_are_removed_too(tmp_path: Path) -> None:
 
 def test_makeup_and_figures(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "a", OWN, ENTROPIES, random=APART)
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     theirs = makeup.makeup_of(run, "random baseline")
     rows = [row for row in made(folder, "makeup") if row["source"] == "l1"]
     assert [row["random_baseline_mlp"] for row in rows] == pytest.approx(theirs.types[:, 2].tolist())
@@ -114,13 +117,13 @@ def test_models_pairs_and_generations(tmp_path: Path) -> None:
     """Wherever there is a correlation or a difference of a curve that random traces have, too."""
     one = write_run(tmp_path, "a", OWN, ENTROPIES, random=APART)
     two = write_run(tmp_path, "b", OWN[::-1].copy(), ENTROPIES, random=APART)
-    runs = results.read_results([one, two])
+    runs = reading.read_results([one, two])
     (table,) = [table for table in exhibits.tables(runs) if table.name == "between-models"]
     row = next(row for row in table.compute().to_pylist() if row["model"] != row["other"])
     assert row["random_baseline_rho"] == pytest.approx(1.0)
     assert row["as_random"] is False
     names = [(str(pair), variant) for pair in range(N // 2) for variant in ("plain", "shuffled")]
-    (run,) = results.read_results([write_run(tmp_path, "c", OWN, ENTROPIES, random=ALIKE, pairs=names)])
+    (run,) = reading.read_results([write_run(tmp_path, "c", OWN, ENTROPIES, random=ALIKE, pairs=names)])
     row = next(row for row in pairs.table([run]).to_pylist() if row["measure"] == "TV at 0.1%")
     assert row["random_baseline_difference"] == pytest.approx((ALIKE[1::2] - ALIKE[::2]).mean(), rel=1e-5)
     assert row["as_random"] is (row["low"] <= row["random_baseline_difference"] <= row["high"])
@@ -129,7 +132,7 @@ def test_models_pairs_and_generations(tmp_path: Path) -> None:
         for n in range(N)
     ]
     folder = write_run(tmp_path, "d", OWN, ENTROPIES, random=APART, extras=Extras(generate=3), columns=steps, plan=PLAN)
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     medians = [row["random_baseline_density_median"] for row in generations.table([run]).to_pylist()][:3]
     density = run.density("random baseline/all").reshape(-1, 3)
     assert medians == pytest.approx(np.median(density, axis=0).tolist())

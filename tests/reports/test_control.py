@@ -10,7 +10,7 @@ from pyarrow import csv
 from scipy import stats
 
 from jstrace.method.plans import Plan
-from jstrace.reports import control, curves, drawing, exhibits, results, statistics
+from jstrace.reports import control, curves, drawing, exhibits, reading, statistics
 from jstrace.reports import page as report
 from tests.planted import SIZES, falling, heights_of, write_run
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_planted_selectivity_comes_back(folder: Path) -> None:
     """Over the inputs that have a control, with the interval of the mean."""
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     assert [case.name for case in run.controlled] == NAMES
     here = [n for n in range(N) if n not in (4, 7)]
     found = control.selectivity(run, run.controlled[1])
@@ -58,7 +58,7 @@ def test_planted_selectivity_comes_back(folder: Path) -> None:
 def test_few_inputs_have_no_interval(tmp_path: Path) -> None:
     few = statistics.FEW - 1
     run_folder = write_run(tmp_path, "a", HEIGHTS[:few], HEIGHTS[:few], plan=PLAN, foreign=foreign_of(few))
-    (run,) = results.read_results([run_folder])
+    (run,) = reading.read_results([run_folder])
     found = control.selectivity(run, run.controlled[0])
     assert np.isnan([found.low, found.high]).all()
     assert np.isfinite(found.selectivity).all()
@@ -67,7 +67,7 @@ def test_few_inputs_have_no_interval(tmp_path: Path) -> None:
 
 
 def test_figure_words_and_tables(folder: Path, tmp_path: Path) -> None:
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     peaks = [control.selectivity(run, case) for case in run.controlled]
     with drawing.style():
         (picture,) = [picture for picture in exhibits.pictures([run]) if picture.kind == "selectivity"]
@@ -101,7 +101,7 @@ def test_figure_words_and_tables(folder: Path, tmp_path: Path) -> None:
 def test_runs_without_it_show_nothing(folder: Path, tmp_path: Path) -> None:
     """Of several runs those that have it have a figure; alone one without it has no word of it."""
     plain = write_run(tmp_path, "b", HEIGHTS, HEIGHTS, plan=Plan(sizes=SIZES))
-    runs = results.read_results([plain, folder])
+    runs = reading.read_results([plain, folder])
     assert [picture.name for picture in exhibits.pictures(runs) if picture.kind == "selectivity"] == ["selectivity-2"]
     both = curves.curves(runs).to_pylist()
     assert {row["selectivity_mean"] for row in both if row["model"] == "b"} == {None}

@@ -13,7 +13,7 @@ import jstrace
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import Model
-from jstrace.reports import drawing, exhibits, networks, results
+from jstrace.reports import drawing, exhibits, networks, reading
 from jstrace.reports import page as report
 from jstrace.runs.data import Data, Row
 from tests.planted import heights_of, write_run
@@ -38,7 +38,7 @@ def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_numbers_are_those_of_analyse(model: Model, folder: Path) -> None:
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     chosen = networks.sample(run)
     assert chosen is not None
     assert chosen.inputs == (0, 1, 2, 3, 4)
@@ -74,7 +74,7 @@ def test_gini() -> None:
 
 def test_the_figure(folder: Path, tmp_path: Path) -> None:
     """With its words in the page, and labelled axes."""
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     (picture,) = (one for one in exhibits.pictures([run]) if one.kind == "hubs")
     with drawing.style():
         drawn = picture.draw()
@@ -93,7 +93,7 @@ def test_the_figure(folder: Path, tmp_path: Path) -> None:
 
 def test_only_what_is_saved_is_sampled(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evenly, within what is affordable; not long inputs, nor those whose strata were removed."""
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     monkeypatch.setattr(networks, "_INPUTS", 3)
     assert networks.sample(run).inputs == (0, 2, 4)  # type: ignore[union-attr]
     monkeypatch.setattr(networks, "_PAIRS", 1)
@@ -116,9 +116,9 @@ def test_only_what_is_saved_is_sampled(folder: Path, tmp_path: Path, monkeypatch
 
 def test_runs_without_strata_have_no_such_figure(tmp_path: Path) -> None:
     planted: Callable[..., Path] = functools.partial(write_run, tmp_path)
-    (run,) = results.read_results([planted("a", heights_of(4), heights_of(4))])
+    (run,) = reading.read_results([planted("a", heights_of(4), heights_of(4))])
     assert networks.sample(run) is None
     assert "hubs" not in {picture.kind for picture in exhibits.pictures([run])}
     several = [planted(name, heights_of(4), heights_of(4), save_strata=name == "c") for name in "bc"]
-    names = {picture.name for picture in exhibits.pictures(results.read_results(several))}
+    names = {picture.name for picture in exhibits.pictures(reading.read_results(several))}
     assert {name for name in names if name.startswith("hubs")} == {"hubs-2"}

@@ -18,7 +18,7 @@ from pyarrow import csv
 from jstrace import runs
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
-from jstrace.reports import drawing, exhibit, exhibits, models, results
+from jstrace.reports import drawing, exhibit, exhibits, models, reading
 from jstrace.reports import page as report
 from jstrace.runs.data import Data, Row
 from jstrace.runs.parts import Part
@@ -42,12 +42,12 @@ def test_folders_of_hosts_make_one_run(planted: Planted) -> None:
     one = planted("a", heights[:4], heights[:4], texts=texts)
     two = planted("aa", heights[4:], heights[4:], texts=texts, first=4)
     other = planted("b", heights[:4], heights[:4])
-    found = results.read_results([two, other, one])
+    found = reading.read_results([two, other, one])
     assert [run.valid.num_rows for run in found] == [8, 4]
     assert found[0].inputs["input"].to_pylist() == list(range(8))
     assert found[0].curve("l1/all", "tv")[:, 0] == pytest.approx(heights)
     with pytest.raises(InputError, match="more than one of them holds input 0"):
-        results.read_results([one, planted("aaa", heights[:4], heights[:4], texts=texts)])
+        reading.read_results([one, planted("aaa", heights[:4], heights[:4], texts=texts)])
 
 
 def test_names_that_cannot_be_printed(planted: Planted, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_manifests_that_somebody_changed(planted: Planted, change: dict[str, Any
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | change))
     with pytest.raises(InputError, match=r"manifest\.json: damaged"):
-        results.read_results([folder])
+        reading.read_results([folder])
 
 
 def test_files_in_the_wrong_place(planted: Planted) -> None:
@@ -91,26 +91,26 @@ def test_files_in_the_wrong_place(planted: Planted) -> None:
     for other in (two / "curves" / name, one / "inputs" / name):
         (one / "curves" / name).write_bytes(other.read_bytes())
         with pytest.raises(InputError, match="of another run or another table; remove inputs/"):
-            results.read_results([one])
+            reading.read_results([one])
     (one / "curves" / name).write_bytes(content)
-    assert len(results.read_results([one])) == 1
+    assert len(reading.read_results([one])) == 1
 
 
 def test_runs_of_the_same_name_are_told_apart() -> None:
-    assert results._unique(["a", "b", "a"]) == ["a", "b", "a (2)"]
+    assert reading._unique(["a", "b", "a"]) == ["a", "b", "a (2)"]
 
 
 def test_folders_without_results(tmp_path: Path, planted: Planted, model: Model) -> None:
     with pytest.raises(InputError, match="no folder of a run"):
-        results.read_results([tmp_path])
+        reading.read_results([tmp_path])
     with pytest.raises(InputError, match="no folder of a run was given"):
-        results.read_results([])
+        reading.read_results([])
     with pytest.raises(InputError, match="not one valid input"):
         report.write_report([planted("a", heights_of(2), heights_of(2), invalid=(0, 1))], tmp_path / "out")
     folder = planted("b", heights_of(2), heights_of(2))
     (folder / "inputs" / Part(0, 1).file).unlink()
     with pytest.raises(InputError, match="no part of this run is complete yet"):
-        results.read_results([folder])
+        reading.read_results([folder])
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ TABLES = ("density", "phases", "correlations", "nucleus", "curves")
 
 
 def test_panels_of_replacements_and_orders(planted: Planted) -> None:
-    (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), plan=BESIDE)])
+    (run,) = reading.read_results([planted("a", heights_of(4), heights_of(4), plan=BESIDE)])
     with drawing.style():
         drawn = {picture.name: picture.draw() for picture in exhibits.pictures([run])}
     both = ["ablated: all", "ablated: residual+mlp"]
@@ -243,7 +243,7 @@ def test_models_with_other_replacements(planted: Planted) -> None:
     """What both have is compared, whichever comes first in the plan."""
     plans = [Plan(sizes=SIZES, replacements=names) for names in (("mean", "zero"), ("zero",))]
     folders = [planted(name, heights_of(9), heights_of(9), plan=plan) for name, plan in zip("ab", plans, strict=True)]
-    made = {picture.name: picture for picture in exhibits.pictures(results.read_results(folders))}
+    made = {picture.name: picture for picture in exhibits.pictures(reading.read_results(folders))}
     assert "carry nothing (zero), beside it means over" in made["models"].ablated
     figure = made["models"].draw()
     titles = ["ablated: all\nreplaced by: zero", "ablated: all\nreplaced by: mean"]
@@ -273,7 +273,7 @@ def test_a_report_of_several_models(planted: Planted, tmp_path: Path) -> None:
 
 
 def test_axes_and_units_are_labelled(planted: Planted) -> None:
-    runs_ = results.read_results(
+    runs_ = reading.read_results(
         [planted("a", heights_of(9), heights_of(9)), planted("b", heights_of(9), heights_of(9))]
     )
     with drawing.style():
@@ -312,7 +312,7 @@ def test_legends_name_every_model(planted: Planted) -> None:
     """Also one that only the second panel shows."""
     plan = Plan(ablations=("residual+mlp",), sizes=SIZES)
     folders = [planted("a", heights_of(4), heights_of(4)), planted("b", heights_of(4), heights_of(4), plan=plan)]
-    figure = models.all_models(results.read_results(folders), ("all", "residual+mlp"))
+    figure = models.all_models(reading.read_results(folders), ("all", "residual+mlp"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
@@ -382,7 +382,7 @@ def test_a_real_run_with_a_reference_reports(model: Model, tmp_path: Path) -> No
     wanted = ("order", "replace", "tv")
     report.write_report([tmp_path / "run"], tmp_path / "out", figures=wanted)
     page = Page((tmp_path / "out" / "index.html").read_text())
-    mark = results.read_results([tmp_path / "run"])[0].manifest["config"]["reference"]
+    mark = reading.read_results([tmp_path / "run"])[0].manifest["config"]["reference"]
     assert f"reference textsfingerprint {mark}" in page.words
     assert page.tags.count("svg") == len(wanted)
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from scipy import stats
 
 from jstrace.method.conditions import Case, Condition, Source
-from jstrace.reports import curves, exhibits, makeup, models, results, statistics
+from jstrace.reports import curves, exhibits, makeup, models, reading, results, statistics
 from tests.planted import N_EDGES, SIZES, falling, heights_of, write_run
 
 pytestmark = pytest.mark.quick
@@ -126,7 +126,7 @@ def test_pairs_are_of_the_first_variant(planted: Planted, tmp_path: Path) -> Non
     heights, entropies = np.stack([plain, shuffled], axis=-1).reshape(2, 2 * n)
     pairs = [(str(pair), variant) for pair in range(n) for variant in ("original", "shuffled")]
     folder = planted("a", heights, entropies, pairs=pairs, invalid=(4,))
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     kept = np.arange(n) != 2
     assert (run.n, run.valid.num_rows, run.first.n, run.variant) == (n, 2 * n - 1, n - 1, "original")
     assert run.clusters.tolist() == np.repeat(np.arange(n), 2)[np.arange(2 * n) != 4].tolist()
@@ -141,7 +141,7 @@ def test_pairs_are_of_the_first_variant(planted: Planted, tmp_path: Path) -> Non
     assert (curve["n"], curve["tv_median"]) == (n - 1, pytest.approx(np.median(plain[0, kept])))
     assert made["validity"].compute()["valid"].to_pylist() == [2 * n - 1]
     alone = planted("b", heights[::2], entropies[::2], least=[0] * n)
-    (alone_run,) = results.read_results([alone])
+    (alone_run,) = reading.read_results([alone])
     assert run.shares["l1"].shape == alone_run.shares["l1"].shape
     assert not np.allclose(run.shares["l1"], run.first.shares["l1"]), "what traces are made of is the first's, too"
 
@@ -158,7 +158,7 @@ def test_correlations_that_are_not_defined() -> None:
 
 def test_density_and_entropy_of_a_run(planted: Planted) -> None:
     heights = heights_of(60)
-    (run,) = results.read_results([planted("a", heights, 10 - 5 * heights)])
+    (run,) = reading.read_results([planted("a", heights, 10 - 5 * heights)])
     found = curves.correlations([run]).to_pylist()
     rows = {(r["condition"], r["with"]): r for r in found if r["measure"] == "density"}
     assert {r["rho"] is None or np.isnan(r["rho"]) for r in found if r["measure"] != "density"} == {True}, "one shape"
@@ -179,7 +179,7 @@ def test_models_on_shared_inputs(planted: Planted) -> None:
     )
     c = planted("c", 1.2 - heights, heights, texts=texts)
     d = planted("d", heights, heights, texts=[f"other {n}" for n in range(50)])
-    found = results.read_results([a, b, c, d])
+    found = reading.read_results([a, b, c, d])
     shared = len(set(order[:40]) - {3})
     matrix = models.between_models(found, L1)
     assert matrix[0][1].rho == pytest.approx(1)
@@ -197,7 +197,7 @@ def test_models_on_shared_inputs(planted: Planted) -> None:
 
 def test_curves_phases_and_nuclei(planted: Planted) -> None:
     heights = np.linspace(0.2, 1.0, 5)
-    (run,) = results.read_results([planted("a", heights, heights)])
+    (run,) = reading.read_results([planted("a", heights, heights)])
     rows = [r for r in curves.curves([run]).to_pylist() if r["condition"] == "l1/all"]
     assert [r["size"] for r in rows] == [*SIZES, 1.0]
     np.testing.assert_allclose([r["tv_median"] for r in rows], falling(0.6), atol=1e-6)
@@ -219,7 +219,7 @@ def test_curves_phases_and_nuclei(planted: Planted) -> None:
 def test_what_is_kept_of_the_edges_that_a_mode_ablates(planted: Planted) -> None:
     """Input by input from the table of components; traces may be empty, and inverse ones keep none of it."""
     folder = planted("a", np.linspace(0.2, 1.0, 5), np.linspace(0.2, 1.0, 5), least=[0, 1, 2, 3, 4])
-    (run,) = results.read_results([folder])
+    (run,) = reading.read_results([folder])
     rows = curves.curves([run]).to_pylist()
     held = [r["ablatable_kept"] for r in rows if r["condition"] == "l1/residual+mlp"]
     made = parquet.ParquetDataset(folder / "components").read(columns=["input", "source", "k", "residual", "mlp"])
@@ -257,7 +257,7 @@ def test_a_nucleus_must_stay_recovered() -> None:
 
 def test_makeup_and_cores(planted: Planted) -> None:
     """Against means of the shares of each input, from the table itself."""
-    (run,) = results.read_results([planted("a", heights_of(6), heights_of(6), invalid=(2,))])
+    (run,) = reading.read_results([planted("a", heights_of(6), heights_of(6), invalid=(2,))])
     folder, _ = run.parts[0]
     rows = [r for r in parquet.read_table(folder / "components").to_pylist() if r["source"] == "l1"]
     shares = np.asarray([[*r["residual"], *r["mlp"], *r["heads"]] for r in rows], float).reshape(5, 6, -1)
@@ -281,10 +281,10 @@ def test_makeup_and_cores(planted: Planted) -> None:
 
 def test_empty_traces_are_left_out(planted: Planted) -> None:
     """At size 0 half of the inputs have no edge, at size 1 none has one."""
-    (run,) = results.read_results([planted("a", heights_of(4), heights_of(4), least=[0, 2, 0, 2])])
+    (run,) = reading.read_results([planted("a", heights_of(4), heights_of(4), least=[0, 2, 0, 2])])
     made = makeup.makeup_of(run, "l1")
     np.testing.assert_allclose(made.types[0].sum(), 1)
-    (run,) = results.read_results([planted("b", heights_of(2), heights_of(2), least=[2, 3])])
+    (run,) = reading.read_results([planted("b", heights_of(2), heights_of(2), least=[2, 3])])
     made = makeup.makeup_of(run, "l1")
     assert np.isnan(made.types[:2]).all()
     assert np.isfinite(made.types[2:]).all()

@@ -23,11 +23,12 @@ from jstrace.method.graph.sizes import counts
 from jstrace.method.plans import BASELINES, Plan
 from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.measured import Norm
-from jstrace.models import InputError, Model
+from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.reports import write_report
 from jstrace.runs.rows import strata_of
 from jstrace.runs.schema import density_column
+from tests import oracle
 from tests.conftest import ROOT, TINY
 from tests.runs.small_runs import DATA, SIZES, SMALL, read
 from tests.stand_ins import Letters
@@ -37,7 +38,7 @@ WHOLE = Plan(("l1", "cosine", "random"), ("all", "residual+mlp"), BASELINES, siz
 
 def test_plans() -> None:
     names = [case.name for case in WHOLE.cases]
-    both = ["l1/{}", "cosine/{}", "random/{}", "random baseline/{}", "l1/{}/inverse"]
+    both = ["l1/{}", "cosine/{}", "random/{}", "random baseline/{}", "random proportional to l1/{}", "l1/{}/inverse"]
     assert names == [
         *(name.format("all") for name in both),
         "l1/all/pre-softmax",
@@ -45,7 +46,12 @@ def test_plans() -> None:
         *(name.format("residual+mlp") for name in both),
         "random baseline/residual+mlp/inverse",
     ]
-    assert [source.name for source in WHOLE.sources] == ["l1", "cosine", "random", "random baseline"]
+    drawn = ["random", "random baseline", "random proportional to l1"]
+    assert [source.name for source in WHOLE.sources] == ["l1", "cosine", *drawn]
+    both = Plan(("rounds",), baselines=("random-proportional",), replacements=("zero", "mean"), orders=("score",))
+    beside = [case.source.beside for case in both.cases if case.source.beside]
+    assert [source.name for source in beside] == ["rounds under zero by score", "rounds by score"]
+    assert set(beside) < set(both.sources)
     assert Case(Source("random", ("residual", "mlp")), Condition()).source.frozen == ("residual", "mlp")
 
 
@@ -67,7 +73,7 @@ class Share:
         ({"ablations": ("all", "all")}, "each once"),
         ({"ablations": ("mlp",)}, "ablate 'mlp'"),
         ({"baselines": ("pre-softmax",), "ablations": ("residual+mlp",)}, "ablate all, and replace by zero, too"),
-        ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, inverse, pre-softmax"),
+        ({"baselines": ("noise",)}, "baselines 'noise': expected some of random, random-proportional, inverse"),
         ({"sizes": (0.5, 0.1)}, "increase strictly"),
         ({"seed": -1}, "seed = -1"),
         ({"scores": ("l1*gradient", Share("l1-gradient"))}, "would have the same columns"),
@@ -100,7 +106,7 @@ OTHER_TYPES = {
     "Plan({'l1'})": "score = {'l1'}, expected a tuple of some of l1, l2",
     "Plan((['l1'],))": "score is ['l1']; expected one of l1, l2, ifr, cosine,",
     "Plan(ablations='all')": "ablate = 'all', expected a tuple of some of all, residual+mlp",
-    "Plan(baselines=None)": "baselines = None, expected a tuple of some of random, inverse, pre-softmax",
+    "Plan(baselines=None)": "baselines = None, expected a tuple of some of random, random-proportional, inverse",
     "started(limit='5')": "limit = '5', expected an integer",
     "started(limit=True)": "limit = True, expected an integer",
     "started(limit=2.0)": "limit = 2.0, expected an integer",
@@ -147,13 +153,18 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
     assert done == runs.Summary(inputs=2, invalid=0, computed=2)
     curves, inputs = read(tmp_path, "curves").to_pylist(), read(tmp_path, "inputs").to_pylist()
     strata = read(tmp_path, "strata").to_pylist()
-    assert len(curves) == 2 * 13 * 5
+    assert len(curves) == 2 * 15 * 5
     for index, row in enumerate(DATA.rows[:2]):
         surprisal = np.nan
         for case in WHOLE.cases:
             source, condition = case.source, case.condition
             trace = jstrace.trace(model, row.text, score=source.score, frozen=source.frozen, sizes=SIZES, seed=3)
             saved = next(r for r in strata if (r["input"], r["source"]) == (index, source.name))
+            if source.beside is not None:
+                beside = next(r for r in strata if (r["input"], r["source"]) == (index, source.beside.name))
+                scores = EdgeTree(**{name: np.nan_to_num(leaf, nan=-1) for name, leaf in trace.scores.items()})
+                drawn = oracle.proportional(scores, strata_of(beside), len(SIZES))
+                trace = dataclasses.replace(trace, strata=drawn)
             for name, leaf in strata_of(saved).items():
                 np.testing.assert_array_equal(leaf, getattr(trace.strata, name))
             result = jstrace.evaluate(

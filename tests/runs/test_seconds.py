@@ -17,7 +17,7 @@ from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline import call, masked, stages
 from jstrace.pipeline.resolved import Resolved
-from jstrace.reports import exhibits, results, write_report
+from jstrace.reports import exhibits, reading, write_report
 from jstrace.runs import folder, manifest
 from jstrace.runs.data import Data, Row
 from tests.conftest import SIZES
@@ -69,7 +69,7 @@ def test_each_score_is_timed_by_itself(model: Model, tmp_path: Path, monkeypatch
     write_report([tmp_path], tmp_path / "report", tables=["seconds"], figures=["tv"])
     table = (tmp_path / "report" / "tables" / "seconds.csv").read_text()
     assert table.count('"gradient"') == 2
-    (run,) = results.read_results([tmp_path])
+    (run,) = reading.read_results([tmp_path])
     (found,) = [one for one in exhibits.tables([run]) if one.name == "seconds"]
     rows = found.compute().to_pylist()
     assert [(row["score"], row["n"], row["seconds_an_input"]) for row in rows] == [
@@ -114,7 +114,7 @@ def test_batches_are_started_ahead_where_nothing_is_timed(
     assert happened[:2] == (["start", "start"] if ahead else ["start", "fetch"])
     assert bool(done.seconds) != ahead
     assert bool(told(tmp_path)[0]) != ahead
-    (run,) = results.read_results([tmp_path])
+    (run,) = reading.read_results([tmp_path])
     assert ("seconds" in [one.name for one in exhibits.tables([run])]) != ahead
 
 

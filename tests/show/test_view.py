@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 import zlib
@@ -31,6 +32,22 @@ def test_holds_the_trace_and_its_curves(model: Model) -> None:
         np.testing.assert_allclose(one["tv"], own.tv, atol=1e-5)
         np.testing.assert_allclose(one["kl"], own.kl, atol=1e-5)
         assert one["top"] == [model.tokenizer.token(int(token)) for token in own.top_token]
+
+
+def test_repetitions_are_a_band(model: Model) -> None:
+    """From the lowest to the highest of each size, on the page and in the plot; none without repetitions."""
+    trace, evaluations, _ = page_of(model)
+    plain = evaluations["zero"]
+    again = dataclasses.replace(plain, tv_repeats=np.stack([plain.tv + 0.1, plain.tv - 0.2, plain.tv]))
+    (panel,) = data_of(jstrace.view(trace, {"plain": plain, "again": again}, model=model).html)["traces"]
+    assert "band" not in panel["evaluations"][0]
+    np.testing.assert_allclose(
+        panel["evaluations"][1]["band"], np.stack([plain.tv - 0.2, plain.tv + 0.1], 1), atol=1e-5
+    )
+    (axes,) = jstrace.plot_curves({"plain": plain, "again": again}).axes
+    (band,) = axes.collections
+    low, high = np.sort(band.get_paths()[0].vertices[:, 1])[[0, -1]]
+    assert [low, high] == pytest.approx([plain.tv.min() - 0.2, plain.tv.max() + 0.1], abs=1e-5)
 
 
 def test_strata_are_read_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def test_the_curve_stands_beside_the_graph(opened: Any, model: Model) -> None:
     graph, curve = (tab.locator(name).bounding_box() for name in (".graph", ".curve"))
     assert curve["y"] >= graph["y"] + graph["height"]
     assert graph["width"] > 800
+
+
+def test_the_band_of_repetitions_is_drawn(opened: Any, model: Model) -> None:
+    """Below the line of its curve, and said of every point; a curve without repetitions has none."""
+    trace, evaluations, _ = page_of(model)
+    plain = evaluations["zero"]
+    again = dataclasses.replace(plain, tv_repeats=np.stack([plain.tv, plain.tv / 2]))
+    tab = opened(jstrace.view(trace, {"again": again, "plain": plain}, model=model).html)
+    assert tab.locator(".curve polygon.band").count() == 1
+    points = tab.locator(".curve polygon.band").get_attribute("points").split()
+    assert len(points) == 2 * len(plain.tv)
+    told = tab.evaluate("[...document.querySelectorAll('.curve title')].map((title) => title.textContent)")
+    assert [", repetitions " in words for words in told] == [True] * 27 + [False] * 27
+    assert told[0].endswith(f"repetitions {plain.tv[0] / 2:.3f} to {plain.tv[0]:.3f}")
 
 
 def test_words_of_a_pair_have_room(opened: Any, model: Model) -> None:
