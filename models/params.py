@@ -46,13 +46,8 @@ class Weight:
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
-    layers = {
-        "q": Weight(("L", "D", "H", "d")),
-        "k": Weight(("L", "D", "K", "d")),
-        "v": Weight(("L", "D", "K", "d")),
-        "o": Weight(("L", "H", "d", "D")),
-    }
-    layers |= _mlps(config) | _norms(config) | _biases(config)
+    layers = {name: Weight(("L", "D", heads, "d")) for name, heads in zip("qkv", "HKK", strict=True)}
+    layers |= {"o": Weight(("L", "H", "d", "D"))} | _mlps(config) | _norms(config) | _biases(config)
     if config.sinks:
         layers["sink"] = Weight(("L", "H"))
     if config.activation == "xielu":
@@ -71,8 +66,7 @@ def declare(config: ModelConfig) -> dict[str, Any]:
 def _mlps(config: ModelConfig) -> dict[str, Weight]:
     """Of the MLP, or of the experts, their router, and the MLP beside them."""
     lead, into = _into_mlp(config)
-    found: dict[str, tuple[str, ...]] = dict.fromkeys(into, (*lead, "D", "F"))
-    found["down"] = (*lead, "F", "D")
+    found: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
     if config.n_experts:
         found["router"] = ("L", "D", "X")
     if config.d_shared:
