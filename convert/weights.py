@@ -171,8 +171,7 @@ class _Part:
         where: str,
     ) -> None:
         self._sizes, self._layout, self._letters, self._dtype = file_sizes(config), layout, layout.letters, dtype
-        names = [] if layout.given is not None else layout.names(index, config.n_experts)
-        self._own = [tensors[name] for name in names]
+        self._own = [tensors[name] for name in layout.names(index, config.n_experts) if layout.given is None]
         self._where = f"{where}: weight {self._own[0].name if self._own else layout.name}"
         norm = layout.row_norm
         self._norm = None if norm is None else (_whole(tensors[norm.weight]), _whole(tensors[norm.shift]), norm.eps)
@@ -209,8 +208,7 @@ class _Part:
         for number, along in enumerate(places):
             if len(along) < value.shape[number] or np.any(np.diff(along) < 0):  # interleaved with others, or turned
                 value = np.take(value, along - along.min(), axis=number)
-        letters = self._letters[1:] if self._layout.apart else self._letters
-        value = value.reshape([len(wanted[letter]) for letter in letters])
+        value = value.reshape([len(wanted[letter]) for letter in self._letters[self._layout.apart :]])
         if self._norm is not None:
             value = _normed(value.astype(np.float32), *self._norm)
         return value if self._layout.scale == 1 else value.astype(np.float32) * np.float32(self._layout.scale)

@@ -68,8 +68,8 @@ CLASSES: Mapping[str, str] = {
 _EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
 _LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("glm4_moe", "exaone_moe"), "first_k_dense_replace, one MLP in some layers and experts in others,"),
-    "ernie4_5_moe": "moe_layer_start_index, one MLP in some layers and experts in others,",
+    **dict.fromkeys(("glm4_moe", "exaone_moe"), "one MLP in the first layers (first_k_dense_replace)"),
+    "ernie4_5_moe": "one MLP in the first layers (moe_layer_start_index)",
     **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
