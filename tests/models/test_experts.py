@@ -41,16 +41,22 @@ def test_blocks_equal_every_expert(n_rows: int) -> None:
     x = jax.random.normal(jax.random.key(n_rows), (n_rows, CONFIG.d_model))
     x = x + 2 * w["router"][:, 1] * (n_rows == 700)  # one expert has more rows than a block
     assert n_rows < 700 or block_sizes(CONFIG, n_rows)[0] < int((routing(CONFIG, w, x).factors[:, 1] > 0).sum())
-    expected = every_expert(CONFIG, w, x)
-    np.testing.assert_allclose(chosen_experts(CONFIG, w, x), expected, atol=2e-4)
     live = jax.random.bernoulli(jax.random.key(1), 0.4, (3, n_rows))
-    function = functools.partial(chosen_experts, CONFIG)
-    run = jax.vmap(lambda live: live_rows(function, w, x, live, skips=True))
-    np.testing.assert_allclose(jnp.where(live[..., None], run(live) - expected, 0), 0, atol=2e-4)
-    got, wanted = (
-        jax.grad(lambda x, of=of: jnp.sum(jnp.sin(of(CONFIG, w, x))))(x) for of in (chosen_experts, every_expert)
-    )
-    np.testing.assert_allclose(got, wanted, atol=1e-3 * np.abs(wanted).max())
+
+    @jax.jit
+    def run(x: jax.Array) -> tuple[jax.Array, ...]:
+        function = functools.partial(chosen_experts, CONFIG)
+        batch = jax.vmap(lambda live: live_rows(function, w, x, live, skips=True))(live)
+        both = [of(CONFIG, w, x) for of in (chosen_experts, every_expert)]
+        slopes = [
+            jax.grad(lambda x, of=of: jnp.sum(jnp.sin(of(CONFIG, w, x))))(x) for of in (chosen_experts, every_expert)
+        ]
+        return batch, *both, *slopes
+
+    batch, got, expected, slope, wanted = run(x)
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+    np.testing.assert_allclose(jnp.where(live[..., None], batch - expected, 0), 0, atol=2e-4)
+    np.testing.assert_allclose(slope, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("router", ["softmax", "chosen", "sigmoid", "mixer"])
