@@ -94,6 +94,8 @@ class Layout:
     axes: tuple[Axis | Listed, ...]
     scale: float = 1.0
     """Factor on what the file has."""
+    plus: float = 0.0
+    """Added to what the file has, after the factor."""
     given: Callable[[], np.ndarray] | float | None = None
     """What the weight is, where the file has none: makes an array of its shape, or is one number for all of it."""
     row_norm: RowNorm | None = None
@@ -137,22 +139,3 @@ def norms(names: Mapping[str, str], *, shift: bool = False) -> dict[str, Layout]
 def linear(ours: str, theirs: str, out: str | Axis | Listed, into: str) -> dict[str, Layout]:
     """A matrix (out, in) and its bias."""
     return {ours: at(f"{theirs}.weight", out, into), f"{ours}_bias": at(f"{theirs}.bias", out)}
-
-
-_BLOCK = "blk.{}."
-GGUF: Mapping[str, Layout] = {
-    "embed": at("token_embd.weight", "V", "D"),
-    "head": at("output.weight", "V", "D"),
-    **norms({"final_norm": "output_norm", "attn_norm": _BLOCK + "attn_norm", "mlp_norm": _BLOCK + "ffn_norm"}),
-    **norms({"attn_post_norm": _BLOCK + "post_attention_norm", "mlp_post_norm": _BLOCK + "post_ffw_norm"}),
-    "q_norm": at(_BLOCK + "attn_q_norm.weight", "d"),
-    "k_norm": at(_BLOCK + "attn_k_norm.weight", "d"),
-    **linear("q", _BLOCK + "attn_q", "Hd", "D"),
-    **linear("k", _BLOCK + "attn_k", "Kd", "D"),
-    **linear("v", _BLOCK + "attn_v", "Kd", "D"),
-    **linear("o", _BLOCK + "attn_output", "D", "Hd"),
-    **linear("gate", _BLOCK + "ffn_gate", "F", "D"),
-    **linear("up", _BLOCK + "ffn_up", "F", "D"),
-    **linear("down", _BLOCK + "ffn_down", "D", "F"),
-}
-"""The same for GGUF files, whose names are those of llama.cpp in every family."""

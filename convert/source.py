@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from jstrace.convert import default_model, kept, native
 from jstrace.convert.gguf.file import GgufFile
+from jstrace.convert.gguf.parts import is_part
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf import hub
 from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
-from jstrace.convert.layouts import GGUF
 from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
@@ -227,10 +227,12 @@ def _resolve(
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
     described = read_hf_config(folder, warn=True, ignore=request.ignore)
-    config = described.config
+    config, tensors = described.config, open_safetensors(folder, left_out=described.left_out)
+    if described.quantised is not None:
+        tensors = described.quantised.dequantised(tensors, str(folder))
     params = build_params(
         config,
-        open_safetensors(folder, left_out=described.left_out),
+        tensors,
         described.layouts,
         dtype=request.dtype,
         shardings=request.shardings(config),
@@ -243,8 +245,8 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
-    """From what an earlier start kept of the file, or from the file."""
-    content = kept.digest(path) if request.mesh is None else None
+    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept."""
+    content = kept.digest(path) if request.mesh is None and not is_part(path) else None
     there = kept.find(path, content, request.dtype, request.say)
     if there is not None:
         return Checkpoint(there.config, there.params, there.tokenizer, fingerprint=there.fingerprint)
@@ -262,7 +264,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
     params = build_params(
         file.config,
         file.tensors,
-        GGUF,
+        file.layouts,
         dtype=request.dtype,
         shardings=request.shardings(file.config),
         where=str(path),

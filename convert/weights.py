@@ -211,7 +211,9 @@ class _Part:
         value = value.reshape([len(wanted[letter]) for letter in self._letters[self._layout.apart :]])
         if self._norm is not None:
             value = _normed(value.astype(np.float32), *self._norm)
-        return value if self._layout.scale == 1 else value.astype(np.float32) * np.float32(self._layout.scale)
+        scale, plus = self._layout.scale, self._layout.plus
+        value = value if scale == 1 else value.astype(np.float32) * np.float32(scale)
+        return value if plus == 0 else value.astype(np.float32) + np.float32(plus)
 
 
 def _whole(tensor: Tensor) -> np.ndarray:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jstrace.convert.fast_tokenizer import SPACE, FastTokenizer, put_around
+from jstrace.convert.gguf.splits import PRE_TOKENIZERS
 from jstrace.convert.gguf.vocabulary import (
     BYTE_LEVEL,
     CONTROL,
-    PRE_TOKENIZERS,
     SENTENCEPIECE,
     UNKNOWN,
     USER_DEFINED,
@@ -57,18 +57,6 @@ class GgufTokenizer(FastTokenizer):
         return str(self._tokenizer.to_str())
 
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_PATTERNS = {
-    "llama3": _WORDS + r"\p{N}{1,3}" + _REST,
-    "qwen2": _WORDS + r"\p{N}" + _REST,
-    "tekken": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    + _REST.replace(r"[\r\n]*", r"[\r\n/]*"),
-}
-"""Of the splits other than GPT-2's own, which ``ByteLevel`` knows."""
-
-
 def _byte_level(vocabulary: Vocabulary) -> Any:
     import tokenizers
     from tokenizers import pre_tokenizers as pre
@@ -77,11 +65,13 @@ def _byte_level(vocabulary: Vocabulary) -> Any:
     assert how is not None
     bpe = tokenizers.models.BPE(_places(vocabulary), vocabulary.merges, fuse_unk=False, ignore_merges=how.ignore_merges)
     tokenizer = tokenizers.Tokenizer(bpe)
-    steps: list[Any] = [pre.Digits(individual_digits=True)] if how.split == "digits" else []
-    if how.split in _PATTERNS:
-        steps = [pre.Split(tokenizers.Regex(_PATTERNS[how.split]), behavior="isolated")]
-    bytes_of = pre.ByteLevel(add_prefix_space=False, use_regex=how.split not in _PATTERNS)
-    tokenizer.pre_tokenizer = pre.Sequence([*steps, bytes_of])
+    steps: list[Any] = [pre.Split(tokenizers.Regex(pattern), behavior="isolated") for pattern in how.patterns]
+    if how.split == "digits":  # as the files of such tokenizers have it
+        steps = [pre.Digits(individual_digits=True)]
+    steps.append(pre.ByteLevel(add_prefix_space=False, use_regex=how.then_gpt2))
+    if how.triples:
+        steps.append(pre.Split(tokenizers.Regex("[0-9][0-9][0-9]"), behavior="isolated"))
+    tokenizer.pre_tokenizer = pre.Sequence(steps)
     if how.composed:
         tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()

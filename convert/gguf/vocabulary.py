@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jstrace.convert.fast_tokenizer import escaped
+from jstrace.convert.gguf.splits import PreTokenizer
 
 _PREFIX = "tokenizer.ggml."
 SENTENCEPIECE, BYTE_LEVEL = "llama", "gpt2"
@@ -29,28 +30,6 @@ _CONTROL_ALWAYS = {
 """Tokens that end a text or a turn, and those around the parts of code, whatever type the file gives them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PreTokenizer:
-    """A value of ``tokenizer.ggml.pre``: how texts are split, and what goes with it."""
-
-    split: str
-    """As of "gpt2", "digits" (that, and every digit by itself), or by a pattern that the tokenizer has."""
-    add_bos: bool = False
-    ignore_merges: bool = False
-    """Whether a word that is a token is that token, whatever the merges make of it."""
-    composed: bool = False
-    """Whether texts are normalised to NFC first, which the published tokenizers do and llama.cpp leaves out."""
-
-
-_LLAMA3 = PreTokenizer("llama3", add_bos=True, ignore_merges=True)
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
-    "gpt-2": PreTokenizer("gpt2"),
-    "smollm": PreTokenizer("digits"),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0"), _LLAMA3),
-    "smaug-bpe": PreTokenizer("llama3"),
-    "tekken": PreTokenizer("tekken", add_bos=True, ignore_merges=True),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), PreTokenizer("qwen2", composed=True)),
-}
 _SENTENCEPIECE_IDS = {"bos": 1, "eos": 2, "unknown": 0}
 """Of files that do not say; llama.cpp's ids of byte-level ones (11) are those of a single model."""
 

@@ -27,8 +27,7 @@ ACTIVATIONS = {
 
 
 def check_decoder(f: Fields) -> None:
-    """Refuse quantised weights, and what is more than a decoder or less."""
-    f.fixed("quantization_config", None)
+    """Refuse what is more than a decoder or less."""
     f.fixed("is_encoder_decoder", False)
     f.fixed("add_cross_attention", False)
     f.fixed("pruned_heads", {}, None)

@@ -13,6 +13,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.hf.quantised import Scheme, read_scheme
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS, text_part
 from jstrace.convert.validation import validated
@@ -29,6 +30,8 @@ class Described:
     """Where its weights stand."""
     left_out: tuple[str, ...] = ()
     """What names of weights begin with that belong to parts which read images or sound."""
+    quantised: Scheme | None = None
+    """How its weights are quantised."""
 
 
 def read_hf_config(folder: Path, *, warn: bool = False, ignore: Collection[str] = ()) -> Described:
@@ -106,13 +109,15 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{where}: {_unsupported(model_type)}")
     source = Fields(rest, where, ignore)
+    quantised = read_scheme(source)
     check_decoder(source)
     config, layouts = FAMILIES[model_type](source)
     ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))
     if known:
         raise InputError(f"{where}: field {known[0]!r} to be ignored is not there, or is read and counts")
-    return Described(validated(dataclasses.replace(config, ignored_fields=ignored), where), layouts, left_out)
+    config = validated(dataclasses.replace(config, ignored_fields=ignored), where)
+    return Described(config, layouts, left_out, quantised)
 
 
 def _unsupported(model_type: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jstrace.convert.weights import Tensor
@@ -16,6 +18,8 @@ _SINGLE = "model.safetensors"
 _INDEX = f"{_SINGLE}.index.json"
 _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_EIGHT_BITS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+"""Types that numpy has not, and the library of safetensors gives to torch alone."""
 _PREFIXES = (
     "model.language_model.",
     "model.text_model.",
@@ -35,14 +39,37 @@ _BUFFER = re.compile(
 """Buffers that old checkpoints carry: rotary frequencies, sinusoids and causal masks, which follow from the config."""
 
 
+class _Content:
+    """The bytes of a file whose header the library has checked, for what it cannot give."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def _parts(self) -> tuple[dict[str, Any], np.ndarray]:
+        """The header, and what follows it, which stays on disk until it is read."""
+        content = np.memmap(self._path, np.uint8, "r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        return json.loads(content[8:start].tobytes()), content[start:]
+
+    def array(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A matrix by its place."""
+        header, content = self._parts
+        start, stop = header[name]["data_offsets"]
+        return content[start:stop].view(jnp.dtype(dtype)).reshape(shape)
+
+
 class _Slice:
     """One matrix of a safetensors file, of which only the slice asked for is read."""
 
-    def __init__(self, handle: Any, name: str) -> None:
+    def __init__(self, handle: Any, name: str, content: _Content) -> None:
         self.name = name
         self._slice = handle.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
-        self.dtype = _DTYPES.get(self._slice.get_dtype(), self._slice.get_dtype())
+        stored = self._slice.get_dtype()
+        if stored in _EIGHT_BITS:
+            self._slice = content.array(name, _EIGHT_BITS[stored], self.shape)
+        self.dtype = (_DTYPES | _EIGHT_BITS).get(stored, stored)
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
@@ -68,7 +95,8 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
-            slices = {name: _Slice(handle, name) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
+            content = _Content(path)
+            slices = {name: _Slice(handle, name, content) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name, weight in slices.items():

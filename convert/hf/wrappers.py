@@ -99,7 +99,8 @@ def text_part(
         return {"model_type": wrapper.inner[0]} | text, (), wrapper.weights
     whole = Fields(rest, where, ignore)
     check_decoder(whole)
-    text = {"model_type": wrapper.inner[0]} | whole.object("text_config")
+    quantised = {"quantization_config": whole.take("quantization_config")}
+    text = {"model_type": wrapper.inner[0], **quantised} | whole.object("text_config")
     text = {name: value for name, value in text.items() if name not in wrapper.inner_fields}
     for name, value in text.items():
         if whole.peek(name) == value and name != "tie_word_embeddings":

@@ -22,7 +22,7 @@ from jstrace.loading import convert, describe
 from jstrace.models import InputError
 from tests import hf_models
 from tests.convert.test_configs import minimal
-from tests.convert.test_gguf import write_gguf
+from tests.gguf_files import write_gguf
 
 N_DAMAGES = 50
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jstrace.convert.fast_tokenizer import _alphabet
+from jstrace.convert.gguf.splits import PRE_TOKENIZERS
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.models import InputError
@@ -163,3 +166,85 @@ def test_tokens_that_are_no_utf8() -> None:
     spaced = sentencepiece(tokens=[*PIECES[:-1], "a\udcc3"])
     assert spaced.encode("aé") == [1, ID["▁a"], ID["<0xC3>"], ID["<0xA9>"]]
     assert spaced.encode("a<0xC3>")[:2] == [1, ID["▁a"]]
+
+
+def merged(text: str, vocabulary: dict[str, int], scores: list[float], prefix: bool) -> list[int]:
+    """The definition: merge the adjacent pair whose union scores highest, the leftmost first, until there is none."""
+    pieces = list((("▁" if prefix else "") + text).replace(" ", "▁"))
+    while True:
+        unions = [(a + b, i) for i, (a, b) in enumerate(itertools.pairwise(pieces)) if a + b in vocabulary]
+        if not unions:
+            break
+        _, at = min((-scores[vocabulary[union]], i) for union, i in unions)
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+    ids = []
+    for piece in pieces:
+        known = [piece] if piece in vocabulary else [f"<0x{byte:02X}>" for byte in piece.encode()]
+        ids += [vocabulary[name] for name in known]
+    return ids
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_sentencepiece_tokenizers(prefix: bool, seed: int, tmp_path: Path) -> None:
+    """Against the definition, on a random vocabulary with byte fallback; the same after being saved and read."""
+    rng = np.random.default_rng(seed)
+    words = {"".join(rng.choice(list("abc▁"), int(n))) for n in rng.integers(2, 6, 120)}
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"abc▁", *sorted(words)]
+    n_special, scores = len(tokens) - len(words), [0.0] * len(tokens)
+    scores[n_special:] = [-float(s) for s in rng.permutation(len(words))]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    tokenizer = GgufTokenizer(metadata, "here")
+    tokenizer.save(tmp_path / "saved")
+    back, vocabulary = HfTokenizer(tmp_path / "saved"), {token: i for i, token in enumerate(tokens)}
+    for text in ("abc abca  bcab", "a", "ccc é日 ab", *("".join(rng.choice(list("abc "), 30)) for _ in range(40))):
+        expected = [1, *merged(text, vocabulary, scores, prefix)]
+        assert tokenizer.encode(text) == expected
+        assert back.encode(text) == expected
+        if "é" not in text:
+            assert "".join(tokenizer.token(i) for i in expected[1:]) == (" " if prefix else "") + text
+
+
+# --- how texts are split ----------------------------------------------------------------------------------------------
+
+SPLITS = {
+    "gpt-2": ["It", "'s", " 1234", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "starcoder": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "command-r": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "llama-bpe": ["It", "'s", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "qwen2": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "tekken": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "gpt-4o": ["It's", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "deepseek-llm": ["It", "'", "s", " ", "1234", " À", "B", "é", "!?", " ", "東京", "\n", "\n", "x"],
+    "deepseek-coder": ["It", "'", "s", " ", "1", "2", "3", "4", " ÀBé", "!?", " ", "東京", "\n", "\n", "x"],
+    "deepseek-v3": ["It", "'s", " ", "123", "4", " ÀBé", "!?", " ", "東京", "\n\n", "x"],
+    "falcon": ["It", "'", "s", " ", "123", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
+    "bloom": ["It's", " 1234", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "viking": ["It's", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "seed-coder": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "bailingmoe": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+}
+"""The pieces of a text, one name for each kind of split, by reading the published patterns: DeepSeek-LLM's
+marks include the letters of ASCII, which part words of both."""
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_splits(pre: str) -> None:
+    """Nothing is lost, and pieces are as written down from the published patterns."""
+    text = "It's 1234 ÀBé!? 東京\n\nx"
+    tokenizer = byte_level(pre)._tokenizer
+    composed = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    found = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(composed)]
+    alphabet = _alphabet()
+    assert [bytes(map(alphabet.__getitem__, piece)).decode() for piece in found] == SPLITS[pre]
+
+
+def test_every_split_is_compared() -> None:
+    assert {PRE_TOKENIZERS[name].split for name in SPLITS} == {how.split for how in PRE_TOKENIZERS.values()}

@@ -22,7 +22,7 @@ from jstrace.convert import kept, source
 from jstrace.convert.gguf import header
 from jstrace.models import InputError, Model, text_of
 from tests.conftest import TINY
-from tests.convert.test_gguf import write_gguf
+from tests.gguf_files import write_gguf
 
 pytestmark = pytest.mark.quick
 

@@ -30,7 +30,7 @@ from jstrace.models import (
 )
 from tests import hf_models
 from tests.conftest import TINY
-from tests.convert.test_gguf import write_gguf
+from tests.gguf_files import write_gguf
 
 COUNTS = {
     "meta-llama/Llama-3.1-8B": 8_030_261_248,

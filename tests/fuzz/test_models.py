@@ -23,8 +23,8 @@ from jstrace.convert.hf.folder import open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.loading import describe
 from tests.conftest import ROOT
-from tests.convert.test_gguf import write_gguf
 from tests.fuzz.hostile import HUGE, NUMBERS, cases, damaged, hostile_json, refusal, refusal_of
+from tests.gguf_files import write_gguf
 
 # --- GGUF -----------------------------------------------------------------------------------------------------------
 

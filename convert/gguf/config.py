@@ -1,0 +1,149 @@
+"""A GGUF file's metadata to ``ModelConfig``, by way of the fields that the same model's ``config.json`` would have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jstrace.convert.fields import Fields
+from jstrace.convert.gguf.architectures import ARCHITECTURES, Architecture, Shape
+from jstrace.convert.gguf.layouts import BIASES, layouts_of
+from jstrace.convert.gguf.positions import DIVISORS, rope_of
+from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.hf.registry import FAMILIES
+from jstrace.convert.validation import validated
+from jstrace.errors import UnsupportedError
+from jstrace.models import InputError, ModelConfig
+from jstrace.models.config import FLAGS
+
+EMBEDDING = "token_embd.weight"
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")
+"""Numbers of the activation xIELU, of which the metadata have a list, one for each layer."""
+_PARTS_OF_OTHERS = ("expert_count", "expert_used_count", "expert_shared_count", "nextn_predict_layers")
+"""What some files count although they have none of it."""
+_NORM_EPS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
+
+
+def described(
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], factors: Mapping[str, np.ndarray], where: str
+) -> tuple[ModelConfig, Layouts]:
+    """The config and where the weights stand.
+
+    Args:
+      metadata: of the file.
+      shapes: of the weights by name, slowest axis first.
+      factors: the weights that divide rotary frequencies.
+      where: names the file in errors.
+
+    Raises:
+      InputError: an architecture that is not supported, or a field that is wrong, unknown or not implemented.
+    """
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise UnsupportedError(f"{where}: architecture {name!r} is not supported; supported: {known}")
+    if EMBEDDING not in shapes:
+        raise InputError(f"{where}: weight {EMBEDDING} is missing")
+    if len(shapes[EMBEDDING]) != 2:
+        raise InputError(f"{where}: weight {EMBEDDING} is no matrix")
+    prefix, own = f"{name}.", ARCHITECTURES[name]
+    named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
+    f = Fields(named, f"{where}: {name}")
+    found = _numbers(f, shapes)
+    shape = _shape(f, own, found, shapes, factors)
+    fields = _fields(f, own, found, shape)
+    config, theirs = FAMILIES[fields.pop("model_type")](Fields(fields, f.where))
+    config = dataclasses.replace(config, **_as_in_file(f, own, config, found, shapes, factors))
+    for part in _PARTS_OF_OTHERS:
+        f.fixed(part, 0)
+    for eps in _NORM_EPS.values():
+        f.take(eps)  # of the other kind of norms
+    f.fixed("attention.causal", True)
+    f.refuse_unread(())
+    layouts = layouts_of(config, theirs, frozenset(shapes), paired=own.paired)
+    return validated(config, where), layouts
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of the metadata as Python's, whole ones as integers: files hold counts in types of every kind."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _numbers(f: Fields, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The sizes by their names in the metadata, checked."""
+    n_heads, d_model = f.integer("attention.head_count"), f.integer("embedding_length")
+    head_dim = f.head_dim("attention.key_length", d_model // n_heads)
+    if f.integer("attention.value_length", head_dim) != head_dim:
+        raise InputError(f"{f.where}: attention.value_length differs from the head width {head_dim}")
+    return {
+        "attention.head_count": n_heads,
+        "embedding_length": d_model,
+        "attention.key_length": head_dim,
+        "attention.head_count_kv": f.integer("attention.head_count_kv", n_heads),
+        "block_count": f.layers("block_count"),
+        "feed_forward_length": f.integer("feed_forward_length"),
+        "context_length": f.integer("context_length", 2048),
+        "vocab_size": f.integer("vocab_size", shapes[EMBEDDING][0]),
+    }
+
+
+def _shape(
+    f: Fields,
+    own: Architecture,
+    found: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, np.ndarray],
+) -> Shape:
+    head_dim = found["attention.key_length"]
+    return Shape(
+        n_layers=found["block_count"],
+        d_model=found["embedding_length"],
+        n_heads=found["attention.head_count"],
+        n_kv_heads=found["attention.head_count_kv"],
+        head_dim=head_dim,
+        rope=rope_of(f, head_dim, factors, partial=own.partial) if own.rope else {},
+        names=frozenset(shapes),
+    )
+
+
+def _fields(f: Fields, own: Architecture, found: Mapping[str, int], shape: Shape) -> dict[str, Any]:
+    """What the ``config.json`` of the same model says."""
+    fields: dict[str, Any] = {theirs: found[ours] for ours, theirs in own.names.items()}
+    fields |= {"model_type": own.model_type, "vocab_size": found["vocab_size"]}
+    fields |= {"rope_parameters": dict(shape.rope)} if own.rope else {}
+    return fields | own.extra(f, shape)
+
+
+_SIZES = {
+    "attention.head_count_kv": "n_kv_heads",
+    "attention.key_length": "head_dim",
+    "feed_forward_length": "d_mlp",
+    "context_length": "max_positions",
+}
+"""Fields of the config that some types' ``config.json`` leaves out."""
+
+
+def _as_in_file(
+    f: Fields,
+    own: Architecture,
+    config: ModelConfig,
+    found: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """What the file itself says best: sizes that the type's fields leave out, biases and a head by the weights."""
+    given: dict[str, Any] = {field: found[name] for name, field in _SIZES.items() if name not in own.names}
+    given["norm_eps"] = f.number(_NORM_EPS[config.norm])
+    if config.family != "bloom":  # whose embedding has a norm that the head has not
+        given["tied_head"] = "output.weight" not in shapes
+    for flag, parts in BIASES.items():
+        held = any(f"blk.0.{part}.bias" in shapes for part in parts)
+        given[flag] = held or bool(FLAGS[config.family].get(flag, False))
+    if DIVISORS in factors:
+        given["rope_divisors"] = tuple(float(divisor) for divisor in factors[DIVISORS].ravel())
+    return given

@@ -1,0 +1,106 @@
+"""Where each weight stands in GGUF files: names of llama.cpp, the rows that its conversion reorders, what it adds.
+
+The facts are those of llama.cpp's conversion scripts and of ``gguf.constants``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+from jstrace.convert.hf import layouts as hf
+from jstrace.convert.layouts import Axis, Layout, RowNorm, at, linear, norms
+from jstrace.models import ModelConfig
+
+_BLOCK = "blk.{}."
+_NORMS = {
+    "final_norm": "output_norm",
+    "attn_norm": _BLOCK + "attn_norm",
+    "mlp_norm": _BLOCK + "ffn_norm",
+    "attn_post_norm": _BLOCK + "post_attention_norm",
+    "mlp_post_norm": _BLOCK + "post_ffw_norm",
+    "q_norm": _BLOCK + "attn_q_norm",
+    "k_norm": _BLOCK + "attn_k_norm",
+}
+GGUF: Mapping[str, Layout] = {
+    "embed": at("token_embd.weight", "V", "D"),
+    "positions": at("position_embd.weight", "P", "D"),
+    "head": at("output.weight", "V", "D"),
+    "head_bias": at("output.bias", "V"),
+    **norms(_NORMS, shift=True),
+    **linear("q", _BLOCK + "attn_q", "Hd", "D"),
+    **linear("k", _BLOCK + "attn_k", "Kd", "D"),
+    **linear("v", _BLOCK + "attn_v", "Kd", "D"),
+    **linear("o", _BLOCK + "attn_output", "D", "Hd"),
+    **linear("gate", _BLOCK + "ffn_gate", "F", "D"),
+    **linear("up", _BLOCK + "ffn_up", "F", "D"),
+    **linear("down", _BLOCK + "ffn_down", "D", "F"),
+    **{name: at(f"{_BLOCK}xielu.{name}", "") for name in ("alpha_p", "alpha_n")},
+    **{name: at(f"{_BLOCK}xielu.{name}") for name in ("beta", "eps")},
+}
+"""Names that are the same in most architectures; those of xIELU are this reader's, as its numbers are metadata."""
+BIASES: Mapping[str, tuple[str, ...]] = {
+    "qkv_bias": ("attn_q", "attn_k", "attn_v", "attn_qkv"),
+    "o_bias": ("attn_output",),
+    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+}
+"""From flags of the config to the matrices of a block whose biases they are of."""
+
+
+def layouts_of(config: ModelConfig, theirs: hf.Layouts, names: Collection[str], *, paired: bool) -> dict[str, Layout]:
+    """The layouts of a file.
+
+    Args:
+      config: the model's config.
+      theirs: those of Hugging Face's files of the same type, of which factors and what no file has are taken.
+      names: of the weights that the file holds; fused matrices are known by them.
+      paired: whether the two numbers of a rotary pair are rows beside one another.
+    """
+    found = dict(GGUF) | _fused(config, names) | _norms_of(config, names)
+    for ours, layout in theirs.items():
+        if layout.given is not None:
+            found[ours] = layout
+        elif ours in found:
+            found[ours] = dataclasses.replace(found[ours], scale=layout.scale)
+    for ours in ("q_norm", "k_norm"):
+        if ours in theirs:
+            found[ours] = dataclasses.replace(found[ours], axes=theirs[ours].axes)
+    if _has_one_norm(theirs):
+        found = hf.one_norm(found)
+    if (norm := theirs["embed"].row_norm) is not None:
+        found["embed"] = dataclasses.replace(
+            found["embed"], row_norm=RowNorm("token_embd_norm.weight", "token_embd_norm.bias", norm.eps)
+        )
+    if "output.weight" not in names:
+        found["head"] = dataclasses.replace(GGUF["embed"], scale=found["head"].scale)
+    if config.norm_offset:  # which is in the files' weights
+        for ours in {*_NORMS} & {*theirs}:
+            found[ours] = dataclasses.replace(found[ours], plus=-config.norm_offset)
+    return hf.interleaved(found, config) if paired else found
+
+
+def _has_one_norm(theirs: hf.Layouts) -> bool:
+    """Whether one norm stands before both attention and MLP."""
+    before = [theirs[name] for name in ("attn_norm", "mlp_norm") if name in theirs]
+    return len(before) == 2 and before[0].name == before[1].name != ""
+
+
+def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
+    """Queries, keys and values one after another, and so gate and up."""
+    found: dict[str, Layout] = {}
+    if "blk.0.attn_qkv.weight" in names:
+        for place, ours in enumerate("qkv"):
+            found |= linear(ours, _BLOCK + "attn_qkv", Axis(("Hd", "Kd", "Kd"), place), "D")
+    if config.gated_mlp and "blk.0.ffn_gate.weight" not in names:
+        for place, ours in enumerate(("gate", "up")):
+            found |= linear(ours, _BLOCK + "ffn_up", Axis(("F", "F"), place), "D")
+    return found
+
+
+def _norms_of(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
+    """Norms that have other names in some architectures."""
+    if config.family == "seed_oss":
+        return norms({"mlp_norm": _BLOCK + "post_attention_norm"})
+    if "blk.0.attn_norm_2.weight" in names:  # Falcon 40B, where the MLP's is the first
+        return norms({"attn_norm": _BLOCK + "attn_norm_2", "mlp_norm": _BLOCK + "attn_norm"}, shift=True)
+    return {}
