@@ -209,11 +209,9 @@ class _Part:
             if len(along) < value.shape[number] or np.any(np.diff(along) < 0):  # interleaved with others, or turned
                 value = np.take(value, along - along.min(), axis=number)
         value = value.reshape([len(wanted[letter]) for letter in self._letters[self._layout.apart :]])
-        if self._norm is not None:
-            value = _normed(value.astype(np.float32), *self._norm)
-        scale, plus = self._layout.scale, self._layout.plus
-        value = value if scale == 1 else value.astype(np.float32) * np.float32(scale)
-        return value if plus == 0 else value.astype(np.float32) + np.float32(plus)
+        value = value if self._norm is None else _normed(value.astype(np.float32), *self._norm)
+        scale, plus = np.float32(self._layout.scale), np.float32(self._layout.plus)
+        return value if (scale, plus) == (1, 0) else value.astype(np.float32) * scale + plus
 
 
 def _whole(tensor: Tensor) -> np.ndarray:

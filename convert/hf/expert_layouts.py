@@ -51,4 +51,4 @@ GPT_OSS: Layouts = {
     "down_bias": at(_OSS + "down_proj_bias", "X", "D"),
     "sink": at(_LAYER + "self_attn.sinks", "H"),
 }
-"""As bfloat16 checkpoints have it. What reads the official files, in mxfp4, gives tensors of these names and shapes."""
+"""As bfloat16 files have it; of the official ones, in mxfp4, ``quantised`` makes tensors of these names and shapes."""

@@ -87,7 +87,7 @@ EXAMPLES = {
     "starcoder2": "StarCoder2",
     "vaultgemma": "VaultGemma",
     "flex_olmo": "FlexOlmo",
-    "gpt_oss": "gpt-oss-20b, 120b, in bfloat16",
+    "gpt_oss": "gpt-oss-20b, 120b",
     "granitemoe": "Granite 3 1B-A400M, 3B-A800M",
     "hunyuan_v1_dense": "Hunyuan 0.5B to 7B, Hunyuan-MT",
     "minimax_m2": "MiniMax-M2, in bfloat16",
