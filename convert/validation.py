@@ -7,7 +7,7 @@ from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import FAR, FLAGS
 
 _CHOICES = {
-    "norm": ("rms", "layer"),
+    "norm": ("rms", "layer", "none"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "router": ("softmax", "chosen", "sigmoid", "mixer"),

@@ -113,6 +113,8 @@ def _attention(
 def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
     """Vectors in float32; under the final norm's linear part if the layer is the last one."""
     wide = x.astype(jnp.float32)
+    if model.final_norm is None:
+        return wide
     if model.config.norm == "layer":
         wide = wide - jnp.where(last, jnp.mean(wide, axis=-1, keepdims=True), 0.0)
     return wide * jnp.where(last, fn.gain(model.config, model.final_norm[...]), 1.0)

@@ -42,7 +42,7 @@ class ModelConfig:
     """Longest context that the model was trained for, in tokens."""
 
     norm: str = "rms"
-    """``rms``, or ``layer`` for LayerNorm with its mean and shift."""
+    """``rms``, ``layer`` for LayerNorm with its mean and shift, or ``none``: no norm anywhere but in ``qk_norm``."""
     norm_offset: float = 0.0
     """Added to every norm's weight; 1 for Gemma."""
     pre_norm: bool = True
@@ -179,7 +179,7 @@ class ModelConfig:
     @property
     def zero_key(self) -> bool:
         """Whether the zero state has the zero key, so that unreached tokens need no work to stay in a softmax."""
-        return self.norm == "rms" and not self.qkv_bias and not (self.parallel and self.o_bias)
+        return self.norm != "layer" and not self.qkv_bias and not (self.parallel and self.o_bias)
 
 
 def _is_of(value: Any, hint: Any) -> bool:
@@ -251,6 +251,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": _POST_NORM | {"qk_norm": "full"},
     "opt": _ALL_BIASES | _LEARNED,
     "phi": _ALL_BIASES | {"parallel": True, "head_bias": True},
+    "program": _LEARNED | {"norm": "none", "mlp_bias": True, "gated_mlp": False, "activation": "relu"},
     "seed_oss": {},
     "smollm3": {},
     "stablelm": {"norm": "layer"},

@@ -50,7 +50,7 @@ class Decoder(nnx.Module):
         self.embed = nnx.Param(params["embed"])
         self.positions = nnx.Param(params["positions"]) if "positions" in params else None
         self.layers = Layer(params["layers"])
-        self.final_norm = nnx.Param(params["final_norm"])
+        self.final_norm = nnx.Param(params["final_norm"]) if "final_norm" in params else None
         self.final_norm_shift = nnx.Param(params["final_norm_shift"]) if "final_norm_shift" in params else None
         self.head = nnx.Param(params["head"]) if "head" in params else None
         self.head_bias = nnx.Param(params["head_bias"]) if "head_bias" in params else None
@@ -97,9 +97,8 @@ class Decoder(nnx.Module):
 
     def next_token_logits(self, x: Float[Array, "D"], *, relevance: bool = False) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""
-        w = {"final_norm": self.final_norm[...]}
-        if self.final_norm_shift is not None:
-            w["final_norm_shift"] = self.final_norm_shift[...]
+        norms = {"final_norm": self.final_norm, "final_norm_shift": self.final_norm_shift}
+        w = {name: param[...] for name, param in norms.items() if param is not None}
         x = fn.norm(self.config, w, "final_norm", x, frozen=relevance)
         head = self.embed if self.head is None else self.head
         logits = fn.contract("d,vd->v", x, head[...], out=jnp.float32)

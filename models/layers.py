@@ -57,6 +57,8 @@ def norm(
     config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array, "*R D"], *, frozen: bool = False
 ) -> Float[Array, "*R D"]:
     """The norm called ``name``, RMSNorm or LayerNorm, computed in float32 and returned in the dtype of ``x``."""
+    if config.norm == "none":
+        return x
     wide = x.astype(jnp.float32)
     if config.norm == "layer":
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)

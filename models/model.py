@@ -24,6 +24,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import fingerprint
+from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
 
@@ -112,6 +113,12 @@ def _text_of(value: Any) -> Any:
     return hashlib.sha256(value.to_str().encode()).digest() if callable(getattr(value, "to_str", None)) else value
 
 
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Leaves by their path, such as ``layers.up``."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
 class _Memo(NamedTuple):
     """A fingerprint, and the arrays that it is of."""
 
@@ -140,6 +147,29 @@ class Model(nnx.Module):
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:
         self.decoder = decoder
         self._words = _Words(tokenizer)
+
+    @staticmethod
+    def from_arrays(config: ModelConfig, arrays: Params, tokenizer: Tokenizer | None = None) -> Model:
+        """A model of written weights, such as a program's, in float32 on the default device.
+
+        Args:
+          config: its shape and flags.
+          arrays: numpy or JAX arrays by name, nested as ``jstrace.models.shapes(config, dtype)`` is, which gives every
+            name and shape: ``embed`` ``[V, D]``, ``layers`` with stacks ``[L, ...]`` and so on.
+          tokenizer: from texts to token ids, where there is one.
+
+        Raises:
+          InputError: a weight that the config does not have, that is missing, or of another shape.
+        """
+        wanted, found = _by_name(shapes(config, jnp.dtype("float32"))), _by_name(arrays)
+        for name in sorted(wanted.keys() | found.keys()):
+            got, expected = (getattr(leaves.get(name), "shape", None) for leaves in (found, wanted))
+            if got != expected:
+                told = "which this config does not have" if expected is None else f"expected {expected}"
+                raise InputError(f"weight {name} {'is missing' if got is None else f'has shape {got}'}, {told}")
+        return Model(
+            Decoder(config, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(arrays))), tokenizer
+        )
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -22,7 +22,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.platforms import usual_promotion
 
 Params = Mapping[str, Any]
-"""Nested dict of arrays: ``embed``, ``final_norm``, ``head`` (untied only) and ``layers`` with a dict of stacks."""
+"""Nested dict of arrays: ``embed``, ``head`` (untied only), ``final_norm`` (with norms), ``layers`` with its stacks."""
 
 
 _DRAWN_AT_ONCE = 2**24
@@ -95,6 +95,8 @@ def _norms(config: ModelConfig) -> dict[str, Weight]:
 
 
 def _norm(config: ModelConfig, name: str, axes: tuple[str, ...]) -> dict[str, Weight]:
+    if config.norm == "none":
+        return {}
     shift = {f"{name}_shift": Weight(axes, "zeros")} if config.norm == "layer" else {}
     return {name: Weight(axes, "norm"), **shift}
 

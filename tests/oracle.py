@@ -174,10 +174,14 @@ class Literal(LiteralMLP):
 
     def linear(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
         """The linear part of a norm."""
+        if self.config.norm == "none":
+            return x
         centre = x.mean(-1, keepdims=True) if self.config.norm == "layer" else 0.0
         return (w[name] + self.config.norm_offset) * (x - centre)
 
     def norm(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
+        if self.config.norm == "none":
+            return x
         return self.linear(w, name, x) / self.sigma(x) + w.get(f"{name}_shift", 0.0)
 
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:

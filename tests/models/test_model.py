@@ -191,3 +191,25 @@ def test_fingerprints_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert not wrong
+
+
+def test_written_weights_make_a_model(tiny: Model, tokens: np.ndarray) -> None:
+    """Numpy arrays of any precision; what does not fit the config is named."""
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tiny.decoder.params())
+    model = Model.from_arrays(TINY, arrays)
+    assert model.dtype == jnp.float32
+    assert model.fingerprint() == tiny.fingerprint()
+    np.testing.assert_array_equal(model(tokens), tiny(tokens))
+    for wrong, message in (
+        (
+            arrays | {"layers": arrays["layers"] | {"up": arrays["layers"]["up"][:2]}},
+            r"weight layers.up has shape \(2,",
+        ),
+        (
+            {name: leaf for name, leaf in arrays.items() if name != "head"},
+            r"weight head is missing, expected \(97, 16\)",
+        ),
+        (arrays | {"head_bias": np.zeros(97)}, r"weight head_bias has shape \(97,\), which this config does not have"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Model.from_arrays(TINY, wrong)
