@@ -48,8 +48,7 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
     layers = {name: Weight(("L", "D", heads, "d")) for name, heads in zip("qkv", "HKK", strict=True)}
     layers |= {"o": Weight(("L", "H", "d", "D"))} | _mlps(config) | _norms(config) | _biases(config)
-    if config.sinks:
-        layers["sink"] = Weight(("L", "H"))
+    layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
     weights: dict[str, Any] = {"embed": Weight(("V", "D")), "layers": layers}
@@ -67,8 +66,7 @@ def _mlps(config: ModelConfig) -> dict[str, Weight]:
     """Of the MLP, or of the experts, their router, and the MLP beside them."""
     lead, into = _into_mlp(config)
     found: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
-    if config.n_experts:
-        found["router"] = ("L", "D", "X")
+    found |= {"router": ("L", "D", "X")} if config.n_experts else {}
     if config.d_shared:
         found |= {f"shared_{name}": ("L", "D", "U") for name in into} | {"shared_down": ("L", "U", "D")}
         found |= {"shared_scale": ("L", "D")} if config.shared_gate else {}
