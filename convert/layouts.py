@@ -2,7 +2,8 @@
 
 Letters are those of ``models.edges``. A file's axis is a run of letters flattened together, such as ``Hd`` for heads
 times head dimension, or several such parts side by side, of which one is meant. The digit 3 is NeoX's interleaving of
-queries, keys and values within each head.
+queries, keys and values within each head, the digit 2 gpt-oss's of gate
+and up, and 1 an axis of one number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from jstrace.models import ModelConfig
 from jstrace.models.params import axis_sizes
 
+_PICKED = "123"
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -26,12 +29,12 @@ class Axis:
     chosen: int = 0
     """Which of the parts is meant."""
     pick: int = 0
-    """Which index of the axis ``3``, where a part has it."""
+    """Which index of the axis ``3`` or ``2``, where a part has it."""
 
     @property
     def letters(self) -> str:
         """Of the part that is meant."""
-        return self.parts[self.chosen].replace("3", "")
+        return self.parts[self.chosen].translate({ord(digit): None for digit in _PICKED})
 
     def length(self, sizes: Mapping[str, int]) -> int:
         """Of the whole axis."""
@@ -42,7 +45,7 @@ class Axis:
         before = sum(math.prod(sizes[letter] for letter in part) for part in self.parts[: self.chosen])
         places = np.zeros(1, np.int64)
         for letter in self.parts[self.chosen]:
-            chosen = range(self.pick, self.pick + 1) if letter == "3" else wanted[letter]
+            chosen = range(self.pick, self.pick + 1) if letter in _PICKED else wanted[letter]
             places = (places[:, None] * sizes[letter] + np.asarray(chosen)).ravel()
         return before + places
 
@@ -82,7 +85,10 @@ class RowNorm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """A weight's name in the files, ``{}`` standing for the layer, and the axes that it has there."""
+    """A weight's name in the files, ``{}`` standing for the layer, and the axes that it has there.
+
+    With ``{x}`` in the name every expert has a matrix of its own.
+    """
 
     name: str
     axes: tuple[Axis | Listed, ...]
@@ -96,8 +102,18 @@ class Layout:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """The letters of the part that is meant, in the file's order."""
-        return tuple(letter for axis in self.axes for letter in axis.letters)
+        """The letters of the part that is meant, in the file's order; first X where experts are apart."""
+        own = tuple(letter for axis in self.axes for letter in axis.letters)
+        return ("X", *own) if self.apart else own
+
+    @property
+    def apart(self) -> bool:
+        """Whether every expert has a matrix of its own."""
+        return "{x}" in self.name
+
+    def names(self, layer: int, n_experts: int) -> list[str]:
+        """Its matrices in a layer: one, or one for each expert."""
+        return [self.name.format(layer, x=expert) for expert in range(n_experts if self.apart else 1)]
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """Of the whole matrix in the file."""
@@ -105,8 +121,8 @@ class Layout:
 
 
 def file_sizes(config: ModelConfig) -> dict[str, int]:
-    """Length of every letter and of the digit 3."""
-    return axis_sizes(config) | {"3": 3}
+    """Length of every letter and of the digits."""
+    return axis_sizes(config) | {digit: int(digit) for digit in _PICKED}
 
 
 def at(name: str, *axes: str | Axis | Listed) -> Layout:

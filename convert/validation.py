@@ -10,6 +10,7 @@ _CHOICES = {
     "norm": ("rms", "layer", "none"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
+    "router": ("softmax", "chosen", "sigmoid", "mixer"),
     "family": tuple(FLAGS),
 }
 
@@ -26,10 +27,20 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
     for name, known in _CHOICES.items():
         if getattr(config, name) not in known:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if config.n_experts and not 1 <= config.n_chosen <= config.n_experts:
+        raise InputError(f"{where}: {config.n_chosen} experts for each token, expected 1 to the {config.n_experts}")
+    if config.n_experts and config.router == "mixer" and config.n_chosen != 2:
+        raise InputError(f"{where}: {config.n_chosen} experts for each token, expected the 2 of SparseMixer")
+    if min(config.n_experts, config.d_shared) < 0 or (config.d_shared and not config.n_experts):
+        raise InputError(f"{where}: an MLP of width {config.d_shared} beside {config.n_experts} experts")
+    if config.gate_clamp is not None and (len(config.gate_clamp) != 2 or not config.gated_mlp):
+        raise InputError(f"{where}: gate_clamp = {config.gate_clamp}, expected alpha and limit of a gate")
     if config.clip_qkv is not None and config.clip_qkv <= 0:
         raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
     if config.window is not None and config.window < 1:
         raise InputError(f"{where}: window = {config.window}, expected a positive number")
+    if config.qk_norm_last and config.qk_norm != "head":
+        raise InputError(f"{where}: a norm after the rotation is one of every head here")
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
     windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]

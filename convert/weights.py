@@ -171,8 +171,8 @@ class _Part:
         where: str,
     ) -> None:
         self._sizes, self._layout, self._letters, self._dtype = file_sizes(config), layout, layout.letters, dtype
-        self._tensor = None if layout.given is not None else tensors[layout.name.format(index)]
-        self._where = f"{where}: weight {layout.name if self._tensor is None else self._tensor.name}"
+        self._own = [tensors[name] for name in layout.names(index, config.n_experts) if layout.given is None]
+        self._where = f"{where}: weight {self._own[0].name if self._own else layout.name}"
         norm = layout.row_norm
         self._norm = None if norm is None else (_whole(tensors[norm.weight]), _whole(tensors[norm.shift]), norm.eps)
         self._read: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
@@ -186,13 +186,15 @@ class _Part:
         return self._read[key]
 
     def _piece(self, wanted: Mapping[str, range]) -> np.ndarray:
-        if self._tensor is None:
+        if not self._own:
             shape = tuple(self._sizes[letter] for letter in self._letters)
             inside = tuple(slice(wanted[letter].start, wanted[letter].stop) for letter in self._letters)
             given = self._layout.given() if callable(self._layout.given) else self._layout.given
             value = np.broadcast_to(np.asarray(given, np.float32), shape)[inside]
+        elif self._layout.apart:
+            value = np.stack([self._stored(self._own[expert], wanted) for expert in wanted["X"]])
         else:
-            value = self._stored(self._tensor, wanted)
+            value = self._stored(self._own[0], wanted)
         with np.errstate(over="ignore"):
             cast = np.asarray(value, self._dtype, order="C")
         if jnp.finfo(cast.dtype).max < jnp.finfo(value.dtype).max and not np.isfinite(cast).all():
@@ -202,16 +204,14 @@ class _Part:
     def _stored(self, tensor: Tensor, wanted: Mapping[str, range]) -> np.ndarray:
         places = [axis.places(self._sizes, wanted) for axis in self._layout.axes]
         value = tensor.read(tuple(slice(int(p.min()), int(p.max()) + 1) for p in places))
-        _check_finite(value, [int(p.min()) for p in places], self._where)
+        _check_finite(value, [int(p.min()) for p in places], self._where.replace(self._own[0].name, tensor.name))
         for number, along in enumerate(places):
             if len(along) < value.shape[number] or np.any(np.diff(along) < 0):  # interleaved with others, or turned
                 value = np.take(value, along - along.min(), axis=number)
-        value = value.reshape([len(wanted[letter]) for letter in self._letters])
-        if self._norm is not None:
-            value = _normed(value.astype(np.float32), *self._norm)
-        scale, plus = self._layout.scale, self._layout.plus
-        value = value if scale == 1 else value.astype(np.float32) * np.float32(scale)
-        return value if plus == 0 else value.astype(np.float32) + np.float32(plus)
+        value = value.reshape([len(wanted[letter]) for letter in self._letters[self._layout.apart :]])
+        value = value if self._norm is None else _normed(value.astype(np.float32), *self._norm)
+        scale, plus = np.float32(self._layout.scale), np.float32(self._layout.plus)
+        return value if (scale, plus) == (1, 0) else value.astype(np.float32) * scale + plus
 
 
 def _whole(tensor: Tensor) -> np.ndarray:
@@ -253,7 +253,7 @@ def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tup
         layout = layouts[name]
         if layout.given is None:
             shape = layout.shape(config)
-            found |= {layout.name.format(index): shape for index in range(number)}
+            found |= {each: shape for index in range(number) for each in layout.names(index, config.n_experts)}
             if layout.row_norm is not None:
                 found |= dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:])
     return found

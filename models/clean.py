@@ -15,6 +15,7 @@ from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import ByValue, EdgeTree, Score
+from jstrace.models.mlp import mlp
 from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
 
@@ -54,7 +55,7 @@ def clean_forward(
         probs, values, attn = _attended(config, w, x, fn.of_kind(sights, kind))
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
-        edge = fn.mlp(config, w, x if config.parallel else middle)
+        edge = mlp(config, w, x if config.parallel else middle)
         out = middle + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
@@ -102,11 +103,11 @@ def _attention(
 ) -> tuple[Float[Array, "S K d"], Float[Array, "S K d"], Float32[Array, "H T S"]]:
     """Keys, turned by their positions, values, and how much each head reads of each source."""
     q, k, v = fn.project_qkv(config, w, x)
-    keys = fn.rotate(k, sight.cos, sight.sin)
+    keys = fn.positioned(config, w, "k", k, sight)
     if held is not None:
         keys, v = held(keys, v)
-    logits = fn.attention_logits(config, fn.rotate(q, sight.cos, sight.sin), keys)
-    return keys, v, fn.attention_probs(logits, sight.visible)
+    logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
+    return keys, v, fn.attention_probs(logits, sight.visible, w.get("sink"))
 
 
 def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
@@ -143,7 +144,7 @@ def layer_states(
     keys, values, probs = _attention(config, w, x, sight, held)
     mixed = fn.mix_values(probs, values)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
-    return LayerStates(keys, values, middle, fn.mlp(config, w, x if config.parallel else middle))
+    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle))
 
 
 def over_clean_layers(

@@ -51,6 +51,10 @@ class ModelConfig:
     """Whether a norm stands after attention and MLP, before they join the residual stream (OLMo-2, Gemma)."""
     qk_norm: str = "none"
     """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
+    qk_norm_last: bool = False
+    """Whether that norm comes after the rotation, not before it (Hunyuan)."""
+    sinks: bool = False
+    """Whether every head has a number whose exponential stands in the softmax's denominator (gpt-oss)."""
     qkv_bias: bool = False
     clip_qkv: float | None = None
     """Queries, keys and values are kept within plus and minus this (OLMo 1); None for no such bound."""
@@ -59,6 +63,24 @@ class ModelConfig:
     mlp_bias: bool = False
     gated_mlp: bool = True
     """``down(act(gate x) * up x)``; otherwise ``down(act(up x))``."""
+    gate_clamp: tuple[float, ...] | None = None
+    """(alpha, limit): ``down((up x + 1) * g sigmoid(alpha g))`` with the gate g, at most the limit, and ``up x`` within
+    plus and minus the limit (gpt-oss)."""
+    n_experts: int = 0
+    """Experts of every layer's MLP, each ``d_mlp`` wide; 0 for one MLP."""
+    n_chosen: int = 0
+    """Experts that the router chooses for a token."""
+    router: str = "softmax"
+    """What its factors are: ``softmax`` over all experts, ``chosen`` over those chosen, ``sigmoid`` divided by the sum
+    of those chosen (MiniMax M2), or ``mixer`` (SparseMixer, Phi-3.5-MoE)."""
+    router_bias: bool = False
+    """Whether its logits have a bias; with ``sigmoid`` there always is one, of the choice alone."""
+    mixer_noise: float = 0.01
+    """Of ``mixer``: half of how far a logit may lie below the best, as a share of the larger, to be in its softmax."""
+    d_shared: int = 0
+    """Width of an MLP beside the experts that every token goes through (Qwen2-MoE); 0 for none."""
+    shared_gate: bool = False
+    """Whether that MLP is multiplied by the sigmoid of a number that depends on the token."""
     activation: str = "silu"
     """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
@@ -114,6 +136,11 @@ class ModelConfig:
     def n_groups(self) -> int:
         """Query heads that share one key/value head, G."""
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden numbers that a token's MLP computes: those of the chosen experts, and of the one beside them."""
+        return self.n_chosen * self.d_mlp + self.d_shared if self.n_experts else self.d_mlp
 
     @property
     def n_rotary(self) -> int:
@@ -231,5 +258,15 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "starcoder2": {"norm": "layer", "gated_mlp": False},
     "vaultgemma": {"norm_offset": 1.0},
     "xglm": _ALL_BIASES | _LEARNED,
+    "hunyuan_v1_dense": {"qk_norm": "head", "qk_norm_last": True},
+    "qwen3_moe": {"qk_norm": "head"},
+    "qwen2_moe": {},
+    "mixtral": {"router": "chosen"},
+    "olmoe": {"qk_norm": "full"},
+    "flex_olmo": _POST_NORM | {"qk_norm": "full"},
+    "granitemoe": {"router": "chosen"},
+    "minimax_m2": {"qk_norm": "full", "router": "sigmoid"},
+    "gpt_oss": {"sinks": True, "mlp_bias": True, "router": "chosen", "router_bias": True},
+    "phimoe": {"norm": "layer", "router": "mixer"},
 }
 """What sets each family apart, by ``ModelConfig.family``; what its checkpoints differ in is read from their files."""

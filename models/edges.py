@@ -11,6 +11,7 @@ K     key/value heads        E     edges of the graph
 G     query heads per K      Z     sizes of traces
 d     head dimension         Z1    sizes and the full graph
 P     learned positions      R     rows (any tokens, flattened)
+X     experts                U     width of the MLP beside them
 ====  =====================  ====  =====================
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import platforms
 from jstrace.models.config import ModelConfig
-from jstrace.models.relevance import in_proportion, with_slope
+from jstrace.models.relevance import in_proportion
 
 _HIDDEN = -jnp.inf
 _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
@@ -68,7 +68,7 @@ def norm(
     return out.astype(x.dtype)
 
 
-def _normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R N d"]) -> Float[Array, "R N d"]:
+def _normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R *N d"]) -> Float[Array, "R *N d"]:
     """RMSNorm of queries or keys: of each head, or of all heads together."""
     axes = 2 if config.qk_norm == "full" else 1
     return (rms(x, config.norm_eps, axes=axes) * gain(config, weight)).astype(x.dtype)
@@ -85,10 +85,10 @@ def project_qkv(
     q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.qk_norm != "none" and not config.qk_norm_last:
+        q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
     if config.clip_qkv is not None:
         q, k, v = (jnp.clip(each, -config.clip_qkv, config.clip_qkv) for each in (q, k, v))
-    if config.qk_norm != "none":
-        q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
     if relevance:
         q, k = jax.lax.stop_gradient((q, k))
     return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
@@ -171,6 +171,14 @@ def rotate(x: Float[Array, "T *N d"], cos: Float32[Array, "T r"], sin: Float32[A
     return jnp.concatenate([turning, rest], axis=-1)
 
 
+def positioned(
+    config: ModelConfig, w: Mapping[str, Array], name: str, x: Float[Array, "T *N d"], sight: Sight
+) -> Float[Array, "T *N d"]:
+    """Queries (``name`` is ``q``) or keys (``k``) turned by their positions, and normalised then if the family does."""
+    turned = rotate(x, sight.cos, sight.sin)
+    return _normed_heads(config, w[f"{name}_norm"], turned) if config.qk_norm_last else turned
+
+
 def softcap(logits: Float32[Array, "*N"], cap: float | None, *, relevance: bool = False) -> Float32[Array, "*N"]:
     """``cap * tanh(logits / cap)``; nothing without a cap. With ``relevance`` gradients are ``in_proportion``."""
     if cap is None:
@@ -198,27 +206,42 @@ def attention_logits(
     return softcap(logits, config.attn_softcap)
 
 
-def attention_probs(logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"]) -> Float32[Array, "H T S"]:
-    """Softmax over the visible sources, in float32."""
-    return jax.nn.softmax(jnp.where(visible, logits, _HIDDEN), axis=-1)
+def attention_probs(
+    logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"], sink: Float[Array, "H"] | None = None
+) -> Float32[Array, "H T S"]:
+    """Softmax over the visible sources, in float32; ``sink`` is the logit of one more, which has no value."""
+    seen = jnp.where(visible, logits, _HIDDEN)
+    if sink is None:
+        return jax.nn.softmax(seen, axis=-1)
+    beside = jnp.broadcast_to(sink.astype(jnp.float32)[:, None, None], (*seen.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([seen, beside], axis=-1), axis=-1)[..., :-1]
 
 
 def masked_attention_probs(
-    logits: Float32[Array, "H T S"], visible: Bool[Array, "T S"], mask: Array, *, pre_softmax: bool
+    logits: Float32[Array, "H T S"],
+    visible: Bool[Array, "T S"],
+    mask: Array,
+    *,
+    pre_softmax: bool,
+    sink: Float[Array, "H"] | None = None,
 ) -> Float32[Array, "H T S"]:
     """Attention under an edge mask: ``softmax * mask`` (Eq. 3), or ``mask * exp(logit)`` normalised.
 
-    With ``pre_softmax`` a row with nothing left is zero.
+    With ``pre_softmax`` a row with nothing left is zero. A ``sink`` has no mask.
     """
     mask = jnp.where(visible, mask, jnp.zeros((), mask.dtype)).astype(jnp.float32)
     if not pre_softmax:
-        return attention_probs(logits, visible) * mask
+        return attention_probs(logits, visible, sink) * mask
     # The largest *kept* logit, so that a row whose kept sources are all far below the rest does not underflow; what is
     # not kept may lie above it, and its gradient stays right up to the bound that keeps exp finite.
     peak = jnp.max(jnp.where(mask > 0, logits, _HIDDEN), axis=-1, keepdims=True)
+    if sink is not None:
+        peak = jnp.maximum(peak, sink.astype(jnp.float32)[:, None, None])
     peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
     weights = weighted(jnp.exp(jnp.minimum(logits - peak, _LARGEST_EXPONENT)), mask)
     total = jnp.sum(weights, axis=-1, keepdims=True)
+    if sink is not None:
+        total = total + jnp.exp(sink.astype(jnp.float32)[:, None, None] - peak)
     return weights / jnp.where(total > 0, total, 1.0)
 
 
@@ -228,21 +251,6 @@ def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K d"]) -> Floa
     rows = probs.reshape(v.shape[1], -1, n_sources).astype(v.dtype)
     mixed = contract("krs,ksd->krd", rows, jnp.transpose(v, (1, 0, 2)))
     return jnp.transpose(mixed.reshape(n_heads, n_tokens, v.shape[2]), (1, 0, 2))
-
-
-_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": jax.nn.silu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
-}
-
-
-def _xielu(w: Mapping[str, Array], x: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """Quadratic above zero and an exponential integrated below, with numbers of the layer (arXiv 2411.13010)."""
-    above, below = jax.nn.softplus(w["alpha_p"]), w["beta"] + jax.nn.softplus(w["alpha_n"])
-    return jnp.where(x > 0, above * x * x, (jnp.expm1(jnp.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
 
 
 def attention_output(
@@ -261,28 +269,3 @@ def turned(w: Mapping[str, Array]) -> dict[str, Array]:
 def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
     """Plus what a node gets beside its edges: the bias of attention's output."""
     return x + w["o_bias"] if "o_bias" in w else x
-
-
-def mlp(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
-) -> Float[Array, "R D"]:
-    """The MLP edge of rows of the residual stream, its norms included.
-
-    ``down(act(gate x) * up x)``, or ``down(act(up x))`` without a gate; biases where there are any. With ``relevance``
-    gradients take norms for linear, the activation ``in_proportion``, and half of them goes to each factor of a gate.
-    """
-    x = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x
-    activation = functools.partial(_xielu, w) if config.activation == "xielu" else _ACTIVATIONS[config.activation]
-    if relevance:
-        activation = functools.partial(in_proportion, activation)
-    hidden = _affine(w, "up", x)
-    hidden = activation(_affine(w, "gate", x)) * hidden if config.gated_mlp else activation(hidden)
-    if relevance and config.gated_mlp:
-        hidden = with_slope(hidden, hidden, 0.5)
-    out = _affine(w, "down", hidden)
-    return norm(config, w, "mlp_post_norm", out, frozen=relevance) if config.post_norm else out
-
-
-def _affine(w: Mapping[str, Array], name: str, x: Float[Array, "R N"]) -> Float[Array, "R M"]:
-    out = contract("rn,nm->rm", x, w[name])
-    return out + w[f"{name}_bias"] if f"{name}_bias" in w else out

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
+from jstrace.models.mlp import edge_of
 from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap
 
@@ -92,13 +93,14 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
 
     def mixing(q: Array, visible: Array, kept: Array) -> Array:
         logits = fn.attention_logits(config, q, k)
-        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, pre_softmax=given.pre_softmax), v)
+        how: dict[str, Any] = {"pre_softmax": given.pre_softmax, "sink": w.get("sink")}
+        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, **how), v)
 
     mixed = given.mix(mixing, q, sight.visible)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
-    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, reached)
+    edge = edge_of(config, w, state.x if config.parallel else middle, reached, row_map, relevance=given.relevance)
     edge = _scaled(edge, mask.mlp)
     if config.parallel:
         idle = fn.with_constants(w, jnp.zeros_like(state.idle[None]))[0]
@@ -121,7 +123,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     q, k, v = _attending(config, given, state.x, state.reached & read, read, state.idle)
 
     def mixing(q: Array, visible: Array, attn: Array) -> Array:
-        probs = fn.attention_probs(fn.attention_logits(config, q, k), visible)
+        probs = fn.attention_probs(fn.attention_logits(config, q, k), visible, w.get("sink"))
         kept = attn.astype(jnp.float32)
         return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
@@ -130,7 +132,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
     middle = fn.with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
-    edge = row_map(given.function(fn.mlp, config), w, state.x if config.parallel else middle, mask.mlp != 0)
+    edge = edge_of(config, w, state.x if config.parallel else middle, mask.mlp != 0, row_map, relevance=given.relevance)
     edge = _blended(edge, mask.mlp, mlp_output)
     if config.parallel:
         return State(middle + edge, targets, state.idle)
@@ -150,9 +152,9 @@ def _attending(
     Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
     q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
-    cos, sin = given.sight.cos, given.sight.sin
+    q, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
-    return fn.rotate(q, cos, sin), fn.rotate(k, cos, sin), _only(read & used, v, given.mask.attn)
+    return q, k, _only(read & used, v, given.mask.attn)
 
 
 def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:

@@ -30,8 +30,9 @@ _DRAWN_AT_ONCE = 2**24
 DATA, MODEL = "data", "model"
 _MUST_DIVIDE = {"H": "query heads", "F": "MLP width"}
 """Axes of weights that are divided over ``model``, in words;"""
-_MAY_DIVIDE = ("K", "V")
-"""and those that stay whole where they do not divide: few key/value heads, odd vocabularies. All others are whole."""
+_MAY_DIVIDE = ("K", "V", "U")
+"""and those that stay whole where they do not divide: few key/value heads, odd vocabularies, the MLP beside experts.
+All others are whole. Of experts each is divided, so that all devices have work whichever are chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +46,9 @@ class Weight:
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
-    layers = {
-        "q": Weight(("L", "D", "H", "d")),
-        "k": Weight(("L", "D", "K", "d")),
-        "v": Weight(("L", "D", "K", "d")),
-        "o": Weight(("L", "H", "d", "D")),
-        "up": Weight(("L", "D", "F")),
-        "down": Weight(("L", "F", "D")),
-    }
-    if config.gated_mlp:
-        layers["gate"] = Weight(("L", "D", "F"))
-    layers |= _norms(config) | _biases(config)
+    layers = {name: Weight(("L", "D", heads, "d")) for name, heads in zip("qkv", "HKK", strict=True)}
+    layers |= {"o": Weight(("L", "H", "d", "D"))} | _mlps(config) | _norms(config) | _biases(config)
+    layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
     weights: dict[str, Any] = {"embed": Weight(("V", "D")), "layers": layers}
@@ -67,6 +60,22 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     if config.head_bias:
         weights["head_bias"] = Weight(("V",), "zeros")
     return weights
+
+
+def _mlps(config: ModelConfig) -> dict[str, Weight]:
+    """Of the MLP, or of the experts, their router, and the MLP beside them."""
+    lead, into = _into_mlp(config)
+    found: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
+    found |= {"router": ("L", "D", "X")} if config.n_experts else {}
+    if config.d_shared:
+        found |= {f"shared_{name}": ("L", "D", "U") for name in into} | {"shared_down": ("L", "U", "D")}
+        found |= {"shared_scale": ("L", "D")} if config.shared_gate else {}
+    return {name: Weight(axes) for name, axes in found.items()}
+
+
+def _into_mlp(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Leading axes of the weights of MLPs, and the names of those that read the state."""
+    return ("L", "X") if config.n_experts else ("L",), ("up", "gate") if config.gated_mlp else ("up",)
 
 
 def _norms(config: ModelConfig) -> dict[str, Weight]:
@@ -97,8 +106,10 @@ def _biases(config: ModelConfig) -> dict[str, Weight]:
     if config.o_bias:
         found["o_bias"] = ("L", "D")
     if config.mlp_bias:
-        found |= {"gate_bias": ("L", "F")} if config.gated_mlp else {}
-        found |= {"up_bias": ("L", "F"), "down_bias": ("L", "D")}
+        lead, into = _into_mlp(config)
+        found |= {f"{name}_bias": (*lead, "F") for name in into} | {"down_bias": (*lead, "D")}
+    if config.router_bias or config.router == "sigmoid":
+        found["router_bias"] = ("L", "X")
     return {name: Weight(axes, "zeros") for name, axes in found.items()}
 
 
@@ -111,6 +122,8 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "K": config.n_kv_heads,
         "d": config.head_dim,
         "F": config.d_mlp,
+        "X": config.n_experts,
+        "U": config.d_shared,
         "V": config.vocab_size,
         "P": config.max_positions,
     }

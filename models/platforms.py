@@ -120,6 +120,14 @@ def _widened(layers: Any) -> bool:
     return form(None, cpu=narrow, gpu=False, tpu=False)
 
 
+def entry(stacks: Stack, place: jax.Array) -> Stack:
+    """What stacks of one dtype hold at a place of their first axis, inside a loop."""
+    if _widened(stacks):
+        return taken(stacks, place)
+    one: Stack = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
+    return one
+
+
 def taken(stacks: Stack, place: jax.Array) -> Stack:
     """What stacks hold at a place of their first axis, inside a loop, as XLA's CPU backend must be told to take it.
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Int, UInt8, UInt32
 
 from jstrace.models.platforms import form
 
-RowFunction = Callable[[Any, Array], Any]
+RowFunction = Callable[..., Any]
 """``(weights, x[R, ...]) -> pytree of [R, ...]``, each row on its own; a module-level function or a stable closure."""
 
 BLOCKS = (256, 64)
@@ -60,15 +60,33 @@ class RowMap(Protocol):
     """Applies a ``RowFunction`` to rows of which only the live ones are computed from ``x``."""
 
     def __call__(
-        self, function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None
+        self,
+        function: RowFunction,
+        weights: Any,
+        x: Array,
+        live: Bool[Array, "R"],
+        idle: Array | None = None,
+        *,
+        skips: bool = False,
     ) -> Any:
-        """Results for all rows; a dead row that is not in the state ``idle`` may get anything."""
+        """Results for all rows; a dead row that is not in the state ``idle`` may get anything.
+
+        ``skips`` says that ``function`` takes the live rows as a third argument, and leaves the others out by itself.
+        """
         ...
 
 
-def every_row(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"], idle: Array | None = None) -> Any:
+def every_row(
+    function: RowFunction,
+    weights: Any,
+    x: Array,
+    live: Bool[Array, "R"],
+    idle: Array | None = None,
+    *,
+    skips: bool = False,
+) -> Any:
     """Apply ``function`` to every row, live or not; differentiable."""
-    del live, idle
+    del live, idle, skips
     return function(weights, x)
 
 
@@ -79,6 +97,7 @@ def live_rows(
     live: Bool[Array, "R"],
     idle: Array | None = None,
     *,
+    skips: bool = False,
     platform: str | None = None,
 ) -> Any:
     """Apply ``function`` to the live rows; not reverse-differentiable.
@@ -93,7 +112,7 @@ def live_rows(
 
     @jax.custom_batching.custom_vmap
     def apply(weights: Any, x: Array, live: Array) -> Any:
-        return gathered(platform)(function, weights, x, live)
+        return function(weights, x, live) if skips else gathered(platform)(function, weights, x, live)
 
     @apply.def_vmap
     def _(size: int, batched: Any, weights: Any, x: Array, live: Array) -> Any:

@@ -96,6 +96,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_bias": True,
         "n_kv_heads": 4,
     },
+    "qwen2_moe": {"qkv_bias": True, "n_experts": 5, "n_chosen": 2, "d_shared": 20, "shared_gate": True}
+    | {"qk_norm": "head", "qk_norm_last": True},
+    "gpt_oss": {"n_experts": 4, "n_chosen": 3, "router": "chosen", "router_bias": True, "gate_clamp": (1.702, 0.8)}
+    | {"sinks": True, "qkv_bias": True, "o_bias": True, "mlp_bias": True, "window": 3, "global_layers": (1,)},
     "program": {
         "norm": "none",
         "learned_positions": True,
@@ -105,7 +109,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "activation": "relu",
     },
 }
-"""What each family changes in ``TINY``; smollm3 and bloom have what several of the smaller families add."""
+"""What each family changes in ``TINY``; smollm3, bloom, qwen2_moe and gpt_oss have what several of the
+others add."""
 SHAPES = ("llama", "olmo2", "gemma2", "gpt2", "gpt_neox")
 """Families that have, all together, every kind of weight and of block, for tests in which nothing else matters."""
 

@@ -16,27 +16,10 @@ import torch
 import transformers
 
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, masked_forward, plain_forward
+from tests.hf_bases import LLAMA, NO_HEAD_DIM, NO_NORM, PARTIAL, ROPE, TOKENS, YARN, Type, V
+from tests.hf_expert_types import EXPERT_TYPES
 
-V = 61
-_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_EPS = {"rms_norm_eps": 1e-5}
-_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
-_BASE: dict[str, Any] = {
-    "vocab_size": V,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "tie_word_embeddings": False,
-    **_TOKENS,
-}
-_LLAMA = {**_BASE, **_EPS, **_ROPE, "head_dim": 8}
-_NO_HEAD_DIM = {name: value for name, value in _LLAMA.items() if name != "head_dim"}
-_NO_NORM = {name: value for name, value in _NO_HEAD_DIM.items() if name != "rms_norm_eps"}
-_NORMS = _NO_NORM | {"layer_norm_eps": 1e-5}
+_NORMS = NO_NORM | {"layer_norm_eps": 1e-5}
 _GPT2 = {
     "vocab_size": V,
     "n_embd": 32,
@@ -44,16 +27,9 @@ _GPT2 = {
     "n_head": 4,
     "n_positions": 64,
     "initializer_range": 0.2,
-    **_TOKENS,
+    **TOKENS,
 }
 _LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
-_YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-_PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _VISION = {
     "hidden_size": 32,
@@ -76,51 +52,33 @@ _QWEN_VISION = {
 _IMAGE_TOKENS = {"image_token_id": 50, "video_token_id": 51, "vision_start_token_id": 52, "vision_end_token_id": 53}
 
 
-@dataclasses.dataclass(frozen=True)
-class Type:
-    """A ``model_type`` with a tiny config."""
-
-    model_type: str
-    fields: dict[str, Any]
-    needs: str = "fields and layout"
-    """What of the decoder it uses beside Llama's, in a few words."""
-    whole: str | None = None
-    """The class of a model with other parts."""
-    flagged: bool = False
-    """Whether it uses arithmetic of its own, which the oracle has too."""
-    attention: str = "eager"
-    """Of transformers' ways to compute attention, the right one."""
-    double: bool = True
-    """Whether transformers can compute it in double precision."""
-
-
 def _wrapped(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"text_config": fields, "tie_word_embeddings": False, **more}
 
 
 TYPES: dict[str, Type] = {
-    "llama-yarn": Type("llama", _LLAMA | {"rope_parameters": _YARN}, "YaRN"),
+    "llama-yarn": Type("llama", LLAMA | {"rope_parameters": YARN}, "YaRN"),
     "llama-dynamic": Type(
         "llama",
-        _LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+        LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
         "dynamic NTK",
     ),
     "qwen3_vl": Type(
         "qwen3_vl",
-        _wrapped(_LLAMA | {"rope_parameters": _MROPE}, vision_config=_QWEN_VISION, **_IMAGE_TOKENS),
+        _wrapped(LLAMA | {"rope_parameters": _MROPE}, vision_config=_QWEN_VISION, **_IMAGE_TOKENS),
         "the text part",
         whole="Qwen3VLForConditionalGeneration",
     ),
     "qwen2_5_vl": Type(
         "qwen2_5_vl",
-        _wrapped(_NO_HEAD_DIM | {"rope_parameters": _MROPE}, vision_config=_QWEN_VISION, **_IMAGE_TOKENS),
+        _wrapped(NO_HEAD_DIM | {"rope_parameters": _MROPE}, vision_config=_QWEN_VISION, **_IMAGE_TOKENS),
         "the text part",
         whole="Qwen2_5_VLForConditionalGeneration",
     ),
     "qwen2_vl": Type(
         "qwen2_vl",
         _wrapped(
-            _NO_HEAD_DIM | {"rope_parameters": _MROPE},
+            NO_HEAD_DIM | {"rope_parameters": _MROPE},
             vision_config={
                 "depth": 1,
                 "embed_dim": 32,
@@ -136,39 +94,39 @@ TYPES: dict[str, Type] = {
     ),
     "llava": Type(
         "llava",
-        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_CLIP, image_token_index=50),
+        _wrapped(LLAMA | {"model_type": "llama"}, vision_config=_CLIP, image_token_index=50),
         "the text part",
         whole="LlavaForConditionalGeneration",
     ),
     "llava_next": Type(
         "llava_next",
-        _wrapped(_LLAMA | {"model_type": "mistral", "sliding_window": None}, vision_config=_CLIP, image_token_index=50),
+        _wrapped(LLAMA | {"model_type": "mistral", "sliding_window": None}, vision_config=_CLIP, image_token_index=50),
         "the text part",
         whole="LlavaNextForConditionalGeneration",
     ),
     "llava_onevision": Type(
         "llava_onevision",
-        _wrapped(_NO_HEAD_DIM | {"model_type": "qwen2"}, vision_config=_CLIP | {"model_type": "siglip_vision_model"})
+        _wrapped(NO_HEAD_DIM | {"model_type": "qwen2"}, vision_config=_CLIP | {"model_type": "siglip_vision_model"})
         | {"image_token_id": 50, "video_token_id": 51},
         "the text part",
         whole="LlavaOnevisionForConditionalGeneration",
     ),
     "smolvlm": Type(
         "smolvlm",
-        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
+        _wrapped(LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
         "the text part",
         whole="SmolVLMForConditionalGeneration",
     ),
     "idefics3": Type(
         "idefics3",
-        _wrapped(_LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
+        _wrapped(LLAMA | {"model_type": "llama"}, vision_config=_VISION, image_token_id=50),
         "the text part",
         whole="Idefics3ForConditionalGeneration",
     ),
     "internvl": Type(
         "internvl",
         _wrapped(
-            _LLAMA | {"model_type": "qwen3"}, vision_config=_VISION | {"image_size": [16, 16], "patch_size": [4, 4]}
+            LLAMA | {"model_type": "qwen3"}, vision_config=_VISION | {"image_size": [16, 16], "patch_size": [4, 4]}
         )
         | {"image_token_id": 50},
         "the text part",
@@ -185,7 +143,7 @@ TYPES: dict[str, Type] = {
             "num_attention_heads": 4,
             "max_position_embeddings": 64,
             "init_std": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "ReLU; positions from the third row",
         flagged=True,
@@ -193,12 +151,12 @@ TYPES: dict[str, Type] = {
     "gemma3": Type(
         "gemma3",
         {
-            "text_config": _LLAMA
+            "text_config": LLAMA
             | {"sliding_window": 5, "query_pre_attn_scalar": 12, "tie_word_embeddings": True}
             | {
                 "rope_parameters": {
-                    "full_attention": _ROPE["rope_parameters"],
-                    "sliding_attention": _ROPE["rope_parameters"],
+                    "full_attention": ROPE["rope_parameters"],
+                    "sliding_attention": ROPE["rope_parameters"],
                 }
             },
             "vision_config": _VISION,
@@ -210,7 +168,7 @@ TYPES: dict[str, Type] = {
     "mistral3-mistral": Type(
         "mistral3",
         _wrapped(
-            _LLAMA | {"model_type": "mistral", "sliding_window": None},
+            LLAMA | {"model_type": "mistral", "sliding_window": None},
             vision_config=_VISION | {"model_type": "pixtral"},
         ),
         "the text part",
@@ -219,10 +177,10 @@ TYPES: dict[str, Type] = {
     "mistral3-ministral3": Type(
         "mistral3",
         _wrapped(
-            _LLAMA
+            LLAMA
             | {
                 "model_type": "ministral3",
-                "rope_parameters": _YARN | {"original_max_position_embeddings": 48, "llama_4_scaling_beta": 0.1},
+                "rope_parameters": YARN | {"original_max_position_embeddings": 48, "llama_4_scaling_beta": 0.1},
             },
             vision_config=_VISION | {"model_type": "pixtral"},
         ),
@@ -231,9 +189,9 @@ TYPES: dict[str, Type] = {
     ),
     "ministral3": Type(
         "ministral3",
-        _LLAMA
+        LLAMA
         | {
-            "rope_parameters": _YARN
+            "rope_parameters": YARN
             | {
                 "original_max_position_embeddings": 48,
                 "llama_4_scaling_beta": 0.1,
@@ -243,13 +201,13 @@ TYPES: dict[str, Type] = {
     ),
     "bloom": Type(
         "bloom",
-        {"vocab_size": V, "hidden_size": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2, **_TOKENS},
+        {"vocab_size": V, "hidden_size": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2, **TOKENS},
         "ALiBi; the norm of the embeddings folded into their table",
         flagged=True,
     ),
     "smollm3": Type(
         "smollm3",
-        _LLAMA | {"no_rope_layers": [1, 0, 1], "tie_word_embeddings": True},
+        LLAMA | {"no_rope_layers": [1, 0, 1], "tie_word_embeddings": True},
         "layers without rotary positions (NoPE)",
         flagged=True,
     ),
@@ -261,11 +219,11 @@ TYPES: dict[str, Type] = {
     ),
     "exaone4": Type(
         "exaone4",
-        _LLAMA | {"sliding_window": 5, "sliding_window_pattern": "LLG", "layer_types": _LAYERS},
+        LLAMA | {"sliding_window": 5, "sliding_window_pattern": "LLG", "layer_types": _LAYERS},
         "NoPE on layers without a window",
         flagged=True,
     ),
-    "phi": Type("phi", _NORMS | _PARTIAL, "the head's bias; one norm for both sub-layers", flagged=True),
+    "phi": Type("phi", _NORMS | PARTIAL, "the head's bias; one norm for both sub-layers", flagged=True),
     "gptj": Type(
         "gptj", _GPT2 | {"rotary_dim": 4}, "the head's bias; pairs beside one another, one norm", flagged=True
     ),
@@ -281,13 +239,13 @@ TYPES: dict[str, Type] = {
             "window_size": 5,
             "attention_types": [[["global", "local"], 2]],
             "initializer_range": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "no scale on query-key products",
     ),
     "granite": Type(
         "granite",
-        _NO_HEAD_DIM
+        NO_HEAD_DIM
         | {
             "embedding_multiplier": 12.0,
             "residual_multiplier": 0.22,
@@ -297,28 +255,28 @@ TYPES: dict[str, Type] = {
         | {"attention_bias": True, "tie_word_embeddings": True},
         "multipliers folded into weights",
     ),
-    "gemma": Type("gemma", _LLAMA | {"hidden_act": "gelu", "tie_word_embeddings": True}),
+    "gemma": Type("gemma", LLAMA | {"hidden_act": "gelu", "tie_word_embeddings": True}),
     "vaultgemma": Type(
-        "vaultgemma", _LLAMA | {"sliding_window": 5, "query_pre_attn_scalar": 12, "tie_word_embeddings": True}
+        "vaultgemma", LLAMA | {"sliding_window": 5, "query_pre_attn_scalar": 12, "tie_word_embeddings": True}
     ),
     "olmo3": Type(
         "olmo3",
-        _NO_HEAD_DIM
+        NO_HEAD_DIM
         | {
             "sliding_window": 5,
             "layer_types": _LAYERS,
-            "rope_parameters": {"sliding_attention": _ROPE["rope_parameters"], "full_attention": _YARN},
+            "rope_parameters": {"sliding_attention": ROPE["rope_parameters"], "full_attention": YARN},
         },
         "YaRN on layers without a window",
         flagged=True,
     ),
-    "olmo": Type("olmo", _NO_NORM | {"tie_word_embeddings": True}, "norms without weights"),
-    "olmo-clipped": Type("olmo", _NO_NORM | {"clip_qkv": 0.5}, "bounded queries, keys and values", flagged=True),
-    "glm": Type("glm", _LLAMA | _PARTIAL, "pairs beside one another on half of a head, fused gate"),
-    "glm4": Type("glm4", _LLAMA | _PARTIAL, "as GLM, with norms before and after"),
-    "starcoder2": Type("starcoder2", _NO_NORM | {"norm_epsilon": 1e-5, "sliding_window": 5}),
-    "stablelm": Type("stablelm", _NORMS | _PARTIAL | {"use_qkv_bias": True}),
-    "stablelm-parallel": Type("stablelm", _NORMS | _PARTIAL | {"use_parallel_residual": True}),
+    "olmo": Type("olmo", NO_NORM | {"tie_word_embeddings": True}, "norms without weights"),
+    "olmo-clipped": Type("olmo", NO_NORM | {"clip_qkv": 0.5}, "bounded queries, keys and values", flagged=True),
+    "glm": Type("glm", LLAMA | PARTIAL, "pairs beside one another on half of a head, fused gate"),
+    "glm4": Type("glm4", LLAMA | PARTIAL, "as GLM, with norms before and after"),
+    "starcoder2": Type("starcoder2", NO_NORM | {"norm_epsilon": 1e-5, "sliding_window": 5}),
+    "stablelm": Type("stablelm", _NORMS | PARTIAL | {"use_qkv_bias": True}),
+    "stablelm-parallel": Type("stablelm", _NORMS | PARTIAL | {"use_parallel_residual": True}),
     "gpt_bigcode": Type("gpt_bigcode", _GPT2, "fused matrices, one key/value head"),
     "gpt_bigcode-heads": Type("gpt_bigcode", _GPT2 | {"multi_query": False}, "fused matrices"),
     "falcon": Type(
@@ -331,7 +289,7 @@ TYPES: dict[str, Type] = {
             "num_kv_heads": 2,
             "new_decoder_architecture": True,
             "initializer_range": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "fused matrices by groups of heads",
     ),
@@ -343,7 +301,7 @@ TYPES: dict[str, Type] = {
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "initializer_range": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "one norm for both sub-layers",
     ),
@@ -359,7 +317,7 @@ TYPES: dict[str, Type] = {
             "alibi": True,
             "bias": True,
             "initializer_range": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "ALiBi",
         attention="sdpa",  # the other way adds the bias twice
@@ -369,12 +327,12 @@ TYPES: dict[str, Type] = {
         _NORMS | {"logit_scale": 0.25, "attention_bias": True},
         "pairs beside one another, one norm for both sub-layers, folded logit scale",
     ),
-    "ernie4_5": Type("ernie4_5", _LLAMA, "pairs beside one another"),
-    "helium": Type("helium", _LLAMA, "pairs beside one another"),
-    "ministral": Type("ministral", _LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
-    "internlm3": Type("internlm3", _LLAMA),
-    "seed_oss": Type("seed_oss", _LLAMA | {"attention_bias": True, "attention_out_bias": False}),
-    "cwm": Type("cwm", _LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
+    "ernie4_5": Type("ernie4_5", LLAMA, "pairs beside one another"),
+    "helium": Type("helium", LLAMA, "pairs beside one another"),
+    "ministral": Type("ministral", LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
+    "internlm3": Type("internlm3", LLAMA),
+    "seed_oss": Type("seed_oss", LLAMA | {"attention_bias": True, "attention_out_bias": False}),
+    "cwm": Type("cwm", LLAMA | {"sliding_window": 5, "layer_types": _LAYERS}),
     "xglm": Type(
         "xglm",
         {
@@ -385,14 +343,23 @@ TYPES: dict[str, Type] = {
             "attention_heads": 4,
             "max_position_embeddings": 64,
             "init_std": 0.2,
-            **_TOKENS,
+            **TOKENS,
         },
         "sinusoidal positions, computed while reading",
         double=False,
     ),
-    "arcee": Type("arcee", _LLAMA, "ReLU squared", flagged=True),
-    "apertus": Type("apertus", _LLAMA, "the activation xIELU", flagged=True),
-    "nemotron": Type("nemotron", _NO_NORM | {"head_dim": 8} | _PARTIAL | {"norm_eps": 1e-5}, "ReLU squared"),
+    "arcee": Type("arcee", LLAMA, "ReLU squared", flagged=True),
+    "apertus": Type("apertus", LLAMA, "the activation xIELU", flagged=True),
+    "nemotron": Type("nemotron", NO_NORM | {"head_dim": 8} | PARTIAL | {"norm_eps": 1e-5}, "ReLU squared"),
+    **EXPERT_TYPES,
+    "hunyuan_v1_dense": Type(
+        "hunyuan_v1_dense", LLAMA, "a norm of queries and keys after their rotation", flagged=True
+    ),
+    "hunyuan_v1_dense-alpha": Type(
+        "hunyuan_v1_dense",
+        LLAMA | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}},
+        "a norm of queries and keys after their rotation",
+    ),
     "mpt": Type(
         "mpt",
         {
@@ -404,7 +371,7 @@ TYPES: dict[str, Type] = {
             "max_seq_len": 64,
             "initializer_range": 0.2,
             "attn_config": {"alibi": True},
-            **_TOKENS,
+            **TOKENS,
         }
         | {"d_model": 48},
         "ALiBi; norms without shifts",
@@ -416,7 +383,7 @@ TYPES: dict[str, Type] = {
 def make(kind: Type, folder: Path) -> Any:
     """The torch model, saved into ``folder``; norms are moved away from one, biases from zero."""
     config = transformers.AutoConfig.for_model(kind.model_type, **_copied(kind.fields))
-    config._attn_implementation = kind.attention
+    config._attn_implementation, config._experts_implementation = kind.attention, "eager"
     torch.manual_seed(0)
     if kind.whole is None:
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=kind.attention)
@@ -429,6 +396,9 @@ def make(kind: Type, folder: Path) -> Any:
             if weight.ndim == 1:
                 near = 1.0 if abs(float(weight.mean()) - 1) < 1e-6 else 0.0
                 weight.copy_(near + 0.3 * torch.randn(weight.shape, generator=drawn))
+        for name, correction in model.named_buffers():
+            if name.endswith("correction_bias"):
+                correction.copy_(0.3 * torch.randn(correction.shape, generator=drawn))
     model.save_pretrained(folder)
     return model
 

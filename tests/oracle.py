@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
+from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 Edge = tuple[int, ...]
@@ -153,25 +154,7 @@ def _wide(tree: Any) -> Any:
     return np.asarray(tree, np.float64)
 
 
-def erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.erf)(x)
-
-
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "silu": lambda x: x / (1 + np.exp(-x)),
-    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
-    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
-    "relu": lambda x: np.maximum(x, 0),
-    "relu2": lambda x: np.maximum(x, 0) ** 2,
-}
-
-
-def _xielu(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    above, below = np.log1p(np.exp(w["alpha_p"])), w["beta"] + np.log1p(np.exp(w["alpha_n"]))
-    return np.where(x > 0, above * x**2, (np.expm1(np.minimum(x, w["eps"])) - x) * below) + w["beta"] * x
-
-
-class Literal:
+class Literal(LiteralMLP):
     """One model on one input, layer by layer, with an explicit vector for every edge."""
 
     def __init__(self, config: ModelConfig, params: Any, tokens: Any) -> None:
@@ -204,10 +187,12 @@ class Literal:
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
         x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
-        if self.config.clip_qkv is not None:
-            x = np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
-        if name == "v" or self.config.qk_norm == "none":
-            return x
+        if name != "v" and self.config.qk_norm != "none" and not self.config.qk_norm_last:
+            x = self.normed_heads(w, name, x)
+        return x if self.config.clip_qkv is None else np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
+
+    def normed_heads(self, w: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+        x = x.copy()
         for i in range(len(x)):
             rows = [x[i]] if self.config.qk_norm == "full" else list(x[i])
             normed = [row / np.sqrt(np.mean(row**2) + self.config.norm_eps) for row in rows]
@@ -226,6 +211,9 @@ class Literal:
             turned_q, turned_k = q[:, h], k[:, h // groups]
             if index not in c.unrotated_layers:
                 turned_q, turned_k = self._turned(turned_q, local), self._turned(turned_k, local)
+            if c.qk_norm_last:
+                turned_q = self.normed_heads(w, "q", turned_q[:, None])[:, 0]
+                turned_k = self.normed_heads(w, "k", turned_k[:, None])[:, 0]
             for i in range(len(x)):
                 for j in range(i + 1):
                     if local and i - j >= c.window:  # type: ignore[operator]
@@ -246,20 +234,18 @@ class Literal:
         cos, sin = m * np.cos(angle), m * np.sin(angle)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], 1)
 
-    def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
-        hidden = y @ w["up"] + w.get("up_bias", 0.0)
-        xielu = self.config.activation == "xielu"
-        activation = functools.partial(_xielu, w) if xielu else ACTIVATIONS[self.config.activation]
-        hidden = activation(y @ w["gate"] + w.get("gate_bias", 0.0)) * hidden if "gate" in w else activation(hidden)
-        out = hidden @ w["down"] + w.get("down_bias", 0.0)
-        return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out
-
     def logits(self, x: np.ndarray) -> np.ndarray:
         head = self.params.get("head", self.params["embed"])
         out, cap = head @ self.norm(self.params, "final_norm", x), self.config.logit_softcap
         out = out + self.params.get("head_bias", 0.0)
         return cap * np.tanh(out / cap) if cap else out
+
+    def probabilities(self, w: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
+        """Softmax over sources [H,T,T], with the head's sink in the denominator where there is one."""
+        sinks = w.get("sink", [-np.inf] * len(logits))
+        return np.stack(
+            [[softmax(np.append(row, sink))[:-1] for row in head] for head, sink in zip(logits, sinks, strict=True)]
+        )
 
     def nodes(self) -> Iterator[tuple[tuple[int, int], dict[Edge, np.ndarray], np.ndarray, np.ndarray]]:
         """For every node of the full graph: its edges' vectors, its constants, and the node's own vector.
@@ -271,7 +257,7 @@ class Literal:
         for index in range(c.n_layers):
             w = self.layer(index)
             logits, u = self.attention(index, w, x)
-            probs = np.stack([[softmax(row) for row in head] for head in logits])
+            probs = self.probabilities(w, logits)
             attn = np.einsum("hts,hsd->td", probs, u)
             constant = w.get("o_bias", np.zeros(c.d_model))
             middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn) + constant
@@ -306,7 +292,7 @@ class Literal:
         for index in range(c.n_layers):
             w = self.layer(index)
             logits, u = self.attention(index, w, x)
-            probs = np.stack([[softmax(row) for row in head] for head in logits])
+            probs = self.probabilities(w, logits)
             attn = np.einsum("hts,hsd->td", probs, u)
             middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn)
             middle = middle + w.get("o_bias", np.zeros(c.d_model))
@@ -341,20 +327,19 @@ class Literal:
         for index in range(c.n_layers):
             w = self.layer(index)
             logits, u = self.attention(index, w, x)
+            probs = self.probabilities(w, logits)
             attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
             for i in range(self.n_tokens):
                 for h in range(c.n_heads):
                     kept = np.asarray(mask.attn[index, h, i], np.float64)
-                    row = logits[h, i]
+                    weight = probs[h, i] * kept
                     if pre_softmax:
-                        weight = kept * np.exp(row - row.max())
-                        weight = weight / weight.sum() if weight.sum() > 0 else weight
-                    else:
-                        weight = softmax(row) * kept
+                        beside = 1 - probs[h, i].sum() if c.sinks else 0.0
+                        weight = weight / (weight.sum() + beside) if weight.sum() > 0 else weight
                     for j in range(self.n_tokens):
                         attn[i] += weight[j] * u[h, j]
                         if replace is not None:
-                            ablated = softmax(row)[j] * (1 - kept[j])
+                            ablated = probs[h, i, j] * (1 - kept[j])
                             attn[i] += ablated * (other("values", index, j)[h // groups] @ w["o"][h])
                 m = float(mask.residual_attn[index, i])
                 middle[i] = m * x[i] + (1 - m) * other("attn_input", index, i) + w.get("o_bias", 0.0)
@@ -367,11 +352,6 @@ class Literal:
                 out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
             x = out
         return self.logits(x[-1]) if n_outputs is None else np.stack([self.logits(row) for row in x[-n_outputs:]])
-
-
-def softmax(row: np.ndarray) -> np.ndarray:
-    weight = np.exp(row - row.max())
-    return weight / weight.sum()
 
 
 def l1(x: np.ndarray) -> float:

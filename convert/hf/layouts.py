@@ -126,6 +126,8 @@ GPT_NEOX = {
     **linear("up", _MLP + "dense_h_to_4h", "F", "D"),
     **linear("down", _MLP + "dense_4h_to_h", "D", "F"),
 }
+_TURNED = {"q": "query", "k": "key"}
+HUNYUAN = {**LLAMA, **{f"{x}_norm": at(f"{_ATTENTION}{name}_layernorm.weight", "d") for x, name in _TURNED.items()}}
 VAULTGEMMA = {**LLAMA, **norms({"mlp_norm": _LAYER + "pre_feedforward_layernorm"})}
 EXAONE4 = {**OLMO2, **PER_HEAD}
 APERTUS = {

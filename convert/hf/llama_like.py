@@ -247,6 +247,23 @@ def _any_glm(f: Fields, family: str) -> ModelConfig:
     )
 
 
+def _hunyuan(f: Fields) -> Read:
+    """A type named dynamic, with an alpha, stretches the base once, whatever the length."""
+    base = base_of(f, "hunyuan_v1_dense", 2048)
+    rope = f.peek("rope_parameters") or f.peek("rope_scaling") or {}
+    alpha = rope.get("alpha") if isinstance(rope, dict) else None
+    passed_over = ("alpha", "beta_fast", "beta_slow", "mscale", "mscale_all_dim") if alpha is not None else ()
+    f.take("eod_token_id")  # of generation
+    found = take_rope(f, base, passed_over=passed_over)
+    if alpha is not None and found.pop("bounded", False):
+        stretch = Fields(rope, f"{f.where}: RoPE").number("alpha")
+        found["rope_theta"] *= stretch ** (base["head_dim"] / (base["head_dim"] - 2))
+    bias, activation = f.flag("attention_bias", False), f.choice("hidden_act", ACTIVATIONS, "silu")
+    return ModelConfig(
+        **base, **found, **rms(f, 1e-5), qkv_bias=bias, o_bias=bias, activation=activation
+    ), layouts.HUNYUAN
+
+
 READERS: Mapping[str, Callable[[Fields], Read]] = {
     "qwen3_vl_text": _qwen3_vl_text,
     "qwen2_vl_text": _qwen2_vl_text,
@@ -268,5 +285,6 @@ READERS: Mapping[str, Callable[[Fields], Read]] = {
     "ernie4_5": _ernie4_5,
     "glm": _glm,
     "glm4": _glm4,
+    "hunyuan_v1_dense": _hunyuan,
 }
 """From Hugging Face's ``model_type`` to what reads the config."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import families, gpt_like, layer_norms, llama_like
+from jstrace.convert.hf import experts, families, gpt_like, layer_norms, llama_like
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -13,12 +13,20 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **llama_like.READERS,
     **layer_norms.READERS,
     **gpt_like.READERS,
+    **experts.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
 _CLASSES = {
     "codegen": "CodeGen",
     "exaone4": "Exaone4",
+    "flex_olmo": "FlexOlmo",
+    "granitemoe": "GraniteMoe",
+    "gpt_oss": "GptOss",
+    "hunyuan_v1_dense": "HunYuanDenseV1",
+    "minimax_m2": "MiniMaxM2",
+    "qwen2_moe": "Qwen2Moe",
+    "qwen3_moe": "Qwen3Moe",
     "ernie4_5": "Ernie4_5",
     "gemma3": "Gemma3",
     "gemma3_text": "Gemma3",
@@ -57,19 +65,18 @@ CLASSES: Mapping[str, str] = {
 }
 """The language model of each ``model_type`` in transformers, which is what is computed here."""
 
-_EXPERTS, _STATE = "a mixture of experts", "layers of a state-space model or of linear attention"
+_EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
 _LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("qwen3_moe", "qwen2_moe", "mixtral", "olmoe", "phimoe", "glm4_moe", "ernie4_5_moe"), _EXPERTS),
-    **dict.fromkeys(("minimax_m2", "llama4_text", "qwen3_vl_moe_text", "exaone_moe", "granitemoe", "dbrx"), _EXPERTS),
+    **dict.fromkeys(("glm4_moe", "exaone_moe"), "one MLP in the first layers (first_k_dense_replace)"),
+    "ernie4_5_moe": "one MLP in the first layers (moe_layer_start_index)",
+    **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _STATE),
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),
-    "gpt_oss": "a mixture of experts, with attention sinks",
-    "hunyuan_v1_dense": "a norm of queries and keys after their rotation",
     "bitnet": "norms inside attention and MLP",
     "nanochat": "norms without weights after the rotation",
     "openai-gpt": "norms on the residual stream itself",

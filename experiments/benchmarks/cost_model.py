@@ -43,7 +43,7 @@ def row_flops(c: ModelConfig) -> tuple[int, int, int]:
     """FLOPs of one token in one layer: queries, keys and values; attention's output; MLP."""
     qkv = 2 * c.d_model * c.head_dim * (c.n_heads + 2 * c.n_kv_heads)
     out = 2 * c.d_model * c.head_dim * c.n_heads
-    return qkv, out, 2 * (3 if c.gated_mlp else 2) * c.d_model * c.d_mlp
+    return qkv, out, 2 * c.d_model * ((3 if c.gated_mlp else 2) * c.mlp_width + c.n_experts)
 
 
 def score_flops(c: ModelConfig, t: int) -> int:

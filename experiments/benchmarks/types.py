@@ -1,7 +1,8 @@
 """Which types of Hugging Face configs are read, how far from transformers: the tables of docs/models.md.
 
 Command: ``python experiments/benchmarks/types.py`` (needs torch; about ten minutes on two CPU cores). With ``--write``
-the tables of the page are replaced.
+the tables of the page are replaced. With names of types, such as ``--write mixtral olmoe``, those alone are measured,
+and the other rows are what the page has.
 
 Tiny random models of every type (tests/hf_models.py, tests/hf_types.py), texts of 1, 13 and 40 tokens. The largest
 error is that of our float32 log-probabilities against transformers' in double precision (float32 where it has no
@@ -85,6 +86,16 @@ EXAMPLES = {
     "stablelm": "StableLM 2, 3B",
     "starcoder2": "StarCoder2",
     "vaultgemma": "VaultGemma",
+    "flex_olmo": "FlexOlmo",
+    "gpt_oss": "gpt-oss-20b, 120b",
+    "granitemoe": "Granite 3 1B-A400M, 3B-A800M",
+    "hunyuan_v1_dense": "Hunyuan 0.5B to 7B, Hunyuan-MT",
+    "minimax_m2": "MiniMax-M2, in bfloat16",
+    "mixtral": "Mixtral 8x7B, 8x22B",
+    "olmoe": "OLMoE-1B-7B",
+    "phimoe": "Phi-3.5-MoE",
+    "qwen2_moe": "Qwen1.5-MoE, Qwen2-57B-A14B",
+    "qwen3_moe": "Qwen3-30B-A3B, 235B; Qwen3-Coder-30B",
     "xglm": "XGLM",
 }
 """Checkpoints that people know, by type."""
@@ -108,8 +119,8 @@ def measured(folder: str, torch_model: Any, *, double: bool, trace: bool) -> tup
     return float(max(errors)), bool(result.tv[-1] < 1e-6)
 
 
-def rows() -> dict[str, list[tuple[float, bool, str]]]:
-    """Of every type: error, whether it was traced, and what it needs, of each of its models."""
+def rows(only: list[str]) -> dict[str, list[tuple[float, bool, str]]]:
+    """Of every type, or of those named: error, whether it was traced, and what it needs, of each of its models."""
     found: dict[str, list[tuple[float, bool, str]]] = {}
 
     def add(name: str, make: Callable[[Path], Any], needs: str, *, double: bool = True) -> None:
@@ -120,29 +131,35 @@ def rows() -> dict[str, list[tuple[float, bool, str]]]:
         print(f"{name} {error:.1e} {traced}", file=sys.stderr)
 
     for variant in hf_models.VARIANTS.values():
+        if only and hf_models.TYPE_OF[variant.family] not in only:
+            continue
         alike = hf_models.varied(variant, {"initializer_range": 0.2})  # as those of the other types
         add(hf_models.TYPE_OF[variant.family], functools.partial(hf_models.make, alike), _OWN)
     for kind in hf_types.TYPES.values():
+        if only and kind.model_type not in only:
+            continue
         add(kind.model_type, functools.partial(hf_types.make, kind), kind.needs, double=kind.double)
     return found
 
 
-def tables() -> str:
+def tables(only: list[str]) -> str:
     """Both tables in Markdown."""
-    lines = ["| type | such as | what it needs | largest error | |", "|---|---|---|---|---|"]
-    for name, all_of in sorted(rows().items()):
+    page = PAGE.read_text(encoding="utf-8").splitlines() if only else []
+    found = {line.split("`")[1]: line for line in page if line.startswith("| `") and line.count(" | ") == 4}
+    for name, all_of in rows(only).items():
         error, traced = max(row[0] for row in all_of), all(row[1] for row in all_of)
         needs = "; ".join(dict.fromkeys(part for row in all_of for part in row[2].split("; ")))
         cells = [f"`{name}`", EXAMPLES[name], needs, f"{error:.1e}", "traced" if traced else "loads"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| type | what is missing |", "|---|---|"]
+        found[name] = f"| {' | '.join(cells)} |"
+    head = ["| type | such as | what it needs | largest error | |", "|---|---|---|---|---|"]
+    lines = [*head, *(found[name] for name in sorted(found)), "", "| type | what is missing |", "|---|---|"]
     return "\n".join([*lines, *(f"| `{name}` | {missing} |" for name, missing in sorted(UNSUPPORTED.items()))])
 
 
 def main() -> None:
     """Print the tables, or put them into the page."""
     warnings.simplefilter("ignore")
-    made = tables()
+    made = tables([word for word in sys.argv[1:] if word != "--write"])
     print(made)
     if "--write" in sys.argv[1:]:
         text = PAGE.read_text(encoding="utf-8")

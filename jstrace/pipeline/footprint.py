@@ -9,6 +9,7 @@ from typing import Any
 from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
 from jstrace.models import InputError, ModelConfig, Replacement, form, weight_bytes
+from jstrace.models.experts import held_bytes
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.masked import N_QUERIES
@@ -125,6 +126,13 @@ def text_bytes(config: ModelConfig, n_tokens: int, n_sizes: int, itemsize: int, 
     )
 
 
+def _mlp_bytes(config: ModelConfig, n_rows: int, itemsize: int, n_products: int = 3) -> int:
+    """Of the MLPs of rows, whose hidden numbers are held so many times."""
+    if config.n_experts:
+        return held_bytes(config, n_rows, itemsize, n_products)
+    return n_products * itemsize * n_rows * config.d_mlp
+
+
 def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
     """Peak bytes of scores and extraction of one input, beside the weights.
 
@@ -133,7 +141,7 @@ def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *,
     """
     layer = edge_slot_count(config, width) // config.n_layers
     scored = 8 * edge_slot_count(config, width) + 4 * (3 * layer + 2 * config.n_heads * width * config.d_model)
-    scored += itemsize * width * (4 * config.d_model + 3 * config.d_mlp) + 4 * config.vocab_size
+    scored += itemsize * width * 4 * config.d_model + _mlp_bytes(config, width, itemsize) + 4 * config.vocab_size
     extracted = (68 if whole else 10) * edge_slot_count(config, width) + 40 * layer + 8 * n_sizes * 65536
     return max(scored, extracted)
 
@@ -152,7 +160,7 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     numbers = 18 if hasattr(start, "coefficients") or score == "learned" else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
     attention = 8 * 4 * config.n_heads * width**2
-    rows = itemsize * width * (10 * config.d_model + 6 * config.d_mlp) + 12 * config.vocab_size
+    rows = itemsize * width * 10 * config.d_model + _mlp_bytes(config, width, itemsize, 6) + 12 * config.vocab_size
     drawn = 2 * itemsize * width * _state_numbers(config)
     drawn = drawn if fitted and replace == "resample" else 0
     return drawn + 4 * numbers * edge_slot_count(config, width) + (2 if fitted else 1) * (residual + attention + rows)
@@ -166,8 +174,9 @@ def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int,
     n = n_sizes + 1
     n_queries = form(None, cpu=width, gpu=width, tpu=min(width, N_QUERIES))
     n_rows = form(None, cpu=n * width, gpu=n * width, tpu=min(n * width, MOST_ROWS))
+    n_rows = n * width if config.n_experts else n_rows  # the rows of all turns go through one router
     attention = 3 * 4 * n * config.n_heads * n_queries * width
-    mlp = 3 * itemsize * n_rows * config.d_mlp
+    mlp = _mlp_bytes(config, n_rows, itemsize)
     head = 6 * 4 * n * n_outputs * config.vocab_size
     state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
     return edge_slot_count(config, width) + state + max(attention, mlp, head)

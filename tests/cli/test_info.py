@@ -108,10 +108,10 @@ def test_convert(run: Run, tmp_path: Path) -> None:
 def test_info_of_what_does_not_load(run: Run, tmp_path: Path) -> None:
     """What is missing, with exit code 1; what is no model at all is an error, as ever."""
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"model_type": "mixtral"}))
+    config.write_text(json.dumps({"model_type": "dbrx"}))
     code, out, err = run("info", str(tmp_path))
     assert (code, err) == (1, "")
-    assert re.search(r"loads  no\n +missing  .*'mixtral' is not supported: a mixture of experts is missing\n$", out)
+    assert re.search(r"loads  no\n +missing  .*'dbrx' is not supported: its mixture of experts is missing\n$", out)
     facts = json.loads(run("info", str(tmp_path), "--json")[1])
     assert facts.keys() == {"model", "loads", "missing"}
     assert facts["loads"] is False

@@ -658,7 +658,12 @@ def test_ties_of_older_files() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "missing"),
-    [("qwen3_moe", "a mixture of experts"), ("gemma4", "an embedding for each layer"), ("mamba", "state-space")],
+    [
+        ("dbrx", "mixture of experts"),
+        ("glm4_moe", "first_k_dense_replace"),
+        ("gemma4", "an embedding for each layer"),
+        ("mamba", "state-space"),
+    ],
 )
 def test_what_is_missing_of_types_that_are_not_read(model_type: str, missing: str) -> None:
     with pytest.raises(InputError, match=f"is not supported: .*{missing}.* is missing"):

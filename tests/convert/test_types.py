@@ -84,7 +84,7 @@ def test_fields_of_other_types(made: tuple[Path, Model, Any]) -> None:
     assert described(fields, where="here").config == model.config
 
 
-@pytest.mark.parametrize("made", ["glm4", "falcon", "bloom", "xglm", "granite"], indirect=True)
+@pytest.mark.parametrize("made", ["glm4", "falcon", "bloom", "xglm", "granite", "gpt_oss", "mixtral"], indirect=True)
 def test_derived_weights_on_a_mesh(made: tuple[Path, Model, Any]) -> None:
     """Every device makes its own part of what is listed, scaled, filled in or put through a norm."""
     folder, model, _ = made

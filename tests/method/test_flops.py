@@ -69,7 +69,8 @@ def literal(mask: EdgeTree, slots: np.ndarray, config: ModelConfig, condition: C
         if replaced and config.parallel:  # nobody knows which values move
             values = keys
         found += 2 * d * h * sum(before[source] for used in (keys, values) for _, source in used)
-        each = (6 if config.gated_mlp else 4) * d * config.d_mlp
+        width = config.d_mlp * (config.n_chosen or 1) + config.d_shared
+        each = 2 * d * ((3 if config.gated_mlp else 2) * width + config.n_experts)
         found += each * sum(
             bool(m) and (replaced or moved(layer, i, middle=True)) for i, m in enumerate(mask.mlp[layer])
         )
@@ -86,7 +87,7 @@ CONDITIONS = (
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox", "qwen2_moe"])
 def test_every_trace_costs_what_its_edges_need(family: str) -> None:
     config, n_tokens, rng = family_config(family), 5, np.random.default_rng(1)
     level, maps = (config.n_layers, n_tokens), (config.n_layers, config.n_heads, n_tokens, n_tokens)

@@ -55,18 +55,20 @@ class Linear(oracle.Literal):
         logits, u = super().attention(index, w, x)
         return self.kept(logits), u
 
-    def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
-        activation = oracle.ACTIVATIONS[self.config.activation]
-        up = y @ w["up"] + w.get("up_bias", 0.0)
-        if self.config.gated_mlp:
-            gate = y @ w["gate"]
-            slope, clean_up = self.kept((ratio(activation(gate), gate), up))
-            hidden = (slope * gate * clean_up + self.kept(activation(gate)) * up) / 2
-        else:
-            hidden = self.kept(ratio(activation(up), up)) * up
-        out = hidden @ w["down"] + w.get("down_bias", 0.0)
-        return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out
+    def activated(self, w: dict[str, np.ndarray], gate: np.ndarray | None, up: np.ndarray) -> np.ndarray:
+        if gate is None:
+            return self.kept(ratio(self.activation(w, up), up)) * up
+        one = 0.0
+        if self.config.gate_clamp is not None:
+            up, one = self.kept(ratio(self.bounded(up), up)) * up, 1.0
+        slope, clean_up = self.kept((ratio(self.activation(w, gate), gate), up + one))
+        return (slope * gate * clean_up + self.kept(self.activation(w, gate)) * (up + one)) / 2
+
+    def chosen(self, w: dict[str, np.ndarray], y: np.ndarray) -> dict[int, float]:
+        return dict(self.kept(super().chosen(w, y)))
+
+    def shared_factor(self, w: dict[str, np.ndarray], y: np.ndarray) -> float:
+        return float(self.kept(super().shared_factor(w, y)))
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         out = self.params.get("head", self.params["embed"]) @ self.norm(self.params, "final_norm", x)

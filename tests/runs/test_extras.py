@@ -153,7 +153,8 @@ def test_geometry_of_every_layer(model: Model, tmp_path: Path) -> None:
 def whole_states(model: Model, tokens: np.ndarray) -> np.ndarray:
     """The residual stream after each layer: what masked passes of fewer and fewer layers would embed, by hand."""
     from jstrace.models import layers as fn
-    from jstrace.models.layers import attention_output, mlp, project_qkv, turned, with_constants
+    from jstrace.models.layers import attention_output, project_qkv, turned, with_constants
+    from jstrace.models.mlp import mlp
 
     config, decoder = model.config, model.decoder
     sight = jax.tree.map(lambda table: table[0], fn.sights(config, len(tokens), None))

@@ -156,7 +156,7 @@ def flops(
 
     With d the width of the model, h of a head and m of an MLP: a query, key or value costs 2dh, a row's way back into
     the stream 2hd, a query with one key 2h, a value in the sum 2h, an MLP 4dm (6dm with a gate), the logits 2dV for
-    each output.
+    each output. Of experts m is the width of those chosen for a token, and their router costs 2d for each there is.
 
     Args:
       work: from ``work``, or counted on the device.
@@ -168,7 +168,7 @@ def flops(
     rows, queries, pairs, keys, values, mlps, *replaced = work.astype(np.float64).T
     every_row, every_query, every_pair, every_key = replaced
     d, h = config.d_model, config.head_dim
-    each = (6.0 if config.gated_mlp else 4.0) * d * config.d_mlp
+    each = ((6.0 if config.gated_mlp else 4.0) * config.mlp_width + 2.0 * config.n_experts) * d
 
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:
         return 2 * d * h * (rows + queries + keys + values) + 2 * h * (pairs + mixed)

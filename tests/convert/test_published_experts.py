@@ -1,0 +1,140 @@
+"""Configs of mixtures of experts as their repositories publish them, and what of them is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jstrace.convert.hf.config import from_hf_fields
+from jstrace.models import InputError, n_params
+from tests.convert.test_configs import minimal
+
+pytestmark = pytest.mark.quick
+
+_OF_ALL: dict[str, Any] = {
+    "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02, "output_router_logits": False,
+    "router_aux_loss_coef": 0.001, "tie_word_embeddings": False, "use_cache": True,
+}  # fmt: skip
+_OF_QWEN = {"decoder_sparse_step": 1, "sliding_window": None, "use_sliding_window": False, "vocab_size": 151936}
+
+# With the parameters that their pages give.
+PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
+    "Qwen/Qwen3-30B-A3B": (
+        30_532_122_624,
+        _OF_ALL
+        | _OF_QWEN
+        | {
+            "attention_bias": False, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144,
+            "max_position_embeddings": 40960, "max_window_layers": 48, "mlp_only_layers": [],
+            "model_type": "qwen3_moe", "moe_intermediate_size": 768, "norm_topk_prob": True,
+            "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+            "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 1000000.0,
+        },
+    ),
+    "Qwen/Qwen1.5-MoE-A2.7B": (
+        14_315_784_192,
+        _OF_ALL
+        | _OF_QWEN
+        | {
+            "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 8192, "max_window_layers": 21,
+            "model_type": "qwen2_moe", "moe_intermediate_size": 1408, "norm_topk_prob": False,
+            "num_attention_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 16, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+            "shared_expert_intermediate_size": 5632,
+        },
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        46_702_792_704,
+        _OF_ALL
+        | {
+            "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mixtral",
+            "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+            "num_local_experts": 8, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "sliding_window": None,
+            "vocab_size": 32000,
+        },
+    ),
+    "allenai/OLMoE-1B-7B-0924": (
+        6_919_161_856,
+        _OF_ALL
+        | {
+            "attention_bias": False, "clip_qkv": None, "hidden_size": 2048, "intermediate_size": 1024,
+            "max_position_embeddings": 4096, "model_type": "olmoe", "norm_topk_prob": False,
+            "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8, "num_hidden_layers": 16,
+            "num_key_value_heads": 16, "rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 10000.0,
+            "vocab_size": 50304,
+        },
+    ),
+    "openai/gpt-oss-20b": (
+        20_914_757_184,
+        _OF_ALL
+        | {
+            "attention_bias": True, "experts_per_token": 4, "head_dim": 64, "hidden_size": 2880,
+            "initial_context_length": 4096, "intermediate_size": 2880,
+            "layer_types": ["sliding_attention", "full_attention"] * 12, "max_position_embeddings": 131072,
+            "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 8, "num_local_experts": 32, "rms_norm_eps": 1e-5,
+            "rope_scaling": {
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                "rope_type": "yarn", "truncate": False,
+            },
+            "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+            "vocab_size": 201088,
+        },
+    ),
+    "microsoft/Phi-3.5-MoE-instruct": (
+        41_873_153_344,
+        _OF_ALL
+        | {
+            "attention_bias": True, "hidden_size": 4096, "input_jitter_noise": 0.01, "intermediate_size": 6400,
+            "lm_head_bias": True, "max_position_embeddings": 131072, "model_type": "phimoe",
+            "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+            "num_local_experts": 16, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+            "rope_scaling": {
+                "long_factor": [2.0] * 64, "long_mscale": 1.243163121016122, "original_max_position_embeddings": 4096,
+                "short_factor": [1.0] * 64, "short_mscale": 1.243163121016122, "type": "longrope",
+            },
+            "rope_theta": 10000.0, "router_jitter_noise": 0.01, "sliding_window": 131072, "vocab_size": 32064,
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs(name: str) -> None:
+    expected, fields = PUBLISHED[name]
+    assert n_params(from_hf_fields(fields, where=name)) == expected
+
+
+def test_gpt_oss_as_published() -> None:
+    fields = PUBLISHED["openai/gpt-oss-20b"][1]
+    config = from_hf_fields(fields, where="gpt-oss")
+    assert config.kinds == (1, 0) * 12
+    assert (config.gate_clamp, config.rope_magnitude) == ((1.702, 7.0), pytest.approx(1.3465735902799727))
+    absent = {name: value for name, value in fields.items() if name not in ("rope_scaling", "layer_types")}
+    assert from_hf_fields(absent, where="gpt-oss") == config
+
+
+def test_phi_moe_as_published() -> None:
+    """Its tables have a factor of their own; inputs up to the length of the first training are read."""
+    config = from_hf_fields(PUBLISHED["microsoft/Phi-3.5-MoE-instruct"][1], where="phi")
+    assert (config.rope_magnitude, config.most_tokens, config.mixer_noise) == (1.243163121016122, 4096, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported"),
+        ("qwen2_moe", {"mlp_only_layers": [0]}, r"mlp_only_layers = \[0\] is not supported"),
+        ("mixtral", {"num_experts_per_tok": 9}, "9 experts for each token, expected 1 to the 8"),
+        ("phimoe", {"num_experts_per_tok": 1}, "1 experts for each token, expected the 2 of SparseMixer"),
+        ("olmoe", {"num_experts": 4, "num_local_experts": 5}, "num_experts = 4 contradicts num_local_experts = 5"),
+        ("flex_olmo", {"attention_bias": True}, "attention_bias"),
+        ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("gpt_oss", {"swiglu_limit": -1.0}, "swiglu_limit = -1.0"),
+        ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": -1.0}}, "alpha = -1.0"),
+    ],
+)
+def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_hf_fields(minimal(model_type) | changes, where="here")
