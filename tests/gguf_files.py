@@ -112,9 +112,17 @@ def _own(architecture: str, c: Any) -> dict[str, Any]:
         "falcon": lambda: {"tensor_data_layout": "jploski"},
         "mistral3": lambda: {"attention.temperature_scale": 0.1} if c.model_type == "ministral3" else {},
         "qwen2vl": lambda: {"rope.dimension_sections": [2, 1, 1, 0]},
+        "qwen3moe": lambda: _counts(c) | {"expert_feed_forward_length": c.moe_intermediate_size},
+        "gpt-oss": lambda: (
+            _counts(c) | {"expert_feed_forward_length": c.intermediate_size, "attention.sliding_window": window}
+        ),
         "qwen3vl": lambda: {"rope.dimension_sections": [2, 1, 1, 0], "n_deepstack_layers": 1},
     }
     return {name: value for name, value in rows.get(architecture, dict)().items() if value is not None}
+
+
+def _counts(c: Any) -> dict[str, Any]:
+    return {"expert_count": c.num_experts, "expert_used_count": c.num_experts_per_tok}
 
 
 def _permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
@@ -154,6 +162,10 @@ def tensors_of(architecture: str, model: Any) -> dict[str, np.ndarray]:
         name = name.removeprefix("transformer.") if architecture == "bloom" else name
         if "visual." in name or "act_fn" in name or (name == "lm_head.weight" and tied):
             continue
+        if ".experts." in name:
+            found |= _experts(architecture, name, value.numpy().astype(np.float32))
+            continue
+        name = f"{name}.weight" if name.endswith("sinks") else name
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
         weight = as_stored(architecture, name, value.numpy().astype(np.float32), c)
@@ -163,6 +175,21 @@ def tensors_of(architecture: str, model: Any) -> dict[str, np.ndarray]:
         found["rope_factors_long.weight"] = np.asarray(rope["long_factor"], np.float32)
         found["rope_factors_short.weight"] = np.asarray(rope["short_factor"], np.float32)
     return found
+
+
+def _experts(architecture: str, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    """Matrices of all experts of a layer, ``[X, out, in]``; gpt-oss has them turned, and gate and up by turns."""
+    block, part, oss = f"blk.{name.split('.')[2]}.", name.rpartition(".")[2], architecture == "gpt-oss"
+    kind = "bias" if part.endswith("_bias") else "weight"
+    value = value.swapaxes(1, 2) if oss and kind == "weight" else value
+    if part.startswith("down_proj"):
+        return {f"{block}ffn_down_exps.{kind}": np.ascontiguousarray(value)}
+    half = value.shape[1] // 2
+    gate, up = (value[:, ::2], value[:, 1::2]) if oss else (value[:, :half], value[:, half:])
+    return {
+        f"{block}ffn_gate_exps.{kind}": np.ascontiguousarray(gate),
+        f"{block}ffn_up_exps.{kind}": np.ascontiguousarray(up),
+    }
 
 
 def xielu_of(model: Any) -> dict[str, list[float]]:

@@ -227,6 +227,23 @@ def _seed_oss(f: Fields, shape: Shape) -> dict[str, Any]:
     return {"attention_bias": False, "attention_out_bias": False}  # as far as the file has none
 
 
+def _experts(f: Fields) -> dict[str, Any]:
+    return {"num_experts": f.integer("expert_count"), "num_experts_per_tok": f.integer("expert_used_count")}
+
+
+def _qwen3moe(f: Fields, shape: Shape) -> dict[str, Any]:
+    width = {"moe_intermediate_size": f.integer("expert_feed_forward_length")}
+    return _experts(f) | width | {"norm_topk_prob": True}
+
+
+def _gpt_oss(f: Fields, shape: Shape) -> dict[str, Any]:
+    """No field says that the ends of YaRN's blend are not rounded."""
+    rope = dict(shape.rope) | ({"truncate": False} if shape.rope.get("rope_type") == "yarn" else {})
+    width = {"intermediate_size": f.integer("expert_feed_forward_length")}
+    own = {"rope_parameters": rope} | _windows(f, shape, f.integer("attention.sliding_window", 128), 2)
+    return _experts(f) | width | own
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", _passed_over("tensor_data_layout"), paired=True),
     "qwen2": Architecture("qwen2"),
@@ -244,6 +261,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "falcon": Architecture("falcon", _falcon, names=_SHAPE | {"context_length": "max_position_embeddings"}),
     "gemma": Architecture("gemma"),
     "glm4": Architecture("glm4", _glm, paired=True, partial=True),
+    "gpt-oss": Architecture("gpt_oss", _gpt_oss),
     "gpt2": Architecture("gpt2", names=_GPT2 | {"context_length": "n_positions"}, rope=False),
     "gptneox": Architecture("gpt_neox", _gptneox, partial=True),
     "granite": Architecture("granite", _granite, paired=True),
@@ -260,6 +278,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi2": Architecture("phi", partial=True),
     "phi3": Architecture("phi3", _phi3, partial=True),
     "qwen2vl": Architecture("qwen2_vl_text", _passed_over("rope.dimension_sections")),
+    "qwen3moe": Architecture("qwen3_moe", _qwen3moe),
     "qwen3vl": Architecture("qwen3_vl_text", _passed_over("rope.dimension_sections", "n_deepstack_layers")),
     "seed_oss": Architecture("seed_oss", _seed_oss),
     "smollm3": Architecture("smollm3", paired=True),

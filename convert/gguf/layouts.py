@@ -39,6 +39,17 @@ GGUF: Mapping[str, Layout] = {
     **{name: at(f"{_BLOCK}xielu.{name}") for name in ("beta", "eps")},
 }
 """Names that are the same in most architectures; those of xIELU are this reader's, as its numbers are metadata."""
+_EXPERTS: Mapping[str, Layout] = {
+    **linear("router", _BLOCK + "ffn_gate_inp", "X", "D"),
+    "gate": at(_BLOCK + "ffn_gate_exps.weight", "X", "F", "D"),
+    "gate_bias": at(_BLOCK + "ffn_gate_exps.bias", "X", "F"),
+    "up": at(_BLOCK + "ffn_up_exps.weight", "X", "F", "D"),
+    "up_bias": at(_BLOCK + "ffn_up_exps.bias", "X", "F"),
+    "down": at(_BLOCK + "ffn_down_exps.weight", "X", "D", "F"),
+    "down_bias": at(_BLOCK + "ffn_down_exps.bias", "X", "D"),
+    "sink": at(_BLOCK + "attn_sinks.weight", "H"),
+}
+"""Of mixtures of experts, and gpt-oss's sinks."""
 BIASES: Mapping[str, tuple[str, ...]] = {
     "qkv_bias": ("attn_q", "attn_k", "attn_v", "attn_qkv"),
     "o_bias": ("attn_output",),
@@ -87,11 +98,11 @@ def _has_one_norm(theirs: hf.Layouts) -> bool:
 
 def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
     """Queries, keys and values one after another, and so gate and up."""
-    found: dict[str, Layout] = {}
+    found: dict[str, Layout] = dict(_EXPERTS) if "blk.0.ffn_gate_inp.weight" in names else {}
     if "blk.0.attn_qkv.weight" in names:
         for place, ours in enumerate("qkv"):
             found |= linear(ours, _BLOCK + "attn_qkv", Axis(("Hd", "Kd", "Kd"), place), "D")
-    if config.gated_mlp and "blk.0.ffn_gate.weight" not in names:
+    if config.gated_mlp and not found.keys() >= {"gate"} and "blk.0.ffn_gate.weight" not in names:
         for place, ours in enumerate(("gate", "up")):
             found |= linear(ours, _BLOCK + "ffn_up", Axis(("F", "F"), place), "D")
     return found
@@ -99,7 +110,7 @@ def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
 
 def _norms_of(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
     """Norms that have other names in some architectures."""
-    if config.family == "seed_oss":
+    if config.family in ("seed_oss", "gpt_oss"):
         return norms({"mlp_norm": _BLOCK + "post_attention_norm"})
     if "blk.0.attn_norm_2.weight" in names:  # Falcon 40B, where the MLP's is the first
         return norms({"attn_norm": _BLOCK + "attn_norm_2", "mlp_norm": _BLOCK + "attn_norm"}, shift=True)

@@ -91,6 +91,8 @@ CASES = {
     "exaone4": of_type("exaone4", "exaone4"),
     "chatglm": of_type("chatglm", "glm"),
     "glm4": of_type("glm4", "glm4"),
+    "qwen3moe": of_type("qwen3moe", "qwen3_moe"),
+    "gpt-oss": of_type("gpt-oss", "gpt_oss", swiglu_limit=7.0),
 }
 """By name: the architecture, or the architecture and what is odd."""
 _SAID_OTHERWISE: dict[str, dict[str, Any]] = {
@@ -157,6 +159,6 @@ def test_an_unknown_field_and_an_unknown_architecture(tmp_path: Path) -> None:
     gguf_files.write_torch_model(tmp_path / "odd.gguf", "phi3", torch_model, unheard_of=2)
     with pytest.raises(InputError, match="field 'unheard_of' = 2 is not known"):
         GgufFile(tmp_path / "odd.gguf")
-    gguf_files.write(tmp_path / "odd.gguf", "qwen3moe", {}, {"token_embd.weight": np.zeros((4, 4), np.float32)})
-    with pytest.raises(InputError, match=r"architecture 'qwen3moe' is not supported; supported: apertus, arcee"):
+    gguf_files.write(tmp_path / "odd.gguf", "qwen2moe", {}, {"token_embd.weight": np.zeros((4, 4), np.float32)})
+    with pytest.raises(InputError, match=r"architecture 'qwen2moe' is not supported; supported: apertus, arcee"):
         GgufFile(tmp_path / "odd.gguf")
