@@ -53,7 +53,7 @@ _BASELINES_HELP = (
     "What is evaluated beside the traces of the first score: random, random-proportional, inverse, random-inverse,"
     " pre-softmax. There is none by default."
 )
-_WORDS_HELP = "Cut WikiText into passages of N words."
+_WORDS_HELP = "Cut WikiText into passages of N words; rows of files stay as they are."
 _COUNT_HELP = "Draw at most N passages from WikiText."
 _SEED_HELP = "The random seed of random scores, fits, generated tokens, shuffled words, and passages from WikiText."
 _STRATA_HELP = "Keep the traces themselves, too (a byte for each pair of tokens, head and layer)."

@@ -88,7 +88,7 @@ def trace_command(
     plot: Annotated[Path | None, _printed(metavar="FILE", help="Draw TV by size into this .png or .svg file.")] = None,
     save: Annotated[Path | None, _printed(metavar="FILE", help="Write the trace into this .npz file.")] = None,
 ) -> None:
-    """Trace a text: find the sub-graphs that best keep its prediction, at 26 sizes.
+    """Trace a text: how much of its prediction do sub-graphs of 26 sizes keep?
 
     A trace takes the strongest edges, best first from the output, until it has
     its share of all edges. All others are ablated. TV is the distance from the
