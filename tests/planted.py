@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,15 @@ def write_run(
     pairs: list[tuple[str, str]] | None = None,
     about: dict[str, Any] | None = None,
     random: np.ndarray | None = None,
-    repeats: np.ndarray | None = None,
+    repeats: Sequence[np.ndarray | None] | np.ndarray | None = None,
     flops: bool = False,
 ) -> Path:
     """A run with given heights of curves and entropies; its folder.
 
     ``foreign``: TV of the control, ``[N, controlled curves, predictions, Z + 1]``, NaN for inputs that have none;
     ``columns`` of the table of inputs that ``extras`` bring; ``pairs`` and variants; more ``about`` the model;
-    heights of the curves of ``random`` traces, where they are others; TV of ``repeats``, ``[N, R, curves, Z + 1]``;
-    whether operations are known.
+    heights of the curves of ``random`` traces, where they are others; TV of ``repeats``, ``[N, R, curves, Z + 1]``, or
+    None for an input without; whether operations are known.
     """
     folder, rng = parent / name, np.random.default_rng(0)
     given = [Row(text) for text in (texts or [f"text {n}" for n in range(len(heights))])]

@@ -147,7 +147,8 @@ def check_reference(given: bool, score: Any, replace: Replace, score_replace: Re
     """
     from jstrace.method.conditions import takes_passes
 
-    if given and takes_passes(score) and {replace, score_replace or replace} == {Replace.ZERO}:
+    carried = {replace, score_replace or replace} if takes_passes(score) else {replace}
+    if given and carried == {Replace.ZERO}:
         raise InputError("--reference has texts for --replace mean or resample; ablated edges carry zero here")
 
 

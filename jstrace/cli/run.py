@@ -193,7 +193,7 @@ def run_command(
                     revision=checkpoint.label, place=checkpoint.place,
                 )  # fmt: skip
         except KeyboardInterrupt as stopped:
-            sys.stderr.write(f"jstrace: stopped; the same command goes on in {out}\n")
+            sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
             raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
         if first:
             _show(done, checkpoint.out)

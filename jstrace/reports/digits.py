@@ -27,7 +27,7 @@ def certain(value: Any, spread: float | None = None) -> str:
     if spread is None or not math.isfinite(spread) or spread <= 0 or not math.isfinite(value):
         return rounded
     places = -math.floor(math.log10(spread))
-    if value and places >= _DIGITS - 1 - math.floor(math.log10(abs(value))):
+    if places >= _DIGITS - 1 - (math.floor(math.log10(abs(value))) if value else 0):
         return rounded
     return f"{round(value, places) + 0.0:.{max(0, places)}f}"
 

@@ -24,13 +24,14 @@ def repeated(run: Results, case: Case) -> np.ndarray:
     told = run.rows_of(case)["tv_repeats"]
     known = np.asarray(told.is_valid().to_numpy(), bool).reshape(-1, len(run.sizes)).all(axis=1)
     rows = [row for row, there in zip(told.to_pylist(), np.repeat(known, len(run.sizes)), strict=True) if there]
-    return np.moveaxis(np.asarray(rows, np.float64).reshape(int(known.sum()), len(run.sizes), -1), -1, 0)
+    n, n_repeats = int(known.sum()), len(rows[0]) if rows else 0
+    return np.moveaxis(np.asarray(rows, np.float64).reshape(n, len(run.sizes), n_repeats), -1, 0)
 
 
 def figures(run: Results, case: Case, of: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
-    """The median over inputs in each repetition of what is made ``of`` TV ``[N, Z + 1]``: ``[R, ...]``; of no run that
-    has none."""
-    return np.asarray([np.median(of(tv), axis=0) for tv in repeated(run, case)]) if has(run) else np.empty((0,))
+    """The median over inputs in each repetition of what is made ``of`` TV ``[N, Z + 1]``: ``[R, ...]``; R is 0 where no
+    input has repetitions."""
+    return np.asarray([np.median(of(tv), axis=0) for tv in (repeated(run, case) if has(run) else ())])
 
 
 def deviation(

@@ -102,7 +102,10 @@ def _named(trace: Trace, given: Any) -> dict[str, Evaluation]:
     if isinstance(given, Evaluation):
         given = [given]
     if not isinstance(given, Mapping):
-        given = {f"{one.replace}, {one.ablate}" if isinstance(one, Evaluation) else "?": one for one in given}
+        listed = list(given)
+        names = [f"{one.replace}, {one.ablate}" if isinstance(one, Evaluation) else "?" for one in listed]
+        before = [names[:place].count(name) for place, name in enumerate(names)]  # none takes the place of another
+        given = {f"{name} ({n + 1})" if n else name: one for name, n, one in zip(names, before, listed, strict=True)}
     for name, one in given.items():
         if not isinstance(one, Evaluation):
             raise InputError(f"view: evaluation {name} is {type(one).__name__}, expected a jstrace.Evaluation")

@@ -52,8 +52,9 @@ def test_trace(
 
 
 def test_reference_texts_that_nothing_is_made_of(run: Run, stub: Model, texts: str) -> None:
-    for words in (("trace", "hello"), ("selectivity", "hello", "--others", texts)):
-        code, _, error = run(*words, "--score", "l1*gradient", "--reference", texts)
+    for words in (("trace", "hello"), ("selectivity", "hello", "--others", texts), ("trace", "hello", "--score", "l1")):
+        score = () if "--score" in words else ("--score", "l1*gradient")
+        code, _, error = run(*words, *score, "--reference", texts)
         assert (code, error.count("\n")) == (2, 1)
         assert "--reference has texts for --replace mean or resample" in error
     code, _, error = run("trace", "hello", "--score-replace", "mean")

@@ -152,7 +152,7 @@ def test_a_run_that_is_interrupted(
     assert err.splitlines() == [
         f"jstrace: 3 inputs in {rows}; starting JAX",
         "jstrace: loading smollm2",
-        f"jstrace: stopped; the same command goes on in {tmp_path}/out",
+        f"jstrace: stopped; repeat the command to resume {tmp_path}/out",
     ]
 
 
@@ -181,7 +181,7 @@ def test_a_run_that_is_stopped_keeps_what_is_done(
         ["1/3 inputs", " 0 saved"],
         ["2/3 inputs", " 0 saved"],  # the first of a steady pace
         ["2/3 inputs", " 2 saved"],
-        [f"jstrace: stopped; the same command goes on in {tmp_path}/out"],
+        [f"jstrace: stopped; repeat the command to resume {tmp_path}/out"],
     ]
     assert signal.getsignal(number) is before
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
@@ -261,5 +261,5 @@ def test_a_lost_interrupt(run: Run, stub: Model, rows: Path, tmp_path: Path, mon
     before = signal.getsignal(signal.SIGINT)
     code, _, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--ablate", "all")
     assert code == 130
-    assert "stopped; the same command goes on" in err
+    assert "stopped; repeat the command to resume" in err
     assert signal.getsignal(signal.SIGINT) is before

@@ -62,6 +62,17 @@ def test_the_band_is_of_the_medians_of_repetitions(planted: Results) -> None:
     assert row["density_median_std"] == pytest.approx(4 * MOVED.std(ddof=1), abs=1e-5), "over four decades"
 
 
+def test_a_run_whose_repetitions_are_all_invalid_has_no_band(tmp_path: Path) -> None:
+    heights = heights_of(N)
+    folder = write_run(
+        tmp_path, "a", heights, heights, plan=Plan(sizes=SIZES), extras=Extras(repeats=3), repeats=[None] * N
+    )
+    (run,) = read_results([folder])
+    with page.style():
+        assert not bands_of(curves.tv(run).draw(run))
+    assert "tv_median_std" not in curves.curves([run]).column_names
+
+
 def test_pages_of_inputs_have_the_band(planted: Results) -> None:
     html = pages.Pages(planted).page(0, ["l1/all"]).html
     assert html.count('"band":[[') == 1
@@ -74,7 +85,7 @@ def test_pages_of_inputs_have_the_band(planted: Results) -> None:
         (-0.003, 0.02, "0.00"), (1234.5, 30.0, "1230"), (4.0912, 0.03, "4.09"), (0.18346, None, "0.1835"),
         (0.18346, float("nan"), "0.1835"), (float("nan"), 0.1, "–"), (None, 0.1, "–"), (12, 3.0, "12"),
         ("l1", 0.1, "l1"),
-        (0.18346, 0.0, "0.1835"), (2.0, 0.3, "2.0"),
+        (0.18346, 0.0, "0.1835"), (2.0, 0.3, "2.0"), (0.0, 0.02, "0.00"), (0.0, 1e-9, "0"),
     ],
 )  # fmt: skip
 def test_digits_that_are_certain(value: Any, spread: float | None, printed: str) -> None:

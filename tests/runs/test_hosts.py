@@ -154,7 +154,7 @@ def test_an_interrupted_run_stops_on_both_hosts(commands: Commands) -> None:
     assert one.endswith("--- ended 2")
     assert "jstrace: error: another host was interrupted, so this one stops, too\n" in one
     assert two.endswith("--- ended 130")
-    assert f"jstrace: stopped; the same command goes on in {commands.out}\n" in two
+    assert f"jstrace: stopped; repeat the command to resume {commands.out}\n" in two
     assert {part.inputs for part in parts.parts_of(commands.out, "inputs")} == {range(1), range(2, 3)}
 
 

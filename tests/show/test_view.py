@@ -34,6 +34,13 @@ def test_holds_the_trace_and_its_curves(model: Model) -> None:
         assert one["top"] == [model.tokenizer.token(int(token)) for token in own.top_token]
 
 
+def test_evaluations_of_one_name_are_all_shown(model: Model) -> None:
+    trace = jstrace.trace(model, "hello")
+    own = jstrace.evaluate(model, trace)
+    (panel,) = data_of(jstrace.view(trace, [own, own], model=model).html)["traces"]
+    assert [one["name"] for one in panel["evaluations"]] == ["zero, all", "zero, all (2)"]
+
+
 def test_repetitions_are_a_band(model: Model) -> None:
     """From the lowest to the highest of each size, on the page and in the plot; none without repetitions."""
     trace, evaluations, _ = page_of(model)
