@@ -17,11 +17,11 @@ from matplotlib.ticker import FuncFormatter
 
 CURVES = Path(__file__).parents[1] / "results" / "pairs" / "curves.csv"
 SCORES = {
-    "random": ("random order", "#767676", (0, (1, 1))),
-    "l1": ("l1, the paper's score", "#D55E00", (0, (5, 2))),
-    "rounds of the metric": ("rounds of the logit difference", "#0072B2", "solid"),
+    "random": ("random order", "#767676", (0, (1, 1)), (0.06, 0.75)),
+    "l1": ("l1, the paper's score", "#D55E00", (0, (5, 2)), (0.021, 0.42)),
+    "rounds of the metric": ("rounds of the\nlogit difference", "#0072B2", "solid", (0.0016, 0.3)),
 }
-"""Scores that are drawn, by their names in the table: label, colour, dashes."""
+"""Scores that are drawn, by their names in the table: label, colour, dashes, where the label stands."""
 
 
 def main() -> None:
@@ -30,13 +30,13 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     axes = figure.subplots()
-    for name, (label, colour, dashes) in SCORES.items():
+    for name, (label, colour, dashes, place) in SCORES.items():
         own = [row for row in rows if row["score"] == name]
         sizes, tv, low, high = ([float(row[key]) for row in own] for key in ("size", "tv", "tv_low", "tv_high"))
         axes.plot(sizes, tv, color=colour, linestyle=dashes, linewidth=1.8)
         axes.fill_between(sizes, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.annotate(label, (sizes[-1], tv[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
-    axes.set(xscale="log", ylim=(0, 1), xlim=(sizes[0], 12 * sizes[-1]))
+        axes.text(*place, label, color=colour)
+    axes.set(xscale="log", ylim=(0, 1), xlim=(sizes[0], sizes[-1]))
     axes.set_xlabel("edges kept (share of all)")
     axes.set_ylabel("TV from the model's prediction")
     axes.set_xticks([0.001, 0.01, 0.1])
