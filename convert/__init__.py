@@ -1,6 +1,6 @@
 """Outside formats to ``jstrace.models``: Hugging Face, GGUF, the default model; and jstrace's own checkpoints.
 
-What every format shares lies here (layouts, weights, validation), with a folder for each of the two that others made.
+What every format shares lies here (layouts, weights), with a folder for each of the two that others made.
 Imports ``jstrace.models`` and ``files``; only ``jstrace.loading``, the loading facade, imports it.
 """
 

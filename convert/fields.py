@@ -7,10 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from jstrace.models import InputError
+from jstrace.models.validation import MOST_LAYERS, WIDEST_HEAD
 
 _MISSING: Any = object()
-MOST_LAYERS = 10_000
-WIDEST_HEAD = 2**16
 
 
 class Fields:

@@ -2,8 +2,7 @@
 
 Letters are those of ``models.edges``. A file's axis is a run of letters flattened together, such as ``Hd`` for heads
 times head dimension, or several such parts side by side, of which one is meant. The digit 3 is NeoX's interleaving of
-queries, keys and values within each head, the digit 2 gpt-oss's of gate
-and up, and 1 an axis of one number.
+queries, keys and values within each head, the digit 2 gpt-oss's of gate and up, and 1 an axis of one number.
 """
 
 from __future__ import annotations

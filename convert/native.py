@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.convert.partials import filled, remove_abandoned
-from jstrace.convert.validation import validated
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
 from jstrace.models.params import on_one_device
+from jstrace.models.validation import validated
 
 HEADER, _PARAMS, TOKENIZER = "jstrace.json", "params", "tokenizer"
 _FORMAT, _VERSION = "jstrace-model", 1

@@ -141,11 +141,10 @@ def masked_forward(
       relevance: make gradients those of relevance propagation (RelP), in which a layer is linear: scales of norms,
         attention probabilities and ratios of activations are constants, and gates pass half to each factor.
     """
-    config = model.config
     if replace is not None and pre_softmax:
         raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
-    sights = fn.sights(config, tokens.shape[0], length)
-    one = functools.partial(masked.zeroed if replace is None else masked.replaced, config)
+    sights = fn.sights(model.config, tokens.shape[0], length)
+    one = functools.partial(masked.zeroed if replace is None else masked.replaced, model.config)
 
     def step(
         state: masked.State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]
@@ -157,6 +156,5 @@ def masked_forward(
 
     x, bare = model.embedded(tokens), None if replace is None else replace.bare()
     start = masked.State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
-    state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(config.kinds), bare, remat=remat)
-    n_tokens = tokens.shape[0] if length is None else length
-    return model.output_logits(state.x, n_tokens, n_outputs, relevance=relevance)
+    state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(model.config.kinds), bare, remat=remat)
+    return model.output_logits(state.x, tokens.shape[0] if length is None else length, n_outputs, relevance=relevance)

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -27,6 +27,7 @@ from jstrace.models.fingerprints import fingerprint
 from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
+from jstrace.models.validation import validated
 
 
 @runtime_checkable
@@ -115,8 +116,32 @@ def _text_of(value: Any) -> Any:
 
 def _by_name(tree: Any) -> dict[str, Any]:
     """Leaves by their path, such as ``layers.up``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda part: not isinstance(part, Mapping))
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _check_shapes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    for name in sorted(wanted.keys() | found.keys()):
+        got, expected = (getattr(leaves.get(name), "shape", None) for leaves in (found, wanted))
+        if got != expected:
+            told = "which this config does not have" if expected is None else f"expected {expected}"
+            other = f"is no array but {type(found[name]).__name__}" if name in found else "is missing"
+            raise InputError(f"weight {name} {other if got is None else f'has shape {got}'}, {told}")
+
+
+def _as_float32(path: Any, array: Any) -> Array:
+    name, real = _name(path), (jnp.floating, jnp.integer, jnp.bool_)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in real):
+        raise InputError(f"weight {name} has dtype {array.dtype}, expected float32 or another type of real numbers")
+    with np.errstate(over="ignore"):
+        weight = jnp.asarray(array, jnp.float32)
+    if not jnp.isfinite(weight).all():
+        raise InputError(f"weight {name} holds numbers that are not finite in float32")
+    return weight
 
 
 class _Memo(NamedTuple):
@@ -159,17 +184,12 @@ class Model(nnx.Module):
           tokenizer: from texts to token ids, where there is one.
 
         Raises:
-          InputError: a weight that the config does not have, that is missing, or of another shape.
+          InputError: a config that no model has; a weight that the config does not have, that is missing, of another
+            shape, or whose numbers are not real and finite.
         """
-        wanted, found = _by_name(shapes(config, jnp.dtype("float32"))), _by_name(arrays)
-        for name in sorted(wanted.keys() | found.keys()):
-            got, expected = (getattr(leaves.get(name), "shape", None) for leaves in (found, wanted))
-            if got != expected:
-                told = "which this config does not have" if expected is None else f"expected {expected}"
-                raise InputError(f"weight {name} {'is missing' if got is None else f'has shape {got}'}, {told}")
-        return Model(
-            Decoder(config, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(arrays))), tokenizer
-        )
+        config = validated(config, "config")
+        _check_shapes(_by_name(shapes(config, jnp.dtype("float32"))), _by_name(arrays))
+        return Model(Decoder(config, jax.tree_util.tree_map_with_path(_as_float32, dict(arrays))), tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -14,10 +14,10 @@ from jstrace.convert.gguf.layouts import BIASES, layouts_of
 from jstrace.convert.gguf.positions import DIVISORS, rope_of
 from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.registry import FAMILIES
-from jstrace.convert.validation import validated
 from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import FLAGS
+from jstrace.models.validation import validated
 
 EMBEDDING = "token_embd.weight"
 XIELU = ("alpha_p", "alpha_n", "beta", "eps")

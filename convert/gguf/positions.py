@@ -39,7 +39,9 @@ def rope_of(f: Fields, head_dim: int, factors: Mapping[str, np.ndarray], *, part
     f.take("rope.scaling.finetuned")  # a note on how it was trained
     trained = f.integer("rope.scaling.original_context_length", None)
     magnitude = f.number("rope.scaling.attn_factor", None)
-    if SHORT in factors or LONG in factors:
+    if DIVISORS in factors and (SHORT in factors or LONG in factors):
+        raise InputError(f"{f.where}: {DIVISORS} beside {SHORT} or {LONG}, expected one kind of them")
+    if SHORT in factors or LONG in factors or kind == "longrope":
         return rope | _longrope(f, factors, trained, magnitude)
     if magnitude not in (None, 1.0):
         raise InputError(

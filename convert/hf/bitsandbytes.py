@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf.packed import Codebook, check_shape, whole
+from jstrace.convert.hf.packed import Codebook, check_floats, check_shape, whole
 from jstrace.convert.hf.schemes import MOST_SHAPE, Group, Scheme, Weights, part, scaled
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError
@@ -46,6 +46,8 @@ def _four_bits(name: str, left: Weights, where: str) -> Tensor:
         raise InputError(f"{state.where}: shape = {str(shape)[:80]}, expected that of a matrix")
     check_shape(stored, (-(-math.prod(shape) // block),), where)
     nested = state.integer("nested_blocksize", None)
+    if nested is None:
+        check_floats(stored, where)
 
     def scales(blocks: slice) -> np.ndarray:
         return stored.read((blocks,)).astype(np.float32)

@@ -68,16 +68,20 @@ def bias_flags(f: Fields) -> dict[str, Any]:
     return {"qkv_bias": attention, "o_bias": attention, "mlp_bias": f.flag("mlp_bias", False)}
 
 
+_ONE_SIGHT = ("ministral3", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
+"""Families of which transformers makes one mask for all layers, whatever ``layer_types`` says."""
+
+
 def windows(f: Fields, base: Mapping[str, Any], window: int | None, is_local: Callable[[int], bool]) -> dict[str, Any]:
     """Which layers have the window: as ``layer_types`` says, else as the family's rule.
 
-    Mistral's and Phi-3's modules know the rule alone.
+    The modules of some families know the rule alone.
     """
     n_layers = base["n_layers"]
     given = f.take("layer_types")
     rule = ["sliding_attention" if is_local(layer) else "full_attention" for layer in range(n_layers)]
     types = rule if given is None else given
-    if types != rule and base["family"] in ("mistral", "phi3"):
+    if types != rule and base["family"] in _ONE_SIGHT:
         raise InputError(f"{f.where}: layer_types is not supported in this family; all layers have sliding_window")
     if not isinstance(types, list) or len(types) != n_layers:
         raise InputError(f"{f.where}: layer_types is no list of {n_layers} kinds")

@@ -16,9 +16,9 @@ from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.quantised import Scheme, read_scheme
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS, text_part
-from jstrace.convert.validation import validated
 from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.validation import validated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jstrace.convert.weights import Tensor
+from jstrace.convert.weights import FLOATS, Tensor
 from jstrace.models import InputError
 
 FP4 = np.asarray([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
@@ -33,6 +33,16 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], where: str) -> None:
     """
     if tensor.shape != expected:
         raise InputError(f"{where}: weight {tensor.name} has shape {tensor.shape}, expected {expected}")
+
+
+def check_floats(tensor: Tensor, where: str) -> None:
+    """Refuse scales that are no floats.
+
+    Raises:
+      InputError: with the dtype.
+    """
+    if tensor.dtype not in FLOATS:
+        raise InputError(f"{where}: weight {tensor.name} has dtype {tensor.dtype}, expected float16 or float32")
 
 
 class Matrix:
@@ -125,6 +135,7 @@ class Grouped(Matrix):
         """
         super().__init__(name, shape)
         self._words, self._zero_words, self._scale = parts
+        self._where = where
         self._bits, self._axis, self._order, self._turned, self._middle = bits, axis, order, turned, middle
         self._groups, self._rows_axis, per_word = groups, int(turned), 32 // bits
         self._n_groups = int(groups.max(initial=-1)) + 1
@@ -139,6 +150,7 @@ class Grouped(Matrix):
 
         check_shape(self._words, stored(shape[1], axis), where)
         check_shape(self._scale, stored(self._n_groups, None), where)
+        check_floats(self._scale, where)
         if self._zero_words is not None:
             check_shape(self._zero_words, stored(self._n_groups, self._rows_axis), where)
         for part in (self._words, self._zero_words):
@@ -167,6 +179,11 @@ class Grouped(Matrix):
         zero = np.full(scale.shape, self._middle, np.float32)
         if self._zero_words is not None:
             zero += self._numbers(self._zero_words, of_groups, self._rows_axis)
+            if zero.max(initial=0) >= 2**self._bits:  # one less than 0, which some programs read as 0, others not
+                raise InputError(
+                    f"{self._where}: weight {self._zero_words.name} holds {2**self._bits - 1}, of which programs make 0"
+                    f" or {2**self._bits} in GPTQ's first format; take a checkpoint of format gptq_v2"
+                )
         if self._turned:
             numbers, scale, zero = numbers.T, scale.T, zero.T
         place = self._groups[columns]

@@ -54,8 +54,8 @@ def _size(f: Fields, name: str) -> int | None:
 # --- eight bits -----------------------------------------------------------------------------------------------------
 
 
-def _block(f: Fields, name: str) -> tuple[int, int] | None:
-    given = f.take(name)
+def _block(f: Fields, name: str, absent: list[int] | None = None) -> tuple[int, int] | None:
+    given = f.take(name, absent)
     if given is None:
         return None
     if not isinstance(given, list) or len(given) != 2 or not all(type(n) is int and n > 0 for n in given):
@@ -64,7 +64,7 @@ def _block(f: Fields, name: str) -> tuple[int, int] | None:
 
 
 def _fp8(f: Fields) -> Scheme:
-    block = _block(f, "weight_block_size")
+    block = _block(f, "weight_block_size", [128, 128])  # null says that one scale is for the whole matrix
     return Scheme("fp8", ".weight_scale_inv", scaled(".weight_scale_inv", block, _EIGHT))
 
 
@@ -82,6 +82,7 @@ def _compressed(f: Fields) -> Scheme:
         known = "float-quantized, int-quantized, naive-quantized, pack-quantized"
         raise InputError(f"{f.where}: format = {str(way)[:80]!r} is not read; read are {known}")
     weights.fixed("num_bits", 8)
+    weights.fixed("symmetric", True, None)
     block, group = _block(weights, "block_structure"), _size(weights, "group_size")
     block = (1, group) if group is not None else block
     return Scheme(f"compressed-tensors {way}", ".weight_scale", scaled(".weight_scale", block, (*_EIGHT, "I8")))
@@ -90,11 +91,12 @@ def _compressed(f: Fields) -> Scheme:
 def _one_group(f: Fields) -> Fields:
     """How the weights of all groups are quantised, which must be one way."""
     for name in ("sparsity_config", "transform_config"):
-        if f.object(name):
+        given = f.object(name)
+        if given and given.get("format") != "dense":
             raise InputError(f"{f.where}: {name} is not read; take a checkpoint without it")
     groups = [group for group in f.object("config_groups").values() if isinstance(group, dict)]
     ways = [group["weights"] for group in groups if isinstance(group.get("weights"), dict)]
-    counted = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure")
+    counted = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "actorder")
     if not ways or any([way.get(name) for name in counted] != [ways[0].get(name) for name in counted] for way in ways):
         raise InputError(f"{f.where}: config_groups quantise weights in {len(ways)} ways, expected one")
     return Fields(ways[0], f"{f.where}: weights")
@@ -102,13 +104,14 @@ def _one_group(f: Fields) -> Fields:
 
 def _packed(weights: Fields) -> Group:
     bits, group = _known_bits(weights, "num_bits"), _size(weights, "group_size")
+    ordered = weights.take("actorder") not in (None, False, "weight", "static")
 
     def made(name: str, left: Weights, where: str) -> Tensor:
         words, scale = (part(f"{name}.{kind}", left, where) for kind in ("weight_packed", "weight_scale"))
         shape = _whole_shape(part(f"{name}.weight_shape", left, where), where)
         check_shape(words, (shape[0], -(-shape[1] // (32 // bits))), where)
         zero, order = left.pop(f"{name}.weight_zero_point", None), left.pop(f"{name}.weight_g_idx", None)
-        groups = _groups(order, shape[1], group, where)
+        groups = _groups(order, shape[1], group, where, needed=f"{name}.weight_g_idx" if ordered else None)
         middle = 2 ** (bits - 1) if zero is None else 0
         return Grouped(
             f"{name}.weight", shape, (words, zero, scale), where, bits=bits, groups=groups, axis=1, turned=False,
@@ -135,9 +138,13 @@ def _known_bits(f: Fields, name: str) -> int:
     return int(bits)
 
 
-def _groups(listed: Tensor | None, n_columns: int, size: int | None, where: str) -> np.ndarray:
-    """The group of every column."""
+def _groups(
+    listed: Tensor | None, n_columns: int, size: int | None, where: str, *, needed: str | None = None
+) -> np.ndarray:
+    """The group of every column; ``needed`` names the list where columns are not in the order of their groups."""
     if listed is None:
+        if needed is not None and size is not None:
+            raise InputError(f"{where}: weight {needed} is missing, without which the groups of columns are not known")
         return np.arange(n_columns) // (size or max(n_columns, 1))
     if listed.dtype not in ("I32", "I64"):
         raise InputError(f"{where}: weight {listed.name} has dtype {listed.dtype}, expected I32")
@@ -146,25 +153,39 @@ def _groups(listed: Tensor | None, n_columns: int, size: int | None, where: str)
 
 def _gptq(f: Fields) -> Scheme:
     """Zeros are one less in the file, but in the second version of it."""
-    bits, group = _known_bits(f, "bits"), _size(f, "group_size")
-    version = f.choice("checkpoint_format", {"gptq": "1", "gptq_v2": "0"}, "gptq")
-    return Scheme("gptq", ".qweight", _grouped(bits, group, order=None, axis=0, less=int(version)))
+    bits, group, ordered = _known_bits(f, "bits"), _size(f, "group_size"), f.flag("desc_act", False)
+    version = f.choice(_named(f, "checkpoint_format"), {"gptq": "1", "gptq_v2": "0"}, "gptq")
+    return Scheme("gptq", ".qweight", _grouped(bits, group, axis=0, less=int(version), ordered=ordered))
+
+
+def _named(f: Fields, name: str) -> str:
+    """The field that says how it is stored: ``format`` where it stands alone, as in transformers."""
+    return "format" if f.peek(name) is None else name
 
 
 def _awq(f: Fields) -> Scheme:
     f.fixed("bits", 4)
     f.fixed("zero_point", True)
-    f.choice("version", {"gemm": "gemm", "GEMM": "gemm"}, "gemm")
-    return Scheme("awq", ".qweight", _grouped(4, _size(f, "group_size"), order=_AWQ_ORDER, axis=1, less=0))
+    f.choice(_named(f, "version"), {"gemm": "gemm", "GEMM": "gemm"}, "gemm")
+    return Scheme("awq", ".qweight", _grouped(4, _size(f, "group_size"), order=_AWQ_ORDER, axis=1))
 
 
-def _grouped(bits: int, group: int | None, *, order: tuple[int, ...] | None, axis: int, less: int) -> Group:
+def _grouped(
+    bits: int,
+    group: int | None,
+    *,
+    axis: int,
+    order: tuple[int, ...] | None = None,
+    less: int = 0,
+    ordered: bool = False,
+) -> Group:
     def made(name: str, left: Weights, where: str) -> Tensor:
         words, zeros, scale = (part(f"{name}.{kind}", left, where) for kind in ("qweight", "qzeros", "scales"))
         if len(words.shape) != 2 or len(scale.shape) != 2 or 0 in (*words.shape, *scale.shape):
             raise InputError(f"{where}: weight {words.name} has shape {words.shape}, expected a matrix")
         shape = scale.shape[1], words.shape[0] * (32 // bits if axis == 0 else 1)
-        groups = _groups(left.pop(f"{name}.g_idx", None), shape[1], group, where)
+        listed = f"{name}.g_idx"
+        groups = _groups(left.pop(listed, None), shape[1], group, where, needed=listed if ordered else None)
         return Grouped(
             f"{name}.weight", shape, (words, zeros, scale), where, bits=bits, groups=groups, axis=axis,
             order=order, middle=less,

@@ -230,6 +230,8 @@ def test_a_field_that_nobody_knows(model_type: str) -> None:
         ("gpt_neox", {"rotary_pct": 0.4}, "3 of 8 dimensions"),
         ("mistral", {"sliding_window": 0}, "sliding_window = 0"),
         ("mistral", {"layer_types": ["full_attention"] * 3}, "layer_types is not supported in this family"),
+        ("mixtral", {"layer_types": ["full_attention"] * 3, "sliding_window": 4}, "layer_types is not supported"),
+        ("starcoder2", {"layer_types": ["full_attention"] * 3, "sliding_window": 4}, "layer_types is not supported"),
         ("gemma3_text", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping"),
         ("gemma2", {"sliding_window": 8, "sliding_window_size": 9}, "sliding_window_size = 9"),
         ("gpt_neox", {"num_key_value_heads": 1}, "num_key_value_heads = 1, expected 2"),

@@ -16,7 +16,7 @@ import jstrace
 from jstrace.convert import read_config
 from jstrace.convert.gguf.config import described
 from jstrace.convert.gguf.file import GgufFile
-from jstrace.convert.gguf.positions import DIVISORS
+from jstrace.convert.gguf.positions import DIVISORS, LONG, SHORT
 from jstrace.method.scores.measured import Norm
 from jstrace.models import InputError, ModelConfig, clean_forward
 from tests import hf_models
@@ -221,3 +221,13 @@ def test_magnitudes_of_yarn() -> None:
     for name, value in (("yarn_ext_factor", 2), ("attn_factor", 2.0)):
         with pytest.raises(InputError, match=f"{name} = 2"):
             config_with("llama", **yarn, **{f"rope.scaling.{name}": value})
+
+
+def test_long_positions_without_their_factors() -> None:
+    """Neither none of the two sets, nor the set of another type beside them."""
+    with pytest.raises(InputError, match=r"weight rope_factors_short.weight is missing"):
+        config_with("llama", **{"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0})
+    metadata = {"general.architecture": "llama", **{f"llama.{name}": value for name, value in PLAIN.items()}}
+    metadata["llama.rope.scaling.original_context_length"] = 16
+    with pytest.raises(InputError, match=r"rope_freqs.weight beside rope_factors_short.weight or"):
+        described(metadata, EMBEDDING, dict.fromkeys((DIVISORS, SHORT, LONG), np.ones(4)), "here")

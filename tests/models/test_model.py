@@ -210,6 +210,12 @@ def test_written_weights_make_a_model(tiny: Model, tokens: np.ndarray) -> None:
             r"weight head is missing, expected \(97, 16\)",
         ),
         (arrays | {"head_bias": np.zeros(97)}, r"weight head_bias has shape \(97,\), which this config does not have"),
+        (arrays | {"embed": arrays["embed"].tolist()}, r"weight embed is no array but list, expected \(97, 16\)"),
+        (arrays | {"embed": arrays["embed"] * 1j}, r"weight embed has dtype complex128, expected float32"),
+        (arrays | {"embed": arrays["embed"].astype(str)}, r"weight embed has dtype <U32, expected float32"),
+        (arrays | {"embed": arrays["embed"] + 1e300}, r"weight embed holds numbers that are not finite in float32"),
     ):
         with pytest.raises(InputError, match=message):
             Model.from_arrays(TINY, wrong)
+    with pytest.raises(InputError, match="config: router = 'best', expected one of softmax"):
+        Model.from_arrays(dataclasses.replace(TINY, router="best"), arrays)

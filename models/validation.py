@@ -1,11 +1,12 @@
-"""Shapes that no model has are refused, whatever file they were read from."""
+"""Configs that no model has are refused, whatever file they were read from, or whoever wrote them."""
 
 from __future__ import annotations
 
-from jstrace.convert.fields import MOST_LAYERS, WIDEST_HEAD
-from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FAR, FLAGS
+from jstrace.errors import InputError
+from jstrace.models.config import FAR, FLAGS, ModelConfig
 
+MOST_LAYERS = 10_000
+WIDEST_HEAD = 2**16
 _CHOICES = {
     "norm": ("rms", "layer", "none"),
     "qk_norm": ("none", "head", "full"),
