@@ -139,6 +139,10 @@ def _drawn(config: ModelConfig, seed: int) -> tuple[list[jax.Array], Any]:
     return [moved(i, *pair) for i, pair in enumerate(zip(wanted, jax.tree.leaves(params), strict=True))], tree
 
 
+ARITHMETIC = tuple(name for name in FAMILIES if name not in ("llama", "mistral", "qwen2", "qwen3"))
+"""Families for tests that compile much. What the others compute is in these, too: Llama's layer in phi3, windows in
+gemma2, biases and norms of heads in qwen2_moe."""
+
 LONGEST = (
     "scale/test_meshes.py",
     "pipeline/test_learning.py",

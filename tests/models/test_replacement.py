@@ -19,7 +19,7 @@ from jstrace.models import Decoder, EdgeTree, Model, edge_shapes, every_row, hid
 from jstrace.models.replacement import FORMAT, VERSION, Replacement, checked_arrays
 from jstrace.pipeline.padding import widened
 from tests import oracle
-from tests.conftest import FAMILIES, TINY, family_config, tiny_params
+from tests.conftest import ARITHMETIC, TINY, family_config, tiny_params
 
 N = 5
 
@@ -50,7 +50,7 @@ def replacement_of(config: jstrace.ModelConfig, rng: np.random.Generator, entrie
 
 
 @pytest.mark.parametrize(("entries", "soft"), [(2, True), (N, False)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARITHMETIC)
 def test_replaced_edges_equal_the_oracle(family: str, entries: int, soft: bool) -> None:
     config, rng = family_config(family), np.random.default_rng(entries + 10 * soft)
     decoder, tokens = Decoder(config, tiny_params(config)), rng.integers(0, config.vocab_size, N)
@@ -63,7 +63,7 @@ def test_replaced_edges_equal_the_oracle(family: str, entries: int, soft: bool) 
         np.testing.assert_allclose(got, expected, atol=3e-4 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARITHMETIC)
 def test_zeros_equal_none_and_a_full_mask_ignores_it(family: str) -> None:
     config, rng = family_config(family), np.random.default_rng(1)
     decoder, tokens = Decoder(config, tiny_params(config)), jnp.asarray(rng.integers(0, config.vocab_size, N))
@@ -76,7 +76,7 @@ def test_zeros_equal_none_and_a_full_mask_ignores_it(family: str) -> None:
     assert np.abs(np.asarray(other[0]) - np.asarray(none[0])).max() > 0.01
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARITHMETIC)
 def test_hidden_states_equal_the_oracle(family: str) -> None:
     config, rng = family_config(family), np.random.default_rng(2)
     decoder, tokens = Decoder(config, tiny_params(config)), rng.integers(0, config.vocab_size, N)
@@ -106,7 +106,7 @@ def test_padding_and_batches_change_nothing(tiny: Model, tokens: np.ndarray) -> 
     np.testing.assert_allclose(got, alone, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARITHMETIC)
 def test_gradients_of_soft_masks(family: str) -> None:
     """Along a direction, by finite differences; the largest leaf and the smallest alike."""
     config, rng = family_config(family), np.random.default_rng(4)
