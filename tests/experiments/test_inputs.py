@@ -18,7 +18,7 @@ def test_quarters_are_those_of_compositions() -> None:
     counts = [
         Counts(
             rng.integers(1, 9, (2, 6)), rng.integers(1, 9, (2, 6)), rng.integers(1, 9, (2, 6, 3)), np.ones(2, int),
-            np.ones(2, bool), np.ones((2, 6), int),
+            np.ones(2, bool), np.ones((2, 10), int),
         )
         for _ in range(3)
     ]  # fmt: skip
