@@ -39,13 +39,13 @@ def node(x: float, y: float, fill: str = PAPER, edge: str = INK) -> str:
 
 def box(x: float, y: float, lines: Sequence[str], color: str, width: float = 86) -> str:
     """A function inside an edge, its middle at (x, y)."""
-    height = 16 * len(lines) + 8
+    height = 20 * len(lines) + 8
     frame = (
         f'<rect x="{x - width / 2:g}" y="{y - height / 2:g}" width="{width:g}" height="{height}" rx="4" fill="{PAPER}" '
         f'stroke="{color}" stroke-width="1.5"/>'
     )
-    first = y - height / 2 + 17
-    return "\n".join([frame, *(text(x, first + 16 * row, words, color) for row, words in enumerate(lines))])
+    first = y - height / 2 + 20
+    return "\n".join([frame, *(text(x, first + 20 * row, words, color, size=17) for row, words in enumerate(lines))])
 
 
 def mask(x: float, y: float, color: str) -> str:
@@ -93,46 +93,49 @@ def norms_after(x: float) -> list[str]:
 
 def _two_sublayers(x: float, value: list[str], after: list[str], mlp: list[str]) -> list[str]:
     """Levels 2l, 2l + 1 and 2l + 2; ``after`` is what stands between attention's edges and the node."""
-    stream, head, low, middle, high = x + 70, x + 200, 430, 200, 50
+    stream, head, low, middle, high = x + 78, x + 190, 440, 200, 50
     parts = [line(stream, low - 9, stream, middle + 9, RESIDUAL), line(stream, middle - 9, stream, high + 9, RESIDUAL)]
     parts += [
         line(head, low - 9, head, 250, ATTENTION),
         curve(f"M{head} 250Q{head} 205 {stream + 9} {middle}", ATTENTION),
     ]
-    parts += [*_probability(stream, head, low), box(head, 385 - 8 * (3 - len(value)), value, ATTENTION, 70)]
+    parts += [*_probability(stream, head, low), box(head, 386 - 10 * (3 - len(value)), value, ATTENTION, 70)]
     parts += [mask(head, 276 if not after else 300, ATTENTION)]
     parts += [box(head, 258, after, ATTENTION, 70)] if after else []
     parts += [curve(f"M{stream + 9} {middle - 4}C{head} 178 {head} 72 {stream + 9} {high + 4}", MLP)]
-    parts += [box(head - 30, 140, mlp, MLP, 70), mask(stream + 62, 76, MLP)]
+    parts += [box(head - 26, 128, mlp, MLP, 70), mask(stream + 46, 70, MLP)]
     parts += [mask(stream, 300, RESIDUAL), mask(stream, 110, RESIDUAL)]
     parts += [node(stream, y) for y in (low, middle, high)] + [node(head, low)]
-    parts += [text(stream, low + 28, "(2l, i)"), text(head, low + 28, "(2l, j)")]
-    parts += [text(stream - 14, middle + 5, "(2l+1, i)", INK, "end"), text(stream, high - 16, "(2l+2, i)")]
+    parts += [text(stream, low + 30, "2l, i", size=17), text(head, low + 30, "2l, j", size=17)]
+    parts += [text(stream - 14, middle + 6, "2l+1, i", INK, "end", 17), text(stream, high - 16, "2l+2, i", size=17)]
     return parts
 
 
 def parallel(x: float) -> list[str]:
     """A layer of GPT-NeoX: attention and MLP read the same state."""
-    stream, head, low, high = x + 130, x + 240, 430, 90
+    stream, head, low, high = x + 112, x + 200, 440, 90
     parts = [line(stream, low - 9, stream, high + 9, RESIDUAL)]
     parts += [
         line(head, low - 9, head, 200, ATTENTION),
         curve(f"M{head} 200Q{head} 110 {stream + 9} {high}", ATTENTION),
     ]
-    parts += [*_probability(stream, head, low), box(head, 385, ["W_O", "W_V", "norm"], ATTENTION, 70)]
-    parts += [curve(f"M{stream - 8} {low - 4}C{x + 10} 390 {x + 10} 130 {stream - 8} {high + 4}", MLP)]
-    parts += [box(x + 42, 290, ["MLP", "norm"], MLP, 60), mask(x + 62, 170, MLP)]
-    parts += [mask(stream, 170, RESIDUAL), mask(head - 14, 150, ATTENTION)]
+    parts += [*_probability(stream, head, low), box(head, 386, ["W_O", "W_V", "norm"], ATTENTION, 70)]
+    parts += [curve(f"M{stream - 8} {low - 4}C{x + 14} 390 {x + 14} 130 {stream - 8} {high + 4}", MLP)]
+    parts += [box(x + 40, 290, ["MLP", "norm"], MLP, 66), mask(x + 58, 170, MLP)]
+    parts += [mask(stream, 170, RESIDUAL), mask(head - 9, 150, ATTENTION)]
     parts += [node(stream, low), node(stream, high), node(head, low)]
-    parts += [text(stream, low + 28, "(l, i)"), text(head, low + 28, "(l, j)"), text(stream, high - 16, "(l+1, i)")]
-    parts.append(text(stream + 28, high - 2, "+ output bias, no mask", INK, "start", 12))
+    parts += [text(stream, low + 30, "l, i", size=17), text(head, low + 30, "l, j", size=17)]
+    parts += [
+        text(stream, high - 16, "l+1, i", size=17),
+        text(stream + 36, high + 2, "+ output bias", INK, "start", 15),
+    ]
     return parts
 
 
 def _probability(stream: float, head: float, low: float) -> list[str]:
     """Attention's probability, made of both states, on the edge of one source; no edge itself."""
     from_target = curve(f"M{stream + 7} {low - 6}L{head - 22} 332", QUIET, 1.5, "4 3")
-    from_source = curve(f"M{head + 7} {low - 6}C{head + 62} 400 {head + 62} 360 {head + 22} 333", QUIET, 1.5, "4 3")
+    from_source = curve(f"M{head + 7} {low - 6}C{head + 56} 400 {head + 56} 360 {head + 22} 333", QUIET, 1.5, "4 3")
     return [from_target, from_source, box(head, 328, ["× A"], ATTENTION, 42)]
 
 
@@ -145,9 +148,9 @@ def layers() -> str:
     )
     parts = []
     for index, (title, panel) in enumerate(panels):
-        parts += [text(300 * index + 150, 496, title, size=14), *panel(300 * index)]
+        parts += [text(260 * index + 130, 508, title, size=17), *panel(260 * index)]
     return picture(
-        920, 512, "One layer with norms before its sub-layers, with norms after them, and in parallel", parts
+        780, 524, "One layer with norms before its sub-layers, with norms after them, and in parallel", parts
     )
 
 
