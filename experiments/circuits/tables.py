@@ -151,7 +151,7 @@ def _of_scores(pick: Pick) -> list[str]:
 
 
 def _of_orders(pick: Pick) -> list[str]:
-    head = ("score", "by score", "best-first", "connected", "TV: by score", "TV: best-first")
+    head = ("score", "AUC: by score", "best-first", "connected", "TV: by score", "best-first")
     rows = []
     for score in SHOWN[:-1]:
         orders = [
