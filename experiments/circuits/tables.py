@@ -14,6 +14,8 @@ from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
 from experiments.inputs import written
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
+TABLES = Path(__file__).parents[1] / "results" / "known-circuits" / "README.md"
+"""Where tables stand between marks: each mark is in one of the two."""
 STRENGTHS = (0.0, 1.0, 4.0)
 FITS = ("fitted", "fitted to another")
 SHOWN = (*SCORES, *FITS)
@@ -61,7 +63,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def write(rows: Path, out: Path) -> None:
-    """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the page."""
+    """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the two pages."""
     out.mkdir(parents=True, exist_ok=True)
     found = read(rows)
     measured = [row for row in found if row["score"] != "truth"]
@@ -73,7 +75,7 @@ def write(rows: Path, out: Path) -> None:
     kept = ("program", "size", "junk", "replace", "inputs", "edges", "true", "tv")
     written(out / "circuits.csv", [{name: row[name] for name in kept} for row in circuits])
     draw(scores, PAGE.with_suffix(".svg"))
-    if PAGE.exists():
+    if PAGE.exists() and TABLES.exists():
         fill(scores, graphs, circuits, means(_at_all_strengths(measured), ("junk", "replace", "score", "order")))
 
 
@@ -102,8 +104,8 @@ def picker(rows: Sequence[Row]) -> Pick:
 
 
 def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], junk: Sequence[Row]) -> None:
-    """The tables between the marks of the page."""
-    page, pick = PAGE.read_text(encoding="utf-8"), picker(scores)
+    """The tables between the marks of the two pages."""
+    pick, pages = picker(scores), {path: path.read_text(encoding="utf-8") for path in (PAGE, TABLES)}
     tables = {
         "scores": _of_scores(pick),
         "orders": _of_orders(pick),
@@ -113,9 +115,12 @@ def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], 
         "rounds": _of_rounds(picker(graphs), graphs),
     }
     for name, lines in tables.items():
-        before, rest = page.split(f"<!-- {name} -->\n", 1)
-        page = "\n".join([f"{before}<!-- {name} -->", *lines, f"<!-- end -->{rest.split('<!-- end -->', 1)[1]}"])
-    PAGE.write_text(page, encoding="utf-8")
+        path = next(path for path, page in pages.items() if f"<!-- {name} -->" in page)
+        before, rest = pages[path].split(f"<!-- {name} -->\n", 1)
+        after = f"<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+        pages[path] = "\n".join([f"{before}<!-- {name} -->", *lines, after])
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -146,7 +151,7 @@ def _of_scores(pick: Pick) -> list[str]:
 
 
 def _of_orders(pick: Pick) -> list[str]:
-    head = ("score", "by score", "best-first", "connected", "TV: by score", "TV: best-first")
+    head = ("score", "AUC: by score", "best-first", "connected", "TV: by score", "best-first")
     rows = []
     for score in SHOWN[:-1]:
         orders = [
