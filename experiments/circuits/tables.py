@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
 from experiments.inputs import written
+from jstrace.reports.drawing import COLORS
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
 TABLES = Path(__file__).parents[1] / "results" / "known-circuits" / "README.md"
@@ -219,6 +220,11 @@ def _of_rounds(pick: Pick, graphs: Sequence[Row]) -> list[str]:
     return _table(head, rows)
 
 
+TITLES = {"zero": "zero ablation", "mean": "mean ablation", "pair": "states of the other prompt"}
+CHANCE = "0.45"
+"""The colour of random orders."""
+
+
 def draw(scores: Sequence[Row], path: Path) -> None:
     """How true against how faithful: a panel for each replacement, a point for each score."""
     import matplotlib as mpl
@@ -240,10 +246,12 @@ def draw(scores: Sequence[Row], path: Path) -> None:
                 for score in SHOWN[:-1]
             ]
             for y, x, score in sorted(points):
-                panel.plot(x, y, "o", color="C1" if score in FITS else "C7" if "random" in score else "C0")
-                last = max(y, last + 0.05)  # of names that would lie on one another
-                panel.text(x - 0.02, last, score, fontsize=7, ha="right", va="center")
-            panel.set(title=f"{replace} replacement", xlabel="AUC of the true edges, by score", xlim=(0.3, 1.02))
+                color = COLORS[1] if score in FITS else CHANCE if "random" in score else COLORS[0]
+                panel.plot(x, y, "o", color=color)
+                last = max(y, last + 0.055)  # of names that would lie on one another
+                leader = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
+                panel.annotate(score, (x, y), (x - 0.05, last), fontsize=8, ha="right", va="center", arrowprops=leader)
+            panel.set(title=TITLES[replace], xlabel="AUC of the true edges, by score", xlim=(0.3, 1.02))
         panels[0].set(ylabel="mean TV at the true size, best-first")
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
