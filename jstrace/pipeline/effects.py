@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
-from jstrace.method.conditions import COUNTERFACTUAL
+from jstrace.errors import did_you_mean
+from jstrace.method.conditions import COUNTERFACTUAL, NO_TEXTS
 from jstrace.method.frames import frame
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import SIZES
@@ -165,7 +166,7 @@ def effects(
     if not single:
         raise InputError("effects takes one input: a text or its token ids")
     if not isinstance(by, str) or by not in KINDS:
-        raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}")
+        raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}{did_you_mean(by, KINDS)}")
     (ids,) = rows
     if isinstance(metric, str) and metric == "kl":
         raise InputError('metric = "kl": how far a prediction moves is Effects.tv; give a metric of logits, or none')
@@ -174,9 +175,7 @@ def effects(
     if question.counterfactual is not None and (replace is not None or reference is not None):
         raise InputError("a counterfactual is what ablated components carry: give it, or replace and reference")
     if reference is not None and replace is None:
-        raise InputError(
-            "reference has texts for replace mean or resample: say which, as ablated components carry zero"
-        )
+        raise InputError(NO_TEXTS)
     if len(replacing.own) > 1:
         raise InputError("effects are under one replacement")
     name = name if question.counterfactual is None else COUNTERFACTUAL

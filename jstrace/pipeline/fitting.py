@@ -76,6 +76,8 @@ def train_scorer(
     """
     rows, names = _checked_rows(model, texts), _checked_names(replace)
     _check_options(features, name, shared, {"steps": steps, "batch": batch})
+    if reference is not None and names == ("zero",):
+        raise InputError("reference has texts for means: give replace mean or resample, too, or leave reference out")
     mean, longest = _mean(model, reference), max(map(len, rows))
     known = known_of(model, rows, features, None if names == ("zero",) else mean, progress)
     start = linear.initial(model.config, features, longest, shared=shared)

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float
 
+from jstrace.errors import did_you_mean
 from jstrace.method.conditions import checked_score, takes_passes
 from jstrace.method.graph.sizes import SIZES, checked_sizes, most_selective
 from jstrace.method.scores.fitted import Fitted
@@ -106,7 +107,8 @@ def _started(model: Model, start: Any) -> Any:
     if isinstance(start, str):
         names = [*(name for name in SCORES if name != "fitted"), "learned"]
         if start not in names:
-            raise InputError(f"start = {start!r}, expected one of {', '.join(names)}, or a jstrace.GradientScore")
+            expected = f"one of {', '.join(names)}, or a jstrace.GradientScore{did_you_mean(start, names)}"
+            raise InputError(f"start = {start!r}, expected {expected}")
         return known_to(model, start) if start == "learned" else SCORES[start]()
     return known_to(model, start)
 
