@@ -46,7 +46,7 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
     """The known name that a word is a slip of, whatever its case, or None."""
     import difflib
 
-    lower = {name.lower(): name for name in known}
+    lower = {str(name).lower(): str(name) for name in known}
     near = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.7)
     return lower[near[0]] if near else None
 
