@@ -103,6 +103,10 @@ def check_suffix(path: Path | None, *suffixes: str) -> None:
     Raises:
       InputError: with the ending that it needs.
     """
+    from jstrace.files import check_local
+
+    if path is not None:
+        check_local(path)
     if path is not None and path.suffix not in suffixes:
         raise InputError(f"{path}: expected a file that ends in {' or '.join(suffixes)}")
 

@@ -93,8 +93,10 @@ def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens
     usual = {field.name: field.default for field in dataclasses.fields(config)}
     shape = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
     _print({**name, "loads": "yes", **shape, **size})
-    typer.echo("estimated memory, in float32 on a CPU or GPU:")
-    _print({what: in_bytes(number) for what, number in memory.items()})
+    _print(
+        {"estimated_memory": "in float32 on a CPU or GPU; traces and gradients come on top of the weights"}
+        | {what: in_bytes(number) for what, number in memory.items()}
+    )
 
 
 def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
@@ -109,7 +111,7 @@ def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
         return {
             "weights": weight_bytes(config, 4),
             "one_trace": text_bytes(config, n_tokens, len(SIZES), 4),
-            "one_round_of_gradients": gradient_bytes(config, bucket(n_tokens), 4),
+            "round_of_gradients": gradient_bytes(config, bucket(n_tokens), 4),
         }
 
 
@@ -157,7 +159,7 @@ def _tables(trace: Trace, found: Analysis, top: int) -> str:
 
 def _print(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):>22}  {_fact(value)}")
+        typer.echo(f"{name.replace('_', ' '):>18}  {_fact(value)}")
 
 
 def _fact(value: Any) -> str:

@@ -123,9 +123,19 @@ def read_pairs(file: Path, template: str | None) -> list[tuple[str, Pair]]:
         if missing or not set(value) <= {*_FIELDS, "roles"}:
             expected = f"{', '.join(_FIELDS)}, and roles or nothing else; for fields of a text give --template"
             raise InputError(f"{where}fields {', '.join(value)}: expected {expected}")
-        if not isinstance(value.get("roles", {}), dict):
-            raise InputError(f"{where}roles: expected a start and an end for each name")
+        _check_kinds(where, value)
     return [(where, Pair(**value)) for where, value in values.items()]
+
+
+def _check_kinds(where: str, row: dict[str, Any]) -> None:
+    """Refuse values of a pair that are no text, token ids or roles, with the name of the field."""
+    for name in _FIELDS:
+        single = name in ("answer", "rival")
+        if not isinstance(row[name], str | (int if single else list)) or isinstance(row[name], bool):
+            expected = "a word, or its token id" if single else "a text, or a list of token ids"
+            raise InputError(f"{where}{name} is {json.dumps(row[name])[:60]}, expected {expected}")
+    if not isinstance(row.get("roles", {}), dict):
+        raise InputError(f"{where}roles: expected a start and an end for each name")
 
 
 def _of_template(template: str, row: dict[str, Any], where: str) -> Pair:
