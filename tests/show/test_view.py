@@ -103,7 +103,7 @@ def test_effects_are_data(model: Model) -> None:
         (lambda m, t, e: jstrace.view(t, effects=3), 'those by "node"'),
         (
             lambda m, t, e: jstrace.view(
-                t, effects=jstrace.effects(m, "eight ch", by="node", counterfactual="sight ch")
+                t, effects=jstrace.effects(m, "hello", by="node", counterfactual=[60, 61, 62, 63, 64])
             ),
             "of another counterfactual prompt than the trace's",
         ),
