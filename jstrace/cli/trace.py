@@ -27,7 +27,6 @@ from jstrace.cli.options import (
     DtypeOption,
     IgnoreField,
     InsteadOf,
-    JsonOption,
     Kind,
     MeshText,
     ModelOption,
@@ -90,7 +89,7 @@ def trace_command(
     repeats: Annotated[int, _ranked(min=0, metavar="N", help=REPEATS_HELP)] = 0,
     top: Annotated[int, _printed(min=0, metavar="N", help=_TOP_HELP)] = 0,
     kind: Annotated[Kind, _printed(help=_KIND_HELP)] = Kind.ALL,
-    as_json: JsonOption = False,
+    as_json: Annotated[bool, _printed("--json", help="Print JSON instead, a line for each text.")] = False,
     plot: Annotated[Path | None, _printed(metavar="FILE", help="Draw TV by size into this .png or .svg file.")] = None,
     save: Annotated[Path | None, _printed(metavar="FILE", help="Write the trace into this .npz file.")] = None,
 ) -> None:
