@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,8 @@ from jstrace.cli.room import check_model_fits
 from jstrace.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jstrace.models import Model
     from jstrace.runs import Data, Summary
 
@@ -156,24 +158,16 @@ def run_command(
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
-    passages = {} if words is None else {"n_words": words}
-    passages |= {} if count is None else {"count": count}
-    rows = runs.read_data(data, seed=drawn, corpus=corpus, **passages)
-    rows = rows if alter is None else runs.altered(rows, alter, seed=drawn)
+    rows = _rows(data, {"n_words": words, "count": count}, drawn, corpus, alter)
     if replace is None and rows.has_counterfactuals:
         plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
     if reference is not None and not plan.takes_reference and not plan.scored_under:  # an older run may have means
         raise InputError("--reference has texts for --replace mean or resample; ablated edges carry none of them here")
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
-        n_inputs = len(rows.rows) * max(1, generate)
-        say(f"{n_inputs:,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
-        if selectivity:
-            say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
-                " predictions")  # fmt: skip
+        _announce(f"{len(rows.rows) * max(1, generate):,} inputs in {data}", selectivity, distributed=distributed)
     from jstrace.loading import describe
     from jstrace.scale.hosts import check_agreed
-    from jstrace.scale.programs import compile_seconds
 
     first = joined() if distributed else True
     check_agreed((model, revision, ignore_field, dtype, mesh))
@@ -194,23 +188,47 @@ def run_command(
         return found
 
     for checkpoint in chosen:
-        try:
-            with (
-                contextlib.nullcontext(_go_on) if distributed else interruptible() as check,
-                compile_seconds() as compiled,
-                shown_progress(check, compiled, shown=first) as shown,
-            ):
-                done = runs.run(
-                    functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
-                    limit=limit, save_strata=save_strata, progress=shown.progress, on_save=shown.saved,
-                    on_batch=shown.batch, reference=texts, extras=extras,
-                    revision=checkpoint.label, place=checkpoint.place,
-                )  # fmt: skip
-        except KeyboardInterrupt as stopped:
-            sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
-            raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
+        run = functools.partial(
+            runs.run, functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
+            limit=limit, save_strata=save_strata, reference=texts, extras=extras, revision=checkpoint.label,
+            place=checkpoint.place,
+        )  # fmt: skip
+        done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
+
+
+def _rows(data: str, passages: dict[str, int | None], seed: int, corpus: str | None, alter: str | None) -> Data:
+    """The rows of the data, with what is said of passages of WikiText."""
+    from jstrace import runs
+
+    said: Any = {name: number for name, number in passages.items() if number is not None}
+    rows = runs.read_data(data, seed=seed, corpus=corpus, **said)
+    return rows if alter is None else runs.altered(rows, alter, seed=seed)
+
+
+def _announce(inputs: str, selectivity: int, *, distributed: bool) -> None:
+    """Say what comes next, and what a control costs."""
+    say(f"{inputs}; starting JAX{' with the other hosts' if distributed else ''}")
+    if selectivity:
+        say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
+            " predictions")  # fmt: skip
+
+
+def _resumable(run: Callable[..., Summary], out: str, *, shown: bool, alone: bool) -> Summary:
+    """Run with progress, and stop at a signal, where no other hosts have to stop, too."""
+    from jstrace.scale.programs import compile_seconds
+
+    try:
+        with (
+            interruptible() if alone else contextlib.nullcontext(_go_on) as check,
+            compile_seconds() as compiled,
+            shown_progress(check, compiled, shown=shown) as bar,
+        ):
+            return run(progress=bar.progress, on_save=bar.saved, on_batch=bar.batch)
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
+        raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
 
 
 def _check_passages(data: str, words: int | None, count: int | None) -> bool:

@@ -39,33 +39,6 @@ def as_json(
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
       effects: of heads and MLPs on the metric, of which ``top`` are listed, the largest first.
     """
-    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
-    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
-    rows = [
-        {
-            "size": size,
-            "edges": int(made.edges[k]),
-            "flops": None if evaluation.inverse else float(flops[k]),
-            "residual": _number(made.residual[k]),
-            "attention": _number(made.attention[k]),
-            "mlp": _number(made.mlp[k]),
-            "nodes": int(made.nodes[k]),
-            "input_reached": bool(made.input_reached[k]),
-            "tv": _number(evaluation.tv[k]),
-            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
-            "kl": _number(evaluation.kl[k]),
-            "nucleus": float(evaluation.nucleus_level[k]),
-            "entropy": _number(evaluation.entropy[k]),
-            "top_token": int(evaluation.top_token[k]),
-            "top_token_text": word(int(evaluation.top_token[k])),
-            **(
-                {}
-                if metric is None or recovered is None
-                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
-            ),
-        }
-        for k, size in enumerate([*trace.sizes, 1.0])
-    ]
     words = words_of(trace)
     return {
         "text": text,
@@ -90,13 +63,44 @@ def as_json(
             if smallest is None
             else {"smallest": dict(zip(("top_token", "tv_0.1"), map(_size, smallest), strict=True))}
         ),
-        "rows": rows,
+        "rows": _rows(trace, evaluation, word),
         "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
         "kind": kind,
         **({} if effects is None else {"effects": _effects(effects, top)}),
         "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
         "attention": _attention(trace, evaluation),
     }
+
+
+def _rows(trace: Trace, evaluation: Evaluation, word: Word) -> list[dict[str, Any]]:
+    """A row for each size, and one for the full graph."""
+    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
+    return [
+        {
+            "size": size,
+            "edges": int(made.edges[k]),
+            "flops": None if evaluation.inverse else float(flops[k]),
+            "residual": _number(made.residual[k]),
+            "attention": _number(made.attention[k]),
+            "mlp": _number(made.mlp[k]),
+            "nodes": int(made.nodes[k]),
+            "input_reached": bool(made.input_reached[k]),
+            "tv": _number(evaluation.tv[k]),
+            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
+            "kl": _number(evaluation.kl[k]),
+            "nucleus": float(evaluation.nucleus_level[k]),
+            "entropy": _number(evaluation.entropy[k]),
+            "top_token": int(evaluation.top_token[k]),
+            "top_token_text": word(int(evaluation.top_token[k])),
+            **(
+                {}
+                if metric is None or recovered is None
+                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
+            ),
+        }
+        for k, size in enumerate([*trace.sizes, 1.0])
+    ]
 
 
 def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
