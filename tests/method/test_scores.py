@@ -38,13 +38,18 @@ def test_padding_changes_no_score(tiny: Model, tokens: np.ndarray, score: str) -
     n = len(tokens)
     plain = edge_scores(tiny.decoder, jnp.asarray(tokens), n, score=score, seed=3)
     wide = edge_scores(tiny.decoder, jnp.asarray([*tokens, 1, 2]), n, score=score, seed=3)
+    shifts = []
     for name, leaf in plain.items():
         cropped = getattr(wide, name)[..., :n, :n] if name == "attn" else getattr(wide, name)[..., :n]
+        if score == "steady-rounds":  # e to the mean log rank, in which edges that nearly tie may change places
+            shifts.append(np.abs(np.log(cropped) - np.log(leaf)).ravel())
+            continue
         if score == "rounds":  # logarithms of small gradients add up, and other widths round sums otherwise
             assert np.isclose(cropped, leaf, rtol=1e-2, atol=1e-2, equal_nan=True).mean() > 0.98
             continue
         bounds = {"rtol": 1e-3, "atol": 1e-4} if score in GRADIENTS else {"atol": 1e-5}
         np.testing.assert_allclose(cropped, leaf, **bounds, err_msg=name)
+    assert not shifts or np.nanmean(np.concatenate(shifts)) < 0.01
     outside = jax.tree.map(
         lambda value, slot: jnp.all(jnp.isnan(value[~slot])), wide, full_graph.edge_slots(TINY, n + 2, n)
     )
