@@ -31,7 +31,7 @@ _LOOKED_AT = 1000
 def unknown(source: str) -> InputError:
     """The refusal of a name that is no model, with what it may stand for."""
     owned = [f"{owner}/{source}" for owner, names in _OWNERS.items() if source.startswith(names)]
-    if owned:
+    if owned and source.lower() != ALIAS:
         return InputError(f"unknown model {source!r}; on the hub it may be {owned[0]}")
     return InputError(
         f"unknown model {source!r}; expected {ALIAS!r}, a Hugging Face folder, a folder of jstrace convert, a .gguf"

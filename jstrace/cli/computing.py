@@ -148,7 +148,7 @@ def _computed(
 def two_smallest(
     model: Model, trace: Trace, evaluation: Evaluation, reference: Any
 ) -> tuple[Smallest, Smallest] | None:
-    """The smallest traces with the top token and within TV 0.1, to some hundredth of their sizes."""
+    """The smallest traces with the top token and within TV 0.1, to a hundredth of their sizes; of few sizes exactly."""
     from jstrace.method.graph.sizes import SIZES
     from jstrace.pipeline.smallest import Goal, all_smallest
 

@@ -105,10 +105,15 @@ def at_size(text: str) -> dict[str, Any]:
     if text == "full":
         return {"size": 1.0}
     try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        number = _share(text)
         return {"k": int(text)} if text.isdecimal() and number > 1 else {"size": number}
     except ValueError as error:
         raise InputError(f"{text!r}: expected a size of the trace (0.01, 1%, 1), its index (16), or full") from error
+
+
+def _share(text: str) -> float:
+    """A share as it is written: 0.7% is 0.007, though 0.7 / 100 is less, and so may be its number of edges."""
+    return round(float(text[:-1]) / 100, 15) if text.endswith("%") else float(text)
 
 
 def sizes_of(text: str | None) -> tuple[float, ...]:
@@ -123,7 +128,7 @@ def sizes_of(text: str | None) -> tuple[float, ...]:
         return SIZES
     words = [word.strip() for word in text.split(",")]
     try:
-        shares = [float(word.removesuffix("%")) / (100 if word.endswith("%") else 1) for word in words]
+        shares = list(map(_share, words))
     except ValueError as error:
         raise InputError(f"--sizes {text!r:.60}: expected shares of all edges, such as 0.01,0.1 or 1%,10%") from error
     try:

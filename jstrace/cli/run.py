@@ -151,7 +151,7 @@ def run_command(
         score_replace=None if score_replace is None else score_replace.value, sizes=sizes_of(sizes),
     )  # fmt: skip
     of_wikitext = _check_passages(data, words, count)
-    draws = (of_wikitext, temperature > 0, alter is not None)
+    draws = (of_wikitext, temperature > 0, alter is not None, any(map(_is_begun, chosen)))
     drawn = seed_of(seed, [*plan.scores, *plan.built_in_names], *draws, also=_ALSO_DRAWN)
     extras = checked_extras(runs.Extras(generate, temperature, geometry, repeats), selectivity=selectivity)
     _check_store(out)
@@ -238,6 +238,13 @@ def _check_passages(data: str, words: int | None, count: int | None) -> bool:
     if data not in WIKITEXT and (words, count) != (None, None):
         raise InputError(f"--words and --count are for WikiText; for the first rows of {data} give --limit")
     return data in WIKITEXT
+
+
+def _is_begun(checkpoint: Checkpoint) -> bool:
+    """Whether its folder holds a run, which goes on with its seed, whatever draws by it."""
+    from jstrace.runs.manifest import MANIFEST
+
+    return os.path.isfile(os.path.join(checkpoint.out, MANIFEST))
 
 
 def _check_store(out: str) -> None:

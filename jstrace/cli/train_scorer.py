@@ -72,8 +72,10 @@ def train_scorer_command(
     """Learn from texts which edges a prediction needs: an edge score for trace and run --score FILE."""
     check_installed()
     from jstrace.files import check_writable
+    from jstrace.method.conditions import checked_seed
 
     check_suffix(out, ".safetensors")
+    checked_seed(seed)
     called = out.stem if name is None else name
     names = _checked(called, replace, reference)
     check_writable(out)

@@ -41,6 +41,7 @@ REFUSED = [
     (("info", "t.npz", "--seed", "3"), "--seed is for the graph of a trace: add --graph 0.01"),
     (("info", "llama-3.1-8b", "--top", "3"), "--top is for the graph of a trace: add --graph 0.01"),
     ((*TRACE, "--score", "random", "--seed", str(2**31)), "seed = 2147483648, expected 0 to 2147483647"),
+    ((*FIT, "--seed", str(2**31)), "seed = 2147483648, expected 0 to 2147483647"),
     ((*TRACE, "--save", "a.txt"), "a.txt: expected a file that ends in .npz"),
     (("task", "pairs.jsonl", "--save", "a.txt"), "a.txt: expected a file that ends in .npz"),
     (("view", "hello", "--out", "a.txt"), "a.txt: expected a file that ends in .html or .htm"),

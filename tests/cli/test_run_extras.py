@@ -10,7 +10,9 @@ import pytest
 from pyarrow import csv, parquet
 from safetensors import numpy as safetensors
 
+from jstrace import runs
 from jstrace.cli.checkpoints import checkpoints
+from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.records import Spent
 from tests.cli.conftest import Run
@@ -62,6 +64,15 @@ def test_what_scores_took_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.
     last = "seconds an input for scores, without compilation: l1 and l2 0.25; gradient 150"
     assert told.splitlines() == [f"{out}: 2 inputs, 2 of them computed now", last]
     assert json.loads((out / "manifest.json").read_text())["config"]["sizes"] == [0.1, 0.5]
+
+
+def test_a_run_goes_on_with_its_seed(run: Run, stub: Model, tmp_path: Path) -> None:
+    """Whatever draws by it: earlier versions took one of any run."""
+    (rows := tmp_path / "rows.txt").write_text("ab cd\n")
+    plan = Plan(ablations=("residual+mlp",), seed=3)
+    runs.run(stub, runs.read_data(str(rows)), tmp_path / "out", plan)
+    code, told, err = run("run", "--data", str(rows), "--out", str(tmp_path / "out"), "--seed", "3", *WORDS)
+    assert (code, told) == (0, f"{tmp_path}/out: 1 inputs, 0 of them computed now\n"), err
 
 
 def test_checkpoints_in_one_command(run: Run, hf_checkpoints: Path, tmp_path: Path) -> None:

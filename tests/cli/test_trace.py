@@ -17,6 +17,7 @@ import pytest
 
 import jstrace
 from jstrace.cli import computing
+from jstrace.cli.options import sizes_of
 from jstrace.method.graph import full_graph
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Invalid, footprint
@@ -109,6 +110,7 @@ def test_sizes(run: Run, stub: Model, tmp_path: Path) -> None:
     assert found["rows"][0]["tv"] == pytest.approx(known[0.1], abs=1e-6)
     least = jstrace.smallest(stub, jstrace.trace(stub, "hello", sizes=(0.1, 0.5)), tv=0.1)
     assert found["smallest"]["tv_0.1"]["edges"] == least.edges
+    assert sizes_of("0.7%, 14.1%") == (0.007, 0.141), "as they are written"
 
 
 def test_help_promises_no_best_sub_graphs(run: Run) -> None:

@@ -127,6 +127,7 @@ def test_random_weights(tmp_path: Path) -> None:
     for name, near in (
         ("random:no-such-model", "random:NAME$"),
         ("smolm2", "; did you mean 'smollm2'\\?$"),
+        ("SmolLM2", "; did you mean 'smollm2'\\?$"),
         ("random:lama-3.1-8b", "; did you mean 'meta-llama/Llama-3.1-8B'\\?$"),
         (f"{tmp_path / 'tyni.gguf'}", f"; did you mean '{tmp_path / 'tiny.gguf'}'\\?$"),
     ):
