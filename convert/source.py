@@ -30,16 +30,17 @@ from jstrace.models import (
     ModelConfig,
     Tokenizer,
     fingerprint,
-    n_params,
     param_shardings,
     preset,
     random_params,
+    weight_bytes,
 )
 from jstrace.models.memory import memory_limit
+from jstrace.models.params import narrow_params
 from jstrace.models.platforms import seeded
 
 _RANDOM = "random:"
-_ROOM = "try dtype bfloat16, or a mesh of several devices"
+_ROOM = "try dtype bfloat16, weights int8, or a mesh of several devices"
 _OWNERS = {
     "openai-community": ("gpt2",),
     "EleutherAI": ("pythia-",),
@@ -81,6 +82,8 @@ class Request:
     say: Callable[[str], None]
     ignore: tuple[str, ...] = ()
     """Unknown fields of a ``config.json`` that are to be ignored."""
+    narrow: bool = False
+    """Whether matrices are stored as int8."""
 
     def shardings(self, config: ModelConfig) -> Any:
         """Of every parameter, or None without a mesh."""
@@ -134,21 +137,23 @@ def read_checkpoint(
     revision: str | None = None,
     say: Callable[[str], None] = say_on_stderr,
     ignore: tuple[str, ...] = (),
+    narrow: bool = False,
 ) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
 
     ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead.
+    With ``narrow`` matrices are int8, but for folders of ``jstrace convert``, whose fingerprint is of wide ones.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    request = Request(dtype, mesh, revision, say, ignore)
+    request = Request(dtype, mesh, revision, say, ignore, narrow)
     with _refusing(source):
         if source.startswith(_RANDOM):
             config = read_config(source, revision=revision, say=say, ignore=ignore)
             key, places = seeded(0), request.shardings(config)
-            _check_room(config, dtype)
-            params = random_params(config, key=key, dtype=dtype, shardings=places)
+            _check_room(config, dtype, narrow=narrow)
+            params = random_params(config, key=key, dtype=dtype, shardings=places, narrow=narrow)
             found = Checkpoint(config, params, None)
         else:
             path = _resolve(source, say, revision)
@@ -161,9 +166,9 @@ def read_checkpoint(
         return found
 
 
-def _check_room(config: ModelConfig, dtype: jnp.dtype) -> None:
+def _check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool) -> None:
     """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
-    needed = n_params(config) * dtype.itemsize
+    needed = weight_bytes(config, dtype.itemsize, narrow=narrow)
     room = _NO_MACHINE_HAS
     if jax.default_backend() == "cpu":
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -236,6 +241,7 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
         described.layouts,
         dtype=request.dtype,
         shardings=request.shardings(config),
+        narrow=request.narrow,
         where=str(folder),
     )
     tokenizer = None
@@ -245,13 +251,16 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
-    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept."""
+    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept, nor of int8."""
     content = kept.digest(path) if request.mesh is None and not is_part(path) else None
-    there = kept.find(path, content, request.dtype, request.say)
+    there = kept.find(path, content, jnp.dtype(jnp.float32) if request.narrow else request.dtype, request.say)
+    if there is not None and request.narrow:
+        params = native.narrowed(narrow_params(there.config, there.params, request.dtype), request.dtype, str(path))
+        return Checkpoint(there.config, params, there.tokenizer)
     if there is not None:
         return Checkpoint(there.config, there.params, there.tokenizer, fingerprint=there.fingerprint)
     made = _dequantised(path, request)
-    if request.mesh is not None:
+    if request.mesh is not None or request.narrow:
         return made
     mark = fingerprint(Decoder(made.config, made.params))
     if isinstance(made.tokenizer, GgufTokenizer | None):
@@ -267,6 +276,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         file.layouts,
         dtype=request.dtype,
         shardings=request.shardings(file.config),
+        narrow=request.narrow,
         where=str(path),
     )
     tokenizer = None
@@ -277,7 +287,8 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
 
 def _from_native(folder: Path, request: Request) -> Checkpoint:
     header = native.read_header(folder)
-    dtype = native.reading_dtype(jnp.dtype(header.dtype), request.dtype)
+    stored = jnp.dtype(header.dtype)
+    dtype = stored if request.narrow else native.reading_dtype(stored, request.dtype)
     params = native.read_params(folder, header.config, dtype, request.shardings(header.config))
     words, tokenizer = folder / native.TOKENIZER, None
     if words.is_dir():

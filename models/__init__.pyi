@@ -18,12 +18,12 @@ from .model import Tokenizer as Tokenizer
 from .model import mesh_of as mesh_of
 from .model import text_of as text_of
 from .params import Params as Params
-from .params import make_mesh as make_mesh
+from .sharding import make_mesh as make_mesh
 from .params import n_params as n_params
-from .params import param_shardings as param_shardings
+from .sharding import param_shardings as param_shardings
 from .params import random_params as random_params
 from .params import shapes as shapes
-from .params import weight_bytes as weight_bytes
+from .sharding import weight_bytes as weight_bytes
 from .platforms import form as form
 from .presets import PRESETS as PRESETS
 from .presets import preset as preset
