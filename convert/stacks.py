@@ -22,7 +22,7 @@ _ROW_BYTES = 2**26
 
 Part = Callable[[Any], np.ndarray]
 """From the slices of a weight that a device holds, or of a layer of it, to their numbers."""
-Stack = TypeVar("Stack", jax.Array, Narrow)
+Stack = TypeVar("Stack", bound=jax.Array | Narrow)
 
 
 def stacked(

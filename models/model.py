@@ -232,8 +232,8 @@ class Model(nnx.Module):
 
     @property
     def weights(self) -> str:
-        """How matrices are stored: "int8", or the name of ``dtype``."""
-        return INT8 if isinstance(self.decoder.embed[...], Narrow) else self.dtype.name
+        """How matrices are stored: "int8", or nothing where that is in ``dtype``."""
+        return INT8 if isinstance(self.decoder.embed[...], Narrow) else ""
 
     @property
     def config(self) -> ModelConfig:

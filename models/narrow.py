@@ -61,13 +61,12 @@ def widened(weight: Array | Narrow) -> Array:
     return jax.lax.optimization_barrier(wide) if rounds else wide
 
 
-def rows_product(
-    contract: Callable[..., Array], x: Float[Array, "D"], rows: Array | Narrow
-) -> Float32[Array, "V"]:
+def rows_product(contract: Callable[..., Array], x: Float[Array, "D"], rows: Array | Narrow) -> Float32[Array, "V"]:
     """Products of a vector with each row of a matrix, in float32."""
     if not isinstance(rows, Narrow):
         return contract("d,vd->v", x, rows, out=jnp.float32)
-    return contract("d,vd->v", x, rows.values.astype(x.dtype), out=jnp.float32) * rows.scale[:, 0]
+    x, values = jax.lax.optimization_barrier((x, rows.values))  # or it would be wide while the layers are, too
+    return contract("d,vd->v", x, values.astype(x.dtype), out=jnp.float32) * rows.scale[:, 0]
 
 
 def narrowed(weight: Float[Array, "*N"], summed: tuple[int, ...], dtype: jnp.dtype) -> Narrow:
@@ -86,4 +85,6 @@ def narrow_place(place: Any, summed: tuple[int, ...], dtype: jnp.dtype) -> Narro
     if not isinstance(place, NamedSharding):
         return Narrow(place, place, dtype)
     spec = PartitionSpec(*(None if axis in summed else name for axis, name in enumerate(place.spec)))
-    return Narrow(place, NamedSharding(place.mesh, spec), dtype)
+    values: Any = place
+    scale: Any = NamedSharding(place.mesh, spec)
+    return Narrow(values, scale, dtype)

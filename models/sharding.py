@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -105,6 +104,19 @@ def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: b
         return each * math.prod(sizes[axis] for axis in axes) // (over if divided & set(axes) else 1)
 
     return sum(jax.tree.leaves(map_weights(one, config)))
+
+
+def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
+    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, or the unembedding."""
+    sizes, divided = axis_sizes(config), _divided(config, over)
+
+    def wide(weight: Weight) -> int:
+        inner = [axis for axis in weight.axes if axis != "L"]
+        whole = itemsize * math.prod(sizes[axis] for axis in inner)
+        return whole // (over if divided & set(inner) else 1) if weight.sums else 0
+
+    found = map_weights(wide, config)
+    return max(sum(found["layers"].values()), found["embed"])
 
 
 def _divided(config: ModelConfig, over: int) -> set[str]:

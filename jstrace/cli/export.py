@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import AT_HELP, MODEL_HELP, Dtype, IgnoreField, Revision, at_size, load
+from jstrace.cli.options import AT_HELP, MODEL_HELP, Dtype, IgnoreField, Revision, WeightsOption, at_size, load
 
 if TYPE_CHECKING:
     from jstrace.models import Model
@@ -40,6 +40,7 @@ def export_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     scan: Annotated[str | None, typer.Option(help=_SCAN_HELP)] = None,
 ) -> None:
     """Write a saved trace at one size for other programs: networkx, Gephi, data frames, Neuronpedia."""
@@ -56,7 +57,7 @@ def export_command(
     if model is None:
         export(found, out, kind.value, index, scan=scan)
     else:
-        loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+        loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
         _with_prediction(found, out, index, loaded, scan)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
 

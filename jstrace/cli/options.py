@@ -116,6 +116,12 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Weights(StrEnum):
+    """How matrices are stored, where that is not in the dtype."""
+
+    INT8 = "int8"
+
+
 MODEL_HELP = (
     "smollm2 (fetched once), a Hugging Face id or folder, a folder that jstrace convert wrote, or a .gguf file. With"
     " random: before it, the weights are random."
@@ -137,6 +143,10 @@ MeshText = Annotated[
     str | None, _of_model(metavar="data=N,model=M", help="Divide inputs over N devices and weights over M.")
 ]
 DTYPE_HELP = "The precision of weights and residual stream."
+WeightsOption = Annotated[
+    Weights | None,
+    _of_model("--weights", help="Store matrices as int8, and compute in --dtype: a quarter of float32's memory."),
+]
 
 
 def check_reference(given: bool, score: Any, replace: Replace, score_replace: Replace | None) -> None:
@@ -238,6 +248,7 @@ def load(
     revision: str | None,
     mesh: str | None = None,
     *,
+    weights: str | None = None,
     ignore_fields: list[str] | None = None,
     quiet: bool = False,
 ) -> Model:
@@ -255,6 +266,7 @@ def load(
         return jstrace.load(
             source,
             dtype=dtype,
+            weights=weights,
             mesh=None if mesh is None else parse_mesh(mesh),
             revision=revision,
             say=lambda message: console.print(message, markup=False),

@@ -33,7 +33,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
     """
     from jstrace.method.conditions import takes_passes
     from jstrace.method.graph.sizes import SIZES
-    from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes
+    from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes, wide_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket
 
@@ -44,7 +44,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
         if takes_passes(asked.score):
             scored = asked.score_replace or asked.replace
             own, names = max(own, gradient_bytes(config, width, itemsize, asked.score, scored)), [*names, scored]
-        return own + replacement_bytes(config, width, names, itemsize)
+        return own + replacement_bytes(config, width, names, itemsize) + wide_bytes(model)
 
     def message(room: float, what: str, *, whole: bool = False) -> str:
         fitting = bisect.bisect_right(range(1, len(row)), room, key=lambda n: needed(n, whole=whole))

@@ -27,6 +27,7 @@ from jstrace.cli.options import (
     IgnoreField,
     MeshText,
     ScoreReplace,
+    WeightsOption,
     check_installed,
     load,
     score_of,
@@ -103,6 +104,7 @@ def run_command(
     revision: Annotated[list[str] | None, _model(metavar="NAME", help=_REVISION_HELP)] = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
     limit: Annotated[int | None, _data(min=1, metavar="N", help=_LIMIT_HELP)] = None,
@@ -162,18 +164,24 @@ def run_command(
     from jstrace.scale.programs import compile_seconds
 
     first = joined() if distributed else True
-    check_agreed((model, revision, ignore_field, dtype, mesh))
+    check_agreed((model, revision, ignore_field, dtype, weights, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
 
     def loaded(checkpoint: Checkpoint) -> Model:
         described = functools.partial(
             describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=ignore_field or ()
         )
-        check_model_fits(described, dtype, wanted, plan, rows)
+        check_model_fits(described, dtype, wanted, plan, rows, narrow=weights is not None)
         if first:
             say(f"loading {checkpoint.source}")
         found = load(
-            checkpoint.source, dtype.value, checkpoint.revision, wanted, ignore_fields=ignore_field, quiet=not first
+            checkpoint.source,
+            dtype.value,
+            checkpoint.revision,
+            wanted,
+            weights=weights,
+            ignore_fields=ignore_field,
+            quiet=not first,
         )
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")
@@ -212,7 +220,7 @@ def _check_store(out: str) -> None:
 
 
 def check_model_fits(
-    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data
+    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: bool
 ) -> None:
     """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
 
@@ -235,7 +243,7 @@ def check_model_fits(
     shortest = max(1, min(len(row.text.split()) for row in rows.rows))
     config, ask = described(), Ask(plan.sources, plan.cases, plan.sizes)
     itemsize = checked_dtype(dtype.value).itemsize
-    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
+    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over, narrow=narrow)
 
 
 def _reference_texts(reference: str, data: Data) -> list[str]:

@@ -18,6 +18,7 @@ from jstrace.cli.options import (
     ReplaceOption,
     Revision,
     ScoreReplace,
+    WeightsOption,
     check_reference,
     load,
     score_of,
@@ -35,6 +36,7 @@ def selectivity_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
     replace: ReplaceOption = Replace.ZERO,
@@ -53,7 +55,7 @@ def selectivity_command(
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
     chosen = score_of(score)
     check_reference(reference is not None, chosen, replace, score_replace)
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     from rich.console import Console
 
     import jstrace

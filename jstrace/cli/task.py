@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, SCORE_HELP, Dtype, IgnoreField, Revision, load, score_of
+from jstrace.cli.options import MODEL_HELP, SCORE_HELP, Dtype, IgnoreField, Revision, WeightsOption, load, score_of
 from jstrace.errors import InputError
 from jstrace.files import read_text
 
@@ -32,6 +32,7 @@ def task_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: Annotated[str, typer.Option(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
     held_out: Annotated[float, typer.Option(help="The share of pairs that the circuit is judged on.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed of the pairs that are held out.")] = 0,
@@ -49,7 +50,7 @@ def task_command(
         from jstrace.files import check_writable
 
         check_writable(save)
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     from rich.console import Console
 
     import jstrace

@@ -36,6 +36,7 @@ from jstrace.cli.options import (
     ReplaceOption,
     Revision,
     ScoreReplace,
+    WeightsOption,
     check_pair,
     check_reference,
     check_replaceable,
@@ -68,6 +69,7 @@ def trace_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
     ablate: Annotated[Ablate, _ranked(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
@@ -111,7 +113,7 @@ def trace_command(
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
-    loaded = load(model, dtype.value, revision, wanted, ignore_fields=ignore_field, quiet=not first)
+    loaded = load(model, dtype.value, revision, wanted, weights=weights, ignore_fields=ignore_field, quiet=not first)
     several = several_tokens(loaded, answer, instead_of)
     asked = Asked(
         chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
@@ -119,7 +121,7 @@ def trace_command(
         repeats=again,
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
-    check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
+    check_agreed(([row.tolist() for row in rows], model, dtype, weights, mesh, asked))
     curves = []
     with contextlib.closing(chunks(loaded, lines, rows, asked)) as found:
         for results in found:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision, check_installed, load
+from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision, WeightsOption, check_installed, load
 
 if TYPE_CHECKING:
     from jstrace.pipeline.features import FitProgress
@@ -42,6 +42,7 @@ def train_scorer_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     limit: Annotated[int, typer.Option(min=4, help="Texts, at most: the first of them.")] = 32,
     features: Annotated[Features, typer.Option(help=_FEATURES_HELP)] = Features.ROUNDS,
     replace: Annotated[str, typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = "mean,resample",
@@ -74,7 +75,7 @@ def train_scorer_command(
         texts = [row.text for row in read_data(data).rows[:limit]]
         others = None if reference is None else [row.text for row in read_data(str(reference)).rows]
     names = tuple(name.strip() for name in replace.split(",") if name.strip())
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     with _shown() as progress:
         scorer = jstrace.train_scorer(
             loaded, texts, features=features.value, replace=names, reference=others, steps=steps, seed=seed,

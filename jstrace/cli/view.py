@@ -26,6 +26,7 @@ from jstrace.cli.options import (
     ReplaceOption,
     Revision,
     ScoreReplace,
+    WeightsOption,
     check_installed,
     check_pair,
     load,
@@ -100,6 +101,7 @@ def view_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
     against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
@@ -128,7 +130,9 @@ def view_command(
     asked |= {"--against": against is not None, "--reference": reference is not None}
     asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
     asked |= {"--instead-of": instead_of is not None}
-    loaded = functools.partial(load, model or "smollm2", dtype.value, revision, ignore_fields=ignore_field)
+    loaded = functools.partial(
+        load, model or "smollm2", dtype.value, revision, weights=weights, ignore_fields=ignore_field
+    )
     page: Page
     if _is_run(what, index):
         chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
