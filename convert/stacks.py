@@ -54,10 +54,8 @@ def stacked(
 def by_rows(part: Part, matrix: Stack, sharding: jax.sharding.Sharding) -> Stack:
     """A matrix outside the layers, some rows of every device at a time: vocabularies can be the largest of all.
 
-    ``matrix`` are zeros, which are replaced; or a vector, which is read at once.
+    ``matrix`` are zeros, which are replaced.
     """
-    if not isinstance(matrix, Narrow) and matrix.ndim == 1:
-        return jax.make_array_from_callback(matrix.shape, sharding, part)
     n_shards, place = _row_shards(sharding)
     n_rows, width = matrix.shape[0] // n_shards, matrix.shape[1]
     step = max(1, _ROW_BYTES // (width * matrix.dtype.itemsize))

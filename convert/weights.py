@@ -79,6 +79,8 @@ def build_params(
         def part(index: int = 0) -> _Part:
             return _Part(config, layout, index, tensors, read, where)
 
+        if len(blank.shape) == 1 and weight.axes[0] != "L":
+            return jax.make_array_from_callback(blank.shape, place, part())
         stack = jax.tree.map(lambda kind, place: jnp.zeros(kind.shape, kind.dtype, device=place), blank, own)
         if weight.axes[0] == "L":
             return stacked(part, layout.letters, weight, stack, place)

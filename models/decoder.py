@@ -30,7 +30,7 @@ from jstrace.models.rows import RowMap, every_row
 class Layer(nnx.Module):
     """Weights of one layer; in a ``Decoder`` every leaf is stacked on a leading layer axis, for ``jax.lax.scan``."""
 
-    def __init__(self, weights: Mapping[str, Array]) -> None:
+    def __init__(self, weights: Mapping[str, Array | Narrow]) -> None:
         for name, value in weights.items():
             setattr(self, name, nnx.Param(value))
 

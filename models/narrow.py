@@ -65,8 +65,7 @@ def rows_product(contract: Callable[..., Array], x: Float[Array, "D"], rows: Arr
     """Products of a vector with each row of a matrix, in float32."""
     if not isinstance(rows, Narrow):
         return contract("d,vd->v", x, rows, out=jnp.float32)
-    x, values = jax.lax.optimization_barrier((x, rows.values))  # or it would be wide while the layers are, too
-    return contract("d,vd->v", x, values.astype(x.dtype), out=jnp.float32) * rows.scale[:, 0]
+    return contract("d,vd->v", x, rows.values.astype(x.dtype), out=jnp.float32) * rows.scale[:, 0]
 
 
 def narrowed(weight: Float[Array, "*N"], summed: tuple[int, ...], dtype: jnp.dtype) -> Narrow:

@@ -107,7 +107,7 @@ def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: b
 
 
 def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
-    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, or the unembedding."""
+    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, and the unembedding."""
     sizes, divided = axis_sizes(config), _divided(config, over)
 
     def wide(weight: Weight) -> int:
@@ -116,7 +116,7 @@ def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
         return whole // (over if divided & set(inner) else 1) if weight.sums else 0
 
     found = map_weights(wide, config)
-    return max(sum(found["layers"].values()), found["embed"])
+    return sum(found["layers"].values()) + int(found["embed"])
 
 
 def _divided(config: ModelConfig, over: int) -> set[str]:
