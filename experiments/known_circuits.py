@@ -8,7 +8,7 @@ Commands (some 15 minutes of processor time, most of it compiling; the sizes may
 Eleven programs in sixteen graphs of 159, 747 and 5,383 edges, each with junk of no strength, of the embeddings' and of
 four times that (``circuits.writing``); an edge is true if it carries what something true reads (``circuits.truth``).
 ``measure`` writes a file of rows for each graph and strength, and leaves those that are there; ``tables`` makes of them
-the tables, the figure and the tables in docs/known-circuits.md. The last line is JSON.
+the CSV files, the figure, and the tables in docs/known-circuits.md and beside the CSV files. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -39,18 +39,6 @@ def page(name: str, text: str) -> str:
     return re.sub(rf"^{MARKER}.*$", lambda _: usage(name), text, flags=re.MULTILINE)
 
 
-def overview() -> str:
-    """A table of all commands."""
-    lines = ["| command | what it does |", "|---|---|"]
-    for name, command in all_commands().items():
-        lines.append(f"| [`jstrace {name}`]({name}.md) | {_escaped(_first(command.help or ''))} |")
-    return "\n".join(lines)
-
-
-def _first(text: str) -> str:
-    return inspect.cleandoc(text).partition("\n\n")[0].replace("\n", " ")
-
-
 def _row(names: str, said: str) -> str:
     """An option in a table; its help ends with its default, its range and whether it is required, in brackets."""
     found = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", said, flags=re.DOTALL)

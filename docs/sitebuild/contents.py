@@ -16,7 +16,7 @@ def texts() -> Iterator[tuple[str, str, str]]:
         page, text = path.relative_to(docs).as_posix(), path.read_text(encoding="utf-8")
         folder, _, name = page.rpartition("/")
         if folder == "commands":
-            text = _of_commands(name.removesuffix(".md"), text)
+            text = text if name == "index.md" else commands.page(name.removesuffix(".md"), text)
         text = text.replace(citation.MARKER, citation.shown())
         yield f"docs/{page}", page, text
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
@@ -29,12 +29,6 @@ def texts() -> Iterator[tuple[str, str, str]]:
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
     for page, text in reference.texts():
         yield page, page, text
-
-
-def _of_commands(name: str, text: str) -> str:
-    if name == "index":
-        return text.replace(commands.MARKER, commands.overview())
-    return commands.page(name, text)
 
 
 def images() -> Iterator[tuple[str, bytes]]:

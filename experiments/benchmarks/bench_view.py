@@ -5,8 +5,8 @@
 The model has random weights and is narrow, as the page's work depends on tokens, layers and heads alone. The slider
 moves by one size in every frame, by input events of the page (frames_per_second), and is dragged with the mouse from
 end to end (dragged_per_second: pictures of another size; the driver is waited for at each step, and a page of five
-tokens shows how long). Needs playwright and Chromium. docs/view.md has the numbers and the machine; the last line is
-JSON.
+tokens shows how long). Needs playwright and Chromium. experiments/results/benchmarks has the numbers and the
+machine; the last line is JSON.
 """
 
 from __future__ import annotations

@@ -152,8 +152,16 @@ def tables(only: list[str]) -> str:
         cells = [f"`{name}`", EXAMPLES[name], needs, f"{error:.1e}", "traced" if traced else "loads"]
         found[name] = f"| {' | '.join(cells)} |"
     head = ["| type | such as | what it needs | largest error | |", "|---|---|---|---|---|"]
-    lines = [*head, *(found[name] for name in sorted(found)), "", "| type | what is missing |", "|---|---|"]
-    return "\n".join([*lines, *(f"| `{name}` | {missing} |" for name, missing in sorted(UNSUPPORTED.items()))])
+    return "\n".join([*head, *(found[name] for name in sorted(found)), "", *refused()])
+
+
+def refused() -> list[str]:
+    """The second table: what is missing, and the types that want it."""
+    wanting: dict[str, list[str]] = {}
+    for name, missing in sorted(UNSUPPORTED.items()):
+        wanting.setdefault(missing, []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {missing} |" for missing, names in sorted(wanting.items())]
+    return ["| type | what is missing |", "|---|---|", *rows]
 
 
 def main() -> None:

@@ -12,8 +12,11 @@ import numpy as np
 
 from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
 from experiments.inputs import written
+from jstrace.reports.drawing import COLORS
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
+TABLES = Path(__file__).parents[1] / "results" / "known-circuits" / "README.md"
+"""Where tables stand between marks: each mark is in one of the two."""
 STRENGTHS = (0.0, 1.0, 4.0)
 FITS = ("fitted", "fitted to another")
 SHOWN = (*SCORES, *FITS)
@@ -61,7 +64,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def write(rows: Path, out: Path) -> None:
-    """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the page."""
+    """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the two pages."""
     out.mkdir(parents=True, exist_ok=True)
     found = read(rows)
     measured = [row for row in found if row["score"] != "truth"]
@@ -73,7 +76,7 @@ def write(rows: Path, out: Path) -> None:
     kept = ("program", "size", "junk", "replace", "inputs", "edges", "true", "tv")
     written(out / "circuits.csv", [{name: row[name] for name in kept} for row in circuits])
     draw(scores, PAGE.with_suffix(".svg"))
-    if PAGE.exists():
+    if PAGE.exists() and TABLES.exists():
         fill(scores, graphs, circuits, means(_at_all_strengths(measured), ("junk", "replace", "score", "order")))
 
 
@@ -102,8 +105,8 @@ def picker(rows: Sequence[Row]) -> Pick:
 
 
 def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], junk: Sequence[Row]) -> None:
-    """The tables between the marks of the page."""
-    page, pick = PAGE.read_text(encoding="utf-8"), picker(scores)
+    """The tables between the marks of the two pages."""
+    pick, pages = picker(scores), {path: path.read_text(encoding="utf-8") for path in (PAGE, TABLES)}
     tables = {
         "scores": _of_scores(pick),
         "orders": _of_orders(pick),
@@ -113,9 +116,12 @@ def fill(scores: Sequence[Row], graphs: Sequence[Row], circuits: Sequence[Row], 
         "rounds": _of_rounds(picker(graphs), graphs),
     }
     for name, lines in tables.items():
-        before, rest = page.split(f"<!-- {name} -->\n", 1)
-        page = "\n".join([f"{before}<!-- {name} -->", *lines, f"<!-- end -->{rest.split('<!-- end -->', 1)[1]}"])
-    PAGE.write_text(page, encoding="utf-8")
+        path = next(path for path, page in pages.items() if f"<!-- {name} -->" in page)
+        before, rest = pages[path].split(f"<!-- {name} -->\n", 1)
+        after = f"<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+        pages[path] = "\n".join([f"{before}<!-- {name} -->", *lines, after])
+    for path, page in pages.items():
+        path.write_text(page, encoding="utf-8")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -146,7 +152,7 @@ def _of_scores(pick: Pick) -> list[str]:
 
 
 def _of_orders(pick: Pick) -> list[str]:
-    head = ("score", "by score", "best-first", "connected", "TV: by score", "TV: best-first")
+    head = ("score", "AUC: by score", "best-first", "connected", "TV: by score", "best-first")
     rows = []
     for score in SHOWN[:-1]:
         orders = [
@@ -214,6 +220,11 @@ def _of_rounds(pick: Pick, graphs: Sequence[Row]) -> list[str]:
     return _table(head, rows)
 
 
+TITLES = {"zero": "zero ablation", "mean": "mean ablation", "pair": "states of the other prompt"}
+CHANCE = "0.45"
+"""The colour of random orders."""
+
+
 def draw(scores: Sequence[Row], path: Path) -> None:
     """How true against how faithful: a panel for each replacement, a point for each score."""
     import matplotlib as mpl
@@ -235,10 +246,12 @@ def draw(scores: Sequence[Row], path: Path) -> None:
                 for score in SHOWN[:-1]
             ]
             for y, x, score in sorted(points):
-                panel.plot(x, y, "o", color="C1" if score in FITS else "C7" if "random" in score else "C0")
-                last = max(y, last + 0.05)  # of names that would lie on one another
-                panel.text(x - 0.02, last, score, fontsize=7, ha="right", va="center")
-            panel.set(title=f"{replace} replacement", xlabel="AUC of the true edges, by score", xlim=(0.3, 1.02))
+                color = COLORS[1] if score in FITS else CHANCE if "random" in score else COLORS[0]
+                panel.plot(x, y, "o", color=color)
+                last = max(y, last + 0.055)  # of names that would lie on one another
+                leader = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3}
+                panel.annotate(score, (x, y), (x - 0.05, last), fontsize=8, ha="right", va="center", arrowprops=leader)
+            panel.set(title=TITLES[replace], xlabel="AUC of the true edges, by score", xlim=(0.3, 1.02))
         panels[0].set(ylabel="mean TV at the true size, best-first")
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 import jstrace
-from docs.sitebuild import checking, citation, commands, contents, mathematics, notebooks, parameters, places, reference
+from docs.sitebuild import (
+    checking,
+    citation,
+    commands,
+    contents,
+    drawings,
+    mathematics,
+    notebooks,
+    parameters,
+    places,
+    reference,
+)
 from tests.conftest import ROOT
 from tests.test_layout import SOURCES
 from tests.test_readme import blocks, dead_links
@@ -232,6 +243,12 @@ def test_parameters_that_are_described_together() -> None:
     told = f"Do it.\n\nArgs:\n  {each}\n\nRaises:\n  A, B: never."
     assert parameters.apart(text) == told
     assert parameters.apart("a, b: no arguments") == "a, b: no arguments"
+
+
+def test_drawings_are_those_of_the_command() -> None:
+    assert {name: draw() for name, draw in drawings.DRAWINGS.items()} == {
+        path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("graph*.svg")
+    }
 
 
 def test_how_to_cite() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +23,14 @@ from jstrace.method.scores.gradients import (
     Pass,
     ShareTimesGradient,
     as_floats,
+    first_order,
     integrated_gradients,
     logit_gradient,
     loss_gradient,
 )
 from jstrace.method.scores.rounds import Rounds
-from jstrace.method.search.ranking import by_score
-from jstrace.models import Decoder, EdgeTree, Model, Replacement, hidden_states
+from jstrace.method.search.ranking import by_score, log_ranks
+from jstrace.models import Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from tests import oracle
 from tests.conftest import ARITHMETIC, SHAPES, TINY, family_config, tiny_params
 
@@ -162,6 +164,25 @@ def test_rounds_are_nested_and_finite_in_every_shape() -> None:
             held = [(leaf >= cut) & slot for leaf, slot in zip(map(np.asarray, leaves), slots, strict=True)]
             kept = sum(int(np.sum(each)) for each in held)
             assert kept == pytest.approx(int(size * n_edges), abs=1), (family, cut)
+
+
+def test_several_walks_are_the_mean_of_the_logarithms_of_their_ranks() -> None:
+    """The second's sizes lie between those of the first, and both end in the smallest."""
+    one = one_pass()
+    first, places = Rounds(cuts=3, smallest=0.05), np.asarray([1, 3, 4])
+    sizes, temperatures = np.geomspace(0.4, 0.05, 5)[places], np.geomspace(0.5, 4, 5)[places]
+    second = (jnp.asarray(sizes, jnp.float32), jnp.asarray(temperatures, jnp.float32))
+
+    @jax.jit
+    def both() -> tuple[EdgeTree, EdgeTree]:
+        start, slots = first_order(one), one.slots()
+        ranks = [log_ranks(found, slots) for found in (first.walk(one, start)[0], first._along(one, start, second)[0])]
+        return dataclasses.replace(first, walks=2).edge_scores(one), jax.tree.map(lambda a, b: (a + b) / 2, *ranks)
+
+    got, expected = both()
+    chex.assert_trees_all_close(jax.tree.map(jnp.log, got), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="several walks of one cut"):
+        Rounds(cuts=1, walks=2)
 
 
 def test_a_target_is_what_is_kept() -> None:

@@ -17,7 +17,7 @@ from jstrace.method.scores.measured import Norm
 from jstrace.method.search import extraction
 from jstrace.models import EdgeTree, InputError, Model, clean_forward, live_rows, masked_forward
 from tests import oracle
-from tests.conftest import ARITHMETIC, SIZES, TINY
+from tests.conftest import ARITHMETIC, SHAPES, SIZES, TINY
 from tests.method.test_families import made, random_masks, tokens_of
 
 N_TOKENS, N_OUTPUTS = 6, 3
@@ -43,7 +43,7 @@ def padded_to_wide(tree: EdgeTree, more: int, value: float) -> EdgeTree:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", ["mistral", *SHAPES])
 @pytest.mark.parametrize("n_outputs", [1, 2, N_OUTPUTS, N_TOKENS])
 def test_the_formula_counts_what_reaches_an_output(family: str, n_outputs: int) -> None:
     config, params, _ = made(family)

@@ -19,7 +19,7 @@ from jstrace.models import Decoder, EdgeTree, Model, edge_shapes, every_row, hid
 from jstrace.models.replacement import FORMAT, VERSION, Replacement, checked_arrays
 from jstrace.pipeline.padding import widened
 from tests import oracle
-from tests.conftest import ARITHMETIC, TINY, family_config, tiny_params
+from tests.conftest import ARITHMETIC, SHAPES, TINY, family_config, tiny_params
 
 N = 5
 
@@ -49,8 +49,10 @@ def replacement_of(config: jstrace.ModelConfig, rng: np.random.Generator, entrie
     return Replacement(draw(width), draw(config.n_kv_heads, config.head_dim), draw(width), draw(width))
 
 
-@pytest.mark.parametrize(("entries", "soft"), [(2, True), (N, False)])
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize(
+    ("family", "entries", "soft"),
+    [*((family, 2, True) for family in ARITHMETIC), *((family, N, False) for family in SHAPES)],
+)
 def test_replaced_edges_equal_the_oracle(family: str, entries: int, soft: bool) -> None:
     config, rng = family_config(family), np.random.default_rng(entries + 10 * soft)
     decoder, tokens = Decoder(config, tiny_params(config)), rng.integers(0, config.vocab_size, N)
@@ -63,7 +65,7 @@ def test_replaced_edges_equal_the_oracle(family: str, entries: int, soft: bool) 
         np.testing.assert_allclose(got, expected, atol=3e-4 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", [*SHAPES, "qwen2_moe"])
 def test_zeros_equal_none_and_a_full_mask_ignores_it(family: str) -> None:
     config, rng = family_config(family), np.random.default_rng(1)
     decoder, tokens = Decoder(config, tiny_params(config)), jnp.asarray(rng.integers(0, config.vocab_size, N))

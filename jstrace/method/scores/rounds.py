@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float32
 
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.gradients import (
@@ -23,16 +23,20 @@ from jstrace.method.scores.gradients import (
     name_variant,
 )
 from jstrace.method.search.ordering import marked
+from jstrace.method.search.ranking import log_ranks
 from jstrace.models import EdgeTree, InputError
 from jstrace.models.platforms import usual_promotion
 
-EARLIER = {"floor": 0.0, "nested": True}
+EARLIER = {"floor": 0.0, "nested": True, "walks": 1}
 """What rounds were before there were these numbers: files of then, which name the others, do not say them."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rounds:
     """Gradients at ever smaller cuts, each inside the last: one forward and one backward pass a cut, and one before.
+
+    ``walks`` of them, whose sizes lie between one another's, give the mean of the logarithms of their ranks: what one
+    walk decides by rounding, the others seldom do.
 
     It starts from ``ShareTimesGradient``, x. At every size, from the largest to the smallest, the gradient g of KL(full
     || masked), or of a metric, in the soft mask of that size goes into x,
@@ -54,6 +58,7 @@ class Rounds:
     floor: float = 0.0
     nested: bool = True
     """Whether a cut may hold edges of the last one alone; if not, edges rank by x."""
+    walks: int = 1
     name: str = "rounds"
 
     def __post_init__(self) -> None:
@@ -63,6 +68,9 @@ class Rounds:
           InputError: with the first of them.
         """
         check_count("cuts", self.cuts)
+        check_count("walks", self.walks)
+        if self.walks > 1 and self.cuts == 1:
+            raise InputError("several walks of one cut are the same walk; expected two cuts at least")
         if not 0 < self.smallest <= self.largest <= 1:
             raise InputError(f"rounds from {self.largest} to {self.smallest}: expected 1 >= largest >= smallest > 0")
         numbers = {"weight": self.weight, "power": self.power, "temperature": self.temperature, "floor": self.floor}
@@ -83,13 +91,31 @@ class Rounds:
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        return self.walk(one, first_order(one))[0]
+        start = first_order(one)
+        if self.walks == 1:
+            return self.walk(one, start)[0]
+        slots = one.slots()
+
+        def ranked(summed: EdgeTree, course: tuple[Array, Array]) -> tuple[EdgeTree, None]:
+            ranks = log_ranks(self._along(one, start, course)[0], slots)
+            return jax.tree.map(jnp.add, summed, ranks), None
+
+        none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
+        summed, _ = jax.lax.scan(ranked, none, self._courses())
+        return jax.tree.map(lambda ranks: jnp.exp(ranks / self.walks), summed)
 
     @usual_promotion()
     def walk(
         self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
     ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
-        """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept."""
+        """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept; one walk."""
+        sizes, temperatures = self._courses()
+        return self._along(one, start, (sizes[0], temperatures[0]), keep)
+
+    @usual_promotion()
+    def _along(
+        self, one: Pass, start: FirstOrder, course: tuple[Array, Array], keep: tuple[int, ...] = ()
+    ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
         x, slots = start.combined(self.power), one.slots()
         n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
 
@@ -108,16 +134,22 @@ class Rounds:
             )
             return _Walk(x, inside, survived, kept), None
 
-        sizes = jnp.asarray(np.geomspace(self.largest, self.smallest, self.cuts), jnp.float32)
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
         first = _Walk(x, slots, none, tuple(none for _ in keep))
-        last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), sizes, self._temperatures()))
+        last, _ = jax.lax.scan(cut, first, (jnp.arange(self.cuts), *course))
         return jax.tree.map(jnp.add, last.survived, _unit(marked(last.x, slots))), last.kept
 
-    def _temperatures(self) -> Array:
-        if self.temperature <= 0:
-            return jnp.zeros(self.cuts)
-        return jnp.asarray(np.geomspace(self.temperature, self.last_temperature, self.cuts), jnp.float32)
+    def _courses(self) -> tuple[Array, Array]:
+        """Sizes and temperatures ``[walks, cuts]``."""
+        sizes = self._between(self.largest, self.smallest)
+        hard = self.temperature <= 0
+        return sizes, jnp.zeros_like(sizes) if hard else self._between(self.temperature, self.last_temperature)
+
+    def _between(self, first: float, last: float) -> Float32[Array, "W C"]:
+        """Numbers that change by equal factors, each walk's between those of the one before; all end in the last."""
+        steps = np.geomspace(first, last, self.walks * (self.cuts - 1) + 1)
+        walks = [np.append(steps[number :: self.walks][: self.cuts - 1], steps[-1]) for number in range(self.walks)]
+        return jnp.asarray(np.stack(walks), jnp.float32)
 
     def _mask(self, x: EdgeTree, count: Array, temperature: Array) -> EdgeTree:
         if self.temperature > 0:
