@@ -145,7 +145,7 @@ MeshText = Annotated[
 DTYPE_HELP = "The precision of weights and residual stream."
 WeightsOption = Annotated[
     Weights | None,
-    _of_model("--weights", help="Store matrices as int8, and compute in --dtype: a quarter of float32's memory."),
+    _of_model("--weights", help="Store weights as int8, in a quarter of float32's memory, and compute in --dtype."),
 ]
 
 

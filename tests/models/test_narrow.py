@@ -29,8 +29,10 @@ from jstrace.models import (
     shapes,
     weight_bytes,
 )
+from jstrace.models.decoder import Layer
 from jstrace.models.narrow import Narrow, narrowed, widened
 from jstrace.models.params import narrow_params, narrow_places
+from jstrace.scale import memory
 from tests import oracle
 from tests.conftest import SHAPES, SIZES, TINY, family_config, tiny_params
 
@@ -129,9 +131,17 @@ def test_layers_are_never_all_wide() -> None:
     def loss(mask: EdgeTree, decoder: Decoder) -> jax.Array:
         return masked_forward(decoder, jnp.asarray(IDS[:2]), mask)[0]
 
-    memory = jax.jit(jax.grad(loss)).lower(masks, blank).compile().memory_analysis()
-    assert memory is not None
-    assert memory.temp_size_in_bytes < 0.2 * weight_bytes(config, 4)
+    found = jax.jit(jax.grad(loss)).lower(masks, blank).compile().memory_analysis()
+    assert found is not None
+    assert found.temp_size_in_bytes < 0.2 * weight_bytes(config, 4)
+
+
+def test_memory_is_planned_without_widening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before every call, so that it would be as slow as the call and hold all weights wide."""
+    decoder = Decoder(TINY, narrow_of(TINY))
+    monkeypatch.delattr(Layer, "weights")
+    assert memory.holds(decoder, 1)
+    assert memory.room_of_all(decoder, lambda _: 10) == 10
 
 
 def test_traces_say_it(tmp_path: Path) -> None:
