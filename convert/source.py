@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jstrace.convert import default_model, kept, native
+from jstrace.convert import default_model, kept, names, native
 from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.gguf.parts import is_part
 from jstrace.convert.gguf.tokenizer import GgufTokenizer
@@ -41,19 +41,6 @@ from jstrace.models.platforms import seeded
 
 _RANDOM = "random:"
 _ROOM = "try dtype bfloat16, weights int8, or a mesh of several devices"
-_OWNERS = {
-    "openai-community": ("gpt2",),
-    "EleutherAI": ("pythia-",),
-    "google": ("gemma-",),
-    "Qwen": ("Qwen",),
-    "meta-llama": ("Llama-", "Meta-Llama-"),
-    "mistralai": ("Mistral-",),
-    "allenai": ("OLMo-",),
-    "microsoft": ("phi-", "Phi-"),
-    "HuggingFaceTB": ("SmolLM",),
-    "deepseek-ai": ("deepseek-llm-",),
-}
-"""Who publishes models that people name without their owner."""
 _NO_MACHINE_HAS = 2**50
 """Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -108,20 +95,25 @@ def read_config(
       InputError: nothing of that name, contents that jstrace cannot compute with, or a local folder of safetensors that
         are not whole, unless random weights are asked for.
     """
-    name = source.removeprefix(_RANDOM)
     with _refusing(source):
-        known = preset(name)
-        if known is not None and revision is None and not Path(name).exists():
-            _check_nothing_ignored(name, ignore)
-            return known
-        path = _resolve(name, say, revision, only=hub.CONFIG_ONLY)
-        if path.is_file() or (path / native.HEADER).is_file():
-            _check_nothing_ignored(name, ignore)
-            return GgufFile(path).config if path.is_file() else native.read_header(path).config
-        found = read_hf_config(path, ignore=ignore)
-        if source == name and Path(name).expanduser() == path:  # what is fetched of a hub id here is the config alone
-            check_whole(path, left_out=found.left_out)
-        return found.config
+        return _described(source, Request(jnp.dtype("float32"), None, revision, say, ignore), hub.CONFIG_ONLY)[0]
+
+
+def _described(source: str, request: Request, only: tuple[str, ...]) -> tuple[ModelConfig, Path | None]:
+    """The config of a source, and where it is, of a hub id with the files ``only``; of the paper's models nowhere."""
+    name = source.removeprefix(_RANDOM)
+    known = preset(name)
+    if known is not None and request.revision is None and not Path(name).exists():
+        _check_nothing_ignored(name, request.ignore)
+        return known, None
+    path = _resolve(name, request.say, request.revision, only=only)
+    if path.is_file() or (path / native.HEADER).is_file():
+        _check_nothing_ignored(name, request.ignore)
+        return GgufFile(path).config if path.is_file() else native.read_header(path).config, path
+    found = read_hf_config(path, ignore=request.ignore)
+    if source == name and Path(name).expanduser() == path:  # what is fetched of a hub id here is the config alone
+        check_whole(path, left_out=found.left_out)
+    return found.config, path
 
 
 def _check_nothing_ignored(source: str, ignore: tuple[str, ...]) -> None:
@@ -141,8 +133,9 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
 
-    ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead.
-    With ``narrow`` matrices are int8, but for folders of ``jstrace convert``, whose fingerprint is of wide ones.
+    ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead; the
+    tokenizer is that of the source, where there is one. With ``narrow`` matrices are int8, but for folders of ``jstrace
+    convert``, whose fingerprint is of wide ones.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
@@ -150,11 +143,11 @@ def read_checkpoint(
     request = Request(dtype, mesh, revision, say, ignore, narrow)
     with _refusing(source):
         if source.startswith(_RANDOM):
-            config = read_config(source, revision=revision, say=say, ignore=ignore)
+            config, path = _described(source, request, hub.NO_WEIGHTS)
             key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype, narrow=narrow)
             params = random_params(config, key=key, dtype=dtype, shardings=places, narrow=narrow)
-            found = Checkpoint(config, params, None)
+            found = Checkpoint(config, params, None if path is None else _tokenizer(path))
         else:
             path = _resolve(source, say, revision)
             if path.is_file() or (path / native.HEADER).is_file():
@@ -221,13 +214,7 @@ def _resolve(
         raise InputError(f"{source}: not a model; expected a folder with config.json and safetensors, or a .gguf file")
     if preset(source) is not None:
         raise InputError(f"{source}: pass the hub id or a local folder, or random:{source} for random weights")
-    known = [f"{owner}/{source}" for owner, names in _OWNERS.items() if source.startswith(names)]
-    if known:
-        raise InputError(f"unknown model {source!r}; on the hub it may be {known[0]}")
-    raise InputError(
-        f"unknown model {source!r}; expected {default_model.ALIAS!r}, a Hugging Face folder, a folder of jstrace"
-        " convert, a .gguf file, a hub id such as org/name, or random:NAME"
-    )
+    raise names.unknown(source)
 
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
@@ -244,10 +231,21 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
         narrow=request.narrow,
         where=str(folder),
     )
-    tokenizer = None
-    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        tokenizer = tokenizer_or_reason(lambda: HfTokenizer(folder))
-    return Checkpoint(config, params, tokenizer)
+    return Checkpoint(config, params, _tokenizer(folder))
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+    """Of a file or a folder, where it has one."""
+    if path.is_file():
+        return _gguf_tokenizer(GgufFile(path), path)
+    words = path / native.TOKENIZER if (path / native.HEADER).is_file() else path
+    there = words.is_dir() if words != path else any((path / name).is_file() for name in _TOKENIZER_FILES)
+    return tokenizer_or_reason(lambda: HfTokenizer(words)) if there else None
+
+
+def _gguf_tokenizer(file: GgufFile, path: Path) -> Tokenizer | None:
+    known = "tokenizer.ggml.model" in file.metadata
+    return tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path))) if known else None
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
@@ -279,10 +277,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         narrow=request.narrow,
         where=str(path),
     )
-    tokenizer = None
-    if "tokenizer.ggml.model" in file.metadata:
-        tokenizer = tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path)))
-    return Checkpoint(file.config, params, tokenizer)
+    return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
 
 
 def _from_native(folder: Path, request: Request) -> Checkpoint:
@@ -290,7 +285,4 @@ def _from_native(folder: Path, request: Request) -> Checkpoint:
     stored = jnp.dtype(header.dtype)
     dtype = stored if request.narrow else native.reading_dtype(stored, request.dtype)
     params = native.read_params(folder, header.config, dtype, request.shardings(header.config))
-    words, tokenizer = folder / native.TOKENIZER, None
-    if words.is_dir():
-        tokenizer = tokenizer_or_reason(lambda: HfTokenizer(words))
-    return Checkpoint(header.config, params, tokenizer, header)
+    return Checkpoint(header.config, params, _tokenizer(folder), header)

@@ -1,5 +1,9 @@
 """The one error type that a user can cause: bad input, with its remedy in one line; and what rooms refuse alike."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 _LONGEST = 4000
 
 
@@ -36,3 +40,18 @@ def checked_revision(revision: str | None) -> str | None:
     if revision is not None and not revision.strip():
         raise InputError(f"revision {revision!r}: expected a branch, a tag or a commit")
     return revision
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known name that a word is a slip of, whatever its case, or None."""
+    import difflib
+
+    lower = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.7)
+    return lower[near[0]] if near else None
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """``; did you mean 'rounds'?`` for the end of a message, or nothing where no known name is near."""
+    found = nearest(word, known)
+    return "" if found is None else f"; did you mean {found!r}?"

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from jstrace.convert import names
 from jstrace.models import InputError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONFIG_ONLY = ("config.json",)
+NO_WEIGHTS = ("*.json", "tokenizer*", "*.model", "*.txt")
 _WANTED = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt")
 _UNWANTED = ("*/*", "consolidated*")
 """Folders with other formats, and a second copy of the weights under the authors' own names."""
@@ -38,11 +40,13 @@ def fetch(
     except errors.RepositoryNotFoundError as error:
         raise InputError(
             f"{repository}: the hub has no such repository, or it is private; check the name or 'hf auth login'"
+            f"{names.did_you_mean(repository)}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{repository}: the hub has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{at}: not in the cache, and the hub cannot be reached; pass a local folder") from error
+        near = names.did_you_mean(repository, of_hub=False)
+        raise InputError(f"{at}: not in the cache, and the hub cannot be reached; pass a local folder{near}") from error
     except Exception as error:  # besides the client's own errors those of httpx and hf_xet, which share no class
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise InputError(f"{at}: the disk is full; set HF_HOME to a folder with room") from error

@@ -19,10 +19,11 @@ class Part(StrEnum):
     MODEL = "model"
 
 
+_CLEAR_HELP = "Remove dequantised weights, compiled programs, the default model, or all of it."
+
+
 def cache_command(
-    clear: Annotated[
-        Part | None, typer.Option(help="Remove dequantised weights, compiled programs, the default model, or all.")
-    ] = None,
+    clear: Annotated[Part | None, typer.Option(help=_CLEAR_HELP)] = None,
 ) -> None:
     """Show what jstrace keeps between starts, and where; everything is made or fetched again when it is needed."""
     from jstrace.loading import cache_folder

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ class Asked:
     seed: int
     ablate: str
     pre_softmax: bool
+    sizes: tuple[float, ...]
+    """Of traces, shares of all edges."""
     order: str = "best-first"
     replace: str = "zero"
     score_replace: str | None = None
@@ -70,14 +71,27 @@ class Result(NamedTuple):
     """Of each head and MLP on the metric."""
 
 
-def chunks(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked) -> Generator[list[Result]]:
+def chunks(
+    model: Model, lines: Sequence[Line], rows: Sequence[np.ndarray], asked: Asked, *, shown: bool = True
+) -> Generator[list[Result]]:
     """Results in the order of the texts; close it to end the bar. Token ids are ``rows`` (int32 ``[T]`` each).
+
+    Progress is on standard error, where it is to be ``shown``: texts traced, and texts evaluated.
 
     Raises:
       InputError: with the line of a text that cannot be traced.
     """
-    step = _texts_at_once(model, max(map(len, rows)))
-    with _progress(len(lines)) as advance:
+    from jstrace.pipeline.progress import bar
+
+    step, n_done = _texts_at_once(model, max(map(len, rows))), 0
+    what = "fitting, in one program" if asked.score == "fitted" else "tracing (the first of a length compiles)"
+    with bar(what, shown=shown) as report:
+
+        def advance(done: int) -> None:
+            nonlocal n_done
+            n_done += done
+            report(n_done, 2 * len(lines))
+
         for start in range(0, len(lines), step):
             # Nothing here holds the last results while the next are computed.
             yield _computed(model, lines[start : start + step], list(rows[start : start + step]), asked, advance)
@@ -90,18 +104,6 @@ def _texts_at_once(model: Model, longest: int) -> int:
 
     fitting = _BYTES // (_SLOT_BYTES * edge_slot_count(model.config, longest))
     return max(1, min(_CHUNK, fitting // n_data(model.mesh))) * n_data(model.mesh)
-
-
-@contextlib.contextmanager
-def _progress(n_texts: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, which shows where that is a terminal; counts texts traced and evaluated."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("tracing (the first of a length compiles)", total=2 * n_texts)
-        yield lambda done: bar.advance(task, done)
 
 
 def _computed(
@@ -123,7 +125,7 @@ def _computed(
     pair: Any = None if asked.counterfactual is None else [asked.counterfactual]
     start = time.perf_counter()
     traces = jstrace.trace(
-        model, rows, score=asked.score, order=asked.order, replace=None if pair else asked.replace,
+        model, rows, score=asked.score, order=asked.order, sizes=asked.sizes, replace=None if pair else asked.replace,
         score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
         counterfactual=pair, metric=asked.metric, repeats=asked.repeats,
         answer=None if asked.answer is None else [asked.answer] * len(rows),
@@ -147,12 +149,13 @@ def two_smallest(
     model: Model, trace: Trace, evaluation: Evaluation, reference: Any
 ) -> tuple[Smallest, Smallest] | None:
     """The smallest traces with the top token and within TV 0.1, to some hundredth of their sizes."""
+    from jstrace.method.graph.sizes import SIZES
     from jstrace.pipeline.smallest import Goal, all_smallest
 
     if not evaluation.valid:
         return None
-    goals = [Goal(None, top_token=True), Goal(CLOSE)]
-    back, close = all_smallest(model, trace, evaluation, goals, turns=2, reference=reference)
+    goals, turns = [Goal(None, top_token=True), Goal(CLOSE)], 2 if len(trace.sizes) >= len(SIZES) else None
+    back, close = all_smallest(model, trace, evaluation, goals, turns=turns, reference=reference)
     return back, close
 
 

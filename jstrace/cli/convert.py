@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision
+from jstrace.cli.options import MODEL, MODEL_HELP, Dtype, IgnoreField, Revision
+
+_DTYPE_HELP = "The precision of the weights on disk. They load in any precision."
 
 
 def convert_command(
@@ -15,7 +17,7 @@ def convert_command(
     out: Annotated[Path, typer.Argument(help="A new or an empty folder; it is filled when all is complete.")],
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights on disk; they load in any.")] = Dtype.BFLOAT16,
+    dtype: Annotated[Dtype, typer.Option(rich_help_panel=MODEL, help=_DTYPE_HELP)] = Dtype.BFLOAT16,
 ) -> None:
     """Write a model as a checkpoint of jstrace's own: stacked weights that load fast and onto any mesh."""
     from rich.console import Console

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jstrace.cli.options import AT_HELP, MODEL_HELP, Dtype, IgnoreField, Revision, WeightsOption, at_size, load
+from jstrace.cli.checks import check_of_model
+from jstrace.cli.options import (
+    AT_HELP,
+    MODEL,
+    MODEL_HELP,
+    PRINTED,
+    Dtype,
+    DtypeOption,
+    IgnoreField,
+    Revision,
+    WeightsOption,
+    at_size,
+    load,
+)
 
 if TYPE_CHECKING:
     from jstrace.models import Model
@@ -25,23 +39,25 @@ class Format(StrEnum):
 
 
 _FORMAT_HELP = (
-    "graphml and json (node-link) hold the graph, parquet a row for each edge, neuronpedia the attribution graph that"
-    " circuit-tracer and Neuronpedia show."
+    "graphml and json (node-link) hold the graph, parquet holds a row for each edge, and neuronpedia is the attribution"
+    " graph that circuit-tracer and Neuronpedia show."
 )
-_SCAN_HELP = "With neuronpedia: what the file calls the model, by default its family."
+_MODEL_HELP = f"For neuronpedia: the model of the trace, which says what is predicted. {MODEL_HELP}"
+_SCAN_HELP = "For neuronpedia: what the file calls the model. By default it is the family."
+_written = functools.partial(typer.Option, rich_help_panel=PRINTED)
 
 
 def export_command(
     trace: Annotated[Path, typer.Argument(help="An .npz file of jstrace trace --save.")],
-    kind: Annotated[Format, typer.Option("--format", help=_FORMAT_HELP)],
-    size: Annotated[str, typer.Option(metavar="SIZE", help=AT_HELP)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
-    model: Annotated[str | None, typer.Option(help=f"With neuronpedia: says what is predicted. {MODEL_HELP}")] = None,
+    kind: Annotated[Format, _written("--format", help=_FORMAT_HELP)],
+    size: Annotated[str, _written(metavar="SIZE", help=AT_HELP)],
+    out: Annotated[Path, _written("--out", "-o", metavar="FILE", help="The file to write.")],
+    scan: Annotated[str | None, _written(metavar="NAME", help=_SCAN_HELP)] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", rich_help_panel=MODEL, help=_MODEL_HELP)] = None,
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
-    scan: Annotated[str | None, typer.Option(help=_SCAN_HELP)] = None,
 ) -> None:
     """Write a saved trace at one size for other programs: networkx, Gephi, data frames, Neuronpedia."""
     from jstrace.errors import InputError
@@ -51,6 +67,8 @@ def export_command(
 
     if kind != Format.NEURONPEDIA and (model, scan) != (None, None):
         raise InputError(f"--model and --scan are for --format neuronpedia; {kind.value} holds no prediction")
+    if model is None:
+        check_of_model(revision, ignore_field, dtype, weights)
     check_writable(out)
     found, at = Trace.load(trace), at_size(size)
     index = found.index(**at)

@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import AT_HELP, MODEL_HELP, IgnoreField, Revision, at_size
+from jstrace.cli.options import (
+    ASKED,
+    AT_HELP,
+    MODEL_HELP,
+    PRINTED,
+    SEED_RANGE,
+    IgnoreField,
+    JsonOption,
+    Revision,
+    at_size,
+)
+from jstrace.cli.room import in_bytes
 from jstrace.cli.showing import buffered
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     from jstrace.analysis import Analysis
+    from jstrace.models import ModelConfig
     from jstrace.pipeline import Trace
 
-_GRAPH_HELP = f"Of a trace: hubs, communities and degrees at one size. {AT_HELP}"
-_SEED_HELP = "With --graph: of communities, and of what betweenness samples beyond 5,000 nodes."
+_GRAPH_HELP = f"Of a trace, print hubs, communities and degrees at one size. {AT_HELP}"
+_TOKENS_HELP = "Count the graph of an input of N tokens, 50 by default."
+_TOP_HELP = "With --graph, print N hubs and N communities, 10 by default."
+_SEED_HELP = (
+    "With --graph, the random seed of communities, and of the nodes that betweenness samples where there are more than"
+    " 5,000. The default is 0."
+)
+_asked, _printed = (functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, PRINTED))
 
 
 def info_command(
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or an .npz file of jstrace trace --save.")],
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of the input whose graph is counted, 50 by default.")
-    ] = None,
-    graph: Annotated[str | None, typer.Option(metavar="SIZE", help=_GRAPH_HELP)] = None,
-    top: Annotated[int, typer.Option(min=0, help="With --graph: so many hubs and communities.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help=_SEED_HELP)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    tokens: Annotated[int | None, _asked(min=1, metavar="N", help=_TOKENS_HELP)] = None,
+    graph: Annotated[str | None, _asked(metavar="SIZE", help=_GRAPH_HELP)] = None,
+    seed: Annotated[int | None, _asked(help=_SEED_HELP, **SEED_RANGE)] = None,
+    top: Annotated[int | None, _printed(min=0, metavar="N", help=_TOP_HELP)] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print whether a model loads, its architecture, its parameters and the size of its graph; reads no weights.
+    """Print whether a model loads, its architecture, the size of its graph, and the memory it needs.
 
-    Of a model that does not load it says what is missing, with exit code 1.
-    The paper's ten models are known offline. What is as in Llama is left out;
-    --json has it. Of a saved trace, what it is; with --graph its hubs and its
-    communities.
+    No weights are read, and the paper's ten models are known offline. If a model
+    does not load, you are told what is missing, with exit code 1. What is as in
+    Llama is printed with --json alone. Of a saved trace you see what it is, and
+    with --graph its hubs and communities.
     """
-    from jstrace.errors import InputError
-
-    if model.endswith(".npz"):
-        if tokens is not None or revision is not None or ignore_field:
-            raise InputError("--tokens, --revision and --ignore-field are of models; a trace has its own")
-        _of_trace(model, graph, top, seed, as_json)
-        return
-    if graph is not None:
+    is_trace = model.endswith(".npz")
+    if is_trace and (tokens is not None or revision is not None or ignore_field):
+        raise InputError("--tokens, --revision and --ignore-field are of models; a trace has its own")
+    if graph is not None and not is_trace:
         raise InputError(f"--graph takes a trace: an .npz file of jstrace trace --save, not {model!r}")
+    if graph is None and (top is not None or seed is not None):
+        raise InputError(f"{'--seed' if top is None else '--top'} is for the graph of a trace: add --graph 0.01")
+    if is_trace:
+        _of_trace(model, graph, 10 if top is None else top, seed or 0, as_json)
+        return
     _of_model(model, revision, ignore_field or [], tokens or 50, as_json)
 
 
@@ -68,12 +87,33 @@ def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens
     size = {"parameters": count, "bytes_float32": 4 * count, "bytes_bfloat16": 2 * count}
     size |= {"bytes_int8": weight_bytes(config, 2, narrow=True)}
     size |= {"tokens": tokens, "nodes": full_graph.n_nodes(config, tokens), "edges": edges}
+    memory = _estimated(config, tokens)
     if as_json:
-        typer.echo(json.dumps({**name, **dataclasses.asdict(config), **size}))
+        typer.echo(json.dumps({**name, **dataclasses.asdict(config), **size, "estimated_bytes": memory}))
         return
     usual = {field.name: field.default for field in dataclasses.fields(config)}
     shape = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
     _print({**name, "loads": "yes", **shape, **size})
+    _print(
+        {"estimated_memory": "in float32 on a CPU or GPU; traces and gradients come on top of the weights"}
+        | {what: in_bytes(number) for what, number in memory.items()}
+    )
+
+
+def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
+    """Bytes of the weights in float32, and, beside them, of an input that is traced and evaluated, and of gradients."""
+    from jstrace.method.graph.sizes import SIZES
+    from jstrace.models import weight_bytes
+    from jstrace.models.platforms import assumed
+    from jstrace.pipeline.footprint import gradient_bytes, text_bytes
+    from jstrace.scale.batching import bucket
+
+    with assumed("cpu"):  # no device is started
+        return {
+            "weights": weight_bytes(config, 4),
+            "one_trace": text_bytes(config, n_tokens, len(SIZES), 4),
+            "round_of_gradients": gradient_bytes(config, bucket(n_tokens), 4),
+        }
 
 
 def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> None:

@@ -1,14 +1,15 @@
-"""What the commands share: names of choices, the model to load, and hosts that work together."""
+"""What the commands share: options with their choices and help, and the model to load."""
 
 from __future__ import annotations
 
 import functools
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.errors import InputError, checked_revision
+from jstrace.errors import InputError, checked_revision, did_you_mean
 
 if TYPE_CHECKING:
     from jstrace.models import Model
@@ -59,7 +60,8 @@ def score_of(text: str) -> Any:
 
         return Scorer.load(text)
     if text not in list(Score):
-        raise InputError(f"score {text!r}: expected one of {SCORE_CHOICES}, or a .safetensors file of a scorer")
+        near = did_you_mean(text, Score)
+        raise InputError(f"score {text!r}: expected one of {SCORE_CHOICES}, or a .safetensors file of a scorer{near}")
     return text
 
 
@@ -87,7 +89,7 @@ class Kind(StrEnum):
     MLP = "mlp"
 
 
-AT_HELP = "A size of the trace, a share of all edges (0.01, 1%, 1 or full for all), or its index, from 2 on (16)."
+AT_HELP = "Give a size of the trace: a share of all edges (0.01, 1%, 1 or full for all), or its index from 2 on (16)."
 
 
 def at_size(text: str) -> dict[str, Any]:
@@ -106,6 +108,27 @@ def at_size(text: str) -> dict[str, Any]:
         return {"k": int(text)} if text.isdecimal() and number > 1 else {"size": number}
     except ValueError as error:
         raise InputError(f"{text!r}: expected a size of the trace (0.01, 1%, 1), its index (16), or full") from error
+
+
+def sizes_of(text: str | None) -> tuple[float, ...]:
+    """The sizes of traces, shares of all edges with commas between them (0.01,0.1 or 1%,10%); the 26 where none is.
+
+    Raises:
+      InputError: other than shares that increase.
+    """
+    from jstrace.method.graph.sizes import SIZES, checked_sizes
+
+    if text is None:
+        return SIZES
+    words = [word.strip() for word in text.split(",")]
+    try:
+        shares = [float(word.removesuffix("%")) / (100 if word.endswith("%") else 1) for word in words]
+    except ValueError as error:
+        raise InputError(f"--sizes {text!r:.60}: expected shares of all edges, such as 0.01,0.1 or 1%,10%") from error
+    try:
+        return checked_sizes(shares)
+    except InputError as error:
+        raise InputError(f"--sizes {text!r:.60}: {error}") from error
 
 
 class Dtype(StrEnum):
@@ -142,34 +165,12 @@ Distributed = Annotated[
 MeshText = Annotated[
     str | None, _of_model(metavar="data=N,model=M", help="Divide inputs over N devices and weights over M.")
 ]
-DTYPE_HELP = "The precision of weights and residual stream."
+DtypeOption = Annotated[Dtype, _of_model(help="The precision of weights and residual stream.")]
 WeightsOption = Annotated[
     Weights | None,
     _of_model("--weights", help="Store weights as int8, in a quarter of float32's memory, and compute in --dtype."),
 ]
-
-
-def check_reference(given: bool, score: Any, replace: Replace, score_replace: Replace | None) -> None:
-    """Refuse reference texts that neither a score from gradients nor its evaluation is made of.
-
-    Raises:
-      InputError: with the option that is missing.
-    """
-    from jstrace.method.conditions import takes_passes
-
-    carried = {replace, score_replace or replace} if takes_passes(score) else {replace}
-    if given and carried == {Replace.ZERO}:
-        raise InputError("--reference has texts for --replace mean or resample; ablated edges carry zero here")
-
-
-def check_replaceable(pre_softmax: bool, replace: Replace) -> None:
-    """Refuse edges that are gone before the softmax and carry something.
-
-    Raises:
-      InputError: with the option that helps.
-    """
-    if pre_softmax and replace != Replace.ZERO:
-        raise InputError(f"--pre-softmax leaves nothing to replace by {replace.value}: give --replace zero")
+ModelOption = Annotated[str, _of_model("--model", metavar="MODEL", help=MODEL_HELP)]
 
 
 REPEATS_HELP = "Repeat N times (at least 2) with weights that differ by rounding, and show how far TV moves."
@@ -219,27 +220,19 @@ def several_tokens(model: Any, answer: str | None, instead_of: str | None) -> st
     return answer
 
 
-def check_pair(counterfactual: str | None, replace: Replace, *, pre_softmax: bool, of_file: bool) -> None:
-    """Refuse a counterfactual prompt beside what it takes the place of.
-
-    Raises:
-      InputError: with the option that does not go with it.
-    """
-    if counterfactual is None:
-        return
-    if replace != Replace.ZERO:
-        raise InputError("--counterfactual says what ablated edges carry, and so does --replace: give one of the two")
-    if pre_softmax or of_file:
-        raise InputError(f"--counterfactual does not go with {'--pre-softmax' if pre_softmax else '--file'}")
-
-
+ScoreOption = Annotated[str, _ranked("--score", metavar="l1|rounds|learned|...", help=SCORE_HELP)]
+OrderOption = Annotated[Order, _ranked(help="How scores become traces.")]
 ReplaceOption = Annotated[Replace, _ranked(help=REPLACE_HELP)]
 ScoreReplace = Annotated[Replace | None, _ranked(help=SCORE_REPLACE_HELP)]
-
 REFERENCE_HELP = (
     "A file with a text on each line, for means and resampled states. By default they are made of sentences that come"
     " with jstrace."
 )
+ReferenceOption = Annotated[Path | None, _ranked("--reference", metavar="FILE", help=REFERENCE_HELP)]
+_SIZES_HELP = "The sizes of traces, shares of all edges. There are 26 by default."
+SizesOption = Annotated[str | None, _ranked("--sizes", metavar="0.01,0.1,...", help=_SIZES_HELP)]
+SEED_RANGE: dict[str, Any] = {"min": 0, "metavar": "N"}
+JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel=PRINTED, help="Print JSON instead.")]
 
 
 def load(
@@ -272,16 +265,3 @@ def load(
             say=lambda message: console.print(message, markup=False),
             ignore_fields=ignore_fields or (),
         )
-
-
-def check_installed() -> None:
-    """Name the extra where its packages are missing."""
-    import importlib.util
-
-    missing = [
-        name
-        for name in ("pyarrow", "scipy", "matplotlib", "filelock", "jinja2", "networkx")
-        if not importlib.util.find_spec(name)
-    ]
-    if missing:
-        raise InputError(f"{', '.join(missing)} missing: this needs pip install 'jstrace[run]'")

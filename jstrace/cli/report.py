@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jstrace.cli.options import check_installed
+from jstrace.cli.checks import check_installed
+from jstrace.cli.options import PRINTED
 from jstrace.errors import InputError
 
-_FOLDERS_HELP = "Folders of jstrace run, of which several models are compared; or a file of jstrace task --save."
-_PAGES_HELP = "So many of the inputs of the lowest density, and of the highest, get pages: of runs with --save-strata."
-_PAIRED_HELP = "Compare texts of pairs; reports of runs that have any do, and this refuses those that have none."
+_FOLDERS_HELP = "Folders of jstrace run, one for each model to compare; or a file of jstrace task --save."
+_PAGES_HELP = (
+    "Make pages of the N inputs with the lowest density, and of the N with the highest. The runs need --save-strata."
+)
+_PAIRED_HELP = "Refuse runs without pairs of texts. Runs that have pairs are compared by them in any case."
+_AXIS_HELP = "Draw curves over shares of edges, or over shares of operations."
+_written = functools.partial(typer.Option, rich_help_panel=PRINTED)
 
 
 class Axis(StrEnum):
@@ -25,12 +31,10 @@ class Axis(StrEnum):
 
 def report_command(
     folders: Annotated[list[Path], typer.Argument(help=_FOLDERS_HELP)],
-    out: Annotated[Path, typer.Option(help="A folder for index.html, figures and tables.")],
-    paired: Annotated[bool, typer.Option("--paired", help=_PAIRED_HELP)] = False,
-    pages: Annotated[int, typer.Option(min=0, help=_PAGES_HELP)] = 0,
-    axis: Annotated[
-        Axis, typer.Option(help="What curves are drawn over: shares of edges, or of operations.")
-    ] = Axis.EDGES,
+    out: Annotated[Path, _written(metavar="FOLDER", help="The folder for index.html, figures and tables.")],
+    paired: Annotated[bool, _written("--paired", help=_PAIRED_HELP)] = False,
+    pages: Annotated[int, _written(min=0, metavar="N", help=_PAGES_HELP)] = 0,
+    axis: Annotated[Axis, _written(help=_AXIS_HELP)] = Axis.EDGES,
 ) -> None:
     """Make the paper's figures, tables and correlations of runs, and one page with all of them."""
     check_installed()
@@ -41,7 +45,10 @@ def report_command(
             raise InputError("--paired, --pages and --axis flops are for runs; a circuit has none of these")
         typer.echo(f"{out / 'index.html'}: {_of_circuit(folders[0], out)}")
         return
-    labels = write_report(folders, out, pages=pages, paired=paired, axis=axis.value)
+    from jstrace.pipeline.progress import bar
+
+    with bar("reading results and drawing figures"):
+        labels = write_report(folders, out, pages=pages, paired=paired, axis=axis.value)
     typer.echo(f"{out / 'index.html'}: {', '.join(labels)}")
 
 

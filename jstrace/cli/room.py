@@ -1,10 +1,10 @@
-"""Whether memory holds a text, before the work."""
+"""Whether memory holds a text, or a model with its inputs, before the work."""
 
 from __future__ import annotations
 
 import bisect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jstrace.errors import InputError
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jstrace.cli.computing import Asked
+    from jstrace.cli.options import Dtype
     from jstrace.cli.texts import Line
-    from jstrace.models import Model
+    from jstrace.method.plans import Plan
+    from jstrace.models import Model, ModelConfig
+    from jstrace.runs import Data
 
 _MARGIN = 1.5
 """Of an estimate to what is there, from which on a text is refused. Estimates of long texts are at most 1.15 times what
@@ -32,14 +35,13 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
       InputError: with the number of tokens that would fit, where the text certainly does not.
     """
     from jstrace.method.conditions import takes_passes
-    from jstrace.method.graph.sizes import SIZES
     from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes, wide_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket
 
     def needed(n_tokens: int, *, whole: bool = False) -> int:
         config, width, itemsize = model.config, bucket(n_tokens), model.dtype.itemsize
-        own = text_bytes(config, n_tokens, len(SIZES), itemsize, whole=whole)
+        own = text_bytes(config, n_tokens, len(asked.sizes), itemsize, whole=whole)
         names = [asked.replace]
         if takes_passes(asked.score):
             scored = asked.score_replace or asked.replace
@@ -49,7 +51,9 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
     def message(room: float, what: str, *, whole: bool = False) -> str:
         fitting = bisect.bisect_right(range(1, len(row)), room, key=lambda n: needed(n, whole=whole))
         enough = f", enough for about {fitting} tokens" if fitting else ""
-        return f"{len(row)} tokens need about {_gb(needed(len(row), whole=whole))}, {_gb(room)} {what}{enough}"
+        return (
+            f"{len(row)} tokens need about {in_bytes(needed(len(row), whole=whole))}, {in_bytes(room)} {what}{enough}"
+        )
 
     line, row = max(zip(lines, rows, strict=True), key=lambda pair: len(pair[1]))
     total, free = (memory.room_of_all(model.decoder, of) for of in (memory.total_bytes, memory.free_bytes))
@@ -60,5 +64,33 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
         sys.stderr.write(f"jstrace: {line.where}{message(free, 'are free', whole=whole)}; memory may run out\n")
 
 
-def _gb(number: float) -> str:
+def check_model_fits(
+    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: bool
+) -> None:
+    """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
+
+    Raises:
+      InputError: with the mesh that would hold it.
+    """
+    import jax
+
+    from jstrace.loading import checked_dtype
+    from jstrace.pipeline.ask import Ask
+    from jstrace.pipeline.footprint import check_fits
+    from jstrace.scale.memory import total_bytes
+    from jstrace.scale.meshes import parse_mesh
+
+    device = jax.local_devices()[0]
+    room = None if device.platform == "cpu" else total_bytes(device)
+    if room is None:
+        return
+    over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
+    shortest = max(1, min(len(row.text.split()) for row in rows.rows))
+    config, ask = described(), Ask(plan.sources, plan.cases, plan.sizes)
+    itemsize = checked_dtype(dtype.value).itemsize
+    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over, narrow=narrow)
+
+
+def in_bytes(number: float) -> str:
+    """Bytes as people read them."""
     return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

@@ -8,37 +8,41 @@ import functools
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
+from jstrace.cli.checks import check_installed, seed_of
 from jstrace.cli.hosting import joined
 from jstrace.cli.options import (
-    DTYPE_HELP,
     MODEL,
-    MODEL_HELP,
     RANKED,
     REPEATS_HELP,
     REPLACE_HELP,
     SCORE_HELP,
+    SEED_RANGE,
     Distributed,
     Dtype,
+    DtypeOption,
     IgnoreField,
     MeshText,
+    ModelOption,
     ScoreReplace,
+    SizesOption,
     WeightsOption,
-    check_installed,
     load,
     score_of,
+    sizes_of,
 )
 from jstrace.cli.progress import interruptible, say, shown_progress
+from jstrace.cli.room import check_model_fits
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jstrace.method.plans import Plan
-    from jstrace.models import Model, ModelConfig
+    from jstrace.models import Model
     from jstrace.runs import Data, Summary
 
 _DATA_HELP = (
@@ -54,9 +58,12 @@ _BASELINES_HELP = (
     "What is evaluated beside the traces of the first score: random, random-proportional, inverse, random-inverse,"
     " pre-softmax. There is none by default."
 )
-_WORDS_HELP = "Cut WikiText into passages of N words; rows of files stay as they are."
-_COUNT_HELP = "Draw at most N passages from WikiText."
-_SEED_HELP = "The random seed of random scores, fits, generated tokens, shuffled words, and passages from WikiText."
+_WORDS_HELP = "Cut WikiText into passages of N words, 40 by default; rows of files stay as they are."
+_COUNT_HELP = "Draw at most N passages from WikiText, 5,000 by default."
+_SEED_HELP = (
+    "The random seed of random scores, fits, generated tokens, shuffled words, and passages from WikiText. The default"
+    " is 0."
+)
 _STRATA_HELP = "Keep the traces themselves, too (a byte for each pair of tokens, head and layer)."
 _CORPUS_HELP = (
     "Count predicted tokens in this file of texts. By default they are counted in the data, or in up to 20,000"
@@ -85,6 +92,7 @@ _REFERENCE_HELP = (
     "A file of texts for means and resampled states, or data for the run's own first 100. By default they are made of"
     " sentences that come with jstrace."
 )
+_ALSO_DRAWN = ", generated tokens with a --temperature, --alter, random baselines and WikiText"
 _OWN_REFERENCE = 100
 """Texts of the run's own that are a reference."""
 
@@ -100,10 +108,10 @@ _data = functools.partial(typer.Option, rich_help_panel="Data and results")
 def run_command(
     data: Annotated[str, _data(metavar="DATA", help=_DATA_HELP)],
     out: Annotated[str, _data(metavar="FOLDER", help=_OUT_HELP)],
-    model: Annotated[str, _model(metavar="MODEL", help=MODEL_HELP)] = "smollm2",
+    model: ModelOption = "smollm2",
     revision: Annotated[list[str] | None, _model(metavar="NAME", help=_REVISION_HELP)] = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
@@ -114,12 +122,13 @@ def run_command(
     replace: Annotated[list[str] | None, _ranked(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
     score_replace: ScoreReplace = None,
     order: Annotated[list[str], _ranked(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
+    sizes: SizesOption = None,
     reference: Annotated[str | None, _ranked(metavar="FILE", help=_REFERENCE_HELP)] = None,
     selectivity: Annotated[int, _beside(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
-    words: Annotated[int, _data(min=1, metavar="N", help=_WORDS_HELP)] = 40,
-    count: Annotated[int, _data(min=1, metavar="N", help=_COUNT_HELP)] = 5000,
+    words: Annotated[int | None, _data(min=1, metavar="N", help=_WORDS_HELP)] = None,
+    count: Annotated[int | None, _data(min=1, metavar="N", help=_COUNT_HELP)] = None,
     corpus: Annotated[str | None, _data(metavar="FILE", help=_CORPUS_HELP)] = None,
-    seed: Annotated[int, _ranked(min=0, max=2**31 - 1, metavar="N", help=_SEED_HELP)] = 0,
+    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
     save_strata: Annotated[bool, _data("--save-strata", help=_STRATA_HELP)] = False,
     alter: Annotated[str | None, _data(metavar="shuffle", help=_ALTER_HELP)] = None,
     generate: Annotated[int, _data(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
@@ -139,29 +148,28 @@ def run_command(
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(
-        tuple(map(score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed,
+        tuple(map(score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed or 0,
         replacements=_listed(replace or ["zero"]), orders=_listed(order), selectivity=selectivity,
-        score_replace=None if score_replace is None else score_replace.value,
+        score_replace=None if score_replace is None else score_replace.value, sizes=sizes_of(sizes),
     )  # fmt: skip
+    of_wikitext = _check_passages(data, words, count)
+    draws = (of_wikitext, temperature > 0, alter is not None)
+    drawn = seed_of(seed, [*plan.scores, *plan.built_in_names], *draws, also=_ALSO_DRAWN)
     extras = checked_extras(runs.Extras(generate, temperature, geometry, repeats), selectivity=selectivity)
     _check_store(out)
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
-    rows = runs.read_data(data, n_words=words, count=count, seed=seed, corpus=corpus)
-    rows = rows if alter is None else runs.altered(rows, alter, seed=seed)
+    rows = _rows(data, {"n_words": words, "count": count}, drawn, corpus, alter)
     if replace is None and rows.has_counterfactuals:
         plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
+    if reference is not None and not plan.takes_reference and not plan.scored_under:  # an older run may have means
+        raise InputError("--reference has texts for --replace mean or resample; ablated edges carry none of them here")
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
-        n_inputs = len(rows.rows) * max(1, generate)
-        say(f"{n_inputs:,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
-        if selectivity:
-            say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
-                " predictions")  # fmt: skip
+        _announce(f"{len(rows.rows) * max(1, generate):,} inputs in {data}", selectivity, distributed=distributed)
     from jstrace.loading import describe
     from jstrace.scale.hosts import check_agreed
-    from jstrace.scale.programs import compile_seconds
 
     first = joined() if distributed else True
     check_agreed((model, revision, ignore_field, dtype, weights, mesh))
@@ -188,23 +196,56 @@ def run_command(
         return found
 
     for checkpoint in chosen:
-        try:
-            with (
-                contextlib.nullcontext(_go_on) if distributed else interruptible() as check,
-                compile_seconds() as compiled,
-                shown_progress(check, compiled, shown=first) as shown,
-            ):
-                done = runs.run(
-                    functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
-                    limit=limit, save_strata=save_strata, progress=shown.progress, on_save=shown.saved,
-                    on_batch=shown.batch, reference=texts, extras=extras,
-                    revision=checkpoint.label, place=checkpoint.place,
-                )  # fmt: skip
-        except KeyboardInterrupt as stopped:
-            sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
-            raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
+        run = functools.partial(
+            runs.run, functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
+            limit=limit, save_strata=save_strata, reference=texts, extras=extras, revision=checkpoint.label,
+            place=checkpoint.place,
+        )  # fmt: skip
+        done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
+
+
+def _rows(data: str, passages: dict[str, int | None], seed: int, corpus: str | None, alter: str | None) -> Data:
+    """The rows of the data, with what is said of passages of WikiText."""
+    from jstrace import runs
+
+    said: Any = {name: number for name, number in passages.items() if number is not None}
+    rows = runs.read_data(data, seed=seed, corpus=corpus, **said)
+    return rows if alter is None else runs.altered(rows, alter, seed=seed)
+
+
+def _announce(inputs: str, selectivity: int, *, distributed: bool) -> None:
+    """Say what comes next, and what a control costs."""
+    say(f"{inputs}; starting JAX{' with the other hosts' if distributed else ''}")
+    if selectivity:
+        say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
+            " predictions")  # fmt: skip
+
+
+def _resumable(run: Callable[..., Summary], out: str, *, shown: bool, alone: bool) -> Summary:
+    """Run with progress, and stop at a signal, where no other hosts have to stop, too."""
+    from jstrace.scale.programs import compile_seconds
+
+    try:
+        with (
+            interruptible() if alone else contextlib.nullcontext(_go_on) as check,
+            compile_seconds() as compiled,
+            shown_progress(check, compiled, shown=shown) as bar,
+        ):
+            return run(progress=bar.progress, on_save=bar.saved, on_batch=bar.batch)
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
+        raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
+
+
+def _check_passages(data: str, words: int | None, count: int | None) -> bool:
+    """Whether passages are drawn from WikiText, or a refusal of what is said of them where none are."""
+    from jstrace.runs.wikitext import WIKITEXT
+
+    if data not in WIKITEXT and (words, count) != (None, None):
+        raise InputError(f"--words and --count are for WikiText; for the first rows of {data} give --limit")
+    return data in WIKITEXT
 
 
 def _check_store(out: str) -> None:
@@ -219,36 +260,8 @@ def _check_store(out: str) -> None:
         stores.store_of(out)
 
 
-def check_model_fits(
-    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: bool
-) -> None:
-    """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
-
-    Raises:
-      InputError: with the mesh that would hold it.
-    """
-    import jax
-
-    from jstrace.loading import checked_dtype
-    from jstrace.pipeline.ask import Ask
-    from jstrace.pipeline.footprint import check_fits
-    from jstrace.scale.memory import total_bytes
-    from jstrace.scale.meshes import parse_mesh
-
-    device = jax.local_devices()[0]
-    room = None if device.platform == "cpu" else total_bytes(device)
-    if room is None:
-        return
-    over = 1 if mesh is None else parse_mesh(mesh).shape["model"]
-    shortest = max(1, min(len(row.text.split()) for row in rows.rows))
-    config, ask = described(), Ask(plan.sources, plan.cases, plan.sizes)
-    itemsize = checked_dtype(dtype.value).itemsize
-    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over, narrow=narrow)
-
-
 def _reference_texts(reference: str, data: Data) -> list[str]:
     """Of a file, or the run's own first ones."""
-    from jstrace.errors import InputError
     from jstrace.runs import read_data
 
     if reference == "data":

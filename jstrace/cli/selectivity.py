@@ -2,74 +2,89 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jstrace.cli.checks import check_reference, seed_of
 from jstrace.cli.options import (
-    MODEL_HELP,
-    REFERENCE_HELP,
+    ASKED,
+    RANKED,
+    SEED_RANGE,
     Dtype,
+    DtypeOption,
     IgnoreField,
+    JsonOption,
+    ModelOption,
     Order,
+    OrderOption,
+    ReferenceOption,
     Replace,
     ReplaceOption,
     Revision,
     ScoreReplace,
+    SizesOption,
     WeightsOption,
-    check_reference,
     load,
     score_of,
+    sizes_of,
 )
-from jstrace.cli.texts import read_texts
+from jstrace.cli.texts import one_text, read_texts
+from jstrace.errors import InputError
 
-_SCORE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient, ..., or the file of a scorer."
-_OTHERS_HELP = "A file of texts, a line each, whose predictions are the foreign targets, some three of them."
+_SCORE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient and others, or the file of a scorer."
+_OTHERS_HELP = "A file with a text on each line. The predictions of these texts, some three, are the foreign targets."
+_SEED_HELP = "The random seed of the score fitted. The default is 0."
+_asked, _ranked = (functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED))
 
 
 def selectivity_command(
-    text: Annotated[str, typer.Argument(help="The text.")],
-    others: Annotated[Path, typer.Option(help=_OTHERS_HELP)],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
+    text: Annotated[str, typer.Argument(help="The text whose next token is predicted.")],
+    others: Annotated[Path, _asked(metavar="FILE", help=_OTHERS_HELP)],
+    model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
-    score: Annotated[str, typer.Option(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
-    order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
+    score: Annotated[str, _ranked(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
+    order: OrderOption = Order.BEST_FIRST,
+    sizes: SizesOption = None,
     replace: ReplaceOption = Replace.ZERO,
     score_replace: ScoreReplace = None,
-    reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of what fits draw.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    reference: ReferenceOption = None,
+    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Does a trace show the input's computation, or what a mask can do? The same score is told other predictions.
 
     Where the text's own prediction is kept and those of other texts are not
-    reached, a trace says something of the input; where both are, nothing.
+    reached, a trace says something of the input. Where both are, it says nothing.
     """
-    (own,) = read_texts(text, None)
+    from jstrace.method.conditions import takes_passes
+
+    own = one_text(text)
+    chosen, shares = score_of(score), sizes_of(sizes)
+    if not takes_passes(chosen):
+        raise InputError(f"selectivity is for scores from gradients; {score} does not look at the prediction")
+    check_reference(reference is not None, [chosen], replace, score_replace)
+    drawn = seed_of(seed, [chosen])
     lines = [line.text for line in read_texts(None, others)]
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-    chosen = score_of(score)
-    check_reference(reference is not None, chosen, replace, score_replace)
     loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
-    from rich.console import Console
-
     import jstrace
+    from jstrace.pipeline.progress import bar
 
-    console = Console(stderr=True)
-    with console.status("scoring") as status:
+    with bar("scoring for each prediction (the first compiles)") as report:
         found = jstrace.selectivity(
-            loaded, own.text, lines, score=chosen, order=order.value, replace=replace.value,
-            score_replace=score_replace, reference=texts, seed=seed,
-            progress=lambda done, total: status.update(f"scoring: {done} of {total} predictions"),
+            loaded, own, lines, score=chosen, order=order.value, replace=replace.value, sizes=shares,
+            score_replace=score_replace, reference=texts, seed=drawn, progress=report,
         )  # fmt: skip
     scored = (score_replace or replace).value
     if as_json:
-        about = {"text": own.text, "replace": replace.value, "scored_under": scored, "told": list(found.told)}
+        about = {"text": own, "replace": replace.value, "scored_under": scored, "told": list(found.told)}
         rows = {"own": found.own.tolist(), "foreign": found.foreign.tolist()}
         typer.echo(json.dumps({**about, "sizes": [*found.sizes, 1.0], **rows, "peak": found.peak}))
         return

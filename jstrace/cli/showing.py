@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from jstrace.cli.checks import check_suffix
 from jstrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class Output:
         """Refuse what could not be written, before the work.
 
         Raises:
-          InputError: a path that cannot be written, one for two outputs, ``--save`` with ``--file``, or ``--kind``
-            without ``--top``.
+          InputError: a path that cannot be written or could not be read again, one for two outputs, ``--save`` with
+            ``--file``, or ``--kind`` without ``--top``.
         """
         if self.kind != "all" and not self.top:
             raise InputError("--kind says which edges --top lists; add --top 20")
@@ -47,6 +48,7 @@ class Output:
             return
         from jstrace.files import check_writable
 
+        check_suffix(self.save, ".npz")
         for path in (self.plot, self.save):
             if path is not None:
                 check_writable(path)
@@ -100,6 +102,7 @@ def _print(model: Model, result: Result, output: Output) -> None:
 
     if output.as_json:
         listed: dict[str, Any] = {"top": output.top, "kind": output.kind, "smallest": result.smallest}
+        listed["effects"] = result.effects
         typer.echo(json.dumps(records.as_json(*result[:3], word, **listed)))
         return
     typer.echo(_tables(model, result, output, word), nl=False, color=True)  # rich has decided on colours

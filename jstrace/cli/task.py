@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -10,7 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, SCORE_HELP, Dtype, IgnoreField, Revision, WeightsOption, load, score_of
+from jstrace.cli.checks import check_suffix, seed_of
+from jstrace.cli.options import (
+    ASKED,
+    PRINTED,
+    RANKED,
+    SCORE_HELP,
+    SEED_RANGE,
+    Dtype,
+    DtypeOption,
+    IgnoreField,
+    JsonOption,
+    ModelOption,
+    Revision,
+    SizesOption,
+    WeightsOption,
+    load,
+    score_of,
+    sizes_of,
+)
 from jstrace.errors import InputError
 from jstrace.files import read_text
 
@@ -19,25 +38,34 @@ if TYPE_CHECKING:
     from jstrace.pipeline.tasks.prompts import Pair
 
 _FILE_HELP = (
-    "JSON lines: clean, counterfactual, answer, rival, and roles if you like; with --template the values of its fields."
+    "A file of JSON lines with clean, counterfactual, answer, rival and, if you like, roles. With --template each line"
+    " has the values of the template's fields."
 )
 _TEMPLATE_HELP = 'A text with fields, such as "When {S1} and {IO} met, {S2} called".'
+_HELD_HELP = "The share of pairs that the circuit is judged on and not found in. 0 judges it on none."
+_SEED_HELP = (
+    "The random seed of the choice of held-out pairs, of the random order, and of scores that draw. The default is 0."
+)
 _FIELDS = ("clean", "counterfactual", "answer", "rival")
+_asked, _ranked, _printed = (
+    functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED, PRINTED)
+)
 
 
 def task_command(
     file: Annotated[Path, typer.Argument(help=_FILE_HELP)],
-    template: Annotated[str | None, typer.Option(help=_TEMPLATE_HELP)] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
+    template: Annotated[str | None, _asked(metavar="TEXT", help=_TEMPLATE_HELP)] = None,
+    held_out: Annotated[float, _asked(metavar="SHARE", help=_HELD_HELP)] = 0.5,
+    model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
-    score: Annotated[str, typer.Option(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
-    held_out: Annotated[float, typer.Option(help="The share of pairs that the circuit is judged on.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed of the pairs that are held out.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the circuit into this .npz file.")] = None,
+    score: Annotated[str, _ranked(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
+    sizes: SizesOption = None,
+    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
+    as_json: JsonOption = False,
+    save: Annotated[Path | None, _printed(metavar="FILE", help="Write the circuit into this .npz file.")] = None,
 ) -> None:
     """Find one circuit in many prompts of a task, and judge it on pairs that were held out.
 
@@ -45,23 +73,27 @@ def task_command(
     table shows, by size, how much of the answer's lead the circuit recovers,
     beside each pair's own trace, a random order and the exchanged pairs.
     """
-    chosen, rows = score_of(score), read_pairs(file, template)
+    chosen, shares = score_of(score), sizes_of(sizes)
+    if not 0 <= held_out < 1:
+        raise InputError(f"--held-out {held_out:g}: expected a share of the pairs, from 0 to below 1, such as 0.5")
+    drawn = seed_of(seed, [chosen], held_out > 0, also=" and for --held-out")
+    check_suffix(save, ".npz")
     if save is not None:
         from jstrace.files import check_writable
 
         check_writable(save)
+    rows = read_pairs(file, template)
     loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
-    from rich.console import Console
-
     import jstrace
+    from jstrace.pipeline.progress import bar
     from jstrace.pipeline.tasks.prompts import prompt_of
 
     for where, pair in rows:
         prompt_of(loaded, pair, where)
-    with Console(stderr=True).status("tracing pairs") as status:
+    with bar("tracing and judging pairs (the first compiles)") as report:
         circuit = jstrace.task(
-            loaded, [pair for _, pair in rows], score=chosen, held_out=held_out, seed=seed,
-            progress=lambda done, total: status.update(f"tracing pairs: {done} of {total} passes over prompts"),
+            loaded, [pair for _, pair in rows], score=chosen, held_out=held_out, sizes=shares, seed=drawn,
+            progress=report,
         )  # fmt: skip
     if save is not None:
         circuit.save(save)
@@ -93,9 +125,19 @@ def read_pairs(file: Path, template: str | None) -> list[tuple[str, Pair]]:
         if missing or not set(value) <= {*_FIELDS, "roles"}:
             expected = f"{', '.join(_FIELDS)}, and roles or nothing else; for fields of a text give --template"
             raise InputError(f"{where}fields {', '.join(value)}: expected {expected}")
-        if not isinstance(value.get("roles", {}), dict):
-            raise InputError(f"{where}roles: expected a start and an end for each name")
+        _check_kinds(where, value)
     return [(where, Pair(**value)) for where, value in values.items()]
+
+
+def _check_kinds(where: str, row: dict[str, Any]) -> None:
+    """Refuse values of a pair that are no text, token ids or roles, with the name of the field."""
+    for name in _FIELDS:
+        single = name in ("answer", "rival")
+        if not isinstance(row[name], str | (int if single else list)) or isinstance(row[name], bool):
+            expected = "a word, or its token id" if single else "a text, or a list of token ids"
+            raise InputError(f"{where}{name} is {json.dumps(row[name])[:60]}, expected {expected}")
+    if not isinstance(row.get("roles", {}), dict):
+        raise InputError(f"{where}roles: expected a start and an end for each name")
 
 
 def _of_template(template: str, row: dict[str, Any], where: str) -> Pair:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
+_ENDINGS = (".txt", ".tsv", ".csv", ".json", ".jsonl", ".parquet", ".npz", ".html", ".gguf")
+
+
 class Line(NamedTuple):
     """A text and what to call it in errors."""
 
@@ -24,32 +28,55 @@ class Line(NamedTuple):
 
 
 def read_texts(text: str | None, file: Path | None) -> list[Line]:
-    """The one text, with a hint where it is the name of something on disk, or the lines of a file that hold any text.
+    """The one text, or the lines of a file that hold any text.
 
     Raises:
-      InputError: neither or both of the two, or no text in them; a file that is none, cannot be read or is binary.
+      InputError: neither or both of the two, or no text in them; a text that is the name of a file; a file that is
+        none, cannot be read or is binary.
     """
     if (text is None) == (file is None):
         raise InputError("pass either a text or --file")
     if file is not None:
         return _lines(file)
     assert text is not None
+    named = shlex.quote(text)
+    lines = f"jstrace trace --file {named} traces its lines"
+    return [Line(one_text(text, lines, f"printf %s {named} | jstrace trace --file - traces the name"), "")]
+
+
+def one_text(text: str, *advice: str) -> str:
+    """A text that is not empty, and that is not the name of a file.
+
+    Args:
+      text: of the command line.
+      advice: what to do where it is one; by default how a shell reads it.
+
+    Raises:
+      InputError: it is empty, is the name of a file or of a folder by its path, or ends as names of files do.
+    """
     if not text.strip():
         raise InputError("the text is empty; a trace needs at least one token")
-    _hint(text)
-    return [Line(text, "")]
+    kind = _kind(text)
+    if kind == "file":
+        told = "; ".join(advice or [f'"$(cat {shlex.quote(text)})" is the text in it'])
+        raise InputError(f"{text} is a file, and a text is expected: {told}")
+    if kind is not None:
+        raise InputError(f"{text} is {kind}, and a text is expected{f'; {advice[-1]}' if advice else ''}")
+    return text
 
 
-def _hint(text: str) -> None:
-    """Say so where a text looks like a mistake; it is traced all the same."""
+def _kind(text: str) -> str | None:
+    """What a text is the name of: a file, a folder by its path, or a file that is not there."""
     try:
         path = Path(text)
         if path.is_file():
-            sys.stderr.write(f"jstrace: {text} is a file; its name is traced here, its lines with --file {text}\n")
-        elif path.is_dir():
-            sys.stderr.write(f"jstrace: {text} is a folder; its name is traced here, a file's lines with --file\n")
+            return "file"
+        if os.sep in text and path.is_dir():
+            return "a folder"
+        missing = path.suffix in _ENDINGS and not any(map(str.isspace, text))
+        return "the name of a file that is not there" if missing else None
     except (OSError, ValueError):  # a text too long for a name, or one that holds a zero byte
-        return
+        return None
 
 
 def _lines(file: Path) -> list[Line]:

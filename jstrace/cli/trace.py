@@ -10,40 +10,41 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jstrace.cli import showing
+from jstrace.cli.checks import check_masks, check_pair, check_reference, check_score_replace, seed_of
 from jstrace.cli.computing import Asked, chunks
 from jstrace.cli.hosting import by_first, joined
 from jstrace.cli.options import (
     ASKED,
-    DTYPE_HELP,
-    MODEL,
-    MODEL_HELP,
     PRINTED,
     RANKED,
-    REFERENCE_HELP,
     REPEATS_HELP,
-    SCORE_HELP,
+    SEED_RANGE,
     Ablate,
     Answer,
     Counterfactual,
     Distributed,
     Dtype,
+    DtypeOption,
     IgnoreField,
     InsteadOf,
     Kind,
     MeshText,
+    ModelOption,
     Order,
+    OrderOption,
+    ReferenceOption,
     Replace,
     ReplaceOption,
     Revision,
+    ScoreOption,
     ScoreReplace,
+    SizesOption,
     WeightsOption,
-    check_pair,
-    check_reference,
-    check_replaceable,
     load,
     metric_of,
     score_of,
     several_tokens,
+    sizes_of,
 )
 from jstrace.cli.room import check_text_fits
 from jstrace.cli.texts import Line, read_texts, token_rows
@@ -54,35 +55,39 @@ if TYPE_CHECKING:
     from jstrace.models import Model
 
 
-_TOP_HELP = "List the first N edges of the search. With --answer, list the N heads and MLPs of largest effect on it."
+_TOP_HELP = (
+    "List the first N edges of the search. With --answer and no --kind, list the N heads and MLPs of largest effect on"
+    " it."
+)
 _KIND_HELP = "With --top, list edges of this kind. For attention, count them by head and by source token, too."
 _TEXT_HELP = "The text whose next token is predicted."
-_SEED_HELP = "The random seed of the scores random, random-nodes and fitted."
+_SEED_HELP = "The random seed of the scores random, random-nodes and fitted. The default is 0."
 _FILE_HELP = "Trace each line of this UTF-8 file (- is standard input)."
-_model, _ranked, _printed = (functools.partial(typer.Option, rich_help_panel=each) for each in (MODEL, RANKED, PRINTED))
+_ranked, _printed = (functools.partial(typer.Option, rich_help_panel=each) for each in (RANKED, PRINTED))
 
 
 def trace_command(
     text: Annotated[str | None, typer.Argument(help=_TEXT_HELP)] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=ASKED, help=_FILE_HELP)] = None,
-    model: Annotated[str, _model(metavar="MODEL", help=MODEL_HELP)] = "smollm2",
+    model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, _model(help=DTYPE_HELP)] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
     ablate: Annotated[Ablate, _ranked(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
     pre_softmax: Annotated[bool, _ranked("--pre-softmax", help="Mask attention before its softmax.")] = False,
-    score: Annotated[str, _ranked(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
-    order: Annotated[Order, _ranked(help="How scores become traces.")] = Order.BEST_FIRST,
+    score: ScoreOption = "l1",
+    order: OrderOption = Order.BEST_FIRST,
+    sizes: SizesOption = None,
     replace: ReplaceOption = Replace.ZERO,
     counterfactual: Counterfactual = None,
     answer: Answer = None,
     instead_of: InsteadOf = None,
     score_replace: ScoreReplace = None,
-    reference: Annotated[Path | None, _ranked(metavar="FILE", help=REFERENCE_HELP)] = None,
-    seed: Annotated[int, _ranked(min=0, max=2**31 - 1, metavar="N", help=_SEED_HELP)] = 0,
+    reference: ReferenceOption = None,
+    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
     repeats: Annotated[int, _ranked(min=0, metavar="N", help=REPEATS_HELP)] = 0,
     top: Annotated[int, _printed(min=0, metavar="N", help=_TOP_HELP)] = 0,
     kind: Annotated[Kind, _printed(help=_KIND_HELP)] = Kind.ALL,
@@ -100,11 +105,12 @@ def trace_command(
     lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
-    chosen = score_of(score)
-    check_reference(reference is not None, chosen, replace, score_replace)
-    check_replaceable(pre_softmax, replace)
+    chosen, shares = score_of(score), sizes_of(sizes)
     check_pair(counterfactual, replace, pre_softmax=pre_softmax, of_file=file is not None)
-    metric = metric_of(answer, instead_of)
+    check_score_replace(score_replace, [chosen])
+    check_reference(reference is not None, [chosen], replace, score_replace, paired=counterfactual is not None)
+    check_masks(pre_softmax=pre_softmax, ablate=ablate, replace=replace)
+    drawn, metric = seed_of(seed, [chosen]), metric_of(answer, instead_of)
     from jstrace.method.conditions import checked_repeats
 
     again = checked_repeats(repeats)
@@ -116,14 +122,14 @@ def trace_command(
     loaded = load(model, dtype.value, revision, wanted, weights=weights, ignore_fields=ignore_field, quiet=not first)
     several = several_tokens(loaded, answer, instead_of)
     asked = Asked(
-        chosen, seed, ablate.value, pre_softmax, order.value, replace.value, score_replace, texts,
-        counterfactual, metric, components=top > 0 and metric is not None and several is None, answer=several,
-        repeats=again,
+        chosen, drawn, ablate.value, pre_softmax, shares, order.value, replace.value, score_replace, texts,
+        counterfactual, metric, components=top > 0 and kind is Kind.ALL and metric is not None and several is None,
+        answer=several, repeats=again,
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, weights, mesh, asked))
     curves = []
-    with contextlib.closing(chunks(loaded, lines, rows, asked)) as found:
+    with contextlib.closing(chunks(loaded, lines, rows, asked, shown=first)) as found:
         for results in found:
             by_first(first, functools.partial(showing.show, loaded, results, output))
             curves += [(result.text, result.evaluation) for result in results]

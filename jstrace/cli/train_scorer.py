@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import warnings
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from jstrace.cli.options import MODEL_HELP, Dtype, IgnoreField, Revision, WeightsOption, check_installed, load
+from jstrace.cli.checks import check_installed, check_suffix
+from jstrace.cli.options import (
+    SEED_RANGE,
+    Dtype,
+    DtypeOption,
+    IgnoreField,
+    ModelOption,
+    Revision,
+    WeightsOption,
+    load,
+)
+from jstrace.errors import InputError
 
-if TYPE_CHECKING:
-    from jstrace.pipeline.features import FitProgress
-
-_DATA_HELP = "Texts of the kind that will be traced: wikitext-2, or a .tsv, .jsonl, .parquet or .txt file, as for runs."
+_DATA_HELP = (
+    "Texts of the kind that you will trace: wikitext-2, or a .tsv, .jsonl, .parquet or .txt file, as for jstrace run."
+)
+_OUT_HELP = "The .safetensors file to write. Give it to jstrace trace --score."
+_LIMIT_HELP = "Fit to the first N texts, at least 4."
+_NAME_HELP = "What tables call the score. By default it is the file's name."
 _FEATURES_HELP = (
-    "What it reads of an edge: activations (one forward pass), gradient (also one gradient) or rounds (also what rounds"
-    " of gradients find)."
+    "What the score reads of an edge: activations (one forward pass), gradient (one gradient, too) or rounds (what"
+    " rounds of gradients find, too)."
+)
+_REPLACE_HELP = (
+    "What ablated edges carry during the fit: zero, mean or resample. Of several, separated by commas, one is drawn for"
+    " each text of a step."
 )
 _REFERENCE_HELP = (
-    "A file of texts, read as --data is, that means are made of; by default sentences that come with jstrace."
+    "A file of texts for means, in the formats of --data. By default they are made of sentences that come with jstrace."
 )
-_REPLACE_HELP = "What ablated edges carry while it is fitted, drawn anew each time: zero, mean, resample; with commas."
+_STEPS_HELP = "Take N steps of Adam, with two texts each."
+_SEED_HELP = "The random seed of the texts and the replacements that steps draw."
+_SHARED_HELP = "Fit one number for all layers and heads, so that the score serves any model."
+_data, _fit = (functools.partial(typer.Option, rich_help_panel=each) for each in ("Data and result", "The fit"))
 
 
 class Features(StrEnum):
@@ -36,69 +55,62 @@ class Features(StrEnum):
 
 
 def train_scorer_command(
-    data: Annotated[str, typer.Option(help=_DATA_HELP)],
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smollm2",
+    data: Annotated[str, _data(metavar="DATA", help=_DATA_HELP)],
+    out: Annotated[Path, _data(metavar="FILE", help=_OUT_HELP)],
+    model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
-    limit: Annotated[int, typer.Option(min=4, help="Texts, at most: the first of them.")] = 32,
-    features: Annotated[Features, typer.Option(help=_FEATURES_HELP)] = Features.ROUNDS,
-    replace: Annotated[str, typer.Option(metavar="zero,mean,resample", help=_REPLACE_HELP)] = "mean,resample",
-    reference: Annotated[Path | None, typer.Option(help=_REFERENCE_HELP)] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam; each takes two texts.")] = 240,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of all draws.")] = 0,
-    name: Annotated[str | None, typer.Option(help="What tables call it; by default the file's name.")] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="One number for all layers and heads, so that it serves any model.")
-    ] = False,
+    limit: Annotated[int, _data(min=4, metavar="N", help=_LIMIT_HELP)] = 32,
+    name: Annotated[str | None, _data(metavar="NAME", help=_NAME_HELP)] = None,
+    features: Annotated[Features, _fit(help=_FEATURES_HELP)] = Features.ROUNDS,
+    replace: Annotated[str, _fit(metavar="zero,mean,resample", help=_REPLACE_HELP)] = "mean,resample",
+    reference: Annotated[Path | None, _fit(metavar="FILE", help=_REFERENCE_HELP)] = None,
+    steps: Annotated[int, _fit(min=1, metavar="N", help=_STEPS_HELP)] = 240,
+    seed: Annotated[int, _fit(help=_SEED_HELP, **SEED_RANGE)] = 0,
+    shared: Annotated[bool, _fit("--shared", help=_SHARED_HELP)] = False,
 ) -> None:
     """Learn from texts which edges a prediction needs: an edge score for trace and run --score FILE."""
     check_installed()
-    import jstrace
-    from jstrace.errors import InputError
     from jstrace.files import check_writable
-    from jstrace.pipeline.fitting import check_name
-    from jstrace.runs import read_data
 
-    if out.suffix != ".safetensors":
-        raise InputError(f"{out}: expected a file that ends in .safetensors")
+    check_suffix(out, ".safetensors")
     called = out.stem if name is None else name
-    try:
-        check_name(called)
-    except InputError as error:
-        raise InputError(f"{error}; give another --name") from error
+    names = _checked(called, replace, reference)
     check_writable(out)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of next words, which are not needed here
-        texts = [row.text for row in read_data(data).rows[:limit]]
-        others = None if reference is None else [row.text for row in read_data(str(reference)).rows]
-    names = tuple(name.strip() for name in replace.split(",") if name.strip())
+    texts = _texts(data)[:limit]
+    others = None if reference is None else _texts(str(reference))
     loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
-    with _shown() as progress:
+    import jstrace
+    from jstrace.pipeline.progress import fit_reported
+
+    with fit_reported(True) as report:
         scorer = jstrace.train_scorer(
             loaded, texts, features=features.value, replace=names, reference=others, steps=steps, seed=seed,
-            shared=shared, name=called, progress=progress,
+            shared=shared, name=called, progress=report,
         )  # fmt: skip
     scorer.save(out)
     typer.echo(f"{out}: {scorer.coefficients.count:,} numbers from {len(texts)} texts in {steps} steps")
 
 
-@contextlib.contextmanager
-def _shown() -> Iterator[FitProgress]:
-    """A bar on standard error for the texts' features, and one for the steps, with the last loss."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _checked(called: str, replace: str, reference: Path | None) -> tuple[str, ...]:
+    """What ablated edges carry, where that, the score's name and the reference make sense."""
+    from jstrace.pipeline.fitting import check_name, checked_names
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        texts, steps = (bar.add_task(name, total=None) for name in ("features of the texts", "fitting"))
+    try:
+        check_name(called)
+    except InputError as error:
+        raise InputError(f"{error}; give another --name") from error
+    names = checked_names(tuple(name.strip() for name in replace.split(",") if name.strip()))
+    if reference is not None and names == ("zero",):
+        raise InputError("--reference has texts for means; give --replace mean or resample, too, or leave it out")
+    return names
 
-        def progress(done: int, total: int, loss: float | None) -> None:
-            if loss is None:
-                bar.update(texts, completed=done, total=total)
-            else:
-                bar.update(steps, completed=done, total=total, description=f"fitting, KL {loss:.3f} nats")
 
-        yield progress
+def _texts(data: str) -> list[str]:
+    from jstrace.runs import read_data
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of next words, which are not needed here
+        return [row.text for row in read_data(data).rows]

@@ -12,29 +12,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jstrace.cli.checks import check_installed, check_of_model, check_pair, check_score_replace, check_suffix
 from jstrace.cli.options import (
+    ASKED,
+    MODEL,
     MODEL_HELP,
-    REFERENCE_HELP,
-    SCORE_HELP,
+    PRINTED,
+    RANKED,
     Answer,
     Counterfactual,
     Dtype,
+    DtypeOption,
     IgnoreField,
     InsteadOf,
     Order,
+    OrderOption,
+    ReferenceOption,
     Replace,
     ReplaceOption,
     Revision,
+    ScoreOption,
     ScoreReplace,
+    SizesOption,
     WeightsOption,
-    check_installed,
-    check_pair,
     load,
     metric_of,
     score_of,
     several_tokens,
+    sizes_of,
 )
-from jstrace.cli.texts import read_texts
+from jstrace.cli.texts import one_text, read_texts
+from jstrace.errors import InputError
 
 if TYPE_CHECKING:
     from jstrace.models import Model
@@ -42,14 +50,19 @@ if TYPE_CHECKING:
     from jstrace.pipeline.effects import Effects
     from jstrace.show.page import Page
 
-_WHAT_HELP = "A text, an .npz file of jstrace trace --save, or the folder of a jstrace run --save-strata, with --input."
-_INPUT_HELP = "Of a run: the index of the input."
-_CONDITION_HELP = (
-    "Of a run: a condition such as l1/all, or a kind of traces such as l1; several times, those of two kinds beside"
-    " each other. By default the run's first."
+_WHAT_HELP = (
+    "A text, an .npz file of jstrace trace --save, or, with --input, the folder of a jstrace run --save-strata."
 )
-_VIEWED_MODEL_HELP = f"{MODEL_HELP} By default smollm2; of a run only for texts of tokens that the run does not have."
+_INPUT_HELP = "The index of the input, where a run is viewed."
+_CONDITION_HELP = (
+    "A condition of the viewed run such as l1/all, or a kind of traces such as l1. Give two to see those of two kinds"
+    " beside each other. The default is the run's first."
+)
+_VIEWED_MODEL_HELP = f"{MODEL_HELP} The default is smollm2. A run needs it only for the texts of tokens that it lacks."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
+_asked, _ranked, _printed = (
+    functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED, PRINTED)
+)
 CARRIED = {
     "zero": "zeros",
     "mean": "means",
@@ -76,6 +89,7 @@ class _Asked:
 
     scores: list[Any]
     order: str
+    sizes: tuple[float, ...]
     replace: str
     score_replace: str | None
     reference: list[str] | None
@@ -85,47 +99,48 @@ class _Asked:
     def traced(self, model: Model, text: Any, score: Any, **options: Any) -> Trace:
         """The trace of one score."""
         import jstrace
-        from jstrace.method.conditions import takes_passes
+        from jstrace.method.conditions import REPLACEMENTS, takes_passes
 
-        options |= {"score_replace": self.score_replace} if takes_passes(score) else {}
-        options |= {"order": self.order, "reference": self.reference, "metric": self.metric}
-        paired = self.counterfactual is not None
+        passes, paired = takes_passes(score), self.counterfactual is not None
+        options = {"sizes": self.sizes, "order": self.order, "metric": self.metric, **options}
+        options |= {"score_replace": self.score_replace} if passes else {}
         options |= {"counterfactual": self.counterfactual} if paired else {"replace": self.replace}
+        carried = {options.get("replace"), options.get("score_replace")}
+        options |= {"reference": self.reference} if carried & {*REPLACEMENTS[1:]} else {}
         return jstrace.trace(model, text, score=score, **options)
 
 
 def view_command(
     what: Annotated[str, typer.Argument(help=_WHAT_HELP)],
-    out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("trace.html"),
-    model: Annotated[str | None, typer.Option(help=_VIEWED_MODEL_HELP)] = None,
+    out: Annotated[Path, _printed(metavar="FILE", help="The .html file to write.")] = Path("trace.html"),
+    model: Annotated[str | None, typer.Option(metavar="MODEL", rich_help_panel=MODEL, help=_VIEWED_MODEL_HELP)] = None,
     revision: Revision = None,
     ignore_field: IgnoreField = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and residual stream.")] = Dtype.FLOAT32,
+    dtype: DtypeOption = Dtype.FLOAT32,
     weights: WeightsOption = None,
-    score: Annotated[str, typer.Option(metavar="l1|rounds|learned|...", help=SCORE_HELP)] = "l1",
-    against: Annotated[str | None, typer.Option(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
-    order: Annotated[Order, typer.Option(help="How scores become traces.")] = Order.BEST_FIRST,
+    score: ScoreOption = "l1",
+    against: Annotated[str | None, _ranked(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
+    order: OrderOption = Order.BEST_FIRST,
+    sizes: SizesOption = None,
     replace: ReplaceOption = Replace.ZERO,
     counterfactual: Counterfactual = None,
     answer: Answer = None,
     instead_of: InsteadOf = None,
     score_replace: ScoreReplace = None,
-    reference: Annotated[Path | None, typer.Option(help=REFERENCE_HELP)] = None,
-    index: Annotated[int | None, typer.Option("--input", min=0, help=_INPUT_HELP)] = None,
-    condition: Annotated[list[str] | None, typer.Option(help=_CONDITION_HELP)] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    reference: ReferenceOption = None,
+    index: Annotated[int | None, _asked("--input", min=0, metavar="N", help=_INPUT_HELP)] = None,
+    condition: Annotated[list[str] | None, _asked(metavar="NAME", help=_CONDITION_HELP)] = None,
+    show: Annotated[bool, _printed("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """See how a prediction comes back: the graph at every size, what is predicted there, and the curves.
 
     The page is one file that needs no server and no network.
     """
-    from jstrace.errors import InputError
     from jstrace.files import check_writable
 
-    if out.suffix not in (".html", ".htm"):
-        raise InputError(f"{out}: expected a file that ends in .html")
+    check_suffix(out, ".html", ".htm")
     check_writable(out)
-    asked = {"--score": score != "l1", "--order": order != Order.BEST_FIRST}
+    asked = {"--score": score != "l1", "--order": order != Order.BEST_FIRST, "--sizes": sizes is not None}
     asked |= {"--replace": replace != Replace.ZERO, "--score-replace": score_replace is not None}
     asked |= {"--against": against is not None, "--reference": reference is not None}
     asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
@@ -136,6 +151,8 @@ def view_command(
     page: Page
     if _is_run(what, index):
         chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
+        if model is None:
+            check_of_model(revision, ignore_field, dtype, weights)
         page = _of_run(what, chosen, condition or [], None if model is None else loaded)
     elif index is not None or condition:
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
@@ -144,8 +161,10 @@ def view_command(
             _check_of_trace(what, asked, against)
         check_pair(counterfactual, replace, pre_softmax=False, of_file=False)
         metric, scores = metric_of(answer, instead_of), [score_of(name) for name in (score, against) if name]
+        check_score_replace(score_replace, scores)
         texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-        how = _Asked(scores, order.value, replace.value, score_replace, texts, counterfactual, metric)
+        shares = sizes_of(sizes)
+        how = _Asked(scores, order.value, shares, replace.value, score_replace, texts, counterfactual, metric)
         page = _of_text(what, how, loaded)
     page.save(out)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
@@ -160,8 +179,6 @@ def _is_run(what: str, index: int | None) -> bool:
 
 def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
     """The index, unless it is missing or something is asked that a run has settled."""
-    from jstrace.errors import InputError
-
     if index is None:
         raise InputError(f"{folder} is the folder of a run: give --input N for one of its inputs")
     if others:
@@ -171,11 +188,9 @@ def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
 
 def _check_of_trace(file: str, asked: dict[str, bool], against: str | None) -> None:
     """Refuse what the trace in a file has settled; an order is of the trace beside it."""
-    from jstrace.errors import InputError
-
     if asked["--score"]:
         raise InputError(f"--score: the trace in {file} is made; --against has another score beside it")
-    settled = ["--replace", "--score-replace", "--counterfactual", "--answer", "--instead-of"]
+    settled = ["--replace", "--score-replace", "--counterfactual", "--answer", "--instead-of", "--sizes"]
     settled += [] if against else ["--order"]
     given = next((name for name in settled if asked[name]), None)
     if given is not None:
@@ -196,7 +211,6 @@ def _of_run(folder: str, index: int, conditions: list[str], loaded: Callable[[],
 
 def _check_made_by(folder: str, model: Model) -> None:
     """Refuse another model than the run's, whose tokens may have other texts."""
-    from jstrace.errors import InputError
     from jstrace.runs.manifest import read_manifest
 
     told = read_manifest(Path(folder))
@@ -206,12 +220,9 @@ def _check_made_by(folder: str, model: Model) -> None:
 
 def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
     """The page of a text, or of the trace in a file, which settles what is beside it, too."""
-    from jstrace.errors import InputError
-
     saved = _saved(what)
     if saved is None:
-        (line,) = read_texts(what, None)
-        what = line.text
+        what = one_text(what)
     else:
         asked = _settled(asked, saved)
         if saved.replace not in CARRIED:
@@ -222,7 +233,10 @@ def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
     several = several_tokens(model, getattr(asked.metric, "answer", None) if saved is None else None, None)
     if several is not None:
         raise InputError(f"--answer {several!r} is several tokens, and the page is of one: give it to jstrace trace")
-    return _page(model, _traces(model, what, asked, saved), asked)
+    from jstrace.pipeline.progress import bar
+
+    with bar("tracing and evaluating"):
+        return _page(model, _traces(model, what, asked, saved), asked)
 
 
 def _settled(asked: _Asked, saved: Trace) -> _Asked:

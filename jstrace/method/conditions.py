@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jstrace.errors import InputError
+from jstrace.errors import InputError, did_you_mean
 from jstrace.method.graph.sizes import NO_EDGE
 
 GRADIENTS = ("gradient", "integrated", "l1*gradient", "relp", "l1*relp", "rounds", "learned", "fitted")
@@ -25,9 +25,9 @@ SCORE_NAMES = ("l1", "l2", "ifr", "cosine", *RANDOM, *GRADIENTS)
 """The kinds of edge scores (sections 2 and 8 of the method)."""
 
 REPLACEMENTS = ("zero", "mean", "resample")
+"""What ablated edges carry, by name (section 8): nothing, means over reference texts, or the states of another text."""
 COUNTERFACTUAL = "counterfactual"
 """What ablated edges carry, by name, where they carry the states of each input's own counterfactual."""
-"""What ablated edges carry, by name (section 8): nothing, means over reference texts, or the states of another text."""
 
 ORDERS = ("best-first", "score")
 """How scores become traces: by best-first search from the output, so that they stay connected, or by rank alone."""
@@ -35,8 +35,9 @@ ORDERS = ("best-first", "score")
 ABLATIONS = ("all", "residual+mlp")
 """Which edges masks act on: all, or all but attention."""
 
-
 NO_GRADIENTS = "score_replace is for scores from gradients; the others do not look at what ablated edges carry"
+
+NO_TEXTS = "reference has texts for replace mean or resample: say which, as ablated edges carry zero else"
 
 NAMES = r"[\w*+-]+"
 """What edge scores can be called."""
@@ -152,6 +153,11 @@ def takes_passes(score: Any) -> bool:
     return score in GRADIENTS if isinstance(score, str) else hasattr(score, "edge_scores")
 
 
+def takes_seed(score: Any) -> bool:
+    """Whether a built-in score draws anything; what one of the caller's own does is not known."""
+    return score in (*RANDOM, "fitted") if isinstance(score, str) else bool(getattr(score, "draws", False))
+
+
 def name_of(score: Any) -> str:
     """What tables call an edge score."""
     return score if isinstance(score, str) else str(getattr(score, "name", type(score).__name__))
@@ -193,14 +199,14 @@ def checked_score(score: Any) -> Any:
     Raises:
       InputError: a name that is not known, with those there are; or what cannot score edges, or be hashed.
     """
+    known = ", ".join(SCORE_NAMES)
     if isinstance(score, str):
         if score not in SCORE_NAMES:
-            raise InputError(f"score {score!r} is not known; expected one of {', '.join(SCORE_NAMES)}")
+            raise InputError(f"score {score!r} is not known; expected one of {known}{did_you_mean(score, SCORE_NAMES)}")
         return score
     methods = all(callable(getattr(score, name, None)) for name in ("vector", "attention"))
     methods = methods or callable(getattr(score, "edge_scores", None))
     if not methods or isinstance(score, type):
-        known = ", ".join(SCORE_NAMES)
         raise InputError(
             f"score is {score!r:.80}; expected one of {known}, or an object with vector and attention"
             " (jstrace.Score) or with edge_scores (jstrace.GradientScore); for scores that are there already, use"
@@ -230,23 +236,23 @@ def _is_built_in(score: Any) -> bool:
 
 def checked_ablation(ablate: str) -> str:
     """The name, or an ``InputError`` that lists those there are."""
-    if ablate not in ABLATIONS:
-        raise InputError(f"ablate = {ablate!r}, expected one of {', '.join(ABLATIONS)}")
-    return ablate
+    return _one_of("ablate", ablate, ABLATIONS)
 
 
 def checked_order(order: str) -> str:
     """The name, or an ``InputError`` that lists those there are."""
-    if order not in ORDERS:
-        raise InputError(f"order = {order!r}, expected one of {', '.join(ORDERS)}")
-    return order
+    return _one_of("order", order, ORDERS)
 
 
 def checked_replace(replace: Any, what: str = "replace") -> str:
     """The name, or an ``InputError`` that lists those there are."""
-    if replace not in REPLACEMENTS:
-        raise InputError(f"{what} = {replace!r}, expected one of {', '.join(REPLACEMENTS)}")
-    return str(replace)
+    return _one_of(what, replace, REPLACEMENTS)
+
+
+def _one_of(what: str, name: Any, known: Sequence[str]) -> str:
+    if name not in known:
+        raise InputError(f"{what} = {name!r}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return str(name)
 
 
 def checked_frozen(frozen: Sequence[str]) -> tuple[str, ...]:

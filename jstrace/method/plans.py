@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jstrace.errors import InputError
+from jstrace.errors import InputError, did_you_mean
 from jstrace.method.conditions import (
     ABLATIONS,
     COUNTERFACTUAL,
@@ -183,7 +183,8 @@ def _check_names(what: str, given: Any, known: Sequence[str]) -> None:
         raise InputError(f"{what} {twice[0]!r} is there twice, expected each once; scorers have names of their own")
     unknown = [name for name in given if name not in known]
     if unknown or len(set(given)) != len(given) or (not given and what != "baselines"):
-        raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once")
+        near = did_you_mean(unknown[0], known) if unknown else ""
+        raise InputError(f"{what} {','.join(given)!r}: expected some of {', '.join(known)}, each once{near}")
 
 
 def _check_scores(given: Any) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import COUNTERFACTUAL, NO_GRADIENTS, REPLACEMENTS, Condition, checked_ablation
+from jstrace.method.conditions import (
+    COUNTERFACTUAL,
+    NO_GRADIENTS,
+    NO_TEXTS,
+    REPLACEMENTS,
+    Condition,
+    checked_ablation,
+)
 from jstrace.models import InputError, Model
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
@@ -35,29 +42,16 @@ class Under:
             raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
         name, replacing = named(model, self.replace, texts)
         name, mark = (COUNTERFACTUAL, "") if self.paired else (name, replacing.mark(name))
+        if texts is not None and self.replace is None and scored is None:
+            raise InputError(NO_TEXTS)
         if not passes:
             if scored is not None:
                 raise InputError(NO_GRADIENTS)
             return name, name, Replacing(model), mark
-        score_name = name
-        if scored is not None:
-            score_name, replacing = named(model, scored, texts)
-        _check_read(replacing, texts, said=self.replace is not None or scored is not None)
+        score_name, replacing = (name, replacing) if scored is None else named(model, scored, texts)
+        if len(replacing.own) > 1:
+            raise InputError("gradients are taken under one replacement; several are for evaluate")
         return name, score_name, replacing, mark if name != "zero" else replacing.mark(score_name)
-
-
-def _check_read(replacing: Replacing, texts: Reference, *, said: bool) -> None:
-    """Refuse what scores from gradients cannot be taken under, and texts where nothing is said to be made of them.
-
-    Raises:
-      InputError: several replacements, or texts and no replacement.
-    """
-    if len(replacing.own) > 1:
-        raise InputError("gradients are taken under one replacement; several are for evaluate")
-    if texts is not None and not said:
-        raise InputError(
-            "reference has texts for replace mean or resample: say which, as ablated edges carry zero else"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +74,10 @@ class How:
             raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
         before = _flag("pre_softmax", pre_softmax)
         condition = Condition(checked_ablation(ablate), before, _flag("inverse", inverse))
+        if before and condition.ablate != "all":
+            raise InputError(
+                'pre_softmax masks attention, which ablate="residual+mlp" leaves in place: give one of them'
+            )
         asked = replace[0] is not None or paired
         return How(_replaced(condition, COUNTERFACTUAL if paired else name), replacing, asked)
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
-from jstrace.method.conditions import COUNTERFACTUAL
+from jstrace.errors import did_you_mean
+from jstrace.method.conditions import COUNTERFACTUAL, NO_TEXTS
 from jstrace.method.frames import frame
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import SIZES
@@ -34,7 +35,7 @@ from jstrace.models.edges import ByValue
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.comparing import BatchResult, compared
 from jstrace.pipeline.evaluation import check_finite
-from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.pipeline.inputs import Tokens, token_words, tokenised
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.replacing import Reference, Replace, named
 from jstrace.scale import batching
@@ -75,6 +76,8 @@ class Effects(ByValue):
     tokens: tuple[str, ...]
     """As text, or ids where there is no tokenizer."""
     replace: str
+    counterfactual: tuple[str, ...] | None = None
+    """The tokens whose states ablated components carry, as ``tokens``."""
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for every component, the largest effect first; needs pandas.
@@ -164,21 +167,17 @@ def effects(
     single, rows = tokenised(model, text)
     if not single:
         raise InputError("effects takes one input: a text or its token ids")
-    if not isinstance(by, str) or by not in KINDS:
-        raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}")
     (ids,) = rows
+    if not isinstance(by, str) or by not in KINDS:
+        raise InputError(f"by = {by!r:.60}, expected one of {', '.join(KINDS)}{did_you_mean(by, KINDS)}")
     if isinstance(metric, str) and metric == "kl":
         raise InputError('metric = "kl": how far a prediction moves is Effects.tv; give a metric of logits, or none')
     question = Questions.of(model, 1, single=True, counterfactual=counterfactual, metric=metric).about(0, ids, "")
     name, replacing = named(model, replace, reference)
     if question.counterfactual is not None and (replace is not None or reference is not None):
         raise InputError("a counterfactual is what ablated components carry: give it, or replace and reference")
-    if reference is not None and replace is None:
-        raise InputError(
-            "reference has texts for replace mean or resample: say which, as ablated components carry zero"
-        )
-    if len(replacing.own) > 1:
-        raise InputError("effects are under one replacement")
+    if (reference is not None and replace is None) or len(replacing.own) > 1:
+        raise InputError("effects are under one replacement" if replacing.own else NO_TEXTS)
     name = name if question.counterfactual is None else COUNTERFACTUAL
     replacing.check(len(ids), [name])
     width = batching.bucket(len(ids))
@@ -194,8 +193,9 @@ def effects(
         "by": by,
         "axes": KINDS[by],
         "metric_name": metrics.described(told, word),
-        "tokens": token_texts(model, ids) or tuple(map(str, ids.tolist())),
+        "tokens": token_words(model, ids),
         "replace": name,
+        "counterfactual": None if question.counterfactual is None else token_words(model, question.counterfactual),
     }
     if by == "edge":
         tree, full = jax.device_get(_gradients(model.decoder, given))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,10 +19,11 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.progress import Progress, Report, reported
 from jstrace.pipeline.records import Input, Invalid
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, keeps_invalid
+from jstrace.pipeline.tracing import keeps_invalid
 
 Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 
@@ -68,7 +69,7 @@ def evaluate(
     next_token: int | Sequence[int | None] | AnyArray | None = None,
     target: Any = None,
     on_invalid: str = "raise",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation | Invalid | list[Evaluation] | list[Evaluation | Invalid]:
     """Run every trace as a masked forward and measure how much of the prediction it keeps.
 
@@ -97,7 +98,7 @@ def evaluate(
         evaluation says so (``Evaluation.targeted``), and has no density.
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
-      progress: called with the number of inputs done and in all.
+      progress: as in ``jstrace.trace``.
 
     Raises:
       InputError: a trace of another model's shape, or arguments that make no sense.
@@ -117,13 +118,14 @@ def evaluate(
     rows = [traces] if isinstance(traces, Trace) else list(checked_traces(traces))
     true_next = _checked_next(model, len(rows), next_token)
     questions = Questions.of(model, len(rows), single=single, **asked)
-    found = evaluated(model, rows, how, true_next, questions, keep, progress)
+    with reported(progress, "evaluating") as report:
+        found = evaluated(model, rows, how, true_next, questions, keep, report)
     return found[0] if single else found
 
 
 def evaluated(
     model: Model, rows: Sequence[Any], how: How, true_next: Sequence[int | None], questions: Questions, keep: bool,
-    progress: Progress | None, start: int | None = None,
+    report: Report | None, start: int | None = None,
 ) -> list[Evaluation | Invalid]:  # fmt: skip
     """An evaluation of every trace, in their order; in a stream the first of them has the number ``start``."""
     results: dict[int, Evaluation | Invalid] = {}
@@ -147,16 +149,14 @@ def evaluated(
         for batch in Driver(model, ask, replacing=how.replacing).batches(alike):
             for index, found in batch.items():
                 put(index, found if isinstance(found, Invalid) else _told(found.evaluations[0], rows[index]))
-            if progress is not None:
-                progress(len(results), len(rows))
+            if report is not None:
+                report(len(results), len(rows))
     again = [(i, strata) for i, one in results.items() if isinstance(one, Evaluation) for strata in rows[i].repeated]
     if again:
         places = [index for index, _ in again]
         traces = [dataclasses.replace(rows[index], strata=strata, repeated=()) for index, strata in again]
         asked = questions.at(places)
-        repeated = evaluated(
-            model, traces, how, [true_next[index] for index in places], asked, keep=True, progress=None
-        )
+        repeated = evaluated(model, traces, how, [true_next[index] for index in places], asked, keep=True, report=None)
         for index in dict.fromkeys(places):
             own = [one for place, one in zip(places, repeated, strict=True) if place == index]
             results[index] = _banded(results[index], own)

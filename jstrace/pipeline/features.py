@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,11 +18,8 @@ from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Repla
 from jstrace.models.memory import free_memory
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.footprint import gradient_bytes, wide_bytes
+from jstrace.pipeline.progress import FitReport
 from jstrace.scale import batching, memory
-
-FitProgress = Callable[[int, int, float | None], None]
-"""Called with the steps done, all steps, and the loss of the last one in nats; while features are computed, with the
-texts done, all texts and None."""
 
 
 class Known(NamedTuple):
@@ -41,7 +38,7 @@ def known_of(
     rows: Sequence[np.ndarray],
     features: str,
     replace: Replacement | None,
-    progress: FitProgress | None = None,
+    report: FitReport | None = None,
 ) -> list[Known]:
     """Features and predictions of texts, all padded to one length, on the host; edges carry ``replace`` meanwhile.
 
@@ -62,8 +59,8 @@ def known_of(
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(text)):
                 what = f"text {index}: its forward pass or its features are not finite"
                 raise InputError(f"{what}; try dtype float32")
-        if progress is not None:
-            progress(len(texts), len(rows), None)
+        if report is not None:
+            report(len(texts), len(rows), None)
     return texts
 
 

@@ -25,8 +25,9 @@ from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hi
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.course import COURSES, Course, Draw, draws
-from jstrace.pipeline.features import FitProgress, Known, known_of
+from jstrace.pipeline.features import Known, known_of
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
+from jstrace.pipeline.progress import FitReport, fit_reported
 from jstrace.pipeline.replacing import Reference, named
 from jstrace.scale import batching, meshes
 
@@ -48,7 +49,7 @@ def train_scorer(
     seed: int = 0,
     shared: bool = False,
     name: str = "scorer",
-    progress: FitProgress | None = None,
+    progress: FitReport | bool | None = None,
 ) -> Scorer:
     """Fit a learned edge score to one model: minimise KL(full || masked) of texts under masks of drawn sizes.
 
@@ -68,20 +69,23 @@ def train_scorer(
       seed: of all draws.
       shared: one coefficient for all layers and heads, so that the scorer serves any model.
       name: what tables call it.
-      progress: see ``FitProgress``.
+      progress: True for a bar on standard error, or a function (``FitReport``).
 
     Raises:
       InputError: too few texts, texts that cannot be tokenised, arguments that make no sense, or a loss that is not
         finite.
     """
-    rows, names = _checked_rows(model, texts), _checked_names(replace)
+    rows, names = _checked_rows(model, texts), checked_names(replace)
     _check_options(features, name, shared, {"steps": steps, "batch": batch})
+    if reference is not None and names == ("zero",):
+        raise InputError("reference has texts for means: give replace mean or resample, too, or leave reference out")
     mean, longest = _mean(model, reference), max(map(len, rows))
-    known = known_of(model, rows, features, None if names == ("zero",) else mean, progress)
     start = linear.initial(model.config, features, longest, shared=shared)
     course, rng = dataclasses.replace(COURSES[features], steps=steps), np.random.default_rng(checked_seed(seed))
     drawn = draws(rows, batching.bucket(longest), names, course, batch, rng)
-    coefficients = fitted(model, known, start, mean, course, drawn, progress)
+    with fit_reported(progress) as report:
+        known = known_of(model, rows, features, None if names == ("zero",) else mean, report)
+        coefficients = fitted(model, known, start, mean, course, drawn, report)
     marks = () if shared else tuple(fingerprint(model.decoder, jnp.dtype(dtype)) for dtype in _DTYPES)
     return Scorer(coefficients, features, marks, name)
 
@@ -93,7 +97,7 @@ def fitted(
     mean: Replacement,
     course: Course,
     drawn: Iterator[tuple[list[int], Draw]],
-    progress: FitProgress | None = None,
+    report: FitReport | None = None,
 ) -> Coefficients:
     """Coefficients after all steps; ``drawn`` has the texts of each, and what is drawn for them.
 
@@ -112,8 +116,8 @@ def fitted(
         # Where logits are NaN no edge is kept, so that the loss alone could still be a number.
         if not all(np.isfinite(leaf).all() for leaf in (value, *jax.tree.leaves(coefficients))):
             raise InputError(f"step {step} of the fit is not finite; try dtype float32")
-        if progress is not None:
-            progress(step + 1, course.steps, float(value))
+        if report is not None:
+            report(step + 1, course.steps, float(value))
     return coefficients
 
 
@@ -189,7 +193,12 @@ def check_name(name: Any) -> None:
         raise InputError(f"name = {name!r:.60}, expected letters, digits and any of _*+-, and no built-in score's name")
 
 
-def _checked_names(replace: Any) -> tuple[str, ...]:
+def checked_names(replace: Any) -> tuple[str, ...]:
+    """What ablated edges carry during a fit: names of replacements, each once.
+
+    Raises:
+      InputError: with those there are.
+    """
     names = (replace,) if isinstance(replace, str) else replace
     if not isinstance(names, Sequence) or not names or {*names} - {*REPLACEMENTS} or len({*names}) < len(names):
         raise InputError(f"replace = {replace!r}, expected some of {', '.join(REPLACEMENTS)}, each once")

@@ -33,9 +33,10 @@ from jstrace.models.generating import CHOSEN
 from jstrace.models.platforms import seeded, usual_promotion, wrapped
 from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised, whole_text
+from jstrace.pipeline.progress import Progress
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, Tracer
+from jstrace.pipeline.tracing import Tracer
 from jstrace.scale import batching, meshes
 
 

@@ -29,6 +29,11 @@ def token_texts(model: Model, ids: np.ndarray) -> tuple[str, ...] | None:
     return None if model.tokenizer is None else tuple(model.tokenizer.token(int(token)) for token in ids)
 
 
+def token_words(model: Model, ids: np.ndarray) -> tuple[str, ...]:
+    """Each token as text, or as its id where there is no tokenizer."""
+    return token_texts(model, ids) or tuple(map(str, ids.tolist()))
+
+
 def whole_text(model: Model, ids: np.ndarray) -> str | None:
     """The tokens as one text, if the model has a tokenizer."""
     return None if model.tokenizer is None else text_of(model.tokenizer, ids.tolist())

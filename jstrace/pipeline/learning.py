@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Float
 
+from jstrace.errors import did_you_mean
 from jstrace.method.conditions import checked_score, takes_passes
 from jstrace.method.graph.sizes import SIZES, checked_sizes, most_selective
 from jstrace.method.scores.fitted import Fitted
@@ -21,10 +22,11 @@ from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluating import evaluate
 from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.inputs import Tokens, tokenised
+from jstrace.pipeline.progress import Progress
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.scorers import known_to
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, trace
+from jstrace.pipeline.tracing import trace
 
 
 @overload
@@ -87,7 +89,7 @@ def fit_trace(
         ``jstrace.Scorer``; by default ten rounds.
       counterfactual: as in ``jstrace.trace``: ablated edges carry its states in the fit and in evaluations.
       target, order: as in ``jstrace.trace``.
-      progress: called with the number of inputs done and in all.
+      progress: as in ``jstrace.trace``; a fit is one program, so that a bar shows its time alone.
 
     Raises:
       InputError: as ``jstrace.trace``, or a start of another model.
@@ -106,7 +108,8 @@ def _started(model: Model, start: Any) -> Any:
     if isinstance(start, str):
         names = [*(name for name in SCORES if name != "fitted"), "learned"]
         if start not in names:
-            raise InputError(f"start = {start!r}, expected one of {', '.join(names)}, or a jstrace.GradientScore")
+            expected = f"one of {', '.join(names)}, or a jstrace.GradientScore{did_you_mean(start, names)}"
+            raise InputError(f"start = {start!r}, expected {expected}")
         return known_to(model, start) if start == "learned" else SCORES[start]()
     return known_to(model, start)
 
@@ -166,7 +169,7 @@ def selectivity(
         "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
       replace, score_replace, reference, counterfactual: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
-      progress: called with the number of predictions done and in all.
+      progress: True for a bar on standard error, or what is called with the number of predictions done and in all.
 
     Raises:
       InputError: as ``jstrace.trace``; a score that does not look at the prediction; no others, the text among them, or

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jstrace.errors import did_you_mean
 from jstrace.method.conditions import COUNTERFACTUAL, REPLACEMENTS
 from jstrace.models import InputError, Model, Replacement
 from jstrace.models.replacement import check_fits, checked_arrays
@@ -134,6 +135,7 @@ def named(model: Model, replace: Replace, reference: Reference = None) -> tuple[
         if name not in REPLACEMENTS:
             raise InputError(
                 f"replace = {replace!r}, expected one of {', '.join(REPLACEMENTS)}, or a jstrace.Replacement"
+                f"{did_you_mean(replace, REPLACEMENTS)}"
             )
         return name, Replacing(model, reference)
     several = [replace] if isinstance(replace, Replacement) else list(_sequence(replace))

@@ -27,12 +27,11 @@ from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
 from jstrace.pipeline.pairs import Questions
+from jstrace.pipeline.progress import Progress, Report, reported
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.repeats import perturbed
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
-
-Progress = Callable[[int, int], None]
 
 
 @overload
@@ -113,7 +112,7 @@ def trace(
         how far TV moves (``tv_std``), where scores decide by what rounding may turn.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
-      progress: called with the number of inputs done and in all.
+      progress: True for a bar on standard error, or what is called with the number of inputs done and in all.
 
     Raises:
       InputError: an input without tokens or with ids outside the vocabulary, or arguments that make no sense.
@@ -182,7 +181,8 @@ class Tracer:
         questions: Questions | None = None,
     ) -> list[Trace | Invalid]:
         """A trace for every input, in their order, and its repetitions."""
-        found = self._once(rows, where, progress, questions)
+        with reported(progress, "tracing") as report:
+            found = self._once(rows, where, report, questions)
         valid = {index: one for index, one in enumerate(found) if isinstance(one, Trace)}
         for number in range(self.repeats):
             other = dataclasses.replace(self, driver=self.driver.on(perturbed(self.driver.model, number)))
@@ -196,7 +196,7 @@ class Tracer:
         self,
         rows: Sequence[Tokens],
         where: Callable[[int], str],
-        progress: Progress | None,
+        report: Report | None,
         questions: Questions | None,
     ) -> list[Trace | Invalid]:
         found: dict[int, Trace | Invalid] = {}
@@ -217,8 +217,8 @@ class Tracer:
                     raise outcome.as_error(where(index))
                 question = inputs[index].question
                 found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, question)
-            if progress is not None:
-                progress(len(found), len(rows))
+            if report is not None:
+                report(len(found), len(rows))
         return [found[index] for index in range(len(rows))]
 
     def _assembled(self, found: Outcome, question: Question) -> Trace:

@@ -131,7 +131,7 @@ def _continued(job: Job, folder: Path) -> Job:
     plan = job.plan
     if plan.scored_under and plan.score_replace is None and means:
         plan = dataclasses.replace(plan, score_replace="mean")
-    if job.reference is not None and plan.scored_under and not plan.takes_reference:
+    if job.reference is not None and not plan.takes_reference:
         raise InputError("reference has texts for replace mean and resample; ablated edges carry nothing here (zero)")
     return dataclasses.replace(job, plan=plan)
 

@@ -12,6 +12,9 @@ from jstrace.show.curves import check_installed
 from jstrace.show.text import printable, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WORDS = 40
@@ -31,12 +34,16 @@ def plot_effects(found: Effects) -> Figure:
         raise InputError("plot_effects draws effects of components; those of edges are an EdgeTree")
     check_installed("plot_effects")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     values = found.values.reshape(-1, 1 if found.values.ndim == 1 else found.values.shape[-1])
     figure = Figure(figsize=(1.6 + 0.12 * values.shape[1], 1.2 + 0.11 * len(values)), layout="constrained")
-    axes, most = figure.subplots(), float(np.abs(values).max()) or 1.0
+    finite = np.abs(values[np.isfinite(values)])
+    axes, most = figure.subplots(), float(finite.max(initial=0)) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
-    axes.set(xlabel=found.axes[-1] if len(found.axes) > 1 else "", ylabel=_rows(found))
+    axes.set_xlabel(found.axes[-1] if len(found.axes) > 1 else "")
+    _label_rows(axes, found.axes, found.values.shape)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True) if values.shape[1] > 1 else NullLocator())
     if found.axes[-1] in ("target", "source", "token") and len(found.tokens) <= _WORDS:
         axes.set_xticks(range(len(found.tokens)), [printable(shown(word)) for word in found.tokens], rotation=90)
         for label in axes.get_xticklabels():
@@ -49,8 +56,9 @@ def plot_effects(found: Effects) -> Figure:
     return figure
 
 
-def _rows(found: Effects) -> str:
-    if len(found.axes) < 3:
-        return "layer"
-    assert not isinstance(found.values, EdgeTree)
-    return f"layer x {found.values.shape[1]} heads"
+def _label_rows(axes: Axes, names: Sequence[str], shape: Sequence[int]) -> None:
+    """Layers beside their rows: some ten of them, where each has a row, or one for each head."""
+    heads = shape[1] if len(names) > 2 else 1
+    layers = range(0, shape[0], -(-shape[0] // 10))
+    axes.set_yticks([layer * heads for layer in layers], [str(layer) for layer in layers])
+    axes.set_ylabel("layer" if heads == 1 else f"layer, of {heads} heads each")

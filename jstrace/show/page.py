@@ -101,8 +101,8 @@ def panel(
 
 
 def effect_map(metric: str, values: np.ndarray) -> dict[str, Any]:
-    """Effects ``[L, H+1]`` of heads and, last, MLPs on a metric, as data of the page; four digits."""
-    return {"metric": metric, "values": [[float(f"{value:.4g}") for value in row] for row in values]}
+    """Effects ``[L, H+1]`` of heads and, last, MLPs on a metric, as data of the page: four digits, or None."""
+    return {"metric": metric, "values": [[_digits(value) for value in row] for row in values]}
 
 
 def curve(
@@ -221,6 +221,10 @@ def digest(script: str) -> str:
 def _close(tv: Sequence[float | None]) -> int:
     """The first size within TV 0.1 of the prediction, or the last."""
     return next((k for k, value in enumerate(tv) if value is not None and value <= 0.1), len(tv) - 1)
+
+
+def _digits(value: Any) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _number(value: Any) -> float | None:

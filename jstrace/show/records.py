@@ -8,6 +8,7 @@ from typing import Any
 
 from jstrace.analysis.analysing import MEASURES, Analysis
 from jstrace.method.graph.edges import Edge
+from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.smallest import Smallest
 from jstrace.pipeline.trace import Trace
@@ -24,6 +25,7 @@ def as_json(
     top: int,
     kind: str = "all",
     smallest: tuple[Smallest, Smallest] | None = None,
+    effects: Effects | None = None,
 ) -> dict[str, Any]:
     """Everything that the tables show, for ``--json``.
 
@@ -35,34 +37,8 @@ def as_json(
       top: how many edges ``edges`` has, the first that best-first search takes, and so ``edges_of_kind``.
       kind: of the edges in ``edges_of_kind`` (``strongest.KINDS``); it is empty for "all".
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
+      effects: of heads and MLPs on the metric, of which ``top`` are listed, the largest first.
     """
-    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
-    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
-    rows = [
-        {
-            "size": size,
-            "edges": int(made.edges[k]),
-            "flops": None if evaluation.inverse else float(flops[k]),
-            "residual": _number(made.residual[k]),
-            "attention": _number(made.attention[k]),
-            "mlp": _number(made.mlp[k]),
-            "nodes": int(made.nodes[k]),
-            "input_reached": bool(made.input_reached[k]),
-            "tv": _number(evaluation.tv[k]),
-            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
-            "kl": _number(evaluation.kl[k]),
-            "nucleus": float(evaluation.nucleus_level[k]),
-            "entropy": _number(evaluation.entropy[k]),
-            "top_token": int(evaluation.top_token[k]),
-            "top_token_text": word(int(evaluation.top_token[k])),
-            **(
-                {}
-                if metric is None or recovered is None
-                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
-            ),
-        }
-        for k, size in enumerate([*trace.sizes, 1.0])
-    ]
     words = words_of(trace)
     return {
         "text": text,
@@ -88,12 +64,44 @@ def as_json(
             if smallest is None
             else {"smallest": dict(zip(("top_token", "tv_0.1"), map(_size, smallest), strict=True))}
         ),
-        "rows": rows,
+        "rows": _rows(trace, evaluation, word),
         "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
         "kind": kind,
+        **({} if effects is None else {"effects": _effects(effects, top)}),
         "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
         "attention": _attention(trace, evaluation),
     }
+
+
+def _rows(trace: Trace, evaluation: Evaluation, word: Word) -> list[dict[str, Any]]:
+    """A row for each size, and one for the full graph."""
+    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
+    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
+    return [
+        {
+            "size": size,
+            "edges": int(made.edges[k]),
+            "flops": None if evaluation.inverse else float(flops[k]),
+            "residual": _number(made.residual[k]),
+            "attention": _number(made.attention[k]),
+            "mlp": _number(made.mlp[k]),
+            "nodes": int(made.nodes[k]),
+            "input_reached": bool(made.input_reached[k]),
+            "tv": _number(evaluation.tv[k]),
+            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
+            "kl": _number(evaluation.kl[k]),
+            "nucleus": float(evaluation.nucleus_level[k]),
+            "entropy": _number(evaluation.entropy[k]),
+            "top_token": int(evaluation.top_token[k]),
+            "top_token_text": word(int(evaluation.top_token[k])),
+            **(
+                {}
+                if metric is None or recovered is None
+                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
+            ),
+        }
+        for k, size in enumerate([*trace.sizes, 1.0])
+    ]
 
 
 def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
@@ -109,6 +117,19 @@ def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
         empty, full = evaluation.metric_ends
         found["metric"] = {"name": evaluation.metric_name, "empty": _number(empty), "full": _number(full)}
     return found
+
+
+def _effects(found: Effects, top: int) -> list[dict[str, Any]]:
+    columns = found.columns()
+    return [
+        {
+            "layer": int(columns["layer"][at]),
+            "component": str(columns["component"][at]),
+            "effect": _number(columns["effect"][at]),
+            "tv": _number(columns["tv"][at]),
+        }
+        for at in range(min(top, len(columns["effect"])))
+    ]
 
 
 def _size(found: Smallest) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Panel {
   buildEffects(make, parent, cell) {
     const { metric, values } = this.effects, all = values.flat(), most = Math.max(...all.map(Math.abs)) || 1;
     const name = (layer, column) => `layer ${layer}, ${column === this.heads ? "MLP" : `head ${column}`}`;
-    const told = (at) => { const [layer, column] = [Math.floor(at / (this.heads + 1)), at % (this.heads + 1)]; return `${name(layer, column)}: ${all[at] > 0 ? "+" : ""}${rounded(all[at])}`; };
+    const told = (at) => { const [layer, column] = [Math.floor(at / (this.heads + 1)), at % (this.heads + 1)]; return `${name(layer, column)}: ${all[at] > 0 ? "+" : ""}${all[at] === null ? "not finite" : rounded(all[at])}`; };
     const order = all.map((_, at) => at).sort((a, b) => Math.abs(all[b]) - Math.abs(all[a]));
     make("p", "", parent).textContent = `Effect of each head, and of the MLP in the last column, on ${shown(metric)}: orange helps, blue hurts`;
     const map = this.effectMap = make("canvas", "heads", parent);

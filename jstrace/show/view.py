@@ -43,7 +43,7 @@ def view(
 
     Raises:
       InputError: other than one or two traces of as many sizes and one output, evaluations of other sizes, or effects
-        of another text or by another component.
+        of another text, of another counterfactual prompt or by another component.
     """
     shown = [traces] if isinstance(traces, Trace) else list(traces)
     given = [evaluations] if isinstance(traces, Trace) else list(evaluations or [None] * len(shown))
@@ -131,6 +131,8 @@ def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
     shape = (trace.config.n_layers, trace.config.n_heads + 1)
     if effects.values.shape != shape or effects.tokens != tuple(words_of(trace)):
         raise InputError("view: these effects are of another text, or of another model")
+    if effects.counterfactual is not None and effects.counterfactual != _counterfactual(trace):
+        raise InputError("view: these effects are of another counterfactual prompt than the trace's")
     return effect_map(effects.metric_name, effects.values)
 
 
@@ -138,9 +140,15 @@ def _pair(trace: Trace) -> dict[str, Any]:
     """The counterfactual prompt, and the first token that differs from it."""
     if trace.counterfactual is None:
         return {}
-    texts = trace.counterfactual_texts or tuple(map(str, trace.counterfactual.tolist()))
     differs = (trace.tokens != trace.counterfactual).tolist()
-    return {"counterfactual": list(texts), "differs": differs, "first": trace.first_difference}
+    told = list(_counterfactual(trace) or ())
+    return {"counterfactual": told, "differs": differs, "first": trace.first_difference}
+
+
+def _counterfactual(trace: Trace) -> tuple[str, ...] | None:
+    """Its tokens as text, or as ids."""
+    given = trace.counterfactual
+    return None if given is None else trace.counterfactual_texts or tuple(map(str, given.tolist()))
 
 
 _SCORES = {

@@ -30,8 +30,11 @@ def test_info_of_a_preset(run: Run) -> None:
         "27,432,396,800",
     )
     assert "parallel" not in rows
+    assert rows["estimated memory"] == "in float32 on a CPU or GPU; traces and gradients come on top of the weights"
+    assert (rows["weights"], rows["one trace"], rows["round of gradients"]) == ("54.9 GB", "0.4 GB", "0.3 GB")
     facts = json.loads(run("info", "llama-3.1-8b", "--tokens", "55", "--json")[1])
     assert (facts["parameters"], facts["edges"], facts["parallel"]) == (8_030_261_248, 1_534_558, False)
+    assert facts["estimated_bytes"].keys() == {"weights", "one_trace", "round_of_gradients"}
     assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
 
 

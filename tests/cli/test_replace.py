@@ -51,26 +51,6 @@ def test_trace(
     assert ("carrying mean" in printed) == (replace == "mean")
 
 
-def test_reference_texts_that_nothing_is_made_of(run: Run, stub: Model, texts: str) -> None:
-    for words in (("trace", "hello"), ("selectivity", "hello", "--others", texts), ("trace", "hello", "--score", "l1")):
-        score = () if "--score" in words else ("--score", "l1*gradient")
-        code, _, error = run(*words, *score, "--reference", texts)
-        assert (code, error.count("\n")) == (2, 1)
-        assert "--reference has texts for --replace mean or resample" in error
-    code, _, error = run("trace", "hello", "--score-replace", "mean")
-    assert (code, error.count("\n")) == (2, 1)
-    assert "score_replace is for scores from gradients" in error
-
-
-def test_what_cannot_be_replaced_before_the_softmax_is_refused_at_once(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jstrace.load", lambda *_, **__: pytest.fail("loaded"))
-    code, _, error = run("trace", "hello", "--pre-softmax", "--replace", "mean")
-    assert (code, error.count("\n")) == (2, 1)
-    assert "--pre-softmax leaves nothing to replace by mean: give --replace zero" in error
-
-
 def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) -> None:
     words = ("selectivity", "hello", "--others", texts, "--score", "l1*gradient")
     told = json.loads(run(*words, "--json")[1])

@@ -46,11 +46,22 @@ def test_what_scores_took_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.
     reference.write_text("gh ef\n")
     spent = {"l1 and l2": Spent(2, 0.5), "gradient": Spent(2, 300.0)}
     monkeypatch.setattr("jstrace.runs.runner._seconds", lambda _: {k: vars(v) for k, v in spent.items()})
-    asked = ("--score", "l1,l2,gradient", "--replace", "mean", "--reference", str(reference), *WORDS)
+    asked = (
+        "--score",
+        "l1,l2,gradient",
+        "--replace",
+        "mean",
+        "--reference",
+        str(reference),
+        *WORDS,
+        "--sizes",
+        "10%,0.5",
+    )
     code, told, err = run("run", "--data", str(rows), "--out", str(out), *asked)
     assert code == 0, err
     last = "seconds an input for scores, without compilation: l1 and l2 0.25; gradient 150"
     assert told.splitlines() == [f"{out}: 2 inputs, 2 of them computed now", last]
+    assert json.loads((out / "manifest.json").read_text())["config"]["sizes"] == [0.1, 0.5]
 
 
 def test_checkpoints_in_one_command(run: Run, hf_checkpoints: Path, tmp_path: Path) -> None:

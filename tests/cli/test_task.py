@@ -76,6 +76,8 @@ def test_rows_of_a_template(run: Run, tiny: Model, tmp_path: Path, monkeypatch: 
         ("[1]", "expected a JSON object, got list"),
         ('{"clean": "x"}', "fields clean: expected clean, counterfactual, answer, rival"),
         (json.dumps(LINES[0] | {"roles": 3}), "roles: expected a start and an end"),
+        (json.dumps(LINES[0] | {"clean": 5}), "jsonl:1: clean is 5, expected a text, or a list of token ids"),
+        (json.dumps(LINES[0] | {"rival": None}), "jsonl:1: rival is null, expected a word, or its token id"),
         (json.dumps(LINES[0] | {"counterfactual": "longer than that"}), "pairs.jsonl:1: the counterfactual has 16"),
     ],
 )

@@ -85,17 +85,30 @@ def test_file_plot_and_save(run: Run, stub: Model, tmp_path: Path) -> None:
     assert jstrace.Trace.load(tmp_path / "a.npz").n_edges == jstrace.trace(stub, "one").n_edges
 
 
-def test_the_name_of_a_file_is_a_text(run: Run, stub: Model, tmp_path: Path) -> None:
-    """It is traced, as asked, with a hint."""
-    (tmp_path / "texts.txt").write_text("one")
-    code, out, err = run("trace", str(tmp_path / "texts.txt"), "--json")
-    assert (code, json.loads(out)["text"]) == (0, f"{tmp_path}/texts.txt")
-    name = f"{tmp_path}/texts.txt"
-    assert err == f"jstrace: {name} is a file; its name is traced here, its lines with --file {name}\n"
-    for name in (".", str(tmp_path)):
-        code, out, err = run("trace", name, "--json")
-        assert (code, json.loads(out)["text"]) == (0, name)
-        assert err == f"jstrace: {name} is a folder; its name is traced here, a file's lines with --file\n"
+def test_the_advice_on_names_of_files_works(run: Run, stub: Model, tmp_path: Path, monkeypatch: Any) -> None:
+    """What a name that was refused is told to do; a word that is a folder's name, too, is a text."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("one")
+    Path("one").mkdir()
+    code, _, error = run("trace", "texts.txt")
+    (told,) = re.findall(r": jstrace (trace --file texts.txt) traces its lines; printf %s texts.txt [|]", error)
+    assert code == 2
+    code, out, error = run(*told.split(), "--json")
+    assert (code, json.loads(out)["text"], error) == (0, "one", "")
+    code, out, error = run("trace", "one", "--json")
+    assert (code, json.loads(out)["text"], error) == (0, "one", "")
+
+
+def test_sizes(run: Run, stub: Model, tmp_path: Path) -> None:
+    """Those that are asked for, in every command that traces; the smallest sub-graphs are looked for as finely."""
+    code, out, error = run("trace", "hello", "--sizes", "10%,0.5", "--json")
+    assert code == 0, error
+    found, usual = json.loads(out), json.loads(run("trace", "hello", "--json")[1])
+    assert [row["size"] for row in found["rows"]] == [0.1, 0.5, 1.0]
+    known = {row["size"]: row["tv"] for row in usual["rows"]}
+    assert found["rows"][0]["tv"] == pytest.approx(known[0.1], abs=1e-6)
+    least = jstrace.smallest(stub, jstrace.trace(stub, "hello", sizes=(0.1, 0.5)), tv=0.1)
+    assert found["smallest"]["tv_0.1"]["edges"] == least.edges
 
 
 def test_help_promises_no_best_sub_graphs(run: Run) -> None:
@@ -250,6 +263,12 @@ def test_effects_of_components(run: Run, stub: Model) -> None:
     assert [float(row[0]) for row in rows] == pytest.approx(found["effect"][:3], abs=1e-3)
     assert [row[3] for row in rows] == [str(layer) for layer in found["layer"][:3]]
     assert any("after the counterfactual prompt" in line for line in lines)
+    listed = json.loads(run("trace", "hello", *words, "--json")[1])["effects"]
+    assert [one["effect"] for one in listed] == pytest.approx(found["effect"][:3], abs=1e-5)
+    code, out, _ = run("trace", "hello", *words, "--kind", "mlp")
+    assert (code, "effects on" in out, "MLP" in out.splitlines()[-1]) == (0, False, True), (
+        "edges of the kind that was asked for"
+    )
 
 
 @pytest.mark.parametrize(

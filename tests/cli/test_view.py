@@ -23,10 +23,11 @@ from tests.show.pages import data_of
 
 def test_command(run: Run, stub: Model, tmp_path: Path) -> None:
     out, saved = tmp_path / "page.html", tmp_path / "trace.npz"
-    code, printed, error = run("view", "hello", "--out", str(out), "--against", "l2")
+    code, printed, error = run("view", "hello", "--out", str(out), "--against", "l2", "--sizes", "10%,0.5")
     assert code == 0, error
     assert "kB" in printed
-    assert [panel["name"] for panel in data_of(out.read_text())["traces"]] == ["l1", "l2"]
+    panels = data_of(out.read_text())["traces"]
+    assert [(panel["name"], panel["sizes"]) for panel in panels] == [("l1", [0.1, 0.5, 1]), ("l2", [0.1, 0.5, 1])]
     jstrace.trace(stub, "hello", sizes=SIZES).save(saved)
     assert run("view", str(saved), "--out", str(out))[0] == 0
     assert data_of(out.read_text())["traces"][0]["sizes"] == [*SIZES, 1.0]

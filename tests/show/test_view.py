@@ -89,6 +89,9 @@ def test_effects_are_data(model: Model) -> None:
     assert first["effects"]["metric"] == effects.metric_name
     assert isinstance(effects.values, np.ndarray)
     np.testing.assert_allclose(first["effects"]["values"], effects.values, rtol=1e-3)
+    effects.values[1, 2] = np.nan
+    told = data_of(jstrace.view(trace, model=model, effects=effects).html)["traces"][0]["effects"]["values"]
+    assert [row.count(None) for row in told] == [0, 1, 0], "not finite, and the page says so"
     assert "effects" not in second
 
 
@@ -98,6 +101,12 @@ def test_effects_are_data(model: Model) -> None:
         (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hello")), 'those by "node"'),
         (lambda m, t, e: jstrace.view(t, effects=jstrace.effects(m, "hell", by="node")), "of another text"),
         (lambda m, t, e: jstrace.view(t, effects=3), 'those by "node"'),
+        (
+            lambda m, t, e: jstrace.view(
+                t, effects=jstrace.effects(m, "hello", by="node", counterfactual=[60, 61, 62, 63, 64])
+            ),
+            "of another counterfactual prompt than the trace's",
+        ),
         (lambda m, t, e: jstrace.view([t, t, t]), "got 3 of them"),
         (lambda m, t, e: jstrace.view(t, "x"), "evaluation \\? is str"),
         (lambda m, t, e: jstrace.view(t, {"a": 3}), "evaluation a is int"),

@@ -15,13 +15,14 @@ from jstrace.method.graph.sizes import SIZES, checked_sizes
 from jstrace.models import InputError, Model
 from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import checked_model
+from jstrace.pipeline.progress import Progress, Report, reported
 from jstrace.pipeline.replacing import Replace
 from jstrace.pipeline.tasks.alignment import LEVELS, Alignment, component_shares, pooled
 from jstrace.pipeline.tasks.circuit import TaskCircuit, random_order, traces_of
 from jstrace.pipeline.tasks.judging import Judged, judged_components, judged_traces, overlaps, shared_components
 from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompts_of
 from jstrace.pipeline.trace import Trace
-from jstrace.pipeline.tracing import Progress, trace
+from jstrace.pipeline.tracing import trace
 
 BESIDE = ("single", "random", "components", "control")
 """What is judged on held-out pairs beside the circuit."""
@@ -64,7 +65,8 @@ def task(
         "components", at the same shares; "control", the circuit of the training pairs with clean and counterfactual
         prompt, answer and rival exchanged. Where counterfactual prompts are prompts of the task, too, that control is
         the task's circuit again.
-      progress: called with the number of passes over prompts that are done, and in all.
+      progress: True for a bar on standard error, or what is called with the number of passes over prompts that are
+        done, and in all.
 
     Example:
       ``jstrace.task(model, pairs).to_pandas()``
@@ -81,16 +83,17 @@ def task(
     found_in, held = _divided(model, pairs, held_out, checked_seed(seed))
     orders = [name for name in BESIDE if name in beside and (level == "edges" or name != "components")]
     tracings = len(found_in) * (1 + (bool(held) and "control" in orders)) + len(held) * ("single" in orders)
-    steps = _Steps(progress, tracings + len(held) * (1 + len(orders)))
-    study = Study(model, checked_score(score), checked_sizes(sizes), replace, seed, level, steps)
     kind = "components" if align is None and level == "components" else align
     alignment = Alignment.of(found_in, kind)
     for prompt in held:
         alignment.numbers(prompt.roles)  # before the work, which is for nothing where one is of another length
-    circuit = study.circuit(found_in, alignment)
-    if not held:
-        return circuit
-    judged, overlap = study.judged(circuit, found_in, held, orders)
+    with reported(progress, "passes over prompts") as report:
+        steps = _Steps(report, tracings + len(held) * (1 + len(orders)))
+        study = Study(model, checked_score(score), checked_sizes(sizes), replace, seed, level, steps)
+        circuit = study.circuit(found_in, alignment)
+        if not held:
+            return circuit
+        judged, overlap = study.judged(circuit, found_in, held, orders)
     return dataclasses.replace(circuit, judged=judged, overlap=overlap)
 
 
@@ -133,16 +136,16 @@ def _told_apart(found_in: list[Prompt], held: list[Prompt]) -> tuple[list[Prompt
 class _Steps:
     """What is done of all passes over prompts."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def __init__(self, report: Report | None, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
 
     def part(self, count: int) -> Callable[[int, int], None]:
         """What to call within the next part, with how much of its ``count`` is done."""
         before, self._done = self._done, self._done + count
 
         def report(done: int, _: int) -> None:
-            if self._progress is not None:
-                self._progress(before + done, self._total)
+            if self._report is not None:
+                self._report(before + done, self._total)
 
         return report
 
