@@ -56,7 +56,7 @@ def compared(base: Found, other: Found) -> list[dict[str, Any]]:
         rows.append({
             "tokens": len(trace.tokens), "edges": trace.n_edges,
             "other_stratum": float((strata != others)[edges].mean()),
-            "density": [float(evaluation.density), float(judged.density)],
+            "density": [float(one.density or 0) for one in (evaluation, judged)],
             "sizes": [*trace.sizes, 1.0], "shared": shared,
             "tv": np.asarray(evaluation.tv).tolist(), "tv_there": np.asarray(judged.tv).tolist(),
         })  # fmt: skip
