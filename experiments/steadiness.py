@@ -29,6 +29,8 @@ from experiments.pairs import PROMPTS
 SIZES = (0.002, 0.004, 0.006, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4)
 SCORES: dict[str, Any] = {
     "rounds": "rounds",
+    "steady-rounds": "steady-rounds",
+    "rounds, four walks of five cuts": jstrace.Rounds(cuts=5, walks=4),
     "rounds, free above a floor": jstrace.Rounds(floor=0.003, nested=False),
     "learned": "learned",
     "gradient": "gradient",
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--scores", nargs="+", choices=SCORES, default=["rounds", "rounds, free above a floor"])
+    parser.add_argument("--scores", nargs="+", choices=SCORES, default=["rounds", "steady-rounds"])
     options = parser.parse_args()
     jstrace.enable_cache()
     model, passages = jstrace.load("smollm2"), texts_of(options.data)

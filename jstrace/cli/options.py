@@ -41,6 +41,7 @@ class Score(StrEnum):
     RELP = "relp"
     L1_RELP = "l1*relp"
     ROUNDS = "rounds"
+    STEADY_ROUNDS = "steady-rounds"
     LEARNED = "learned"
     FITTED = "fitted"
 

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from jstrace.errors import InputError, did_you_mean
 from jstrace.method.graph.sizes import NO_EDGE
 
-GRADIENTS = ("gradient", "integrated", "l1*gradient", "relp", "l1*relp", "rounds", "learned", "fitted")
+GRADIENTS = ("gradient", "integrated", "l1*gradient", "relp", "l1*relp", "rounds", "steady-rounds", "learned", "fitted")
 """Edge scores from gradients in the mask (section 8); learned: by the scorer that comes with jstrace."""
 
 RANDOM = ("random", "random-nodes")

@@ -175,13 +175,15 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
 
     Some seven numbers of every edge are held (the score, the mask, its gradient, and what survived), the residual
     stream of every layer, and of one layer what its backward pass reads. A scorer holds the gradients of some cuts,
-    too, and sorts; a fit holds logits, their moments and their gradient, and two masks with what belongs to them; under
-    "resample" also the states of the two texts that it draws at a step.
+    too, and sorts, as rounds of several walks do; a fit holds logits, their moments and their gradient, and two masks
+    with what belongs to them; under "resample" also the states of the two texts that it draws at a step.
     Compiled programs ask for 0.91 to 1.02 times as much (of 8 and 16 layers, 128 and 256 tokens, on a CPU).
     """
     fitted = getattr(score, "alone", score == "fitted")
     start = getattr(score, "start", None) if fitted else score
-    numbers = 18 if hasattr(start, "coefficients") or score == "learned" else 13 if fitted else 7
+    sorted_too = hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
+    sorted_too = sorted_too or score in ("learned", "steady-rounds")
+    numbers = 18 if sorted_too else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
     attention = 8 * 4 * config.n_heads * width**2
     rows = itemsize * width * 10 * config.d_model + _mlp_bytes(config, width, itemsize, 6) + 12 * config.vocab_size

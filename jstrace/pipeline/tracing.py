@@ -82,10 +82,10 @@ def trace(
       model: from ``jstrace.load``.
       inputs: a text, or token ids; a list of either gives a list of traces, computed in batches.
       score: the edge score: "l1" (the paper's), "l2", "ifr", "cosine", "random" or "random-nodes"; from gradients in
-        the mask "gradient", "integrated", "l1*gradient", "relp", "l1*relp" or "rounds" (section 8 of the method), which
-        keep far more of a prediction and cost 3 to 60 times as much; "learned", by the scorer that comes with jstrace
-        for its default model; "fitted" to the input itself (``jstrace.fit_trace``: 280 passes forward and back); or one
-        of your own (``jstrace.Scorer``, ``jstrace.Score``, ``jstrace.GradientScore``).
+        the mask "gradient", "integrated", "l1*gradient", "relp", "l1*relp", "rounds" or "steady-rounds" (section 8 of
+        the method), which keep far more of a prediction and cost 3 to 120 times as much; "learned", by the scorer that
+        comes with jstrace for its default model; "fitted" to the input itself (``jstrace.fit_trace``: 280 passes
+        forward and back); or one of your own (``jstrace.Scorer``, ``jstrace.Score``, ``jstrace.GradientScore``).
       sizes: fractions of all edges, strictly increasing, at most 254.
       frozen: components that rank before all others: any of "residual", "attention", "mlp".
       order: "best-first" from the output, so that every trace hangs together, or "score": the highest scores alone.

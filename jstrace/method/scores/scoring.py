@@ -33,6 +33,7 @@ SCORES: dict[str, Callable[[], GradientScore]] = {
     "integrated": Integrated,
     "l1*gradient": ShareTimesGradient,
     "rounds": Rounds,
+    "steady-rounds": functools.partial(Rounds, cuts=10, walks=4, name="steady-rounds"),
     "relp": RelP,
     "l1*relp": functools.partial(RelP, ShareTimesGradient(), "l1*relp"),
     "fitted": Fitted,
