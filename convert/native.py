@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
+from jstrace.models.narrow import Narrow
 from jstrace.models.params import on_one_device
 from jstrace.models.validation import validated
 
@@ -121,20 +122,22 @@ def reading_dtype(stored: jnp.dtype, wanted: jnp.dtype) -> jnp.dtype:
 
 
 def narrowed(params: Params, dtype: jnp.dtype, where: str) -> dict[str, Any]:
-    """Parameters cast to ``dtype``.
+    """Parameters cast to ``dtype``, but for those that are ``Narrow``.
 
     Raises:
       InputError: a number is beyond the range of ``dtype``.
     """
 
-    def cast(path: Any, leaf: jax.Array) -> jax.Array:
+    def cast(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Narrow):
+            return leaf
         out = leaf.astype(dtype)
         if not bool(jnp.isfinite(out).all()):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise InputError(f"{where}: {name} holds numbers beyond the range of {dtype}; use bfloat16 or float32")
         return out
 
-    return dict(jax.tree_util.tree_map_with_path(cast, params))
+    return dict(jax.tree_util.tree_map_with_path(cast, params, is_leaf=lambda leaf: isinstance(leaf, Narrow)))
 
 
 def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Any) -> dict[str, Any]:

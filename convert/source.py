@@ -30,16 +30,17 @@ from jstrace.models import (
     ModelConfig,
     Tokenizer,
     fingerprint,
-    n_params,
     param_shardings,
     preset,
     random_params,
+    weight_bytes,
 )
 from jstrace.models.memory import memory_limit
+from jstrace.models.params import narrow_params
 from jstrace.models.platforms import seeded
 
 _RANDOM = "random:"
-_ROOM = "try dtype bfloat16, or a mesh of several devices"
+_ROOM = "try dtype bfloat16, weights int8, or a mesh of several devices"
 _NO_MACHINE_HAS = 2**50
 """Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -68,6 +69,8 @@ class Request:
     say: Callable[[str], None]
     ignore: tuple[str, ...] = ()
     """Unknown fields of a ``config.json`` that are to be ignored."""
+    narrow: bool = False
+    """Whether matrices are stored as int8."""
 
     def shardings(self, config: ModelConfig) -> Any:
         """Of every parameter, or None without a mesh."""
@@ -126,22 +129,24 @@ def read_checkpoint(
     revision: str | None = None,
     say: Callable[[str], None] = say_on_stderr,
     ignore: tuple[str, ...] = (),
+    narrow: bool = False,
 ) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
 
     ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead; the
-    tokenizer is that of the source, where there is one.
+    tokenizer is that of the source, where there is one. With ``narrow`` matrices are int8, but for folders of ``jstrace
+    convert``, whose fingerprint is of wide ones.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
-    request = Request(dtype, mesh, revision, say, ignore)
+    request = Request(dtype, mesh, revision, say, ignore, narrow)
     with _refusing(source):
         if source.startswith(_RANDOM):
             config, path = _described(source, request, hub.NO_WEIGHTS)
             key, places = seeded(0), request.shardings(config)
-            _check_room(config, dtype)
-            params = random_params(config, key=key, dtype=dtype, shardings=places)
+            _check_room(config, dtype, narrow=narrow)
+            params = random_params(config, key=key, dtype=dtype, shardings=places, narrow=narrow)
             found = Checkpoint(config, params, None if path is None else _tokenizer(path))
         else:
             path = _resolve(source, say, revision)
@@ -154,9 +159,9 @@ def read_checkpoint(
         return found
 
 
-def _check_room(config: ModelConfig, dtype: jnp.dtype) -> None:
+def _check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool) -> None:
     """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
-    needed = n_params(config) * dtype.itemsize
+    needed = weight_bytes(config, dtype.itemsize, narrow=narrow)
     room = _NO_MACHINE_HAS
     if jax.default_backend() == "cpu":
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -223,6 +228,7 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
         described.layouts,
         dtype=request.dtype,
         shardings=request.shardings(config),
+        narrow=request.narrow,
         where=str(folder),
     )
     return Checkpoint(config, params, _tokenizer(folder))
@@ -243,13 +249,16 @@ def _gguf_tokenizer(file: GgufFile, path: Path) -> Tokenizer | None:
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
-    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept."""
+    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept, nor of int8."""
     content = kept.digest(path) if request.mesh is None and not is_part(path) else None
-    there = kept.find(path, content, request.dtype, request.say)
+    there = kept.find(path, content, jnp.dtype(jnp.float32) if request.narrow else request.dtype, request.say)
+    if there is not None and request.narrow:
+        params = native.narrowed(narrow_params(there.config, there.params, request.dtype), request.dtype, str(path))
+        return Checkpoint(there.config, params, there.tokenizer)
     if there is not None:
         return Checkpoint(there.config, there.params, there.tokenizer, fingerprint=there.fingerprint)
     made = _dequantised(path, request)
-    if request.mesh is not None:
+    if request.mesh is not None or request.narrow:
         return made
     mark = fingerprint(Decoder(made.config, made.params))
     if isinstance(made.tokenizer, GgufTokenizer | None):
@@ -265,6 +274,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         file.layouts,
         dtype=request.dtype,
         shardings=request.shardings(file.config),
+        narrow=request.narrow,
         where=str(path),
     )
     return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
@@ -272,6 +282,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
 
 def _from_native(folder: Path, request: Request) -> Checkpoint:
     header = native.read_header(folder)
-    dtype = native.reading_dtype(jnp.dtype(header.dtype), request.dtype)
+    stored = jnp.dtype(header.dtype)
+    dtype = stored if request.narrow else native.reading_dtype(stored, request.dtype)
     params = native.read_params(folder, header.config, dtype, request.shardings(header.config))
     return Checkpoint(header.config, params, _tokenizer(folder), header)

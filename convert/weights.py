@@ -1,13 +1,8 @@
-"""A checkpoint's matrices to stacked device arrays: each used once, each shape checked, one layer at a time.
-
-Every device reads the slices that it holds, one layer of one weight after another, and puts them into its stack: the
-host never holds more than one layer of one weight.
-"""
+"""A checkpoint's matrices to stacked device arrays: each used once, each shape checked, one layer at a time."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -15,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace.convert.layouts import Layout, file_sizes
+from jstrace.convert.stacks import by_rows, stacked
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.params import Weight, declare, map_weights, on_one_device, shapes
+from jstrace.models.narrow import Narrow
+from jstrace.models.params import Weight, declare, map_weights, narrow_places, on_one_device, shapes
 
-_ROW_BYTES = 2**26
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -53,6 +49,7 @@ def build_params(
     *,
     dtype: jnp.dtype,
     shardings: Any = None,
+    narrow: bool = False,
     where: str,
 ) -> dict[str, Any]:
     """Stacked parameters of ``config``.
@@ -63,6 +60,7 @@ def build_params(
       layouts: where each weight stands.
       dtype: of the parameters.
       shardings: a tree like ``models.params.declare``'s of where each parameter goes, or None for the default device.
+      narrow: whether matrices are stored as ``Narrow``, which are made of float32 numbers whatever the dtype is.
       where: the file or folder, for errors.
 
     Raises:
@@ -73,89 +71,22 @@ def build_params(
     _check_shapes(wanted, tensors, where)
     _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)
     places = on_one_device(config) if shardings is None else shardings
+    own = narrow_places(config, places, dtype) if narrow else places
 
-    def leaf(name: str, weight: Weight, blank: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
-        layout = layouts[name.removeprefix("layers.")]
+    def leaf(name: str, weight: Weight, blank: Any, place: jax.sharding.Sharding, own: Any) -> Any:
+        layout, read = layouts[name.removeprefix("layers.")], np.float32 if isinstance(blank, Narrow) else blank.dtype
 
         def part(index: int = 0) -> _Part:
-            return _Part(config, layout, index, tensors, blank.dtype, where)
+            return _Part(config, layout, index, tensors, read, where)
 
+        if len(blank.shape) == 1 and weight.axes[0] != "L":
+            return jax.make_array_from_callback(blank.shape, place, part())
+        stack = jax.tree.map(lambda kind, place: jnp.zeros(kind.shape, kind.dtype, device=place), blank, own)
         if weight.axes[0] == "L":
-            return _stacked(part, layout.letters, weight.axes, blank, place)
-        return _by_rows(part(), blank, place)
+            return stacked(part, layout.letters, weight, stack, place)
+        return by_rows(part(), stack, place)
 
-    return map_weights(leaf, config, shapes(config, dtype), places, named=True)
-
-
-def _stacked(
-    part: Callable[[int], _Part],
-    letters: tuple[str, ...],
-    axes: tuple[str, ...],
-    blank: jax.ShapeDtypeStruct,
-    sharding: jax.sharding.Sharding,
-) -> jax.Array:
-    """One parameter of all layers; what the file has in another order of axes is transposed on the device."""
-    order, sizes = tuple(letters.index(axis) for axis in axes[1:]), dict(zip(axes, blank.shape, strict=True))
-    shape, place = tuple(sizes[letter] for letter in letters), _in_file_order(sharding, axes, letters)
-    stack = jnp.zeros(blank.shape, blank.dtype, device=sharding)
-    for index in range(blank.shape[0]):
-        layer = jax.make_array_from_callback(shape, place, part(index))
-        stack = _put(stack, layer, index, order)
-        stack.block_until_ready()  # the host's copy goes before the next one comes
-    return stack
-
-
-def _by_rows(part: _Part, blank: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A matrix outside the layers, some rows of every device at a time: vocabularies can be the largest of all."""
-    if len(blank.shape) == 1:
-        return jax.make_array_from_callback(blank.shape, sharding, part)
-    n_shards, place = _row_shards(sharding)
-    n_rows, width = blank.shape[0] // n_shards, blank.shape[1]
-    step = max(1, _ROW_BYTES // (width * blank.dtype.itemsize))
-    matrix = jnp.zeros(blank.shape, blank.dtype, device=sharding)
-    for start in range(0, n_rows, step):
-        count = min(step, n_rows - start)
-
-        def rows(index: Any, start: int = start, count: int = count) -> np.ndarray:
-            first = (index[0].start or 0) * n_rows + start
-            return part((slice(first, first + count), slice(0, width)))[None]
-
-        matrix = _put_rows(matrix, jax.make_array_from_callback((n_shards, count, width), place, rows), start)
-        matrix.block_until_ready()
-    return matrix
-
-
-def _row_shards(sharding: jax.sharding.Sharding) -> tuple[int, jax.sharding.Sharding]:
-    """Over how many devices the rows go, and the sharding with those on an axis of their own."""
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return 1, sharding
-    rows, columns = sharding.spec
-    spec = jax.sharding.PartitionSpec(rows, None, columns)
-    return 1 if rows is None else sharding.mesh.shape[rows], jax.sharding.NamedSharding(sharding.mesh, spec)
-
-
-def _in_file_order(
-    sharding: jax.sharding.Sharding, axes: tuple[str, ...], letters: tuple[str, ...]
-) -> jax.sharding.Sharding:
-    """The sharding of one layer with the axes that the file has; layers are never divided."""
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return sharding
-    over = dict(zip(axes, sharding.spec, strict=True))
-    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*(over[letter] for letter in letters)))
-
-
-@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-def _put(stack: jax.Array, layer: jax.Array, index: int, order: tuple[int, ...]) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, jnp.transpose(layer, order), index, 0)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _put_rows(matrix: jax.Array, rows: jax.Array, start: int) -> jax.Array:
-    """The rows of every shard from its own row ``start`` on; ``rows`` have the shards on an axis of their own."""
-    if rows.shape[0] == 1:  # without a reshape, which would cost XLA's CPU backend a copy of all
-        return jax.lax.dynamic_update_slice_in_dim(matrix, rows[0], start, 0)
-    apart = matrix.reshape(rows.shape[0], -1, rows.shape[2])
-    return jax.lax.dynamic_update_slice_in_dim(apart, rows, start, 1).reshape(matrix.shape)
+    return map_weights(leaf, config, shapes(config, dtype, narrow=narrow), places, own, named=True)
 
 
 class _Part:

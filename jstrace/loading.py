@@ -18,6 +18,8 @@ from jstrace.convert import cache_folder as cache_folder  # for entry points
 from jstrace.convert import kept_weights as kept_weights
 from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprint, n_params
 from jstrace.models.fingerprints import HASHES_OF_TODAY
+from jstrace.models.narrow import NARROW
+from jstrace.models.params import narrow_params
 from jstrace.scale.programs import keep_programs
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -27,6 +29,7 @@ def load(
     source: str | os.PathLike[str],
     *,
     dtype: DTypeLike = "float32",
+    weights: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     say: Callable[[str], None] | None = None,
@@ -40,6 +43,8 @@ def load(
         (``random:llama-3.1-8b``) makes random weights of that shape on the device.
       dtype: of the weights and the residual stream, by name or as such (``jnp.bfloat16``); scores, softmax and measures
         are float32 always.
+      weights: "int8" stores matrices in one byte a number, with a float32 scale for each output of a product; they
+        become ``dtype`` a layer at a time, inside each pass. None stores them in ``dtype``.
       mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
       revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
@@ -50,21 +55,24 @@ def load(
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
     options: dict[str, Any] = {"ignore": _field_names(ignore_fields)} | ({} if say is None else {"say": say})
-    name, wanted = _named(source), checked_dtype(dtype)
-    checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, **options)
+    name, wanted, narrow = _named(source), checked_dtype(dtype), checked_weights(weights) is not None
+    checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, narrow=narrow, **options)
     if checkpoint.stored is not None:
-        checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name)
+        checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name, narrow=narrow)
     model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
     if checkpoint.fingerprint is not None:
         model.remember(checkpoint.fingerprint)
     return model
 
 
-def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str) -> Checkpoint:
+def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str, *, narrow: bool) -> Checkpoint:
     """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
     found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
     if stored.fingerprint != found and stored.fingerprint.startswith(HASHES_OF_TODAY):  # those of 0.1 have no prefix
         raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
+    if narrow:
+        params = narrowed(narrow_params(checkpoint.config, checkpoint.params, dtype), dtype, where)
+        return dataclasses.replace(checkpoint, params=params)
     if checkpoint.params["embed"].dtype == dtype:
         return dataclasses.replace(checkpoint, fingerprint=found if jnp.dtype(stored.dtype) == dtype else None)
     return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))
@@ -80,7 +88,7 @@ def convert(
     say: Callable[[str], None] | None = None,
     ignore_fields: Sequence[str] = (),
 ) -> str:
-    """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh.
+    """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh; its weights are never int8.
 
     Args:
       source, dtype, mesh, revision, say, ignore_fields: as in ``load``; the checkpoint loads in any dtype, but holds no
@@ -156,6 +164,13 @@ def _named(given: Any, what: str = "source", expected: str = "a name, a hub id, 
         remedy = "; it is loaded already: pass what it was loaded from" if isinstance(given, Model) else ""
         raise InputError(f"{what} is a {type(given).__name__}, expected {expected}, as text or path{remedy}")
     return found
+
+
+def checked_weights(weights: Any) -> str | None:
+    """How weights are stored, or an ``InputError`` that lists the ways there are."""
+    if weights is not None and weights not in NARROW:
+        raise InputError(f"weights {weights!r} is not supported; expected {', '.join(NARROW)}, or None for the dtype's")
+    return None if weights is None else str(weights)
 
 
 def checked_dtype(dtype: DTypeLike) -> jnp.dtype:

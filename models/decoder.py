@@ -20,6 +20,7 @@ from jstrace.models import layers as fn
 from jstrace.models import masked
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
+from jstrace.models.narrow import Narrow, rows_product, widened
 from jstrace.models.params import Params
 from jstrace.models.platforms import over_layers, usual_promotion
 from jstrace.models.replacement import Replacement
@@ -29,12 +30,16 @@ from jstrace.models.rows import RowMap, every_row
 class Layer(nnx.Module):
     """Weights of one layer; in a ``Decoder`` every leaf is stacked on a leading layer axis, for ``jax.lax.scan``."""
 
-    def __init__(self, weights: Mapping[str, Array]) -> None:
+    def __init__(self, weights: Mapping[str, Array | Narrow]) -> None:
         for name, value in weights.items():
             setattr(self, name, nnx.Param(value))
 
     def weights(self) -> dict[str, Array]:
-        """The bare arrays by name."""
+        """The arrays of one layer by name, wide: what every pass computes with."""
+        return {name: widened(weight) for name, weight in self.stored().items()}
+
+    def stored(self) -> dict[str, Array | Narrow]:
+        """The weights by name, as they are stored."""
         return {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
 
 
@@ -68,13 +73,13 @@ class Decoder(nnx.Module):
         return masked_forward(self, jnp.asarray(tokens), mask, replace=replace, pre_softmax=pre_softmax)
 
     def params(self) -> dict[str, Any]:
-        """The nested dict of arrays that it was made of."""
+        """The nested dict of arrays, some of them ``Narrow``, that it was made of."""
         top = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
-        return {**top, "layers": self.layers.weights()}
+        return {**top, "layers": self.layers.stored()}
 
     def embedded(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Level 0 of the graph: scaled embeddings, with learned positions where the family has them."""
-        x = self.embed[...][tokens]
+        x = widened(self.embed[...][tokens])
         if self.config.embed_scale != 1:
             x = x * jnp.asarray(self.config.embed_scale, x.dtype)
         if self.positions is None:
@@ -101,7 +106,7 @@ class Decoder(nnx.Module):
         w = {name: param[...] for name, param in norms.items() if param is not None}
         x = fn.norm(self.config, w, "final_norm", x, frozen=relevance)
         head = self.embed if self.head is None else self.head
-        logits = fn.contract("d,vd->v", x, head[...], out=jnp.float32)
+        logits = rows_product(fn.contract, x, head[...])
         if self.head_bias is not None:
             logits = logits + self.head_bias[...].astype(jnp.float32)
         return fn.softcap(logits, self.config.logit_softcap, relevance=relevance)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import math
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jstrace.models.decoder import Decoder
+from jstrace.models.narrow import Narrow
 from jstrace.models.platforms import taken, usual_promotion
 
 _PART = 2**24
@@ -29,28 +29,43 @@ HASHES_OF_TODAY = "2-"
 def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
 
-    It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it.
+    It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it,
+    or of narrow ones that widen to it.
     Of the config only fields that differ from their defaults count, so that a new one changes no hash, and weights go
     by their names in ``Decoder.params``.
     """
     usual = {field.name: field.default for field in dataclasses.fields(decoder.config)}
     given = {name: value for name, value in dataclasses.asdict(decoder.config).items() if value != usual[name]}
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    named = jax.tree_util.tree_leaves_with_path(decoder.params())
-    names, leaves = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in named], [x for _, x in named]
+    found = [one for path, leaf in _stored(decoder) for one in _arrays(path, leaf, dtype)]
+    leaves, kinds = [leaf for _, leaf, _, _ in found], tuple(kind for _, _, kind, _ in found)
     with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
-        sums = jax.device_get(_checksums(leaves, dtype, tuple(map(_parts_of, leaves))))
-    for name, leaf, own in sorted(zip(names, leaves, sums, strict=True), key=operator.itemgetter(0)):
-        kind = leaf.dtype if dtype is None else dtype
-        digest.update(f"\n{name} {kind} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
+        sums = jax.device_get(_checksums(leaves, kinds, tuple(map(_parts_of, leaves))))
+    for (name, leaf, _, told), own in sorted(zip(found, sums, strict=True), key=lambda pair: pair[0][0]):
+        digest.update(f"\n{name} {told} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
     return HASHES_OF_TODAY + digest.hexdigest()[:16]
+
+
+def _stored(decoder: Decoder) -> list[tuple[str, Array | Narrow]]:
+    """Weights by their names."""
+    leaves = jax.tree_util.tree_leaves_with_path(decoder.params(), is_leaf=lambda leaf: isinstance(leaf, Narrow))
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def _arrays(name: str, leaf: Array | Narrow, dtype: jnp.dtype | None) -> list[tuple[str, Array, jnp.dtype, str]]:
+    """The arrays of a weight, each with its name, the dtype that it is hashed in, and what is told of that."""
+    kind = leaf.dtype if dtype is None else dtype
+    if not isinstance(leaf, Narrow):
+        return [(name, leaf, kind, str(kind))]
+    parts = {"values": leaf.values, "scale": leaf.scale}
+    return [(f"{name}.{part}", one, one.dtype, f"{one.dtype} as {kind}") for part, one in parts.items()]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 @usual_promotion()
-def _checksums(leaves: list[Array], dtype: jnp.dtype | None, n_parts: tuple[int, ...]) -> list[Array]:
+def _checksums(leaves: list[Array], kinds: tuple[jnp.dtype, ...], n_parts: tuple[int, ...]) -> list[Array]:
     """Those of all weights in one program, of which few take long to compile or to find on disk."""
-    return [_checksum(leaf, leaf.dtype if dtype is None else dtype, n) for leaf, n in zip(leaves, n_parts, strict=True)]
+    return [_checksum(leaf, kind, n) for leaf, kind, n in zip(leaves, kinds, n_parts, strict=True)]
 
 
 def _checksum(leaf: Array, dtype: jnp.dtype, n_parts: int) -> Array:
@@ -96,7 +111,7 @@ def _rows(shape: Sequence[int]) -> int:
 def _sums(leaf: Array, dtype: jnp.dtype, rows: Sequence[Array]) -> Array:
     """Of an array whose first axis has these positions: one number of each of the axes that it was made of."""
     leaf = leaf.astype(dtype)
-    kind = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
+    kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
     others = [jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) for axis in range(1, leaf.ndim)]
     place = jnp.zeros(leaf.shape, jnp.uint32)

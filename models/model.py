@@ -24,6 +24,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import fingerprint
+from jstrace.models.narrow import INT8, Narrow
 from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
@@ -226,8 +227,13 @@ class Model(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the weights and of the residual stream."""
+        """Of the residual stream, and of the weights unless they are stored as int8."""
         return self.decoder.embed[...].dtype
+
+    @property
+    def weights(self) -> str:
+        """How matrices are stored: "int8", or nothing where that is in ``dtype``."""
+        return INT8 if isinstance(self.decoder.embed[...], Narrow) else ""
 
     @property
     def config(self) -> ModelConfig:

@@ -93,10 +93,12 @@ def over_layers(
     Args:
       step: from what the layers before it gave to what it gives, and what is kept of the layer.
       start: what the first layer takes.
-      layers: weights, stacked on a leading axis, all of one dtype.
+      layers: weights, stacked on a leading axis, all of one dtype but for those that are ``models.narrow.Narrow``.
       *others: whatever else has that axis.
-      remat: compute what happens within a layer again for the backward pass.
+      remat: compute what happens within a layer again for the backward pass. Where weights are narrow that is done
+        anyway, or the wide ones of all layers would be kept for it.
     """
+    remat = remat or any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(layers))
     if not _widened(layers):
         return jax.lax.scan(jax.checkpoint(step) if remat else step, start, (layers, *others))
 
@@ -116,8 +118,9 @@ def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
 
 def _widened(layers: Any) -> bool:
     """Whether XLA would compute in float32 copies of the stacks: its CPU backend slices nothing narrower than that."""
-    narrow = jax.tree.leaves(layers)[0].dtype.itemsize < jnp.dtype(jnp.float32).itemsize
-    return form(None, cpu=narrow, gpu=False, tpu=False)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(layers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    halves = any(dtype.itemsize < jnp.dtype(jnp.float32).itemsize for dtype in floats)
+    return form(None, cpu=halves, gpu=False, tpu=False)
 
 
 def entry(stacks: Stack, place: jax.Array) -> Stack:

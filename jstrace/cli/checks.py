@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jstrace.cli.options import Ablate, Dtype, Replace
+from jstrace.cli.options import Ablate, Dtype, Replace, Weights
 from jstrace.errors import InputError
 
 
@@ -85,13 +85,14 @@ def seed_of(given: int | None, scores: Sequence[Any], *others: bool, also: str =
     return checked_seed(given or 0)
 
 
-def check_of_model(revision: str | None, ignore_field: list[str] | None, dtype: Dtype) -> None:
+def check_of_model(revision: str | None, ignore_field: list[str] | None, dtype: Dtype, weights: Weights | None) -> None:
     """Refuse options of a model where none is loaded.
 
     Raises:
       InputError: with the first of them.
     """
     given = {"--revision": revision, "--ignore-field": ignore_field, "--dtype": dtype != Dtype.FLOAT32}
+    given |= {"--weights": weights}
     name = next((name for name, value in given.items() if value), None)
     if name is not None:
         raise InputError(f"{name} says how a model is loaded; add --model")

@@ -19,6 +19,7 @@ from jstrace.cli.options import (
     DtypeOption,
     IgnoreField,
     Revision,
+    WeightsOption,
     at_size,
     load,
 )
@@ -56,6 +57,7 @@ def export_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
 ) -> None:
     """Write a saved trace at one size for other programs: networkx, Gephi, data frames, Neuronpedia."""
     from jstrace.errors import InputError
@@ -66,14 +68,14 @@ def export_command(
     if kind != Format.NEURONPEDIA and (model, scan) != (None, None):
         raise InputError(f"--model and --scan are for --format neuronpedia; {kind.value} holds no prediction")
     if model is None:
-        check_of_model(revision, ignore_field, dtype)
+        check_of_model(revision, ignore_field, dtype, weights)
     check_writable(out)
     found, at = Trace.load(trace), at_size(size)
     index = found.index(**at)
     if model is None:
         export(found, out, kind.value, index, scan=scan)
     else:
-        loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+        loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
         _with_prediction(found, out, index, loaded, scan)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
 

@@ -74,7 +74,7 @@ def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens
     from jstrace.errors import UnsupportedError
     from jstrace.loading import describe
     from jstrace.method.graph import full_graph
-    from jstrace.models import n_params
+    from jstrace.models import n_params, weight_bytes
 
     try:
         config = describe(model, revision=revision, ignore_fields=ignore_fields)
@@ -85,6 +85,7 @@ def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens
     edges, count = full_graph.n_edges(config, tokens), n_params(config)
     name = {"model": model, "loads": True}
     size = {"parameters": count, "bytes_float32": 4 * count, "bytes_bfloat16": 2 * count}
+    size |= {"bytes_int8": weight_bytes(config, 2, narrow=True)}
     size |= {"tokens": tokens, "nodes": full_graph.n_nodes(config, tokens), "edges": edges}
     memory = _estimated(config, tokens)
     if as_json:

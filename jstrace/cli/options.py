@@ -145,6 +145,12 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Weights(StrEnum):
+    """How matrices are stored, where that is not in the dtype."""
+
+    INT8 = "int8"
+
+
 MODEL_HELP = (
     "smollm2 (fetched once), a Hugging Face id or folder, a folder that jstrace convert wrote, or a .gguf file. With"
     " random: before it, the weights are random."
@@ -166,6 +172,10 @@ MeshText = Annotated[
     str | None, _of_model(metavar="data=N,model=M", help="Divide inputs over N devices and weights over M.")
 ]
 DtypeOption = Annotated[Dtype, _of_model(help="The precision of weights and residual stream.")]
+WeightsOption = Annotated[
+    Weights | None,
+    _of_model("--weights", help="Store weights as int8, in a quarter of float32's memory, and compute in --dtype."),
+]
 ModelOption = Annotated[str, _of_model("--model", metavar="MODEL", help=MODEL_HELP)]
 
 
@@ -237,6 +247,7 @@ def load(
     revision: str | None,
     mesh: str | None = None,
     *,
+    weights: str | None = None,
     ignore_fields: list[str] | None = None,
     quiet: bool = False,
 ) -> Model:
@@ -254,6 +265,7 @@ def load(
         return jstrace.load(
             source,
             dtype=dtype,
+            weights=weights,
             mesh=None if mesh is None else parse_mesh(mesh),
             revision=revision,
             say=lambda message: console.print(message, markup=False),

@@ -35,7 +35,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
       InputError: with the number of tokens that would fit, where the text certainly does not.
     """
     from jstrace.method.conditions import takes_passes
-    from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes
+    from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes, wide_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket
 
@@ -46,7 +46,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
         if takes_passes(asked.score):
             scored = asked.score_replace or asked.replace
             own, names = max(own, gradient_bytes(config, width, itemsize, asked.score, scored)), [*names, scored]
-        return own + replacement_bytes(config, width, names, itemsize)
+        return own + replacement_bytes(config, width, names, itemsize) + wide_bytes(model)
 
     def message(room: float, what: str, *, whole: bool = False) -> str:
         fitting = bisect.bisect_right(range(1, len(row)), room, key=lambda n: needed(n, whole=whole))
@@ -65,7 +65,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
 
 
 def check_model_fits(
-    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data
+    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: bool
 ) -> None:
     """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
 
@@ -88,7 +88,7 @@ def check_model_fits(
     shortest = max(1, min(len(row.text.split()) for row in rows.rows))
     config, ask = described(), Ask(plan.sources, plan.cases, plan.sizes)
     itemsize = checked_dtype(dtype.value).itemsize
-    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over)
+    check_fits(config, shortest, ask, itemsize, room, n_devices=jax.device_count(), over=over, narrow=narrow)
 
 
 def in_bytes(number: float) -> str:

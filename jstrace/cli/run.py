@@ -30,6 +30,7 @@ from jstrace.cli.options import (
     ModelOption,
     ScoreReplace,
     SizesOption,
+    WeightsOption,
     load,
     score_of,
     sizes_of,
@@ -111,6 +112,7 @@ def run_command(
     revision: Annotated[list[str] | None, _model(metavar="NAME", help=_REVISION_HELP)] = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
     limit: Annotated[int | None, _data(min=1, metavar="N", help=_LIMIT_HELP)] = None,
@@ -170,18 +172,24 @@ def run_command(
     from jstrace.scale.hosts import check_agreed
 
     first = joined() if distributed else True
-    check_agreed((model, revision, ignore_field, dtype, mesh))
+    check_agreed((model, revision, ignore_field, dtype, weights, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
 
     def loaded(checkpoint: Checkpoint) -> Model:
         described = functools.partial(
             describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=ignore_field or ()
         )
-        check_model_fits(described, dtype, wanted, plan, rows)
+        check_model_fits(described, dtype, wanted, plan, rows, narrow=weights is not None)
         if first:
             say(f"loading {checkpoint.source}")
         found = load(
-            checkpoint.source, dtype.value, checkpoint.revision, wanted, ignore_fields=ignore_field, quiet=not first
+            checkpoint.source,
+            dtype.value,
+            checkpoint.revision,
+            wanted,
+            weights=weights,
+            ignore_fields=ignore_field,
+            quiet=not first,
         )
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")

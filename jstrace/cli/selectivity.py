@@ -27,6 +27,7 @@ from jstrace.cli.options import (
     Revision,
     ScoreReplace,
     SizesOption,
+    WeightsOption,
     load,
     score_of,
     sizes_of,
@@ -47,6 +48,7 @@ def selectivity_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: Annotated[str, _ranked(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
     order: OrderOption = Order.BEST_FIRST,
     sizes: SizesOption = None,
@@ -71,7 +73,7 @@ def selectivity_command(
     drawn = seed_of(seed, [chosen])
     lines = [line.text for line in read_texts(None, others)]
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.pipeline.progress import bar
 

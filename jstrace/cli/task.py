@@ -25,6 +25,7 @@ from jstrace.cli.options import (
     ModelOption,
     Revision,
     SizesOption,
+    WeightsOption,
     load,
     score_of,
     sizes_of,
@@ -59,6 +60,7 @@ def task_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: Annotated[str, _ranked(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
     sizes: SizesOption = None,
     seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
@@ -81,7 +83,7 @@ def task_command(
 
         check_writable(save)
     rows = read_pairs(file, template)
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.pipeline.progress import bar
     from jstrace.pipeline.tasks.prompts import prompt_of

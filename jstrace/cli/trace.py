@@ -39,6 +39,7 @@ from jstrace.cli.options import (
     ScoreOption,
     ScoreReplace,
     SizesOption,
+    WeightsOption,
     load,
     metric_of,
     score_of,
@@ -72,6 +73,7 @@ def trace_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     mesh: MeshText = None,
     distributed: Distributed = False,
     ablate: Annotated[Ablate, _ranked(help="Which edges outside a trace are ablated.")] = Ablate.ALL,
@@ -117,7 +119,7 @@ def trace_command(
 
     first = joined() if distributed else True
     wanted = "data=all" if mesh is None and distributed else mesh
-    loaded = load(model, dtype.value, revision, wanted, ignore_fields=ignore_field, quiet=not first)
+    loaded = load(model, dtype.value, revision, wanted, weights=weights, ignore_fields=ignore_field, quiet=not first)
     several = several_tokens(loaded, answer, instead_of)
     asked = Asked(
         chosen, drawn, ablate.value, pre_softmax, shares, order.value, replace.value, score_replace, texts,
@@ -125,7 +127,7 @@ def trace_command(
         answer=several, repeats=again,
     )  # fmt: skip
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
-    check_agreed(([row.tolist() for row in rows], model, dtype, mesh, asked))
+    check_agreed(([row.tolist() for row in rows], model, dtype, weights, mesh, asked))
     curves = []
     with contextlib.closing(chunks(loaded, lines, rows, asked, shown=first)) as found:
         for results in found:

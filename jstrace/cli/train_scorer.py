@@ -18,6 +18,7 @@ from jstrace.cli.options import (
     IgnoreField,
     ModelOption,
     Revision,
+    WeightsOption,
     load,
 )
 from jstrace.errors import InputError
@@ -60,6 +61,7 @@ def train_scorer_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     limit: Annotated[int, _data(min=4, metavar="N", help=_LIMIT_HELP)] = 32,
     name: Annotated[str | None, _data(metavar="NAME", help=_NAME_HELP)] = None,
     features: Annotated[Features, _fit(help=_FEATURES_HELP)] = Features.ROUNDS,
@@ -81,7 +83,7 @@ def train_scorer_command(
     check_writable(out)
     texts = _texts(data)[:limit]
     others = None if reference is None else _texts(str(reference))
-    loaded = load(model, dtype.value, revision, ignore_fields=ignore_field)
+    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.pipeline.progress import fit_reported
 

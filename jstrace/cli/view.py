@@ -34,6 +34,7 @@ from jstrace.cli.options import (
     ScoreOption,
     ScoreReplace,
     SizesOption,
+    WeightsOption,
     load,
     metric_of,
     score_of,
@@ -116,6 +117,7 @@ def view_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     score: ScoreOption = "l1",
     against: Annotated[str | None, _ranked(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
     order: OrderOption = Order.BEST_FIRST,
@@ -143,12 +145,14 @@ def view_command(
     asked |= {"--against": against is not None, "--reference": reference is not None}
     asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
     asked |= {"--instead-of": instead_of is not None}
-    loaded = functools.partial(load, model or "smollm2", dtype.value, revision, ignore_fields=ignore_field)
+    loaded = functools.partial(
+        load, model or "smollm2", dtype.value, revision, weights=weights, ignore_fields=ignore_field
+    )
     page: Page
     if _is_run(what, index):
         chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
         if model is None:
-            check_of_model(revision, ignore_field, dtype)
+            check_of_model(revision, ignore_field, dtype, weights)
         page = _of_run(what, chosen, condition or [], None if model is None else loaded)
     elif index is not None or condition:
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")

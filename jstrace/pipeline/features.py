@@ -17,7 +17,7 @@ from jstrace.method.scores.gradients import Pass
 from jstrace.models import AnyArray, Decoder, EdgeTree, InputError, Model, Replacement
 from jstrace.models.memory import free_memory
 from jstrace.models.platforms import usual_promotion
-from jstrace.pipeline.footprint import gradient_bytes
+from jstrace.pipeline.footprint import gradient_bytes, wide_bytes
 from jstrace.pipeline.progress import FitReport
 from jstrace.scale import batching, memory
 
@@ -47,8 +47,8 @@ def known_of(
     """
     width, texts = batching.bucket(max(map(len, rows))), list[Known]()
     _check_room(model, rows, width, features)
-    each = gradient_bytes(model.config, width, model.dtype.itemsize)
-    size = memory.batch_inputs(model.decoder, width, each, n_masks=2, alone=True)
+    each, shared = gradient_bytes(model.config, width, model.dtype.itemsize), wide_bytes(model)
+    size = memory.batch_inputs(model.decoder, width, each, shared=shared, n_masks=2, alone=True)
     for start in range(0, len(rows), size):
         members = rows[start : start + size]
         tokens, lengths = batching.padded(members, width, size)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
-from jstrace.models import InputError, ModelConfig, Replacement, form, weight_bytes
+from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes
 from jstrace.models.experts import held_bytes
 from jstrace.models.rows import MOST_ROWS
 from jstrace.pipeline.ask import Ask
@@ -43,11 +43,26 @@ def _state_numbers(config: ModelConfig) -> int:
     return config.n_layers * (3 * config.d_model + config.n_kv_heads * config.head_dim)
 
 
-def device_bytes(config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1) -> int:
-    """Peak bytes of a device with its part of the weights, divided over ``over`` devices, and one input in a call."""
+def device_bytes(
+    config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1, narrow: bool = False
+) -> int:
+    """Peak bytes of a device with its part of the weights, divided over ``over`` devices, and one input in a call.
+
+    With ``narrow`` the weights are int8, but for what a pass makes wide of them.
+    """
     width = bucket(n_tokens)
     shared = replacement_bytes(config, width, ask.carried, itemsize)
-    return weight_bytes(config, itemsize, over) + shared + call_bytes(config, width, ask, itemsize)
+    weights = weight_bytes(config, itemsize, over, narrow=narrow)
+    weights += widened_bytes(config, itemsize, over) if narrow else 0
+    return weights + shared + call_bytes(config, width, ask, itemsize)
+
+
+def wide_bytes(model: Model) -> int:
+    """Peak bytes, beside the weights, of what a pass makes wide of those that are int8."""
+    if not model.weights:
+        return 0
+    over = 1 if model.mesh is None else model.mesh.shape["model"]
+    return widened_bytes(model.config, model.dtype.itemsize, over)
 
 
 def replacement_bytes(
@@ -81,7 +96,15 @@ def model_sizes(config: ModelConfig, n_devices: int) -> list[int]:
 
 
 def check_fits(
-    config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, room: int, *, n_devices: int, over: int
+    config: ModelConfig,
+    n_tokens: int,
+    ask: Ask,
+    itemsize: int,
+    room: int,
+    *,
+    n_devices: int,
+    over: int,
+    narrow: bool = False,
 ) -> None:
     """Refuse, before anything is loaded, a mesh on which not even an input of so many tokens fits beside the weights.
 
@@ -93,15 +116,16 @@ def check_fits(
       room: bytes of a device.
       n_devices: that there are.
       over: of the mesh's ``model``.
+      narrow: whether weights are int8.
 
     Raises:
       InputError: with the smallest ``model`` that would do.
     """
-    needed = device_bytes(config, n_tokens, ask, itemsize, over=over)
+    needed = device_bytes(config, n_tokens, ask, itemsize, over=over, narrow=narrow)
     if needed <= room:
         return
     sizes = model_sizes(config, n_devices)
-    enough = [size for size in sizes if device_bytes(config, n_tokens, ask, itemsize, over=size) <= room]
+    enough = [s for s in sizes if device_bytes(config, n_tokens, ask, itemsize, over=s, narrow=narrow) <= room]
     remedy = f"--mesh data={n_devices // enough[0]},model={enough[0]} would do" if enough else "take more devices"
     raise InputError(
         f"weights and an input of {n_tokens} tokens take some {needed / 1e9:.1f} GB of each device, which has"

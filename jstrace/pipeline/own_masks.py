@@ -30,7 +30,7 @@ from jstrace.models import (
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.comparing import BatchResult, averaged, compared
 from jstrace.pipeline.evaluation import Evaluation, evaluation_of
-from jstrace.pipeline.footprint import masks_bytes, replacement_bytes
+from jstrace.pipeline.footprint import masks_bytes, replacement_bytes, wide_bytes
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, hosts, memory
 
@@ -76,6 +76,7 @@ def evaluate_masks(
     others = replacing.stack(condition.replace, width)
     asked = Question.stacked([question], width, 1)
     held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)
+    held += wide_bytes(model)
     step, found = _most_rows(model, width, held, n_outputs), []
     for start in range(0, n_masks, step):
         chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
@@ -92,7 +93,7 @@ def evaluate_masks(
 
 
 def _most_rows(model: Model, width: int, held: int = 0, n_outputs: int = 1) -> int:
-    """Masks of one call, the same on every host; ``held`` bytes are the replacements'."""
+    """Masks of one call, the same on every host; ``held`` bytes are those of replacements and wide weights."""
     device = min(model.decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
     free, rows = memory.free_bytes(device), _ROWS
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -20,19 +22,20 @@ def perturbed(model: Model, number: int) -> Model:
     """The model with every weight times (1 + 1e-6 N(0, 1)), as a machine that rounds otherwise might have it.
 
     ``number`` names the draw: the same for every input, batch and call. Weights of fewer digits than float32 move by an
-    eighth of the distance between their numbers, so that some are rounded otherwise.
+    eighth of the distance between their numbers, so that some are rounded otherwise. Of weights stored as int8 the
+    scales move.
     """
     leaves, tree = jax.tree.flatten(model.decoder)
     keys = jax.random.split(jax.random.fold_in(seeded(0), number), len(leaves))
-    moved = [_moved(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
+    moved = [_moved(leaf, key, model.dtype) for leaf, key in zip(leaves, keys, strict=True)]
     return Model(jax.tree.unflatten(tree, moved), model.tokenizer)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=2)
 @usual_promotion()
-def _moved(leaf: Array, key: Array) -> Array:
+def _moved(leaf: Array, key: Array, dtype: jnp.dtype) -> Array:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
-    scale = max(NOISE, _ULPS * float(jnp.finfo(leaf.dtype).eps))
+    scale = max(NOISE, _ULPS * float(jnp.finfo(dtype).eps))
     noise = jax.random.normal(key, leaf.shape, jnp.float32)
     return (leaf.astype(jnp.float32) * (1 + scale * noise)).astype(leaf.dtype)

@@ -12,7 +12,7 @@ from jstrace.method.graph import full_graph
 from jstrace.models import Model, Replacement
 from jstrace.pipeline import scorers
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.footprint import call_bytes, replacement_bytes
+from jstrace.pipeline.footprint import call_bytes, replacement_bytes, wide_bytes
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, memory
 
@@ -120,10 +120,10 @@ class Resolved:
         return memory.holds(self.model.decoder, 2 * (self.most_inputs(width, n_outputs) * each + shared))
 
     def _call_bytes(self, width: int, n_outputs: int) -> tuple[int, int]:
-        """Of each input of a call, and of the replacements that they share."""
+        """Of each input of a call, and of the replacements and wide weights that they share."""
         config, itemsize = self.model.config, self.model.dtype.itemsize
         shared = replacement_bytes(config, width, self.ask.carried, itemsize, self.replacing.own)
-        return call_bytes(config, width, self.ask, itemsize, n_outputs), shared
+        return call_bytes(config, width, self.ask, itemsize, n_outputs), shared + wide_bytes(self.model)
 
 
 def _draws(score: Any, replace: str, replacing: Replacing) -> bool:

@@ -65,11 +65,9 @@ class Trace(ByValue):
     reference: str = ""
     """A hash of the texts or arrays that it is made of, where those were the caller's own; else empty."""
     text: str | None = None
-    """The tokens as one text, if the model has a tokenizer: a character may be several tokens, whose texts joined are
-    not it."""
+    """The tokens as one text, if the model has a tokenizer: a character may be several tokens."""
     score_replace: str = ""
-    """What ablated edges carried while gradients were taken; empty where the score takes none, or a file of an older
-    version does not say."""
+    """What ablated edges carried while gradients were taken; empty if none were, or if an older file does not say."""
     counterfactual: Int[np.ndarray, "T"] | None = None
     """Tokens whose states ablated edges carry, where ``replace`` is "counterfactual","""
     counterfactual_texts: tuple[str, ...] | None = None
@@ -78,6 +76,8 @@ class Trace(ByValue):
     """What scores from gradients asked, and evaluations do; None is how close the prediction is."""
     answer: Int[np.ndarray, "A"] | None = None
     """Tokens that the prompt goes on with, if it was traced with an answer; ``tokens`` has all of it but the last."""
+    weights: str = ""
+    """"int8" where the model's matrices were stored so, else empty."""
     repeated: tuple[EdgeTree, ...] = ()
     """Strata of the same with weights that differ by rounding (``jstrace.trace(repeats=)``)."""
 
@@ -159,6 +159,7 @@ class Trace(ByValue):
             score=str(score),
             frozen=first,
             model_fingerprint=model.fingerprint(),
+            weights=model.weights,
             order=order,
             replace=COUNTERFACTUAL if pair is not None else checked_replace("zero" if replace is None else replace),
             counterfactual=pair,
@@ -230,8 +231,7 @@ class Trace(ByValue):
             raise InputError(f"count = {count!r}, expected a number of edges")
         cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
         found = searched(self.scores, cuts, self.config, self.frozen, self.order, self.n_outputs)
-        first = jax.tree.map(lambda leaf: leaf == 0, found)
-        return edges_where(first, self.scores, self.strata)
+        return edges_where(jax.tree.map(lambda leaf: leaf == 0, found), self.scores, self.strata)
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""

@@ -243,6 +243,7 @@ class Tracer:
             reference=self.reference,
             seed=ask.seed,
             model_fingerprint=self.mark,
+            weights=model.weights,
             counterfactual=question.counterfactual,
             counterfactual_texts=None
             if question.counterfactual is None

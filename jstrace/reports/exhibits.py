@@ -44,7 +44,7 @@ def validity(run: Results) -> Rows:
     """Inputs, valid and invalid ones and why."""
     reasons = [reason for reason in run.inputs["reason"].to_pylist() if reason is not None]
     valid, count = run.valid.num_rows, run.inputs.num_rows
-    row = {"dtype": run.manifest["model"]["dtype"], "rows_of_data": run.rows_of_data}
+    row = {"dtype": run.precision, "rows_of_data": run.rows_of_data}
     row |= {"inputs": count, "valid": valid, "invalid": count - valid}
     yield row | {"reasons": "; ".join(f"{reasons.count(r)} x {r}" for r in dict.fromkeys(reasons))}
 

@@ -205,7 +205,7 @@ def _facts(run: Results) -> dict[str, Any]:
     return {
         "label": run.label,
         "model": run.manifest["model"]["name"],
-        "dtype": run.manifest["model"]["dtype"],
+        "dtype": run.precision,
         "fingerprint": run.manifest["config"]["model"],
         "data": data["name"],
         "inputs": run.inputs.num_rows,

@@ -108,6 +108,12 @@ class Results:
         return int(self.manifest["config"].get("generate", 0))
 
     @property
+    def precision(self) -> str:
+        """The dtype of the model, and how its weights were stored where that is another."""
+        model = self.manifest["model"]
+        return f"{model['dtype']}, {model['weights']} weights" if model.get("weights") else model["dtype"]
+
+    @property
     def rows_of_data(self) -> int:
         """Inputs of the whole run."""
         return int(self.manifest["data"]["rows"]) * max(1, self.generates)

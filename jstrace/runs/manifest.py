@@ -155,7 +155,7 @@ def _check_manifest(found: dict[str, Any]) -> None:
         raise ValueError("its conditions are not those of its configuration")
     found["model"]["name"].encode()
     texts = [found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"]]
-    texts.append(found["model"].get("revision", ""))
+    texts += [found["model"].get("revision", ""), found["model"].get("weights", "")]
     numbers, place = (found["data"]["rows"], found["model"]["config"]["n_layers"]), found["model"].get("place", 0)
     counted = all(_is_count(number) for number in (*numbers, place + 1))
     if not all(isinstance(text, str) for text in texts) or not counted:
@@ -258,4 +258,4 @@ def _shown(value: Any, fact: dict[str, Any] | None) -> str:
 
 _OPTIONS = {"importance": "score", "own_importances": "own scores"}
 """What settings are called where the file has an older word."""
-_NAMED = {"name": "", "dtype": "", "rows": " rows"}
+_NAMED = {"name": "", "dtype": "", "weights": " weights", "rows": " rows"}

@@ -118,6 +118,7 @@ def _run(job: Job, folder: Path) -> Summary:
         config |= {"model": model.fingerprint(), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)
         facts |= {"model": {"name": job.name, "dtype": str(model.dtype), "config": dataclasses.asdict(model.config)}}
+        facts["model"] |= {"weights": model.weights} if model.weights else {}
         facts["model"] |= {} if job.revision is None else {"revision": job.revision, "place": job.place}
         facts["data"] |= {"corpus_tokens": counts.total()}
         hosts.check_agreed((config, job.wanted, job.part_inputs))

@@ -90,7 +90,7 @@ def _plannable(decoder: Any) -> int | None:
     if not free:
         return None
     shared = len(found) if found[0].platform == "cpu" else 1  # devices of one machine's memory
-    weights = sum(leaf.nbytes for leaf in decoder.layers.weights().values()) // decoder.config.n_layers
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers)) // decoder.config.n_layers
     return int(_SHARE * min(free)) // shared - weights
 
 

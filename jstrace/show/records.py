@@ -53,6 +53,7 @@ def as_json(
         "pre_softmax": evaluation.pre_softmax,
         "replace": evaluation.replace,
         "model_fingerprint": trace.model_fingerprint,
+        **_stored(trace),
         "valid": evaluation.valid,
         "density": _number(evaluation.density),
         "prediction": _tokens(evaluation.full_tokens, evaluation.full_probs, word),
@@ -150,7 +151,13 @@ def facts_of(trace: Trace) -> dict[str, Any]:
         "scored_under": trace.score_replace or "none",
         "seed": trace.seed,
         "model_fingerprint": trace.model_fingerprint,
+        **_stored(trace),
     }
+
+
+def _stored(trace: Trace) -> dict[str, str]:
+    """How the model's matrices were stored, where that was not in its dtype."""
+    return {"weights": trace.weights} if trace.weights else {}
 
 
 def network_json(found: Analysis, *, top: int) -> dict[str, Any]:

@@ -134,13 +134,14 @@ def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.Mo
     asked: dict[str, Any] = {}
 
     def load(source: str, **options: Any) -> Model:
-        asked.update(source=source, dtype=options["dtype"])
+        asked.update(source=source, dtype=options["dtype"], weights=options["weights"])
         return stub
 
     monkeypatch.setattr("jstrace.load", load)
-    code, out, _ = run("trace", "hi", "--model", "some.gguf", "--dtype", "bfloat16", "--pre-softmax", "--json")
+    options = ["--model", "some.gguf", "--dtype", "bfloat16", "--weights", "int8", "--pre-softmax", "--json"]
+    code, out, _ = run("trace", "hi", *options)
     assert code == 0
-    assert asked == {"source": "some.gguf", "dtype": "bfloat16"}
+    assert asked == {"source": "some.gguf", "dtype": "bfloat16", "weights": "int8"}
     expected = jstrace.evaluate(stub, jstrace.trace(stub, "hi"), pre_softmax=True)
     np.testing.assert_allclose([row["tv"] for row in json.loads(out)["rows"]], expected.tv, atol=1e-6)
 

@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 import jstrace
 from jstrace.convert import default_model, native, partials, read_config
 from jstrace.loading import convert, describe
-from jstrace.models import InputError, make_mesh
+from jstrace.models import Decoder, InputError, Model, make_mesh
+from jstrace.models.params import narrow_params
 from tests import hf_models
 
 
@@ -42,6 +43,23 @@ def test_a_converted_model_is_the_model(converted: tuple[Path, Path]) -> None:
         wide = jstrace.load(str(out), mesh=make_mesh(data=data, model=model))
         assert wide.fingerprint() == one.fingerprint()
         assert wide.decoder.layers.weights()["up"].sharding.mesh.shape["model"] == model
+
+
+def test_weights_as_int8(converted: tuple[Path, Path]) -> None:
+    """The same of a folder, on a mesh, and of what was converted, which holds them wide."""
+    source, out = map(str, converted)
+    load, wide = functools.partial(jstrace.load, weights="int8"), jstrace.load(source)
+    params = narrow_params(wide.config, wide.decoder.params(), jnp.dtype("float32"))
+    one = Model(Decoder(wide.config, params))
+    for found in (load(source), load(out), load(source, mesh=make_mesh(model=2)), load(out, mesh=make_mesh(model=2))):
+        assert found.fingerprint() == one.fingerprint() != wide.fingerprint()
+        assert (found.weights, found.dtype.name) == ("int8", "float32")
+    halved = load(source, dtype="bfloat16").decoder.params()
+    np.testing.assert_array_equal(halved["layers"]["q"].values, params["layers"]["q"].values)
+    assert (halved["layers"]["q"].dtype, halved["final_norm"].dtype) == (jnp.bfloat16, jnp.bfloat16)
+    for given in ("float8", "int3", 8):
+        with pytest.raises(InputError, match=rf"weights {given!r} is not supported; expected int8, or None"):
+            load(source, weights=given)
 
 
 def test_convert_keeps_the_tokenizer(real: jstrace.Model, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from jstrace.models.experts import block_sizes, chosen_experts, routing
 from jstrace.models.feed_forward import feed_forward
 from jstrace.models.generating import continued
 from jstrace.models.layers import attention_probs, masked_attention_probs
-from jstrace.models.params import param_shardings
+from jstrace.models.sharding import param_shardings
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 
 CONFIG = dataclasses.replace(TINY, n_experts=5, n_chosen=2)

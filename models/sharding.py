@@ -1,0 +1,141 @@
+"""Where weights lie on a mesh of devices: tensor-parallel over ``model``, and the same on every slice of ``data``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jstrace.errors import InputError
+from jstrace.models.config import ModelConfig
+from jstrace.models.params import Weight, axis_sizes, map_weights
+
+DATA, MODEL = "data", "model"
+_MUST_DIVIDE = {"H": "query heads", "F": "MLP width"}
+"""Axes of weights that are divided over ``model``, in words;"""
+_MAY_DIVIDE = ("K", "V", "U")
+"""and those that stay whole where they do not divide: few key/value heads, odd vocabularies, the MLP beside experts.
+All others are whole. Of experts each is divided, so that all devices have work whichever are chosen."""
+
+
+def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of ``data * model`` devices: inputs are divided over ``data``, weights over ``model``.
+
+    On several slices of TPUs every group along ``model`` lies within one of them, and ``data`` is divided equally.
+
+    Raises:
+      InputError: sizes that are not positive, need more devices than there are, leave out a host, or do not divide over
+        slices.
+    """
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (data, model)):
+        raise InputError(f"mesh data={data!r}, model={model!r}: expected positive sizes")
+    found = list(jax.devices() if devices is None else devices)
+    if data * model > len(found):
+        raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
+    found = _chosen(found, data, model)
+    _check_distinct(found)
+    _check_hosts(found, f"mesh data={data}, model={model}")
+    return Mesh(np.asarray(found).reshape(data, model), (DATA, MODEL))
+
+
+def _chosen(devices: Sequence[jax.Device], data: int, model: int) -> list[jax.Device]:
+    """The first devices of every slice, slice after slice; where there is one slice, simply the first."""
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        # Of GPUs it is the host's number.
+        number = getattr(device, "slice_index", None) if device.platform == "tpu" else None
+        slices.setdefault(number or 0, []).append(device)
+    each, left = divmod(data, len(slices))
+    if left or each * model > min(map(len, slices.values()), default=0):
+        raise InputError(
+            f"mesh data={data}, model={model} does not divide over {len(slices)} slices of"
+            f" {min(map(len, slices.values()))} devices: groups of model lie within a slice, data is a multiple of"
+            " their number"
+        )
+    return [device for _, own in sorted(slices.items()) for device in own[: each * model]]
+
+
+def _check_distinct(devices: Sequence[jax.Device]) -> None:
+    if not devices or len(set(devices)) != len(devices):
+        raise InputError(f"a mesh of {len(devices)} devices, {len(set(devices))} of them different")
+
+
+def _check_hosts(devices: Sequence[jax.Device], what: str) -> None:
+    """Every process takes part in every computation, so each must have a device of the mesh."""
+    missing = set(range(jax.process_count())) - {device.process_index for device in devices}
+    if missing:
+        raise InputError(f"{what} leaves out all devices of process {min(missing)}; every host must have one of them")
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
+    """The sharding of every parameter, as a tree like ``declare``'s.
+
+    Raises:
+      InputError: the mesh has no axis ``model``, or heads or MLP width do not divide over it.
+    """
+    _check_mesh(config, mesh)
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # explicit axis types are not for models that leave sharding to XLA
+    divided = _divided(config, mesh.shape[MODEL])
+
+    def one(weight: Weight) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*(MODEL if axis in divided else None for axis in weight.axes)))
+
+    return map_weights(one, config)
+
+
+def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: bool = False) -> int:
+    """Bytes of weights on each device of a mesh with ``model`` of this size, as ``param_shardings`` divides them.
+
+    With ``narrow`` matrices take a byte a number, and four for each scale.
+    """
+    sizes, divided = axis_sizes(config), _divided(config, over)
+
+    def one(weight: Weight) -> int:
+        whole = of_axes(itemsize, weight.axes)
+        if not (narrow and weight.sums):
+            return whole
+        return of_axes(1, weight.axes) + of_axes(4, [axis for axis in weight.axes if axis not in weight.sums])
+
+    def of_axes(each: int, axes: Sequence[str]) -> int:
+        return each * math.prod(sizes[axis] for axis in axes) // (over if divided & set(axes) else 1)
+
+    return sum(jax.tree.leaves(map_weights(one, config)))
+
+
+def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
+    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, and the unembedding."""
+    sizes, divided = axis_sizes(config), _divided(config, over)
+
+    def wide(weight: Weight) -> int:
+        inner = [axis for axis in weight.axes if axis != "L"]
+        whole = itemsize * math.prod(sizes[axis] for axis in inner)
+        return whole // (over if divided & set(inner) else 1) if weight.sums else 0
+
+    found = map_weights(wide, config)
+    return sum(found["layers"].values()) + int(found["embed"])
+
+
+def _divided(config: ModelConfig, over: int) -> set[str]:
+    sizes = axis_sizes(config)
+    return {axis for axis in (*_MUST_DIVIDE, *_MAY_DIVIDE) if sizes[axis] % over == 0}
+
+
+def _check_mesh(config: ModelConfig, mesh: Mesh) -> None:
+    """Refuse a mesh over which the weights do not divide, with the sizes that would."""
+    if not isinstance(mesh, Mesh):
+        raise InputError(f"mesh = {mesh!r}: expected a mesh of jstrace.make_mesh")
+    if tuple(mesh.axis_names) not in ((DATA, MODEL), (MODEL,)):
+        raise InputError(
+            f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r} in that order; see jstrace.make_mesh"
+        )
+    _check_distinct(mesh.devices.ravel().tolist())
+    sizes, over = axis_sizes(config), mesh.shape[MODEL]
+    wrong = [f"{word} {sizes[axis]}" for axis, word in _MUST_DIVIDE.items() if sizes[axis] % over]
+    if wrong:
+        common = math.gcd(*(sizes[axis] for axis in _MUST_DIVIDE))
+        fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise InputError(f"mesh model={over} does not divide {', '.join(wrong)}; sizes that would: {fits}")
