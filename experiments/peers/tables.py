@@ -1,0 +1,165 @@
+"""From rows of inputs to tables and the figure: TV where each selection has so many edges or FLOPs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from experiments.inputs import written
+from experiments.peers.measuring import BOTH
+
+GRID = {
+    "edges": (0.001, 0.002, 0.004, 0.01, 0.02, 0.03, 0.04, 0.07, 0.1, 0.2, 0.4, 0.6),
+    "flops": (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "their edges": (0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8),
+}
+"""Shares at which curves are read off, between sizes by interpolation."""
+CLOSE = 0.1
+STYLES = {
+    "EAP": ("#d55e00", "solid"), "EAP-IG": ("#e69f00", "solid"), "attention": ("#999999", "dashed"),
+    "random": ("#999999", "dotted"), "l1": ("#56b4e9", "dashed"), "relp": ("#009e73", "solid"),
+    "rounds": ("#0072b2", "solid"), "learned": ("#cc79a7", "solid"), "fitted": ("black", "dashdot"),
+}  # fmt: skip
+Row = dict[str, Any]
+
+
+def read(folder: Path) -> list[Row]:
+    """All rows of jstrace's evaluation and, as the axis "their edges", of the other tool's."""
+    rows = []
+    for path in sorted((folder / "rows").glob("*.json")):
+        about = {"name": path.stem, "kind": path.stem.split("-")[0]}
+        rows += [about | row for row in json.loads(path.read_text())]
+        home = folder / "evaluate" / path.name
+        if home.exists():
+            for row in json.loads(home.read_text()):
+                rows.append(
+                    about | {"told": "own", "score": row["score"], "their edges": row["edges"], "tv": row["tv"]}
+                )
+    return rows
+
+
+def at(row: Row, axis: str, shares: Sequence[float]) -> np.ndarray:
+    """TV at shares of an axis, NaN below the smallest selection; the full graph has none."""
+    where = [(share, tv) for share, tv in zip(row[axis], row["tv"], strict=True) if share > 0]
+    known = np.asarray([*where, (1.0, 0.0)] if row["told"] == "own" else where)
+    return np.interp(np.log(shares), np.log(known[:, 0]), known[:, 1], left=np.nan)
+
+
+def least(row: Row, axis: str, tv: float) -> float:
+    """The least share at which TV is at most so much; 1 if it never is."""
+    return min((share for share, found in zip(row[axis], row["tv"], strict=True) if found <= tv), default=1.0)
+
+
+def grouped(rows: Sequence[Row], axis: str) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows that have an axis, by kind of input, score and what was told."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if axis in row and row["score"] != BOTH:
+            found.setdefault((row["kind"], row["score"], row["told"]), []).append(row)
+    return found
+
+
+def curves(rows: Sequence[Row]) -> list[Row]:
+    """Mean TV and its standard error by share, where every input has a selection that small."""
+    out = []
+    for axis, grid in GRID.items():
+        for (kind, score, told), own in grouped(rows, axis).items():
+            tv = np.stack([at(row, axis, grid) for row in own])
+            error = tv.std(axis=0, ddof=min(1, len(tv) - 1)) / np.sqrt(len(tv))
+            for share, mean, by in zip(grid, tv.mean(axis=0), error, strict=True):
+                if np.isfinite(mean):
+                    out.append({"inputs": kind, "score": score, "told": told, "axis": axis, "share": share,
+                                "n": len(tv), "tv": f"{mean:.4f}", "standard_error": f"{by:.4f}"})  # fmt: skip
+    return out
+
+
+def reached(rows: Sequence[Row]) -> list[Row]:
+    """The least shares with TV within ``CLOSE``, of each input."""
+    out: dict[tuple[str, str], Row] = {}
+    for axis in GRID:
+        for (_, score, told), own in grouped(rows, axis).items():
+            for row in own if told == "own" else ():
+                one = out.setdefault((row["name"], score), dict.fromkeys(("input", "score", *GRID), ""))
+                one |= {"input": row["name"], "score": score, axis: f"{least(row, axis, CLOSE):.4f}"}
+    return [*out.values()]
+
+
+def seconds(rows: Sequence[Row]) -> list[Row]:
+    """Median seconds of a score, over inputs after the first, which compiles."""
+    return [
+        {"inputs": kind, "score": score, "n": len(own) - 1,
+         "seconds": f"{np.median([row['seconds'] for row in own[1:]]):.1f}"}
+        for (kind, score, told), own in grouped(rows, "edges").items() if told == "own" and len(own) > 1
+    ]  # fmt: skip
+
+
+def agreement(rows: Sequence[Row]) -> float:
+    """The largest difference in TV between the two evaluations, where MLPs alone are left out."""
+    both: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["score"] == BOTH:
+            both.setdefault(row["name"], {})["ours" if "edges" in row else "theirs"] = row
+    pairs = [(one["ours"]["tv"][::2], one["theirs"]["tv"]) for one in both.values() if len(one) == 2]
+    return max((float(np.abs(np.subtract(*pair)).max()) for pair in pairs), default=float("nan"))
+
+
+def panel(axes: Axes, rows: Sequence[Row], kind: str, axis: str, told: str = "own") -> None:
+    """Mean TV of every score against one axis."""
+    groups = grouped(rows, axis)
+    for score, (colour, dashes) in STYLES.items():
+        if (kind, score, told) in groups:
+            own = groups[kind, score, told]
+            tv = np.stack([at(row, axis, GRID[axis]) for row in own]).mean(axis=0)
+            label = f"{score} (n = {len(own)})" if score == "fitted" else score
+            axes.plot(GRID[axis], tv, color=colour, linestyle=dashes, marker=".", markersize=4, label=label)
+    if axis != "flops":
+        axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    axes.set(ylim=(0, 1), xlabel=f"{axis} kept, share of all" if axis != "flops" else "FLOPs, share of the full pass")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Pairs above, passages below: by edges, by FLOPs; and pairs by the other tool's evaluation."""
+    figure = Figure(figsize=(11.2, 6.4), layout="constrained")
+    places = figure.subplots(2, 3, sharey=True)
+    for line, kind in zip(places, ("pair", "passage"), strict=True):
+        for axes, axis in zip(line, ("edges", "flops"), strict=False):
+            panel(axes, rows, kind, axis)
+            n = len({row["name"] for row in rows if row["kind"] == kind})
+            axes.set_title(f"{n} {kind}s, jstrace's evaluation", fontsize=10)
+        line[0].set_ylabel("TV from the model's prediction")
+    panel(places[0, 2], rows, "pair", "their edges")
+    n = len({row["name"] for row in rows if "their edges" in row})
+    places[0, 2].set_title(f"{n} pairs, EAP-IG's evaluation", fontsize=10)
+    places[0, 2].set_xlabel("edges between components kept, share of all")
+    panel(places[1, 2], rows, "passage", "edges", "foreign")
+    places[1, 2].set_title("passages, told another text's prediction", fontsize=10)
+    places[1, 2].set_ylabel("TV from what was told")
+    places[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def write(folder: Path, out: Path) -> None:
+    """Everything that the page of findings has."""
+    rows = read(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    written(out / "curves.csv", curves(rows))
+    written(out / "reached.csv", reached(rows))
+    written(out / "seconds.csv", seconds(rows))
+    draw(rows).savefig(out / "peers.png", dpi=110)
+    for axis, shares in {"edges": (0.01, 0.02, 0.04, 0.1, 0.2), "flops": (0.15, 0.3, 0.4, 0.6),
+                         "their edges": (0.002, 0.01, 0.04, 0.1, 0.4)}.items():  # fmt: skip
+        for (kind, score, told), own in grouped(rows, axis).items():
+            tv = np.stack([at(row, axis, shares) for row in own]).mean(axis=0)
+            median = np.median([least(row, axis, CLOSE) for row in own])
+            cells = " | ".join("-" if np.isnan(x) else f"{x:.2f}" for x in tv)
+            print(f"{axis:12} {kind:8} {score:26} {told:8} n={len(own):2} {cells} | {median:.3f}")
+    print(f"largest difference of the two evaluations: {agreement(rows):.5f}")
