@@ -7,15 +7,17 @@ Commands, in this order; the other tool runs in its own environment (``experimen
     python experiments/peers_compared.py measure DATA.tsv FOLDER
     PEER/bin/python experiments/peers/edge_patching.py EAP-IG/src FOLDER evaluate
     python experiments/peers_compared.py tables DATA.tsv FOLDER experiments/results/peers
+    python experiments/peers_compared.py memory DATA.tsv FOLDER --scores rounds --only passage-400
 
 ``measure`` adds what is missing: ``--scores`` and ``--only`` take some scores and inputs, and fits are made if they are
-named. The last line is JSON.
+named. ``memory`` scores one input and says the most memory that the process had. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -27,7 +29,7 @@ import jstrace
 from experiments.inputs import padded_to
 from experiments.peers import tables
 from experiments.peers.inputs import WIDTHS, items, prepare
-from experiments.peers.measuring import SCORES, rows_of
+from experiments.peers.measuring import SCORES, SIZES, condition, rows_of, rows_of_peers
 
 
 def measure(data: Path, folder: Path, scores: list[str], only: str, passages: int) -> int:
@@ -53,10 +55,20 @@ def measure(data: Path, folder: Path, scores: list[str], only: str, passages: in
     return count
 
 
+def memory(data: Path, scores: list[str], only: str, passages: int) -> float:
+    """GiB that the process had at most after scoring one input, compiling included."""
+    model = jstrace.load("smollm2")
+    one = next(each for each in items(model, data, passages) if each.name.startswith(only))
+    with padded_to(WIDTHS[one.kind]):
+        for name in scores:
+            jstrace.trace(model, one.tokens, sizes=SIZES, **SCORES[name], **condition(one))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def main() -> None:
     """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("command", choices=("prepare", "measure", "tables"))
+    parser.add_argument("command", choices=("prepare", "measure", "tables", "memory"))
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "results" / "peers")
@@ -65,14 +77,16 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=24)
     asked = parser.parse_args()
     jstrace.enable_cache()
-    count = 0
+    count: float = 0
     if asked.command == "prepare":
         prepare(jstrace.load("smollm2"), asked.data, asked.folder, asked.passages)
     elif asked.command == "measure":
         count = measure(asked.data, asked.folder, asked.scores, asked.only, asked.passages)
+    elif asked.command == "memory":
+        count = round(memory(asked.data, asked.scores, asked.only, asked.passages), 2)
     else:
         tables.write(asked.folder, asked.out)
-    print(json.dumps({"command": asked.command, "inputs": count}))
+    print(json.dumps({"command": asked.command, "gib" if asked.command == "memory" else "inputs": count}))
 
 
 if __name__ == "__main__":

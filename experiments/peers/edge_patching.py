@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.peers.selections import packed, unpacked
 
-SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 0.7)
+SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02, 0.07, 0.2)
+AT_HOME = 6
+"""Selections of each score that its own evaluation gets, the smallest."""
 STEPS = 5
 """Of integrated gradients, as its page has them."""
 
@@ -178,7 +180,7 @@ def main() -> None:
             else:
                 every = [unpacked(np.load(asked.folder / name / path.name)) for name in ("attribute", "translated")]
                 edges = {name: kept for file in every for name, kept in file.items() if "," not in name}
-                rows = [{"score": name, **distances(model, graph, one, kept[::2])} for name, kept in edges.items()]
+                rows = [{"score": name, **distances(model, graph, one, kept[:AT_HOME])} for name, kept in edges.items()]
                 path.with_suffix(".json").write_text(json.dumps(rows))
         print(path.stem, flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -48,7 +48,7 @@ MORE = (
     Prompts("colour", "A ripe banana is yellow, and fresh grass is", "A ripe banana is yellow, and fresh milk is"),
 )
 """Twelve pairs beside those of ``pairs.py``, of the same kinds; chosen before any score had seen them."""
-FIRST, BETWEEN, WIDTHS = 400, 100, {"pair": 24, "passage": 64}
+FIRST, BETWEEN, WIDTHS = 400, 100, {"pair": 17, "passage": 64}
 
 
 class Item(NamedTuple):

@@ -19,7 +19,7 @@ from experiments.peers.selections import packed, unpacked
 from experiments.peers.translation import components, edges_of, mask_of
 from jstrace.models import EdgeTree, Model, ModelConfig
 
-SIZES = (0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 0.6, 0.8)
+SIZES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4)
 FIRST = ("residual", "mlp")
 """What ranks first where a score says nothing of it."""
 AT_HOME = ("relp", "rounds")
@@ -51,11 +51,11 @@ SCORES: dict[str, dict[str, Any]] = {
     "relp": {"score": "relp"},
     "rounds": {"score": "rounds"},
     "learned": {"score": "learned"},
-    "fitted": {"score": jstrace.Fitted()},
+    "fitted": {"score": jstrace.Fitted(steps=50, polish=0)},
 }
 BOTH = "MLPs left out"
 """Selections that both graphs can express."""
-FOREIGN = ("relp", "rounds", "learned", "fitted")
+FOREIGN = ("relp", "rounds", "fitted")
 """Scores that look at the prediction, and are asked for another text's, too."""
 
 

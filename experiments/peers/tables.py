@@ -106,7 +106,9 @@ def agreement(rows: Sequence[Row]) -> float:
     for row in rows:
         if row["score"] == BOTH:
             both.setdefault(row["name"], {})["ours" if "edges" in row else "theirs"] = row
-    pairs = [(one["ours"]["tv"][::2], one["theirs"]["tv"]) for one in both.values() if len(one) == 2]
+    pairs = [
+        (one["ours"]["tv"][: len(one["theirs"]["tv"])], one["theirs"]["tv"]) for one in both.values() if len(one) == 2
+    ]
     return max((float(np.abs(np.subtract(*pair)).max()) for pair in pairs), default=float("nan"))
 
 
