@@ -32,7 +32,7 @@ from experiments.peers.inputs import WIDTHS, items, prepare
 from experiments.peers.measuring import SCORES, SIZES, condition, rows_of, rows_of_peers
 
 
-def measure(data: Path, folder: Path, scores: list[str], only: str, passages: int) -> int:
+def measure(data: Path, folder: Path, scores: list[str], only: list[str], passages: int) -> int:
     """Rows of each input in a file, to which those of new scores are added."""
     model, count = jstrace.load("smollm2"), 0
     for name in ("rows", "translated"):
@@ -42,7 +42,7 @@ def measure(data: Path, folder: Path, scores: list[str], only: str, passages: in
         known = json.loads(path.read_text()) if path.exists() else []
         missing = [name for name in scores if name not in {row["score"] for row in known}]
         theirs = peers.exists() and not any(row["score"] == "EAP" for row in known)
-        if not one.name.startswith(only) or not (missing or theirs):
+        if not one.name.startswith(tuple(only)) or not (missing or theirs):
             continue
         foreign = np.load(folder / "inputs" / f"{one.name}.npz")["foreign"]
         with padded_to(WIDTHS[one.kind]):
@@ -55,10 +55,10 @@ def measure(data: Path, folder: Path, scores: list[str], only: str, passages: in
     return count
 
 
-def memory(data: Path, scores: list[str], only: str, passages: int) -> float:
+def memory(data: Path, scores: list[str], only: list[str], passages: int) -> float:
     """GiB that the process had at most after scoring one input, compiling included."""
     model = jstrace.load("smollm2")
-    one = next(each for each in items(model, data, passages) if each.name.startswith(only))
+    one = next(each for each in items(model, data, passages) if each.name.startswith(tuple(only)))
     with padded_to(WIDTHS[one.kind]):
         for name in scores:
             jstrace.trace(model, one.tokens, sizes=SIZES, **SCORES[name], **condition(one))
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "results" / "peers")
     parser.add_argument("--scores", nargs="+", choices=SCORES, default=[name for name in SCORES if name != "fitted"])
-    parser.add_argument("--only", default="", help="inputs whose names start with this")
+    parser.add_argument("--only", nargs="+", default=[""], help="inputs whose names start with one of these")
     parser.add_argument("--passages", type=int, default=24)
     asked = parser.parse_args()
     jstrace.enable_cache()

@@ -14,6 +14,7 @@ and of what jstrace's traces were translated to. Both leave what is there.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import sys
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.peers.selections import packed, unpacked
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.01, 0.02, 0.07, 0.2)
+METHODS = ("EAP", "EAP-IG", "EAP-IG, logit difference", "EAP-IG, foreign")
 AT_HOME = 6
 """Selections of each score that its own evaluation gets, the smallest."""
 STEPS = 5
@@ -96,7 +98,14 @@ def divergence(target: Any) -> Callable[..., Any]:
     return lambda logits, *_: (target * (logs - torch.log_softmax(logits[0, -1], -1))).sum()
 
 
-def attributed(model: Any, graph: Any, one: dict[str, Any]) -> dict[str, Any]:
+def error_of(model: Any, one: dict[str, Any]) -> float:
+    """The largest difference from jstrace's logits."""
+    with torch.inference_mode():
+        logits = model(torch.as_tensor(one["tokens"])[None].long())[0, -1].numpy()
+    return float(np.abs(logits - one["logits"]).max())
+
+
+def attributed(model: Any, graph: Any, one: dict[str, Any], methods: list[str]) -> dict[str, Any]:
     """Edges by method, nested, with seconds."""
     from eap.attribute import attribute
 
@@ -111,7 +120,8 @@ def attributed(model: Any, graph: Any, one: dict[str, Any]) -> dict[str, Any]:
     }
     selections: dict[str, Any] = {}
     seconds = {}
-    for name, (method, metric) in ways.items():
+    for name in methods:
+        method, metric = ways[name]
         start = time.perf_counter()
         attribute(model, graph, loader, metric, method, ig_steps=STEPS, quiet=True)
         seconds[f"{name}|seconds"] = time.perf_counter() - start
@@ -143,11 +153,11 @@ def distances(model: Any, graph: Any, one: dict[str, Any], kept: np.ndarray) -> 
     return found
 
 
-def inputs(folder: Path, done: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def inputs(folder: Path, done: Path, only: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """What has no result yet, with the path of the result."""
     done.mkdir(parents=True, exist_ok=True)
     for path in sorted((folder / "inputs").glob("*.npz")):
-        if not list(done.glob(f"{path.stem}.*")):
+        if path.stem.startswith(tuple(only)) and not list(done.glob(f"{path.stem}.*")):
             yield done / path.name, dict(np.load(path))
 
 
@@ -157,7 +167,9 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("command", choices=("attribute", "evaluate"))
-    parser.add_argument("--only", default="", help="inputs whose names start with this")
+    parser.add_argument("--only", nargs="+", default=[""], help="inputs whose names start with one of these")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--count", type=int, default=48, help="inputs, the first of those without a result")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     sys.path.insert(0, str(asked.source))
@@ -166,17 +178,14 @@ def main() -> None:
     from eap.graph import Graph
 
     eap.attribute.tokenize_plus = eap.evaluate.tokenize_plus = as_tokens
-    model, error = hooked(asked.folder / "model"), 0.0
+    model, errors = hooked(asked.folder / "model"), [0.0]
     graph = Graph.from_model(model)
-    for path, one in inputs(asked.folder, asked.folder / asked.command):
-        if not path.stem.startswith(asked.only):
-            continue
+    found = inputs(asked.folder, asked.folder / asked.command, asked.only)
+    for path, one in itertools.islice(found, asked.count):
         with OnCpu():
             if asked.command == "attribute":
-                with torch.inference_mode():
-                    logits = model(torch.as_tensor(one["tokens"])[None].long())[0, -1].numpy()
-                error = max(error, float(np.abs(logits - one["logits"]).max()))
-                np.savez_compressed(path, **attributed(model, graph, one), error=np.abs(logits - one["logits"]).max())
+                errors.append(error_of(model, one))
+                np.savez_compressed(path, **attributed(model, graph, one, asked.methods))
             else:
                 every = [unpacked(np.load(asked.folder / name / path.name)) for name in ("attribute", "translated")]
                 edges = {name: kept for file in every for name, kept in file.items() if "," not in name}
@@ -184,7 +193,7 @@ def main() -> None:
                 path.with_suffix(".json").write_text(json.dumps(rows))
         print(path.stem, flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"command": asked.command, "largest_error_of_logits": error, "peak_gib": round(peak, 2)}))
+    print(json.dumps({"command": asked.command, "largest_error_of_logits": max(errors), "peak_gib": round(peak, 2)}))
 
 
 if __name__ == "__main__":

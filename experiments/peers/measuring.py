@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def rows_of_peers(model: Model, one: Item, foreign: np.ndarray, peers: Path) -> 
         yield row | of_peer(model, one, kept, None if own else foreign)
 
 
-def of_peer(model: Model, one: Item, kept: Sequence[np.ndarray], target: np.ndarray | None) -> dict[str, Any]:
+def of_peer(model: Model, one: Item, kept: Iterable[np.ndarray], target: np.ndarray | None) -> dict[str, Any]:
     """The other tool's selections, smallest first, through jstrace's masked forwards."""
     masks = [mask_of(each, model.config, len(one.tokens), first(one)) for each in kept]
     base = jstrace.trace(model, one.tokens, sizes=SIZES, **condition(one))

@@ -73,7 +73,7 @@ def mask_of(kept: np.ndarray, config: ModelConfig, n_tokens: int, first: int = 0
     stream = np.zeros(2 * layers, bool)
     for start, stop in set(zip(graph.writes[sources].tolist(), graph.reads[targets].tolist(), strict=True)):
         stream[start:stop] = True
-    nodes = kept.any(axis=1)[1:].reshape(layers, heads + 1)
+    nodes = np.asarray(kept.any(axis=1))[1:].reshape(layers, heads + 1)
     late = np.arange(n_tokens) >= first
     slots = edge_slots(config, n_tokens, n_tokens, np)
     whole = EdgeTree(
@@ -109,7 +109,9 @@ def edges_of(mask: EdgeTree, config: ModelConfig) -> np.ndarray:
     attn, mlp = np.asarray(mask.attn), np.asarray(mask.mlp)
     stream = np.empty((2 * config.n_layers, tokens), bool)
     stream[::2], stream[1::2] = mask.residual_attn, mask.residual_mlp
-    into, out_of = attn.any(axis=3), attn.any(axis=2)  # [L, H, T]: a row of a token, and one that reads it
+    into, out_of = (
+        np.asarray(attn.any(axis=axis)) for axis in (3, 2)
+    )  # [L, H, T]: by target, by source
     every, last = np.ones((1, tokens), bool), np.arange(tokens)[None] == tokens - 1
     writes = [every, *(part for i in range(len(mlp)) for part in (into[i], mlp[i][None]))]
     reads = [part for i in range(len(mlp)) for part in (into[i], out_of[i], out_of[i], mlp[i][None])]
