@@ -109,9 +109,7 @@ def edges_of(mask: EdgeTree, config: ModelConfig) -> np.ndarray:
     attn, mlp = np.asarray(mask.attn), np.asarray(mask.mlp)
     stream = np.empty((2 * config.n_layers, tokens), bool)
     stream[::2], stream[1::2] = mask.residual_attn, mask.residual_mlp
-    into, out_of = (
-        np.asarray(attn.any(axis=axis)) for axis in (3, 2)
-    )  # [L, H, T]: by target, by source
+    into, out_of = (np.asarray(attn.any(axis=axis)) for axis in (3, 2))  # [L, H, T]: by target, by source
     every, last = np.ones((1, tokens), bool), np.arange(tokens)[None] == tokens - 1
     writes = [every, *(part for i in range(len(mlp)) for part in (into[i], mlp[i][None]))]
     reads = [part for i in range(len(mlp)) for part in (into[i], out_of[i], out_of[i], mlp[i][None])]
