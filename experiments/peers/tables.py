@@ -53,8 +53,13 @@ def at(row: Row, axis: str, shares: Sequence[float]) -> np.ndarray:
 
 
 def least(row: Row, axis: str, tv: float) -> float:
-    """The least share at which TV is at most so much; 1 if it never is."""
-    return min((share for share, found in zip(row[axis], row["tv"], strict=True) if found <= tv), default=1.0)
+    """The share at which TV first is at most so much, between selections by interpolation; 1 if it never is."""
+    shares, found = [*row[axis], 1.0], [*row["tv"], 0.0]
+    k = next(k for k, each in enumerate(found) if each <= tv and (shares[k] > 0 or k == len(found) - 1))
+    if k == 0 or shares[k - 1] == 0:
+        return shares[k]
+    part = (found[k - 1] - tv) / (found[k - 1] - found[k])
+    return float(shares[k - 1] * (shares[k] / shares[k - 1]) ** part)
 
 
 def grouped(rows: Sequence[Row], axis: str) -> dict[tuple[str, str, str], list[Row]]:
@@ -78,6 +83,22 @@ def curves(rows: Sequence[Row]) -> list[Row]:
                     out.append({"inputs": kind, "score": score, "told": told, "axis": axis, "share": share,
                                 "n": len(tv), "tv": f"{mean:.4f}", "standard_error": f"{by:.4f}"})  # fmt: skip
     return out
+
+
+def selections(rows: Sequence[Row]) -> list[Row]:
+    """Means over inputs of what each selection has, smallest first, and of its TV."""
+    out = []
+    for axis in ("edges", "their edges"):
+        for (kind, score, told), own in grouped(rows, axis).items():
+            for k in range(len(own[0]["tv"])):
+                shares = {name: f"{mean_of(own, name, k):.4f}" if name in own[0] else "" for name in (*GRID, "tv")}
+                out.append({"inputs": kind, "score": score, "told": told, "n": len(own), **shares})
+    return out
+
+
+def mean_of(rows: Sequence[Row], axis: str, k: int) -> float:
+    """Of the selections with one number."""
+    return float(np.mean([row[axis][k] for row in rows]))
 
 
 def reached(rows: Sequence[Row]) -> list[Row]:
@@ -106,10 +127,12 @@ def agreement(rows: Sequence[Row]) -> float:
     for row in rows:
         if row["score"] == BOTH:
             both.setdefault(row["name"], {})["ours" if "edges" in row else "theirs"] = row
-    pairs = [
-        (one["ours"]["tv"][: len(one["theirs"]["tv"])], one["theirs"]["tv"]) for one in both.values() if len(one) == 2
-    ]
-    return max((float(np.abs(np.subtract(*pair)).max()) for pair in pairs), default=float("nan"))
+    apart = []
+    for one in both.values():
+        if len(one) == 2:
+            theirs = one["theirs"]["tv"]
+            apart.append(float(np.abs(np.subtract(one["ours"]["tv"][: len(theirs)], theirs)).max()))
+    return max(apart, default=float("nan"))
 
 
 def panel(axes: Axes, rows: Sequence[Row], kind: str, axis: str, told: str = "own") -> None:
@@ -118,13 +141,17 @@ def panel(axes: Axes, rows: Sequence[Row], kind: str, axis: str, told: str = "ow
     for score, (colour, dashes) in STYLES.items():
         if (kind, score, told) in groups:
             own = groups[kind, score, told]
-            tv = np.stack([at(row, axis, GRID[axis]) for row in own]).mean(axis=0)
+            x, tv = ([mean_of(own, name, k) for k in range(len(own[0]["tv"]))] for name in (axis, "tv"))
             label = f"{score} (n = {len(own)})" if score == "fitted" else score
-            axes.plot(GRID[axis], tv, color=colour, linestyle=dashes, marker=".", markersize=4, label=label)
+            axes.plot(x, tv, color=colour, linestyle=dashes, marker=".", markersize=4, label=label)
     if axis != "flops":
         axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
-    axes.set(ylim=(0, 1), xlabel=f"{axis} kept, share of all" if axis != "flops" else "FLOPs, share of the full pass")
+    axes.set(
+        ylim=(0, 1),
+        xlim=(None, 1),
+        xlabel=f"{axis} kept, share of all" if axis != "flops" else "FLOPs, share of the full pass",
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -145,7 +172,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     panel(places[1, 2], rows, "passage", "edges", "foreign")
     places[1, 2].set_title("passages, told another text's prediction", fontsize=10)
     places[1, 2].set_ylabel("TV from what was told")
-    places[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
+    places[0, 1].legend(frameon=False, fontsize=7)
     return figure
 
 
@@ -154,6 +181,7 @@ def write(folder: Path, out: Path) -> None:
     rows = read(folder)
     out.mkdir(parents=True, exist_ok=True)
     written(out / "curves.csv", curves(rows))
+    written(out / "selections.csv", selections(rows))
     written(out / "reached.csv", reached(rows))
     written(out / "seconds.csv", seconds(rows))
     draw(rows).savefig(out / "peers.png", dpi=110)
