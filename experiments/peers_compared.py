@@ -85,7 +85,7 @@ def main() -> None:
     elif asked.command == "memory":
         count = round(memory(asked.data, asked.scores, asked.only, asked.passages), 2)
     else:
-        tables.write(asked.folder, asked.out)
+        tables.write(asked.folder, asked.out, jstrace.load("smollm2").config)
     print(json.dumps({"command": asked.command, "gib" if asked.command == "memory" else "inputs": count}))
 
 

@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from experiments.inputs import written
-from experiments.peers.measuring import BOTH
+from experiments.peers.measuring import BOTH, SIZES
+from experiments.peers.selections import unpacked
+from experiments.peers.translation import components, edges_of, mask_of
+from jstrace.method.graph.full_graph import n_edges
+from jstrace.models import ModelConfig
 
 GRID = {
     "edges": (0.001, 0.002, 0.004, 0.01, 0.02, 0.03, 0.04, 0.07, 0.1, 0.2, 0.4, 0.6),
@@ -135,6 +139,29 @@ def agreement(rows: Sequence[Row]) -> float:
     return max(apart, default=float("nan"))
 
 
+def sizes(folder: Path, config: ModelConfig) -> list[Row]:
+    """What translations of pairs add: shares of edges in one graph, in the other, and, of peers, back in their own."""
+    found: dict[tuple[str, int], list[list[float]]] = {}
+    every = components(config).edges.sum()
+    for path in sorted((folder / "translated").glob("*.npz")):
+        one = np.load(folder / "inputs" / path.name)
+        tokens, first = len(one["tokens"]), int(np.flatnonzero(one["tokens"] != one["other"])[0])
+        all_edges = n_edges(config, tokens)
+        for score, kept in unpacked(np.load(folder / "attribute" / path.name)).items():
+            for k, each in enumerate(kept if "," not in score else ()):
+                mask = mask_of(each, config, tokens, first)
+                shares = [each.sum() / every, mask.count() / all_edges, edges_of(mask, config).sum() / every]
+                found.setdefault((score, k), []).append(shares)
+        for score, kept in unpacked(np.load(path)).items():
+            for size, each in zip(SIZES, kept if score != BOTH else (), strict=False):
+                found.setdefault((score, SIZES.index(size)), []).append([each.sum() / every, size, np.nan])
+    names = ("their_edges", "edges", "their_edges_again")
+    return [
+        {"score": score, "n": len(each)} | {name: f"{x:.4f}" for name, x in zip(names, np.mean(each, 0), strict=True)}
+        for (score, _), each in sorted(found.items(), key=lambda one: one[0])
+    ]
+
+
 def panel(axes: Axes, rows: Sequence[Row], kind: str, axis: str, told: str = "own") -> None:
     """Mean TV of every score against one axis."""
     groups = grouped(rows, axis)
@@ -176,7 +203,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def write(folder: Path, out: Path) -> None:
+def write(folder: Path, out: Path, config: ModelConfig) -> None:
     """Everything that the page of findings has."""
     rows = read(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -184,6 +211,7 @@ def write(folder: Path, out: Path) -> None:
     written(out / "selections.csv", selections(rows))
     written(out / "reached.csv", reached(rows))
     written(out / "seconds.csv", seconds(rows))
+    written(out / "translation.csv", sizes(folder, config))
     draw(rows).savefig(out / "peers.png", dpi=110)
     for axis, shares in {"edges": (0.01, 0.02, 0.04, 0.1, 0.2), "flops": (0.15, 0.3, 0.4, 0.6),
                          "their edges": (0.002, 0.01, 0.04, 0.1, 0.4)}.items():  # fmt: skip
