@@ -8,10 +8,14 @@ import itertools
 import numpy as np
 import pytest
 
+import jstrace
+from experiments.peers.measuring import with_masks
 from experiments.peers.selections import packed, unpacked
+from experiments.peers.tables import at, least
 from experiments.peers.translation import components, edges_of, mask_of
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.models.slots import edge_slots
+from jstrace.pipeline.coherence import check
 from tests.conftest import TINY
 
 TOKENS = 5
@@ -106,18 +110,15 @@ def test_random_masks_keep_the_edges_of_a_literal_walk(share: float) -> None:
     assert mask_of(got, TINY, TOKENS).difference(whole).count() == 0
 
 
-def test_translations_there_and_back_hold_what_they_were_made_of(tiny: Model) -> None:
-    """Edges between kept nodes, of which one reads what the logits read; and a soft run has the same logits."""
-    kept = components(TINY).edges.copy()
-    kept[source(0)] = False
-    kept[:, 3 * HEADS] = False
-    mask = mask_of(kept, TINY, TOKENS)
-    assert (edges_of(mask, TINY) >= kept).all()
-    ids = np.arange(TOKENS) + 3
-    without = {name: np.array(leaf) for name, leaf in slots().items()}
-    without["mlp"][0] = False
-    np.testing.assert_allclose(tiny(ids, mask), tiny(ids, EdgeTree(**without)), atol=1e-5)
-    assert not np.allclose(tiny(ids, mask), tiny(ids), atol=1e-3)
+def test_translations_there_and_back_hold_what_they_were_made_of() -> None:
+    """A random selection without dead ends comes back whole, with the edges that its paths take beside it."""
+    rng, every = np.random.default_rng(3), components(TINY).edges
+    kept = every & (rng.random(every.shape) < 0.5)
+    kept[0] = every[0]  # every node has a way in,
+    kept[:, -1] = True  # and a way out
+    back = edges_of(mask_of(kept, TINY, TOKENS), TINY)
+    assert (back >= kept).all()
+    assert back.sum() > kept.sum()
 
 
 def test_what_has_no_translation_is_refused() -> None:
@@ -134,3 +135,24 @@ def test_selections_in_files() -> None:
     assert found.keys() == chosen.keys()
     for name, each in chosen.items():
         np.testing.assert_array_equal(found[name], np.stack(each))
+
+
+def test_shares_are_read_off_between_selections() -> None:
+    row = {"edges": [0.0, 0.01, 0.1], "tv": [0.9, 0.3, 0.1], "told": "own"}
+    assert least(row, "edges", 0.2) == pytest.approx(10**-1.5)
+    assert least(row, "edges", 0.3) == 0.01
+    assert least(row, "edges", 0.05) == pytest.approx(10**-0.5)
+    np.testing.assert_allclose(at(row, "edges", (0.001, 0.01, 10**-1.5, 1)), [np.nan, 0.3, 0.2, 0], atol=1e-12)
+
+
+def test_a_trace_of_masks_holds_them(tiny: Model) -> None:
+    """Nested masks, two of them equal, as one trace: its sizes ask for what they hold."""
+    ids = np.arange(TOKENS, dtype=np.int32) + 3
+    rng = np.random.default_rng(2)
+    order = {name: np.where(leaf, rng.random(leaf.shape), 2).astype(np.float32) for name, leaf in slots().items()}
+    base = jstrace.Trace.from_scores(tiny, ids, EdgeTree(**order), sizes=(0.2, 0.4, 0.6, 0.8), order="score")
+    masks = [EdgeTree(**{name: leaf < cut for name, leaf in order.items()}) for cut in (0, 0.2, 0.2, 0.7)]
+    made = with_masks(base, masks)
+    assert [made.mask(k) for k in range(4)] == masks
+    assert made.counts.tolist() == [int(mask.count()) for mask in masks]
+    check(made)
