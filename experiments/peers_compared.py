@@ -38,13 +38,14 @@ def measure(data: Path, folder: Path, scores: list[str], only: list[str], passag
     for name in ("rows", "translated"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for one in items(model, data, passages):
-        path, peers = folder / "rows" / f"{one.name}.json", folder / "attribute" / f"{one.name}.npz"
+        file = f"{one.name.replace('swapped', 'passage')}.npz"
+        path, peers = folder / "rows" / f"{one.name}.json", folder / "attribute" / file
         known = json.loads(path.read_text()) if path.exists() else []
         missing = [name for name in scores if name not in {row["score"] for row in known}]
         theirs = peers.exists() and not any(row["score"] == "EAP" for row in known)
         if not one.name.startswith(tuple(only)) or not (missing or theirs):
             continue
-        foreign = np.load(folder / "inputs" / f"{one.name}.npz")["foreign"]
+        foreign = np.load(folder / "inputs" / file)["foreign"]
         with padded_to(WIDTHS[one.kind]):
             found = list(rows_of(model, one, missing, foreign, folder / "translated" / f"{one.name}.npz"))
             found += rows_of_peers(model, one, foreign, peers) if theirs else []

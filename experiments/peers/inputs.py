@@ -48,7 +48,7 @@ MORE = (
     Prompts("colour", "A ripe banana is yellow, and fresh grass is", "A ripe banana is yellow, and fresh milk is"),
 )
 """Twelve pairs beside those of ``pairs.py``, of the same kinds; chosen before any score had seen them."""
-FIRST, BETWEEN, WIDTHS = 400, 100, {"pair": 17, "passage": 64}
+FIRST, BETWEEN, WIDTHS = 400, 100, {"pair": 17, "passage": 64, "swapped": 64}
 
 
 class Item(NamedTuple):
@@ -56,6 +56,7 @@ class Item(NamedTuple):
 
     name: str
     kind: str
+    """"pair", "passage" or "swapped","""
     tokens: np.ndarray
     """int32 ``[T]``,"""
     other: np.ndarray
@@ -63,7 +64,10 @@ class Item(NamedTuple):
 
 
 def items(model: Model, data: Path, n_passages: int = 24) -> Iterator[Item]:
-    """The pairs, and passages of at most 64 tokens from row 400 on, each with what stands a hundred rows further on."""
+    """The pairs, and passages of at most 64 tokens from row 400 on, each with what stands a hundred rows further on.
+
+    A passage comes twice: judged under means, and, "swapped", while ablated edges carry the other's states.
+    """
     assert model.tokenizer is not None
     encode = model.tokenizer.encode
     for number, prompts in enumerate((*PROMPTS, *MORE)):
@@ -74,7 +78,8 @@ def items(model: Model, data: Path, n_passages: int = 24) -> Iterator[Item]:
         tokens = np.asarray(encode(texts[row]), np.int32)
         if len(tokens) <= WIDTHS["passage"]:
             other = encode(" ".join(texts[row + BETWEEN : row + BETWEEN + 4]))[: len(tokens)]
-            yield Item(f"passage-{row}", "passage", tokens, np.asarray(other, np.int32))
+            for kind in ("passage", "swapped"):
+                yield Item(f"{kind}-{row}", kind, tokens, np.asarray(other, np.int32))
             found += 1
         row += 1
 
@@ -83,7 +88,7 @@ def prepare(model: Model, data: Path, folder: Path, n_passages: int) -> None:
     """Write the weights and, of each input, tokens, logits and a foreign prediction, for other tools."""
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     write_weights(model, folder / "model")
-    every = list(items(model, data, n_passages))
+    every = [one for one in items(model, data, n_passages) if one.kind != "swapped"]
     logits = {one.name: np.asarray(model(one.tokens)) for one in every}
     for at, one in enumerate(every):
         alike = [each for each in (*every[at + 1 :], *every) if each.kind == one.kind]

@@ -60,15 +60,15 @@ FOREIGN = ("relp", "rounds", "fitted")
 
 
 def condition(one: Item) -> dict[str, Any]:
-    """What ablated edges carry: the other prompt's states, or means."""
-    return {"counterfactual": one.other} if one.kind == "pair" else {"replace": "mean"}
+    """What ablated edges carry: means, or the other text's states."""
+    return {"replace": "mean"} if one.kind == "passage" else {"counterfactual": one.other}
 
 
 def rows_of(model: Model, one: Item, scores: list[str], foreign: np.ndarray, out: Path) -> Iterator[Any]:
     """A row for each score of jstrace and target; traces of ``AT_HOME`` are left in ``out``, translated."""
     translated = {}
     for name in scores:
-        for told in ("own", "foreign") if name in FOREIGN else ("own",):
+        for told in ("own", "foreign") if name in FOREIGN and one.kind != "swapped" else ("own",):
             target = foreign if told == "foreign" else None
             start = time.perf_counter()
             trace = jstrace.trace(model, one.tokens, sizes=SIZES, target=target, **SCORES[name], **condition(one))
@@ -100,6 +100,8 @@ def rows_of_peers(model: Model, one: Item, foreign: np.ndarray, peers: Path) -> 
         selections, seconds = unpacked(file), {name: float(file[f"{name}|seconds"]) for name in unpacked(file)}
     for name, kept in selections.items():
         own = not name.endswith("foreign")
+        if one.kind == "swapped" and not own:
+            continue
         row = {"score": name.removesuffix(", foreign"), "told": "own" if own else "foreign", "seconds": seconds[name]}
         yield row | of_peer(model, one, kept, None if own else foreign)
 
@@ -112,8 +114,8 @@ def of_peer(model: Model, one: Item, kept: Iterable[np.ndarray], target: np.ndar
 
 
 def first(one: Item) -> int:
-    """The first token from which two prompts differ; 0 of passages."""
-    return int(np.flatnonzero(one.tokens != one.other)[0]) if one.kind == "pair" else 0
+    """The first token from which two texts differ; 0 under means."""
+    return 0 if one.kind == "passage" else int(np.flatnonzero(one.tokens != one.other)[0])
 
 
 def with_masks(base: Any, masks: list[EdgeTree]) -> Any:

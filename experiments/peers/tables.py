@@ -26,6 +26,7 @@ GRID = {
 }
 """Shares at which curves are read off, between sizes by interpolation."""
 CLOSE = 0.1
+UNDER = {"pair": "with the other prompt's states", "passage": "under means"}
 STYLES = {
     "EAP": ("#d55e00", "solid"), "EAP-IG": ("#e69f00", "solid"), "attention": ("#999999", "dashed"),
     "random": ("#999999", "dotted"), "l1": ("#56b4e9", "dashed"), "relp": ("#009e73", "solid"),
@@ -183,22 +184,22 @@ def panel(axes: Axes, rows: Sequence[Row], kind: str, axis: str, told: str = "ow
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Pairs above, passages below: by edges, by FLOPs; and pairs by the other tool's evaluation."""
+    """Pairs above, passages below: by edges, by FLOPs; beside them the other tool's evaluation and replacement."""
     figure = Figure(figsize=(11.2, 6.4), layout="constrained")
     places = figure.subplots(2, 3, sharey=True)
     for line, kind in zip(places, ("pair", "passage"), strict=True):
         for axes, axis in zip(line, ("edges", "flops"), strict=False):
             panel(axes, rows, kind, axis)
             n = len({row["name"] for row in rows if row["kind"] == kind})
-            axes.set_title(f"{n} {kind}s, jstrace's evaluation", fontsize=10)
+            axes.set_title(f"{n} {kind}s, {UNDER[kind]}", fontsize=10)
         line[0].set_ylabel("TV from the model's prediction")
     panel(places[0, 2], rows, "pair", "their edges")
     n = len({row["name"] for row in rows if "their edges" in row})
     places[0, 2].set_title(f"{n} pairs, EAP-IG's evaluation", fontsize=10)
     places[0, 2].set_xlabel("edges between components kept, share of all")
-    panel(places[1, 2], rows, "passage", "edges", "foreign")
-    places[1, 2].set_title("passages, told another text's prediction", fontsize=10)
-    places[1, 2].set_ylabel("TV from what was told")
+    panel(places[1, 2], rows, "swapped", "edges")
+    n = len({row["name"] for row in rows if row["kind"] == "swapped"})
+    places[1, 2].set_title(f"{n} passages, with another text's states", fontsize=10)
     places[0, 1].legend(frameon=False, fontsize=7)
     return figure
 
