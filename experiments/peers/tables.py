@@ -204,6 +204,22 @@ def draw(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def markdown(rows: Sequence[Row], kind: str) -> list[str]:
+    """Rows of the page's table: TV at shares of edges, then the median shares that are close, then foreign TV."""
+    shares, out = (0.004, 0.01, 0.02, 0.04, 0.1, 0.2), []
+    groups = {axis: grouped(rows, axis) for axis in GRID}
+    for (of, score, told), own in groups["edges"].items():
+        if of != kind:
+            continue
+        cells = [f"{x:.2f}" if np.isfinite(x) else "-" for x in np.mean([at(row, "edges", shares) for row in own], 0)]
+        for axis in GRID:
+            same = groups[axis].get((kind, score, told), [])
+            near = [100 * least(row, axis, CLOSE) for row in same]
+            cells.append(f"{np.median(near):.3g}%" if near and told == "own" else "")
+        out.append(f"| {score} | {told} | {len(own)} | {' | '.join(cells)} |")
+    return out
+
+
 def write(folder: Path, out: Path, config: ModelConfig) -> None:
     """Everything that the page of findings has."""
     rows = read(folder)
@@ -214,11 +230,6 @@ def write(folder: Path, out: Path, config: ModelConfig) -> None:
     written(out / "seconds.csv", seconds(rows))
     written(out / "translation.csv", sizes(folder, config))
     draw(rows).savefig(out / "peers.png", dpi=110)
-    for axis, shares in {"edges": (0.01, 0.02, 0.04, 0.1, 0.2), "flops": (0.15, 0.3, 0.4, 0.6),
-                         "their edges": (0.002, 0.01, 0.04, 0.1, 0.4)}.items():  # fmt: skip
-        for (kind, score, told), own in grouped(rows, axis).items():
-            tv = np.stack([at(row, axis, shares) for row in own]).mean(axis=0)
-            median = np.median([least(row, axis, CLOSE) for row in own])
-            cells = " | ".join("-" if np.isnan(x) else f"{x:.2f}" for x in tv)
-            print(f"{axis:12} {kind:8} {score:26} {told:8} n={len(own):2} {cells} | {median:.3f}")
+    for kind in ("pair", "passage", "swapped"):
+        print(f"\n{kind}\n" + "\n".join(markdown(rows, kind)))
     print(f"largest difference of the two evaluations: {agreement(rows):.5f}")
