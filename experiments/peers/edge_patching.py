@@ -187,7 +187,8 @@ def main() -> None:
                 errors.append(error_of(model, one))
                 np.savez_compressed(path, **attributed(model, graph, one, asked.methods))
             else:
-                every = [unpacked(np.load(asked.folder / name / path.name)) for name in ("attribute", "translated")]
+                files = [asked.folder / name / path.name for name in ("attribute", "translated")]
+                every = [unpacked(np.load(file)) for file in files if file.exists()]  # passages are not translated
                 edges = {name: kept for file in every for name, kept in file.items() if "," not in name}
                 rows = [{"score": name, **distances(model, graph, one, kept[:AT_HOME])} for name, kept in edges.items()]
                 path.with_suffix(".json").write_text(json.dumps(rows))

@@ -51,20 +51,26 @@ def read(folder: Path) -> list[Row]:
 
 
 def at(row: Row, axis: str, shares: Sequence[float]) -> np.ndarray:
-    """TV at shares of an axis, NaN below the smallest selection; the full graph has none."""
-    where = [(share, tv) for share, tv in zip(row[axis], row["tv"], strict=True) if share > 0]
-    known = np.asarray([*where, (1.0, 0.0)] if row["told"] == "own" else where)
-    return np.interp(np.log(shares), np.log(known[:, 0]), known[:, 1], left=np.nan)
+    """TV at shares of an axis, NaN beyond what was measured; in jstrace's graph the full graph has none."""
+    known = np.asarray([pair for pair in points(row, axis) if pair[0] > 0])
+    return np.interp(np.log(shares), np.log(known[:, 0]), known[:, 1], left=np.nan, right=np.nan)
 
 
 def least(row: Row, axis: str, tv: float) -> float:
     """The share at which TV first is at most so much, between selections by interpolation; 1 if it never is."""
-    shares, found = [*row[axis], 1.0], [*row["tv"], 0.0]
-    k = next(k for k, each in enumerate(found) if each <= tv and (shares[k] > 0 or k == len(found) - 1))
-    if k == 0 or shares[k - 1] == 0:
-        return shares[k]
-    part = (found[k - 1] - tv) / (found[k - 1] - found[k])
-    return float(shares[k - 1] * (shares[k] / shares[k - 1]) ** part)
+    before = (0.0, 1.0)
+    for share, found in points(row, axis):
+        if found <= tv and share > 0:
+            part = (before[1] - tv) / (before[1] - found)
+            return share if before[0] == 0 else float(before[0] * (share / before[0]) ** part)
+        before = (share, found)
+    return 1.0
+
+
+def points(row: Row, axis: str) -> list[tuple[float, float]]:
+    """Shares and TV, smallest first; the full graph's among them where the largest selections were measured, too."""
+    full = row["told"] == "own" and axis != "their edges"
+    return [*zip(row[axis], row["tv"], strict=True), *([(1.0, 0.0)] if full else [])]
 
 
 def grouped(rows: Sequence[Row], axis: str) -> dict[tuple[str, str, str], list[Row]]:
@@ -194,7 +200,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             axes.set_title(f"{n} {kind}s, {UNDER[kind]}", fontsize=10)
         line[0].set_ylabel("TV from the model's prediction")
     panel(places[0, 2], rows, "pair", "their edges")
-    n = len({row["name"] for row in rows if "their edges" in row})
+    n = len({row["name"] for row in rows if "their edges" in row and row["kind"] == "pair"})
     places[0, 2].set_title(f"{n} pairs, EAP-IG's evaluation", fontsize=10)
     places[0, 2].set_xlabel("edges between components kept, share of all")
     panel(places[1, 2], rows, "swapped", "edges")
