@@ -102,7 +102,7 @@ def prepare(model: Model, data: Path, folder: Path, n_passages: int) -> None:
 
 
 def write_weights(model: Model, folder: Path) -> None:
-    """A folder of a Llama model, with its names, that transformers reads; float32."""
+    """A folder of a Llama model whose head is its embeddings, with its names, that transformers reads; float32."""
     from safetensors.numpy import save_file
 
     c, weights = model.config, model.decoder.params()
