@@ -1,6 +1,6 @@
 """Orders that spend operations rather than edges: does a trace keep more for the same FLOPs?
 
-Command: ``python experiments/flops_order.py DATA.tsv OUT`` (SmolLM2 in float32, mean ablation; ten minutes on two CPU
+Command: ``python experiments/flops_order.py DATA.tsv OUT`` (SmolLM2 in float32, mean ablation; two minutes on two CPU
 cores).
 
 The scores of ``rounds`` are changed before the search: attention edges go towards the best edge of their row (all
@@ -9,7 +9,7 @@ which costs an MLP, are moved down by a number of cuts. It writes ``tv.csv``: me
 what the trace keeps takes 30% to 90% of the full pass's operations, between sizes by interpolation. The last line is
 JSON.
 
-Expected: no change is better at every share; see experiments/results/flops-order.
+Expected: rows half together and MLPs two cuts later have less TV at every share; see experiments/results/flops-order.
 """
 
 from __future__ import annotations
@@ -73,11 +73,14 @@ def main() -> None:
     options = parser.parse_args()
     jstrace.enable_cache()
     model, texts = jstrace.load("smollm2"), texts_of(options.data)
-    found = [curves(model, texts[row]) for row in options.rows]
-    rows = []
+    measured = [curves(model, texts[row]) for row in options.rows]
+    rows, told = [], f"{options.rows[0]}-{options.rows[-1]}"
     for name in ORDERS:
-        means = np.mean([one[name] for one in found], axis=0)
-        rows += [{"order": name, "flops": share, "tv": float(tv)} for share, tv in zip(SHARES, means, strict=True)]
+        means = np.mean([curve[name] for curve in measured], axis=0)
+        rows += [
+            {"rows": told, "order": name, "flops": share, "tv": f"{tv:.4f}"}
+            for share, tv in zip(SHARES, means, strict=True)
+        ]
         print(f"{name:42}", " ".join(f"{tv:.2f}" for tv in means), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     written(options.out / "tv.csv", rows)
