@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
-from jstrace.models.narrow import Narrow
+from jstrace.models.narrow import Narrow, in_range
 from jstrace.models.params import on_one_device
 from jstrace.models.validation import validated
 
@@ -129,10 +129,8 @@ def narrowed(params: Params, dtype: jnp.dtype, where: str) -> dict[str, Any]:
     """
 
     def cast(path: Any, leaf: Any) -> Any:
-        if isinstance(leaf, Narrow):
-            return leaf
-        out = leaf.astype(dtype)
-        if not bool(jnp.isfinite(out).all()):
+        out = leaf if isinstance(leaf, Narrow) else leaf.astype(dtype)
+        if not bool(in_range(out) if isinstance(out, Narrow) else jnp.isfinite(out).all()):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise InputError(f"{where}: {name} holds numbers beyond the range of {dtype}; use bfloat16 or float32")
         return out

@@ -12,7 +12,7 @@ import numpy as np
 from jstrace.convert.layouts import Layout, file_sizes
 from jstrace.convert.stacks import by_rows, stacked
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.narrow import Narrow
+from jstrace.models.narrow import Narrow, in_range
 from jstrace.models.params import Weight, declare, map_weights, narrow_places, on_one_device, shapes
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -83,8 +83,14 @@ def build_params(
             return jax.make_array_from_callback(blank.shape, place, part())
         stack = jax.tree.map(lambda kind, place: jnp.zeros(kind.shape, kind.dtype, device=place), blank, own)
         if weight.axes[0] == "L":
-            return stacked(part, layout.letters, weight, stack, place)
-        return by_rows(part(), stack, place)
+            stack = stacked(part, layout.letters, weight, stack, place)
+        else:
+            stack = by_rows(part(), stack, place)
+        if isinstance(stack, Narrow) and not bool(in_range(stack)):
+            raise InputError(
+                f"{where}: weight {name} holds numbers beyond the range of {dtype}; use bfloat16 or float32"
+            )
+        return stack
 
     return map_weights(leaf, config, shapes(config, dtype, narrow=narrow), places, own, named=True)
 

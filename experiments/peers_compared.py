@@ -13,7 +13,8 @@ Commands, in this order; the other tool runs in its own environment (``experimen
 named. ``memory`` scores one input and says the most memory that the process had. The last line is JSON.
 
 Expected: on pairs rounds need fewer edges and FLOPs of jstrace's graph than EAP and EAP-IG, which need fewer edges of
-their own; on passages these two keep little up to 20% of the edges. A pair takes a minute of one core, a passage four.
+their own; on passages these two have a TV of .65 or more up to 20% of the edges. A pair takes a minute of one core, a
+passage four.
 """
 
 from __future__ import annotations

@@ -30,9 +30,8 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     """A short hash of config, dtype and every weight; the same model gives the same one on any mesh.
 
     It reads every weight once; ``Model.fingerprint`` remembers it. With ``dtype`` it is that of the weights cast to it,
-    or of narrow ones that widen to it.
-    Of the config only fields that differ from their defaults count, so that a new one changes no hash, and weights go
-    by their names in ``Decoder.params``.
+    or of narrow ones that widen to it. Of the config only fields that differ from their defaults count, so that a new
+    one changes no hash. Weights go by their names in ``Decoder.params``.
     """
     usual = {field.name: field.default for field in dataclasses.fields(decoder.config)}
     given = {name: value for name, value in dataclasses.asdict(decoder.config).items() if value != usual[name]}

@@ -24,7 +24,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import fingerprint
-from jstrace.models.narrow import INT8, Narrow
+from jstrace.models.narrow import INT8, Narrow, widened
 from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
@@ -135,11 +135,12 @@ def _check_shapes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 
 def _as_float32(path: Any, array: Any) -> Array:
+    """A weight, wide, of finite numbers."""
     name, real = _name(path), (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in real):
         raise InputError(f"weight {name} has dtype {array.dtype}, expected float32 or another type of real numbers")
     with np.errstate(over="ignore"):
-        weight = jnp.asarray(array, jnp.float32)
+        weight = jnp.asarray(widened(array), jnp.float32)
     if not jnp.isfinite(weight).all():
         raise InputError(f"weight {name} holds numbers that are not finite in float32")
     return weight
@@ -181,7 +182,7 @@ class Model(nnx.Module):
         Args:
           config: its shape and flags.
           arrays: numpy or JAX arrays by name, nested as ``jstrace.models.shapes(config, dtype)`` is, which gives every
-            name and shape: ``embed`` ``[V, D]``, ``layers`` with stacks ``[L, ...]`` and so on.
+            name and shape: ``embed`` ``[V, D]``, ``layers`` with stacks ``[L, ...]`` and so on; int8 ones become wide.
           tokenizer: from texts to token ids, where there is one.
 
         Raises:
@@ -190,7 +191,10 @@ class Model(nnx.Module):
         """
         config = validated(config, "config")
         _check_shapes(_by_name(shapes(config, jnp.dtype("float32"))), _by_name(arrays))
-        return Model(Decoder(config, jax.tree_util.tree_map_with_path(_as_float32, dict(arrays))), tokenizer)
+        weights = jax.tree_util.tree_map_with_path(
+            _as_float32, dict(arrays), is_leaf=lambda leaf: isinstance(leaf, Narrow)
+        )
+        return Model(Decoder(config, weights), tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer | None:

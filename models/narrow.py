@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int8
+from jaxtyping import Array, Bool, Float, Float32, Int8
 
 from jstrace.models.platforms import form
 
@@ -59,6 +59,11 @@ def widened(weight: Array | Narrow) -> Array:
     # XLA's CPU backend would leave out the rounding, and multiply in float32.
     rounds = form(None, cpu=weight.dtype.itemsize < jnp.dtype(jnp.float32).itemsize, gpu=False, tpu=False)
     return jax.lax.optimization_barrier(wide) if rounds else wide
+
+
+def in_range(weight: Narrow) -> Bool[Array, ""]:
+    """Whether every number that it stands for is finite in its dtype."""
+    return jnp.isfinite((weight.scale * _LARGEST).astype(weight.dtype)).all()
 
 
 def rows_product(contract: Callable[..., Array], x: Float[Array, "D"], rows: Array | Narrow) -> Float32[Array, "V"]:

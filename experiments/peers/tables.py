@@ -206,7 +206,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     panel(places[1, 2], rows, "swapped", "edges")
     n = len({row["name"] for row in rows if row["kind"] == "swapped"})
     places[1, 2].set_title(f"{n} passages, with another text's states", fontsize=10)
-    places[0, 1].legend(frameon=False, fontsize=7)
+    figure.legend(*places[0, 1].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 

@@ -183,14 +183,9 @@ def run_command(
         if first:
             say(f"loading {checkpoint.source}")
         found = load(
-            checkpoint.source,
-            dtype.value,
-            checkpoint.revision,
-            wanted,
-            weights=weights,
-            ignore_fields=ignore_field,
+            checkpoint.source, dtype.value, checkpoint.revision, wanted, weights=weights, ignore_fields=ignore_field,
             quiet=not first,
-        )
+        )  # fmt: skip
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")
         return found

@@ -246,7 +246,8 @@ def _check_origin(model: Model, row: Any) -> None:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
     if row.model_fingerprint and row.model_fingerprint != model.fingerprint():
         raise InputError(
-            f"the trace was made with model {row.model_fingerprint}, this is {model.fingerprint()}; to evaluate it"
+            f"the trace was made with model {row.model_fingerprint}{', weights ' + row.weights if row.weights else ''},"
+            f" this is {model.fingerprint()}{', weights ' + model.weights if model.weights else ''}; to evaluate it"
             ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'
         )
     check(row, "the trace does not hold together: ", exact=False)

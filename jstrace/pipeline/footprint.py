@@ -181,6 +181,7 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     """
     fitted = getattr(score, "alone", score == "fitted")
     start = getattr(score, "start", None) if fitted else score
+    start = getattr(start, "of", start)  # RelP's
     sorted_too = hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
     sorted_too = sorted_too or score in ("learned", "steady-rounds")
     numbers = 18 if sorted_too else 13 if fitted else 7

@@ -44,9 +44,10 @@ def known_to(model: Model, score: Any) -> Any:
     try:
         found.check_fits(model)
     except InputError as error:
+        others, option = (", in weights that are not int8", " --weights int8") if model.weights else ("", "")
         raise InputError(
-            "score learned: jstrace comes with a scorer for smollm2 alone; fit one to this model with jstrace"
-            " train-scorer --model ... --data texts.txt --out scorer.safetensors and give that file as score"
+            f"score learned: jstrace comes with a scorer for smollm2 alone{others}; fit one to this model with jstrace"
+            f" train-scorer --model ...{option} --data texts.txt --out scorer.safetensors and give that file as score"
         ) from error
     return found
 

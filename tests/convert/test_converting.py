@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -254,6 +255,6 @@ def test_dtypes_of_a_converted_model(tmp_path: Path) -> None:
     assert narrow.fingerprint() == same.fingerprint()
     np.testing.assert_array_equal(wide.decoder.embed[...], same.decoder.embed[...].astype(jnp.float32))
     save_file({name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}, file)
-    for folder in ("hf", "out"):
+    for folder, stored in itertools.product(("hf", "out"), (None, "int8")):
         with pytest.raises(InputError, match=r"up.* holds numbers beyond the range of float16"):
-            jstrace.load(str(tmp_path / folder), dtype="float16")
+            jstrace.load(str(tmp_path / folder), dtype="float16", weights=stored)

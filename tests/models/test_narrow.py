@@ -83,6 +83,7 @@ def test_equal_to_rounded_weights(family: str) -> None:
         np.testing.assert_allclose(sum(edges.values()) + constants, whole, atol=1e-9, err_msg=str(node))
     assert narrow.fingerprint() != wide.fingerprint()
     assert (narrow.weights, wide.weights, narrow.dtype) == ("int8", "", FLOAT32)
+    assert Model.from_arrays(config, params).fingerprint() == wide.fingerprint()
 
 
 def test_a_mesh_divides_values_and_scales() -> None:
@@ -145,7 +146,7 @@ def test_memory_is_planned_without_widening(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_traces_say_it(tmp_path: Path) -> None:
-    """In their files, too; and other weights are refused."""
+    """In their files, too; and other weights are refused, as int8 is by the scorer of wide ones."""
     params = narrow_of(TINY)
     narrow, wide = Model(Decoder(TINY, params)), Model(Decoder(TINY, wide_of(params)))
     scores = jax.tree.map(lambda leaf: leaf.astype(np.float32), wide.full_mask(len(IDS)))
@@ -153,5 +154,7 @@ def test_traces_say_it(tmp_path: Path) -> None:
     found.save(tmp_path / "trace.npz")
     again = jstrace.Trace.load(tmp_path / "trace.npz")
     assert (again, again.weights, other.weights) == (found, "int8", "")
-    with pytest.raises(InputError, match="the trace was made with model"):
+    with pytest.raises(InputError, match=r"the trace was made with model [-\w]+, weights int8, this is [-\w]+;"):
         jstrace.evaluate(wide, again)
+    with pytest.raises(InputError, match="a scorer for smollm2 alone, in weights that are not int8; fit one"):
+        jstrace.trace(narrow, IDS, score="learned")

@@ -203,6 +203,10 @@ def test_replacements_are_counted(tiny: Model) -> None:
     assert counted("own", own=[own, own]) == 2.5 * bytes_of["resample"]
     drawn, mean = (footprint.gradient_bytes(TINY, width, 4, "fitted", name) for name in ("resample", "mean"))
     assert drawn - mean == bytes_of["resample"], "the states of two texts"
+    walks = jstrace.Rounds(walks=4)
+    assert footprint.gradient_bytes(TINY, width, 4, jstrace.RelP(walks)) == footprint.gradient_bytes(
+        TINY, width, 4, walks
+    )
 
 
 @pytest.mark.usefixtures("four_a_call")
