@@ -53,6 +53,10 @@ class FastTokenizer:
         starts = self._pieces is not None and self._pieces.first_space and whole.startswith(b" ")
         return whole[starts:].decode("utf-8", "replace")
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """``text``, as other libraries call it."""
+        return self.text(token_ids)
+
     def save(self, folder: Path) -> None:
         """Write it as a fast tokenizer of ``transformers``."""
         folder.mkdir(parents=True)

@@ -22,6 +22,8 @@ from .models import ModelConfig as ModelConfig
 from .models import Replacement as Replacement
 from .models import Score as Score
 from .models import make_mesh as make_mesh
+from .pipeline.activations import Activations as Activations
+from .pipeline.activations import activations as activations
 from .pipeline.effects import Effects as Effects
 from .pipeline.effects import effects as effects
 from .pipeline.evaluating import evaluate as evaluate
@@ -31,6 +33,7 @@ from .pipeline.functional import edge_scores as edge_scores
 from .pipeline.functional import masked_logits as masked_logits
 from .pipeline.functional import measures as measures
 from .pipeline.generation import Generation as Generation
+from .pipeline.generation import generate as generate
 from .pipeline.generation import trace_generation as trace_generation
 from .pipeline.learning import Selectivity as Selectivity
 from .pipeline.learning import fit_trace as fit_trace

@@ -130,6 +130,8 @@ class LayerStates(NamedTuple):
     """The residual stream after attention."""
     edge: Float[Array, "T D"]
     """What the MLP adds."""
+    probs: Float32[Array, "H T S"]
+    """How much each head reads of each source."""
 
     @property
     def out(self) -> Float[Array, "T D"]:
@@ -144,7 +146,7 @@ def layer_states(
     keys, values, probs = _attention(config, w, x, sight, held)
     mixed = fn.mix_values(probs, values)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
-    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle))
+    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle), probs)
 
 
 def over_clean_layers(

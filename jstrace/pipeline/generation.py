@@ -127,6 +127,21 @@ def trace_generation(
     return Generation(tokens, texts, n_prompt, probs, tuple(traces), float(temperature), checked_seed(seed), text)
 
 
+def generate(model: Model, prompt: Tokens, n: int, *, temperature: float = 0.0, seed: int = 0) -> Any:
+    """The prompt and the ``n`` tokens that a model goes on with: a text of a text, token ids ``[T + n]`` of token ids.
+
+    Arguments and errors are those of ``trace_generation``, which traces every token, too.
+    """
+    single, rows = tokenised(model, prompt)
+    if not single:
+        raise InputError("generate takes one prompt: a text or its token ids")
+    found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
+    if not np.isfinite(probs).all():
+        raise InputError("a prediction after the prompt is not finite; try dtype float32")
+    tokens = np.concatenate([rows[0], found])
+    return whole_text(model, tokens) if isinstance(prompt, str) else tokens
+
+
 def generated(
     model: Model,
     prompt: Int[np.ndarray, "P"],

@@ -1,0 +1,85 @@
+"""``jstrace.activations``: what a full pass of one input computes on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int
+
+from jstrace.method.graph import full_graph
+from jstrace.models import AnyArray, Decoder, InputError, Model
+from jstrace.models import layers as fn
+from jstrace.models.clean import LayerStates, over_clean_layers
+from jstrace.models.edges import ByValue
+from jstrace.models.platforms import usual_promotion
+from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
+from jstrace.scale import batching
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Activations(ByValue):
+    """The residual stream, attention probabilities and the logit lens of one input; float32 on the host."""
+
+    residual: Float32[np.ndarray, "N T D"]
+    """The residual stream at the N levels of the graph: embeddings, then after attention and after the MLP of each
+    layer, or once a layer where blocks are parallel."""
+    attention: Float32[np.ndarray, "L H T T"]
+    """How much each head of each layer reads, ``[layer, head, target token, source token]``."""
+    lens: Float32[np.ndarray, "N V"]
+    """Logits that the final norm and the head make of the last token's residual stream at each level (the logit lens);
+    those of the last level are the model's."""
+    token_texts: tuple[str, ...] | None
+    """Each token as text, if the model has a tokenizer."""
+
+    def __repr__(self) -> str:
+        levels, n_tokens, width = self.residual.shape
+        return f"Activations({levels} levels, {n_tokens} tokens, width {width})"
+
+
+def activations(model: Model, tokens: Tokens) -> Activations:
+    """What the full pass of one input computes on the way.
+
+    Args:
+      model: from ``jstrace.load``.
+      tokens: a text, or its token ids.
+
+    Raises:
+      InputError: several inputs, none, or more tokens than the model has positions for.
+
+    Example::
+
+        seen = jstrace.activations(model, "The capital of France is")
+        seen.attention[3, 0, -1]  # what head 0 of layer 3 reads at the last token
+        seen.lens.argmax(axis=-1)  # what each level would predict
+    """
+    single, rows = tokenised(model, tokens)
+    if not single:
+        raise InputError("activations takes one input: a text or its token ids")
+    length = len(rows[0])
+    full_graph.check_slots(model.config, length, batching.bucket)
+    ids, _ = batching.padded(rows, batching.bucket(length), 1)
+    residual, attention, lens = jax.device_get(_computed(model.decoder, ids[0], np.int32(length)))
+    texts = token_texts(model, rows[0])
+    return Activations(residual[:, :length], attention[..., :length, :length], lens, texts)
+
+
+@functools.partial(jax.jit)
+@usual_promotion()
+def _computed(
+    decoder: Decoder, tokens: Int[AnyArray, "T"], length: Int[AnyArray, ""]
+) -> tuple[Float32[Array, "N T D"], Float32[Array, "L H T T"], Float32[Array, "N V"]]:
+    config = decoder.config
+
+    def taken(x: Array, states: LayerStates) -> tuple[Array, Array]:
+        levels = (x,) if config.parallel else (x, states.middle)
+        return jnp.stack(levels), states.probs
+
+    sights = fn.sights(config, tokens.shape[0], length)
+    last, (levels, attention) = over_clean_layers(decoder, jnp.asarray(tokens), sights, taken)
+    residual = jnp.concatenate([levels.reshape(-1, *last.shape), last[None]])
+    lens = jax.vmap(decoder.next_token_logits)(residual[:, length - 1])
+    return residual.astype(jnp.float32), attention, lens
