@@ -40,7 +40,8 @@ def read_texts(text: str | None, file: Path | None) -> list[Line]:
         return _lines(file)
     assert text is not None
     named = shlex.quote(text)
-    lines = f"jstrace trace --file {named} traces its lines"
+    is_trace = text.endswith(".npz")
+    lines = f"jstrace view {named} shows a trace" if is_trace else f"jstrace trace --file {named} traces its lines"
     return [Line(one_text(text, lines, f"printf %s {named} | jstrace trace --file - traces the name"), "")]
 
 

@@ -127,9 +127,10 @@ def check_fits(
     sizes = model_sizes(config, n_devices)
     enough = [s for s in sizes if device_bytes(config, n_tokens, ask, itemsize, over=s, narrow=narrow) <= room]
     remedy = f"--mesh data={n_devices // enough[0]},model={enough[0]} would do" if enough else "take more devices"
+    smaller = f"{', or --dtype bfloat16' if itemsize > 2 else ''}{'' if narrow else ', or --weights int8'}"
     raise InputError(
         f"weights and an input of {n_tokens} tokens take some {needed / 1e9:.1f} GB of each device, which has"
-        f" {room / 1e9:.1f}; {remedy}{', or --dtype bfloat16' if itemsize > 2 else ''}"
+        f" {room / 1e9:.1f}; {remedy}{smaller}"
     )
 
 

@@ -131,6 +131,8 @@ def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
     shape = (trace.config.n_layers, trace.config.n_heads + 1)
     if effects.values.shape != shape or effects.tokens != tuple(words_of(trace)):
         raise InputError("view: these effects are of another text, or of another model")
+    if effects.counterfactual is not None and trace.counterfactual is None:
+        raise InputError("view: these effects are of a pair of prompts, and the trace has no counterfactual prompt")
     if effects.counterfactual is not None and effects.counterfactual != _counterfactual(trace):
         raise InputError("view: these effects are of another counterfactual prompt than the trace's")
     return effect_map(effects.metric_name, effects.values)

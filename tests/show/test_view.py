@@ -105,7 +105,7 @@ def test_effects_are_data(model: Model) -> None:
             lambda m, t, e: jstrace.view(
                 t, effects=jstrace.effects(m, "hello", by="node", counterfactual=[60, 61, 62, 63, 64])
             ),
-            "of another counterfactual prompt than the trace's",
+            "no counterfactual prompt",
         ),
         (lambda m, t, e: jstrace.view([t, t, t]), "got 3 of them"),
         (lambda m, t, e: jstrace.view(t, "x"), "evaluation \\? is str"),
