@@ -62,7 +62,7 @@ def test_eight_devices_equal_one(family: str) -> None:
     [
         ("llama", 8, 1, {}),
         ("llama", 3, 2, {"inverse": True}),
-        ("qwen2", 1, 2, {"ablate": "residual+mlp", "pre_softmax": True}),
+        ("qwen2", 1, 2, {"pre_softmax": True}),
         ("gpt_neox", 4, 2, {"inverse": True}),
     ],
 )
