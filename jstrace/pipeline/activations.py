@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +66,7 @@ def activations(model: Model, tokens: Tokens) -> Activations:
     return Activations(residual[:, :length], attention[..., :length, :length], lens, texts)
 
 
-@functools.partial(jax.jit)
+@jax.jit
 @usual_promotion()
 def _computed(
     decoder: Decoder, tokens: Int[AnyArray, "T"], length: Int[AnyArray, ""]

@@ -111,17 +111,12 @@ def trace_generation(
       InputError: as ``jstrace.trace``, more tokens than the model has positions for (without the last), or a
         prediction on the way that is not finite.
     """
-    single, rows = tokenised(model, prompt)
-    if not single:
-        raise InputError("trace_generation takes one prompt: a text or its token ids")
+    ids = _one_prompt(model, prompt, "trace_generation")
     under = Under(replace, score_replace, reference)
     tracer = Tracer.of(model, score, sizes, frozen, order, under, seed, "raise")
-    found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
-    if not np.isfinite(probs).all():
-        place = int(np.argmin(np.isfinite(probs)))
-        raise InputError(f"the prediction of token {place + 1} after the prompt is not finite; try dtype float32")
-    tokens, n_prompt = np.concatenate([rows[0], found]), len(rows[0])
-    prefixes = [tokens[: n_prompt + step] for step in range(len(found))]
+    tokens, probs = _finite(model, ids, n, temperature, seed)
+    n_prompt = len(ids)
+    prefixes = [tokens[: n_prompt + step] for step in range(len(probs))]
     traces: Any = tracer.run(prefixes, lambda step: f"token {step + 1} after the prompt: ", progress)
     texts, text = token_texts(model, tokens), whole_text(model, tokens)
     return Generation(tokens, texts, n_prompt, probs, tuple(traces), float(temperature), checked_seed(seed), text)
@@ -132,14 +127,26 @@ def generate(model: Model, prompt: Tokens, n: int, *, temperature: float = 0.0, 
 
     Arguments and errors are those of ``trace_generation``, which traces every token, too.
     """
+    tokens, _ = _finite(model, _one_prompt(model, prompt, "generate"), n, temperature, seed)
+    return whole_text(model, tokens) if isinstance(prompt, str) else tokens
+
+
+def _one_prompt(model: Model, prompt: Tokens, function: str) -> Int[np.ndarray, "P"]:
     single, rows = tokenised(model, prompt)
     if not single:
-        raise InputError("generate takes one prompt: a text or its token ids")
-    found, probs = generated(model, rows[0], n, temperature=temperature, seed=seed)
+        raise InputError(f"{function} takes one prompt: a text or its token ids")
+    return rows[0]
+
+
+def _finite(
+    model: Model, prompt: Int[np.ndarray, "P"], n: int, temperature: float, seed: int
+) -> tuple[Int[np.ndarray, "T"], Float32[np.ndarray, "N"]]:
+    """A prompt with the tokens after it, and their probabilities, all of which are finite."""
+    found, probs = generated(model, prompt, n, temperature=temperature, seed=seed)
     if not np.isfinite(probs).all():
-        raise InputError("a prediction after the prompt is not finite; try dtype float32")
-    tokens = np.concatenate([rows[0], found])
-    return whole_text(model, tokens) if isinstance(prompt, str) else tokens
+        place = int(np.argmin(np.isfinite(probs)))
+        raise InputError(f"the prediction of token {place + 1} after the prompt is not finite; try dtype float32")
+    return np.concatenate([prompt, found]), probs
 
 
 def generated(
