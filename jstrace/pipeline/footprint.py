@@ -8,6 +8,7 @@ from typing import Any
 
 from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
+from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes
 from jstrace.models.experts import held_bytes
 from jstrace.models.rows import MOST_ROWS
@@ -183,8 +184,8 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     fitted = getattr(score, "alone", score == "fitted")
     start = getattr(score, "start", None) if fitted else score
     start = getattr(start, "of", start)  # RelP's
-    sorted_too = hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
-    sorted_too = sorted_too or score in ("learned", "steady-rounds")
+    start = SCORES[start]() if isinstance(start, str) and start in SCORES else start
+    sorted_too = start == "learned" or hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
     numbers = 18 if sorted_too else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
     attention = 8 * 4 * config.n_heads * width**2
