@@ -156,7 +156,7 @@ def main() -> None:
             close, back = all_smallest(model, trace, found, [Goal(0.1), Goal(None, True)])
             smallest.append([name, prompts.kind, prompts.clean, trace.n_edges, back.edges, close.edges])
             tv.append(found.tv[:-1])
-            recovered.append(found.recovered[:-1])
+            recovered.append(np.asarray(found.recovered)[:-1])
             traces[name, prompts] = trace
         seconds[name] = round(time.perf_counter() - start, 1)
         mean, low, high = means_of(np.asarray(tv, np.float64))

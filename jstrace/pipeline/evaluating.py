@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -28,32 +28,38 @@ from jstrace.pipeline.tracing import keeps_invalid
 Traces = Sequence[Trace] | Sequence[Trace | Invalid]
 
 
+class EvaluateOptions(TypedDict, total=False):
+    """The options of ``evaluate``, for traces and for masks."""
+
+    ablate: str
+    pre_softmax: bool
+    replace: Replace
+    counterfactual: Any
+    metric: Any
+    reference: Reference
+    next_token: Any
+
+
+class TraceEvaluateOptions(EvaluateOptions, total=False):
+    """Those that are for traces alone."""
+
+    inverse: bool
+    target: Any
+    progress: Progress | None
+
+
+@overload
+def evaluate(model: Model, traces: Trace, **options: Unpack[TraceEvaluateOptions]) -> Evaluation: ...
+@overload
+def evaluate(model: Model, traces: Sequence[Trace], **options: Unpack[TraceEvaluateOptions]) -> list[Evaluation]: ...
 @overload
 def evaluate(
-    model: Model, traces: Trace, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ...,
-    reference: Reference = ..., next_token: int | None = ..., target: Any = ...,
-    progress: Progress | None = ...,
-) -> Evaluation: ...  # fmt: skip
+    model: Model, traces: Traces, *, on_invalid: Literal["keep"], **options: Unpack[TraceEvaluateOptions]
+) -> list[Evaluation | Invalid]: ...
 @overload
 def evaluate(
-    model: Model, traces: Sequence[Trace], *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ..., reference: Reference = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., progress: Progress | None = ...,
-) -> list[Evaluation]: ...  # fmt: skip
-@overload
-def evaluate(
-    model: Model, traces: Traces, *, ablate: str = ..., pre_softmax: bool = ..., inverse: bool = ...,
-    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ..., reference: Reference = ...,
-    next_token: Sequence[int | None] | AnyArray | None = ..., target: Any = ..., on_invalid: Literal["keep"],
-    progress: Progress | None = ...,
-) -> list[Evaluation | Invalid]: ...  # fmt: skip
-@overload
-def evaluate(
-    model: Model, traces: Trace | Tokens, *, masks: EdgeTree, ablate: str = ..., pre_softmax: bool = ...,
-    replace: Replace = ..., counterfactual: Any = ..., metric: Any = ...,
-    reference: Reference = ..., next_token: int | None = ...,
-) -> Evaluation: ...  # fmt: skip
+    model: Model, traces: Trace | Tokens, *, masks: EdgeTree, **options: Unpack[EvaluateOptions]
+) -> Evaluation: ...
 def evaluate(
     model: Model,
     traces: Trace | Traces | Tokens,

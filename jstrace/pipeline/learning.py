@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from jstrace.method.graph.sizes import SIZES, checked_sizes, most_selective
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.method.scores.scoring import SCORES
-from jstrace.models import AnyArray, InputError, Model
+from jstrace.models import InputError, Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
@@ -29,22 +29,30 @@ from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import trace
 
 
+class FitOptions(TypedDict, total=False):
+    """The options of ``fit_trace``, for one input and for many."""
+
+    replace: Replace
+    score_replace: Replace
+    reference: Reference
+    sizes: Sequence[float]
+    steps: int
+    smallest: float
+    polish: int
+    seed: int
+    start: str | GradientScore | None
+    counterfactual: Any
+    target: Any
+    order: str
+    progress: Progress | None
+
+
 @overload
 def fit_trace(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, replace: Replace = ..., score_replace: Replace = ..., reference: Reference = ...,
-    sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ..., polish: int = ..., seed: int = ...,
-    start: str | GradientScore | None = ..., counterfactual: Tokens | None = ...,
-    target: Float[AnyArray, "V"] | None = ..., order: str = ...,
-    progress: Progress | None = ...,
-) -> Trace: ...  # fmt: skip
+    model: Model, inputs: Tokens, **options: Unpack[FitOptions]
+) -> Trace: ...
 @overload
-def fit_trace(
-    model: Model, inputs: Sequence[Tokens], *, replace: Replace = ..., score_replace: Replace = ...,
-    reference: Reference = ..., sizes: Sequence[float] = ..., steps: int = ..., smallest: float = ...,
-    polish: int = ..., seed: int = ..., start: str | GradientScore | None = ...,
-    counterfactual: Sequence[Tokens] | None = ...,
-    target: Sequence[Float[AnyArray, "V"] | None] | None = ..., order: str = ..., progress: Progress | None = ...,
-) -> list[Trace]: ...  # fmt: skip
+def fit_trace(model: Model, inputs: Sequence[Tokens], **options: Unpack[FitOptions]) -> list[Trace]: ...
 def fit_trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from jstrace.method.conditions import (
     Source,
@@ -34,28 +34,35 @@ from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 
 
+class TraceOptions(TypedDict, total=False):
+    """The options of ``trace``, for one input and for many."""
+
+    score: str | Score | GradientScore
+    sizes: Sequence[float]
+    frozen: Sequence[str]
+    order: str
+    replace: Replace
+    counterfactual: Any
+    metric: Any
+    answer: Any
+    score_replace: Replace
+    reference: Reference
+    seed: int
+    target: Any
+    repeats: int
+    progress: Progress | None
+
+
 @overload
 def trace(  # type: ignore[overload-overlap]
-    model: Model, inputs: Tokens, *, score: str | Score | GradientScore = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., progress: Progress | None = ...,
-) -> Trace: ...  # fmt: skip
+    model: Model, inputs: Tokens, **options: Unpack[TraceOptions]
+) -> Trace: ...
+@overload
+def trace(model: Model, inputs: Sequence[Tokens], **options: Unpack[TraceOptions]) -> list[Trace]: ...
 @overload
 def trace(
-    model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., progress: Progress | None = ...,
-) -> list[Trace]: ...  # fmt: skip
-@overload
-def trace(
-    model: Model, inputs: Sequence[Tokens], *, score: str | Score = ..., sizes: Sequence[float] = ...,
-    frozen: Sequence[str] = ..., order: str = ..., replace: Replace = ..., score_replace: Replace = ...,
-    counterfactual: Any = ..., metric: Any = ..., answer: Any = ...,
-    reference: Reference = ..., seed: int = ..., target: Any = ..., repeats: int = ..., on_invalid: Literal["keep"],
-    progress: Progress | None = ...,
-) -> list[Trace | Invalid]: ...  # fmt: skip
+    model: Model, inputs: Sequence[Tokens], *, on_invalid: Literal["keep"], **options: Unpack[TraceOptions]
+) -> list[Trace | Invalid]: ...
 def trace(
     model: Model,
     inputs: Tokens | Sequence[Tokens],
