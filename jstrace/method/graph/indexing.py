@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jstrace.models import EdgeTree, form
+from jstrace.models import EdgeTree
 
 
 def flat(edges: EdgeTree) -> Array:
@@ -43,30 +43,16 @@ def joined(parts: EdgeTree, index: Int[Array, "N"], like: EdgeTree) -> Array:
     return out
 
 
-def replaced(
-    tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"], platform: str | None = None
-) -> EdgeTree:
-    """The tree with the values at edge indices, which increase, where ``where`` holds, which is first."""
-    return form(platform, cpu=_by_kinds, gpu=_by_kinds, tpu=_at_once)(tree, index, values, where)
+def replaced(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
+    """The tree with the values at edge indices, which increase, where ``where`` holds, which is first.
 
-
-def _at_once(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
-    """In one scatter of places that increase: otherwise XLA for TPUs sorts them first, and takes half a minute more."""
+    In one scatter of places that increase: otherwise XLA for TPUs sorts them first, and takes half a minute more.
+    """
     whole = flat(tree)
     beyond = whole.shape[0] + jnp.arange(index.shape[0], dtype=index.dtype)
     place = jnp.where(where, index, beyond)
     put = whole.at[place].set(values.astype(whole.dtype), mode="drop", indices_are_sorted=True, unique_indices=True)
     return unflat(put, tree)
-
-
-def _by_kinds(tree: EdgeTree, index: Int[Array, "N"], values: Array, where: Bool[Array, "N"]) -> EdgeTree:
-    parts, start = {}, 0
-    for name, leaf in tree.items():
-        here = where & (index >= start) & (index < start + leaf.size)
-        place = jnp.where(here, index - start, leaf.size)
-        parts[name] = leaf.ravel().at[place].set(values.astype(leaf.dtype), mode="drop").reshape(leaf.shape)
-        start += leaf.size
-    return EdgeTree(**parts)
 
 
 def endpoints(index: Int[Array, "N"], like: EdgeTree, *, parallel: bool) -> tuple[Int[Array, "N"], Int[Array, "N"]]:

@@ -209,7 +209,7 @@ def _in_a_pool(
         select_for(capacity, counts.shape[0], platform),
         platform,
     )
-    return indexing.replaced(strata, index, refined, valid, platform), complete
+    return indexing.replaced(strata, index, refined, valid), complete
 
 
 def _on_all_edges(
