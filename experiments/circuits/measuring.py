@@ -71,16 +71,20 @@ class Setting:
         """The model, inputs, and others that means are over; the same at every strength of junk."""
         rng = np.random.default_rng([ord(letter) for letter in self.name + self.shape.name])
         config, params = self.program.model(self.shape).finished(self.junk)
-        inputs = []
+        drawn, inputs = [], []
         for _ in range(count):
             tokens = self.program.draw(rng, self.shape.n_tokens)
             other = self.program.counterfactual(rng, tokens)
-            found, values = truth(config, params, tokens, other), truth(config, params, tokens, keys=False)
             answers = [int(self.program.logits(each).argmax()) for each in (tokens, other)]
             wrong = sorted({*tokens.tolist()} & {*LETTERS.tolist()} - {*answers}) or sorted({*LETTERS} - {*answers})
             logits = np.exp(GAIN * TOKENS[rng.choice(wrong)])
-            inputs.append(Input(tokens, other, found, values.edges, logits / logits.sum()))
+            drawn.append((tokens, other, logits / logits.sum()))
         reference = [self.program.draw(rng, self.shape.n_tokens) for _ in range(REFERENCE)]
+        for tokens, other, foreign in drawn:
+            seen = [other, *reference]
+            found = truth(config, params, tokens, other, inputs=seen)
+            values = truth(config, params, tokens, inputs=seen, keys=False)
+            inputs.append(Input(tokens, other, found, values.edges, foreign))
         return Model.from_arrays(config, params), inputs, reference
 
 

@@ -96,6 +96,26 @@ def test_true_edges_give_the_answer_in_jstrace() -> None:
     assert np.abs(model(tokens, broken)).max() < 0.1
 
 
+def test_a_zero_flag_is_information() -> None:
+    """The share of 1, 2 and 3 needs the flags that are zero, unless what is ablated is zero."""
+    setting = measuring.Setting("fraction", PROGRAMS["fraction"], SHAPES["small"], 1.0)
+    model, (one,), reference = setting.made(1)
+    config, params = setting.program.model(setting.shape).finished(1.0)
+    written = truth(config, params, one.tokens, one.other)
+    there = ~np.isin(one.tokens, [1, 2, 3])
+    found = one.true.edges.difference(written.edges)
+    assert there.any()
+    assert written.edges.difference(one.true.edges).count() == 0
+    for got in (found.residual_attn[0], found.mlp[0], found.attn[1, 0, -1]):
+        np.testing.assert_array_equal(got[:-1], there[:-1])
+    masks = jax.tree.map(lambda *leaves: np.stack(leaves), written.edges, one.true.edges)
+    for name in ("mean", "pair"):
+        replace = measuring.replacements_of(model, one, reference)[name]
+        lost, kept = jstrace.evaluate(model, one.tokens, masks=masks, replace=replace).tv[:2]
+        assert lost > 0.5
+        assert kept < 0.01
+
+
 def test_zeros_and_states_are_jstraces_own() -> None:
     """What the measurements replace by, which shares programs, is zero ablation and ``counterfactual=``."""
     setting = measuring.Setting("parity", PROGRAMS["parity"], SHAPES["small"], 1.0)
