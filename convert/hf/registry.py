@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, layer_norms, llama_like
+from jstrace.convert.hf import experts, families, gpt_like, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -14,12 +14,16 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **layer_norms.READERS,
     **gpt_like.READERS,
     **experts.READERS,
+    **mixed.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
 _CLASSES = {
     "codegen": "CodeGen",
+    "ernie4_5_moe": "Ernie4_5_Moe",
     "exaone4": "Exaone4",
+    "exaone_moe": "ExaoneMoe",
+    "glm4_moe": "Glm4Moe",
     "flex_olmo": "FlexOlmo",
     "granitemoe": "GraniteMoe",
     "gpt_oss": "GptOss",
@@ -68,8 +72,6 @@ CLASSES: Mapping[str, str] = {
 _EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
 _LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("glm4_moe", "exaone_moe"), "one MLP in the first layers (first_k_dense_replace)"),
-    "ernie4_5_moe": "one MLP in the first layers (moe_layer_start_index)",
     **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
