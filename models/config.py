@@ -43,6 +43,11 @@ class ModelConfig:
 
     value_dim: int | None = None
     """Width of a head's values, where it is not ``head_dim``."""
+    kv_rank: int = 0
+    """Latent attention: width of what the keys and values of all heads are made of, but for the rotary part of keys,
+    which all heads share; 0 where they are made of the state."""
+    q_rank: int = 0
+    """The same of queries."""
     norm: str = "rms"
     """``rms``, ``layer`` for LayerNorm with its mean and shift, or ``none``: no norm anywhere but in ``qk_norm``."""
     norm_offset: float = 0.0
@@ -83,6 +88,8 @@ class ModelConfig:
     router_groups: tuple[int, ...] = ()
     """(groups, kept, best): only experts of so many groups are chosen, those with the largest sums of their so many
     best values (DeepSeek); empty where all may be."""
+    scaled_inputs: bool = False
+    """Whether a factor multiplies what its expert reads, not what it gives (Llama 4)."""
     mixer_noise: float = 0.01
     """Of ``mixer``: half of how far a logit may lie below the best, as a share of the larger, to be in its softmax."""
     d_shared: int = 0

@@ -64,14 +64,23 @@ def declare(config: ModelConfig) -> dict[str, Any]:
 
 def _layers(config: ModelConfig, n_layers: int) -> dict[str, Weight]:
     """Of the layers of one form."""
-    value = "d" if config.value_dim is None else "e"
-    axes = {"q": ("H", "d"), "k": ("K", "d"), "v": ("K", value)}
-    layers = {name: Weight(("L", "D", *own), sums="D") for name, own in axes.items()}
-    layers |= {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")} | _mlps(config) | _norms(config) | _biases(config)
+    layers = _projections(config) | _mlps(config) | _norms(config) | _biases(config)
     layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
     return _sized(layers, axis_sizes(config) | {"L": n_layers})
+
+
+def _projections(config: ModelConfig) -> dict[str, Weight]:
+    """Of attention; where it is latent, those into what queries, keys and values are made of, with their norms."""
+    value = "d" if config.value_dim is None else "e"
+    q, kv = "a" if config.q_rank else "D", "c" if config.kv_rank else "D"
+    axes = {"q": (q, "H", "d"), "k": (kv, "K", "n" if config.kv_rank else "d"), "v": (kv, "K", value)}
+    axes |= {"q_down": ("D", "a")} if config.q_rank else {}
+    axes |= {"kv_down": ("D", "c"), "k_turned": ("D", "r")} if config.kv_rank else {}
+    found = {name: Weight(("L", *own), sums=own[0]) for name, own in axes.items()}
+    found |= {f"{name}_norm": Weight(("L", axes[name][1]), "norm") for name in ("q_down", "kv_down") if name in axes}
+    return found | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
 
 
 def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -152,6 +161,10 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "K": config.n_kv_heads,
         "d": config.head_dim,
         "e": config.value_width,
+        "a": config.q_rank,
+        "c": config.kv_rank,
+        "r": config.n_rotary,
+        "n": config.head_dim - config.n_rotary,
         "F": config.d_mlp,
         "X": config.n_experts,
         "U": config.d_shared,
