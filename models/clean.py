@@ -15,8 +15,9 @@ from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import ByValue, EdgeTree, Score
+from jstrace.models.forms import Form, forms_of, wide
 from jstrace.models.mlp import mlp
-from jstrace.models.platforms import over_layers, usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import Replacement
 
 
@@ -46,13 +47,13 @@ def clean_forward(
     them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple. With
     ``n_outputs`` the logits are those after each of the last so many tokens, ``[A, V]``.
     """
-    config = model.config
-    sights = fn.sights(config, tokens.shape[0], length)
+    forms, n_heads = forms_of(model.config, tokens.shape[0], length), model.config.n_heads
 
-    def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
         layer, kind, last = inputs
-        w = layer.weights()
-        probs, values, attn = _attended(config, w, x, fn.of_kind(sights, kind))
+        config, w = form.config, layer.weights()
+        probs, values, attn = _attended(config, w, x, fn.of_kind(form.sights, kind))
+        probs, values = wide(probs, n_heads, *probs.shape[1:]), wide(values, n_heads, *values.shape[1:])
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
@@ -70,8 +71,8 @@ def clean_forward(
             mlp=measure.vector(final(edge), node),
         )
 
-    kinds, last = jnp.asarray(config.kinds), jnp.arange(config.n_layers) == config.n_layers - 1
-    x, magnitudes = over_layers(step, model.embedded(tokens), model.layers, kinds, last)
+    kinds, last = jnp.asarray(model.config.kinds), jnp.arange(model.config.n_layers) == model.config.n_layers - 1
+    x, magnitudes = model.over(step, model.embedded(tokens), forms, kinds, last)
     logits = model.output_logits(x, tokens.shape[0] if length is None else length, n_outputs)
     return Clean(logits, magnitudes)
 
@@ -86,7 +87,7 @@ def _attended(
     """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
     _, v, probs = _attention(config, w, x, sight)
     mixed = fn.mix_values(probs, v)
-    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
     values = values.reshape(config.n_heads, x.shape[0], config.d_model)
     whole = fn.contract("rhe,hed->rd", mixed, w["o"])
@@ -100,7 +101,7 @@ def _attended(
 
 def _attention(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
-) -> tuple[Float[Array, "S K d"], Float[Array, "S K d"], Float32[Array, "H T S"]]:
+) -> tuple[Float[Array, "S K d"], Float[Array, "S K e"], Float32[Array, "H T S"]]:
     """Keys, turned by their positions, values, and how much each head reads of each source."""
     q, k, v = fn.project_qkv(config, w, x)
     keys = fn.positioned(config, w, "k", k, sight)
@@ -125,7 +126,7 @@ class LayerStates(NamedTuple):
 
     keys: Float[Array, "S K d"]
     """Turned by their positions."""
-    values: Float[Array, "S K d"]
+    values: Float[Array, "S K e"]
     middle: Float[Array, "T D"]
     """The residual stream after attention."""
     edge: Float[Array, "T D"]
@@ -137,6 +138,12 @@ class LayerStates(NamedTuple):
     def out(self) -> Float[Array, "T D"]:
         """The residual stream after the layer."""
         return self.middle + self.edge
+
+    def wide(self, config: ModelConfig) -> LayerStates:
+        """With zeros for the heads and widths that other forms of layers have and this one does not."""
+        n_kv_heads, key, value = config.widest
+        keys, values = wide(self.keys, n_kv_heads, key), wide(self.values, n_kv_heads, value)
+        return self._replace(keys=keys, values=values, probs=wide(self.probs, config.n_heads, *self.probs.shape[1:]))
 
 
 def layer_states(
@@ -152,18 +159,20 @@ def layer_states(
 def over_clean_layers(
     model: Decoder,
     tokens: Int[Array, "T"],
-    sights: fn.Sight,
+    forms: tuple[Form, ...],
     take: Callable[[Float[Array, "T D"], LayerStates], Any],
 ) -> tuple[Float[Array, "T D"], Any]:
-    """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked."""
-    config = model.config
+    """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked.
 
-    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
+    ``take`` gives one shape in all forms of layers (``LayerStates.wide``).
+    """
+
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
         layer, kind = inputs
-        states = layer_states(config, layer.weights(), x, fn.of_kind(sights, kind))
-        return states.out, take(x, states)
+        states = layer_states(form.config, layer.weights(), x, fn.of_kind(form.sights, kind))
+        return states.out, take(x, states.wide(model.config))
 
-    return over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
+    return model.over(step, model.embedded(tokens), forms, jnp.asarray(model.config.kinds))
 
 
 @usual_promotion()
@@ -178,7 +187,7 @@ def plain_forward(
       length: number of true tokens; all by default.
       every: whether the logits after every token are wanted; those after padding mean nothing.
     """
-    x, _ = over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), lambda *_: None)
+    x, _ = over_clean_layers(model, tokens, forms_of(model.config, tokens.shape[0], length), lambda *_: None)
     if every:
         return jax.vmap(model.next_token_logits)(x)
     return model.output_logits(x, tokens.shape[0] if length is None else length, None)
@@ -210,4 +219,4 @@ def hidden_states(
     def taken(x: Array, states: LayerStates) -> Any:
         return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
 
-    return over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), taken)[1]
+    return over_clean_layers(model, tokens, forms_of(model.config, tokens.shape[0], length), taken)[1]

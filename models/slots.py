@@ -46,6 +46,8 @@ def edge_slots(
     distance = token[:, None] - token[None, :]
     seen = targets[:, :, None] & (distance >= 0) & (distance < window)
     attn = xp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
+    if min(config.heads) < config.n_heads:
+        attn = attn & (xp.arange(config.n_heads) < xp.asarray(config.heads)[:, None])[:, :, None, None]
     return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, targets)
 
 

@@ -158,14 +158,20 @@ class Literal(LiteralMLP):
     """One model on one input, layer by layer, with an explicit vector for every edge."""
 
     def __init__(self, config: ModelConfig, params: Any, tokens: Any) -> None:
-        self.config, self.params = config, _wide(params)
+        self.config, self.whole, self.params = config, config, _wide(params)
         self.embedded = self.params["embed"][np.asarray(tokens)] * config.embed_scale
         self.n_tokens = len(self.embedded)
         if config.learned_positions:
             self.embedded = self.embedded + self.params["positions"][: self.n_tokens]
 
     def layer(self, index: int) -> dict[str, np.ndarray]:
-        return {name: stack[index] for name, stack in self.params["layers"].items()}
+        """Its weights; ``config`` becomes that of the layer's form."""
+        stacks = self.params["layers"]
+        if self.whole.forms:
+            form = self.whole.form_of[index]
+            self.config, stacks = self.whole.layer_forms[form], stacks[str(form)]
+            index = self.whole.form_of[:index].count(form)
+        return {name: stack[index] for name, stack in stacks.items()}
 
     def sigma(self, x: np.ndarray) -> np.ndarray:
         """What a norm divides by."""
@@ -186,10 +192,25 @@ class Literal(LiteralMLP):
 
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
+        if self.config.kv_rank:
+            return self.latent_heads(w, name, y)
         x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
         if name != "v" and self.config.qk_norm != "none" and not self.config.qk_norm_last:
             x = self.normed_heads(w, name, x)
         return x if self.config.clip_qkv is None else np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
+
+    def latent_heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
+        def latent(name: str) -> np.ndarray:
+            down = y @ w[name]
+            return down / np.sqrt(np.mean(down**2, -1, keepdims=True) + 1e-6) * w[f"{name}_norm"]
+
+        if name == "q":
+            return np.einsum("ta,ahe->the", latent("q_down") if self.config.q_rank else y, w["q"])
+        x = np.einsum("tc,che->the", latent("kv_down"), w[name])
+        if name == "v":
+            return x
+        turned = y @ w["k_turned"]
+        return np.stack([np.concatenate([turned, x[:, head]], -1) for head in range(x.shape[1])], 1)
 
     def normed_heads(self, w: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
         x = x.copy()
@@ -253,9 +274,10 @@ class Literal(LiteralMLP):
         The node's vector is computed as the model does, not as a sum of edges; into the last level everything is
         under the linear part of the final norm.
         """
-        x, c = self.embedded, self.config
-        for index in range(c.n_layers):
+        x = self.embedded
+        for index in range(self.whole.n_layers):
             w = self.layer(index)
+            c = self.config
             logits, u = self.attention(index, w, x)
             probs = self.probabilities(w, logits)
             attn = np.einsum("hts,hsd->td", probs, u)
@@ -287,10 +309,11 @@ class Literal(LiteralMLP):
 
     def states(self) -> dict[str, np.ndarray]:
         """What a clean pass may give in the place of ablated edges: [L, T, ...] each."""
-        c, x = self.config, self.embedded
+        x = self.embedded
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("attn_input", "values", "mlp_input", "mlp_output")}
-        for index in range(c.n_layers):
+        for index in range(self.whole.n_layers):
             w = self.layer(index)
+            c = self.config
             logits, u = self.attention(index, w, x)
             probs = self.probabilities(w, logits)
             attn = np.einsum("hts,hsd->td", probs, u)
@@ -298,6 +321,8 @@ class Literal(LiteralMLP):
             middle = middle + w.get("o_bias", np.zeros(c.d_model))
             mlp = self.mlp(w, x if c.parallel else middle)
             values = self.heads(w, "v", self.norm(w, "attn_norm", x) if c.pre_norm else x)
+            n_kv_heads, _, width = self.whole.widest
+            values = np.pad(values, ((0, 0), (0, n_kv_heads - values.shape[1]), (0, width - values.shape[2])))
             for name, state in zip(found, (x, values, middle, mlp), strict=True):
                 found[name].append(state)
             x = middle + mlp
@@ -318,14 +343,15 @@ class Literal(LiteralMLP):
 
         def other(name: str, layer: int, token: int) -> Any:
             if replace is None:
-                return np.zeros((c.n_kv_heads, c.head_dim)) if name == "values" else np.zeros(c.d_model)
+                return np.zeros(self.whole.d_model)
             entries = np.asarray(replace[name], np.float64)[layer]
             return entries[min(token, len(entries) - 1)]
 
-        x, c = self.embedded, self.config
-        groups = c.n_heads // c.n_kv_heads
-        for index in range(c.n_layers):
+        x = self.embedded
+        for index in range(self.whole.n_layers):
             w = self.layer(index)
+            c = self.config
+            groups = c.n_heads // c.n_kv_heads
             logits, u = self.attention(index, w, x)
             probs = self.probabilities(w, logits)
             attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
@@ -340,7 +366,7 @@ class Literal(LiteralMLP):
                         attn[i] += weight[j] * u[h, j]
                         if replace is not None:
                             ablated = probs[h, i, j] * (1 - kept[j])
-                            attn[i] += ablated * (other("values", index, j)[h // groups] @ w["o"][h])
+                            attn[i] += ablated * (other("values", index, j)[h // groups, : len(w["o"][h])] @ w["o"][h])
                 m = float(mask.residual_attn[index, i])
                 middle[i] = m * x[i] + (1 - m) * other("attn_input", index, i) + w.get("o_bias", 0.0)
                 middle[i] += self.norm(w, "attn_post_norm", attn[i]) if c.post_norm else attn[i]
@@ -365,7 +391,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def scores(model: Literal, score: str, n_outputs: int = 1) -> EdgeTree:
     """Scores of every edge from its explicit vector; -1 for no edge."""
-    c, t = model.config, model.n_tokens
+    c, t = model.whole, model.n_tokens
     out = {
         "residual_attn": np.full((c.n_layers, t), -1.0),
         "attn": np.full((c.n_layers, c.n_heads, t, t), -1.0),

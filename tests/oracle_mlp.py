@@ -70,7 +70,9 @@ class LiteralMLP:
         parts = ("up", "gate", "down", "up_bias", "gate_bias", "down_bias")
         out = np.zeros(self.config.d_model)
         for expert, factor in self.chosen(w, y).items():
-            out += factor * self.feed_forward({name: w[name][expert] for name in parts if name in w}, y)
+            own = {name: w[name][expert] for name in parts if name in w}
+            scaled = self.config.scaled_inputs
+            out += self.feed_forward(own, factor * y) if scaled else factor * self.feed_forward(own, y)
         if self.config.d_shared:
             own = {name: w[f"shared_{name}"] for name in parts if f"shared_{name}" in w}
             out += self.shared_factor(w, y) * self.feed_forward(own, y)
@@ -81,10 +83,8 @@ class LiteralMLP:
 
     def chosen(self, w: dict[str, np.ndarray], y: np.ndarray) -> dict[int, float]:
         """The router of one row: experts and their factors; of equal logits the first."""
-        c, logits = (
-            self.config,
-            y @ w["router"] + (0.0 if self.config.router == "sigmoid" else w.get("router_bias", 0.0)),
-        )
+        c, corrected = self.config, self.config.router in ("sigmoid", "sigmoids", "corrected")
+        logits = y @ w["router"] + (0.0 if corrected else w.get("router_bias", 0.0))
         if c.router == "mixer":
             found, left = {}, logits
             for _ in range(2):
@@ -93,8 +93,14 @@ class LiteralMLP:
                 found[best] = float(1 / np.sum(np.exp(left - left[best]), where=near & (left > -np.inf)))
                 left = np.where(np.arange(len(left)) == best, -np.inf, left)
             return found
-        scores = 1 / (1 + np.exp(-logits)) if c.router == "sigmoid" else softmax(logits)
-        order = np.argsort(-(scores + w["router_bias"] if c.router == "sigmoid" else logits), kind="stable")
-        experts = [int(expert) for expert in order[: c.n_chosen]]
-        total = 1.0 if c.router == "softmax" else sum(scores[expert] for expert in experts)
-        return {expert: float(scores[expert] / total) for expert in experts}
+        scores = 1 / (1 + np.exp(-logits)) if c.router.startswith("sigmoid") else softmax(logits)
+        value = scores + w["router_bias"] if corrected else logits
+        if c.router_groups:
+            n_groups, n_kept, n_best = c.router_groups
+            groups = np.split(np.arange(c.n_experts), n_groups)
+            best = [np.sort(value[group])[::-1][:n_best].sum() for group in groups]
+            kept = np.concatenate([groups[group] for group in np.argsort(best)[::-1][:n_kept]])
+            value = np.where(np.isin(np.arange(c.n_experts), kept), value, -np.inf)
+        experts = [int(expert) for expert in np.argsort(-value, kind="stable")[: c.n_chosen]]
+        total = 1.0 if c.router in ("softmax", "sigmoids") else sum(scores[expert] for expert in experts)
+        return {expert: float(c.router_scale * scores[expert] / total) for expert in experts}

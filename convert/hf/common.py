@@ -9,7 +9,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.families import FLAGS
 
 Read = tuple[ModelConfig, Layouts]
 """What a reader makes of a config: the model, and where its weights stand."""

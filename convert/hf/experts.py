@@ -8,6 +8,7 @@ from typing import Any
 from jstrace.convert.fields import Fields
 from jstrace.convert.hf import expert_layouts, layouts
 from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, plain, rms, windows
+from jstrace.convert.hf.mixed import with_dense
 from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
 
@@ -28,10 +29,12 @@ def _experts(f: Fields, total: int, chosen: int, *, own_width: int | None = None
     return {"n_experts": counts[0], "n_chosen": f.integer("num_experts_per_tok", chosen), **width}
 
 
-def _everywhere(f: Fields) -> None:
-    """Refuse layers without experts."""
-    f.fixed("decoder_sparse_step", 1)
-    f.fixed("mlp_only_layers", [], None)
+def _alone(f: Fields, n_layers: int) -> list[bool]:
+    """Whether each layer has one MLP in the place of experts."""
+    step, listed = f.integer("decoder_sparse_step", 1), f.take("mlp_only_layers") or []
+    if not isinstance(listed, list) or any(not isinstance(one, int) or isinstance(one, bool) for one in listed):
+        raise InputError(f"{f.where}: mlp_only_layers = {str(listed)[:80]}, expected a list of layers")
+    return [layer in listed or (layer + 1) % step != 0 for layer in range(n_layers)]
 
 
 def _normed(f: Fields) -> dict[str, Any]:
@@ -52,17 +55,18 @@ def _used_window(f: Fields) -> int | None:
 
 
 def _qwen3_moe(f: Fields) -> Read:
-    _everywhere(f)
-    llama = plain(f, "qwen3_moe", 32768, n_kv_heads=4) | _experts(f, 128, 8, own_width=768) | _normed(f)
+    dense = plain(f, "qwen3_moe", 32768, n_kv_heads=4)
+    llama = dense | _experts(f, 128, 8, own_width=768) | _normed(f)
     bias, window = f.flag("attention_bias", False), _used_window(f)
     f.take("max_window_layers")  # transformers does not read it here
     sight = _one_window(f, llama, window)
-    return ModelConfig(**llama, **sight, qkv_bias=bias, o_bias=bias), expert_layouts.QWEN3_MOE
+    config = ModelConfig(**llama, **sight, qkv_bias=bias, o_bias=bias)
+    return with_dense(config, expert_layouts.QWEN3_MOE, _alone(f, config.n_layers), dense["d_mlp"])
 
 
 def _qwen2_moe(f: Fields) -> Read:
-    _everywhere(f)
-    llama = plain(f, "qwen2_moe", 32768, n_kv_heads=16) | _experts(f, 60, 4, own_width=1408) | _normed(f)
+    dense = plain(f, "qwen2_moe", 32768, n_kv_heads=16)
+    llama = dense | _experts(f, 60, 4, own_width=1408) | _normed(f)
     window = _used_window(f)
     first = f.integer("max_window_layers", 28)  # of the first layers every other one has the window
     config = ModelConfig(
@@ -72,7 +76,7 @@ def _qwen2_moe(f: Fields) -> Read:
         shared_gate=True,
         qkv_bias=f.flag("qkv_bias", True),
     )
-    return config, expert_layouts.QWEN2_MOE
+    return with_dense(config, expert_layouts.QWEN2_MOE, _alone(f, config.n_layers), dense["d_mlp"])
 
 
 def _mixtral(f: Fields) -> Read:

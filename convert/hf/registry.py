@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, layer_norms, llama_like
+from jstrace.convert.hf import experts, families, gpt_like, latent, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -14,12 +14,22 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **layer_norms.READERS,
     **gpt_like.READERS,
     **experts.READERS,
+    **mixed.READERS,
+    **latent.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
 _CLASSES = {
     "codegen": "CodeGen",
+    "deepseek_v2": "DeepseekV2",
+    "deepseek_v3": "DeepseekV3",
+    "deepseek_v32": "DeepseekV32",
+    "glm4_moe_lite": "Glm4MoeLite",
+    "glm_moe_dsa": "GlmMoeDsa",
+    "ernie4_5_moe": "Ernie4_5_Moe",
     "exaone4": "Exaone4",
+    "exaone_moe": "ExaoneMoe",
+    "glm4_moe": "Glm4Moe",
     "flex_olmo": "FlexOlmo",
     "granitemoe": "GraniteMoe",
     "gpt_oss": "GptOss",
@@ -36,6 +46,7 @@ _CLASSES = {
     "gpt_neox": "GPTNeoX",
     "gptj": "GPTJ",
     "internlm3": "Llama",
+    "llama4_text": "Llama4",
     "opt": "OPT",
     "seed_oss": "SeedOss",
     "smollm3": "SmolLM3",
@@ -53,6 +64,7 @@ _OTHER_HEADS = {
     "gpt2": "GPT2LMHeadModel",
     "gemma3": "Gemma3ForConditionalGeneration",
     "gemma4": "Gemma4ForConditionalGeneration",
+    "kimi_k25": "Kimi_K25ForConditionalGeneration",
     "llama4": "Llama4ForConditionalGeneration",
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -66,13 +78,11 @@ CLASSES: Mapping[str, str] = {
 """The language model of each ``model_type`` in transformers, which is what is computed here."""
 
 _EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
-_LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
+_PER_LAYER = "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("glm4_moe", "exaone_moe"), "one MLP in the first layers (first_k_dense_replace)"),
-    "ernie4_5_moe": "one MLP in the first layers (moe_layer_start_index)",
-    **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
-    **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
+    **dict.fromkeys(("qwen3_vl_moe_text", "dbrx"), _EXPERTS),
+    "deepseek_v4": "latent attention with compressed sources",
+    "longcat_flash": "two attentions in a layer",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _STATE),
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
