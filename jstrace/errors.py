@@ -12,6 +12,11 @@ class InputError(ValueError):
 
     What a message quotes of a file is kept to one line that a terminal can show: breaks become spaces, what does not
     print is escaped, and the middle of what is longer than 4,000 letters is left out.
+
+    Examples:
+      >>> jstrace.trace(model, text, sizes=[2])
+      Traceback (most recent call last):
+      jstrace.errors.InputError: size 2.0 is outside (0, 1]; sizes are fractions of all edges
     """
 
     def __init__(self, message: object = "") -> None:

@@ -51,6 +51,11 @@ def load(
       ignore_fields: fields of ``config.json`` that jstrace does not know and that you know to change nothing; the
         model's config, its fingerprint and every trace of it say which.
 
+    Examples:
+      >>> model = jstrace.load("my-model")  # a folder
+      >>> model.config.n_layers, model.config.n_heads
+      (3, 4)
+
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
@@ -127,6 +132,9 @@ def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
     Returns:
       The folder in use, as JAX has it, with a warning where it is not the one asked for; None where JAX's cache is
       switched off, or, with a warning, where the folder cannot be written.
+
+    Examples:
+      >>> folder = jstrace.enable_cache()  # before the first program
 
     Raises:
       InputError: a folder that is neither text nor path.

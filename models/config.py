@@ -18,6 +18,10 @@ class ModelConfig:
     """Shape and flags of one decoder; hashable, passed whole, varied with ``dataclasses.replace``.
 
     The defaults of the flags are Llama's: RMSNorm before each sub-layer, rotary positions, a gated MLP, no biases.
+
+    Examples:
+      >>> dataclasses.replace(model.config, window=4).windows
+      (4, 4, 4)
     """
 
     family: str

@@ -78,6 +78,11 @@ class EdgeTree(ByValue):
     The order of the fields is the order of edge indices: row-major over ``residual_attn``, ``attn``, ``residual_mlp``
     and ``mlp``. Leading batch axes and numpy arrays are welcome; inside a scan the layer axis is gone.
     Two trees are equal where their arrays are, by shape and numbers: ``==`` gives one bool.
+
+    Examples:
+      >>> small, large = trace.mask(size=0.1), trace.mask(size=0.4)
+      >>> int(small.count()), int((large - small).count())
+      (29, 89)
     """
 
     residual_attn: Shaped[AnyArray, "*B L T"]
@@ -151,6 +156,11 @@ class Score(Protocol):
     dataclass does, since programs are compiled for it. Where it has a true attribute ``shares``, the score of an edge
     is its share of all those into the same node, and magnitudes must not be negative; otherwise the value itself is the
     score, of any sign. An attribute ``name`` is what tables call it; otherwise its class's name is.
+
+    Examples:
+      >>> from jstrace.method.scores.measured import Norm
+      >>> isinstance(Norm(1), jstrace.Score)
+      True
     """
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> Float32[Array, "T"]:

@@ -167,8 +167,12 @@ _LOCK = threading.Lock()
 class Model(nnx.Module):
     """A decoder with its tokenizer: a pytree of weights, and a pure function of tokens and an edge mask.
 
-    ``jax.jit``, ``jax.vmap`` over masks and ``jax.grad`` in the mask work with the model as an argument; closing over
-    it would bake the weights into the compiled program.
+    Give it to ``jax.jit``, ``jax.vmap`` and ``jax.grad`` as an argument: what closes over it holds the weights.
+
+    Examples:
+      >>> tokens = np.array(model.tokenizer.encode(text))
+      >>> model(tokens).shape, model(tokens, trace.mask(size=0.1)).shape
+      ((97,), (97,))
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None = None) -> None:

@@ -29,6 +29,12 @@ class Replacement:
     ``A_ij W_O (m v_j + (1 - m) r_j)``. Every array has for each layer either one entry a token, N = T, or N = 2: one
     for the first token and one for all others; ``per_token`` says which. Inside a scan the layer axis is gone. Two
     replacements are equal only if they are the same object.
+
+    Examples:
+      >>> means = jstrace.mean_replacement(model, [text, other])
+      >>> means.save("means.npz")
+      >>> jstrace.Replacement.load("means.npz").name
+      'mean'
     """
 
     attn_input: Float[AnyArray, "*L N D"]

@@ -27,6 +27,11 @@ def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | 
 
     On several slices of TPUs every group along ``model`` lies within one of them, and ``data`` is divided equally.
 
+    Examples:
+      >>> mesh = jstrace.make_mesh(data=1, model=1)
+      >>> jstrace.load("my-model", mesh=mesh).config == model.config
+      True
+
     Raises:
       InputError: sizes that are not positive, need more devices than there are, leave out a host, or do not divide over
         slices.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from docs.sitebuild import citation, commands, notebooks, places, reference
+from docs.sitebuild import citation, commands, notebooks, places, reference, tasks
 
 
 def texts() -> Iterator[tuple[str, str, str]]:
@@ -27,7 +27,7 @@ def texts() -> Iterator[tuple[str, str, str]]:
     yield "experiments/index.md", "experiments/index.md", _results()
     for path in places.notebooks():
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
-    for page, text in reference.texts():
+    for page, text in (*reference.texts(tasks.tables()), *tasks.texts()):
         yield page, page, text
 
 
@@ -70,7 +70,7 @@ def navigation(nav: list[Any] | None) -> list[Any]:
             *({f"jstrace {name}": f"commands/{name}.md"} for name in commands.all_commands()),
         ],
         "Results": ["experiments/index.md", *(f"experiments/{path.parent.name}.md" for path in places.results())],
-        "Reference": reference.navigation(),
+        "Reference": reference.navigation(tasks.navigation()),
     }
     filled = [{title: made.get(title, inner) for title, inner in entry.items()} for entry in nav or []]
     named = set(re.findall(r"'([\w./-]+\.md)'", repr(filled)))

@@ -102,6 +102,24 @@ def definitions(module: str) -> dict[str, str]:
     return dict(_defined(tree(modules()[module].path).body, ""))
 
 
+def docstring(full: str) -> str:
+    """All of what describes a function, a class or a constant."""
+    module, _, own = full.rpartition(".")
+    body, found = tree(modules()[module].path).body, ""
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == own:  # the last: overloads say nothing
+            found = ast.get_docstring(node) or ""
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == own and isinstance(after, ast.Expr):
+            found = str(ast.literal_eval(after.value))
+    return found
+
+
+def summary(full: str) -> str:
+    """The first line of that, for a cell of a table."""
+    module, _, own = full.rpartition(".")
+    return _cell(definitions(module).get(own, ""))
+
+
 def _defined(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -133,10 +151,10 @@ def table(names: dict[str, str], page: str) -> str:
     """Public names with what they are in a line, linked to where they are described."""
     lines = ["| name | what it is |", "|---|---|"]
     for name, full in names.items():
-        module, _, own = full.rpartition(".")
+        module = full.rpartition(".")[0]
         goal = modules()[module].page.removeprefix("reference/")
         up = "../" * (page.count("/") - 1)
-        lines.append(f"| [`{name}`]({up}{goal}#{full}) | {_cell(definitions(module).get(own, ''))} |")
+        lines.append(f"| [`{name}`]({up}{goal}#{full}) | {summary(full)} |")
     return "\n".join(lines)
 
 
@@ -144,14 +162,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|") if "`" not in text else text.replace("|", "&#124;")
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Every page of the reference, and its markdown."""
-    yield "reference/index.md", _front()
+def texts(by_task: str) -> Iterator[tuple[str, str]]:
+    """Every page of the reference but those of tasks, which the first one lists, and its markdown."""
+    yield "reference/index.md", _front(by_task)
     for module in modules().values():
         yield module.page, _page(module)
 
 
-def _front() -> str:
+def _front(by_task: str) -> str:
     rooms = "\n".join(
         f"| [`jstrace.{room}`]({room}/index.md) | {_first(modules()[f'jstrace.{room}'])} |" for room in ROOMS
     )
@@ -159,8 +177,8 @@ def _front() -> str:
     return (
         "# Reference\n\nMade from the docstrings. Shapes are those of [jaxtyping](https://docs.kidger.site/jaxtyping/):"
         ' `Float32[Array, "T D"]` is a float32 array of T tokens by D; all letters are in'
-        " [`jstrace.models.edges`](models/edges.md).\n\n## `jstrace`\n\nWhat most programs need: `import jstrace`.\n\n"
-        f"{table(public(), 'reference/index.md')}\n\n## Rooms\n\nImports go one way, down this table"
+        " [`jstrace.models.edges`](models/edges.md).\n\n## `jstrace`\n\nWhat most programs need, by task.\n\n"
+        f"{by_task}\n\n## Rooms\n\nImports go one way, down this table"
         " ([architecture](../architecture.md)).\n\n| room | what is in it |\n|---|---|\n"
         f"{rooms}\n\nAt the top of the package:\n\n| module | what is in it |\n|---|---|\n{loose}\n"
     )
@@ -183,9 +201,9 @@ def _page(module: Module) -> str:
     return f"# `{module.name}`\n\n{said}\n\n{shown}## Modules\n\n| module | what is in it |\n|---|---|\n{rows}\n"
 
 
-def navigation() -> list[object]:
-    """The reference in the site's navigation: the package, each room with its modules, what is at the top."""
-    entries: list[object] = ["reference/index.md"]
+def navigation(tasks: list[object]) -> list[object]:
+    """The reference in the site's navigation: the package by task, each room with its modules, what is at the top."""
+    entries: list[object] = ["reference/index.md", {"By task": tasks}]
     for room in ROOMS:
         inner = [module for module in modules().values() if module.name.startswith(f"jstrace.{room}.")]
         listed = [{module.name.removeprefix(f"jstrace.{room}."): module.page} for module in inner]

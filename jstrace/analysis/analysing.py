@@ -12,6 +12,7 @@ from jstrace.analysis import measures
 from jstrace.analysis.networks import Network, network_of
 from jstrace.errors import InputError
 from jstrace.method.frames import frame
+from jstrace.method.graph.sizes import percent
 from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.trace import Trace
 
@@ -68,6 +69,11 @@ class Analysis:
     Degrees, PageRank and the modularity of the given communities are exact; so is betweenness where ``exact`` says so,
     and otherwise an estimate from ``sources`` nodes drawn by ``seed``. Communities are a heuristic's, by ``seed``. Two
     are equal only if they are the same object.
+
+    Examples:
+      >>> found = jstrace.analyse(trace, size=1)
+      >>> found.hubs(1, by="out_degree")[0].kind
+      'embedding'
     """
 
     k: int
@@ -121,14 +127,15 @@ class Analysis:
         return tuple(self._community(number) for number in range(min(max(0, count), self.n_communities)))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for every node; needs pandas."""
+        """A row for every node, with the text of its token; needs pandas."""
         columns = {"level": self.network.level, "position": self.network.position}
+        columns["token"] = np.asarray(self.words, object)[self.network.position]
         return frame(columns | {name: getattr(self, name) for name in (*MEASURES, "community")})
 
     def __repr__(self) -> str:
         nodes, edges = self.network.n_nodes, self.network.n_edges
         found = f"{self.n_communities} communities, modularity {self.modularity:.3f}"
-        return f"Analysis(size {self.size:g}: {nodes:,} nodes, {edges:,} edges, {found})"
+        return f"Analysis({percent(self.size, 3)} of all edges: {nodes:,} nodes, {edges:,} edges, {found})"
 
     def _hub(self, index: int) -> Hub:
         level, position = int(self.network.level[index]), int(self.network.position[index])
@@ -180,6 +187,10 @@ def analyse(
       sources: that betweenness is counted from at most; it is exact up to so many nodes, which takes some
         ten seconds.
       seed: of the sources, where there are more nodes, and of the communities.
+
+    Examples:
+      >>> jstrace.analyse(trace, size=0.1).network.n_edges
+      29
 
     Raises:
       InputError: no such trace, neither or both of ``k`` and ``size``, fewer than one source, several outputs, or

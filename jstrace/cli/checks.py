@@ -9,10 +9,10 @@ from typing import Any
 from jstrace.cli.options import Ablate, Dtype, Replace, Weights
 from jstrace.errors import InputError
 
+NO_TEXTS = "--reference has texts for --replace mean or resample; ablated edges carry none of them here"
 
-def check_reference(
-    given: bool, scores: Sequence[Any], replace: Replace, score_replace: Replace | None, *, paired: bool = False
-) -> None:
+
+def check_reference(given: bool, scores: Sequence[Any], replace: Replace, score_replace: Replace | None) -> None:
     """Refuse reference texts that neither scores from gradients nor evaluations are made of.
 
     Raises:
@@ -22,8 +22,7 @@ def check_reference(
 
     scored = {score_replace or replace} if any(map(takes_passes, scores)) else set[Replace]()
     if given and {replace, *scored} == {Replace.ZERO}:
-        carried = "the states of --counterfactual" if paired else "zero"
-        raise InputError(f"--reference has texts for --replace mean or resample; ablated edges carry {carried} here")
+        raise InputError(NO_TEXTS)
 
 
 def check_score_replace(score_replace: Replace | None, scores: Sequence[Any]) -> None:
@@ -37,6 +36,16 @@ def check_score_replace(score_replace: Replace | None, scores: Sequence[Any]) ->
     if score_replace is not None and not any(map(takes_passes, scores)):
         names = " and ".join(map(name_of, scores))
         raise InputError(f"--score-replace is for scores from gradients, such as rounds; {names} looks at no ablation")
+
+
+def check_against(score: str, against: str | None) -> None:
+    """Refuse the same score twice.
+
+    Raises:
+      InputError: with it.
+    """
+    if against == score:
+        raise InputError(f"--against {against} is the score of the first trace, too: give another")
 
 
 def check_masks(*, pre_softmax: bool, ablate: Ablate, replace: Replace) -> None:

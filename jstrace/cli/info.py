@@ -118,6 +118,7 @@ def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
 
 def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> None:
     from jstrace.analysis import analyse
+    from jstrace.method.graph.sizes import percent
     from jstrace.pipeline import Trace
     from jstrace.show.records import facts_of, network_json
 
@@ -127,7 +128,8 @@ def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps(facts if found is None else facts | {"graph": network_json(found, top=top)}))
     elif found is None:
-        _print(facts | {"tokens": len(trace.tokens), "token_texts": _text(trace)})
+        sizes = f"{len(trace.sizes)} from {percent(trace.sizes[0], 3)} to {percent(trace.sizes[-1], 3)}, and 100%"
+        _print(facts | {"tokens": len(trace.tokens), "token_texts": _text(trace), "sizes": sizes})
     else:
         typer.echo(_tables(trace, found, top), nl=False, color=True)
 
@@ -140,6 +142,7 @@ def _text(trace: Trace) -> str:
 
 def _tables(trace: Trace, found: Analysis, top: int) -> str:
     """All that is printed of a trace as a network."""
+    from jstrace.method.graph.sizes import percent
     from jstrace.show import tables
 
     console, written = buffered()
@@ -148,7 +151,9 @@ def _tables(trace: Trace, found: Analysis, top: int) -> str:
     counted = (
         "betweenness exact" if found.exact else f"betweenness sampled from {found.sources:,} of {net.n_nodes:,} nodes"
     )
-    console.print(f"size {found.size:g}: {net.n_edges:,} edges, {net.n_nodes:,} nodes; {counted}", markup=False)
+    console.print(
+        f"{percent(found.size, 3)} of all edges: {net.n_edges:,} edges, {net.n_nodes:,} nodes; {counted}", markup=False
+    )
     for by, title in (("betweenness", "between others"), ("backward_pagerank", "read from most, backward PageRank")):
         console.print(f"hubs: {title}", markup=False)
         console.print(tables.hub_table(found, top, by))

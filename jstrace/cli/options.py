@@ -238,6 +238,8 @@ ReferenceOption = Annotated[Path | None, _ranked("--reference", metavar="FILE", 
 _SIZES_HELP = "The sizes of traces, shares of all edges. There are 26 by default."
 SizesOption = Annotated[str | None, _ranked("--sizes", metavar="0.01,0.1,...", help=_SIZES_HELP)]
 SEED_RANGE: dict[str, Any] = {"min": 0, "metavar": "N"}
+_LITERAL_HELP = "Take the argument as a text, though it looks like the name of a file."
+LiteralOption = Annotated[bool, typer.Option("--text", rich_help_panel=ASKED, help=_LITERAL_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel=PRINTED, help="Print JSON instead.")]
 
 

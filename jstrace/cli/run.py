@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
-from jstrace.cli.checks import check_installed, seed_of
+from jstrace.cli.checks import NO_TEXTS, check_installed, seed_of
 from jstrace.cli.hosting import joined
 from jstrace.cli.options import (
     MODEL,
@@ -164,7 +164,7 @@ def run_command(
     if replace is None and rows.has_counterfactuals:
         plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
     if reference is not None and not plan.takes_reference and not plan.scored_under:  # an older run may have means
-        raise InputError("--reference has texts for --replace mean or resample; ablated edges carry none of them here")
+        raise InputError(NO_TEXTS)
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
         _announce(f"{len(rows.rows) * max(1, generate):,} inputs in {data}", selectivity, distributed=distributed)

@@ -18,6 +18,7 @@ from jstrace.cli.options import (
     DtypeOption,
     IgnoreField,
     JsonOption,
+    LiteralOption,
     ModelOption,
     Order,
     OrderOption,
@@ -44,6 +45,7 @@ _asked, _ranked = (functools.partial(typer.Option, rich_help_panel=panel) for pa
 def selectivity_command(
     text: Annotated[str, typer.Argument(help="The text whose next token is predicted.")],
     others: Annotated[Path, _asked(metavar="FILE", help=_OTHERS_HELP)],
+    literal: LiteralOption = False,
     model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
@@ -65,7 +67,7 @@ def selectivity_command(
     """
     from jstrace.method.conditions import takes_passes
 
-    own = one_text(text)
+    own = one_text(text, literal=literal)
     chosen, shares = score_of(score), sizes_of(sizes)
     if not takes_passes(chosen):
         raise InputError(f"selectivity is for scores from gradients; {score} does not look at the prediction")
@@ -75,7 +77,9 @@ def selectivity_command(
     texts = None if reference is None else [line.text for line in read_texts(None, reference)]
     loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
+    from jstrace.method.graph.sizes import percent
     from jstrace.pipeline.progress import bar
+    from jstrace.show.words import told_once
 
     with bar("scoring for each prediction (the first compiles)") as report:
         found = jstrace.selectivity(
@@ -90,10 +94,11 @@ def selectivity_command(
         return
     under = replace.value if scored == replace.value else f"{replace.value}, scored under {scored}"
     typer.echo(f"TV from what the score was told, {score} under {under}; {_counted(found.told, lines)}")
-    typer.echo(f"{'size':>9} {'own':>7} {'foreign':>8} {'selectivity':>12}")
-    for size, *row in zip(found.sizes, found.own, found.foreign.mean(axis=0), found.selectivity, strict=False):
-        typer.echo(f"{size:>9g} {row[0]:>7.3f} {row[1]:>8.3f} {row[2]:>12.3f}")
-    typer.echo(f"most selective at {found.peak:g} of all edges")
+    typer.echo(f"  size  {'own':>6} {'foreign':>8} {'selectivity':>12}")
+    columns = zip([*found.sizes, 1.0], found.own, found.foreign.mean(axis=0), found.selectivity, strict=True)
+    lines_by_size = [(percent(size, 3), f"{own:>6.3f} {other:>8.3f} {gap:>12.3f}") for size, own, other, gap in columns]
+    typer.echo("\n".join(told_once(lines_by_size)))
+    typer.echo(f"most selective at {percent(found.peak, 3)} of all edges")
 
 
 def _counted(told: tuple[int, ...], lines: list[str]) -> str:

@@ -120,6 +120,7 @@ def buffered() -> tuple[Console, io.StringIO]:
 
 def _tables(model: Model, result: Result, output: Output, word: Callable[[int], str]) -> str:
     """All of a text's tables as one string: rich, which prints, would end the program itself at a broken pipe."""
+    from jstrace.method.graph.sizes import SIZES, percent
     from jstrace.show import curves, tables
     from jstrace.show.strongest import attention
     from jstrace.show.text import prediction_line, shown
@@ -137,7 +138,8 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
         console.print("\n".join(answer_lines(trace, evaluation, *result.smallest, word)), markup=False)
     console.print(tables.curve_table(trace, evaluation, word))
     console.print(curves.terminal_plot(evaluation), markup=False)
-    console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size)", markup=False)
+    span = "" if trace.sizes == SIZES else f", from {percent(trace.sizes[0], 3)} on"
+    console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size{span})", markup=False)
     if not evaluation.valid:
         console.print("some predictions are not finite: try --dtype float32", markup=False)
     if result.effects is not None:

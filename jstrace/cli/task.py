@@ -161,7 +161,8 @@ def _row(where: str, line: str) -> dict[str, Any]:
 
 def _table(circuit: TaskCircuit) -> list[str]:
     """By size what the circuit recovers of held-out pairs, and what is beside it."""
-    from jstrace.show.words import percent
+    from jstrace.method.graph.sizes import percent
+    from jstrace.show.words import told_once
 
     if not circuit.judged:
         return ["no pair is held out, so nothing is judged"]
@@ -170,17 +171,12 @@ def _table(circuit: TaskCircuit) -> list[str]:
     apart = f"; undefined for {unknown} more" if unknown else ""
     lines = [f"recovered share of logit(answer) - logit(rival), means over {known} held-out pairs{apart}"]
     lines.append("  size  circuit     TV  accuracy" + "".join(f"  {name:>10}" for name in others))
-    last, alike = "", []
+    rows = []
     for k, size in enumerate(circuit.row_sizes):
         beside = "".join(f"  {_unsigned(circuit.judged[name].mean()[k]):>10.2f}" for name in others)
         row = f"{_unsigned(task.mean()[k]):>7.2f}  {task.tv.mean(axis=0)[k]:>5.2f}  {100 * task.accuracy[k]:>7.0f}%"
-        row += beside
-        if row == last and k < len(circuit.row_sizes) - 1:
-            alike.append(percent(size, 3))
-            continue
-        lines.append(f"{percent(size, 3):>6}  {row}")
-        last = row
-    return lines + ([f"not shown, as they are like the size before: {', '.join(alike)}"] if alike else [])
+        rows.append((percent(size, 3), row + beside))
+    return lines + told_once(rows)
 
 
 def _unsigned(value: float) -> float:

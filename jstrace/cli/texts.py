@@ -27,8 +27,8 @@ class Line(NamedTuple):
     where: str
 
 
-def read_texts(text: str | None, file: Path | None) -> list[Line]:
-    """The one text, or the lines of a file that hold any text.
+def read_texts(text: str | None, file: Path | None, *, literal: bool = False) -> list[Line]:
+    """The one text, ``literal`` as in ``one_text``, or the lines of a file that hold any text.
 
     Raises:
       InputError: neither or both of the two, or no text in them; a text that is the name of a file; a file that is
@@ -42,15 +42,16 @@ def read_texts(text: str | None, file: Path | None) -> list[Line]:
     named = shlex.quote(text)
     is_trace = text.endswith(".npz")
     lines = f"jstrace view {named} shows a trace" if is_trace else f"jstrace trace --file {named} traces its lines"
-    return [Line(one_text(text, lines, f"printf %s {named} | jstrace trace --file - traces the name"), "")]
+    return [Line(one_text(text, lines, literal=literal), "")]
 
 
-def one_text(text: str, *advice: str) -> str:
+def one_text(text: str, advice: str = "", *, literal: bool) -> str:
     """A text that is not empty, and that is not the name of a file.
 
     Args:
       text: of the command line.
       advice: what to do where it is one; by default how a shell reads it.
+      literal: whether it is a text, whatever it looks like (``--text``).
 
     Raises:
       InputError: it is empty, is the name of a file or of a folder by its path, or ends as names of files do.
@@ -58,12 +59,10 @@ def one_text(text: str, *advice: str) -> str:
     if not text.strip():
         raise InputError("the text is empty; a trace needs at least one token")
     kind = _kind(text)
-    if kind == "file":
-        told = "; ".join(advice or [f'"$(cat {shlex.quote(text)})" is the text in it'])
-        raise InputError(f"{text} is a file, and a text is expected: {told}")
-    if kind is not None:
-        raise InputError(f"{text} is {kind}, and a text is expected{f'; {advice[-1]}' if advice else ''}")
-    return text
+    if literal or kind is None:
+        return text
+    told = (advice or f'"$(cat {shlex.quote(text)})" is the text in it') + "; " if kind == "a file" else ""
+    raise InputError(f"{text} is {kind}, and a text is expected: {told}add --text if it is one")
 
 
 def _kind(text: str) -> str | None:
@@ -71,7 +70,7 @@ def _kind(text: str) -> str | None:
     try:
         path = Path(text)
         if path.is_file():
-            return "file"
+            return "a file"
         if os.sep in text and path.is_dir():
             return "a folder"
         missing = path.suffix in _ENDINGS and not any(map(str.isspace, text))

@@ -28,6 +28,7 @@ from jstrace.cli.options import (
     IgnoreField,
     InsteadOf,
     Kind,
+    LiteralOption,
     MeshText,
     ModelOption,
     Order,
@@ -69,6 +70,7 @@ _ranked, _printed = (functools.partial(typer.Option, rich_help_panel=each) for e
 def trace_command(
     text: Annotated[str | None, typer.Argument(help=_TEXT_HELP)] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", rich_help_panel=ASKED, help=_FILE_HELP)] = None,
+    literal: LiteralOption = False,
     model: ModelOption = "smollm2",
     revision: Revision = None,
     ignore_field: IgnoreField = None,
@@ -102,13 +104,15 @@ def trace_command(
     model's own prediction, from 0 (the same) to 1. The search is greedy, so
     these are not the best sub-graphs of their sizes.
     """
-    lines = read_texts(text, file)  # on every host, before they join, as is the check of outputs: one that gives up
+    lines = read_texts(
+        text, file, literal=literal
+    )  # on every host, before they join, as is the check of outputs: one that gives up
     output = showing.Output(top, kind.value, as_json, plot, save)  # later leaves the others waiting
     output.check(of_file=file is not None)
     chosen, shares = score_of(score), sizes_of(sizes)
     check_pair(counterfactual, replace, pre_softmax=pre_softmax, of_file=file is not None)
     check_score_replace(score_replace, [chosen])
-    check_reference(reference is not None, [chosen], replace, score_replace, paired=counterfactual is not None)
+    check_reference(reference is not None, [chosen], replace, score_replace)
     check_masks(pre_softmax=pre_softmax, ablate=ablate, replace=replace)
     drawn, metric = seed_of(seed, [chosen]), metric_of(answer, instead_of)
     from jstrace.method.conditions import checked_repeats

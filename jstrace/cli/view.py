@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.checks import check_installed, check_of_model, check_pair, check_score_replace, check_suffix
+from jstrace.cli.checks import (
+    check_against,
+    check_installed,
+    check_of_model,
+    check_pair,
+    check_score_replace,
+    check_suffix,
+)
 from jstrace.cli.options import (
     ASKED,
     MODEL,
@@ -25,6 +32,7 @@ from jstrace.cli.options import (
     DtypeOption,
     IgnoreField,
     InsteadOf,
+    LiteralOption,
     Order,
     OrderOption,
     ReferenceOption,
@@ -112,6 +120,7 @@ class _Asked:
 
 def view_command(
     what: Annotated[str, typer.Argument(help=_WHAT_HELP)],
+    literal: LiteralOption = False,
     out: Annotated[Path, _printed(metavar="FILE", help="The .html file to write.")] = Path("trace.html"),
     model: Annotated[str | None, typer.Option(metavar="MODEL", rich_help_panel=MODEL, help=_VIEWED_MODEL_HELP)] = None,
     revision: Revision = None,
@@ -149,7 +158,8 @@ def view_command(
         load, model or "smollm2", dtype.value, revision, weights=weights, ignore_fields=ignore_field
     )
     page: Page
-    if _is_run(what, index):
+    of_file = what.endswith(".npz") and not literal
+    if not literal and _is_run(what, index):
         chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
         if model is None:
             check_of_model(revision, ignore_field, dtype, weights)
@@ -157,15 +167,18 @@ def view_command(
     elif index is not None or condition:
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
     else:
-        if what.endswith(".npz"):
+        if of_file:
             _check_of_trace(what, asked, against)
+        else:
+            one_text(what, literal=literal)
+            check_against(score, against)
         check_pair(counterfactual, replace, pre_softmax=False, of_file=False)
         metric, scores = metric_of(answer, instead_of), [score_of(name) for name in (score, against) if name]
         check_score_replace(score_replace, scores)
         texts = None if reference is None else [line.text for line in read_texts(None, reference)]
         shares = sizes_of(sizes)
         how = _Asked(scores, order.value, shares, replace.value, score_replace, texts, counterfactual, metric)
-        page = _of_text(what, how, loaded)
+        page = _of_text(what, how, loaded, of_file=of_file)
     page.save(out)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
     if show:
@@ -218,12 +231,10 @@ def _check_made_by(folder: str, model: Model) -> None:
         raise InputError(f"{folder}: this is no run of that --model, but of {told['model']['name'] or 'another'}")
 
 
-def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model]) -> Page:
+def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model], *, of_file: bool) -> Page:
     """The page of a text, or of the trace in a file, which settles what is beside it, too."""
-    saved = _saved(what)
-    if saved is None:
-        what = one_text(what)
-    else:
+    saved = _saved(what) if of_file else None
+    if saved is not None:
         asked = _settled(asked, saved)
         if saved.replace not in CARRIED:
             raise InputError(f"{what}: its edges carry {saved.replace!r:.60} of your own; use jstrace.view in Python")
@@ -251,10 +262,8 @@ def _settled(asked: _Asked, saved: Trace) -> _Asked:
     )
 
 
-def _saved(what: str) -> Trace | None:
+def _saved(what: str) -> Trace:
     """The trace in a file."""
-    if not what.endswith(".npz"):
-        return None
     import jstrace
 
     return jstrace.Trace.load(what)

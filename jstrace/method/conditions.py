@@ -37,7 +37,7 @@ ABLATIONS = ("all", "residual+mlp")
 
 NO_GRADIENTS = "score_replace is for scores from gradients; the others do not look at what ablated edges carry"
 
-NO_TEXTS = "reference has texts for replace mean or resample: say which, as ablated edges carry zero else"
+NO_TEXTS = "reference has texts for replace mean or resample; ablated edges carry none of them here"
 
 NAMES = r"[\w*+-]+"
 """What edge scores can be called."""

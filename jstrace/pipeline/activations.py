@@ -21,7 +21,12 @@ from jstrace.scale import batching
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Activations(ByValue):
-    """The residual stream, attention probabilities and the logit lens of one input; float32 on the host."""
+    """The residual stream, attention probabilities and the logit lens of one input; float32 on the host.
+
+    Examples:
+      >>> jstrace.activations(model, text)
+      Activations(7 levels, 7 tokens, width 32)
+    """
 
     residual: Float32[np.ndarray, "N T D"]
     """The residual stream at the N levels of the graph: embeddings, then after attention and after the MLP of each
@@ -46,14 +51,15 @@ def activations(model: Model, tokens: Tokens) -> Activations:
       model: from ``jstrace.load``.
       tokens: a text, or its token ids.
 
+    Examples:
+      >>> seen = jstrace.activations(model, text)
+      >>> seen.attention[2, 0, -1].shape  # what head 0 of layer 2 reads at the last token
+      (7,)
+      >>> seen.lens.argmax(axis=-1).shape  # what each level would predict
+      (7,)
+
     Raises:
       InputError: several inputs, none, or more tokens than the model has positions for.
-
-    Example::
-
-        seen = jstrace.activations(model, "The capital of France is")
-        seen.attention[3, 0, -1]  # what head 0 of layer 3 reads at the last token
-        seen.lens.argmax(axis=-1)  # what each level would predict
     """
     single, rows = tokenised(model, tokens)
     if not single:

@@ -62,7 +62,12 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Effects(ByValue):
-    """What ablating each component does to a prediction: positive where the component helps the metric."""
+    """What ablating each component does to a prediction: positive where the component helps the metric.
+
+    Examples:
+      >>> list(jstrace.effects(model, text, by="mlp").to_pandas().columns)
+      ['layer', 'effect', 'tv']
+    """
 
     values: Float32[np.ndarray, "*X"] | EdgeTree
     """m(full graph) - m(without the component), of the axes ``axes``; of edges an ``EdgeTree`` of gradients."""
@@ -80,11 +85,7 @@ class Effects(ByValue):
     """The tokens whose states ablated components carry, as ``tokens``."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for every component, the largest effect first; needs pandas.
-
-        Raises:
-          InputError: of edges, for which ``values`` is a tree, or without pandas.
-        """
+        """A row for every component, the largest effect first; needs pandas. Effects of edges have none."""
         return frame(self.columns())
 
     def columns(self) -> dict[str, Any]:
@@ -103,7 +104,6 @@ class Effects(ByValue):
         return found | {"effect": self.values.ravel()[order], "tv": self.tv.ravel()[order]}
 
     def __repr__(self) -> str:
-        """Short."""
         shape = "edges" if isinstance(self.values, EdgeTree) else "x".join(map(str, self.values.shape))
         told = f"{self.metric_name} ({self.full:.3f} of the full graph)"
         return f"Effects(by {self.by!r}, {shape}, of {told}, replace {self.replace!r})"
@@ -158,8 +158,9 @@ def effects(
       metric: as in ``jstrace.trace``; by default the log-probability of the token that the full graph predicts.
       replace, reference: what they carry without a counterfactual, as in ``jstrace.trace``.
 
-    Example:
-      ``jstrace.effects(model, text, counterfactual=other, metric=jstrace.logit_difference(" Mary", " John"))``
+    Examples:
+      >>> jstrace.effects(model, text, counterfactual=other, metric=jstrace.log_prob(" Mary")).values.shape
+      (3, 4)
 
     Raises:
       InputError: arguments that make no sense, a metric that is not finite, or several replacements.

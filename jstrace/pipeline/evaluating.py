@@ -16,7 +16,7 @@ from jstrace.pipeline.carrying import How
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluation import Evaluation
-from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids
+from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, with_weights
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.progress import Progress, Report, reported
@@ -105,6 +105,11 @@ def evaluate(
       on_invalid: "raise", or "keep": a trace that cannot be evaluated gives a ``jstrace.Invalid`` with the reason, in
         its place, as does what ``trace(on_invalid="keep")`` could not trace.
       progress: as in ``jstrace.trace``.
+
+    Examples:
+      >>> evaluation = jstrace.evaluate(model, trace, replace=means)
+      >>> evaluation.tv.shape
+      (27,)
 
     Raises:
       InputError: a trace of another model's shape, or arguments that make no sense.
@@ -252,8 +257,8 @@ def _check_origin(model: Model, row: Any) -> None:
         raise InputError("the trace has tokens outside this model's vocabulary: another model's trace")
     if row.model_fingerprint and row.model_fingerprint != model.fingerprint():
         raise InputError(
-            f"the trace was made with model {row.model_fingerprint}{', weights ' + row.weights if row.weights else ''},"
-            f" this is {model.fingerprint()}{', weights ' + model.weights if model.weights else ''}; to evaluate it"
-            ' here all the same, use dataclasses.replace(trace, model_fingerprint="")'
+            f"the trace was made with model {with_weights(row.model_fingerprint, row.weights)}, this is"
+            f" {with_weights(model.fingerprint(), model.weights)}; to evaluate it here all the same, use"
+            '  dataclasses.replace(trace, model_fingerprint="")'
         )
     check(row, "the trace does not hold together: ", exact=False)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from jstrace.method.conditions import Condition
 from jstrace.method.frames import frame
-from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.graph.sizes import NUCLEUS_LEVELS, percent
 from jstrace.method.measure import metrics
 from jstrace.method.measure.measures import Measures, density
 from jstrace.method.measure.metrics import recovered
@@ -38,6 +38,11 @@ class Evaluation(ByValue):
     attention, where that is not ablated). Of masks of one's own, sizes are their shares of all edges, in the order of
     the masks. Entropy, surprisal and KL are in nats. It is a record on the host and no pytree. Two are equal where all
     that they hold is.
+
+    Examples:
+      >>> frame = evaluation.to_pandas()
+      >>> frame[["size", "tv", "top_token"]].shape
+      (27, 3)
     """
 
     sizes: tuple[float, ...]
@@ -82,6 +87,8 @@ class Evaluation(ByValue):
     """TV of the trace's repetitions (``jstrace.trace(repeats=)``)."""
     agreed: Bool[np.ndarray, "Z1"] | None = None
     """``agreement``, where there is an answer."""
+    top_texts: tuple[str, ...] | None = None
+    """Each top token as text, if the model has a tokenizer."""
 
     @property
     def condition(self) -> Condition:
@@ -143,6 +150,8 @@ class Evaluation(ByValue):
         columns |= {
             name: getattr(self, name) for name in ("tv", "kl", "agreement", "nucleus_level", "top_token", "entropy")
         }
+        if self.top_texts is not None:
+            columns |= {"top_text": self.top_texts}
         if self.tv_std is not None:
             columns |= {"tv_std": self.tv_std}
         if self.metric is not None:
@@ -165,12 +174,12 @@ class Evaluation(ByValue):
         words += (
             []
             if self.density is None
-            else [f"density {self.density:.3f}", f"top token back at {self.row_sizes[self.back]:g}"]
+            else [f"density {self.density:.3f}", f"top token back at {percent(self.row_sizes[self.back], 3)}"]
         )
         return f"Evaluation({', '.join(words)})"
 
     def _repr_html_(self) -> str:
-        """What notebooks show; top tokens are ids, as an evaluation has no tokenizer."""
+        """What notebooks show."""
         return evaluation_html(self)
 
 
@@ -185,7 +194,7 @@ def evaluation_of(
     question: Question = NOTHING,
     word: Callable[[int], str] | None = None,
 ) -> Evaluation:
-    """One input of a batch of results on the host, and what was asked of it; ``word`` names the tokens of a metric."""
+    """One input of a batch of results on the host, and what was asked of it; ``word`` names tokens."""
     target = question.target
     m: Measures = jax.tree.map(lambda leaf: leaf[index], result.measures)
     with_next = with_next or question.answer is not None
@@ -207,9 +216,16 @@ def evaluation_of(
         target_probs=None if told is None or target is None else np.exp(target[told]),
         n_outputs=question.n_outputs,
         agreed=m.agreement,
+        top_texts=None if word is None else _texts(m.top_token.tolist(), word),
         **_metric_of(result, index, len(m.tv), question, word),
         **dataclasses.asdict(condition),
     )
+
+
+def _texts(tokens: list[int], word: Callable[[int], str]) -> tuple[str, ...]:
+    """Each token as text; most rows have one of a few."""
+    known = {token: word(token) for token in set(tokens)}
+    return tuple(known[token] for token in tokens)
 
 
 def _metric_of(result: BatchResult, index: int, n_rows: int, question: Question, word: Any) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def train_scorer(
       name: what tables call it.
       progress: True for a bar on standard error, or a function (``FitReport``).
 
+    Examples:
+      >>> scorer = jstrace.train_scorer(model, texts, features="activations", steps=2)
+      >>> jstrace.trace(model, text, score=scorer).score
+      'scorer'
+
     Raises:
       InputError: too few texts, texts that cannot be tokenised, arguments that make no sense, or a loss that is not
         finite.

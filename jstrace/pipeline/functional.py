@@ -50,6 +50,11 @@ def edge_scores(
     Returns:
       float32 ``[L,T]``, ``[L,H,T,T]``, ``[L,T]``, ``[L,T]``; NaN in slots that are no edge.
 
+    Examples:
+      >>> scores = jax.jit(jstrace.edge_scores, static_argnames="score")(model, tokens, score="l2")
+      >>> scores.attn.shape
+      (3, 4, 7, 7)
+
     Raises:
       InputError: tokens of another shape or kind, a score that is none, or another model's, a length beyond them, or a
         replacement that the score does not read, or that is of other tokens.
@@ -88,6 +93,11 @@ def masked_logits(
       replace: what ablated edges carry; nothing by default.
       pre_softmax: let attention masks enter the softmax instead of following it.
 
+    Examples:
+      >>> mask = trace.mask(size=0.1)
+      >>> jax.jit(jstrace.masked_logits)(model, tokens, mask).shape
+      (97,)
+
     Raises:
       InputError: as ``jstrace.Model``'s call.
     """
@@ -106,6 +116,11 @@ def measures(
       full_logits: of the full graph, or the logarithm of any other prediction.
       logits: with any leading axes, which the measures have, too.
       next_token: the true next token, for surprisal and rank, which are NaN and 0 without one.
+
+    Examples:
+      >>> full = model(tokens)
+      >>> float(jax.jit(jstrace.measures)(full, full).tv)
+      0.0
 
     Raises:
       InputError: logits over other vocabularies, or a token outside of theirs.

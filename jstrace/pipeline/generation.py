@@ -45,6 +45,11 @@ class Generation(ByValue):
     """A prompt, the N tokens that a model went on with, and a trace of the prediction that each was taken from.
 
     Two are equal where all that they hold is.
+
+    Examples:
+      >>> found = jstrace.trace_generation(model, text, 2)
+      >>> len(found.traces), len(found.generated)
+      (2, 2)
     """
 
     tokens: Int[np.ndarray, "T"]
@@ -107,6 +112,11 @@ def trace_generation(
       seed: of draws, and of the traces' as in ``jstrace.trace``.
       score, sizes, frozen, order, replace, score_replace, reference, progress: as in ``jstrace.trace``.
 
+    Examples:
+      >>> found = jstrace.trace_generation(model, text, 2)
+      >>> [len(one.tokens) for one in found.traces]
+      [7, 8]
+
     Raises:
       InputError: as ``jstrace.trace``, more tokens than the model has positions for (without the last), or a
         prediction on the way that is not finite.
@@ -126,6 +136,10 @@ def generate(model: Model, prompt: Tokens, n: int, *, temperature: float = 0.0, 
     """The prompt and the ``n`` tokens that a model goes on with: a text of a text, token ids ``[T + n]`` of token ids.
 
     Arguments and errors are those of ``trace_generation``, which traces every token, too.
+
+    Examples:
+      >>> jstrace.generate(model, text, 2).startswith(text)
+      True
     """
     tokens, _ = _finite(model, _one_prompt(model, prompt, "generate"), n, temperature, seed)
     return whole_text(model, tokens) if isinstance(prompt, str) else tokens

@@ -24,6 +24,11 @@ def checked_model(model: object) -> None:
         raise InputError(f"model is {type(model).__name__}, expected what jstrace.load returns{hint}")
 
 
+def with_weights(fingerprint: str, weights: str) -> str:
+    """A model's fingerprint, and how its weights are stored where that is not in its dtype."""
+    return f"{fingerprint}, weights {weights}" if weights else fingerprint
+
+
 def token_texts(model: Model, ids: np.ndarray) -> tuple[str, ...] | None:
     """Each token as text, if the model has a tokenizer."""
     return None if model.tokenizer is None else tuple(model.tokenizer.token(int(token)) for token in ids)

@@ -99,6 +99,10 @@ def fit_trace(
       target, order: as in ``jstrace.trace``.
       progress: as in ``jstrace.trace``; a fit is one program, so that a bar shows its time alone.
 
+    Examples:
+      >>> jstrace.fit_trace(model, text, steps=2, polish=0, start="relp").score
+      'fitted-steps-2-start-relp-polish-0'
+
     Raises:
       InputError: as ``jstrace.trace``, or a start of another model.
     """
@@ -127,6 +131,11 @@ class Selectivity(ByValue):
     """How far a score gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each.
 
     Two are equal where all that they hold is.
+
+    Examples:
+      >>> found = jstrace.selectivity(model, text, others, score="relp")
+      >>> found.own.shape, found.foreign.shape
+      ((27,), (2, 27))
     """
 
     sizes: tuple[float, ...]
@@ -178,6 +187,11 @@ def selectivity(
       replace, score_replace, reference, counterfactual: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
       progress: True for a bar on standard error, or what is called with the number of predictions done and in all.
+
+    Examples:
+      >>> found = jstrace.selectivity(model, text, others, score="relp")
+      >>> 0 < found.peak <= 0.5
+      True
 
     Raises:
       InputError: as ``jstrace.trace``; a score that does not look at the prediction; no others, the text among them, or

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.method.graph.sizes import percent
+
 _TOKENS = 200
 """Tokens that are shown of a long text."""
 _TOKEN = "border:1px solid rgba(128,128,128,.45);border-radius:.2em;padding:0 .15em"  # seen on white and on black
@@ -38,14 +40,18 @@ def evaluation_html(evaluation: Any) -> str:
     facts += ["measured against a target"] if e.targeted else []
     facts += [] if e.replace == "zero" else [f"carrying {e.replace}"]
     facts += [] if e.score_replace in ("", e.replace) else [f"scored under {e.score_replace}"]
-    facts += [] if e.density is None else [f"density {e.density:.3f}", f"top token back at {e.row_sizes[e.back]:g}"]
-    rows = [
-        (_size(size), f"{_bar(tv)}{_number(tv)}", _number(kl), f"#{token}{' ✓' if same else ''}")
-        for size, tv, kl, token, same in zip([*e.sizes, None], e.tv, e.kl, e.top_token, e.agreement, strict=True)
-    ]
-    told = (
-        f"<div>{'' if e.targeted else '✓ '}the full graph's top token, #{e.full_tokens[0]} {e.full_probs[0]:.3f}</div>"
+    facts += (
+        []
+        if e.density is None
+        else [f"density {e.density:.3f}", f"top token back at {percent(e.row_sizes[e.back], 3)}"]
     )
+    tops = [f"#{token}" for token in e.top_token] if e.top_texts is None else [*map(_word, e.top_texts)]
+    rows = [
+        (_size(size), f"{_bar(tv)}{_number(tv)}", _number(kl), f"{top}{' ✓' if same else ''}")
+        for size, tv, kl, top, same in zip([*e.sizes, None], e.tv, e.kl, tops, e.agreement, strict=True)
+    ]
+    full = f"#{e.full_tokens[0]}" if e.inverse else tops[-1]
+    told = f"<div>{'' if e.targeted else '✓ '}the full graph's top token, {full} {e.full_probs[0]:.3f}</div>"
     if e.targeted:
         told = f"<div>✓ the target's top token, #{e.target_tokens[0]} {e.target_probs[0]:.3f}</div>{told}"
     return _block("Evaluation", facts, _table(("size", "TV", "KL (nats)", "top token"), rows) + told)
@@ -67,7 +73,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _size(size: Any) -> str:
-    return "full" if size is None else f"{size:g}"
+    return "full" if size is None else percent(size, 3)
 
 
 def _number(value: Any) -> str:

@@ -46,7 +46,13 @@ class Outcome(ByValue):
 
 @dataclasses.dataclass(frozen=True)
 class Invalid:
-    """An input of which there are no results."""
+    """An input of which there are no results.
+
+    Examples:
+      >>> good, bad = jstrace.trace(model, [text, [1000]], on_invalid="keep")
+      >>> bad.reason
+      'token id 1000 is outside the vocabulary of 97'
+    """
 
     reason: str
     detail: str = ""

@@ -35,6 +35,11 @@ def mean_replacement(model: Model, texts: Tokens | Sequence[Tokens] | None = Non
       model: from ``jstrace.load``.
       texts: texts, or token ids; by default 80 sentences of the reference that comes with jstrace.
 
+    Examples:
+      >>> means = jstrace.mean_replacement(model, [text, other])
+      >>> jstrace.trace(model, text, replace=means, score="relp").replace
+      'mean'
+
     Raises:
       InputError: no texts, or none with a second token.
     """
@@ -54,6 +59,10 @@ def noise_replacement(
       n_tokens: a draw for each of so many tokens, which the input must have; by default one for the first and one for
         all others.
 
+    Examples:
+      >>> jstrace.noise_replacement(model, [text, other], seed=1)
+      Replacement('noise', 3 layers, 2 entries a layer)
+
     Raises:
       InputError: as ``mean_replacement``.
     """
@@ -70,6 +79,10 @@ def noise_replacement(
 
 def resample_replacement(model: Model, text_or_tokens: Tokens) -> Replacement:
     """The states of another input: of the same number of tokens as the inputs that it is for.
+
+    Examples:
+      >>> jstrace.resample_replacement(model, other)
+      Replacement('resample', 3 layers, 7 entries a layer)
 
     Raises:
       InputError: a text or tokens that cannot be traced.

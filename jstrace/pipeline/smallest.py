@@ -36,7 +36,13 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Smallest(ByValue):
-    """A trace of the size at which a goal is first met."""
+    """A trace of the size at which a goal is first met.
+
+    Examples:
+      >>> found = jstrace.smallest(model, trace, tv=0.1)
+      >>> found.tv <= 0.1
+      True
+    """
 
     trace: Trace
     """With sizes of its own, of which it is one."""
@@ -95,8 +101,10 @@ def smallest(
       top_token: whether the top token has to be the full graph's.
       evaluation: of the trace, where it is there already.
 
-    Example:
-      ``jstrace.smallest(model, trace, tv=0.1).edges``
+    Examples:
+      >>> found = jstrace.smallest(model, trace, tv=None, top_token=True)
+      >>> found.top_token == int(evaluation.full_tokens[0])
+      True
 
     Raises:
       InputError: neither a TV nor the top token is asked for, or as ``jstrace.evaluate``.

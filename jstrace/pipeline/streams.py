@@ -46,6 +46,10 @@ def trace_iter(
       inputs: any iterable of texts or token ids; ``chunk`` of them are read at once.
       chunk: inputs that are traced together, 64 for each device by default; so many traces are held.
 
+    Examples:
+      >>> [len(one.tokens) for one in jstrace.trace_iter(model, [text, other])]
+      [7, 7]
+
     Raises:
       InputError: as ``trace``; an input that raises ends the stream.
     """
@@ -91,6 +95,11 @@ def evaluate_iter(
       model, ablate, pre_softmax, inverse, replace, reference, on_invalid: as in ``evaluate``.
       traces: any iterable of traces; ``chunk`` of them are read at once.
       chunk: traces that are evaluated together, 64 for each device by default.
+
+    Examples:
+      >>> traces = jstrace.trace_iter(model, [text, other])
+      >>> [found.tv.shape for one, found in jstrace.evaluate_iter(model, traces)]
+      [(27,), (27,)]
     """
     checked_model(model)
     how = How.of(model, ablate, pre_softmax, inverse, (replace, reference))

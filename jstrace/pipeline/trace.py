@@ -19,7 +19,7 @@ from jstrace.method.conditions import COUNTERFACTUAL, checked_replace
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.composition import Composition, compose
 from jstrace.method.graph.edges import Edges, edges_where
-from jstrace.method.graph.sizes import SIZES, checked_sizes
+from jstrace.method.graph.sizes import SIZES, checked_sizes, percent
 from jstrace.method.graph.sizes import counts as edge_counts
 from jstrace.method.measure.metrics import Metric
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
@@ -37,8 +37,13 @@ from jstrace.scale import batching
 class Trace(ByValue):
     """The nested traces of one input: all Z masks in one uint8 stratum per edge. Arrays are numpy's, of the true T.
 
-    It is a record on the host, with texts and a config, and no pytree: ``scores``, ``strata`` and what ``mask`` and
-    ``masks`` give are, for ``jax.jit`` and ``jax.vmap``. Two of them are equal where all that they hold is.
+    It is no pytree, but ``scores``, ``strata`` and what ``mask`` and ``masks`` give are. Two traces are equal where all
+    that they hold is.
+
+    Examples:
+      >>> trace.save("mary.npz")
+      >>> jstrace.Trace.load("mary.npz").mask(size=0.1).attn.shape
+      (3, 4, 7, 7)
     """
 
     tokens: Int[np.ndarray, "T"]
@@ -83,15 +88,12 @@ class Trace(ByValue):
 
     @property
     def n_outputs(self) -> int:
-        """Outputs of the graph: the last so many tokens, each before a token of the answer."""
+        """Outputs of the graph: the last tokens, each before one of the answer."""
         return 1 if self.answer is None else len(self.answer)
 
     @property
     def first_difference(self) -> int:
-        """The first token that differs from the counterfactual's; 0 without one.
-
-        An edge that leaves an earlier token has the same vector in both prompts: it makes no difference to any trace.
-        """
+        """The first token that differs from the counterfactual's; 0 without one. Earlier edges change nothing."""
         if self.counterfactual is None:
             return 0
         return int(np.flatnonzero(self.tokens != self.counterfactual)[0])
@@ -194,16 +196,14 @@ class Trace(ByValue):
 
     def edges(self, k: SupportsIndex | None = None, *, size: float | None = None) -> Edges:
         """The edges of a trace, given as for ``mask``, highest score first."""
-        return edges_where(self.mask(k, size=size), self.scores, self.strata)
+        return edges_where(self.mask(k, size=size), self.scores, self.strata, self.words)
 
     def to_networkx(self, k: SupportsIndex | None = None, *, size: float | None = None) -> Any:
         """A trace, given as for ``mask``, as a ``networkx.MultiDiGraph`` from embeddings to the output.
 
-        Nodes are ``(level, token)`` of all edges: level 2l enters layer l, 2l + 1 is past its attention and the last
-        is the output's; with parallel blocks there are none in between, and level l enters layer l. They have
-        ``token`` (its text, or id) and ``position``; edges ``kind``, ``layer``, ``head`` (None but for attn), ``score``
-        and ``stratum`` (the index of the smallest trace that holds it). Several heads, or the MLP and the residual
-        stream, may join the same two nodes. Needs networkx.
+        Nodes are ``(level, token)``: level 2l enters layer l, 2l + 1 is past its attention and the last is the
+        output's; with parallel blocks level l enters layer l. They have ``token`` (its text, or id) and ``position``;
+        edges what ``jstrace.Edge`` has. Several edges may join the same two nodes. Needs networkx.
 
         Raises:
           InputError: as ``mask``, or networkx is missing.
@@ -231,7 +231,7 @@ class Trace(ByValue):
             raise InputError(f"count = {count!r}, expected a number of edges")
         cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
         found = searched(self.scores, cuts, self.config, self.frozen, self.order, self.n_outputs)
-        return edges_where(jax.tree.map(lambda leaf: leaf == 0, found), self.scores, self.strata)
+        return edges_where(jax.tree.map(lambda leaf: leaf == 0, found), self.scores, self.strata, self.words)
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
@@ -263,7 +263,7 @@ class Trace(ByValue):
 
     def __repr__(self) -> str:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
-        sizes = f"{len(self.sizes)} sizes from {self.sizes[0]:g} to {self.sizes[-1]:g}"
+        sizes = f"{len(self.sizes)} sizes from {percent(self.sizes[0], 3)} to {percent(self.sizes[-1], 3)}"
         under = f", scored under {self.score_replace!r}" if self.score_replace else ""
         replace = "" if self.replace in ("zero", self.score_replace) else f", replace {self.replace!r}"
         told = f"score {self.score!r}{under}{replace}"

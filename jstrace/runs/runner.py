@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import jstrace
-from jstrace.method.conditions import COUNTERFACTUAL
+from jstrace.method.conditions import COUNTERFACTUAL, NO_TEXTS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
@@ -132,7 +132,7 @@ def _continued(job: Job, folder: Path) -> Job:
     if plan.scored_under and plan.score_replace is None and means:
         plan = dataclasses.replace(plan, score_replace="mean")
     if job.reference is not None and not plan.takes_reference:
-        raise InputError("reference has texts for replace mean and resample; ablated edges carry nothing here (zero)")
+        raise InputError(NO_TEXTS)
     return dataclasses.replace(job, plan=plan)
 
 

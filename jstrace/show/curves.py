@@ -77,6 +77,10 @@ def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evalua
     Args:
       results: one evaluation, several of them, or several by their labels.
 
+    Examples:
+      >>> figure = jstrace.plot_curves({"zero": evaluation})
+      >>> figure.savefig("curve.png")
+
     Raises:
       InputError: nothing to draw, or matplotlib is not installed.
     """

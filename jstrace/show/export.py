@@ -51,6 +51,9 @@ def export(
       model: whose tokenizer has the text of what is predicted.
       scan: what "neuronpedia" calls the model, by default its family.
 
+    Examples:
+      >>> jstrace.export(trace, "mary.graphml", "graphml", size=0.1)
+
     Raises:
       InputError: another format, no such trace, a path that cannot be written, pyarrow is missing, or ``evaluation``,
         ``model`` or ``scan`` for another format.

@@ -27,6 +27,10 @@ def plot_effects(found: Effects) -> Figure:
     Args:
       found: from ``jstrace.effects``, by anything but edges.
 
+    Examples:
+      >>> figure = jstrace.plot_effects(jstrace.effects(model, text))
+      >>> figure.savefig("heads.png")
+
     Raises:
       InputError: effects of edges, or matplotlib is not installed.
     """

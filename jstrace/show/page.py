@@ -23,7 +23,12 @@ from jstrace.method.graph.sizes import NO_EDGE
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Page:
-    """A page, which notebooks show in place."""
+    """A page, which notebooks show in place.
+
+    Examples:
+      >>> page = jstrace.view(trace, evaluation, model=model)
+      >>> page.save("mary.html")
+    """
 
     html: str
 

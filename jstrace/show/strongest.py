@@ -55,7 +55,7 @@ def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]
         end = start + masks[name].size
         masks[name].ravel()[places[(places >= start) & (places < end)] - start] = True
         start = end
-    return edges_where(EdgeTree(**masks), trace.scores, trace.strata)
+    return edges_where(EdgeTree(**masks), trace.scores, trace.strata, trace.words)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jstrace.analysis.analysing import Analysis, Hub
+from jstrace.method.graph.sizes import percent
 from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import Attention, strongest
 from jstrace.show.text import Word, in_words, shown, words_of
-from jstrace.show.words import folded, percent
+from jstrace.show.words import folded
 
 
 def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
@@ -68,8 +69,8 @@ def edge_table(trace: Trace, count: int, kind: str = "all") -> Table:
     table = _table("score", "in size")
     table.add_column("edge")
     for edge in strongest(trace, count, kind):
-        size = "full" if edge.stratum >= len(trace.sizes) else f"{trace.sizes[edge.stratum]:g}"
-        table.add_row(f"{edge.score:.3f}", size, Text(in_words(edge, words)))
+        size = "full" if edge.stratum >= len(trace.sizes) else percent(trace.sizes[edge.stratum], 3)
+        table.add_row(f"{edge.score:.3g}", size, Text(in_words(edge, words)))
     return table
 
 
@@ -89,9 +90,9 @@ def attention_heading(trace: Trace, evaluation: Evaluation, found: Attention, wo
     if found.k == len(trace.sizes):
         kept = "has the target's" if evaluation.targeted else "keeps its"
         return f"{what}: the full graph, as no smaller trace {kept} top token"
-    top, size = shown(word(evaluation.wanted_token)), trace.sizes[found.k]
+    top, size = shown(word(evaluation.wanted_token)), percent(trace.sizes[found.k], 3)
     of = "the target's " if evaluation.targeted else ""
-    return f"{what} are in the trace of size {size:g}, the smallest from which on the top token is {of}{top}"
+    return f"{what} are in the trace of {size} of all edges, the smallest from which on the top token is {of}{top}"
 
 
 def attention_table(trace: Trace, found: Attention, *, rows: int = 10) -> Table:

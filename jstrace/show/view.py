@@ -41,6 +41,9 @@ def view(
         traces one of these pairs each, or None.
       effects: of the same text, by "node" (``jstrace.effects``): the page draws what each head and MLP does.
 
+    Examples:
+      >>> jstrace.view(trace, evaluation, model=model).save("mary.html")
+
     Raises:
       InputError: other than one or two traces of as many sizes and one output, evaluations of other sizes, or effects
         of another text, of another counterfactual prompt or by another component.

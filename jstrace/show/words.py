@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jstrace.method.graph.sizes import percent
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.smallest import Smallest
 from jstrace.pipeline.trace import Trace
@@ -14,11 +15,6 @@ from jstrace.show.text import Word, shown, words_of
 
 _MOST = 4
 """Heads and source tokens that are named."""
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """A share of the edges as people write it: 0.42%, 12%, 100%."""
-    return f"{float(f'{100 * share:.{digits}g}'):g}%"
 
 
 def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Smallest, word: Word) -> list[str]:
@@ -55,7 +51,7 @@ def _predictions(trace: Trace, evaluation: Evaluation, word: Word) -> list[str]:
         return []
     other = shown(word(int(evaluation.top_token[empty[0]])))
     told = f"{shown(word(int(evaluation.full_tokens[0])))} ({100 * evaluation.full_probs[0]:.0f}%)"
-    return [f"the model predicts {told}, after the counterfactual prompt {other}, whose states ablated edges carry"]
+    return [f"the model predicts {told}; after the counterfactual prompt, whose states ablated edges carry, {other}"]
 
 
 def _metric(evaluation: Evaluation) -> list[str]:
@@ -118,6 +114,21 @@ def folded(trace: Trace, evaluation: Evaluation) -> tuple[list[int], str]:
     told = [f"{_sizes(len(empty) - 1)} without an edge"] if len(empty) > 1 else []
     told += [f"{_sizes(len(alike))} with the TV and top token of the row above"] if alike else []
     return keep, " and ".join(told)
+
+
+def told_once(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of a table, each a size and its cells, without those whose cells are those of the line before.
+
+    The last is the full graph's, which stays; a line below says which were left out.
+    """
+    lines, last, alike = list[str](), "", list[str]()
+    for at, (size, cells) in enumerate(rows):
+        if cells == last and at < len(rows) - 1:
+            alike.append(size)
+            continue
+        lines.append(f"{size:>6}  {cells}")
+        last = cells
+    return lines + ([f"not shown, as they are like the size before: {', '.join(alike)}"] if alike else [])
 
 
 def _sizes(count: int) -> str:

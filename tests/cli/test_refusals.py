@@ -17,7 +17,7 @@ RUN = ("run", "--data", "texts.txt", "--out", "run")
 FIT = ("train-scorer", "--data", "texts.txt", "--out", "a.safetensors")
 EXPORT = ("export", "t.npz", "--size", "0.1", "--out", "o")
 TEXTS = ("--reference", "texts.txt")
-NO_TEXTS = "--reference has texts for --replace mean or resample; ablated edges carry zero here"
+NO_TEXTS = "--reference has texts for --replace mean or resample; ablated edges carry none of them here"
 NO_SCORE = "--score-replace is for scores from gradients, such as rounds; l1 looks at no ablation"
 NO_SEED = "--seed is for the scores random, random-nodes and fitted"
 
@@ -25,12 +25,13 @@ REFUSED = [
     ((*TRACE, *TEXTS), NO_TEXTS),
     ((*TRACE, *TEXTS, "--replace", "zero", "--score", "rounds"), NO_TEXTS),
     ((*TRACE, *TEXTS, "--replace", "mean", "--score-replace", "mean"), NO_SCORE),
-    ((*TRACE, *TEXTS, "--counterfactual", "jello", "--score", "rounds"), "carry the states of --counterfactual here"),
+    ((*TRACE, *TEXTS, "--counterfactual", "jello", "--score", "rounds"), NO_TEXTS),
     ((*SELECTIVITY, *TEXTS), NO_TEXTS),
-    ((*RUN, *TEXTS), "--reference has texts for --replace mean or resample; ablated edges carry none of them here"),
+    ((*RUN, *TEXTS), NO_TEXTS),
     ((*FIT, *TEXTS, "--replace", "zero"), "--reference has texts for means; give --replace mean or resample, too"),
     ((*TRACE, "--score-replace", "mean"), NO_SCORE),
     ((*VIEW, "--score-replace", "mean"), NO_SCORE),
+    ((*VIEW, "--score", "relp", "--against", "relp"), "--against relp is the score of the first trace, too"),
     ((*RUN, "--score-replace", "mean"), "score_replace is for scores from gradients"),
     ((*TRACE, "--pre-softmax", "--replace", "mean"), "leaves nothing to replace by mean: give --replace zero"),
     ((*TRACE, "--pre-softmax", "--ablate", "residual+mlp"), "--ablate residual+mlp leaves in place: give one"),
@@ -61,7 +62,7 @@ REFUSED = [
     ((*RUN, "--baselines", "randm"), "did you mean 'random'?"),
     ((*FIT, "--replace", "noise"), "replace = ('noise',), expected some of zero, mean, resample"),
     (("trace", "texts.txt"), "texts.txt is a file, and a text is expected: jstrace trace --file texts.txt traces its"),
-    (("trace", "gone.txt"), "gone.txt is the name of a file that is not there, and a text is expected; printf %s gone"),
+    (("trace", "gone.txt"), "gone.txt is the name of a file that is not there, and a text is expected: add --text if"),
     (("view", "texts.txt"), 'texts.txt is a file, and a text is expected: "$(cat texts.txt)" is the text in it'),
     (("view", "./old"), "./old is a folder, and a text is expected"),
     (("selectivity", "texts.txt", "--others", "texts.txt"), "texts.txt is a file, and a text is expected"),

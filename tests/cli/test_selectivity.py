@@ -27,7 +27,7 @@ def test_the_numbers_are_the_librarys(run: Run, stub: Model, tmp_path: Path) -> 
     code, out, _ = run(*words)
     assert code == 0
     assert "2 foreign predictions" in out
-    assert out.splitlines()[-1] == f"most selective at {found.peak:g} of all edges"
+    assert out.splitlines()[-1] == f"most selective at {100 * found.peak:g}% of all edges"
 
 
 def test_bad_input(run: Run, stub: Model, tmp_path: Path) -> None:

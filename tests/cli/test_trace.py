@@ -92,10 +92,14 @@ def test_the_advice_on_names_of_files_works(run: Run, stub: Model, tmp_path: Pat
     Path("texts.txt").write_text("one")
     Path("one").mkdir()
     code, _, error = run("trace", "texts.txt")
-    (told,) = re.findall(r": jstrace (trace --file texts.txt) traces its lines; printf %s texts.txt [|]", error)
+    ((told, literal),) = re.findall(r": jstrace (trace --file texts.txt) traces its lines; add (--text) if", error)
     assert code == 2
     code, out, error = run(*told.split(), "--json")
     assert (code, json.loads(out)["text"], error) == (0, "one", "")
+    code, out, error = run("trace", "texts.txt", literal, "--json")
+    assert (code, json.loads(out)["text"], error) == (0, "texts.txt", "")
+    code, out, error = run("view", "gone.npz", literal, "--out", "page.html")
+    assert (code, "gone.npz" in Path("page.html").read_text()) == (0, True), error
     code, out, error = run("trace", "one", "--json")
     assert (code, json.loads(out)["text"], error) == (0, "one", "")
 

@@ -52,12 +52,14 @@ def test_every_public_name_is_in_the_reference(room: str, pages: dict[str, str])
     public = reference.public(room)
     assert set(public) == set(getattr(package, "__all__", ())) - {"__version__"}
     text = pages[f"reference/{room}/index.md" if room else "reference/index.md"]
+    every = "".join(text for page, text in pages.items() if page.startswith("reference/tasks/"))
     for name, full in public.items():
         module, _, own = full.rpartition(".")
         assert getattr(package, name) is getattr(importlib.import_module(module), own)
         assert reference.definitions(module)[own], f"{full} says nothing of itself"
         assert f"[`{name}`](" in text
-        assert f"#{full})" in text
+        assert f"#{full})" in text if room else f"#jstrace.{name})" in text
+        assert room or f"::: {full}\n" in every
     assert bool(public) == (room not in ("scale", "method", "show"))
 
 

@@ -150,8 +150,9 @@ def test_edges_as_columns(trace: jstrace.Trace) -> None:
     assert edges[:2] != edges[1:3]
     assert "attn" in repr(edges)
     frame = edges.to_pandas()
-    assert list(frame.columns) == ["kind", "layer", "head", "source", "target", "score", "stratum"]
-    assert len(frame) == len(edges)
+    assert set(frame.columns) == set(edges.columns()) | {"source_text", "target_text"}
+    assert frame["source_text"].tolist() == [trace.words[edge.source] for edge in edges]
+    assert (frame["head"].isna() == (edges.kind != "attn")).all()
 
 
 def test_results_as_frames_and_figures(tiny: Model, trace: jstrace.Trace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,13 @@ from tests.stand_ins import HOSTILE, Hostile
 pytestmark = pytest.mark.quick
 
 
+PERCENT = [f"{100 * size:g}%" for size in SIZES]
+
+
+def _visible(text: str) -> str:
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in text).replace(" ", "·")
+
+
 class Shown(HTMLParser):
     """Tags, the texts of cells and of tokens; every element is closed."""
 
@@ -65,9 +72,9 @@ def test_a_trace(trace: jstrace.Trace) -> None:
     assert len(found.texts["bdi"]) == len(HOSTILE)
     for text, shown in zip(HOSTILE, found.texts["bdi"], strict=True):
         assert shown.isprintable()
-        assert shown == "".join(x if x.isprintable() else repr(x)[1:-1] for x in text).replace(" ", "·")
+        assert shown == _visible(text)
     whole = f"{trace.n_edges:,}"
-    cells = [str(cell) for pair in zip(SIZES, trace.counts, strict=True) for cell in pair]
+    cells = [str(cell) for pair in zip(PERCENT, trace.counts, strict=True) for cell in pair]
     assert found.texts["td"] == [*cells, "full", whole]
     assert f"8 tokens, {whole} edges, ranked by l1" in found.words
 
@@ -78,9 +85,9 @@ def test_an_evaluation(model: Model, trace: jstrace.Trace) -> None:
     assert found.texts["th"] == ["size", "TV", "KL (nats)", "top token"]
     rows = [found.texts["td"][start : start + 4] for start in range(0, 20, 4)]
     for k, (size, tv, kl, top) in enumerate(rows):
-        assert size == [*map(str, SIZES), "full"][k]
+        assert size == [*PERCENT, "full"][k]
         assert (tv, kl) == (f"{one.tv[k]:.3f}", f"{one.kl[k]:.3f}")
-        assert top == f"#{one.top_token[k]}" + (" ✓" if one.agreement[k] else "")
+        assert top == _visible(HOSTILE[one.top_token[k] % len(HOSTILE)]) + (" ✓" if one.agreement[k] else "")
     assert rows[-1][-1].endswith("✓")
     assert f"density {one.density:.3f}" in found.words
     assert "ablated: residual+mlp" in found.words

@@ -102,7 +102,7 @@ def test_what_is_of_ones_own_is_asked_for_again(tiny: Model, mean: jstrace.Trace
 
 def test_what_makes_no_sense(tiny: Model, mean: jstrace.Trace) -> None:
     for score in (SCORE, {"score": "l1"}):
-        with pytest.raises(InputError, match=r"^reference has texts for replace mean or resample: say which"):
+        with pytest.raises(InputError, match=r"^reference has texts for replace mean or resample; ablated"):
             jstrace.trace(tiny, TEXT, **score, reference=REFERENCE)
     jstrace.trace(tiny, TEXT, **SCORE, reference=REFERENCE, replace="zero")
     with pytest.raises(InputError, match=r"nothing is left to replace by 'mean'; give replace=.zero.$"):

@@ -266,7 +266,7 @@ def test_traces_by_index_and_by_size(tiny: Model, tokens: np.ndarray) -> None:
             inspect.unwrap(trace.mask)(trace, *arguments[0], **arguments[1])  # type: ignore[operator]
     with pytest.raises(InputError, match=r"size = 0\.2: not one"):
         trace.edges(size=0.2)
-    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 4 sizes from 0.01 to 0.7, score 'l1')"
+    assert repr(trace) == f"Trace(7 tokens, {trace.n_edges} edges, 4 sizes from 1% to 70%, score 'l1')"
 
 
 def test_no_inputs_and_unknown_next_tokens(tiny: Model) -> None:

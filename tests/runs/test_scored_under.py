@@ -96,7 +96,7 @@ def test_a_run_of_an_older_version_goes_on_under_means(
 
 def test_a_run_follows_the_evaluation(model: Model, tmp_path: Path) -> None:
     """Scores under zeros are those of ``jstrace.trace``, and need no reference."""
-    with pytest.raises(InputError, match=r"^reference has texts for replace mean and resample"):
+    with pytest.raises(InputError, match=r"^reference has texts for replace mean or resample"):
         runs.run(model, DATA, tmp_path / "run", FOLLOWS, reference=REFERENCE)
     runs.run(model, DATA, tmp_path / "run", FOLLOWS, limit=1)
     told = manifest.read_manifest(tmp_path / "run")

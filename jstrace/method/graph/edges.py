@@ -21,6 +21,11 @@ class Edge:
     """One edge in words: ``kind`` is residual_attn, attn, residual_mlp or mlp; ``head`` is None but for attn.
 
     ``source`` and ``target`` are token positions, equal but for attn.
+
+    Examples:
+      >>> edge = trace.edges(size=0.1)[0]
+      >>> edge.kind, edge.layer, edge.head, trace.words[edge.source]
+      ('mlp', 0, None, ' called')
     """
 
     kind: str
@@ -34,7 +39,15 @@ class Edge:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Edges(Sequence[Edge]):
-    """Edges as columns of the same length N; a sequence of ``Edge`` that makes each one when it is asked for."""
+    """Edges as columns of the same length N; a sequence of ``Edge`` that makes each one when it is asked for.
+
+    Examples:
+      >>> edges = trace.edges(size=0.1)
+      >>> len(edges), len(edges[edges.kind == "attn"])
+      (29, 14)
+      >>> edges.to_pandas()["source_text"][0]
+      ' called'
+    """
 
     kind: np.ndarray
     """One of residual_attn, attn, residual_mlp and mlp: an object array ``[N]`` of these four texts."""
@@ -46,6 +59,8 @@ class Edges(Sequence[Edge]):
     score: Float[np.ndarray, "N"]
     stratum: Int[np.ndarray, "N"]
     """Index of the smallest trace that holds the edge; Z for none."""
+    words: tuple[str, ...] = ()
+    """The tokens of the text, for ``to_pandas``."""
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -58,9 +73,9 @@ class Edges(Sequence[Edge]):
         """One edge, or those of a slice, of a bool array or of an array of indices."""
         if isinstance(index, bool | np.bool_) or index is None or np.ndim(index) > 1:
             raise TypeError(f"edges are indexed by integers, slices, bool arrays or arrays of integers, not {index!r}")
-        columns = [column[index] for column in self.columns().values()]
+        columns: list[Any] = [column[index] for column in self.columns().values()]
         if np.ndim(columns[0]) > 0:
-            return Edges(*columns)
+            return dataclasses.replace(Edges(*columns), words=self.words)
         kind, layer, head, source, target, score, stratum = columns
         head = None if head < 0 else int(head)
         return Edge(str(kind), int(layer), head, int(source), int(target), float(score), int(stratum))
@@ -85,7 +100,7 @@ class Edges(Sequence[Edge]):
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "words"}
 
     def levels(self, *, parallel: bool) -> Int[np.ndarray, "N"]:
         """The level that each edge leaves for the next: 2l into attention of layer l; l with parallel blocks."""
@@ -93,12 +108,18 @@ class Edges(Sequence[Edge]):
         return self.layer if parallel else 2 * self.layer + late
 
     def to_pandas(self) -> pd.DataFrame:
-        """A data frame of the columns, ``head`` being -1 but for attn; needs pandas."""
-        return frame(self.columns())
+        """A data frame of the columns, ``head`` missing but for attn, with the texts of tokens; needs pandas."""
+        found = frame(self.columns()).astype({"head": "Int32"})
+        found["head"] = found["head"].mask(found["head"] < 0)
+        texts = np.asarray(self.words, object)
+        return found.assign(**{f"{end}_text": texts[getattr(self, end)] for end in ("source", "target") if self.words})
 
 
-def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> Edges:
-    """The edges at which ``chosen`` (bool) holds, highest score first, ties by edge index; numpy on the host."""
+def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree, words: tuple[str, ...]) -> Edges:
+    """The edges at which ``chosen`` (bool) holds, highest score first, ties by edge index; numpy on the host.
+
+    ``words`` are the tokens of the text.
+    """
     parts = []
     for number, (kind, wanted) in enumerate(chosen.items()):
         places = np.nonzero(np.asarray(wanted))
@@ -111,5 +132,5 @@ def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree) -> Edges:
     kinds, layer, heads, source, target, stratum, score = (np.concatenate(c) for c in zip(*parts, strict=True))
     order = np.argsort(-score, kind="stable")
     names = np.asarray(EDGE_KINDS, object)[kinds]
-    columns = (names, layer, heads, source, target, score, stratum)
-    return Edges(*(column[order] for column in columns))
+    columns: list[Any] = [column[order] for column in (names, layer, heads, source, target, score, stratum)]
+    return dataclasses.replace(Edges(*columns), words=words)

@@ -17,7 +17,12 @@ SIZES: tuple[float, ...] = (
     *(1e-2, 2e-2, 4e-2, 6e-2, 8e-2),
     *(1e-1, 2e-1, 4e-1, 6e-1, 8e-1),
 )
-"""The 26 sizes of the paper, as fractions of all edges."""
+"""The 26 sizes of the paper, as fractions of all edges.
+
+Examples:
+  >>> len(jstrace.SIZES), jstrace.SIZES[0], jstrace.SIZES[-1]
+  (26, 1e-05, 0.8)
+"""
 
 MAX_SIZES = 254
 """Strata are uint8: Z itself marks the full graph, 255 a slot that is no edge."""
@@ -30,6 +35,11 @@ CONTROLLED = 0.5
 
 NUCLEUS_LEVELS: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 """Probability masses of the nuclei that are compared."""
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share of the edges as people write it: 0.42%, 12%, 100%."""
+    return f"{float(f'{100 * share:.{digits}g}'):g}%"
 
 
 def checked_sizes(sizes: Sequence[float]) -> tuple[float, ...]:

@@ -24,7 +24,13 @@ moves the difference of two logits by a tenth of that between two forwards."""
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitDifference:
-    """logit(answer) - logit(rival): how far the answer is ahead."""
+    """logit(answer) - logit(rival): how far the answer is ahead.
+
+    Examples:
+      >>> metric = jstrace.logit_difference(" Mary", " John")
+      >>> (metric.answer, metric.rival)
+      (' Mary', ' John')
+    """
 
     answer: Any
     """A word, or its token id."""
@@ -41,7 +47,12 @@ class LogitDifference:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogProb:
-    """log p(answer), in nats; of several tokens the sum over outputs."""
+    """log p(answer), in nats; of several tokens the sum over outputs.
+
+    Examples:
+      >>> jstrace.log_prob(" Mary").answer
+      ' Mary'
+    """
 
     answer: Any
     """A word, or its token id; resolved for an answer of a trace, a tuple of its ids."""
@@ -98,8 +109,10 @@ def logit_difference(answer: str | int, rival: str | int) -> LogitDifference:
       answer: a word of one token, as the model would continue the text (" Mary"), or its token id.
       rival: another.
 
-    Example:
-      ``jstrace.trace(model, text, counterfactual=other, metric=jstrace.logit_difference(" Mary", " John"))``
+    Examples:
+      >>> asked = jstrace.logit_difference(" Mary", " John")
+      >>> jstrace.trace(model, text, counterfactual=other, metric=asked).first_difference
+      5
 
     Raises:
       InputError: both are the same.
@@ -113,6 +126,10 @@ def log_prob(answer: str | int | Sequence[int]) -> LogProb:
     """The metric log p(answer), in nats; ``answer`` as in ``logit_difference``.
 
     Where a trace has an answer (``jstrace.trace(answer=)``) it is that one, and the metric the sum over its tokens.
+
+    Examples:
+      >>> jstrace.evaluate(model, trace, metric=jstrace.log_prob(" Mary")).metric.shape
+      (27,)
     """
     return LogProb(answer)
 

@@ -84,6 +84,11 @@ class Fitted:
     """Scores fitted to the input: ``2 * (steps + polish)`` forward and backward passes after those of ``start``.
 
     Where random replacements are asked for (``Pass.others``), every mask has the states of another place of them.
+
+    Examples:
+      >>> quick = jstrace.Fitted(steps=2, polish=0, start=jstrace.RelP())
+      >>> jstrace.trace(model, text, score=quick).score
+      'fitted-steps-2-start-relp-polish-0'
     """
 
     steps: int = 100

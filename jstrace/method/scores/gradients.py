@@ -80,7 +80,12 @@ class Pass(NamedTuple):
 
 @runtime_checkable
 class GradientScore(Protocol):
-    """An edge score that needs whole passes of its own rather than one edge's vector; hashable, compared by value."""
+    """An edge score that needs whole passes of its own rather than one edge's vector; hashable, compared by value.
+
+    Examples:
+      >>> isinstance(jstrace.RelP(), jstrace.GradientScore)
+      True
+    """
 
     def edge_scores(self, one: Pass) -> EdgeTree:
         """Scores of every edge, float32; what stands in slots that are no edge is not read."""

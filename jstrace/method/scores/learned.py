@@ -33,7 +33,14 @@ _FORMAT, _VERSION = "jstrace-scorer", "1"
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """A learned edge score; ``jstrace.train_scorer`` makes one, and ``jstrace.trace(score=)`` takes it."""
+    """A learned edge score; ``jstrace.train_scorer`` makes one, and ``jstrace.trace(score=)`` takes it.
+
+    Examples:
+      >>> scorer = jstrace.train_scorer(model, texts, features="activations", steps=2)
+      >>> scorer.save("own.safetensors")
+      >>> jstrace.Scorer.load("own.safetensors") == scorer
+      True
+    """
 
     coefficients: Coefficients
     features: str = "rounds"

@@ -17,6 +17,10 @@ class RelP:
     """A score from gradients, of the same passes with the backward pass of RelP: by default ``Gradient``.
 
     Without biases, and under zero ablation, what the edges into a node are given sums to what those out of it are.
+
+    Examples:
+      >>> jstrace.trace(model, text, score=jstrace.RelP()).score
+      'relp'
     """
 
     of: GradientScore = dataclasses.field(default=Gradient())

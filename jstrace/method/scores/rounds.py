@@ -44,6 +44,10 @@ class Rounds:
     are the next. An edge ranks by the smallest cut that it survives, then by x. What matters is the memory of all
     gradients, and that the order is settled cut by cut. A floor keeps a gradient that happens to be near zero from
     deciding, which float32's rounding may turn.
+
+    Examples:
+      >>> jstrace.trace(model, text, score=jstrace.Rounds(cuts=3)).score
+      'rounds-cuts-3'
     """
 
     cuts: int = 20

@@ -69,6 +69,11 @@ def extract(
       uint8 strata: k, or Z for edges in no trace, or 255 for slots that are no edge; ``strata <= k`` is mask k. Under
       ``jax.jit``, where values are not known, scores that are not finite give 255 everywhere.
 
+    Examples:
+      >>> strata = jstrace.extract(trace.scores, config=model.config)
+      >>> strata == trace.strata
+      True
+
     Raises:
       InputError: sizes, counts or component names that make no sense, scores of another shape, or not finite.
     """

@@ -36,6 +36,7 @@ def write(path: Path, circuit: Any) -> None:
         "judged": [*circuit.judged],
         "overlap": circuit.overlap is not None,
         **{name: getattr(circuit, name) for name in _TEXTS},
+        **({"weights": circuit.weights} if circuit.weights else {}),
     }
     arrays = {f"images.{kind}": leaf for kind, leaf in circuit.images.items()}
     arrays |= {f"{name}.{field}": getattr(one, field) for name, one in circuit.judged.items() for field in _JUDGED}
@@ -60,13 +61,14 @@ def read(path: Path) -> dict[str, Any]:
         "n_pairs": header["n_pairs"],
         "judged": {name: {field: arrays[f"{name}.{field}"] for field in _JUDGED} for name in header["judged"]},
         "overlap": arrays.get("overlap"),
+        "weights": header.get("weights", ""),
         **{name: header[name] for name in _TEXTS},
     }
 
 
 def _check_outlines(header: dict[str, Any], outlines: Mapping[str, archives.Outline]) -> None:
     """Refuse texts that are none, and arrays of other shapes than the header asks for, before they are read."""
-    texts = [*header["classes"], *header["judged"], *(header[name] for name in _TEXTS)]
+    texts = [*header["classes"], *header["judged"], *(header[name] for name in _TEXTS), header.get("weights", "")]
     named = isinstance(header["classes"], list) and isinstance(header["judged"], list)
     if not named or not all(isinstance(text, str) for text in texts) or not header["classes"]:
         raise ValueError("its names are no texts")

@@ -18,7 +18,7 @@ from jstrace.method.frames import frame
 from jstrace.method.graph.sizes import counts
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
-from jstrace.pipeline.inputs import checked_model
+from jstrace.pipeline.inputs import checked_model, with_weights
 from jstrace.pipeline.tasks import archive, mib
 from jstrace.pipeline.tasks.alignment import Alignment, kept_components, placed
 from jstrace.pipeline.tasks.judging import Judged
@@ -35,6 +35,12 @@ class TaskCircuit(ByValue):
 
     The circuit is sufficient for what it recovers, under the replacement that it names. It is no proof that the model
     uses these edges and no others.
+
+    Examples:
+      >>> circuit = jstrace.task(model, pairs, score="gradient", beside=())
+      >>> circuit.save("task.npz")
+      >>> jstrace.TaskCircuit.load("task.npz") == circuit
+      True
     """
 
     images: EdgeTree
@@ -61,6 +67,8 @@ class TaskCircuit(ByValue):
     model_fingerprint: str
     n_pairs: int
     """Pairs that it was found in."""
+    weights: str = ""
+    """As ``Trace.weights``."""
     judged: Mapping[str, Judged] = dataclasses.field(default_factory=dict)
     """What is kept of held-out pairs: by the circuit ("task"), by each pair's own trace ("single"), in a "random" order
     of images, by "components" at all positions, and by the "control": the circuit of the same training pairs with clean
@@ -126,8 +134,9 @@ class TaskCircuit(ByValue):
         mark = self.model_fingerprint
         if model.config != self.config or (mark and mark != model.fingerprint()):
             raise InputError(
-                f"the circuit was found in model {mark}, this is {model.fingerprint()}; to use it in another of its"
-                ' shape, use dataclasses.replace(circuit, model_fingerprint="")'
+                f"the circuit was found in model {with_weights(mark, self.weights)}, this is"
+                f" {with_weights(model.fingerprint(), model.weights)}; to use it in another of its shape, use"
+                ' dataclasses.replace(circuit, model_fingerprint="")'
             )
 
     def to_mib(self, k: int | None = None, *, size: float | None = None, edges: bool = False) -> dict[str, Any]:

@@ -68,8 +68,10 @@ def task(
       progress: True for a bar on standard error, or what is called with the number of passes over prompts that are
         done, and in all.
 
-    Example:
-      ``jstrace.task(model, pairs).to_pandas()``
+    Examples:
+      >>> circuit = jstrace.task(model, pairs, score="gradient", beside=())
+      >>> circuit.n_pairs, circuit.align
+      (1, 'position')
 
     Raises:
       InputError: fewer than one pair to find a circuit in, or pairs or arguments that make no sense.
@@ -200,6 +202,7 @@ class Study:
             config=config,
             model_fingerprint=self.model.fingerprint(),
             n_pairs=len(prompts),
+            weights=self.model.weights,
         )
 
     def judged(

@@ -21,8 +21,9 @@ def cpr(sizes: Sequence[float], recovered: Sequence[float]) -> float:
       sizes: fractions, increasing. MIB's are .001 .002 .005 .01 .02 .05 .1 .2 .5 1.
       recovered: of each size; MIB recovers means over prompts (``Judged.faithfulness``).
 
-    Example:
-      ``cpr([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])`` is 0.75.
+    Examples:
+      >>> jstrace.cpr([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])
+      0.75
 
     Raises:
       InputError: other numbers of them, fewer than two, or sizes that do not increase or are outside [0, 1].
@@ -35,8 +36,9 @@ def cmd(sizes: Sequence[float], recovered: Sequence[float]) -> float:
 
     As ``cpr``, of ``|1 - r|``: 0 is the best, and what is recovered beyond 1 counts against the circuit.
 
-    Example:
-      ``cmd([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])`` is 0.25.
+    Examples:
+      >>> jstrace.cmd([0.0, 0.5, 1.0], [0.0, 1.0, 1.0])
+      0.25
 
     Raises:
       InputError: as ``cpr``.

@@ -25,8 +25,9 @@ Span = tuple[int, int]
 class Pair:
     """A prompt of a task, a counterfactual prompt of as many tokens, and two words that could follow.
 
-    Example:
-      ``Pair("Mary and John met. John called", "Mary and John met. Mary called", " Mary", " John")``
+    Examples:
+      >>> pair = jstrace.Pair(text, other, " Mary", " John")
+      >>> circuit = jstrace.task(model, [pair], held_out=0, score="gradient")
     """
 
     clean: Any
@@ -82,9 +83,11 @@ def pairs_of(template: str, rows: Sequence[Mapping[str, Any]], counterfactual: s
     Returns:
       A pair for each row. A field that stands twice is two roles, the second called ``S#2``.
 
-    Example:
-      ``pairs_of("{A} met {B}. {C} called", [{"A": "Al", "B": "Bo", "C": "Al", "counterfactual": {"C": "Bo"}, "answer":
-      " Bo", "rival": " Al"}])``
+    Examples:
+      >>> row = {"A": "Mary", "B": "John", "C": "John", "answer": " Mary", "rival": " John"}
+      >>> row["counterfactual"] = {"C": "Mary"}
+      >>> jstrace.pairs_of("{A} and {B} met. {C} called", [row])[0].counterfactual
+      'Mary and John met. Mary called'
 
     Raises:
       InputError: a template or a row that makes no sense, with the number of the row.

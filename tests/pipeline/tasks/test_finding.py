@@ -136,9 +136,11 @@ def test_other_replacements(tiny: Model, by_ids: list[jstrace.Pair]) -> None:
 
 
 def test_files(reader: Model, circuit: jstrace.TaskCircuit, pairs: list[jstrace.Pair], tmp_path: Path) -> None:
-    circuit.save(tmp_path / "task.npz")
-    again = jstrace.TaskCircuit.load(tmp_path / "task.npz")
-    assert again == circuit
+    narrow = dataclasses.replace(circuit, weights="int8")
+    for one in (narrow, circuit):
+        one.save(tmp_path / "task.npz")
+        again = jstrace.TaskCircuit.load(tmp_path / "task.npz")
+        assert again == one
     assert again.trace(reader, pairs[0]) == circuit.trace(reader, pairs[0])
     header = {"format": "jstrace-task", "version": 1}
     archives.write(tmp_path / "damaged.npz", header, {"components": np.zeros(3)})
@@ -191,8 +193,8 @@ def test_progress_reaches_its_end(reader: Model, pairs: list[jstrace.Pair]) -> N
 
 
 def test_another_model(reader: Model, circuit: jstrace.TaskCircuit, pairs: list[jstrace.Pair]) -> None:
-    other = dataclasses.replace(circuit, model_fingerprint="0" * 16)
-    with pytest.raises(InputError, match="the circuit was found in model 0000"):
+    other = dataclasses.replace(circuit, model_fingerprint="0" * 16, weights="int8")
+    with pytest.raises(InputError, match=r"the circuit was found in model 0+, weights int8, this is [-\w]+;"):
         other.trace(reader, pairs[0])
     assert dataclasses.replace(circuit, model_fingerprint="").trace(reader, pairs[0]).counts is not None
 
