@@ -53,6 +53,15 @@ class ModelConfig:
     """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
+    mixer: str = "softmax"
+    """How attention weighs sources: ``softmax``, or ``delta`` for Gated DeltaNet (``models.delta``), whose heads are
+    those of values, and whose key/value heads are those of queries and keys."""
+    value_dim: int | None = None
+    """Width of a value; None for ``head_dim``, which is that of queries and keys."""
+    conv_width: int = 0
+    """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
+    gated_attention: bool = False
+    """Whether what a head mixes is multiplied by a sigmoid that depends on the target's state (Qwen3-Next)."""
     sinks: bool = False
     """Whether every head has a number whose exponential stands in the softmax's denominator (gpt-oss)."""
     qkv_bias: bool = False
@@ -146,6 +155,16 @@ class ModelConfig:
     def n_rotary(self) -> int:
         """Dimensions of a head that are rotated."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def value_width(self) -> int:
+        """Numbers of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def n_value_heads(self) -> int:
+        """Heads that have values of their own."""
+        return self.n_heads if self.mixer == "delta" else self.n_kv_heads
 
     @property
     def scale(self) -> float:

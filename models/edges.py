@@ -12,6 +12,7 @@ G     query heads per K      Z     sizes of traces
 d     head dimension         Z1    sizes and the full graph
 P     learned positions      R     rows (any tokens, flattened)
 X     experts                U     width of the MLP beside them
+e     width of a value       W     tokens of a short convolution
 ====  =====================  ====  =====================
 """
 

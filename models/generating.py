@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,6 @@ class Continued(ByValue):
     tokens: Int[AnyArray, "*N"]
     logprobs: Float32[AnyArray, "*N"]
     """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
-
-
-class _Cache(NamedTuple):
-    """Keys, turned by their positions, and values of every layer; those of later tokens are not read."""
-
-    keys: Float[Array, "L S K d"]
-    values: Float[Array, "L S K d"]
 
 
 @usual_promotion()
@@ -60,9 +53,9 @@ def continued(
     """
     sights = fn.sights(model.config, tokens.shape[0], length)
     known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = over_clean_layers(model, tokens, sights, lambda _, states: _Cache(states.keys, states.values))
+    x, cache = over_clean_layers(model, tokens, sights, lambda _, states: states.attended.kept)
 
-    def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
+    def step(state: tuple[Array, Any, Array], added: Array) -> tuple[tuple[Array, Any, Array], Continued]:
         tokens, cache, logits = state
         place = length + added
         token = _chosen(logits, jax.random.fold_in(key, place), temperature)
@@ -87,11 +80,11 @@ def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array,
 
 
 def _over_one(
-    model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], sights: fn.Sight
-) -> tuple[Float[Array, "1 D"], _Cache]:
+    model: Decoder, x: Float[Array, "1 D"], cache: Any, place: Int[Array, ""], sights: fn.Sight
+) -> tuple[Float[Array, "1 D"], Any]:
     """The last state of the token at ``place``, and the cache with it."""
 
-    def step(x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
+    def step(x: Array, inputs: tuple[Layer, Array, Any]) -> tuple[Array, Any]:
         layer, kind, cached = inputs
         own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), fn.of_kind(sights, kind))
 
@@ -102,6 +95,6 @@ def _over_one(
             )
 
         states = layer_states(model.config, layer.weights(), x, own, held)
-        return states.out, _Cache(states.keys, states.values)
+        return states.out, states.attended.kept
 
     return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)

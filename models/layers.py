@@ -253,6 +253,30 @@ def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K d"]) -> Floa
     return jnp.transpose(mixed.reshape(n_heads, n_tokens, v.shape[2]), (1, 0, 2))
 
 
+def gates(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
+) -> Float[Array, "R H d"]:
+    """What rows of the residual stream multiply their heads by: constants in gradients with ``relevance``."""
+    x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
+    logits = contract("rd,dhe->rhe", x, w["o_gate"])
+    found = jax.nn.sigmoid(logits + w["o_gate_bias"] if "o_gate_bias" in w else logits)
+    return jax.lax.stop_gradient(found) if relevance else found
+
+
+def gated(
+    config: ModelConfig,
+    mixed: Float[Array, "R H e"],
+    gate: Float[Array, "R H e"] | None,
+    *,
+    relevance: bool = False,
+) -> Float[Array, "R H e"]:
+    """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
+    if gate is None:
+        return mixed
+    wide = rms(mixed, config.norm_eps, frozen=relevance) if config.mixer == "delta" else mixed
+    return (wide * gate).astype(mixed.dtype)
+
+
 def attention_output(
     config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"], *, relevance: bool = False
 ) -> Float[Array, "R D"]:

@@ -31,7 +31,7 @@ class Weight:
 
     axes: tuple[str, ...]
     init: str = "normal"
-    """``normal``, ``zeros`` for biases and shifts, or ``norm`` for what makes a norm the identity."""
+    """``normal``, ``zeros`` for biases and shifts, ``norm`` for what makes a norm the identity, or ``ones``."""
     sums: str = ""
     """Axes that a product with the weight sums over; empty for what is never ``Narrow``."""
 
@@ -43,8 +43,7 @@ class Weight:
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
-    layers = {name: Weight(("L", "D", heads, "d"), sums="D") for name, heads in zip("qkv", "HKK", strict=True)}
-    layers |= {"o": Weight(("L", "H", "d", "D"), sums="Hd")} | _mlps(config) | _norms(config) | _biases(config)
+    layers = _attention(config) | _mlps(config) | _norms(config) | _biases(config)
     layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
@@ -57,6 +56,24 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     if config.head_bias:
         weights["head_bias"] = Weight(("V",), "zeros")
     return weights
+
+
+def _attention(config: ModelConfig) -> dict[str, Weight]:
+    """Of queries, keys, values and what heads give, without norms and biases."""
+    if config.mixer == "delta":
+        return _delta()
+    found = {name: Weight(("L", "D", heads, "d"), sums="D") for name, heads in zip("qkv", "HKK", strict=True)}
+    found["o"] = Weight(("L", "H", "d", "D"), sums="Hd")
+    return found | ({"o_gate": Weight(("L", "D", "H", "d"), sums="D")} if config.gated_attention else {})
+
+
+def _delta() -> dict[str, Weight]:
+    heads = {"q": ("K", "d"), "k": ("K", "d"), "v": ("H", "e")}
+    found = {name: Weight(("L", "D", *axes), sums="D") for name, axes in {**heads, "o_gate": ("H", "e")}.items()}
+    found |= {f"{name}_conv": Weight(("L", *axes, "W")) for name, axes in heads.items()}
+    found |= {name: Weight(("L", "D", "H")) for name in ("decay", "strength")}
+    found |= {name: Weight(("L", "H"), "zeros") for name in ("decay_bias", "decay_rate")}
+    return found | {"o": Weight(("L", "H", "e", "D"), sums="He"), "o_norm": Weight(("L", "e"), "ones")}
 
 
 def _mlps(config: ModelConfig) -> dict[str, Weight]:
@@ -118,6 +135,8 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "H": config.n_heads,
         "K": config.n_kv_heads,
         "d": config.head_dim,
+        "e": config.value_width,
+        "W": config.conv_width,
         "F": config.d_mlp,
         "X": config.n_experts,
         "U": config.d_shared,
@@ -236,7 +255,8 @@ def random_params(
             if narrow and weight.sums:
                 return _narrow_normal(own, scale, weight.summed, blank.shape, blank.dtype, place)
             return _normal(own, scale, blank.shape, blank.dtype, place)
-        return jnp.full(blank.shape, 1 - config.norm_offset if weight.init == "norm" else 0, blank.dtype, device=place)
+        value = {"norm": 1 - config.norm_offset, "ones": 1}.get(weight.init, 0)
+        return jnp.full(blank.shape, value, blank.dtype, device=place)
 
     return map_weights(draw, config, shapes(config, dtype), places, named=True)
 

@@ -1,0 +1,111 @@
+"""What the attention of a layer makes of the states of a full pass: factors, values and gates, whatever the mixer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from jstrace.models import delta
+from jstrace.models import layers as fn
+from jstrace.models.config import ModelConfig
+from jstrace.models.edges import Score
+
+Held = Callable[..., Any]
+"""From what is kept of a layer's own tokens to that of all tokens that they see."""
+
+
+class Attended(NamedTuple):
+    """Of a layer: ``factors[h,i,j]`` and ``values[j]``, under the gate of the target, make the attention edges."""
+
+    kept: Any
+    """What later tokens need: keys, turned by their positions, and values, or ``delta.Projected`` rows."""
+    factors: Float32[Array, "H T S"]
+    """How much each head reads of each source."""
+    values: Float[Array, "S N e"]
+    """Of N heads, which share them by groups."""
+    gate: Float[Array, "T H e"] | None
+
+    def mixed(self, config: ModelConfig) -> Float[Array, "T H e"]:
+        """What each head gives to the output projection."""
+        return fn.gated(config, fn.mix_values(self.factors, self.values), self.gate)
+
+
+def attended(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
+) -> Attended:
+    """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
+    if config.mixer == "delta":
+        rows = delta.project(config, w, x)
+        rows = rows if held is None else delta.Projected(*held(*rows))
+        return Attended(rows, *delta.attended(config, w, rows, sight.visible))
+    q, k, v = fn.project_qkv(config, w, x)
+    keys = fn.positioned(config, w, "k", k, sight)
+    if held is not None:
+        keys, v = held(keys, v)
+    logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
+    factors = fn.attention_probs(logits, sight.visible, w.get("sink"))
+    return Attended((keys, v), factors, v, fn.gates(config, w, x) if config.gated_attention else None)
+
+
+class AttentionEdges(NamedTuple):
+    """The vectors of a layer's attention edges, as factors of them."""
+
+    factors: Float32[Array, "H T S"]
+    values: Float[Array, "H S D"] | Float[Array, "S N e"]
+    """Vectors ``[H,S,D]``; where there is a gate values, which it and ``o`` make vectors of."""
+    gate: Float[Array, "T H e"] | None
+    o: Float[Array, "H e D"]
+
+    def magnitudes(
+        self, measure: Score, node: Float32[Array, "T D"], final: Callable[[Array], Array] = lambda vectors: vectors
+    ) -> Any:
+        """What ``measure`` says of ``factors * final(values)``, ``[H,T,S]``; under gates one target at a time.
+
+        A sign goes from the factor into the value, so that no measure sees negative factors.
+        """
+        if self.gate is None:
+            return measure.attention(self.factors, final(self.values), node)
+        groups = self.gate.shape[1] // self.values.shape[1]
+        values = jnp.repeat(jnp.swapaxes(self.values, 0, 1), groups, axis=0)
+
+        def target(inputs: tuple[Array, Array, Array]) -> Any:
+            factors, gate, own = inputs
+            vectors = fn.contract(
+                "hse,hed->hsd", (values * gate[:, None]).astype(values.dtype), self.o, out=jnp.float32
+            )
+            vectors = final(vectors * jnp.sign(factors)[:, :, None])
+            return jax.tree.map(
+                lambda leaf: leaf[:, 0], measure.attention(jnp.abs(factors)[:, None], vectors, own[None])
+            )
+
+        each = jnp.swapaxes(self.factors, 0, 1), self.gate, node
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), jax.lax.map(target, each))
+
+
+def attention_edges(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
+) -> tuple[AttentionEdges, Float[Array, "T D"]]:
+    """The attention edges of a layer's input, and their sum; norms after them are linearised."""
+    found = attended(config, w, x, sight)
+    if found.gate is not None:
+        mixed, factors = fn.mix_values(found.factors, found.values), found.factors
+        if config.mixer == "delta":
+            factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, config.norm_eps)[..., 0], 0, 1)[:, :, None]
+        whole = fn.contract("rhe,hed->rd", fn.gated(config, mixed, found.gate), w["o"])
+        return AttentionEdges(factors, found.values, found.gate, w["o"]), whole
+    probs, v = found.factors, found.values
+    mixed = fn.mix_values(probs, v)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
+    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
+    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
+    whole = fn.contract("rhe,hed->rd", mixed, w["o"])
+    if not config.post_norm:
+        return AttentionEdges(probs, values, None, w["o"]), whole
+    inverse = fn.inverse_rms(whole, config.norm_eps)
+    weight = fn.gain(config, w["attn_post_norm"])
+    normed = fn.norm(config, w, "attn_post_norm", whole)
+    return AttentionEdges(probs * inverse[None, :, 0, None], values * weight, None, w["o"]), normed
