@@ -119,6 +119,17 @@ class Layout:
         return tuple(axis.length(file_sizes(config)) for axis in self.axes)
 
 
+def layout_of(layouts: Mapping[str, Layout], name: str) -> Layout:
+    """Of a weight, by a name such as ``layers.up``; where layers are unlike, ``1.up`` is that of one form alone."""
+    own = name.removeprefix("layers.")
+    return layouts[own] if own in layouts else layouts[own.split(".")[-1]]
+
+
+def of_form(number: int, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+    """Layouts of one form of layers alone."""
+    return {f"{number}.{name}": layout for name, layout in layouts.items()}
+
+
 def file_sizes(config: ModelConfig) -> dict[str, int]:
     """Length of every letter and of the digits."""
     return axis_sizes(config) | {digit: int(digit) for digit in _PICKED}

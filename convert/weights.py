@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jstrace.convert.layouts import Layout, file_sizes
+from jstrace.convert.layouts import Layout, file_sizes, layout_of
 from jstrace.convert.stacks import by_rows, stacked
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.narrow import Narrow, in_range
-from jstrace.models.params import Weight, declare, map_weights, narrow_places, on_one_device, shapes
+from jstrace.models.params import Weight, map_weights, narrow_places, on_one_device, place_of, shapes
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -74,10 +74,11 @@ def build_params(
     own = narrow_places(config, places, dtype) if narrow else places
 
     def leaf(name: str, weight: Weight, blank: Any, place: jax.sharding.Sharding, own: Any) -> Any:
-        layout, read = layouts[name.removeprefix("layers.")], np.float32 if isinstance(blank, Narrow) else blank.dtype
+        layout, read = layout_of(layouts, name), np.float32 if isinstance(blank, Narrow) else blank.dtype
+        form, layers = place_of(config, name)
 
         def part(index: int = 0) -> _Part:
-            return _Part(config, layout, index, tensors, read, where)
+            return _Part(form, layout, layers[index], tensors, read, where)
 
         if len(blank.shape) == 1 and weight.axes[0] != "L":
             return jax.make_array_from_callback(blank.shape, place, part())
@@ -182,17 +183,17 @@ def _with_embedding(
 
 def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:
     """The names of all matrices that the model uses, with their shapes in the file."""
-    declared = declare(config)
     found: dict[str, tuple[int, ...]] = {}
-    for name, number in [(n, 1) for n in declared if n != "layers"] + [
-        (n, config.n_layers) for n in declared["layers"]
-    ]:
-        layout = layouts[name]
+
+    def add(name: str, _: Weight) -> None:
+        layout, (form, layers) = layout_of(layouts, name), place_of(config, name)
         if layout.given is None:
-            shape = layout.shape(config)
-            found |= {each: shape for index in range(number) for each in layout.names(index, config.n_experts)}
+            shape = layout.shape(form)
+            found.update({each: shape for layer in layers for each in layout.names(layer, form.n_experts)})
             if layout.row_norm is not None:
-                found |= dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:])
+                found.update(dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:]))
+
+    map_weights(add, config, named=True)
     return found
 
 

@@ -5,6 +5,7 @@ from .clean import plain_forward as plain_forward
 from .config import ModelConfig as ModelConfig
 from .decoder import Decoder as Decoder
 from .decoder import masked_forward as masked_forward
+from .drawing import random_params as random_params
 from .edges import EDGE_KINDS as EDGE_KINDS
 from .edges import AnyArray as AnyArray
 from .edges import EdgeTree as EdgeTree
@@ -19,7 +20,6 @@ from .model import mesh_of as mesh_of
 from .model import text_of as text_of
 from .params import Params as Params
 from .params import n_params as n_params
-from .params import random_params as random_params
 from .params import shapes as shapes
 from .platforms import form as form
 from .presets import PRESETS as PRESETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jstrace.models import delta
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import Score
+from jstrace.models.forms import wide
 
 Held = Callable[..., Any]
 """From what is kept of a layer's own tokens to that of all tokens that they see."""
@@ -21,8 +23,8 @@ Held = Callable[..., Any]
 class Attended(NamedTuple):
     """Of a layer: ``factors[h,i,j]`` and ``values[j]``, under the gate of the target, make the attention edges."""
 
-    kept: Any
-    """What later tokens need: keys, turned by their positions, and values, or ``delta.Projected`` rows."""
+    kept: tuple[Float[Array, "S N M"], ...]
+    """What later tokens need: turned keys and values, or without a softmax projections (``delta``)."""
     factors: Float32[Array, "H T S"]
     """How much each head reads of each source."""
     values: Float[Array, "S N e"]
@@ -33,15 +35,40 @@ class Attended(NamedTuple):
         """What each head gives to the output projection."""
         return fn.gated(config, fn.mix_values(self.factors, self.values), self.gate)
 
+    def wide(self, config: ModelConfig) -> Attended:
+        """With zeros for what other forms of layers have and this one does not, but for gates."""
+        n_heads, _, value = config.widest
+        lacking = len(_kept_shapes(config)) - len(self.kept)
+        kept = self.kept + lacking * (jnp.zeros((self.values.shape[0], 1, 1), self.values.dtype),)
+        return Attended(
+            tuple(wide(each, *shape) for each, shape in zip(kept, _kept_shapes(config), strict=True)),
+            wide(self.factors, config.n_heads, *self.factors.shape[1:]),
+            wide(self.values, n_heads, value),
+            self.gate,
+        )
+
+
+def _kept_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """The largest of all forms of layers."""
+
+    def of_form(form: ModelConfig) -> tuple[tuple[int, int], ...]:
+        key, value = (form.n_kv_heads, form.head_dim), (form.n_value_heads, form.value_width)
+        return (key, key, value, (form.n_heads, 2)) if form.mixer == "delta" else (key, value)
+
+    each = itertools.zip_longest(*map(of_form, config.layer_forms), fillvalue=(1, 1))
+    return [(max(heads), max(widths)) for heads, widths in (zip(*shapes, strict=True) for shapes in each)]
+
 
 def attended(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> Attended:
     """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
     if config.mixer == "delta":
-        rows = delta.project(config, w, x)
-        rows = rows if held is None else delta.Projected(*held(*rows))
-        return Attended(rows, *delta.attended(config, w, rows, sight.visible))
+        own = delta.project(config, w, x)
+        kept = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
+        kept = kept if held is None else held(*kept)
+        rows = delta.Projected(*kept[:3], own.gate, *jnp.unstack(kept[3], axis=-1))
+        return Attended(kept, *delta.attended(config, w, rows, sight.visible))
     q, k, v = fn.project_qkv(config, w, x)
     keys = fn.positioned(config, w, "k", k, sight)
     if held is not None:
@@ -99,7 +126,7 @@ def attention_edges(
         return AttentionEdges(factors, found.values, found.gate, w["o"]), whole
     probs, v = found.factors, found.values
     mixed = fn.mix_values(probs, v)
-    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.head_dim, config.d_model)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
     values = values.reshape(config.n_heads, x.shape[0], config.d_model)
     whole = fn.contract("rhe,hed->rd", mixed, w["o"])

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import layers as fn
-from jstrace.models.attended import Attended, Held, attended, attention_edges
+from jstrace.models.attended import Attended, AttentionEdges, Held, attended, attention_edges
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import ByValue, EdgeTree, Score
+from jstrace.models.forms import Form, forms_of, wide
 from jstrace.models.mlp import mlp
-from jstrace.models.platforms import over_layers, usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import Replacement
 
 
@@ -47,32 +48,35 @@ def clean_forward(
     them, and their magnitudes mean nothing. A measure may return several values of an edge as a tuple. With
     ``n_outputs`` the logits are those after each of the last so many tokens, ``[A, V]``.
     """
-    config = model.config
-    sights = fn.sights(config, tokens.shape[0], length)
+    forms, n_heads = forms_of(model.config, tokens.shape[0], length), model.config.n_heads
 
-    def step(x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
+    def measured(edges: AttentionEdges, node: Array, *final: Callable[[Array], Array]) -> Any:
+        found = edges.magnitudes(measure, node, *final)
+        return jax.tree.map(lambda each: wide(each, n_heads, *each.shape[1:]), found)
+
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
         layer, kind, last = inputs
-        w = layer.weights()
-        edges, attn = attention_edges(config, w, x, fn.of_kind(sights, kind))
+        config, w = form.config, layer.weights()
+        edges, attn = attention_edges(config, w, x, fn.of_kind(form.sights, kind))
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
         out = middle + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
-            attention = edges.magnitudes(measure, node, final)
+            attention = measured(edges, node, final)
             one = measure.vector(final(x), node)
             return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
         wide_middle = middle.astype(jnp.float32)
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),
-            attn=edges.magnitudes(measure, wide_middle),
+            attn=measured(edges, wide_middle),
             residual_mlp=measure.vector(final(middle), node),
             mlp=measure.vector(final(edge), node),
         )
 
-    kinds, last = jnp.asarray(config.kinds), jnp.arange(config.n_layers) == config.n_layers - 1
-    x, magnitudes = over_layers(step, model.embedded(tokens), model.layers, kinds, last)
+    kinds, last = jnp.asarray(model.config.kinds), jnp.arange(model.config.n_layers) == model.config.n_layers - 1
+    x, magnitudes = model.over(step, model.embedded(tokens), forms, kinds, last)
     logits = model.output_logits(x, tokens.shape[0] if length is None else length, n_outputs)
     return Clean(logits, magnitudes)
 
@@ -101,6 +105,10 @@ class LayerStates(NamedTuple):
         """The residual stream after the layer."""
         return self.middle + self.edge
 
+    def wide(self, config: ModelConfig) -> LayerStates:
+        """With zeros for the heads and widths that other forms of layers have and this one does not."""
+        return self._replace(attended=self.attended.wide(config))
+
 
 def layer_states(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
@@ -115,18 +123,20 @@ def layer_states(
 def over_clean_layers(
     model: Decoder,
     tokens: Int[Array, "T"],
-    sights: fn.Sight,
+    forms: tuple[Form, ...],
     take: Callable[[Float[Array, "T D"], LayerStates], Any],
 ) -> tuple[Float[Array, "T D"], Any]:
-    """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked."""
-    config = model.config
+    """The residual stream after all layers, and what ``take`` gives of each layer's input and states, stacked.
 
-    def step(x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
+    ``take`` gives one shape in all forms of layers (``LayerStates.wide``).
+    """
+
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array]) -> tuple[Array, Any]:
         layer, kind = inputs
-        states = layer_states(config, layer.weights(), x, fn.of_kind(sights, kind))
-        return states.out, take(x, states)
+        states = layer_states(form.config, layer.weights(), x, fn.of_kind(form.sights, kind))
+        return states.out, take(x, states.wide(model.config))
 
-    return over_layers(step, model.embedded(tokens), model.layers, jnp.asarray(config.kinds))
+    return model.over(step, model.embedded(tokens), forms, jnp.asarray(model.config.kinds))
 
 
 @usual_promotion()
@@ -141,7 +151,7 @@ def plain_forward(
       length: number of true tokens; all by default.
       every: whether the logits after every token are wanted; those after padding mean nothing.
     """
-    x, _ = over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), lambda *_: None)
+    x, _ = over_clean_layers(model, tokens, forms_of(model.config, tokens.shape[0], length), lambda *_: None)
     if every:
         return jax.vmap(model.next_token_logits)(x)
     return model.output_logits(x, tokens.shape[0] if length is None else length, None)
@@ -173,4 +183,4 @@ def hidden_states(
     def taken(x: Array, states: LayerStates) -> Any:
         return take(Replacement(x, states.attended.values, states.middle, states.edge, per_token=True))
 
-    return over_clean_layers(model, tokens, fn.sights(model.config, tokens.shape[0], length), taken)[1]
+    return over_clean_layers(model, tokens, forms_of(model.config, tokens.shape[0], length), taken)[1]

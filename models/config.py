@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -41,6 +41,8 @@ class ModelConfig:
     max_positions: int
     """Longest context that the model was trained for, in tokens."""
 
+    value_dim: int | None = None
+    """Width of a head's values, where it is not ``head_dim``."""
     norm: str = "rms"
     """``rms``, ``layer`` for LayerNorm with its mean and shift, or ``none``: no norm anywhere but in ``qk_norm``."""
     norm_offset: float = 0.0
@@ -56,8 +58,6 @@ class ModelConfig:
     mixer: str = "softmax"
     """How attention weighs sources: ``softmax``, or ``delta`` for Gated DeltaNet (``models.delta``), whose heads are
     those of values, and whose key/value heads are those of queries and keys."""
-    value_dim: int | None = None
-    """Width of a value; None for ``head_dim``, which is that of queries and keys."""
     conv_width: int = 0
     """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
     gated_attention: bool = False
@@ -80,10 +80,16 @@ class ModelConfig:
     n_chosen: int = 0
     """Experts that the router chooses for a token."""
     router: str = "softmax"
-    """What its factors are: ``softmax`` over all experts, ``chosen`` over those chosen, ``sigmoid`` divided by the sum
-    of those chosen (MiniMax M2), or ``mixer`` (SparseMixer, Phi-3.5-MoE)."""
+    """What its factors are: ``softmax`` over all experts, ``chosen`` over those chosen, ``mixer`` (SparseMixer,
+    Phi-3.5-MoE); or, with a correction that the choice alone depends on, ``sigmoids``, ``sigmoid`` for these divided by
+    the sum of those chosen (MiniMax M2), or ``corrected`` for a softmax that is divided so (ERNIE 4.5)."""
     router_bias: bool = False
-    """Whether its logits have a bias; with ``sigmoid`` there always is one, of the choice alone."""
+    """Whether its logits have a bias; the correction is no such one."""
+    router_scale: float = 1.0
+    """That the factors are multiplied by."""
+    router_groups: tuple[int, ...] = ()
+    """(groups, kept, best): only experts of so many groups are chosen, those with the largest sums of their so many
+    best values (DeepSeek); empty where all may be."""
     mixer_noise: float = 0.01
     """Of ``mixer``: half of how far a logit may lie below the best, as a share of the larger, to be in its softmax."""
     d_shared: int = 0
@@ -126,6 +132,13 @@ class ModelConfig:
     """Whether inputs longer than ``max_positions`` are refused, because their positions would follow another rule."""
     ignored_fields: tuple[str, ...] = ()
     """Fields of the checkpoint's config that nobody knew and the caller chose to ignore."""
+    forms: tuple[tuple[Any, ...], ...] = ()
+    """Where layers are unlike: of each form of layer the (field, value) pairs that differ from this config.
+
+    This config has the largest numbers of heads among them. Empty where all layers are alike; ``unlike`` makes both.
+    """
+    form_of: tuple[int, ...] = ()
+    """Of each layer its form; empty where all layers are alike."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ModelConfig:
@@ -134,12 +147,42 @@ class ModelConfig:
         Raises:
           TypeError: a field of another type, or one that there is none of.
         """
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        config, hints = cls(**values), get_type_hints(cls)
-        for name, value in dataclasses.asdict(config).items():
-            if not _is_of(value, hints[name]):
-                raise TypeError(f"{name} = {value!r} is no {hints[name]}")
+        config, hints = cls(**{name: _tuples(value) for name, value in fields.items()}), get_type_hints(cls)
+        for name, value in [*vars(config).items(), *_pairs(config.forms)]:
+            if name not in hints or not _is_of(value, hints[name]):
+                raise TypeError(f"{name} = {value!r} is no {hints.get(name, 'field')}")
+        wanted = config.n_layers if config.forms else 0
+        if len(config.form_of) != wanted or set(config.form_of) != {*range(len(config.forms))}:
+            raise TypeError(f"form_of = {config.form_of!r} is no form of each layer")
         return config
+
+    @property
+    def layer_forms(self) -> tuple[ModelConfig, ...]:
+        """The config of each form of layer, itself without ``forms``; where all layers are alike, this one."""
+        alike = dataclasses.replace(self, forms=(), form_of=())
+        return tuple(dataclasses.replace(alike, **dict(form)) for form in self.forms) or (self,)
+
+    def layers_of(self, form: int) -> tuple[int, ...]:
+        """The layers of a form, in order."""
+        return tuple(layer for layer in range(self.n_layers) if not self.form_of or self.form_of[layer] == form)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Query heads of each layer: those beyond them, up to ``n_heads``, have no edges."""
+        numbers = [form.n_heads for form in self.layer_forms]
+        return tuple(numbers[form] for form in self.form_of) or (self.n_heads,) * self.n_layers
+
+    @property
+    def widest(self) -> tuple[int, int, int]:
+        """The most heads of values in a layer, and the largest widths of a key and of a value."""
+        shapes = [(form.n_value_heads, form.head_dim, form.value_width) for form in self.layer_forms]
+        n_heads, key, value = map(max, zip(*shapes, strict=True))
+        return n_heads, key, value
+
+    @property
+    def value_width(self) -> int:
+        """Width of a head's values."""
+        return self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def n_groups(self) -> int:
@@ -155,11 +198,6 @@ class ModelConfig:
     def n_rotary(self) -> int:
         """Dimensions of a head that are rotated."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
-
-    @property
-    def value_width(self) -> int:
-        """Numbers of a value."""
-        return self.head_dim if self.value_dim is None else self.value_dim
 
     @property
     def n_value_heads(self) -> int:
@@ -201,8 +239,45 @@ class ModelConfig:
         return self.norm != "layer" and not self.qkv_bias and not (self.parallel and self.o_bias)
 
 
+CORRECTED = ("sigmoid", "sigmoids", "corrected")
+"""Routers with a correction of the choice."""
+
+OF_ALL_LAYERS = (
+    *("family", "vocab_size", "n_layers", "d_model", "norm_eps", "tied_head", "max_positions", "norm", "norm_offset"),
+    *("parallel", "learned_positions", "window", "global_layers", "unrotated_layers", "embed_scale", "logit_softcap"),
+    *("head_bias", "bounded", "ignored_fields", "forms", "form_of"),
+)
+"""Fields in which forms of layers cannot differ."""
+
+
+def unlike(config: ModelConfig, forms: Sequence[Mapping[str, Any]], form_of: Sequence[int]) -> ModelConfig:
+    """The config of unlike layers: of each form what differs from ``config``, and of each layer its form.
+
+    Forms without a layer are left out; where all layers have one form the config is a plain one.
+    """
+    used = sorted(set(form_of))
+    if len(used) == 1:
+        return dataclasses.replace(config, **forms[used[0]])
+    own = tuple(tuple(sorted(forms[form].items())) for form in used)
+    return dataclasses.replace(config, forms=own, form_of=tuple(map(used.index, form_of)))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _pairs(forms: Any) -> list[tuple[str, Any]]:
+    """The fields of all forms with their values."""
+    pairs = [pair for form in forms for pair in form] if _is_of(forms, tuple[tuple[Any, ...], ...]) else []
+    if any(not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str) for pair in pairs):
+        raise TypeError("forms are no pairs of a field and its value")
+    return pairs
+
+
 def _is_of(value: Any, hint: Any) -> bool:
     """Whether a value has the type of a field; integers are numbers too, and numbers are finite."""
+    if hint is Any:
+        return True
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
@@ -224,68 +299,3 @@ def llama3_divisors(
     turns = positions * frequencies / (2 * math.pi)
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))
-
-
-_GEMMA = {"norm_offset": 1.0, "post_norm": True}
-_LAYER_NORM = {"norm": "layer", "mlp_bias": True, "gated_mlp": False}
-_ALL_BIASES = _LAYER_NORM | {"qkv_bias": True, "o_bias": True}
-_LEARNED = {"learned_positions": True, "rotary_dim": 0}
-_POST_NORM = {"pre_norm": False, "post_norm": True}
-
-FLAGS: Mapping[str, Mapping[str, Any]] = {
-    "llama": {},
-    "mistral": {},
-    "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": "head"},
-    "olmo2": _POST_NORM | {"qk_norm": "full"},
-    "phi3": {},
-    "gemma2": _GEMMA,
-    "gemma3": _GEMMA | {"qk_norm": "head"},
-    "gpt2": _ALL_BIASES | _LEARNED,
-    "gpt_neox": _LAYER_NORM,
-    "apertus": {"qk_norm": "head", "gated_mlp": False},
-    "arcee": {"gated_mlp": False},
-    "bloom": _ALL_BIASES | {"rotary_dim": 0},
-    "codegen": _LAYER_NORM | {"parallel": True, "head_bias": True},
-    "cohere": {"norm": "layer", "parallel": True},
-    "cohere2": {"norm": "layer", "parallel": True},
-    "cwm": {},
-    "ernie4_5": {},
-    "exaone4": _POST_NORM | {"qk_norm": "head"},
-    "falcon": {"norm": "layer", "gated_mlp": False},
-    "gemma": {"norm_offset": 1.0},
-    "glm": {},
-    "glm4": {"post_norm": True},
-    "gpt_bigcode": _ALL_BIASES | _LEARNED,
-    "gpt_neo": _LAYER_NORM | _LEARNED | {"o_bias": True, "query_scale": 1.0},
-    "gptj": _LAYER_NORM | {"parallel": True, "head_bias": True},
-    "granite": {},
-    "helium": {},
-    "internlm3": {},
-    "ministral": {},
-    "ministral3": {},
-    "mpt": {"norm": "layer", "gated_mlp": False, "rotary_dim": 0},
-    "nemotron": {"norm": "layer", "norm_offset": 1.0, "gated_mlp": False},
-    "olmo": {"norm": "layer"},
-    "olmo3": _POST_NORM | {"qk_norm": "full"},
-    "opt": _ALL_BIASES | _LEARNED,
-    "phi": _ALL_BIASES | {"parallel": True, "head_bias": True},
-    "program": _LEARNED | {"norm": "none", "mlp_bias": True, "gated_mlp": False, "activation": "relu"},
-    "seed_oss": {},
-    "smollm3": {},
-    "stablelm": {"norm": "layer"},
-    "starcoder2": {"norm": "layer", "gated_mlp": False},
-    "vaultgemma": {"norm_offset": 1.0},
-    "xglm": _ALL_BIASES | _LEARNED,
-    "hunyuan_v1_dense": {"qk_norm": "head", "qk_norm_last": True},
-    "qwen3_moe": {"qk_norm": "head"},
-    "qwen2_moe": {},
-    "mixtral": {"router": "chosen"},
-    "olmoe": {"qk_norm": "full"},
-    "flex_olmo": _POST_NORM | {"qk_norm": "full"},
-    "granitemoe": {"router": "chosen"},
-    "minimax_m2": {"qk_norm": "full", "router": "sigmoid"},
-    "gpt_oss": {"sinks": True, "mlp_bias": True, "router": "chosen", "router_bias": True},
-    "phimoe": {"norm": "layer", "router": "mixer"},
-}
-"""What sets each family apart, by ``ModelConfig.family``; what its checkpoints differ in is read from their files."""

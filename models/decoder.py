@@ -20,27 +20,38 @@ from jstrace.models import layers as fn
 from jstrace.models import masked
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import AnyArray, EdgeTree
-from jstrace.models.narrow import Narrow, rows_product, widened
+from jstrace.models.forms import Form, Step, forms_of, of_heads, over_forms
+from jstrace.models.narrow import rows_product, widened
 from jstrace.models.params import Params
-from jstrace.models.platforms import over_layers, usual_promotion
+from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap, every_row
+from jstrace.models.slots import check_softmax
 
 
 class Layer(nnx.Module):
-    """Weights of one layer; in a ``Decoder`` every leaf is stacked on a leading layer axis, for ``jax.lax.scan``."""
+    """Weights of one layer; in a ``Decoder`` every leaf is stacked on a leading layer axis, for ``jax.lax.scan``.
 
-    def __init__(self, weights: Mapping[str, Array | Narrow]) -> None:
+    Where layers are unlike, a ``Decoder`` has one that holds another for each form.
+    """
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
         for name, value in weights.items():
-            setattr(self, name, nnx.Param(value))
+            setattr(self, name, Layer(value) if isinstance(value, Mapping) else nnx.Param(value))
+
+    def stacks(self) -> list[Layer]:
+        """The stacks of every form of layer."""
+        found = [value for value in vars(self).values() if isinstance(value, Layer)]
+        return found or [self]
 
     def weights(self) -> dict[str, Array]:
         """The arrays of one layer by name, wide: what every pass computes with."""
         return {name: widened(weight) for name, weight in self.stored().items()}
 
-    def stored(self) -> dict[str, Array | Narrow]:
+    def stored(self) -> dict[str, Any]:
         """The weights by name, as they are stored."""
-        return {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+        inner = {name: value.stored() for name, value in vars(self).items() if isinstance(value, Layer)}
+        return inner or {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
 
 
 class Decoder(nnx.Module):
@@ -76,6 +87,12 @@ class Decoder(nnx.Module):
         """The nested dict of arrays, some of them ``Narrow``, that it was made of."""
         top = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
         return {**top, "layers": self.layers.stored()}
+
+    def over(
+        self, step: Step, start: Any, forms: tuple[Form, ...], *others: Any, remat: bool = False
+    ) -> tuple[Any, Any]:
+        """``forms.over_forms`` of its layers."""
+        return over_forms(step, start, forms, self.config.form_of, self.layers.stacks(), *others, remat=remat)
 
     def embedded(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Level 0 of the graph: scaled embeddings, with learned positions where the family has them."""
@@ -148,18 +165,20 @@ def masked_forward(
     """
     if replace is not None and pre_softmax:
         raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
-    sights = fn.sights(model.config, tokens.shape[0], length)
-    one = functools.partial(masked.zeroed if replace is None else masked.replaced, model.config)
+    check_softmax(model.config, pre_softmax=pre_softmax)
+    forms = forms_of(model.config, tokens.shape[0], length)
+    one = masked.zeroed if replace is None else masked.replaced
 
     def step(
-        state: masked.State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]
+        form: Form, state: masked.State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]
     ) -> tuple[masked.State, None]:
         layer, layer_edges, kind, other = inputs
-        sight, mix = fn.of_kind(sights, kind), functools.partial(masked.by_queries, n_queries, keep, layer_edges)
+        layer_edges, sight = of_heads(layer_edges, form.config), fn.of_kind(form.sights, kind)
+        mix = functools.partial(masked.by_queries, n_queries, keep, layer_edges)
         given = masked.Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix, relevance)
-        return one(given, state), None
+        return one(form.config, given, state), None
 
     x, bare = model.embedded(tokens), None if replace is None else replace.bare()
     start = masked.State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))
-    state, _ = over_layers(step, start, model.layers, edges, jnp.asarray(model.config.kinds), bare, remat=remat)
+    state, _ = model.over(step, start, forms, edges, jnp.asarray(model.config.kinds), bare, remat=remat)
     return model.output_logits(state.x, tokens.shape[0] if length is None else length, n_outputs, relevance=relevance)

@@ -73,7 +73,7 @@ def attended(
 ) -> Attended:
     """Factors, values and gates of a layer from the projections of all its tokens.
 
-    Queries of fewer tokens than there are rows are those of the tokens that are the last ones ``visible`` to them.
+    Fewer targets than there are rows are the last tokens that are ``visible`` to each, and gates are theirs alone.
     """
     q, k = (_short(rows_of, w[f"{name}_conv"]) for name, rows_of in (("q", rows.q), ("k", rows.k)))
     v = _convolved(rows.v, w["v_conv"])
@@ -83,8 +83,7 @@ def attended(
     strength = jax.nn.sigmoid(rows.strength.astype(jnp.float32))
     gate = w["o_norm"].astype(jnp.float32) * jax.nn.silu(rows.gate.astype(jnp.float32))
     if visible.shape[0] != visible.shape[1]:
-        place = jnp.sum(visible, axis=1) - 1
-        q, gate = q[place], gate[place]
+        q = q[jnp.sum(visible, axis=1) - 1]
     return Attended(factors(q * config.scale, k, g, strength, visible), v.astype(rows.v.dtype), gate)
 
 

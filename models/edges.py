@@ -10,6 +10,7 @@ H     query heads            L     layers
 K     key/value heads        E     edges of the graph
 G     query heads per K      Z     sizes of traces
 d     head dimension         Z1    sizes and the full graph
+e     width of values        C     experts chosen for a row
 P     learned positions      R     rows (any tokens, flattened)
 X     experts                U     width of the MLP beside them
 e     width of a value       W     tokens of a short convolution

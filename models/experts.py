@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jstrace.models.config import ModelConfig
+from jstrace.models.config import CORRECTED, ModelConfig
 from jstrace.models.feed_forward import feed_forward
 from jstrace.models.layers import contract
 from jstrace.models.platforms import entry, form
@@ -40,21 +40,40 @@ def routing(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"])
     bias = w["router_bias"].astype(jnp.float32) if "router_bias" in w else None
     if config.router == "mixer":
         return _mixer(config.mixer_noise, logits)
-    if config.router == "sigmoid":
-        scores = jax.nn.sigmoid(logits)
-        places, chosen = _best(scores if bias is None else scores + bias, config.n_chosen)
+    if config.router in CORRECTED:
+        scores = jax.nn.softmax(logits, axis=-1) if config.router == "corrected" else jax.nn.sigmoid(logits)
+        places, chosen = _best(config, scores if bias is None else scores + bias)
         scores = jnp.where(chosen, scores, 0.0)
-        return Routing(scores / jnp.sum(scores, axis=-1, keepdims=True), places)
+        if config.router != "sigmoids":
+            scores = scores / jnp.sum(scores, axis=-1, keepdims=True)
+        return Routing(_times(config.router_scale, scores), places)
     logits = logits if bias is None else logits + bias
-    places, chosen = _best(logits, config.n_chosen)
+    places, chosen = _best(config, logits)
     if config.router == "chosen":
-        return Routing(jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-1), places)
-    return Routing(jnp.where(chosen, jax.nn.softmax(logits, axis=-1), 0.0), places)
+        factors = jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-1)
+    else:
+        factors = jnp.where(chosen, jax.nn.softmax(logits, axis=-1), 0.0)
+    return Routing(_times(config.router_scale, factors), places)
 
 
-def _best(values: Float32[Array, "R X"], count: int) -> tuple[Int[Array, "R C"], Bool[Array, "R X"]]:
-    places = jax.lax.top_k(values, count)[1]
+def _times(scale: float, factors: Float32[Array, "R X"]) -> Float32[Array, "R X"]:
+    return factors if scale == 1 else scale * factors
+
+
+def _best(config: ModelConfig, values: Float32[Array, "R X"]) -> tuple[Int[Array, "R C"], Bool[Array, "R X"]]:
+    if config.router_groups:
+        values = _limited(config.router_groups, values)
+    places = jax.lax.top_k(values, config.n_chosen)[1]
     return places, jnp.any(places[:, :, None] == jnp.arange(values.shape[1]), axis=1)
+
+
+def _limited(router_groups: tuple[int, ...], values: Float32[Array, "R X"]) -> Float32[Array, "R X"]:
+    """Values of the experts in the groups that are kept: those with the largest sums of their best values."""
+    n_groups, n_kept, n_best = router_groups
+    groups = values.reshape(values.shape[0], n_groups, -1)
+    kept = jax.lax.top_k(jnp.sum(jax.lax.top_k(groups, n_best)[0], axis=-1), n_kept)[1]
+    is_kept = jnp.any(kept[:, :, None] == jnp.arange(n_groups), axis=1)
+    return jnp.where(jnp.repeat(is_kept, groups.shape[2], axis=1), values, -jnp.inf)
 
 
 def _mixer(noise: float, logits: Float32[Array, "R X"]) -> Routing:

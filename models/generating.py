@@ -13,7 +13,8 @@ from jstrace.models import layers as fn
 from jstrace.models.clean import layer_states, over_clean_layers
 from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import AnyArray, ByValue
-from jstrace.models.platforms import over_layers, usual_promotion
+from jstrace.models.forms import Form, forms_of
+from jstrace.models.platforms import usual_promotion
 
 CHOSEN = -1
 """In the place of a token that is given: it is to be chosen."""
@@ -51,9 +52,9 @@ def continued(
       given: tokens that are taken whatever is predicted; ``CHOSEN`` where one is to be chosen, by default all.
       count: tokens to add; static.
     """
-    sights = fn.sights(model.config, tokens.shape[0], length)
+    forms = forms_of(model.config, tokens.shape[0], length)
     known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = over_clean_layers(model, tokens, sights, lambda _, states: states.attended.kept)
+    x, cache = over_clean_layers(model, tokens, forms, lambda _, states: states.attended.kept)
 
     def step(state: tuple[Array, Any, Array], added: Array) -> tuple[tuple[Array, Any, Array], Continued]:
         tokens, cache, logits = state
@@ -62,9 +63,7 @@ def continued(
         token = jnp.where(known[added] == CHOSEN, token, known[added])
         logprob = jnp.where(jnp.all(jnp.isfinite(logits)), jax.nn.log_softmax(logits)[token], jnp.nan)
         tokens = tokens.at[place].set(token)
-        x, cache = _over_one(
-            model, jax.lax.dynamic_slice_in_dim(model.embedded(tokens), place, 1), cache, place, sights
-        )
+        x, cache = _over_one(model, jax.lax.dynamic_slice_in_dim(model.embedded(tokens), place, 1), cache, place, forms)
         return (tokens, cache, model.next_token_logits(x[0])), Continued(token, logprob)
 
     start = (tokens, cache, model.next_token_logits(x[length - 1]))
@@ -80,21 +79,25 @@ def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array,
 
 
 def _over_one(
-    model: Decoder, x: Float[Array, "1 D"], cache: Any, place: Int[Array, ""], sights: fn.Sight
+    model: Decoder, x: Float[Array, "1 D"], cache: Any, place: Int[Array, ""], forms: tuple[Form, ...]
 ) -> tuple[Float[Array, "1 D"], Any]:
     """The last state of the token at ``place``, and the cache with it."""
 
-    def step(x: Array, inputs: tuple[Layer, Array, Any]) -> tuple[Array, Any]:
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array, Any]) -> tuple[Array, Any]:
         layer, kind, cached = inputs
-        own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), fn.of_kind(sights, kind))
+        sight = fn.of_kind(form.sights, kind)
+        own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), sight)
 
         def held(*new: Array) -> Any:
-            return tuple(
-                jax.lax.dynamic_update_slice_in_dim(old, one.astype(old.dtype), place, 0)
-                for old, one in zip(cached, new, strict=True)
-            )
+            return tuple(_with_row(old, one, place) for old, one in zip(cached, new, strict=False))
 
-        states = layer_states(model.config, layer.weights(), x, own, held)
-        return states.out, states.attended.kept
+        states = layer_states(form.config, layer.weights(), x, own, held)
+        return states.out, states.wide(model.config).attended.kept
 
-    return over_layers(step, x, model.layers, jnp.asarray(model.config.kinds), cache)
+    return model.over(step, x, forms, jnp.asarray(model.config.kinds), cache)
+
+
+def _with_row(kept: Float[Array, "S K d"], row: Float[Array, "1 M e"], place: Int[Array, ""]) -> Float[Array, "S M e"]:
+    """What is kept of a layer's heads, with the row of one more token."""
+    own = kept[:, : row.shape[1], : row.shape[2]]
+    return jax.lax.dynamic_update_slice_in_dim(own, row.astype(kept.dtype), place, 0)

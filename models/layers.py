@@ -76,7 +76,7 @@ def _normed_heads(config: ModelConfig, weight: Array, x: Float[Array, "R *N d"])
 
 def project_qkv(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
-) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K d"]]:
+) -> tuple[Float[Array, "R K G d"], Float[Array, "R K d"], Float[Array, "R K e"]]:
     """Queries (by key/value head and group), keys and values of rows of the residual stream; no positions yet.
 
     With ``relevance`` gradients take the norm's scale, queries and keys for constants, and so attention probabilities.
@@ -245,7 +245,7 @@ def masked_attention_probs(
     return weights / jnp.where(total > 0, total, 1.0)
 
 
-def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K d"]) -> Float[Array, "T H d"]:
+def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K e"]) -> Float[Array, "T H e"]:
     """Weighted sum of the values, per query head."""
     n_heads, n_tokens, n_sources = probs.shape
     rows = probs.reshape(v.shape[1], -1, n_sources).astype(v.dtype)
@@ -278,7 +278,7 @@ def gated(
 
 
 def attention_output(
-    config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H d"], *, relevance: bool = False
+    config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H e"], *, relevance: bool = False
 ) -> Float[Array, "R D"]:
     """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
     out = contract("rhe,ehd->rd", mixed, w["o"])

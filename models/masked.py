@@ -43,7 +43,7 @@ class Given(NamedTuple):
     other: Replacement | None
     pre_softmax: bool
     row_map: RowMap
-    mix: Callable[[_Mixing, Array, Array], Float[Array, "T H d"]]
+    mix: Callable[[_Mixing, Array, Array], Float[Array, "T H e"]]
     """``by_queries`` of the layer's edges."""
     relevance: bool
 
@@ -53,7 +53,7 @@ class Given(NamedTuple):
 
 
 _Mixing = Callable[[Array, Array, Array], Array]
-"""``(rows[T,...], visible[T,S], mask[H,T,S]) -> [T,H,d]``: the mixed values of some rows of ``_Attending``."""
+"""``(rows[T,...], visible[T,S], mask[H,T,S]) -> [T,H,e]``: the mixed values of some rows of ``_Attending``."""
 
 
 def by_queries(
@@ -63,7 +63,7 @@ def by_queries(
     mixing: _Mixing,
     q: Float[Array, "T *X"],
     visible: Bool[Array, "T S"],
-) -> Float[Array, "T H d"]:
+) -> Float[Array, "T H e"]:
     """Mixed values of all queries, ``size`` of them at a time; their masks are made when it is their turn."""
     n_tokens, n_heads = q.shape[0], edges.attn.shape[0]
     if size is None or n_tokens <= size:
@@ -121,6 +121,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     assert other is not None
     whole = other.spread(n_tokens)
     values = (whole if other.per_token else other).values.astype(state.x.dtype)
+    values = values[:, : config.n_value_heads, : config.value_width]
     targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
     read = _before_a(targets)
     attending = _attending(config, given, state.x, state.reached & read, read, state.idle)
@@ -187,7 +188,7 @@ def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> 
     return jnp.where(wanted.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0) if mask.dtype == bool else rows
 
 
-def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K d"], *, per_token: bool) -> Float[Array, "T H d"]:
+def _mixed(probs: Float32[Array, "H T S"], values: Float[Array, "N K e"], *, per_token: bool) -> Float[Array, "T H e"]:
     """Weighted sum of replaced values: one for each source, or one for the first and one for all others."""
     if per_token:
         return fn.mix_values(probs, values)

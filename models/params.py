@@ -5,24 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jstrace.models.config import ModelConfig
+from jstrace.models.config import CORRECTED, ModelConfig
 from jstrace.models.narrow import Narrow, narrow_place, narrowed
 from jstrace.models.platforms import usual_promotion
 
 Params = Mapping[str, Any]
 """Nested dict of arrays: ``embed``, ``head`` (untied only), ``final_norm`` (with norms), ``layers`` with its stacks.
 
+Where layers are unlike, ``layers`` has a dict of stacks for each form, by its number: ``layers.0.up`` and so on.
 Matrices may be ``Narrow`` in the place of arrays."""
 
 
-_DRAWN_AT_ONCE = 2**24
+AT_ONCE = 2**24
+"""Numbers, about, that are drawn or made narrow at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Weight:
     """``normal``, ``zeros`` for biases and shifts, ``norm`` for what makes a norm the identity, or ``ones``."""
     sums: str = ""
     """Axes that a product with the weight sums over; empty for what is never ``Narrow``."""
+    shape: tuple[int, ...] = ()
+    """Length of each axis, as ``declare`` gives it."""
 
     @property
     def summed(self) -> tuple[int, ...]:
@@ -43,11 +46,9 @@ class Weight:
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Every weight that ``config`` calls for, as a nested dict of ``Weight``."""
-    layers = _attention(config) | _mlps(config) | _norms(config) | _biases(config)
-    layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
-    if config.activation == "xielu":
-        layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
-    weights: dict[str, Any] = {"embed": Weight(("V", "D"), sums="D"), "layers": layers}
+    counts = [len(config.layers_of(number)) for number in range(len(config.layer_forms))]
+    stacks = [_layers(*each) for each in zip(config.layer_forms, counts, strict=True)]
+    weights: dict[str, Any] = {"embed": Weight(("V", "D"), sums="D")}
     if config.learned_positions:
         weights["positions"] = Weight(("P", "D"))
     weights |= _norm(config, "final_norm", ("D",))
@@ -55,16 +56,37 @@ def declare(config: ModelConfig) -> dict[str, Any]:
         weights["head"] = Weight(("V", "D"), sums="D")
     if config.head_bias:
         weights["head_bias"] = Weight(("V",), "zeros")
-    return weights
+    sized = _sized(weights, axis_sizes(config))
+    return sized | {
+        "layers": {str(number): stack for number, stack in enumerate(stacks)} if config.forms else stacks[0]
+    }
+
+
+def _layers(config: ModelConfig, n_layers: int) -> dict[str, Weight]:
+    """Of the layers of one form."""
+    layers = _attention(config) | _mlps(config) | _norms(config) | _biases(config)
+    layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
+    if config.activation == "xielu":
+        layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
+    return _sized(layers, axis_sizes(config) | {"L": n_layers})
+
+
+def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str, Any]:
+    def sized(weight: Weight) -> Weight:
+        return dataclasses.replace(weight, shape=tuple(sizes[axis] for axis in weight.axes))
+
+    return {name: sized(weight) for name, weight in weights.items()}
 
 
 def _attention(config: ModelConfig) -> dict[str, Weight]:
     """Of queries, keys, values and what heads give, without norms and biases."""
     if config.mixer == "delta":
         return _delta()
-    found = {name: Weight(("L", "D", heads, "d"), sums="D") for name, heads in zip("qkv", "HKK", strict=True)}
-    found["o"] = Weight(("L", "H", "d", "D"), sums="Hd")
-    return found | ({"o_gate": Weight(("L", "D", "H", "d"), sums="D")} if config.gated_attention else {})
+    value = "d" if config.value_dim is None else "e"
+    axes = {"q": ("H", "d"), "k": ("K", "d"), "v": ("K", value)}
+    axes |= {"o_gate": ("H", value)} if config.gated_attention else {}
+    found = {name: Weight(("L", "D", *own), sums="D") for name, own in axes.items()}
+    return found | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
 
 
 def _delta() -> dict[str, Weight]:
@@ -122,9 +144,20 @@ def _biases(config: ModelConfig) -> dict[str, Weight]:
     if config.mlp_bias:
         lead, into = _into_mlp(config)
         found |= {f"{name}_bias": (*lead, "F") for name in into} | {"down_bias": (*lead, "D")}
-    if config.router_bias or config.router == "sigmoid":
+    if config.n_experts and (config.router_bias or config.router in CORRECTED):
         found["router_bias"] = ("L", "X")
     return {name: Weight(axes, "zeros") for name, axes in found.items()}
+
+
+def place_of(config: ModelConfig, name: str) -> tuple[ModelConfig, tuple[int, ...]]:
+    """Of a weight, by a name such as ``layers.up`` or ``layers.1.up``: its form's config, and the layers in its stack.
+
+    One place of a weight outside the layers.
+    """
+    if not name.startswith("layers."):
+        return config, (0,)
+    number = int(name.split(".")[1]) if config.forms else 0
+    return config.layer_forms[number], config.layers_of(number)
 
 
 def axis_sizes(config: ModelConfig) -> dict[str, int]:
@@ -147,10 +180,9 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool = False) -> dict[str, Any]:
     """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` where that is asked for."""
-    sizes = axis_sizes(config)
 
     def shape(weight: Weight) -> Any:
-        blank = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in weight.axes), dtype)
+        blank = jax.ShapeDtypeStruct(weight.shape, dtype)
         if not (narrow and weight.sums):
             return blank
         return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype), blank)
@@ -172,13 +204,14 @@ def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype)
 
     ``params`` is emptied, so that no more than one of the wide matrices need be held beside the narrow ones.
     """
-    found: dict[str, Any] = {}
-    for name, declared in declare(config).items():
-        if isinstance(declared, Weight):
-            found[name] = _narrow_leaf(params.pop(name), declared, dtype)
-        else:
-            found[name] = {inner: _narrow_leaf(params[name].pop(inner), one, dtype) for inner, one in declared.items()}
-    return found
+
+    def inside(declared: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: _narrow_leaf(params.pop(name), one, dtype) if isinstance(one, Weight) else inside(one, params[name])
+            for name, one in declared.items()
+        }
+
+    return inside(declare(config), params)
 
 
 def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype) -> Any:
@@ -196,7 +229,7 @@ def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype) -> 
     def row(one: jax.Array) -> Narrow:
         return narrowed(one, tuple(axis - 1 for axis in summed), dtype)
 
-    rows_at_once = max(1, _DRAWN_AT_ONCE // math.prod(leaf.shape[1:]))
+    rows_at_once = max(1, AT_ONCE // math.prod(leaf.shape[1:]))
     return jax.lax.map(row, leaf, batch_size=min(rows_at_once, leaf.shape[0]))
 
 
@@ -231,62 +264,3 @@ def _default_device() -> jax.Device:
 def n_params(config: ModelConfig) -> int:
     """Number of parameters; a tied head counts once."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(config, jnp.dtype("float32"))))
-
-
-def random_params(
-    config: ModelConfig,
-    *,
-    key: jax.Array,
-    dtype: jnp.dtype,
-    scale: float = 0.02,
-    shardings: Any = None,
-    narrow: bool = False,
-) -> dict[str, Any]:
-    """Normal weights of standard deviation ``scale``, norms and biases that do nothing; made on the device.
-
-    ``shardings`` is a tree like ``declare``'s, or None for the default device. With ``narrow`` matrices are ``Narrow``,
-    and drawn in float32 whatever the dtype is.
-    """
-    places = on_one_device(config) if shardings is None else shardings
-
-    def draw(name: str, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any) -> Any:
-        if weight.init == "normal":
-            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            if narrow and weight.sums:
-                return _narrow_normal(own, scale, weight.summed, blank.shape, blank.dtype, place)
-            return _normal(own, scale, blank.shape, blank.dtype, place)
-        value = {"norm": 1 - config.norm_offset, "ones": 1}.get(weight.init, 0)
-        return jnp.full(blank.shape, value, blank.dtype, device=place)
-
-    return map_weights(draw, config, shapes(config, dtype), places, named=True)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-@usual_promotion()
-def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, place: Any) -> jax.Array:
-    """Drawn some rows at a time: the generator's own numbers take eight times the room of what it makes."""
-
-    def row(key: jax.Array) -> jax.Array:
-        return (scale * jax.random.normal(key, shape[1:], dtype)).astype(dtype)
-
-    return jax.lax.with_sharding_constraint(_row_by_row(row, key, shape), place)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-@usual_promotion()
-def _narrow_normal(
-    key: jax.Array, scale: jax.Array, summed: tuple[int, ...], shape: tuple[int, ...], dtype: jnp.dtype, place: Any
-) -> Narrow:
-    """The same as int8, each row on its own, so that they are never all held wide."""
-
-    def row(key: jax.Array) -> Narrow:
-        wide = scale * jax.random.normal(key, shape[1:], jnp.float32)
-        return narrowed(wide, tuple(axis - 1 for axis in summed), dtype)
-
-    found = _row_by_row(row, key, shape)
-    return jax.tree.map(jax.lax.with_sharding_constraint, found, narrow_place(place, summed, dtype))
-
-
-def _row_by_row(row: Callable[[jax.Array], Any], key: jax.Array, shape: tuple[int, ...]) -> Any:
-    rows_at_once = max(1, _DRAWN_AT_ONCE // math.prod(shape[1:]))
-    return jax.lax.map(row, jax.random.split(key, shape[0]), batch_size=min(rows_at_once, shape[0]))

@@ -98,8 +98,8 @@ def over_layers(
       remat: compute what happens within a layer again for the backward pass. Where weights are narrow that is done
         anyway, or the wide ones of all layers would be kept for it.
     """
-    remat = remat or any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(layers))
     if not _widened(layers):
+        remat = remat or _narrow(layers)
         return jax.lax.scan(jax.checkpoint(step) if remat else step, start, (layers, *others))
 
     def indexed(carry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Any]:
@@ -107,8 +107,19 @@ def over_layers(
         return step(carry, (taken(layers, place), *rest))
 
     places = jnp.arange(jax.tree.leaves(layers)[0].shape[0])
-    again = jax.checkpoint(indexed, policy=None if remat else _kept)
-    return jax.lax.scan(again, start, (places, *others))
+    return jax.lax.scan(again(indexed, layers, remat=remat), start, (places, *others))
+
+
+def again(step: Callable[..., Any], stacks: Any, *, remat: bool) -> Callable[..., Any]:
+    """A step that takes its weights from stacks by itself: the backward pass takes them again, and keeps no copies.
+
+    With ``remat``, or where weights are narrow, it computes all of the step again.
+    """
+    return jax.checkpoint(step, policy=None if remat or _narrow(stacks) else _kept)
+
+
+def _narrow(stacks: Any) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(stacks))
 
 
 def _kept(primitive: Any, *_: Any, **__: Any) -> bool:

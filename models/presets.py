@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jstrace.models.config import FLAGS, ModelConfig, llama3_divisors
+from jstrace.models.config import ModelConfig, llama3_divisors
+from jstrace.models.families import FLAGS
 
 
 def _model(family: str, **shape: Any) -> ModelConfig:

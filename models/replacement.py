@@ -33,8 +33,9 @@ class Replacement:
 
     attn_input: Float[AnyArray, "*L N D"]
     """The residual state that enters attention, of ``residual_attn`` edges."""
-    values: Float[AnyArray, "*L N K d"]
-    """The value vectors of the key/value heads, of ``attn`` edges."""
+    values: Float[AnyArray, "*L N K e"]
+    """The value vectors of the key/value heads, of ``attn`` edges; where layers have unlike heads, K and e are the
+    largest, and the entries that a layer does not have are zero and not read."""
     mlp_input: Float[AnyArray, "*L N D"]
     """The residual state that enters the MLP, of ``residual_mlp`` edges; not read in parallel blocks."""
     mlp_output: Float[AnyArray, "*L N D"]
@@ -157,8 +158,9 @@ def check_fits(replacement: Replacement, config: ModelConfig, n_tokens: int | No
     """
     layers, entries, width = replacement.attn_input.shape
     heads = replacement.values.shape[2:]
-    if (layers, width, *heads) != (config.n_layers, config.d_model, config.n_kv_heads, config.head_dim):
-        wanted = (config.n_layers, config.d_model, config.n_kv_heads, config.head_dim)
+    n_kv_heads, _, value = config.widest
+    wanted = (config.n_layers, config.d_model, n_kv_heads, value)
+    if (layers, width, *heads) != wanted:
         raise InputError(
             f"{where}the replacement is of layers, width, key/value heads and their width {(layers, width, *heads)},"
             f" the model of {wanted}: another model's"

@@ -79,9 +79,9 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     """
     _check_mesh(config, mesh)
     mesh = Mesh(mesh.devices, mesh.axis_names)  # explicit axis types are not for models that leave sharding to XLA
-    divided = _divided(config, mesh.shape[MODEL])
 
     def one(weight: Weight) -> NamedSharding:
+        divided = _divided(weight, mesh.shape[MODEL])
         return NamedSharding(mesh, PartitionSpec(*(MODEL if axis in divided else None for axis in weight.axes)))
 
     return map_weights(one, config)
@@ -92,36 +92,42 @@ def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: b
 
     With ``narrow`` matrices take a byte a number, and four for each scale.
     """
-    sizes, divided = axis_sizes(config), _divided(config, over)
 
     def one(weight: Weight) -> int:
-        whole = of_axes(itemsize, weight.axes)
         if not (narrow and weight.sums):
-            return whole
-        return of_axes(1, weight.axes) + of_axes(4, [axis for axis in weight.axes if axis not in weight.sums])
-
-    def of_axes(each: int, axes: Sequence[str]) -> int:
-        return each * math.prod(sizes[axis] for axis in axes) // (over if divided & set(axes) else 1)
+            return _bytes(weight, itemsize, over)
+        return _bytes(weight, 1, over) + _bytes(weight, 4, over, without=weight.sums)
 
     return sum(jax.tree.leaves(map_weights(one, config)))
 
 
 def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
     """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, and the unembedding."""
-    sizes, divided = axis_sizes(config), _divided(config, over)
 
     def wide(weight: Weight) -> int:
-        inner = [axis for axis in weight.axes if axis != "L"]
-        whole = itemsize * math.prod(sizes[axis] for axis in inner)
-        return whole // (over if divided & set(inner) else 1) if weight.sums else 0
+        return _bytes(weight, itemsize, over, without="L") if weight.sums else 0
 
     found = map_weights(wide, config)
-    return sum(found["layers"].values()) + int(found["embed"])
+    stacks = found["layers"].values() if config.forms else [found["layers"]]
+    return max(sum(stack.values()) for stack in stacks) + int(found["embed"])
 
 
-def _divided(config: ModelConfig, over: int) -> set[str]:
-    sizes = axis_sizes(config)
-    return {axis for axis in (*_MUST_DIVIDE, *_MAY_DIVIDE) if sizes[axis] % over == 0}
+def _bytes(weight: Weight, each: int, over: int, *, without: str = "") -> int:
+    """Of a device's part of a weight, or of one of it without some axes, with so many bytes a number."""
+    sizes = {axis: size for axis, size in zip(weight.axes, weight.shape, strict=True) if axis not in without}
+    return each * math.prod(sizes.values()) // (over if _divided(weight, over) & sizes.keys() else 1)
+
+
+def _divided(weight: Weight, over: int) -> set[str]:
+    """The axes that are divided."""
+    sizes = zip(weight.axes, weight.shape, strict=True)
+    return {axis for axis, size in sizes if axis in (*_MUST_DIVIDE, *_MAY_DIVIDE) and size % over == 0}
+
+
+def divisible(config: ModelConfig) -> dict[str, int]:
+    """Of every axis that has to be divided the greatest size that divides it in all layers."""
+    forms = [axis_sizes(form) for form in config.layer_forms]
+    return {axis: math.gcd(*(sizes[axis] for sizes in forms)) for axis in _MUST_DIVIDE}
 
 
 def _check_mesh(config: ModelConfig, mesh: Mesh) -> None:
@@ -133,9 +139,9 @@ def _check_mesh(config: ModelConfig, mesh: Mesh) -> None:
             f"mesh axes {mesh.axis_names}: expected {DATA!r} and {MODEL!r} in that order; see jstrace.make_mesh"
         )
     _check_distinct(mesh.devices.ravel().tolist())
-    sizes, over = axis_sizes(config), mesh.shape[MODEL]
+    sizes, over = divisible(config), mesh.shape[MODEL]
     wrong = [f"{word} {sizes[axis]}" for axis, word in _MUST_DIVIDE.items() if sizes[axis] % over]
     if wrong:
-        common = math.gcd(*(sizes[axis] for axis in _MUST_DIVIDE))
+        common = math.gcd(*sizes.values())
         fits = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
         raise InputError(f"mesh model={over} does not divide {', '.join(wrong)}; sizes that would: {fits}")

@@ -46,6 +46,8 @@ def edge_slots(
     distance = token[:, None] - token[None, :]
     seen = targets[:, :, None] & (distance >= 0) & (distance < window)
     attn = xp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
+    if min(config.heads) < config.n_heads:
+        attn = attn & (xp.arange(config.n_heads) < xp.asarray(config.heads)[:, None])[:, :, None, None]
     return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, targets)
 
 
@@ -131,6 +133,16 @@ def check_outputs(n_outputs: Any, n_tokens: int) -> None:
     whole = isinstance(n_outputs, int | np.integer) and not isinstance(n_outputs, bool)
     if not whole or not 1 <= n_outputs <= n_tokens:
         raise InputError(f"n_outputs = {n_outputs!r}, expected 1 to the {n_tokens} tokens")
+
+
+def check_softmax(config: ModelConfig, *, pre_softmax: bool) -> None:
+    """Refuse masks before the softmax of layers that have none.
+
+    Raises:
+      InputError: with what to do.
+    """
+    if pre_softmax and any(form.mixer != "softmax" for form in config.layer_forms):
+        raise InputError("pre_softmax: this model has layers of linear attention, without a softmax; leave it out")
 
 
 def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:

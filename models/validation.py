@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jstrace.errors import InputError
-from jstrace.models.config import FAR, FLAGS, ModelConfig
+from jstrace.models.config import CORRECTED, FAR, OF_ALL_LAYERS, ModelConfig
+from jstrace.models.families import FLAGS
 
 MOST_LAYERS = 10_000
 WIDEST_HEAD = 2**16
@@ -12,13 +13,25 @@ _CHOICES = {
     "mixer": ("softmax", "delta"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
-    "router": ("softmax", "chosen", "sigmoid", "mixer"),
+    "router": ("softmax", "chosen", "mixer", *CORRECTED),
     "family": tuple(FLAGS),
 }
 
 
 def validated(config: ModelConfig, where: str) -> ModelConfig:
-    """Refuse shapes that no model has."""
+    """Refuse shapes that no model has, in any layer."""
+    _check(config, where)
+    for form in config.layer_forms if config.forms else ():
+        _check(form, where)
+        if form.n_heads > config.n_heads:
+            raise InputError(f"{where}: a layer has {form.n_heads} heads, expected at most {config.n_heads}")
+    fixed = [name for form in config.forms for name, _ in form if name in OF_ALL_LAYERS]
+    if fixed:
+        raise InputError(f"{where}: {fixed[0]} differs between layers, expected one for all of them")
+    return config
+
+
+def _check(config: ModelConfig, where: str) -> None:
     positive = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps")
     for name in positive:
         if not getattr(config, name) > 0:
@@ -33,6 +46,8 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
         raise InputError(f"{where}: {config.n_chosen} experts for each token, expected 1 to the {config.n_experts}")
     if config.n_experts and config.router == "mixer" and config.n_chosen != 2:
         raise InputError(f"{where}: {config.n_chosen} experts for each token, expected the 2 of SparseMixer")
+    if config.n_experts and config.router_groups:
+        _check_groups(config, where)
     if min(config.n_experts, config.d_shared) < 0 or (config.d_shared and not config.n_experts):
         raise InputError(f"{where}: an MLP of width {config.d_shared} beside {config.n_experts} experts")
     if config.gate_clamp is not None and (len(config.gate_clamp) != 2 or not config.gated_mlp):
@@ -65,4 +80,13 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
         divisors = getattr(config, name)
         if divisors is not None and len(divisors) != config.n_rotary // 2:
             raise InputError(f"{where}: {len(divisors)} RoPE factors, expected {config.n_rotary // 2}")
-    return config
+
+
+def _check_groups(config: ModelConfig, where: str) -> None:
+    groups, total = config.router_groups, config.n_experts
+    fits = len(groups) == 3 and min(groups) > 0 and groups[1] <= groups[0] and total % groups[0] == 0
+    if not (fits and groups[2] <= total // groups[0] and config.n_chosen <= groups[1] * (total // groups[0])):
+        raise InputError(
+            f"{where}: {config.n_chosen} of {total} experts in groups (number, kept, best) {groups}: expected groups of"
+            " one size that hold as many experts as are chosen"
+        )

@@ -100,6 +100,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"qk_norm": "head", "qk_norm_last": True},
     "gpt_oss": {"n_experts": 4, "n_chosen": 3, "router": "chosen", "router_bias": True, "gate_clamp": (1.702, 0.8)}
     | {"sinks": True, "qkv_bias": True, "o_bias": True, "mlp_bias": True, "window": 3, "global_layers": (1,)},
+    "glm4_moe": {"n_experts": 4, "n_chosen": 2, "router": "sigmoids", "router_scale": 1.5, "router_groups": (2, 1, 2)}
+    | {"d_shared": 12, "value_dim": 10, "form_of": (0, 1, 0)}
+    | {
+        "forms": (
+            (("d_mlp", 20), ("d_shared", 0), ("n_experts", 0)),
+            (("head_dim", 8), ("n_heads", 2), ("n_kv_heads", 1), ("value_dim", 5)),
+        )
+    },
+    "qwen3_next": {"norm_offset": 1.0, "n_experts": 3, "n_chosen": 2, "router": "chosen", "form_of": (0, 1, 0)}
+    | {
+        "forms": (
+            (("conv_width", 3), ("mixer", "delta"), ("rotary_dim", 0), ("value_dim", 5)),
+            (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
+        )
+    },
     "program": {
         "norm": "none",
         "learned_positions": True,

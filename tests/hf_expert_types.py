@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from tests.hf_bases import LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
+from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
 
 _MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
 _QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _MOE_NEEDS = "experts in every layer"
+
+_MIXED_NEEDS = "one MLP in some layers, experts in others"
+_SIGMOID_NEEDS = f"{_MIXED_NEEDS}; chosen by sigmoids and a correction in groups, an MLP beside them"
+_GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3, "topk_group": 2} | {
+    "routed_scaling_factor": 1.7
+}
+
+MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
+LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
 
 EXPERT_TYPES: dict[str, Type] = {
     "qwen3_moe": Type("qwen3_moe", LLAMA | _QWEN_MOE | {"norm_topk_prob": True}, _MOE_NEEDS),
@@ -14,6 +23,41 @@ EXPERT_TYPES: dict[str, Type] = {
         "qwen2_moe",
         NO_HEAD_DIM | _QWEN_MOE | {"shared_expert_intermediate_size": 40},
         f"{_MOE_NEEDS}, with an MLP beside it that has a gate",
+        flagged=True,
+    ),
+    "qwen3_moe-mixed": Type(
+        "qwen3_moe", LLAMA | _QWEN_MOE | {"num_hidden_layers": 5, "decoder_sparse_step": 2}, _MIXED_NEEDS
+    ),
+    "qwen2_moe-mixed": Type(
+        "qwen2_moe",
+        NO_HEAD_DIM | _QWEN_MOE | {"shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
+        _MIXED_NEEDS,
+    ),
+    "glm4_moe": Type(
+        "glm4_moe",
+        LLAMA | _GROUPED | {"n_routed_experts": 6, "use_qk_norm": True, "attention_bias": True},
+        _SIGMOID_NEEDS,
+        flagged=True,
+    ),
+    "exaone_moe": Type(
+        "exaone_moe",
+        LLAMA
+        | _GROUPED
+        | {"num_experts": 6, "norm_topk_prob": False, "sliding_window": 5, "sliding_window_pattern": 2}
+        | {"mlp_layer_types": ["sparse", "dense", "sparse"]},
+        f"{_SIGMOID_NEEDS}; NoPE on layers without a window",
+        flagged=True,
+    ),
+    "ernie4_5_moe": Type(
+        "ernie4_5_moe",
+        LLAMA | {"moe_num_experts": 5, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1},
+        f"{_MIXED_NEEDS}; chosen by a softmax and a correction; pairs beside one another",
+        flagged=True,
+    ),
+    "qwen3_next": Type(
+        "qwen3_next",
+        LLAMA | LINEAR | MIXTURE | {"mlp_only_layers": [2]},
+        f"{LINEAR_NEEDS}; {_MIXED_NEEDS}",
         flagged=True,
     ),
     "mixtral": Type("mixtral", LLAMA | _MOE | {"sliding_window": 5}, _MOE_NEEDS, flagged=True),

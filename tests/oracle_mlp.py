@@ -81,10 +81,8 @@ class LiteralMLP:
 
     def chosen(self, w: dict[str, np.ndarray], y: np.ndarray) -> dict[int, float]:
         """The router of one row: experts and their factors; of equal logits the first."""
-        c, logits = (
-            self.config,
-            y @ w["router"] + (0.0 if self.config.router == "sigmoid" else w.get("router_bias", 0.0)),
-        )
+        c, corrected = self.config, self.config.router in ("sigmoid", "sigmoids", "corrected")
+        logits = y @ w["router"] + (0.0 if corrected else w.get("router_bias", 0.0))
         if c.router == "mixer":
             found, left = {}, logits
             for _ in range(2):
@@ -93,8 +91,14 @@ class LiteralMLP:
                 found[best] = float(1 / np.sum(np.exp(left - left[best]), where=near & (left > -np.inf)))
                 left = np.where(np.arange(len(left)) == best, -np.inf, left)
             return found
-        scores = 1 / (1 + np.exp(-logits)) if c.router == "sigmoid" else softmax(logits)
-        order = np.argsort(-(scores + w["router_bias"] if c.router == "sigmoid" else logits), kind="stable")
-        experts = [int(expert) for expert in order[: c.n_chosen]]
-        total = 1.0 if c.router == "softmax" else sum(scores[expert] for expert in experts)
-        return {expert: float(scores[expert] / total) for expert in experts}
+        scores = 1 / (1 + np.exp(-logits)) if c.router.startswith("sigmoid") else softmax(logits)
+        value = scores + w["router_bias"] if corrected else logits
+        if c.router_groups:
+            n_groups, n_kept, n_best = c.router_groups
+            groups = np.split(np.arange(c.n_experts), n_groups)
+            best = [np.sort(value[group])[::-1][:n_best].sum() for group in groups]
+            kept = np.concatenate([groups[group] for group in np.argsort(best)[::-1][:n_kept]])
+            value = np.where(np.isin(np.arange(c.n_experts), kept), value, -np.inf)
+        experts = [int(expert) for expert in np.argsort(-value, kind="stable")[: c.n_chosen]]
+        total = 1.0 if c.router in ("softmax", "sigmoids") else sum(scores[expert] for expert in experts)
+        return {expert: float(c.router_scale * scores[expert] / total) for expert in experts}

@@ -16,7 +16,7 @@ from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.registry import FAMILIES
 from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.families import FLAGS
 from jstrace.models.validation import validated
 
 EMBEDDING = "token_embd.weight"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.hf import hybrid
 from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.hf.layouts import Layouts
@@ -111,6 +112,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     source = Fields(rest, where, ignore)
     quantised = read_scheme(source)
     check_decoder(source)
+    left_out += _predicted_ahead(source) + (("mtp.",) if model_type in hybrid.READERS else ())
     config, layouts = FAMILIES[model_type](source)
     ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))
@@ -118,6 +120,18 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
         raise InputError(f"{where}: field {known[0]!r} to be ignored is not there, or is read and counts")
     config = validated(dataclasses.replace(config, ignored_fields=ignored), where)
     return Described(config, layouts, left_out, quantised)
+
+
+def _predicted_ahead(f: Fields) -> tuple[str, ...]:
+    """Names of layers behind the last that predict further tokens, which no forward pass computes."""
+    first, names = f.peek("num_hidden_layers"), ("num_nextn_predict_layers", "num_mtp_layers")
+    counts = [number for number in map(f.take, names) if isinstance(number, int)]
+    if not isinstance(first, int):
+        return ()
+    return tuple(f"model.layers.{first + more}." for more in range(min(max(counts, default=0), _MOST_AHEAD)))
+
+
+_MOST_AHEAD = 8
 
 
 def _unsupported(model_type: Any) -> str:

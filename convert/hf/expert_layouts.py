@@ -22,6 +22,10 @@ def _shared(folder: str) -> dict[str, Layout]:
     return found | linear("shared_down", f"{folder}down_proj", "D", "U")
 
 
+DENSE = {name: LLAMA[name] for name in ("gate", "up", "down")}
+"""Of a layer without experts, beside layers that have them."""
+_SHARED = _shared(_MLP + "shared_experts.")
+_CORRECTION = {"router_bias": at(_MLP + "gate.e_score_correction_bias", "X")}
 _FULL = {name: OLMO2[name] for name in ("q_norm", "k_norm")}
 QWEN3_MOE: Layouts = {**LLAMA, **PER_HEAD, **_apart(_MLP)}
 QWEN2_MOE: Layouts = {
@@ -52,3 +56,7 @@ GPT_OSS: Layouts = {
     "sink": at(_LAYER + "self_attn.sinks", "H"),
 }
 """As bfloat16 files have it; of the official ones, in mxfp4, ``quantised`` makes tensors of these names and shapes."""
+GLM4_MOE: Layouts = {**LLAMA, **PER_HEAD, **_apart(_MLP), **_SHARED, **_CORRECTION}
+EXAONE_MOE: Layouts = {**GLM4_MOE, "router_bias": at(_MLP + "e_score_correction_bias", "X")}
+_STATICS = at(_MLP + "moe_statics.e_score_correction_bias", Axis(("1",)), "X")
+ERNIE4_5_MOE: Layouts = {**GLM4_MOE, "router_bias": _STATICS}

@@ -11,7 +11,7 @@ from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, bias_flags, pl
 from jstrace.convert.hf.layouts import GEMMA, GPT2, GPT_NEOX, LLAMA, OLMO2, PHI3, QWEN3
 from jstrace.convert.rope import kinds_rope, take_rope
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.families import FLAGS
 
 
 def _llama(f: Fields) -> Read:

@@ -12,7 +12,7 @@ from jstrace.convert.hf.common import ACTIVATIONS, Read
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.families import FLAGS
 
 _MOST_HEADS = 2**16
 """Of models with a slope for each."""

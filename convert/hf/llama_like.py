@@ -87,21 +87,25 @@ def _olmo3(f: Fields) -> Read:
 
 def _exaone4(f: Fields) -> Read:
     base = base_of(f, "exaone4", 2048)
+    config = ModelConfig(
+        **base,
+        **take_rope(f, base),
+        **rms(f, 1e-5),
+        **unrotated_windows(f, base),
+        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
+    )
+    return config, layouts.EXAONE4
+
+
+def unrotated_windows(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
+    """EXAONE's windows: where there are any, the layers without one are not rotated."""
     window, pattern = f.nullable("sliding_window", 4096), f.take("sliding_window_pattern", 4)
     every = _every(f, base, pattern) if window is not None else ()
     sight = windows(f, base, window, lambda layer: window is not None and layer not in every)
     unrotated = sight.get("global_layers", ()) if window is not None else ()
     if window is not None and not sight:
         unrotated = tuple(range(base["n_layers"]))
-    config = ModelConfig(
-        **base,
-        **take_rope(f, base),
-        **rms(f, 1e-5),
-        **sight,
-        unrotated_layers=unrotated,
-        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
-    )
-    return config, layouts.EXAONE4
+    return sight | {"unrotated_layers": unrotated}
 
 
 def _every(f: Fields, base: Mapping[str, Any], pattern: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, layer_norms, llama_like
+from jstrace.convert.hf import experts, families, gpt_like, hybrid, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -14,12 +14,17 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **layer_norms.READERS,
     **gpt_like.READERS,
     **experts.READERS,
+    **mixed.READERS,
+    **hybrid.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
 _CLASSES = {
     "codegen": "CodeGen",
+    "ernie4_5_moe": "Ernie4_5_Moe",
     "exaone4": "Exaone4",
+    "exaone_moe": "ExaoneMoe",
+    "glm4_moe": "Glm4Moe",
     "flex_olmo": "FlexOlmo",
     "granitemoe": "GraniteMoe",
     "gpt_oss": "GptOss",
@@ -27,6 +32,9 @@ _CLASSES = {
     "minimax_m2": "MiniMaxM2",
     "qwen2_moe": "Qwen2Moe",
     "qwen3_moe": "Qwen3Moe",
+    "qwen3_next": "Qwen3Next",
+    "qwen3_5_text": "Qwen3_5",
+    "qwen3_5_moe_text": "Qwen3_5Moe",
     "ernie4_5": "Ernie4_5",
     "gemma3": "Gemma3",
     "gemma3_text": "Gemma3",
@@ -57,6 +65,8 @@ _OTHER_HEADS = {
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
 CLASSES: Mapping[str, str] = {
@@ -68,12 +78,9 @@ CLASSES: Mapping[str, str] = {
 _EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
 _LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("glm4_moe", "exaone_moe"), "one MLP in the first layers (first_k_dense_replace)"),
-    "ernie4_5_moe": "one MLP in the first layers (moe_layer_start_index)",
     **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
     **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _STATE),
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jstrace.models import Model, ModelConfig
-from jstrace.models.config import FLAGS
+from jstrace.models.families import FLAGS
 
 VOCABULARY, JUNK, WIDTH = 24, 16, 136
 HEAD_WIDTH = VOCABULARY + 1

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float32, Int
 
 from jstrace.method.graph import full_graph
 from jstrace.models import AnyArray, Decoder, InputError, Model
-from jstrace.models import layers as fn
 from jstrace.models.clean import LayerStates, over_clean_layers
 from jstrace.models.edges import ByValue
+from jstrace.models.forms import forms_of
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.inputs import Tokens, token_texts, tokenised
 from jstrace.scale import batching
@@ -78,8 +78,8 @@ def _computed(
         levels = (x,) if config.parallel else (x, states.middle)
         return jnp.stack(levels), states.attended.factors
 
-    sights = fn.sights(config, tokens.shape[0], length)
-    last, (levels, attention) = over_clean_layers(decoder, jnp.asarray(tokens), sights, taken)
+    forms = forms_of(config, tokens.shape[0], length)
+    last, (levels, attention) = over_clean_layers(decoder, jnp.asarray(tokens), forms, taken)
     residual = jnp.concatenate([levels.reshape(-1, *last.shape), last[None]])
     lens = jax.vmap(decoder.next_token_logits)(residual[:, length - 1])
     return residual.astype(jnp.float32), attention, lens

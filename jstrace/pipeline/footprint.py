@@ -12,6 +12,7 @@ from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes
 from jstrace.models.experts import held_bytes
 from jstrace.models.rows import MOST_ROWS
+from jstrace.models.sharding import divisible
 from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.masked import N_QUERIES
 from jstrace.pipeline.reference import RESAMPLED
@@ -41,7 +42,8 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int, n_outpu
 
 def _state_numbers(config: ModelConfig) -> int:
     """Of what a token's ablated edges carry in all layers."""
-    return config.n_layers * (3 * config.d_model + config.n_kv_heads * config.head_dim)
+    n_kv_heads, _, value = config.widest
+    return config.n_layers * (3 * config.d_model + n_kv_heads * value)
 
 
 def device_bytes(
@@ -92,7 +94,7 @@ def replacement_bytes(
 
 def model_sizes(config: ModelConfig, n_devices: int) -> list[int]:
     """The sizes of ``model`` that divide both the weights and so many devices, smallest first."""
-    common = math.gcd(config.n_heads, config.d_mlp, n_devices)
+    common = math.gcd(*divisible(config).values(), n_devices)
     return [over for over in range(1, common + 1) if common % over == 0]
 
 
@@ -153,10 +155,14 @@ def text_bytes(config: ModelConfig, n_tokens: int, n_sizes: int, itemsize: int, 
 
 
 def _mlp_bytes(config: ModelConfig, n_rows: int, itemsize: int, n_products: int = 3) -> int:
-    """Of the MLPs of rows, whose hidden numbers are held so many times."""
-    if config.n_experts:
-        return held_bytes(config, n_rows, itemsize, n_products)
-    return n_products * itemsize * n_rows * config.d_mlp
+    """Of the MLPs of rows, whose hidden numbers are held so many times; in the layer that takes most."""
+
+    def of_form(form: ModelConfig) -> int:
+        if form.n_experts:
+            return held_bytes(form, n_rows, itemsize, n_products)
+        return n_products * itemsize * n_rows * form.d_mlp
+
+    return max(map(of_form, config.layer_forms))
 
 
 def trace_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int, *, whole: bool = False) -> int:
@@ -203,9 +209,13 @@ def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int,
     n = n_sizes + 1
     n_queries = form(None, cpu=width, gpu=width, tpu=min(width, N_QUERIES))
     n_rows = form(None, cpu=n * width, gpu=n * width, tpu=min(n * width, MOST_ROWS))
-    n_rows = n * width if config.n_experts else n_rows  # the rows of all turns go through one router
+    n_rows = (
+        n * width if any(form.n_experts for form in config.layer_forms) else n_rows
+    )  # the rows of all turns go through one router
     attention = 3 * 4 * n * config.n_heads * n_queries * width
     mlp = _mlp_bytes(config, n_rows, itemsize)
     head = 6 * 4 * n * n_outputs * config.vocab_size
-    state = 4 * itemsize * n * width * max(config.d_model, config.n_heads * config.head_dim)
+    state = (
+        4 * itemsize * n * width * max(config.d_model, *(form.n_heads * form.head_dim for form in config.layer_forms))
+    )
     return edge_slot_count(config, width) + state + max(attention, mlp, head)

@@ -45,8 +45,8 @@ def replacement_of(config: jstrace.ModelConfig, rng: np.random.Generator, entrie
     def draw(*shape: int) -> jax.Array:
         return jnp.asarray(rng.normal(size=(config.n_layers, entries, *shape)), jnp.float32)
 
-    width = config.d_model
-    return Replacement(draw(width), draw(config.n_kv_heads, config.head_dim), draw(width), draw(width))
+    width, (n_kv_heads, _, value) = config.d_model, config.widest
+    return Replacement(draw(width), draw(n_kv_heads, value), draw(width), draw(width))
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def composed(counts: Counts, config: ModelConfig, n_outputs: int = 1) -> Composi
             residual_edges=residual,
             mlp_edges=mlp,
             head_edges=heads,
-            flops=flops(counts.work, heads.sum((-1, -2)), mlp.sum(-1), config, n_outputs),
+            flops=flops(counts.work, heads.sum(-1), mlp, config, n_outputs),
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jstrace.method.graph.flops import WORK, latest, of_layer, over_layers
+from jstrace.method.graph.flops import WORK, LayerWork, needed, of_layer
 from jstrace.models import AnyArray, EdgeTree, ModelConfig
 from jstrace.models.edges import ByValue
 
@@ -30,7 +31,7 @@ class Counts(ByValue):
     input_reached: Bool[AnyArray, "*B Z1"]
     """Whether an edge leaves a node of level 0."""
     work: Int[AnyArray, "*B Z1 W"]
-    """What a pass has to compute (``flops.WORK``)."""
+    """What a pass has to compute (``flops.WORK``), of one form of layers after the other."""
 
 
 def count(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Counts:
@@ -39,16 +40,17 @@ def count(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Counts:
     after_odd = jnp.minimum(strata.residual_mlp, strata.mlp)
     if config.parallel:
         after_even, after_odd = jnp.minimum(after_even, after_odd), jnp.full_like(after_odd, 255)
-    layers = jax.vmap(functools.partial(of_layer, config=config, xp=jnp))(*over_layers(strata, jnp))
-    needed = latest(strata, layers, config, jnp)
+
+    def over(form: ModelConfig, layers: Any) -> LayerWork:
+        return jax.vmap(functools.partial(of_layer, config=form, xp=jnp))(*layers)
+
+    found = [form[name] for form in needed(strata, config, over, jnp) for name in WORK]
 
     def at(k: Array) -> tuple[Array, ...]:
         held = functools.partial(_held, k=k)
         residual = held(strata.residual_attn) + held(strata.residual_mlp)
         nodes = 1 + jnp.sum(held(after_even) + held(after_odd))
-        work = jnp.stack(
-            [jnp.sum((first <= k) * many, dtype=jnp.int32) for first, many in map(needed.__getitem__, WORK)]
-        )
+        work = jnp.stack([jnp.sum((first <= k) * many, dtype=jnp.int32) for first, many in found])
         return residual, held(strata.mlp), held(strata.attn, 2), nodes, jnp.any(after_even[0] <= k), work
 
     return Counts(*jax.lax.map(at, jnp.arange(n_sizes + 1, dtype=jnp.uint8)))

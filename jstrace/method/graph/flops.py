@@ -11,6 +11,7 @@ not counted.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,16 +71,34 @@ def over_layers(strata: EdgeTree, xp: Any = np) -> tuple[Any, Any, Any]:
     return strata.attn, after, _one_later(after, xp)
 
 
-def latest(strata: EdgeTree, layers: LayerWork, config: ModelConfig, xp: Any = np) -> dict[str, tuple[Any, Any]]:
-    """For each thing of ``WORK`` the first size (uint8) at which a trace needs it, and for how many it stands.
+def needed(
+    strata: EdgeTree, config: ModelConfig, over: Callable[[ModelConfig, Any], LayerWork], xp: Any = np
+) -> list[dict[str, tuple[Any, Any]]]:
+    """Of each form of layers, for each thing of ``WORK`` the first size (uint8) at which a trace needs it, and for how
+    many it stands.
 
     Args:
       strata: uint8 of one input.
-      layers: from ``of_layer``, of every layer on a leading axis.
       config: of the model.
+      over: ``of_layer`` for a form's config and the arguments of all its layers, on a leading axis.
       xp: ``numpy``, or ``jax.numpy`` on the device.
     """
-    before, between = _states(strata, layers.rows, config.parallel, xp)
+    places: list[Any] = [np.asarray(config.layers_of(form)) for form in range(len(config.forms))] or [slice(None)]
+    attn, *rest = over_layers(strata, xp)
+    forms = list(zip(config.layer_forms, places, strict=True))
+    layers = [over(form, (attn[at][:, : form.n_heads], *(each[at] for each in rest))) for form, at in forms]
+    rows = [own.rows.min(axis=1) for own in layers]
+    read = xp.concatenate(rows)[np.argsort(np.concatenate(places))] if config.forms else rows[0]
+    before, between = _states(strata, read, config.parallel, xp)
+    return [
+        _latest(strata.mlp[at], own, before[at], between[at], form, xp)
+        for own, (form, at) in zip(layers, forms, strict=True)
+    ]
+
+
+def _latest(
+    mlp: Any, layers: LayerWork, before: Any, between: Any, config: ModelConfig, xp: Any
+) -> dict[str, tuple[Any, Any]]:
     computed, sources = before[:, None], layers.n_sources
     return {
         "rows": (layers.rows, 1),
@@ -87,7 +106,7 @@ def latest(strata: EdgeTree, layers: LayerWork, config: ModelConfig, xp: Any = n
         "pairs": (layers.rows, sources),
         "keys": (xp.maximum(layers.keys, computed), 1),
         "values": (xp.maximum(layers.values, computed), 1),
-        "mlps": (xp.maximum(strata.mlp, between), 1),
+        "mlps": (xp.maximum(mlp, between), 1),
         "replaced_rows": (layers.replaced_rows, config.n_heads),
         "replaced_queries": (xp.maximum(layers.replaced_rows, before), config.n_heads),
         "replaced_pairs": (layers.replaced_rows, sources.sum(axis=1)),
@@ -95,9 +114,12 @@ def latest(strata: EdgeTree, layers: LayerWork, config: ModelConfig, xp: Any = n
     }
 
 
-def _states(strata: EdgeTree, rows: Any, parallel: bool, xp: Any) -> tuple[Any, Any]:
-    """The first size at which an edge leads to the state ``[L, T]`` that attention reads, and to that of the MLP."""
-    after_attention = xp.minimum(strata.residual_attn, rows.min(axis=1))
+def _states(strata: EdgeTree, attention: Any, parallel: bool, xp: Any) -> tuple[Any, Any]:
+    """The first size at which an edge leads to the state ``[L, T]`` that attention reads, and to that of the MLP.
+
+    ``attention`` is that at which any edge of attention does to the latter.
+    """
+    after_attention = xp.minimum(strata.residual_attn, attention)
     after_mlp = xp.minimum(strata.residual_mlp, strata.mlp)
     before = _one_later(xp.minimum(after_attention, after_mlp) if parallel else after_mlp, xp)
     return before, before if parallel else after_attention
@@ -109,12 +131,21 @@ def _one_later(states: Any, xp: Any) -> Any:
 
 
 def work(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Int[np.ndarray, "Z1 W"]:
-    """How much of each of ``WORK`` every trace needs, the full graph last; of strata on the host."""
-    layers = [of_layer(*one, config) for one in zip(*over_layers(strata), strict=True)]  # one at a time
-    needed = latest(strata, LayerWork(*map(np.stack, zip(*layers, strict=True))), config)
+    """How much of each of ``WORK`` every trace needs, the full graph last; of strata on the host.
+
+    Of one form of layers after the other.
+    """
+
+    def over(form: ModelConfig, layers: Any) -> LayerWork:
+        found = [
+            of_layer(attn, after, before, form) for attn, after, before in zip(*layers, strict=True)
+        ]  # one at a time
+        return LayerWork(*map(np.stack, zip(*found, strict=True)))
+
     counts = [
         np.bincount(first.ravel(), np.broadcast_to(many, first.shape).ravel(), minlength=256)
-        for first, many in (needed[name] for name in WORK)
+        for form in needed(strata, config, over)
+        for first, many in map(form.__getitem__, WORK)
     ]
     return np.cumsum(counts, axis=1)[:, : n_sizes + 1].T.astype(np.int64)
 
@@ -147,8 +178,8 @@ class Flops(ByValue):
 
 def flops(
     work: Int[np.ndarray, "Z1 W"],
-    attn_edges: Int[np.ndarray, "Z1"],
-    mlp_edges: Int[np.ndarray, "Z1"],
+    attn_edges: Int[np.ndarray, "Z1 L"],
+    mlp_edges: Int[np.ndarray, "Z1 L"],
     config: ModelConfig,
     n_outputs: int = 1,
 ) -> Flops:
@@ -165,13 +196,23 @@ def flops(
       config: of the model.
       n_outputs: of the graph.
     """
+    found = []
+    for number, form in enumerate(config.layer_forms):
+        own, layers = work[:, number * len(WORK) : (number + 1) * len(WORK)], list(config.layers_of(number))
+        found.append(_of_form(own, attn_edges[:, layers].sum(-1), mlp_edges[:, layers].sum(-1), form))
+    attention, pre_softmax, replaced, mlp, live_mlp = (sum(parts) for parts in zip(*found, strict=True))
+    return Flops(attention, pre_softmax, replaced, mlp, live_mlp, 2.0 * config.d_model * config.vocab_size * n_outputs)
+
+
+def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) -> tuple[Any, ...]:
+    """The fields of ``Flops`` but for the last, of the layers of one form."""
     rows, queries, pairs, keys, values, mlps, *replaced = work.astype(np.float64).T
     every_row, every_query, every_pair, every_key = replaced
-    d, h = config.d_model, config.head_dim
+    d, h, v = config.d_model, config.head_dim, config.value_width
     each = ((6.0 if config.gated_mlp else 4.0) * config.mlp_width + 2.0 * config.n_experts) * d
 
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:
-        return 2 * d * h * (rows + queries + keys + values) + 2 * h * (pairs + mixed)
+        return 2 * d * (v * (rows + values) + h * (queries + keys)) + 2 * (h * pairs + v * mixed)
 
     zero = attention(rows, queries, pairs, keys, attn_edges)
     # With parallel blocks every state but the embeddings hangs on a row of attention.
@@ -181,4 +222,4 @@ def flops(
         else attention(every_row, every_query, every_pair, every_key, every_pair)
     )
     before_softmax = attention(rows, queries, attn_edges, values, attn_edges)
-    return Flops(zero, before_softmax, other, each * mlps, each * mlp_edges, 2.0 * d * config.vocab_size * n_outputs)
+    return zero, before_softmax, other, each * mlps, each * mlp_edges

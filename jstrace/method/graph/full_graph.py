@@ -27,10 +27,10 @@ def n_edges(config: ModelConfig, n_tokens: int, n_outputs: int = 1) -> int:
         raise InputError("no tokens: a trace needs at least one")
     check_outputs(n_outputs, n_tokens)
     per_target, count = (2 if config.parallel else 3), 0
-    for reach, window in zip(target_reach(config), config.windows, strict=True):
+    for reach, window, n_heads in zip(target_reach(config), config.windows, config.heads, strict=True):
         first = max(0, n_tokens - n_outputs - reach)
         pairs = _pairs(n_tokens, window) - _pairs(first, window)
-        count += per_target * (n_tokens - first) + config.n_heads * pairs
+        count += per_target * (n_tokens - first) + n_heads * pairs
     if count >= _MAX_EDGES:
         raise InputError(
             f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input"

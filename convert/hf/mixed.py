@@ -1,0 +1,107 @@
+"""Families some of whose layers have one MLP, and the others a mixture of experts: their Hugging Face fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jstrace.convert.fields import Fields
+from jstrace.convert.hf import expert_layouts, layouts
+from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, plain, rms
+from jstrace.convert.hf.layouts import Layouts
+from jstrace.convert.hf.llama_like import unrotated_windows
+from jstrace.convert.layouts import of_form
+from jstrace.convert.rope import take_rope
+from jstrace.models import InputError, ModelConfig
+from jstrace.models.config import unlike
+
+
+def count(f: Fields, name: str, default: int) -> int:
+    """An integer that may be zero."""
+    return 0 if f.peek(name) == 0 and f.take(name) == 0 else int(f.integer(name, default))
+
+
+def with_dense(config: ModelConfig, found: Layouts, dense: Sequence[bool], width: int) -> Read:
+    """A mixture of experts of which some layers (``dense``, of each layer) have one MLP of this width."""
+    alone = {"n_experts": 0, "d_mlp": width, "d_shared": 0}
+    mixed = unlike(config, (alone, {}), [int(not one) for one in dense])
+    return mixed, {**found, **(expert_layouts.DENSE if all(dense) else of_form(0, expert_layouts.DENSE))}
+
+
+def routed(f: Fields, name: str, total: int, chosen: int, width: int, *, scale: float, shared: int) -> dict[str, Any]:
+    """Experts that sigmoids with a correction choose, in groups; the other arguments hold for fields left out."""
+    n_groups, n_kept = f.integer("n_group", 1), f.integer("topk_group", 1)
+    d_mlp = f.integer("moe_intermediate_size", width)
+    return {
+        "n_experts": f.integer(name, total),
+        "n_chosen": f.integer("num_experts_per_tok", chosen),
+        "d_mlp": d_mlp,
+        "d_shared": d_mlp * f.integer("num_shared_experts" if name == "num_experts" else "n_shared_experts", shared),
+        "router": "sigmoid" if f.flag("norm_topk_prob", True) else "sigmoids",
+        "router_scale": f.number("routed_scaling_factor", scale),
+        "router_groups": (n_groups, n_kept, 2) if n_kept < n_groups else (),
+    }
+
+
+def first_dense(f: Fields, n_layers: int, default: int) -> list[bool]:
+    """Whether each layer has one MLP, as ``mlp_layer_types`` or else ``first_k_dense_replace`` says."""
+    first, types = count(f, "first_k_dense_replace", default), f.take("mlp_layer_types")
+    if types is None:
+        return [layer < first for layer in range(n_layers)]
+    if not isinstance(types, list) or len(types) != n_layers or any(one not in ("dense", "sparse") for one in types):
+        raise InputError(f"{f.where}: mlp_layer_types is no list of {n_layers} times dense or sparse")
+    return [one == "dense" for one in types]
+
+
+def _glm4_moe(f: Fields) -> Read:
+    base = base_of(f, "glm4_moe", 131072, n_kv_heads=8)
+    config = ModelConfig(
+        **base
+        | routed(f, "n_routed_experts", 128, 8, 1408, scale=1.0, shared=1)
+        | take_rope(f, base, share=0.5, partial=True),
+        **rms(f, 1e-5),
+        qkv_bias=f.flag("attention_bias", False),
+        qk_norm="head" if f.flag("use_qk_norm", False) else "none",
+        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
+    )
+    return with_dense(config, expert_layouts.GLM4_MOE, first_dense(f, base["n_layers"], 1), base["d_mlp"])
+
+
+def _exaone_moe(f: Fields) -> Read:
+    base = base_of(f, "exaone_moe", 2048, n_kv_heads=32)
+    config = ModelConfig(
+        **base | routed(f, "num_experts", 64, 8, 1024, scale=2.5, shared=1),
+        **take_rope(f, base),
+        **rms(f, 1e-5),
+        **unrotated_windows(f, base),
+        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
+    )
+    return with_dense(config, expert_layouts.EXAONE_MOE, first_dense(f, base["n_layers"], 1), base["d_mlp"])
+
+
+def _ernie4_5_moe(f: Fields) -> Read:
+    f.fixed("use_bias", False, None)
+    f.fixed("moe_norm_min", 1e-12)
+    llama = plain(f, "ernie4_5_moe", 131072, theta=500000.0, n_kv_heads=4, tied_head=True, norm_eps=1e-5)
+    n_layers, width, d_mlp = llama["n_layers"], llama["d_mlp"], f.integer("moe_intermediate_size", 1536)
+    first, every = count(f, "moe_layer_start_index", 1), f.integer("moe_layer_interval", 1)
+    last = f.take("moe_layer_end_index", -1)
+    if not isinstance(last, int) or isinstance(last, bool):
+        raise InputError(f"{f.where}: moe_layer_end_index = {str(last)[:80]}, expected the number of a layer, or -1")
+    last = n_layers - 1 if last == -1 else last
+    config = ModelConfig(
+        **llama | {"d_mlp": d_mlp},
+        n_experts=f.integer("moe_num_experts", 64),
+        n_chosen=f.integer("moe_k", 6),
+        d_shared=d_mlp * count(f, "moe_num_shared_experts", 2),
+    )
+    dense = [not (first <= layer <= last and (layer + 1) % every == 0) for layer in range(n_layers)]
+    return with_dense(config, layouts.interleaved(expert_layouts.ERNIE4_5_MOE, config), dense, width)
+
+
+READERS: Mapping[str, Callable[[Fields], Read]] = {
+    "glm4_moe": _glm4_moe,
+    "exaone_moe": _exaone_moe,
+    "ernie4_5_moe": _ernie4_5_moe,
+}
+"""From Hugging Face's ``model_type`` to what reads the config."""
