@@ -20,6 +20,29 @@ Held = Callable[..., Any]
 """From what is kept of a layer's own tokens to that of all tokens that they see."""
 
 
+def gates(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
+) -> Float[Array, "R H e"]:
+    """What rows of the residual stream multiply their heads by: constants in gradients with ``relevance``."""
+    x = fn.norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
+    found = jax.nn.sigmoid(fn.contract("rd,dhe->rhe", x, w["o_gate"]))
+    return jax.lax.stop_gradient(found) if relevance else found
+
+
+def gated(
+    config: ModelConfig,
+    mixed: Float[Array, "R H e"],
+    gate: Float[Array, "R H e"] | None,
+    *,
+    relevance: bool = False,
+) -> Float[Array, "R H e"]:
+    """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
+    if gate is None:
+        return mixed
+    scaled = fn.rms(mixed, config.norm_eps, frozen=relevance) if config.mixer == "delta" else mixed
+    return (scaled * gate).astype(mixed.dtype)
+
+
 class Attended(NamedTuple):
     """Of a layer: ``factors[h,i,j]`` and ``values[j]``, under the gate of the target, make the attention edges."""
 
@@ -33,7 +56,7 @@ class Attended(NamedTuple):
 
     def mixed(self, config: ModelConfig) -> Float[Array, "T H e"]:
         """What each head gives to the output projection."""
-        return fn.gated(config, fn.mix_values(self.factors, self.values), self.gate)
+        return gated(config, fn.mix_values(self.factors, self.values), self.gate)
 
     def wide(self, config: ModelConfig) -> Attended:
         """With zeros for what other forms of layers have and this one does not, but for gates."""
@@ -75,7 +98,7 @@ def attended(
         keys, v = held(keys, v)
     logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
     factors = fn.attention_probs(logits, sight.visible, w.get("sink"))
-    return Attended((keys, v), factors, v, fn.gates(config, w, x) if config.gated_attention else None)
+    return Attended((keys, v), factors, v, gates(config, w, x) if config.gated_attention else None)
 
 
 class AttentionEdges(NamedTuple):
@@ -122,7 +145,7 @@ def attention_edges(
         mixed, factors = fn.mix_values(found.factors, found.values), found.factors
         if config.mixer == "delta":
             factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, config.norm_eps)[..., 0], 0, 1)[:, :, None]
-        whole = fn.contract("rhe,hed->rd", fn.gated(config, mixed, found.gate), w["o"])
+        whole = fn.contract("rhe,hed->rd", gated(config, mixed, found.gate), w["o"])
         return AttentionEdges(factors, found.values, found.gate, w["o"]), whole
     probs, v = found.factors, found.values
     mixed = fn.mix_values(probs, v)

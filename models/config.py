@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 FAR = 2**30
 """Stands for a reach without bound; more tokens than any input has."""
 
@@ -43,6 +41,11 @@ class ModelConfig:
 
     value_dim: int | None = None
     """Width of a head's values, where it is not ``head_dim``."""
+    kv_rank: int = 0
+    """Latent attention: width of what the keys and values of all heads are made of, but for the rotary part of keys,
+    which all heads share; 0 where they are made of the state."""
+    q_rank: int = 0
+    """The same of queries."""
     norm: str = "rms"
     """``rms``, ``layer`` for LayerNorm with its mean and shift, or ``none``: no norm anywhere but in ``qk_norm``."""
     norm_offset: float = 0.0
@@ -90,6 +93,8 @@ class ModelConfig:
     router_groups: tuple[int, ...] = ()
     """(groups, kept, best): only experts of so many groups are chosen, those with the largest sums of their so many
     best values (DeepSeek); empty where all may be."""
+    scaled_inputs: bool = False
+    """Whether a factor multiplies what its expert reads, not what it gives (Llama 4)."""
     mixer_noise: float = 0.01
     """Of ``mixer``: half of how far a logit may lie below the best, as a share of the larger, to be in its softmax."""
     d_shared: int = 0
@@ -286,16 +291,3 @@ def _is_of(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_is_of(item, options[0]) for item in value)
     return any(_is_of(value, option) for option in options) if options else isinstance(value, hint)
-
-
-def llama3_divisors(
-    theta: float, rotary_dim: int, factor: float, low: float, high: float, positions: float
-) -> tuple[float, ...]:
-    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
-
-    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
-    """
-    frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
-    turns = positions * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))

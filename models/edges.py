@@ -13,7 +13,11 @@ d     head dimension         Z1    sizes and the full graph
 e     width of values        C     experts chosen for a row
 P     learned positions      R     rows (any tokens, flattened)
 X     experts                U     width of the MLP beside them
-e     width of a value       W     tokens of a short convolution
+W     tokens of a short      c     what keys and values are
+      convolution                  made of (latent attention)
+a     what queries are       n     dimensions that are not
+      made of                      rotated
+r     rotated dimensions
 ====  =====================  ====  =====================
 """
 

@@ -158,10 +158,15 @@ def chosen_experts(
     def block(index: Array) -> Array:
         expert, rows = blocks.rows(index, size)
         own = x.at[rows].get(mode="fill", fill_value=0)
+        if config.scaled_inputs:
+            factor = route.factors[:, expert].at[rows].get(mode="fill", fill_value=0)
+            own = (own * factor[:, None]).astype(x.dtype)
         return feed_forward(config, entry(stacks, expert), own, relevance=relevance)
 
     over = _over_all if live is None else _over_used
     found = over(block, blocks.ends[-1], jnp.zeros((n_most, size, x.shape[1]), x.dtype))
+    if config.scaled_inputs:
+        route = route._replace(factors=jnp.ones_like(route.factors))
     return _collected(route, blocks, found)
 
 

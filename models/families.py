@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 _GATED = {"norm_offset": 1.0, "qk_norm": "head", "gated_attention": True}
 _GEMMA = {"norm_offset": 1.0, "post_norm": True}
@@ -68,6 +71,12 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "flex_olmo": _POST_NORM | {"qk_norm": "full"},
     "granitemoe": {"router": "chosen"},
     "glm4_moe": {},
+    "deepseek_v2": {},
+    "deepseek_v3": {},
+    "deepseek_v32": {},
+    "glm4_moe_lite": {},
+    "glm_moe_dsa": {},
+    "llama4_text": {"router": "sigmoids", "scaled_inputs": True},
     "exaone_moe": {"qk_norm": "head"},
     "ernie4_5_moe": {"router": "corrected"},
     "minimax_m2": {"qk_norm": "full", "router": "sigmoid"},
@@ -75,3 +84,16 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "phimoe": {"norm": "layer", "router": "mixer"},
 }
 """What sets each family apart, by ``ModelConfig.family``; what its checkpoints differ in is read from their files."""
+
+
+def llama3_divisors(
+    theta: float, rotary_dim: int, factor: float, low: float, high: float, positions: float
+) -> tuple[float, ...]:
+    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
+
+    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
+    """
+    frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    turns = positions * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))

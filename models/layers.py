@@ -18,6 +18,7 @@ from jstrace.models.relevance import in_proportion
 
 _HIDDEN = -jnp.inf
 _LARGEST_EXPONENT = 80.0  # exp stays finite in float32
+_LATENT_EPS = 1e-6  # of norms inside latent attention, whatever that of others is
 
 
 def contract(spec: str, *operands: Array, out: DTypeLike | None = None) -> Array:
@@ -82,7 +83,10 @@ def project_qkv(
     With ``relevance`` gradients take the norm's scale, queries and keys for constants, and so attention probabilities.
     """
     x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
-    q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
+    if config.kv_rank:
+        q, k, v = _latent_qkv(config, w, x)
+    else:
+        q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
     if config.qk_norm != "none" and not config.qk_norm_last:
@@ -92,6 +96,22 @@ def project_qkv(
     if relevance:
         q, k = jax.lax.stop_gradient((q, k))
     return q.reshape(-1, config.n_kv_heads, config.n_groups, config.head_dim), k, v
+
+
+def _latent_qkv(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
+) -> tuple[Float[Array, "R H d"], Float[Array, "R K d"], Float[Array, "R K e"]]:
+    """Queries, keys and values through their ranks; the rotated dimensions come first, and are one for all keys."""
+
+    def latent(name: str) -> Float[Array, "R a"]:
+        down = contract("rd,da->ra", x, w[name])
+        return (rms(down, _LATENT_EPS) * w[f"{name}_norm"].astype(jnp.float32)).astype(x.dtype)
+
+    q = contract("ra,ahe->rhe", latent("q_down") if config.q_rank else x, w["q"])
+    kv = latent("kv_down")
+    k, v = (contract("rc,che->rhe", kv, w[name]) for name in ("k", "v"))
+    turned = contract("rd,de->re", x, w["k_turned"])[:, None]
+    return q, jnp.concatenate([jnp.broadcast_to(turned, (*k.shape[:2], turned.shape[2])), k], axis=-1), v
 
 
 def weighted(x: Array, weight: Array) -> Array:
@@ -251,30 +271,6 @@ def mix_values(probs: Float32[Array, "H T S"], v: Float[Array, "S K e"]) -> Floa
     rows = probs.reshape(v.shape[1], -1, n_sources).astype(v.dtype)
     mixed = contract("krs,ksd->krd", rows, jnp.transpose(v, (1, 0, 2)))
     return jnp.transpose(mixed.reshape(n_heads, n_tokens, v.shape[2]), (1, 0, 2))
-
-
-def gates(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
-) -> Float[Array, "R H d"]:
-    """What rows of the residual stream multiply their heads by: constants in gradients with ``relevance``."""
-    x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
-    logits = contract("rd,dhe->rhe", x, w["o_gate"])
-    found = jax.nn.sigmoid(logits + w["o_gate_bias"] if "o_gate_bias" in w else logits)
-    return jax.lax.stop_gradient(found) if relevance else found
-
-
-def gated(
-    config: ModelConfig,
-    mixed: Float[Array, "R H e"],
-    gate: Float[Array, "R H e"] | None,
-    *,
-    relevance: bool = False,
-) -> Float[Array, "R H e"]:
-    """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
-    if gate is None:
-        return mixed
-    wide = rms(mixed, config.norm_eps, frozen=relevance) if config.mixer == "delta" else mixed
-    return (wide * gate).astype(mixed.dtype)
 
 
 def attention_output(

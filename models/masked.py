@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jstrace.models import delta
 from jstrace.models import layers as fn
+from jstrace.models.attended import gated, gates
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
 from jstrace.models.mlp import edge_of
@@ -99,7 +100,7 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
         how: dict[str, Any] = {"pre_softmax": given.pre_softmax, "sink": w.get("sink")}
         return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, **how), attending.v)
 
-    mixed = given.function(fn.gated, config)(given.mix(mixing, attending.rows, sight.visible), attending.gate)
+    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
@@ -135,7 +136,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
         own = fn.mix_values(probs * kept, attending.v)
         return own + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
-    mixed = given.function(fn.gated, config)(given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
+    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
@@ -178,7 +179,7 @@ def _attending(
         each, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))
         gate = None
     if config.gated_attention:
-        gate = given.row_map(given.function(fn.gates, config), given.w, x, live, idle)
+        gate = given.row_map(given.function(gates, config), given.w, x, live, idle)
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
     return _Attending(each, k, _only(read & used, v, given.mask.attn), gate)
 

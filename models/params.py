@@ -71,6 +71,18 @@ def _layers(config: ModelConfig, n_layers: int) -> dict[str, Weight]:
     return _sized(layers, axis_sizes(config) | {"L": n_layers})
 
 
+def _projections(config: ModelConfig) -> dict[str, Weight]:
+    """Of attention; where it is latent, those into what queries, keys and values are made of, with their norms."""
+    value = "d" if config.value_dim is None else "e"
+    q, kv = "a" if config.q_rank else "D", "c" if config.kv_rank else "D"
+    axes = {"q": (q, "H", "d"), "k": (kv, "K", "n" if config.kv_rank else "d"), "v": (kv, "K", value)}
+    axes |= {"q_down": ("D", "a")} if config.q_rank else {}
+    axes |= {"kv_down": ("D", "c"), "k_turned": ("D", "r")} if config.kv_rank else {}
+    found = {name: Weight(("L", *own), sums=own[0]) for name, own in axes.items()}
+    found |= {f"{name}_norm": Weight(("L", axes[name][1]), "norm") for name in ("q_down", "kv_down") if name in axes}
+    return found | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
+
+
 def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str, Any]:
     def sized(weight: Weight) -> Weight:
         return dataclasses.replace(weight, shape=tuple(sizes[axis] for axis in weight.axes))
@@ -83,10 +95,8 @@ def _attention(config: ModelConfig) -> dict[str, Weight]:
     if config.mixer == "delta":
         return _delta()
     value = "d" if config.value_dim is None else "e"
-    axes = {"q": ("H", "d"), "k": ("K", "d"), "v": ("K", value)}
-    axes |= {"o_gate": ("H", value)} if config.gated_attention else {}
-    found = {name: Weight(("L", "D", *own), sums="D") for name, own in axes.items()}
-    return found | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
+    gate = {"o_gate": Weight(("L", "D", "H", value), sums="D")} if config.gated_attention else {}
+    return _projections(config) | gate
 
 
 def _delta() -> dict[str, Weight]:
@@ -170,6 +180,10 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "d": config.head_dim,
         "e": config.value_width,
         "W": config.conv_width,
+        "a": config.q_rank,
+        "c": config.kv_rank,
+        "r": config.n_rotary,
+        "n": config.head_dim - config.n_rotary,
         "F": config.d_mlp,
         "X": config.n_experts,
         "U": config.d_shared,

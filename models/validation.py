@@ -54,6 +54,13 @@ def _check(config: ModelConfig, where: str) -> None:
         raise InputError(f"{where}: gate_clamp = {config.gate_clamp}, expected alpha and limit of a gate")
     if config.clip_qkv is not None and config.clip_qkv <= 0:
         raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
+    if min(config.kv_rank, config.q_rank) < 0 or (config.value_dim is not None and config.value_dim < 1):
+        raise InputError(f"{where}: widths of latent attention and of values are positive numbers")
+    if config.q_rank and not config.kv_rank:
+        raise InputError(f"{where}: q_rank = {config.q_rank} without kv_rank, expected both of latent attention")
+    plain = config.n_kv_heads == config.n_heads and not (config.qkv_bias or config.qk_norm != "none")
+    if config.kv_rank and not plain:
+        raise InputError(f"{where}: latent attention has a key/value head for each head, no biases and no other norms")
     if config.window is not None and config.window < 1:
         raise InputError(f"{where}: window = {config.window}, expected a positive number")
     if config.qk_norm_last and config.qk_norm != "head":

@@ -115,6 +115,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
         )
     },
+    "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9},
     "program": {
         "norm": "none",
         "learned_positions": True,

@@ -16,6 +16,35 @@ _GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3,
 
 MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
 LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
+_LATENT_NEEDS = f"{_SIGMOID_NEEDS}; latent attention"
+_NO_HEADS = {name: value for name, value in NO_HEAD_DIM.items() if name != "num_key_value_heads"}
+_LATENT = (
+    _NO_HEADS
+    | {"num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 20, "n_routed_experts": 6}
+    | {
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 6,
+        "v_head_dim": 7,
+        "first_k_dense_replace": 1,
+    }
+)
+_MSCALE = {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.9}}
+
+_LLAMA4_NEEDS = (
+    f"{_MIXED_NEEDS}; experts that read what a sigmoid scales, an MLP beside them; layers without rotary positions"
+    " (NoPE); a norm without weights after the rotation; inputs within a chunk"
+)
+_LLAMA4 = (
+    LLAMA
+    | {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size_mlp": 40}
+    | {
+        "num_hidden_layers": 4,
+        "no_rope_layers": [1, 1, 0, 1],
+        "moe_layers": [1, 2],
+        "attention_chunk_size": 64,
+        "floor_scale": 65,
+    }
+)
 
 EXPERT_TYPES: dict[str, Type] = {
     "qwen3_moe": Type("qwen3_moe", LLAMA | _QWEN_MOE | {"norm_topk_prob": True}, _MOE_NEEDS),
@@ -59,6 +88,49 @@ EXPERT_TYPES: dict[str, Type] = {
         LLAMA | LINEAR | MIXTURE | {"mlp_only_layers": [2]},
         f"{LINEAR_NEEDS}; {_MIXED_NEEDS}",
         flagged=True,
+    ),
+    "deepseek_v2": Type(
+        "deepseek_v2",
+        _LATENT | _GROUPED | _MSCALE | {"q_lora_rank": None, "topk_method": "group_limited_greedy"},
+        f"{_MIXED_NEEDS}; chosen in groups, an MLP beside them; latent attention; YaRN",
+        flagged=True,
+    ),
+    "deepseek_v3": Type("deepseek_v3", _LATENT | _GROUPED | _MSCALE, f"{_LATENT_NEEDS}; YaRN", flagged=True),
+    "deepseek_v32": Type(
+        "deepseek_v32",
+        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
+    ),
+    "glm_moe_dsa": Type(
+        "glm_moe_dsa",
+        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
+    ),
+    "glm4_moe_lite": Type(
+        "glm4_moe_lite", _LATENT | _GROUPED | {"rope_interleave": False, "norm_topk_prob": False}, _LATENT_NEEDS
+    ),
+    "kimi_k25": Type(
+        "kimi_k25",
+        {
+            "text_config": _LATENT | _GROUPED | {"model_type": "deepseek_v3"},
+            "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+            | {"num_attention_heads": 2},
+            "tie_word_embeddings": False,
+        },
+        "the text part",
+        whole="Kimi_K25ForConditionalGeneration",
+    ),
+    "llama4_text": Type("llama4_text", _LLAMA4, _LLAMA4_NEEDS, flagged=True),
+    "llama4": Type(
+        "llama4",
+        {
+            "text_config": _LLAMA4 | {"use_qk_norm": False, "interleave_moe_layer_step": 1, "moe_layers": None},
+            "vision_config": {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 1}
+            | {"num_attention_heads": 2, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+            | {"patch_size": 4, "image_size": 16},
+        },
+        "the text part",
+        whole="Llama4ForConditionalGeneration",
     ),
     "mixtral": Type("mixtral", LLAMA | _MOE | {"sliding_window": 5}, _MOE_NEEDS, flagged=True),
     "olmoe": Type("olmoe", NO_HEAD_DIM | _MOE | {"clip_qkv": 0.9}, _MOE_NEEDS),

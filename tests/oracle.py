@@ -193,10 +193,25 @@ class Literal(LiteralMLP):
 
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
+        if self.config.kv_rank:
+            return self.latent_heads(w, name, y)
         x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
         if name != "v" and self.config.qk_norm != "none" and not self.config.qk_norm_last:
             x = self.normed_heads(w, name, x)
         return x if self.config.clip_qkv is None else np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
+
+    def latent_heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
+        def latent(name: str) -> np.ndarray:
+            down = y @ w[name]
+            return down / np.sqrt(np.mean(down**2, -1, keepdims=True) + 1e-6) * w[f"{name}_norm"]
+
+        if name == "q":
+            return np.einsum("ta,ahe->the", latent("q_down") if self.config.q_rank else y, w["q"])
+        x = np.einsum("tc,che->the", latent("kv_down"), w[name])
+        if name == "v":
+            return x
+        turned = y @ w["k_turned"]
+        return np.stack([np.concatenate([turned, x[:, head]], -1) for head in range(x.shape[1])], 1)
 
     def normed_heads(self, w: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
         x = x.copy()

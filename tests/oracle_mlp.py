@@ -70,7 +70,9 @@ class LiteralMLP:
         parts = ("up", "gate", "down", "up_bias", "gate_bias", "down_bias")
         out = np.zeros(self.config.d_model)
         for expert, factor in self.chosen(w, y).items():
-            out += factor * self.feed_forward({name: w[name][expert] for name in parts if name in w}, y)
+            own = {name: w[name][expert] for name in parts if name in w}
+            scaled = self.config.scaled_inputs
+            out += self.feed_forward(own, factor * y) if scaled else factor * self.feed_forward(own, y)
         if self.config.d_shared:
             own = {name: w[f"shared_{name}"] for name in parts if f"shared_{name}" in w}
             out += self.shared_factor(w, y) * self.feed_forward(own, y)

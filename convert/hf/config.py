@@ -13,13 +13,14 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf import hybrid
 from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
+from jstrace.convert.hf.latent import INDEXED
 from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.quantised import Scheme, read_scheme
 from jstrace.convert.hf.registry import CLASSES, FAMILIES, UNSUPPORTED
 from jstrace.convert.hf.wrappers import WRAPPERS, text_part
 from jstrace.errors import UnsupportedError
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.validation import validated
+from jstrace.models.validation import MOST_LAYERS, validated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     source = Fields(rest, where, ignore)
     quantised = read_scheme(source)
     check_decoder(source)
-    left_out += _predicted_ahead(source) + (("mtp.",) if model_type in hybrid.READERS else ())
+    left_out += _not_computed(model_type, source)
     config, layouts = FAMILIES[model_type](source)
     ignored = tuple(sorted({*beside, *source.refuse_unread(IRRELEVANT, ignorable=True)}))
     known = sorted(set(ignore) - set(ignored))
@@ -122,13 +123,21 @@ def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] 
     return Described(config, layouts, left_out, quantised)
 
 
-def _predicted_ahead(f: Fields) -> tuple[str, ...]:
-    """Names of layers behind the last that predict further tokens, which no forward pass computes."""
-    first, names = f.peek("num_hidden_layers"), ("num_nextn_predict_layers", "num_mtp_layers")
+def _not_computed(model_type: str, f: Fields) -> tuple[str, ...]:
+    """What names of weights begin with that no forward pass here needs: layers behind the last, which predict further
+    tokens, and what chooses sources where all are chosen."""
+    n_layers, names = f.peek("num_hidden_layers"), ("num_nextn_predict_layers", "num_mtp_layers")
     counts = [number for number in map(f.take, names) if isinstance(number, int)]
-    if not isinstance(first, int):
-        return ()
-    return tuple(f"model.layers.{first + more}." for more in range(min(max(counts, default=0), _MOST_AHEAD)))
+    if not isinstance(n_layers, int) or not 0 < n_layers <= MOST_LAYERS:
+        return ()  # which is refused
+    ahead = [n_layers + more for more in range(min(max(counts, default=0), _MOST_AHEAD))]
+    indexed = range(n_layers) if model_type in INDEXED else ()
+    beside = ("mtp.",) if model_type in hybrid.READERS else ()
+    return (
+        *beside,
+        *(f"model.layers.{at}." for at in ahead),
+        *(f"model.layers.{at}.self_attn.indexer." for at in indexed),
+    )
 
 
 _MOST_AHEAD = 8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jstrace.convert.hf.layouts import LAYER_NORM, LLAMA, OLMO2, PER_HEAD, Layouts
 from jstrace.convert.layouts import Axis, Layout, at, linear
 
@@ -58,5 +60,19 @@ GPT_OSS: Layouts = {
 """As bfloat16 files have it; of the official ones, in mxfp4, ``quantised`` makes tensors of these names and shapes."""
 GLM4_MOE: Layouts = {**LLAMA, **PER_HEAD, **_apart(_MLP), **_SHARED, **_CORRECTION}
 EXAONE_MOE: Layouts = {**GLM4_MOE, "router_bias": at(_MLP + "e_score_correction_bias", "X")}
+_FORWARD = _LAYER + "feed_forward."
+_SHARED_4 = _shared(_FORWARD + "shared_expert.")
+LLAMA4: Layouts = {
+    **LLAMA,
+    **_SHARED_4,
+    "router": at(_FORWARD + "router.weight", "X", "D"),
+    "router_bias": dataclasses.replace(at("", "X"), given=0.0),
+    **{x: at(_FORWARD + "experts.gate_up_proj", "X", "D", Axis(("F", "F"), i)) for i, x in enumerate(("gate", "up"))},
+    "down": at(_FORWARD + "experts.down_proj", "X", "F", "D"),
+    **{f"{x}_norm": dataclasses.replace(at("", "d"), given=1.0) for x in ("q", "k")},
+}
+LLAMA4_DENSE: Layouts = {x: at(f"{_FORWARD}{x}_proj.weight", "F", "D") for x in ("gate", "up")} | {
+    "down": at(_FORWARD + "down_proj.weight", "D", "F")
+}
 _STATICS = at(_MLP + "moe_statics.e_score_correction_bias", Axis(("1",)), "X")
 ERNIE4_5_MOE: Layouts = {**GLM4_MOE, "router_bias": _STATICS}

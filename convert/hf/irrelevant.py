@@ -78,6 +78,7 @@ IRRELEVANT: Mapping[str, str] = {
     **dict.fromkeys(("residual_dropout", "embedding_dropout", "resid_dropout", "embed_dropout"), _DROPOUT),
     **dict.fromkeys(("dropout", "activation_dropout", "layerdrop", "attention_dropout_prob", "emb_pdrop"), _DROPOUT),
     **dict.fromkeys(("init_std", "embedding_fraction", "router_aux_loss_coef", "router_z_loss_coef"), _TRAINING),
+    **dict.fromkeys(("aux_loss_alpha", "seq_aux", "ep_size"), _TRAINING),
     **dict.fromkeys(("input_jitter_noise", "output_router_logits"), _TRAINING),
 }
 """Fields that no forward pass depends on, each with the reason."""

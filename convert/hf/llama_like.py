@@ -120,14 +120,9 @@ def _every(f: Fields, base: Mapping[str, Any], pattern: Any) -> tuple[int, ...]:
 
 def _smollm3(f: Fields) -> Read:
     base = base_of(f, "smollm3", 32768, n_kv_heads=4, tied_head=True)
-    interval, given = f.integer("no_rope_layer_interval", 4), f.take("no_rope_layers")
-    layers = range(base["n_layers"])
-    rotated = [int((layer + 1) % interval != 0) for layer in layers] if given is None else given
-    if not isinstance(rotated, list) or len(rotated) < len(layers) or any(x not in (0, 1) for x in rotated):
-        raise InputError(f"{f.where}: no_rope_layers is no list of {len(layers)} zeros and ones")
+    unrotated = unrotated_layers(f, base["n_layers"])
     window, used = f.integer("sliding_window", None), f.flag("use_sliding_window", False)
     f.take("max_window_layers")  # Qwen's; transformers does not read it here
-    unrotated = tuple(layer for layer in layers if not rotated[layer])
     sight = windows(f, base, window if used else None, lambda layer: used and window is not None and layer in unrotated)
     config = ModelConfig(
         **base,
@@ -139,6 +134,15 @@ def _smollm3(f: Fields) -> Read:
         activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
     )
     return config, LLAMA
+
+
+def unrotated_layers(f: Fields, n_layers: int) -> tuple[int, ...]:
+    """The layers whose queries and keys are not rotated, as ``no_rope_layers`` or else an interval says."""
+    interval, given = f.integer("no_rope_layer_interval", 4), f.take("no_rope_layers")
+    rotated = [int((layer + 1) % interval != 0) for layer in range(n_layers)] if given is None else given
+    if not isinstance(rotated, list) or len(rotated) < n_layers or any(x not in (0, 1) for x in rotated):
+        raise InputError(f"{f.where}: no_rope_layers is no list of {n_layers} zeros and ones")
+    return tuple(layer for layer in range(n_layers) if not rotated[layer])
 
 
 def _ministral(f: Fields) -> Read:

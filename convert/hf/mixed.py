@@ -9,7 +9,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf import expert_layouts, layouts
 from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, plain, rms
 from jstrace.convert.hf.layouts import Layouts
-from jstrace.convert.hf.llama_like import unrotated_windows
+from jstrace.convert.hf.llama_like import unrotated_layers, unrotated_windows
 from jstrace.convert.layouts import of_form
 from jstrace.convert.rope import take_rope
 from jstrace.models import InputError, ModelConfig
@@ -28,15 +28,20 @@ def with_dense(config: ModelConfig, found: Layouts, dense: Sequence[bool], width
     return mixed, {**found, **(expert_layouts.DENSE if all(dense) else of_form(0, expert_layouts.DENSE))}
 
 
-def routed(f: Fields, name: str, total: int, chosen: int, width: int, *, scale: float, shared: int) -> dict[str, Any]:
-    """Experts that sigmoids with a correction choose, in groups; the other arguments hold for fields left out."""
-    n_groups, n_kept = f.integer("n_group", 1), f.integer("topk_group", 1)
+def routed(
+    f: Fields, total: int, chosen: int, width: int, *, scale: float, groups: tuple[int, int] = (1, 1), name: str = "n_"
+) -> dict[str, Any]:
+    """Experts that sigmoids with a correction choose, in groups; the other arguments hold for fields left out.
+
+    ``name`` is what the names of the numbers of experts begin with.
+    """
+    n_groups, n_kept = f.integer("n_group", groups[0]), f.integer("topk_group", groups[1])
     d_mlp = f.integer("moe_intermediate_size", width)
     return {
-        "n_experts": f.integer(name, total),
+        "n_experts": f.integer("n_routed_experts" if name == "n_" else f"{name}experts", total),
         "n_chosen": f.integer("num_experts_per_tok", chosen),
         "d_mlp": d_mlp,
-        "d_shared": d_mlp * f.integer("num_shared_experts" if name == "num_experts" else "n_shared_experts", shared),
+        "d_shared": d_mlp * f.integer(f"{name}shared_experts", 1),
         "router": "sigmoid" if f.flag("norm_topk_prob", True) else "sigmoids",
         "router_scale": f.number("routed_scaling_factor", scale),
         "router_groups": (n_groups, n_kept, 2) if n_kept < n_groups else (),
@@ -56,9 +61,7 @@ def first_dense(f: Fields, n_layers: int, default: int) -> list[bool]:
 def _glm4_moe(f: Fields) -> Read:
     base = base_of(f, "glm4_moe", 131072, n_kv_heads=8)
     config = ModelConfig(
-        **base
-        | routed(f, "n_routed_experts", 128, 8, 1408, scale=1.0, shared=1)
-        | take_rope(f, base, share=0.5, partial=True),
+        **base | routed(f, 128, 8, 1408, scale=1.0) | take_rope(f, base, share=0.5, partial=True),
         **rms(f, 1e-5),
         qkv_bias=f.flag("attention_bias", False),
         qk_norm="head" if f.flag("use_qk_norm", False) else "none",
@@ -70,7 +73,7 @@ def _glm4_moe(f: Fields) -> Read:
 def _exaone_moe(f: Fields) -> Read:
     base = base_of(f, "exaone_moe", 2048, n_kv_heads=32)
     config = ModelConfig(
-        **base | routed(f, "num_experts", 64, 8, 1024, scale=2.5, shared=1),
+        **base | routed(f, 64, 8, 1024, scale=2.5, name="num_"),
         **take_rope(f, base),
         **rms(f, 1e-5),
         **unrotated_windows(f, base),
@@ -99,9 +102,49 @@ def _ernie4_5_moe(f: Fields) -> Read:
     return with_dense(config, layouts.interleaved(expert_layouts.ERNIE4_5_MOE, config), dense, width)
 
 
+def _llama4_text(f: Fields) -> Read:
+    """Inputs are read up to a length at which chunks, and the temperature of queries, change nothing."""
+    base = base_of(f, "llama4_text", 131072, n_kv_heads=8, head_dim=128)
+    experts, layers = f.integer("num_local_experts", 16), range(base["n_layers"])
+    every, listed = f.integer("interleave_moe_layer_step", 1), f.take("moe_layers")
+    mixed = list(range(every - 1, len(layers), every)) if listed is None else listed
+    if not isinstance(mixed, list):
+        raise InputError(f"{f.where}: moe_layers = {str(mixed)[:80]}, expected a list of layers")
+    unrotated, chunk = unrotated_layers(f, base["n_layers"]), f.nullable("attention_chunk_size", 8192)
+    lengths = [base["max_positions"]] + ([] if chunk is None else [chunk])
+    tuned, floor = f.flag("attn_temperature_tuning", True), f.integer("floor_scale", 8192)
+    f.number("attn_scale", 0.1)
+    f.take("layer_types")  # all alike within a chunk
+    f.take("router_jitter_noise")
+    bias, normed = f.flag("attention_bias", False), f.flag("use_qk_norm", True)
+    config = ModelConfig(
+        **base | {"max_positions": min([*lengths, floor - 1] if tuned and unrotated else lengths), "bounded": True},
+        **take_rope(f, base, theta=500000.0),
+        **rms(f, 1e-5),
+        n_experts=experts,
+        n_chosen=f.integer("num_experts_per_tok", 1),
+        d_shared=base["d_mlp"],
+        unrotated_layers=unrotated,
+        qkv_bias=bias,
+        o_bias=bias,
+        activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
+    )
+    alone = {"n_experts": 0, "d_mlp": f.integer("intermediate_size_mlp", 16384), "d_shared": 0}
+    turned = {"qk_norm": "head", "qk_norm_last": True} if normed else {}
+    forms = [alone, alone | turned, {}, turned]
+    form_of = [2 * (layer in mixed) + (layer not in unrotated) for layer in layers]
+    own = [form for form in range(4) if form in form_of]
+    found = layouts.interleaved(expert_layouts.LLAMA4, config)
+    for place, form in enumerate(own):
+        dense = expert_layouts.LLAMA4_DENSE if form < 2 else {}
+        found |= dense if len(own) == 1 else of_form(place, dense)
+    return unlike(config, forms, form_of), found
+
+
 READERS: Mapping[str, Callable[[Fields], Read]] = {
     "glm4_moe": _glm4_moe,
     "exaone_moe": _exaone_moe,
     "ernie4_5_moe": _ernie4_5_moe,
+    "llama4_text": _llama4_text,
 }
 """From Hugging Face's ``model_type`` to what reads the config."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, hybrid, layer_norms, llama_like, mixed
+from jstrace.convert.hf import experts, families, gpt_like, hybrid, latent, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -16,11 +16,17 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **experts.READERS,
     **mixed.READERS,
     **hybrid.READERS,
+    **latent.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
 _CLASSES = {
     "codegen": "CodeGen",
+    "deepseek_v2": "DeepseekV2",
+    "deepseek_v3": "DeepseekV3",
+    "deepseek_v32": "DeepseekV32",
+    "glm4_moe_lite": "Glm4MoeLite",
+    "glm_moe_dsa": "GlmMoeDsa",
     "ernie4_5_moe": "Ernie4_5_Moe",
     "exaone4": "Exaone4",
     "exaone_moe": "ExaoneMoe",
@@ -44,6 +50,7 @@ _CLASSES = {
     "gpt_neox": "GPTNeoX",
     "gptj": "GPTJ",
     "internlm3": "Llama",
+    "llama4_text": "Llama4",
     "opt": "OPT",
     "seed_oss": "SeedOss",
     "smollm3": "SmolLM3",
@@ -61,6 +68,7 @@ _OTHER_HEADS = {
     "gpt2": "GPT2LMHeadModel",
     "gemma3": "Gemma3ForConditionalGeneration",
     "gemma4": "Gemma4ForConditionalGeneration",
+    "kimi_k25": "Kimi_K25ForConditionalGeneration",
     "llama4": "Llama4ForConditionalGeneration",
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -76,11 +84,11 @@ CLASSES: Mapping[str, str] = {
 """The language model of each ``model_type`` in transformers, which is what is computed here."""
 
 _EXPERTS, _STATE = "its mixture of experts", "layers of a state-space model or of linear attention"
-_LATENT, _PER_LAYER = "latent attention, with a mixture of experts", "an embedding for each layer"
+_PER_LAYER = "an embedding for each layer"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("llama4_text", "qwen3_vl_moe_text", "dbrx"), _EXPERTS),
-    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "glm4_moe_lite"), _LATENT),
-    **dict.fromkeys(("glm_moe_dsa", "kimi_k25", "longcat_flash"), _LATENT),
+    **dict.fromkeys(("qwen3_vl_moe_text", "dbrx"), _EXPERTS),
+    "deepseek_v4": "latent attention with compressed sources",
+    "longcat_flash": "two attentions in a layer",
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),

@@ -72,7 +72,14 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "gemma4": Wrapper(("gemma4_text",), ("vision_config", "audio_config", *_TOKENS)),
     "idefics3": _SMOLVLM,
     "internvl": Wrapper(("qwen2", "qwen3", "llama"), ("vision_config", *_PROJECTOR, *_TOKENS)),
-    "llama4": Wrapper(("llama4_text",), ("vision_config", *_TOKENS)),
+    "kimi_k25": Wrapper(
+        ("deepseek_v3",),
+        ("vision_config", "projection_hidden_size", "projection_layer_norm_eps", *_TOKENS),
+        ("vision_tower.", "mm_projector.", "model.vision_tower.", "model.mm_projector."),
+    ),
+    "llama4": Wrapper(
+        ("llama4_text",), ("vision_config", *_TOKENS), (*_VISION, "vision_model.", "model.vision_model.")
+    ),
     "llava": _LLAVA,
     "llava_next": _LLAVA,
     "llava_onevision": dataclasses.replace(_LLAVA, inner=("qwen2",)),
@@ -85,6 +92,10 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "smolvlm": _SMOLVLM,
 }
 """By ``model_type`` of the whole."""
+
+
+_ALIASES = {"kimi_k2": "deepseek_v3"}
+"""Types of language models that are others by another name."""
 
 
 def text_part(
@@ -105,6 +116,7 @@ def text_part(
     quantised = {"quantization_config": whole.take("quantization_config")}
     text = {"model_type": wrapper.inner[0], **quantised} | whole.object("text_config")
     text = {name: value for name, value in text.items() if name not in wrapper.inner_fields}
+    text["model_type"] = _ALIASES.get(str(text["model_type"]), text["model_type"])
     for name, value in text.items():
         if whole.peek(name) == value and name != "tie_word_embeddings":
             whole.take(name)  # said twice

@@ -187,7 +187,9 @@ def flops(
 
     With d the width of the model, h of a head and m of an MLP: a query, key or value costs 2dh, a row's way back into
     the stream 2hd, a query with one key 2h, a value in the sum 2h, an MLP 4dm (6dm with a gate), the logits 2dV for
-    each output. Of experts m is the width of those chosen for a token, and their router costs 2d for each there is.
+    each output. In latent attention the width of what queries, and keys and values, are made of is in the place of d,
+    and what makes it is divided among the heads. Of experts m is the width of those chosen for a token, and their
+    router costs 2d for each there is.
 
     Args:
       work: from ``work``, or counted on the device.
@@ -211,8 +213,15 @@ def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) ->
     d, h, v = config.d_model, config.head_dim, config.value_width
     each = ((6.0 if config.gated_mlp else 4.0) * config.mlp_width + 2.0 * config.n_experts) * d
 
+    q, k = h * d, h * d
+    if config.q_rank:
+        q = config.q_rank * (h + d / config.n_heads)
+    if config.kv_rank:
+        k = config.kv_rank * (h - config.n_rotary) + d * (config.kv_rank + config.n_rotary) / config.n_heads
+    value = v * (config.kv_rank or d)
+
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:
-        return 2 * d * (v * (rows + values) + h * (queries + keys)) + 2 * (h * pairs + v * mixed)
+        return 2 * (v * d * rows + value * values + q * queries + k * keys + h * pairs + v * mixed)
 
     zero = attention(rows, queries, pairs, keys, attn_edges)
     # With parallel blocks every state but the embeddings hangs on a row of attention.
