@@ -11,7 +11,7 @@ import numpy as np
 
 from jstrace.convert.fields import Fields
 from jstrace.models import InputError
-from jstrace.models.config import llama3_divisors
+from jstrace.models.families import llama3_divisors
 
 _TRAINED = "original_max_position_embeddings"
 _BESIDE = ("rope_theta", "partial_rotary_factor", _TRAINED)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models import layers as fn
+from jstrace.models.attended import Attended, AttentionEdges, Held, attended, attention_edges
 from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder, Layer
 from jstrace.models.edges import ByValue, EdgeTree, Score
@@ -49,24 +50,27 @@ def clean_forward(
     """
     forms, n_heads = forms_of(model.config, tokens.shape[0], length), model.config.n_heads
 
+    def measured(edges: AttentionEdges, node: Array, *final: Callable[[Array], Array]) -> Any:
+        found = edges.magnitudes(measure, node, *final)
+        return jax.tree.map(lambda each: wide(each, n_heads, *each.shape[1:]), found)
+
     def step(form: Form, x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
         layer, kind, last = inputs
         config, w = form.config, layer.weights()
-        probs, values, attn = _attended(config, w, x, fn.of_kind(form.sights, kind))
-        probs, values = wide(probs, n_heads, *probs.shape[1:]), wide(values, n_heads, *values.shape[1:])
+        edges, attn = attention_edges(config, w, x, fn.of_kind(form.sights, kind))
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
         out = middle + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
-            attention = measure.attention(probs, final(values), node)
+            attention = measured(edges, node, final)
             one = measure.vector(final(x), node)
             return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
         wide_middle = middle.astype(jnp.float32)
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),
-            attn=measure.attention(probs, values, wide_middle),
+            attn=measured(edges, wide_middle),
             residual_mlp=measure.vector(final(middle), node),
             mlp=measure.vector(final(edge), node),
         )
@@ -75,40 +79,6 @@ def clean_forward(
     x, magnitudes = model.over(step, model.embedded(tokens), forms, kinds, last)
     logits = model.output_logits(x, tokens.shape[0] if length is None else length, n_outputs)
     return Clean(logits, magnitudes)
-
-
-Held = Callable[[Array, Array], tuple[Array, Array]]
-"""From keys and values of a layer's own tokens to those of all tokens that they see."""
-
-
-def _attended(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
-) -> tuple[Float32[Array, "H T S"], Float32[Array, "H S D"], Float[Array, "T D"]]:
-    """Factors ``[H,T,S]`` and vectors ``[H,S,D]`` whose products are the attention edges, and the edges' sum."""
-    _, v, probs = _attention(config, w, x, sight)
-    mixed = fn.mix_values(probs, v)
-    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
-    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
-    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
-    whole = fn.contract("rhe,hed->rd", mixed, w["o"])
-    if not config.post_norm:
-        return probs, values, whole
-    inverse = fn.inverse_rms(whole, config.norm_eps)
-    weight = fn.gain(config, w["attn_post_norm"])
-    normed = fn.norm(config, w, "attn_post_norm", whole)
-    return probs * inverse[None, :, 0, None], values * weight, normed
-
-
-def _attention(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
-) -> tuple[Float[Array, "S K d"], Float[Array, "S K e"], Float32[Array, "H T S"]]:
-    """Keys, turned by their positions, values, and how much each head reads of each source."""
-    q, k, v = fn.project_qkv(config, w, x)
-    keys = fn.positioned(config, w, "k", k, sight)
-    if held is not None:
-        keys, v = held(keys, v)
-    logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
-    return keys, v, fn.attention_probs(logits, sight.visible, w.get("sink"))
 
 
 def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"]) -> Float32[Array, "*R D"]:
@@ -124,15 +94,11 @@ def _into_output(model: Decoder, last: Bool[Array, ""], x: Float[Array, "*R D"])
 class LayerStates(NamedTuple):
     """What a layer of the full pass makes of the residual stream of some tokens."""
 
-    keys: Float[Array, "S K d"]
-    """Turned by their positions."""
-    values: Float[Array, "S K e"]
+    attended: Attended
     middle: Float[Array, "T D"]
     """The residual stream after attention."""
     edge: Float[Array, "T D"]
     """What the MLP adds."""
-    probs: Float32[Array, "H T S"]
-    """How much each head reads of each source."""
 
     @property
     def out(self) -> Float[Array, "T D"]:
@@ -141,19 +107,17 @@ class LayerStates(NamedTuple):
 
     def wide(self, config: ModelConfig) -> LayerStates:
         """With zeros for the heads and widths that other forms of layers have and this one does not."""
-        n_kv_heads, key, value = config.widest
-        keys, values = wide(self.keys, n_kv_heads, key), wide(self.values, n_kv_heads, value)
-        return self._replace(keys=keys, values=values, probs=wide(self.probs, config.n_heads, *self.probs.shape[1:]))
+        return self._replace(attended=self.attended.wide(config))
 
 
 def layer_states(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> LayerStates:
     """One layer of the full pass; ``held`` adds keys and values that were computed before."""
-    keys, values, probs = _attention(config, w, x, sight, held)
-    mixed = fn.mix_values(probs, values)
+    found = attended(config, w, x, sight, held)
+    mixed = found.mixed(config)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
-    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle), probs)
+    return LayerStates(found, middle, mlp(config, w, x if config.parallel else middle))
 
 
 def over_clean_layers(
@@ -217,6 +181,6 @@ def hidden_states(
     """
 
     def taken(x: Array, states: LayerStates) -> Any:
-        return take(Replacement(x, states.values, states.middle, states.edge, per_token=True))
+        return take(Replacement(x, states.attended.values, states.middle, states.edge, per_token=True))
 
     return over_clean_layers(model, tokens, forms_of(model.config, tokens.shape[0], length), taken)[1]

@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 FAR = 2**30
 """Stands for a reach without bound; more tokens than any input has."""
 
@@ -64,6 +62,13 @@ class ModelConfig:
     """``head`` normalises each query and key on its own (Qwen3, Gemma 3), ``full`` all heads together (OLMo-2)."""
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
+    mixer: str = "softmax"
+    """How attention weighs sources: ``softmax``, or ``delta`` for Gated DeltaNet (``models.delta``), whose heads are
+    those of values, and whose key/value heads are those of queries and keys."""
+    conv_width: int = 0
+    """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
+    gated_attention: bool = False
+    """Whether what a head mixes is multiplied by a sigmoid that depends on the target's state (Qwen3-Next)."""
     sinks: bool = False
     """Whether every head has a number whose exponential stands in the softmax's denominator (gpt-oss)."""
     qkv_bias: bool = False
@@ -178,10 +183,10 @@ class ModelConfig:
 
     @property
     def widest(self) -> tuple[int, int, int]:
-        """The most key/value heads of a layer, and the largest widths of a key and of a value."""
-        shapes = [(form.n_kv_heads, form.head_dim, form.value_width) for form in self.layer_forms]
-        n_kv_heads, key, value = map(max, zip(*shapes, strict=True))
-        return n_kv_heads, key, value
+        """The most heads of values in a layer, and the largest widths of a key and of a value."""
+        shapes = [(form.n_value_heads, form.head_dim, form.value_width) for form in self.layer_forms]
+        n_heads, key, value = map(max, zip(*shapes, strict=True))
+        return n_heads, key, value
 
     @property
     def value_width(self) -> int:
@@ -202,6 +207,11 @@ class ModelConfig:
     def n_rotary(self) -> int:
         """Dimensions of a head that are rotated."""
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
+    @property
+    def n_value_heads(self) -> int:
+        """Heads that have values of their own."""
+        return self.n_heads if self.mixer == "delta" else self.n_kv_heads
 
     @property
     def scale(self) -> float:
@@ -285,16 +295,3 @@ def _is_of(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_is_of(item, options[0]) for item in value)
     return any(_is_of(value, option) for option in options) if options else isinstance(value, hint)
-
-
-def llama3_divisors(
-    theta: float, rotary_dim: int, factor: float, low: float, high: float, positions: float
-) -> tuple[float, ...]:
-    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
-
-    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
-    """
-    frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
-    turns = positions * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))

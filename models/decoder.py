@@ -26,6 +26,7 @@ from jstrace.models.params import Params
 from jstrace.models.platforms import usual_promotion
 from jstrace.models.replacement import Replacement
 from jstrace.models.rows import RowMap, every_row
+from jstrace.models.slots import check_softmax
 
 
 class Layer(nnx.Module):
@@ -164,6 +165,7 @@ def masked_forward(
     """
     if replace is not None and pre_softmax:
         raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
+    check_softmax(model.config, pre_softmax=pre_softmax)
     forms = forms_of(model.config, tokens.shape[0], length)
     one = masked.zeroed if replace is None else masked.replaced
 

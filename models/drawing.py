@@ -39,7 +39,8 @@ def random_params(
             if narrow and weight.sums:
                 return _narrow_normal(own, scale, weight.summed, blank.shape, blank.dtype, place)
             return _normal(own, scale, blank.shape, blank.dtype, place)
-        return jnp.full(blank.shape, 1 - config.norm_offset if weight.init == "norm" else 0, blank.dtype, device=place)
+        value = {"norm": 1 - config.norm_offset, "ones": 1}.get(weight.init, 0)
+        return jnp.full(blank.shape, value, blank.dtype, device=place)
 
     return map_weights(draw, config, shapes(config, dtype), places, named=True)
 

@@ -13,9 +13,11 @@ d     head dimension         Z1    sizes and the full graph
 e     width of values        C     experts chosen for a row
 P     learned positions      R     rows (any tokens, flattened)
 X     experts                U     width of the MLP beside them
-a     what queries are       c     what keys and values are
-      made of                      made of (latent attention)
-r     rotated dimensions     n     those that are not
+W     tokens of a short      c     what keys and values are
+      convolution                  made of (latent attention)
+a     what queries are       n     dimensions that are not
+      made of                      rotated
+r     rotated dimensions
 ====  =====================  ====  =====================
 """
 

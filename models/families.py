@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+_GATED = {"norm_offset": 1.0, "qk_norm": "head", "gated_attention": True}
 _GEMMA = {"norm_offset": 1.0, "post_norm": True}
 _LAYER_NORM = {"norm": "layer", "mlp_bias": True, "gated_mlp": False}
 _ALL_BIASES = _LAYER_NORM | {"qkv_bias": True, "o_bias": True}
@@ -59,6 +63,9 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "hunyuan_v1_dense": {"qk_norm": "head", "qk_norm_last": True},
     "qwen3_moe": {"qk_norm": "head"},
     "qwen2_moe": {},
+    "qwen3_next": _GATED | {"router": "chosen"},
+    "qwen3_5": _GATED,
+    "qwen3_5_moe": _GATED | {"router": "chosen"},
     "mixtral": {"router": "chosen"},
     "olmoe": {"qk_norm": "full"},
     "flex_olmo": _POST_NORM | {"qk_norm": "full"},
@@ -77,3 +84,16 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "phimoe": {"norm": "layer", "router": "mixer"},
 }
 """What sets each family apart, by ``ModelConfig.family``; what its checkpoints differ in is read from their files."""
+
+
+def llama3_divisors(
+    theta: float, rotary_dim: int, factor: float, low: float, high: float, positions: float
+) -> tuple[float, ...]:
+    """Llama-3.1's rotary scaling: long waves are slowed by ``factor``, short ones kept, linearly blended in between.
+
+    ``low`` and ``high`` bound the blend, in turns that a wave makes over the ``positions`` of the first training.
+    """
+    frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+    turns = positions * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))

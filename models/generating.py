@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,6 @@ class Continued(ByValue):
     """Of each under the model's own prediction, at temperature 1; NaN where that is not finite."""
 
 
-class _Cache(NamedTuple):
-    """Keys, turned by their positions, and values of every layer; those of later tokens are not read."""
-
-    keys: Float[Array, "L S K d"]
-    values: Float[Array, "L S K e"]
-
-
 @usual_promotion()
 def continued(
     model: Decoder,
@@ -61,9 +54,9 @@ def continued(
     """
     forms = forms_of(model.config, tokens.shape[0], length)
     known = jnp.full(count, CHOSEN, jnp.int32) if given is None else given
-    x, cache = over_clean_layers(model, tokens, forms, lambda _, states: _Cache(states.keys, states.values))
+    x, cache = over_clean_layers(model, tokens, forms, lambda _, states: states.attended.kept)
 
-    def step(state: tuple[Array, _Cache, Array], added: Array) -> tuple[tuple[Array, _Cache, Array], Continued]:
+    def step(state: tuple[Array, Any, Array], added: Array) -> tuple[tuple[Array, Any, Array], Continued]:
         tokens, cache, logits = state
         place = length + added
         token = _chosen(logits, jax.random.fold_in(key, place), temperature)
@@ -86,21 +79,20 @@ def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array,
 
 
 def _over_one(
-    model: Decoder, x: Float[Array, "1 D"], cache: _Cache, place: Int[Array, ""], forms: tuple[Form, ...]
-) -> tuple[Float[Array, "1 D"], _Cache]:
+    model: Decoder, x: Float[Array, "1 D"], cache: Any, place: Int[Array, ""], forms: tuple[Form, ...]
+) -> tuple[Float[Array, "1 D"], Any]:
     """The last state of the token at ``place``, and the cache with it."""
 
-    def step(form: Form, x: Array, inputs: tuple[Layer, Array, _Cache]) -> tuple[Array, _Cache]:
+    def step(form: Form, x: Array, inputs: tuple[Layer, Array, Any]) -> tuple[Array, Any]:
         layer, kind, cached = inputs
         sight = fn.of_kind(form.sights, kind)
         own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), sight)
 
         def held(*new: Array) -> Any:
-            return tuple(_with_row(old, one, place) for old, one in zip(cached, new, strict=True))
+            return tuple(_with_row(old, one, place) for old, one in zip(cached, new, strict=False))
 
         states = layer_states(form.config, layer.weights(), x, own, held)
-        found = states.wide(model.config)
-        return states.out, _Cache(found.keys, found.values)
+        return states.out, states.wide(model.config).attended.kept
 
     return model.over(step, x, forms, jnp.asarray(model.config.kinds), cache)
 

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from jstrace.models import delta
 from jstrace.models import layers as fn
+from jstrace.models.attended import gated, gates
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
 from jstrace.models.mlp import edge_of
@@ -52,7 +54,7 @@ class Given(NamedTuple):
 
 
 _Mixing = Callable[[Array, Array, Array], Array]
-"""``(q[T,K,G,d], visible[T,S], mask[H,T,S]) -> [T,H,e]``: the mixed values of some queries."""
+"""``(rows[T,...], visible[T,S], mask[H,T,S]) -> [T,H,e]``: the mixed values of some rows of ``_Attending``."""
 
 
 def by_queries(
@@ -60,7 +62,7 @@ def by_queries(
     keep: Callable[[EdgeTree], EdgeTree],
     edges: EdgeTree,
     mixing: _Mixing,
-    q: Float[Array, "T K G d"],
+    q: Float[Array, "T *X"],
     visible: Bool[Array, "T S"],
 ) -> Float[Array, "T H e"]:
     """Mixed values of all queries, ``size`` of them at a time; their masks are made when it is their turn."""
@@ -89,14 +91,16 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
     # Keys of unreached tokens stay in the denominator: those of the idle state.
     read = _before_a(targets)
     idle = None if config.zero_key else state.idle
-    q, k, v = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
+    attending = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
 
-    def mixing(q: Array, visible: Array, kept: Array) -> Array:
-        logits = fn.attention_logits(config, q, k)
+    def mixing(rows: Array, visible: Array, kept: Array) -> Array:
+        if attending.k is None:
+            return fn.mix_values(jnp.swapaxes(rows, 0, 1) * kept.astype(jnp.float32), attending.v)
+        logits = fn.attention_logits(config, rows, attending.k)
         how: dict[str, Any] = {"pre_softmax": given.pre_softmax, "sink": w.get("sink")}
-        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, **how), v)
+        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, **how), attending.v)
 
-    mixed = given.mix(mixing, q, sight.visible)
+    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
@@ -118,17 +122,21 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     assert other is not None
     whole = other.spread(n_tokens)
     values = (whole if other.per_token else other).values.astype(state.x.dtype)
-    values = values[:, : config.n_kv_heads, : config.value_width]
+    values = values[:, : config.n_value_heads, : config.value_width]
     targets = jnp.ones_like(state.reached) if config.parallel else (mask.mlp != 0) | (mask.residual_mlp != 0)
     read = _before_a(targets)
-    q, k, v = _attending(config, given, state.x, state.reached & read, read, state.idle)
+    attending = _attending(config, given, state.x, state.reached & read, read, state.idle)
 
-    def mixing(q: Array, visible: Array, attn: Array) -> Array:
-        probs = fn.attention_probs(fn.attention_logits(config, q, k), visible, w.get("sink"))
+    def mixing(rows: Array, visible: Array, attn: Array) -> Array:
+        if attending.k is None:
+            probs = jnp.swapaxes(rows, 0, 1)
+        else:
+            probs = fn.attention_probs(fn.attention_logits(config, rows, attending.k), visible, w.get("sink"))
         kept = attn.astype(jnp.float32)
-        return fn.mix_values(probs * kept, v) + _mixed(probs * (1 - kept), values, per_token=other.per_token)
+        own = fn.mix_values(probs * kept, attending.v)
+        return own + _mixed(probs * (1 - kept), values, per_token=other.per_token)
 
-    mixed = given.mix(mixing, q, given.sight.visible)
+    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
@@ -140,6 +148,16 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     return State(_blended(middle, mask.residual_mlp, mlp_input) + edge, targets, mlp_input + mlp_output)
 
 
+class _Attending(NamedTuple):
+    """What attention makes of the states, all but the sums that masks are in."""
+
+    rows: Float[Array, "T K G d"] | Float32[Array, "T H S"]
+    """Queries, turned by their positions; without a softmax the factors themselves."""
+    k: Float[Array, "S K d"] | None
+    v: Float[Array, "S N e"]
+    gate: Float[Array, "T H e"] | None
+
+
 def _attending(
     config: ModelConfig,
     given: Given,
@@ -147,15 +165,23 @@ def _attending(
     live: Bool[Array, "T"],
     read: Bool[Array, "T"],
     idle: Array | None,
-) -> tuple[Float[Array, "T K G d"], Float[Array, "S K d"], Float[Array, "S K e"]]:
-    """Queries and keys, turned, and values of the rows that are live, and of the idle state elsewhere.
+) -> _Attending:
+    """Of the rows that are live, and of the idle state elsewhere.
 
     Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
-    q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
-    q, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))
+    if config.mixer == "delta":
+        rows = given.row_map(given.function(delta.project, config), given.w, x, live, idle)
+        found = delta.attended(config, given.w, rows, given.sight.visible, relevance=given.relevance)
+        each, k, v, gate = jnp.swapaxes(found.factors, 0, 1), None, found.values, found.gate
+    else:
+        q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
+        each, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))
+        gate = None
+    if config.gated_attention:
+        gate = given.row_map(given.function(gates, config), given.w, x, live, idle)
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
-    return q, k, _only(read & used, v, given.mask.attn)
+    return _Attending(each, k, _only(read & used, v, given.mask.attn), gate)
 
 
 def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:

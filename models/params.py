@@ -32,7 +32,7 @@ class Weight:
 
     axes: tuple[str, ...]
     init: str = "normal"
-    """``normal``, ``zeros`` for biases and shifts, or ``norm`` for what makes a norm the identity."""
+    """``normal``, ``zeros`` for biases and shifts, ``norm`` for what makes a norm the identity, or ``ones``."""
     sums: str = ""
     """Axes that a product with the weight sums over; empty for what is never ``Narrow``."""
     shape: tuple[int, ...] = ()
@@ -64,7 +64,7 @@ def declare(config: ModelConfig) -> dict[str, Any]:
 
 def _layers(config: ModelConfig, n_layers: int) -> dict[str, Weight]:
     """Of the layers of one form."""
-    layers = _projections(config) | _mlps(config) | _norms(config) | _biases(config)
+    layers = _attention(config) | _mlps(config) | _norms(config) | _biases(config)
     layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
@@ -88,6 +88,24 @@ def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str,
         return dataclasses.replace(weight, shape=tuple(sizes[axis] for axis in weight.axes))
 
     return {name: sized(weight) for name, weight in weights.items()}
+
+
+def _attention(config: ModelConfig) -> dict[str, Weight]:
+    """Of queries, keys, values and what heads give, without norms and biases."""
+    if config.mixer == "delta":
+        return _delta()
+    value = "d" if config.value_dim is None else "e"
+    gate = {"o_gate": Weight(("L", "D", "H", value), sums="D")} if config.gated_attention else {}
+    return _projections(config) | gate
+
+
+def _delta() -> dict[str, Weight]:
+    heads = {"q": ("K", "d"), "k": ("K", "d"), "v": ("H", "e")}
+    found = {name: Weight(("L", "D", *axes), sums="D") for name, axes in {**heads, "o_gate": ("H", "e")}.items()}
+    found |= {f"{name}_conv": Weight(("L", *axes, "W")) for name, axes in heads.items()}
+    found |= {name: Weight(("L", "D", "H")) for name in ("decay", "strength")}
+    found |= {name: Weight(("L", "H"), "zeros") for name in ("decay_bias", "decay_rate")}
+    return found | {"o": Weight(("L", "H", "e", "D"), sums="He"), "o_norm": Weight(("L", "e"), "ones")}
 
 
 def _mlps(config: ModelConfig) -> dict[str, Weight]:
@@ -161,6 +179,7 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
         "K": config.n_kv_heads,
         "d": config.head_dim,
         "e": config.value_width,
+        "W": config.conv_width,
         "a": config.q_rank,
         "c": config.kv_rank,
         "r": config.n_rotary,

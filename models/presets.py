@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jstrace.models.config import ModelConfig, llama3_divisors
-from jstrace.models.families import FLAGS
+from jstrace.models.config import ModelConfig
+from jstrace.models.families import FLAGS, llama3_divisors
 
 
 def _model(family: str, **shape: Any) -> ModelConfig:

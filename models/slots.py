@@ -135,6 +135,16 @@ def check_outputs(n_outputs: Any, n_tokens: int) -> None:
         raise InputError(f"n_outputs = {n_outputs!r}, expected 1 to the {n_tokens} tokens")
 
 
+def check_softmax(config: ModelConfig, *, pre_softmax: bool) -> None:
+    """Refuse masks before the softmax of layers that have none.
+
+    Raises:
+      InputError: with what to do.
+    """
+    if pre_softmax and any(form.mixer != "softmax" for form in config.layer_forms):
+        raise InputError("pre_softmax: this model has layers of linear attention, without a softmax; leave it out")
+
+
 def checked_tokens(config: ModelConfig, tokens: Any) -> jax.Array:
     """Token ids of one input, int ``[T]``.
 

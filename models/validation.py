@@ -10,6 +10,7 @@ MOST_LAYERS = 10_000
 WIDEST_HEAD = 2**16
 _CHOICES = {
     "norm": ("rms", "layer", "none"),
+    "mixer": ("softmax", "delta"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "router": ("softmax", "chosen", "mixer", *CORRECTED),
@@ -69,6 +70,11 @@ def _check(config: ModelConfig, where: str) -> None:
     windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]
     if windowed:
         raise InputError(f"{where}: layer {windowed[0]} is without rotary positions; such layers see every token here")
+    gated = config.gated_attention or config.mixer == "delta"
+    if gated and (config.post_norm or config.parallel or config.qkv_bias or config.norm != "rms"):
+        raise InputError(f"{where}: heads with gates stand behind RMSNorms, without biases or norms after them")
+    if config.mixer == "delta" and not (config.conv_width > 0 and config.qk_norm == "none" and config.n_rotary == 0):
+        raise InputError(f"{where}: Gated DeltaNet has a short convolution, and no positions or norms of its own")
     if config.alibi_slopes is not None and len(config.alibi_slopes) != config.n_heads:
         raise InputError(f"{where}: {len(config.alibi_slopes)} slopes of ALiBi, expected one for each head")
     if config.n_heads % config.n_kv_heads:

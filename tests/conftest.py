@@ -108,6 +108,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
             (("head_dim", 8), ("n_heads", 2), ("n_kv_heads", 1), ("value_dim", 5)),
         )
     },
+    "qwen3_next": {"norm_offset": 1.0, "n_experts": 3, "n_chosen": 2, "router": "chosen", "form_of": (0, 1, 0)}
+    | {
+        "forms": (
+            (("conv_width", 3), ("mixer", "delta"), ("rotary_dim", 0), ("value_dim", 5)),
+            (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
+        )
+    },
     "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9},
     "program": {
         "norm": "none",

@@ -31,6 +31,16 @@ YARN = {
     "original_max_position_embeddings": 16,
 }
 PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+LINEAR = {
+    **PARTIAL,
+    "rms_norm_eps": 1e-3,  # heads whose output is all but zero would make much of how either side rounds
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_value_heads": 6,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+    "linear_conv_kernel_dim": 3,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hf_bases import LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
+from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
 
 _MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
 _QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -14,6 +14,8 @@ _GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3,
     "routed_scaling_factor": 1.7
 }
 
+MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
+LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
 _LATENT_NEEDS = f"{_SIGMOID_NEEDS}; latent attention"
 _NO_HEADS = {name: value for name, value in NO_HEAD_DIM.items() if name != "num_key_value_heads"}
 _LATENT = (
@@ -79,6 +81,12 @@ EXPERT_TYPES: dict[str, Type] = {
         "ernie4_5_moe",
         LLAMA | {"moe_num_experts": 5, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1},
         f"{_MIXED_NEEDS}; chosen by a softmax and a correction; pairs beside one another",
+        flagged=True,
+    ),
+    "qwen3_next": Type(
+        "qwen3_next",
+        LLAMA | LINEAR | MIXTURE | {"mlp_only_layers": [2]},
+        f"{LINEAR_NEEDS}; {_MIXED_NEEDS}",
         flagged=True,
     ),
     "deepseek_v2": Type(

@@ -16,8 +16,8 @@ import torch
 import transformers
 
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, masked_forward, plain_forward
-from tests.hf_bases import LLAMA, NO_HEAD_DIM, NO_NORM, PARTIAL, ROPE, TOKENS, YARN, Type, V
-from tests.hf_expert_types import EXPERT_TYPES
+from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, NO_NORM, PARTIAL, ROPE, TOKENS, YARN, Type, V
+from tests.hf_expert_types import EXPERT_TYPES, LINEAR_NEEDS, MIXTURE
 
 _NORMS = NO_NORM | {"layer_norm_eps": 1e-5}
 _GPT2 = {
@@ -68,6 +68,24 @@ TYPES: dict[str, Type] = {
         _wrapped(LLAMA | {"rope_parameters": _MROPE}, vision_config=_QWEN_VISION, **_IMAGE_TOKENS),
         "the text part",
         whole="Qwen3VLForConditionalGeneration",
+    ),
+    "qwen3_5": Type(
+        "qwen3_5",
+        _wrapped(LLAMA | LINEAR | {"rope_parameters": _MROPE | LINEAR["rope_parameters"]}, vision_config=_QWEN_VISION)
+        | _IMAGE_TOKENS,
+        f"the text part; {LINEAR_NEEDS}",
+        whole="Qwen3_5ForConditionalGeneration",
+        flagged=True,
+    ),
+    "qwen3_5_moe": Type(
+        "qwen3_5_moe",
+        _wrapped(
+            {name: value for name, value in LLAMA.items() if name != "intermediate_size"} | LINEAR | MIXTURE,
+            vision_config=_QWEN_VISION,
+            **_IMAGE_TOKENS,
+        ),
+        f"the text part; {LINEAR_NEEDS}; experts in every layer, with an MLP beside it that has a gate",
+        whole="Qwen3_5MoeForConditionalGeneration",
     ),
     "qwen2_5_vl": Type(
         "qwen2_5_vl",

@@ -14,6 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
+from tests.oracle_attention import delta_factors, delta_values, finished, gates
 from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
@@ -220,8 +221,28 @@ class Literal(LiteralMLP):
             x[i] = normed[0] if self.config.qk_norm == "full" else np.stack(normed)
         return x * (w[f"{name}_norm"] + self.config.norm_offset)
 
+    def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Factors [H,T,T], which sources are seen, values by query head [H,T,e], and gates of heads [T,H,e] or none."""
+        y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
+        gate = gates(self.config, w, y)
+        if self.config.mixer == "delta":
+            factors = delta_factors(self.config, w, y)
+            return factors, np.broadcast_to(np.tri(len(x), dtype=bool), factors.shape), self.values(w, x), gate
+        logits, values = self.attention(index, w, x)
+        return self.probabilities(w, logits), logits > -np.inf, values, gate
+
+    def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+        """Of every head that has its own [N,T,e]."""
+        y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
+        return np.swapaxes(delta_values(w, y) if self.config.mixer == "delta" else self.heads(w, "v", y), 0, 1)
+
+    def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
+        own = [None] * len(mixed) if gate is None else gate
+        return np.stack([finished(self.config, *each) @ o for *each, o in zip(own, mixed, whole, w["o"], strict=True)])
+
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [H,T,T], minus infinity where a source is not seen, and W_O v [H,T,D]."""
+        """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""
         c = self.config
         y = self.norm(w, "attn_norm", x) if c.pre_norm else x
         groups = c.n_heads // c.n_kv_heads
@@ -243,7 +264,7 @@ class Literal(LiteralMLP):
                     logit = turned_q[i] @ turned_k[j] * scale
                     logit += 0.0 if c.alibi_slopes is None else c.alibi_slopes[h] * (j - i)
                     logits[h, i, j] = c.attn_softcap * np.tanh(logit / c.attn_softcap) if c.attn_softcap else logit
-        return logits, np.stack([v[:, h // groups] @ w["o"][h] for h in range(c.n_heads)])
+        return logits, np.stack([v[:, h // groups] for h in range(c.n_heads)])
 
     def _turned(self, x: np.ndarray, local: bool) -> np.ndarray:
         c = self.config
@@ -278,22 +299,21 @@ class Literal(LiteralMLP):
         for index in range(self.whole.n_layers):
             w = self.layer(index)
             c = self.config
-            logits, u = self.attention(index, w, x)
-            probs = self.probabilities(w, logits)
-            attn = np.einsum("hts,hsd->td", probs, u)
+            probs, seen, v, gate = self.attended(index, w, x)
+            mixed = np.einsum("hts,hse->the", probs, v)
+            own = [None] * len(x) if gate is None else gate
+            attn = np.stack([self.written(w, *each, each[1]).sum(0) for each in zip(own, mixed, strict=True)])
             constant = w.get("o_bias", np.zeros(c.d_model))
             middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn) + constant
             out = middle + self.mlp(w, x if c.parallel else middle)
             into = [{} for _ in x]
             for i in range(self.n_tokens):
                 into[i][0, index, i] = x[i]
-                for h in range(c.n_heads):
-                    for j in range(self.n_tokens):
-                        vector = probs[h, i, j] * u[h, j]
-                        if c.post_norm:
-                            vector = self.linear(w, "attn_post_norm", vector) / self.sigma(attn[i])
-                        if logits[h, i, j] > -np.inf:
-                            into[i][1, index, h, i, j] = vector
+                for j in range(self.n_tokens):
+                    vectors = self.written(w, own[i], probs[:, i, j, None] * v[:, j], mixed[i])
+                    if c.post_norm:
+                        vectors = self.linear(w, "attn_post_norm", vectors) / self.sigma(attn[i])
+                    into[i] |= {(1, index, h, i, j): vectors[h] for h in range(c.n_heads) if seen[h, i, j]}
             mlp, last = self.mlp(w, x if c.parallel else middle), index == c.n_layers - 1
             final = functools.partial(self.linear, self.params, "final_norm") if last else np.asarray
             for i in range(self.n_tokens):
@@ -314,13 +334,14 @@ class Literal(LiteralMLP):
         for index in range(self.whole.n_layers):
             w = self.layer(index)
             c = self.config
-            logits, u = self.attention(index, w, x)
-            probs = self.probabilities(w, logits)
-            attn = np.einsum("hts,hsd->td", probs, u)
+            probs, _, v, gate = self.attended(index, w, x)
+            mixed = np.einsum("hts,hse->the", probs, v)
+            own = [None] * len(x) if gate is None else gate
+            attn = np.stack([self.written(w, *each, each[1]).sum(0) for each in zip(own, mixed, strict=True)])
             middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn)
             middle = middle + w.get("o_bias", np.zeros(c.d_model))
             mlp = self.mlp(w, x if c.parallel else middle)
-            values = self.heads(w, "v", self.norm(w, "attn_norm", x) if c.pre_norm else x)
+            values = np.swapaxes(self.values(w, x), 0, 1)
             n_kv_heads, _, width = self.whole.widest
             values = np.pad(values, ((0, 0), (0, n_kv_heads - values.shape[1]), (0, width - values.shape[2])))
             for name, state in zip(found, (x, values, middle, mlp), strict=True):
@@ -351,11 +372,11 @@ class Literal(LiteralMLP):
         for index in range(self.whole.n_layers):
             w = self.layer(index)
             c = self.config
-            groups = c.n_heads // c.n_kv_heads
-            logits, u = self.attention(index, w, x)
-            probs = self.probabilities(w, logits)
+            groups = 1 if c.mixer == "delta" else c.n_heads // c.n_kv_heads
+            probs, _, v, gate = self.attended(index, w, x)
             attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
             for i in range(self.n_tokens):
+                mixed = np.zeros((c.n_heads, w["o"].shape[1]))
                 for h in range(c.n_heads):
                     kept = np.asarray(mask.attn[index, h, i], np.float64)
                     weight = probs[h, i] * kept
@@ -363,10 +384,11 @@ class Literal(LiteralMLP):
                         beside = 1 - probs[h, i].sum() if c.sinks else 0.0
                         weight = weight / (weight.sum() + beside) if weight.sum() > 0 else weight
                     for j in range(self.n_tokens):
-                        attn[i] += weight[j] * u[h, j]
+                        mixed[h] += weight[j] * v[h, j]
                         if replace is not None:
                             ablated = probs[h, i, j] * (1 - kept[j])
-                            attn[i] += ablated * (other("values", index, j)[h // groups, : len(w["o"][h])] @ w["o"][h])
+                            mixed[h] += ablated * other("values", index, j)[h // groups, : mixed.shape[1]]
+                attn[i] = self.written(w, None if gate is None else gate[i], mixed, mixed).sum(0)
                 m = float(mask.residual_attn[index, i])
                 middle[i] = m * x[i] + (1 - m) * other("attn_input", index, i) + w.get("o_bias", 0.0)
                 middle[i] += self.norm(w, "attn_post_norm", attn[i]) if c.post_norm else attn[i]

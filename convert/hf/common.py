@@ -47,7 +47,7 @@ def base_of(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict
         "n_heads": n_heads,
         "n_kv_heads": n_heads if n_kv_heads is None else n_kv_heads,
         "head_dim": head_dim or d_model // max(n_heads, 1),
-        "d_mlp": f.integer("intermediate_size"),
+        "d_mlp": f.integer("intermediate_size", **_default(defaults, "d_mlp")),
         "max_positions": f.integer("max_position_embeddings", max_positions),
         "tied_head": f.flag("tie_word_embeddings", defaults.get("tied_head", False)),
     }

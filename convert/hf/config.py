@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.hf import hybrid
 from jstrace.convert.hf.common import check_decoder
 from jstrace.convert.hf.irrelevant import IRRELEVANT
 from jstrace.convert.hf.latent import INDEXED
@@ -131,7 +132,12 @@ def _not_computed(model_type: str, f: Fields) -> tuple[str, ...]:
         return ()  # which is refused
     ahead = [n_layers + more for more in range(min(max(counts, default=0), _MOST_AHEAD))]
     indexed = range(n_layers) if model_type in INDEXED else ()
-    return (*(f"model.layers.{at}." for at in ahead), *(f"model.layers.{at}.self_attn.indexer." for at in indexed))
+    beside = ("mtp.",) if model_type in hybrid.READERS else ()
+    return (
+        *beside,
+        *(f"model.layers.{at}." for at in ahead),
+        *(f"model.layers.{at}.self_attn.indexer." for at in indexed),
+    )
 
 
 _MOST_AHEAD = 8

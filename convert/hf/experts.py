@@ -16,7 +16,7 @@ _TRAINED = "original_max_position_embeddings"
 _OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, _TRAINED: 4096}
 
 
-def _experts(f: Fields, total: int, chosen: int, *, own_width: int | None = None) -> dict[str, Any]:
+def experts_of(f: Fields, total: int, chosen: int, *, own_width: int | None = None) -> dict[str, Any]:
     """How many experts there are and are chosen; ``own_width`` is the default of a field for their width alone.
 
     Arguments are what holds where a field is left out. Both names of the first are known to transformers.
@@ -29,7 +29,7 @@ def _experts(f: Fields, total: int, chosen: int, *, own_width: int | None = None
     return {"n_experts": counts[0], "n_chosen": f.integer("num_experts_per_tok", chosen), **width}
 
 
-def _alone(f: Fields, n_layers: int) -> list[bool]:
+def without_experts(f: Fields, n_layers: int) -> list[bool]:
     """Whether each layer has one MLP in the place of experts."""
     step, listed = f.integer("decoder_sparse_step", 1), f.take("mlp_only_layers") or []
     if not isinstance(listed, list) or any(not isinstance(one, int) or isinstance(one, bool) for one in listed):
@@ -37,9 +37,9 @@ def _alone(f: Fields, n_layers: int) -> list[bool]:
     return [layer in listed or (layer + 1) % step != 0 for layer in range(n_layers)]
 
 
-def _normed(f: Fields) -> dict[str, Any]:
+def normed(f: Fields, *, default: bool = False) -> dict[str, Any]:
     """A softmax over all experts, divided by the sum of those chosen, is one over these."""
-    return {"router": "chosen" if f.flag("norm_topk_prob", False) else "softmax"}
+    return {"router": "chosen" if f.flag("norm_topk_prob", default) else "softmax"}
 
 
 def _one_window(f: Fields, base: Mapping[str, Any], window: int | None) -> dict[str, Any]:
@@ -56,17 +56,17 @@ def _used_window(f: Fields) -> int | None:
 
 def _qwen3_moe(f: Fields) -> Read:
     dense = plain(f, "qwen3_moe", 32768, n_kv_heads=4)
-    llama = dense | _experts(f, 128, 8, own_width=768) | _normed(f)
+    llama = dense | experts_of(f, 128, 8, own_width=768) | normed(f)
     bias, window = f.flag("attention_bias", False), _used_window(f)
     f.take("max_window_layers")  # transformers does not read it here
     sight = _one_window(f, llama, window)
     config = ModelConfig(**llama, **sight, qkv_bias=bias, o_bias=bias)
-    return with_dense(config, expert_layouts.QWEN3_MOE, _alone(f, config.n_layers), dense["d_mlp"])
+    return with_dense(config, expert_layouts.QWEN3_MOE, without_experts(f, config.n_layers), dense["d_mlp"])
 
 
 def _qwen2_moe(f: Fields) -> Read:
     dense = plain(f, "qwen2_moe", 32768, n_kv_heads=16)
-    llama = dense | _experts(f, 60, 4, own_width=1408) | _normed(f)
+    llama = dense | experts_of(f, 60, 4, own_width=1408) | normed(f)
     window = _used_window(f)
     first = f.integer("max_window_layers", 28)  # of the first layers every other one has the window
     config = ModelConfig(
@@ -76,17 +76,17 @@ def _qwen2_moe(f: Fields) -> Read:
         shared_gate=True,
         qkv_bias=f.flag("qkv_bias", True),
     )
-    return with_dense(config, expert_layouts.QWEN2_MOE, _alone(f, config.n_layers), dense["d_mlp"])
+    return with_dense(config, expert_layouts.QWEN2_MOE, without_experts(f, config.n_layers), dense["d_mlp"])
 
 
 def _mixtral(f: Fields) -> Read:
     f.take("router_jitter_noise")  # of training; Phi-3.5-MoE's router reads it always
-    llama = plain(f, "mixtral", 131072, theta=1e6, n_kv_heads=8, norm_eps=1e-5) | _experts(f, 8, 2)
+    llama = plain(f, "mixtral", 131072, theta=1e6, n_kv_heads=8, norm_eps=1e-5) | experts_of(f, 8, 2)
     return ModelConfig(**llama, **_one_window(f, llama, f.integer("sliding_window", None))), expert_layouts.MIXTRAL
 
 
 def _olmoe(f: Fields) -> Read:
-    llama = plain(f, "olmoe", 4096, norm_eps=1e-5) | _experts(f, 64, 8) | _normed(f)
+    llama = plain(f, "olmoe", 4096, norm_eps=1e-5) | experts_of(f, 64, 8) | normed(f)
     bias = f.flag("attention_bias", False)
     config = ModelConfig(**llama, clip_qkv=f.number("clip_qkv", None), qkv_bias=bias, o_bias=bias)
     return config, expert_layouts.OLMOE
@@ -94,13 +94,13 @@ def _olmoe(f: Fields) -> Read:
 
 def _flex_olmo(f: Fields) -> Read:
     f.fixed("attention_bias", False)  # as in OLMo 2
-    llama = plain(f, "flex_olmo", 4096, theta=500000.0) | _experts(f, 7, 5) | _normed(f)
+    llama = plain(f, "flex_olmo", 4096, theta=500000.0) | experts_of(f, 7, 5) | normed(f)
     return ModelConfig(**llama), expert_layouts.FLEX_OLMO
 
 
 def _granitemoe(f: Fields) -> Read:
     """Its multipliers are folded, as Granite's."""
-    llama, share = plain(f, "granitemoe", 2048) | _experts(f, 8, 2), f.number("residual_multiplier", 1.0)
+    llama, share = plain(f, "granitemoe", 2048) | experts_of(f, 8, 2), f.number("residual_multiplier", 1.0)
     bias = f.flag("attention_bias", False)
     config = ModelConfig(
         **llama,
@@ -114,7 +114,7 @@ def _granitemoe(f: Fields) -> Read:
 
 
 def _minimax_m2(f: Fields) -> Read:
-    base = base_of(f, "minimax_m2", 196608, n_kv_heads=8, head_dim=128) | _experts(f, 256, 8)
+    base = base_of(f, "minimax_m2", 196608, n_kv_heads=8, head_dim=128) | experts_of(f, 256, 8)
     f.take("router_jitter_noise")
     turned = f.integer("rotary_dim", None)  # as the first releases say it
     share = 1.0 if turned is None else turned / base["head_dim"]
@@ -124,7 +124,7 @@ def _minimax_m2(f: Fields) -> Read:
 
 
 def _gpt_oss(f: Fields) -> Read:
-    base = base_of(f, "gpt_oss", 131072, n_kv_heads=8, head_dim=64) | _experts(f, 128, 4)
+    base = base_of(f, "gpt_oss", 131072, n_kv_heads=8, head_dim=64) | experts_of(f, 128, 4)
     f.choice("hidden_act", {"silu": "silu"}, "silu")  # of the experts, whose gate has numbers of its own
     f.take("experts_per_token")  # the same as num_experts_per_tok
     f.take("initial_context_length")  # the same as the rotary positions' first length
@@ -143,7 +143,7 @@ def _gpt_oss(f: Fields) -> Read:
 
 def _phimoe(f: Fields) -> Read:
     """Inputs longer than the first training are refused: other tables would hold there."""
-    base = base_of(f, "phimoe", 131072, n_kv_heads=8) | _experts(f, 16, 2)
+    base = base_of(f, "phimoe", 131072, n_kv_heads=8) | experts_of(f, 16, 2)
     bias, window = f.flag("attention_bias", False), f.integer("sliding_window", None)
     config = ModelConfig(
         **base | _phimoe_rope(f, base),

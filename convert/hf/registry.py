@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, latent, layer_norms, llama_like, mixed
+from jstrace.convert.hf import experts, families, gpt_like, hybrid, latent, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -15,6 +15,7 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **gpt_like.READERS,
     **experts.READERS,
     **mixed.READERS,
+    **hybrid.READERS,
     **latent.READERS,
 }
 """From ``model_type`` to what reads the config."""
@@ -37,6 +38,9 @@ _CLASSES = {
     "minimax_m2": "MiniMaxM2",
     "qwen2_moe": "Qwen2Moe",
     "qwen3_moe": "Qwen3Moe",
+    "qwen3_next": "Qwen3Next",
+    "qwen3_5_text": "Qwen3_5",
+    "qwen3_5_moe_text": "Qwen3_5Moe",
     "ernie4_5": "Ernie4_5",
     "gemma3": "Gemma3",
     "gemma3_text": "Gemma3",
@@ -69,6 +73,8 @@ _OTHER_HEADS = {
     "mistral3": "Mistral3ForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
 CLASSES: Mapping[str, str] = {
@@ -83,7 +89,6 @@ UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(("qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     "deepseek_v4": "latent attention with compressed sources",
     "longcat_flash": "two attentions in a layer",
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _STATE),
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),

@@ -45,6 +45,7 @@ class Wrapper:
 _QWEN_VL = Wrapper(
     ("qwen2_5_vl_text",), ("vision_config", *_TOKENS), ("visual.", "model.visual."), inner_tie=True, flat=True
 )
+_QWEN3_VL = Wrapper(("qwen3_vl_text",), ("vision_config", *_TOKENS), ("model.visual.", "visual."))
 _SHAPE_7B = {"vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 _DEFAULTS = {
     "llama": {**_SHAPE_7B, "intermediate_size": 11008},
@@ -85,7 +86,9 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "mistral3": Wrapper(("mistral", "ministral3"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "qwen2_vl": dataclasses.replace(_QWEN_VL, inner=("qwen2_vl_text",)),
     "qwen2_5_vl": _QWEN_VL,
-    "qwen3_vl": Wrapper(("qwen3_vl_text",), ("vision_config", *_TOKENS), ("model.visual.", "visual.")),
+    "qwen3_5": dataclasses.replace(_QWEN3_VL, inner=("qwen3_5_text",)),
+    "qwen3_5_moe": dataclasses.replace(_QWEN3_VL, inner=("qwen3_5_moe_text",)),
+    "qwen3_vl": _QWEN3_VL,
     "smolvlm": _SMOLVLM,
 }
 """By ``model_type`` of the whole."""

@@ -32,7 +32,8 @@ class Activations(ByValue):
     """The residual stream at the N levels of the graph: embeddings, then after attention and after the MLP of each
     layer, or once a layer where blocks are parallel."""
     attention: Float32[np.ndarray, "L H T T"]
-    """How much each head of each layer reads, ``[layer, head, target token, source token]``."""
+    """How much each head of each layer reads, ``[layer, head, target token, source token]``; of a linear attention the
+    factors of its values, of either sign, before the norm of the head's output."""
     lens: Float32[np.ndarray, "N V"]
     """Logits that the final norm and the head make of the last token's residual stream at each level (the logit lens);
     those of the last level are the model's."""
@@ -81,7 +82,7 @@ def _computed(
 
     def taken(x: Array, states: LayerStates) -> tuple[Array, Array]:
         levels = (x,) if config.parallel else (x, states.middle)
-        return jnp.stack(levels), states.probs
+        return jnp.stack(levels), states.attended.factors
 
     forms = forms_of(config, tokens.shape[0], length)
     last, (levels, attention) = over_clean_layers(decoder, jnp.asarray(tokens), forms, taken)

@@ -16,6 +16,7 @@ from jstrace.method.conditions import (
     checked_ablation,
 )
 from jstrace.models import InputError, Model
+from jstrace.models.slots import check_softmax
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named
 from jstrace.pipeline.trace import Trace
 
@@ -73,6 +74,7 @@ class How:
         if paired and replace != (None, None):
             raise InputError("a counterfactual is what ablated edges carry: give it, or replace and reference")
         before = _flag("pre_softmax", pre_softmax)
+        check_softmax(model.config, pre_softmax=before)
         condition = Condition(checked_ablation(ablate), before, _flag("inverse", inverse))
         if before and condition.ablate != "all":
             raise InputError(

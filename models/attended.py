@@ -1,0 +1,161 @@
+"""What the attention of a layer makes of the states of a full pass: factors, values and gates, whatever the mixer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from jstrace.models import delta
+from jstrace.models import layers as fn
+from jstrace.models.config import ModelConfig
+from jstrace.models.edges import Score
+from jstrace.models.forms import wide
+
+Held = Callable[..., Any]
+"""From what is kept of a layer's own tokens to that of all tokens that they see."""
+
+
+def gates(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
+) -> Float[Array, "R H e"]:
+    """What rows of the residual stream multiply their heads by: constants in gradients with ``relevance``."""
+    x = fn.norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
+    found = jax.nn.sigmoid(fn.contract("rd,dhe->rhe", x, w["o_gate"]))
+    return jax.lax.stop_gradient(found) if relevance else found
+
+
+def gated(
+    config: ModelConfig,
+    mixed: Float[Array, "R H e"],
+    gate: Float[Array, "R H e"] | None,
+    *,
+    relevance: bool = False,
+) -> Float[Array, "R H e"]:
+    """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
+    if gate is None:
+        return mixed
+    scaled = fn.rms(mixed, config.norm_eps, frozen=relevance) if config.mixer == "delta" else mixed
+    return (scaled * gate).astype(mixed.dtype)
+
+
+class Attended(NamedTuple):
+    """Of a layer: ``factors[h,i,j]`` and ``values[j]``, under the gate of the target, make the attention edges."""
+
+    kept: tuple[Float[Array, "S N M"], ...]
+    """What later tokens need: turned keys and values, or without a softmax projections (``delta``)."""
+    factors: Float32[Array, "H T S"]
+    """How much each head reads of each source."""
+    values: Float[Array, "S N e"]
+    """Of N heads, which share them by groups."""
+    gate: Float[Array, "T H e"] | None
+
+    def mixed(self, config: ModelConfig) -> Float[Array, "T H e"]:
+        """What each head gives to the output projection."""
+        return gated(config, fn.mix_values(self.factors, self.values), self.gate)
+
+    def wide(self, config: ModelConfig) -> Attended:
+        """With zeros for what other forms of layers have and this one does not, but for gates."""
+        n_heads, _, value = config.widest
+        lacking = len(_kept_shapes(config)) - len(self.kept)
+        kept = self.kept + lacking * (jnp.zeros((self.values.shape[0], 1, 1), self.values.dtype),)
+        return Attended(
+            tuple(wide(each, *shape) for each, shape in zip(kept, _kept_shapes(config), strict=True)),
+            wide(self.factors, config.n_heads, *self.factors.shape[1:]),
+            wide(self.values, n_heads, value),
+            self.gate,
+        )
+
+
+def _kept_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """The largest of all forms of layers."""
+
+    def of_form(form: ModelConfig) -> tuple[tuple[int, int], ...]:
+        key, value = (form.n_kv_heads, form.head_dim), (form.n_value_heads, form.value_width)
+        return (key, key, value, (form.n_heads, 2)) if form.mixer == "delta" else (key, value)
+
+    each = itertools.zip_longest(*map(of_form, config.layer_forms), fillvalue=(1, 1))
+    return [(max(heads), max(widths)) for heads, widths in (zip(*shapes, strict=True) for shapes in each)]
+
+
+def attended(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
+) -> Attended:
+    """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
+    if config.mixer == "delta":
+        own = delta.project(config, w, x)
+        kept = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
+        kept = kept if held is None else held(*kept)
+        rows = delta.Projected(*kept[:3], own.gate, *jnp.unstack(kept[3], axis=-1))
+        return Attended(kept, *delta.attended(config, w, rows, sight.visible))
+    q, k, v = fn.project_qkv(config, w, x)
+    keys = fn.positioned(config, w, "k", k, sight)
+    if held is not None:
+        keys, v = held(keys, v)
+    logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
+    factors = fn.attention_probs(logits, sight.visible, w.get("sink"))
+    return Attended((keys, v), factors, v, gates(config, w, x) if config.gated_attention else None)
+
+
+class AttentionEdges(NamedTuple):
+    """The vectors of a layer's attention edges, as factors of them."""
+
+    factors: Float32[Array, "H T S"]
+    values: Float[Array, "H S D"] | Float[Array, "S N e"]
+    """Vectors ``[H,S,D]``; where there is a gate values, which it and ``o`` make vectors of."""
+    gate: Float[Array, "T H e"] | None
+    o: Float[Array, "H e D"]
+
+    def magnitudes(
+        self, measure: Score, node: Float32[Array, "T D"], final: Callable[[Array], Array] = lambda vectors: vectors
+    ) -> Any:
+        """What ``measure`` says of ``factors * final(values)``, ``[H,T,S]``; under gates one target at a time.
+
+        A sign goes from the factor into the value, so that no measure sees negative factors.
+        """
+        if self.gate is None:
+            return measure.attention(self.factors, final(self.values), node)
+        groups = self.gate.shape[1] // self.values.shape[1]
+        values = jnp.repeat(jnp.swapaxes(self.values, 0, 1), groups, axis=0)
+
+        def target(inputs: tuple[Array, Array, Array]) -> Any:
+            factors, gate, own = inputs
+            vectors = fn.contract(
+                "hse,hed->hsd", (values * gate[:, None]).astype(values.dtype), self.o, out=jnp.float32
+            )
+            vectors = final(vectors * jnp.sign(factors)[:, :, None])
+            return jax.tree.map(
+                lambda leaf: leaf[:, 0], measure.attention(jnp.abs(factors)[:, None], vectors, own[None])
+            )
+
+        each = jnp.swapaxes(self.factors, 0, 1), self.gate, node
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), jax.lax.map(target, each))
+
+
+def attention_edges(
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
+) -> tuple[AttentionEdges, Float[Array, "T D"]]:
+    """The attention edges of a layer's input, and their sum; norms after them are linearised."""
+    found = attended(config, w, x, sight)
+    if found.gate is not None:
+        mixed, factors = fn.mix_values(found.factors, found.values), found.factors
+        if config.mixer == "delta":
+            factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, config.norm_eps)[..., 0], 0, 1)[:, :, None]
+        whole = fn.contract("rhe,hed->rd", gated(config, mixed, found.gate), w["o"])
+        return AttentionEdges(factors, found.values, found.gate, w["o"]), whole
+    probs, v = found.factors, found.values
+    mixed = fn.mix_values(probs, v)
+    grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
+    values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)
+    values = values.reshape(config.n_heads, x.shape[0], config.d_model)
+    whole = fn.contract("rhe,hed->rd", mixed, w["o"])
+    if not config.post_norm:
+        return AttentionEdges(probs, values, None, w["o"]), whole
+    inverse = fn.inverse_rms(whole, config.norm_eps)
+    weight = fn.gain(config, w["attn_post_norm"])
+    normed = fn.norm(config, w, "attn_post_norm", whole)
+    return AttentionEdges(probs * inverse[None, :, 0, None], values * weight, None, w["o"]), normed
