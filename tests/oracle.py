@@ -14,7 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
-from tests.oracle_attention import delta_factors, delta_values, finished, gates
+from tests.oracle_attention import delta_factors, delta_sums, gates, root, silu
 from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
@@ -234,12 +234,20 @@ class Literal(LiteralMLP):
     def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         """Of every head that has its own [N,T,e]."""
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
-        return np.swapaxes(delta_values(w, y) if self.config.mixer == "delta" else self.heads(w, "v", y), 0, 1)
+        found = self.silu(delta_sums(w, y, "v")) if self.config.mixer == "delta" else self.heads(w, "v", y)
+        return np.swapaxes(found, 0, 1)
+
+    def silu(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(silu(x))
+
+    def root(self, mixed: np.ndarray) -> float:
+        """What all that a head mixes [e] is divided by."""
+        return root(self.config, mixed)
 
     def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        own = [None] * len(mixed) if gate is None else gate
-        return np.stack([finished(self.config, *each) @ o for *each, o in zip(own, mixed, whole, w["o"], strict=True)])
+        roots = np.array([self.root(each) for each in whole])[:, None]
+        return np.einsum("he,hed->hd", mixed / roots * (1.0 if gate is None else gate), w["o"])
 
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""

@@ -106,6 +106,9 @@ EXAMPLES = {
     "olmoe": "OLMoE-1B-7B",
     "phimoe": "Phi-3.5-MoE",
     "qwen2_moe": "Qwen1.5-MoE, Qwen2-57B-A14B",
+    "qwen3_next": "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+    "qwen3_5": "Qwen3.5 0.8B to 27B, Qwen3.6-27B",
+    "qwen3_5_moe": "Qwen3.5-35B-A3B, 122B, 397B",
     "qwen3_moe": "Qwen3-30B-A3B, 235B; Qwen3-Coder-30B",
     "xglm": "XGLM",
 }

@@ -55,6 +55,17 @@ class Linear(oracle.Literal):
         logits, u = super().attention(index, w, x)
         return self.kept(logits), u
 
+    def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
+        factors, seen, values, gate = super().attended(index, w, x)
+        linear = self.config.mixer == "delta"
+        return self.kept(factors) if linear else factors, seen, values, self.kept(gate)
+
+    def silu(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.kept(ratio(super().silu(x), x)) * x)
+
+    def root(self, mixed: np.ndarray) -> float:
+        return float(self.kept(super().root(mixed)))
+
     def activated(self, w: dict[str, np.ndarray], gate: np.ndarray | None, up: np.ndarray) -> np.ndarray:
         if gate is None:
             return self.kept(ratio(self.activation(w, up), up)) * up
