@@ -210,6 +210,11 @@ class ModelConfig:
         return self.n_heads if self.mixer == "delta" else self.n_kv_heads
 
     @property
+    def has_linear(self) -> bool:
+        """Whether some layers have attention without a softmax."""
+        return any(form.mixer != "softmax" for form in self.layer_forms)
+
+    @property
     def scale(self) -> float:
         """Factor on query-key products."""
         return 1 / math.sqrt(self.head_dim) if self.query_scale is None else self.query_scale
