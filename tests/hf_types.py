@@ -30,7 +30,7 @@ _GPT2 = {
     **TOKENS,
 }
 _LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
-_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+_MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _VISION = {
     "hidden_size": 32,
     "intermediate_size": 32,
