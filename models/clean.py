@@ -57,7 +57,8 @@ def clean_forward(
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
-        out = middle + edge
+        left, edge = fn.leaving(w, middle), fn.leaving(w, edge)
+        out = left + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
             attention = measure.attention(probs, final(values), node)
@@ -67,7 +68,7 @@ def clean_forward(
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),
             attn=measure.attention(probs, values, wide_middle),
-            residual_mlp=measure.vector(final(middle), node),
+            residual_mlp=measure.vector(final(left), node),
             mlp=measure.vector(final(edge), node),
         )
 
@@ -133,11 +134,8 @@ class LayerStates(NamedTuple):
     """What the MLP adds."""
     probs: Float32[Array, "H T S"]
     """How much each head reads of each source."""
-
-    @property
-    def out(self) -> Float[Array, "T D"]:
-        """The residual stream after the layer."""
-        return self.middle + self.edge
+    out: Float[Array, "T D"]
+    """The residual stream after the layer."""
 
     def wide(self, config: ModelConfig) -> LayerStates:
         """With zeros for the heads and widths that other forms of layers have and this one does not."""
@@ -153,7 +151,8 @@ def layer_states(
     keys, values, probs = _attention(config, w, x, sight, held)
     mixed = fn.mix_values(probs, values)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
-    return LayerStates(keys, values, middle, mlp(config, w, x if config.parallel else middle), probs)
+    edge = mlp(config, w, x if config.parallel else middle)
+    return LayerStates(keys, values, middle, edge, probs, fn.leaving(w, middle + edge))
 
 
 def over_clean_layers(

@@ -63,6 +63,10 @@ class ModelConfig:
     sinks: bool = False
     """Whether every head has a number whose exponential stands in the softmax's denominator (gpt-oss)."""
     qkv_bias: bool = False
+    value_norm: bool = False
+    """Whether every value is normalised on its own, without weights (Gemma 4)."""
+    layer_scale: bool = False
+    """Whether a number of the layer multiplies what leaves it: both edges into its last node (Gemma 4)."""
     clip_qkv: float | None = None
     """Queries, keys and values are kept within plus and minus this (OLMo 1); None for no such bound."""
     o_bias: bool = False

@@ -51,6 +51,9 @@ class Linear(oracle.Literal):
     def sigma(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.kept(super().sigma(x)))
 
+    def root(self, x: np.ndarray, eps: float) -> np.ndarray:
+        return np.asarray(self.kept(super().root(x, eps)))
+
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, u = super().attention(index, w, x)
         return self.kept(logits), u
