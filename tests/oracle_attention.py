@@ -25,11 +25,6 @@ def gates(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.nd
     return sigmoid(np.einsum("td,dhe->the", y, w["o_gate"])) if config.gated_attention else None
 
 
-def root(config: ModelConfig, mixed: np.ndarray) -> float:
-    """What all that a head mixes [e] is divided by."""
-    return math.sqrt(np.mean(mixed**2) + config.norm_eps) if config.mixer == "delta" else 1.0
-
-
 def convolved(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Each token's sum over itself and those before it."""
     out, width = np.zeros_like(x), weight.shape[-1]

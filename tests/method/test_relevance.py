@@ -51,6 +51,9 @@ class Linear(oracle.Literal):
     def sigma(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.kept(super().sigma(x)))
 
+    def root(self, x: np.ndarray, eps: float) -> np.ndarray:
+        return np.asarray(self.kept(super().root(x, eps)))
+
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, u = super().attention(index, w, x)
         return self.kept(logits), u
@@ -62,9 +65,6 @@ class Linear(oracle.Literal):
 
     def silu(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.kept(ratio(super().silu(x), x)) * x)
-
-    def root(self, mixed: np.ndarray) -> float:
-        return float(self.kept(super().root(mixed)))
 
     def activated(self, w: dict[str, np.ndarray], gate: np.ndarray | None, up: np.ndarray) -> np.ndarray:
         if gate is None:

@@ -223,7 +223,7 @@ def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) ->
     d, h, v = config.d_model, config.head_dim, config.value_width
     each = ((6.0 if config.gated_mlp else 4.0) * config.mlp_width + 2.0 * config.n_experts) * d
 
-    q, k = float(h * d), float(h * d)
+    q = k = float(h * d)
     if config.q_rank:
         q = config.q_rank * (h + d / config.n_heads)
     if config.kv_rank:
