@@ -183,9 +183,8 @@ class ModelConfig:
     @property
     def widest(self) -> tuple[int, int, int]:
         """The most heads of values in a layer, and the largest widths of a key and of a value."""
-        shapes = [(form.n_value_heads, form.head_dim, form.value_width) for form in self.layer_forms]
-        n_heads, key, value = map(max, zip(*shapes, strict=True))
-        return n_heads, key, value
+        forms = self.layer_forms
+        return max(f.n_value_heads for f in forms), max(f.head_dim for f in forms), max(f.value_width for f in forms)
 
     @property
     def value_width(self) -> int:
