@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 
@@ -128,6 +128,20 @@ def layout_of(layouts: Mapping[str, Layout], name: str) -> Layout:
 def of_form(number: int, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
     """Layouts of one form of layers alone."""
     return {f"{number}.{name}": layout for name, layout in layouts.items()}
+
+
+def as_stored(layouts: Mapping[str, Layout], names: Container[str]) -> dict[str, Layout]:
+    """Layouts of experts that are apart as of one matrix for all, gate and up side by side, where files have that."""
+
+    def one(name: str, layout: Layout) -> Layout:
+        folder, apart, _ = layout.name.partition("{x}.")
+        place = ("gate", "up", "down").index(name.split(".")[-1]) if apart else 2
+        whole = folder + ("down_proj" if place == 2 else "gate_up_proj")
+        if not apart or all(whole.format(layer) not in names for layer in (0, 1)):
+            return layout
+        return at(whole, "X", "D", "F") if place == 2 else at(whole, "X", Axis(("F", "F"), place), "D")
+
+    return {name: one(name, layout) for name, layout in layouts.items()}
 
 
 def file_sizes(config: ModelConfig) -> dict[str, int]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jstrace.convert.layouts import Layout, file_sizes, layout_of
+from jstrace.convert.layouts import Layout, as_stored, file_sizes, layout_of
 from jstrace.convert.stacks import by_rows, stacked
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.narrow import Narrow, in_range
@@ -66,7 +66,7 @@ def build_params(
     Raises:
       InputError: a weight is missing, left over, of the wrong shape or type, or not finite.
     """
-    tensors = _with_embedding(config, tensors, layouts)
+    tensors, layouts = _with_embedding(config, tensors, layouts), as_stored(layouts, tensors)
     wanted = _wanted(config, layouts)
     _check_shapes(wanted, tensors, where)
     _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)

@@ -90,7 +90,8 @@ def attended(
         own = delta.project(config, w, x)
         kept = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
         kept = kept if held is None else held(*kept)
-        rows = delta.Projected(*kept[:3], own.gate, *jnp.unstack(kept[3], axis=-1))
+        q, k, v, rates = kept
+        rows = delta.Projected(q, k, v, own.gate, decay=rates[..., 0], strength=rates[..., 1])
         return Attended(kept, *delta.attended(config, w, rows, sight.visible))
     q, k, v = fn.project_qkv(config, w, x)
     keys = fn.positioned(config, w, "k", k, sight)

@@ -61,7 +61,8 @@ def clean_forward(
         final = functools.partial(_into_output, model, last)
         middle = fn.with_constants(w, x + attn)
         edge = mlp(config, w, x if config.parallel else middle)
-        out = middle + edge
+        left, edge = fn.leaving(w, middle), fn.leaving(w, edge)
+        out = left + edge
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
             attention = measured(edges, node, final)
@@ -71,7 +72,7 @@ def clean_forward(
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),
             attn=measured(edges, wide_middle),
-            residual_mlp=measure.vector(final(middle), node),
+            residual_mlp=measure.vector(final(left), node),
             mlp=measure.vector(final(edge), node),
         )
 
@@ -99,11 +100,8 @@ class LayerStates(NamedTuple):
     """The residual stream after attention."""
     edge: Float[Array, "T D"]
     """What the MLP adds."""
-
-    @property
-    def out(self) -> Float[Array, "T D"]:
-        """The residual stream after the layer."""
-        return self.middle + self.edge
+    out: Float[Array, "T D"]
+    """The residual stream after the layer."""
 
     def wide(self, config: ModelConfig) -> LayerStates:
         """With zeros for the heads and widths that other forms of layers have and this one does not."""
@@ -117,7 +115,8 @@ def layer_states(
     found = attended(config, w, x, sight, held)
     mixed = found.mixed(config)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
-    return LayerStates(found, middle, mlp(config, w, x if config.parallel else middle))
+    edge = mlp(config, w, x if config.parallel else middle)
+    return LayerStates(found, middle, edge, fn.leaving(w, middle + edge))
 
 
 def over_clean_layers(

@@ -63,8 +63,7 @@ class ModelConfig:
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
     mixer: str = "softmax"
-    """How attention weighs sources: ``softmax``, or ``delta`` for Gated DeltaNet (``models.delta``), whose heads are
-    those of values, and whose key/value heads are those of queries and keys."""
+    """``softmax``, or ``delta`` for Gated DeltaNet: its heads are those of values, K those of queries and keys."""
     conv_width: int = 0
     """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
     gated_attention: bool = False
@@ -72,6 +71,10 @@ class ModelConfig:
     sinks: bool = False
     """Whether every head has a number whose exponential stands in the softmax's denominator (gpt-oss)."""
     qkv_bias: bool = False
+    value_norm: bool = False
+    """Whether every value is normalised on its own, without weights (Gemma 4)."""
+    layer_scale: bool = False
+    """Whether a number of the layer multiplies what leaves it: both edges into its last node (Gemma 4)."""
     clip_qkv: float | None = None
     """Queries, keys and values are kept within plus and minus this (OLMo 1); None for no such bound."""
     o_bias: bool = False
@@ -184,9 +187,8 @@ class ModelConfig:
     @property
     def widest(self) -> tuple[int, int, int]:
         """The most heads of values in a layer, and the largest widths of a key and of a value."""
-        shapes = [(form.n_value_heads, form.head_dim, form.value_width) for form in self.layer_forms]
-        n_heads, key, value = map(max, zip(*shapes, strict=True))
-        return n_heads, key, value
+        forms = self.layer_forms
+        return max(f.n_value_heads for f in forms), max(f.head_dim for f in forms), max(f.value_width for f in forms)
 
     @property
     def value_width(self) -> int:
@@ -212,6 +214,11 @@ class ModelConfig:
     def n_value_heads(self) -> int:
         """Heads that have values of their own."""
         return self.n_heads if self.mixer == "delta" else self.n_kv_heads
+
+    @property
+    def has_linear(self) -> bool:
+        """Whether there is attention without a softmax."""
+        return any(form.mixer != "softmax" for form in self.layer_forms)
 
     @property
     def scale(self) -> float:

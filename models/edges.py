@@ -175,6 +175,8 @@ class Score(Protocol):
         """Magnitude of the edges ``probs[h,i,j] * values[h,j]``, where ``values`` are the W_O v of each head.
 
         Under a linearised post-norm ``probs`` carry the inverse RMS of their target and ``values`` the norm's weight.
+        Where heads have gates, each target is asked about alone (T = 1), as its values are its own; a negative factor
+        has its sign there, and ``probs`` are not probabilities.
         """
         ...
 

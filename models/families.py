@@ -10,6 +10,7 @@ import numpy as np
 
 _GATED = {"norm_offset": 1.0, "qk_norm": "head", "gated_attention": True}
 _GEMMA = {"norm_offset": 1.0, "post_norm": True}
+_GEMMA4 = {"post_norm": True, "qk_norm": "head", "value_norm": True, "layer_scale": True, "query_scale": 1.0}
 _LAYER_NORM = {"norm": "layer", "mlp_bias": True, "gated_mlp": False}
 _ALL_BIASES = _LAYER_NORM | {"qkv_bias": True, "o_bias": True}
 _LEARNED = {"learned_positions": True, "rotary_dim": 0}
@@ -76,6 +77,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v32": {},
     "glm4_moe_lite": {},
     "glm_moe_dsa": {},
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), _GEMMA4),
     "llama4_text": {"router": "sigmoids", "scaled_inputs": True},
     "exaone_moe": {"qk_norm": "head"},
     "ernie4_5_moe": {"router": "corrected"},

@@ -84,11 +84,13 @@ def project_qkv(
     """
     x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
     if config.kv_rank:
-        q, k, v = _latent_qkv(config, w, x)
+        q, k, v = _latent_qkv(config, w, x, frozen=relevance)
     else:
         q, k, v = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v"))
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
+    if config.value_norm:
+        v = rms(v, config.norm_eps, frozen=relevance).astype(v.dtype)
     if config.qk_norm != "none" and not config.qk_norm_last:
         q, k = _normed_heads(config, w["q_norm"], q), _normed_heads(config, w["k_norm"], k)
     if config.clip_qkv is not None:
@@ -99,13 +101,13 @@ def project_qkv(
 
 
 def _latent_qkv(
-    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]
+    config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, frozen: bool
 ) -> tuple[Float[Array, "R H d"], Float[Array, "R K d"], Float[Array, "R K e"]]:
     """Queries, keys and values through their ranks; the rotated dimensions come first, and are one for all keys."""
 
     def latent(name: str) -> Float[Array, "R a"]:
         down = contract("rd,da->ra", x, w[name])
-        return (rms(down, _LATENT_EPS) * w[f"{name}_norm"].astype(jnp.float32)).astype(x.dtype)
+        return (rms(down, _LATENT_EPS, frozen=frozen) * w[f"{name}_norm"].astype(jnp.float32)).astype(x.dtype)
 
     q = contract("ra,ahe->rhe", latent("q_down") if config.q_rank else x, w["q"])
     kv = latent("kv_down")
@@ -289,3 +291,8 @@ def turned(w: Mapping[str, Array]) -> dict[str, Array]:
 def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:
     """Plus what a node gets beside its edges: the bias of attention's output."""
     return x + w["o_bias"] if "o_bias" in w else x
+
+
+def leaving(w: Mapping[str, Array], x: Float[Array, "*R D"]) -> Float[Array, "*R D"]:
+    """A vector into the last node of a layer, times the layer's number where it has one."""
+    return x * w["layer_scale"] if "layer_scale" in w else x

@@ -109,7 +109,8 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
     if config.parallel:
         idle = fn.with_constants(w, jnp.zeros_like(state.idle[None]))[0]
         return State(middle + edge, reached | targets | (mask.residual_attn != 0), idle)
-    return State(_scaled(middle, mask.residual_mlp) + edge, reached | (mask.residual_mlp != 0), state.idle)
+    x = fn.leaving(w, _scaled(middle, mask.residual_mlp) + edge)
+    return State(x, reached | (mask.residual_mlp != 0), state.idle)
 
 
 def replaced(config: ModelConfig, given: Given, state: State) -> State:
@@ -145,7 +146,8 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     edge = _blended(edge, mask.mlp, mlp_output)
     if config.parallel:
         return State(middle + edge, targets, state.idle)
-    return State(_blended(middle, mask.residual_mlp, mlp_input) + edge, targets, mlp_input + mlp_output)
+    x = fn.leaving(w, _blended(middle, mask.residual_mlp, mlp_input) + edge)
+    return State(x, targets, fn.leaving(w, mlp_input + mlp_output))
 
 
 class _Attending(NamedTuple):

@@ -66,6 +66,7 @@ def _layers(config: ModelConfig, n_layers: int) -> dict[str, Weight]:
     """Of the layers of one form."""
     layers = _attention(config) | _mlps(config) | _norms(config) | _biases(config)
     layers |= {"sink": Weight(("L", "H"))} if config.sinks else {}
+    layers |= {"layer_scale": Weight(("L",), "norm")} if config.layer_scale else {}
     if config.activation == "xielu":
         layers |= {name: Weight(("L",), "zeros") for name in ("alpha_p", "alpha_n", "beta", "eps")}
     return _sized(layers, axis_sizes(config) | {"L": n_layers})
@@ -75,7 +76,11 @@ def _projections(config: ModelConfig) -> dict[str, Weight]:
     """Of attention; where it is latent, those into what queries, keys and values are made of, with their norms."""
     value = "d" if config.value_dim is None else "e"
     q, kv = "a" if config.q_rank else "D", "c" if config.kv_rank else "D"
-    axes = {"q": (q, "H", "d"), "k": (kv, "K", "n" if config.kv_rank else "d"), "v": (kv, "K", value)}
+    axes: dict[str, tuple[str, ...]] = {
+        "q": (q, "H", "d"),
+        "k": (kv, "K", "n" if config.kv_rank else "d"),
+        "v": (kv, "K", value),
+    }
     axes |= {"q_down": ("D", "a")} if config.q_rank else {}
     axes |= {"kv_down": ("D", "c"), "k_turned": ("D", "r")} if config.kv_rank else {}
     found = {name: Weight(("L", *own), sums=own[0]) for name, own in axes.items()}

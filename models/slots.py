@@ -141,7 +141,7 @@ def check_softmax(config: ModelConfig, *, pre_softmax: bool) -> None:
     Raises:
       InputError: with what to do.
     """
-    if pre_softmax and any(form.mixer != "softmax" for form in config.layer_forms):
+    if pre_softmax and config.has_linear:
         raise InputError("pre_softmax: this model has layers of linear attention, without a softmax; leave it out")
 
 

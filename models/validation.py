@@ -56,6 +56,8 @@ def _check(config: ModelConfig, where: str) -> None:
         raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
     if min(config.kv_rank, config.q_rank) < 0 or (config.value_dim is not None and config.value_dim < 1):
         raise InputError(f"{where}: widths of latent attention and of values are positive numbers")
+    if config.layer_scale and config.parallel:
+        raise InputError(f"{where}: a number of the layer beside parallel blocks is not supported")
     if config.q_rank and not config.kv_rank:
         raise InputError(f"{where}: q_rank = {config.q_rank} without kv_rank, expected both of latent attention")
     plain = config.n_kv_heads == config.n_heads and not (config.qkv_bias or config.qk_norm != "none")

@@ -115,7 +115,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
             (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
         )
     },
-    "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9},
+    "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9}
+    | {"value_norm": True, "layer_scale": True},
     "program": {
         "norm": "none",
         "learned_positions": True,
@@ -125,8 +126,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "activation": "relu",
     },
 }
-"""What each family changes in ``TINY``; smollm3, bloom, qwen2_moe and gpt_oss have what several of the
-others add."""
+"""What each family changes in ``TINY``; smollm3, bloom, qwen2_moe, gpt_oss, glm4_moe and deepseek_v3 have what several
+of the others add."""
 SHAPES = ("llama", "olmo2", "gemma2", "gpt2", "gpt_neox")
 """Families that have, all together, every kind of weight and of block, for tests in which nothing else matters."""
 

@@ -31,7 +31,7 @@ YARN = {
     "original_max_position_embeddings": 16,
 }
 PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
-LINEAR = {
+LINEAR: dict[str, Any] = {
     **PARTIAL,
     "rms_norm_eps": 1e-3,  # heads whose output is all but zero would make much of how either side rounds
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],

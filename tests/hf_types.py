@@ -30,7 +30,7 @@ _GPT2 = {
     **TOKENS,
 }
 _LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
-_MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+_MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 _VISION = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -55,6 +55,25 @@ _IMAGE_TOKENS = {"image_token_id": 50, "video_token_id": 51, "vision_start_token
 def _wrapped(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"text_config": fields, "tie_word_embeddings": False, **more}
 
+
+_GEMMA4 = LLAMA | {
+    "num_key_value_heads": 4,
+    "sliding_window": 5,
+    "layer_types": _LAYERS,
+    "attention_k_eq_v": True,
+    "global_head_dim": 12,
+    "num_global_key_value_heads": 1,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1000000.0},
+        "sliding_attention": ROPE["rope_parameters"],
+    },
+}
+_GEMMA4_NEEDS = (
+    "heads of other numbers and widths in layers without a window, whose values may be their keys; a norm of values"
+    "; a number for each layer; half of the rotary pairs"
+)
 
 TYPES: dict[str, Type] = {
     "llama-yarn": Type("llama", LLAMA | {"rope_parameters": YARN}, "YaRN"),
@@ -182,6 +201,26 @@ TYPES: dict[str, Type] = {
         },
         "the text part",
         whole="Gemma3ForConditionalGeneration",
+    ),
+    "gemma4_text": Type("gemma4_text", _GEMMA4 | {"hidden_size_per_layer_input": 0}, _GEMMA4_NEEDS, flagged=True),
+    "gemma4_unified_text": Type(
+        "gemma4_unified_text", _GEMMA4 | {"attention_k_eq_v": False, "final_logit_softcapping": None}, _GEMMA4_NEEDS
+    ),
+    "gemma4": Type(
+        "gemma4",
+        {
+            "text_config": _GEMMA4 | {"hidden_size_per_layer_input": 0},
+            "vision_config": _VISION | {"num_key_value_heads": 2, "head_dim": 16},
+            "audio_config": None,
+        },
+        "the text part",
+        whole="Gemma4ForConditionalGeneration",
+    ),
+    "gemma4_unified": Type(
+        "gemma4_unified",
+        {"text_config": _GEMMA4, "vision_config": None, "audio_config": None},
+        "the text part",
+        whole="Gemma4UnifiedForConditionalGeneration",
     ),
     "mistral3-mistral": Type(
         "mistral3",
@@ -414,9 +453,10 @@ def make(kind: Type, folder: Path) -> Any:
             if weight.ndim == 1:
                 near = 1.0 if abs(float(weight.mean()) - 1) < 1e-6 else 0.0
                 weight.copy_(near + 0.3 * torch.randn(weight.shape, generator=drawn))
-        for name, correction in model.named_buffers():
-            if name.endswith("correction_bias"):
-                correction.copy_(0.3 * torch.randn(correction.shape, generator=drawn))
+        for name, number in model.named_buffers():
+            if name.endswith(("correction_bias", "layer_scalar")):
+                near = 1.0 if name.endswith("layer_scalar") else 0.0
+                number.copy_(near + 0.3 * torch.randn(number.shape, generator=drawn))
     model.save_pretrained(folder)
     return model
 

@@ -14,7 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
-from tests.oracle_attention import delta_factors, delta_values, finished, gates
+from tests.oracle_attention import delta_factors, delta_sums, gates, silu
 from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
@@ -179,6 +179,10 @@ class Literal(LiteralMLP):
         centre = x.mean(-1, keepdims=True) if self.config.norm == "layer" else 0.0
         return np.sqrt(np.mean((x - centre) ** 2, -1, keepdims=True) + self.config.norm_eps)
 
+    def root(self, x: np.ndarray, eps: float) -> np.ndarray:
+        """What values, and what they are made of, are divided by."""
+        return np.sqrt(np.mean(x**2, -1, keepdims=True) + eps)
+
     def linear(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
         """The linear part of a norm."""
         if self.config.norm == "none":
@@ -193,9 +197,11 @@ class Literal(LiteralMLP):
 
     def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         """Queries, keys or values [T, heads, d]; no positions yet."""
-        if self.config.kv_rank:
-            return self.latent_heads(w, name, y)
-        x = np.einsum("td,dhe->the", y, w[name]) + w.get(f"{name}_bias", 0.0)
+        latent = self.config.kv_rank > 0
+        x = self.latent_heads(w, name, y) if latent else np.einsum("td,dhe->the", y, w[name])
+        x = x + w.get(f"{name}_bias", 0.0)
+        if name == "v" and self.config.value_norm:
+            x = x / self.root(x, self.config.norm_eps)
         if name != "v" and self.config.qk_norm != "none" and not self.config.qk_norm_last:
             x = self.normed_heads(w, name, x)
         return x if self.config.clip_qkv is None else np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
@@ -203,7 +209,7 @@ class Literal(LiteralMLP):
     def latent_heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
         def latent(name: str) -> np.ndarray:
             down = y @ w[name]
-            return down / np.sqrt(np.mean(down**2, -1, keepdims=True) + 1e-6) * w[f"{name}_norm"]
+            return down / self.root(down, 1e-6) * w[f"{name}_norm"]
 
         if name == "q":
             return np.einsum("ta,ahe->the", latent("q_down") if self.config.q_rank else y, w["q"])
@@ -234,12 +240,16 @@ class Literal(LiteralMLP):
     def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         """Of every head that has its own [N,T,e]."""
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
-        return np.swapaxes(delta_values(w, y) if self.config.mixer == "delta" else self.heads(w, "v", y), 0, 1)
+        found = self.silu(delta_sums(w, y, "v")) if self.config.mixer == "delta" else self.heads(w, "v", y)
+        return np.swapaxes(found, 0, 1)
+
+    def silu(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(silu(x))
 
     def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        own = [None] * len(mixed) if gate is None else gate
-        return np.stack([finished(self.config, *each) @ o for *each, o in zip(own, mixed, whole, w["o"], strict=True)])
+        roots = self.root(whole, self.config.norm_eps) if self.config.mixer == "delta" else 1.0
+        return np.einsum("he,hed->hd", mixed / roots * (1.0 if gate is None else gate), w["o"])
 
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""
@@ -305,7 +315,8 @@ class Literal(LiteralMLP):
             attn = np.stack([self.written(w, *each, each[1]).sum(0) for each in zip(own, mixed, strict=True)])
             constant = w.get("o_bias", np.zeros(c.d_model))
             middle = x + (self.norm(w, "attn_post_norm", attn) if c.post_norm else attn) + constant
-            out = middle + self.mlp(w, x if c.parallel else middle)
+            scale = w.get("layer_scale", 1.0)
+            out = scale * (middle + self.mlp(w, x if c.parallel else middle))
             into = [{} for _ in x]
             for i in range(self.n_tokens):
                 into[i][0, index, i] = x[i]
@@ -323,7 +334,7 @@ class Literal(LiteralMLP):
                     yield (index + 1, i), edges, final(constant), final(out[i])
                 else:
                     yield (2 * index + 1, i), into[i], constant, middle[i]
-                    edges = {(2, index, i): final(middle[i]), (3, index, i): final(mlp[i])}
+                    edges = {(2, index, i): final(scale * middle[i]), (3, index, i): final(scale * mlp[i])}
                     yield (2 * index + 2, i), edges, np.zeros(c.d_model), final(out[i])
             x = out
 
@@ -346,7 +357,7 @@ class Literal(LiteralMLP):
             values = np.pad(values, ((0, 0), (0, n_kv_heads - values.shape[1]), (0, width - values.shape[2])))
             for name, state in zip(found, (x, values, middle, mlp), strict=True):
                 found[name].append(state)
-            x = middle + mlp
+            x = w.get("layer_scale", 1.0) * (middle + mlp)
         return {name: np.stack(each) for name, each in found.items()}
 
     def masked(
@@ -398,7 +409,7 @@ class Literal(LiteralMLP):
                 out[i] = m * middle[i] + (1 - m) * other("mlp_input", index, i)
                 m = float(mask.mlp[index, i])
                 out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
-            x = out
+            x = w.get("layer_scale", 1.0) * out
         return self.logits(x[-1]) if n_outputs is None else np.stack([self.logits(row) for row in x[-n_outputs:]])
 
 

@@ -25,31 +25,23 @@ def gates(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.nd
     return sigmoid(np.einsum("td,dhe->the", y, w["o_gate"])) if config.gated_attention else None
 
 
-def finished(config: ModelConfig, gate: np.ndarray | None, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Part of what a head mixes [e] as it goes on into W_O; ``whole`` is all of it, which a norm is of."""
-    if gate is None:
-        return mixed
-    root = math.sqrt(np.mean(whole**2) + config.norm_eps) if config.mixer == "delta" else 1.0
-    return gate * mixed / root
-
-
 def convolved(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Each token's sum over itself and those before it, then silu."""
+    """Each token's sum over itself and those before it."""
     out, width = np.zeros_like(x), weight.shape[-1]
     for t in range(len(x)):
         for back in range(min(width, t + 1)):
             out[t] += weight[..., width - 1 - back] * x[t - back]
-    return silu(out)
+    return out
 
 
-def delta_values(w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
-    """Of every token and head [T, H, e]."""
-    return convolved(np.einsum("td,dhe->the", y, w["v"]), w["v_conv"])
+def delta_sums(w: dict[str, np.ndarray], y: np.ndarray, name: str) -> np.ndarray:
+    """Queries, keys or values of every token and head before their silu."""
+    return convolved(np.einsum("td,dhe->the", y, w[name]), w[f"{name}_conv"])
 
 
 def delta_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
     """How much of each source's value is in each target's output [H, T, T]: one source after the other is written."""
-    q, k = (convolved(np.einsum("td,dhe->the", y, w[name]), w[f"{name}_conv"]) for name in ("q", "k"))
+    q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
     q, k = (x / np.sqrt(np.sum(x**2, -1, keepdims=True) + 1e-6) for x in (q, k))
     decay = np.exp(-np.exp(w["decay_rate"]) * np.log1p(np.exp(y @ w["decay"] + w["decay_bias"])))
     strength, groups = sigmoid(y @ w["strength"]), config.n_heads // config.n_kv_heads

@@ -122,6 +122,8 @@ def check_whole(folder: Path, *, left_out: tuple[str, ...] = ()) -> None:
 
 
 def _bare(name: str) -> str:
+    # transformers saves the layers of Kimi K2.5 so, which are "layers" in what it reads
+    name = name.replace("language_model.model.blocks.", "language_model.model.layers.", 1)
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gpt_like, hybrid, latent, layer_norms, llama_like, mixed
+from jstrace.convert.hf import experts, families, gemma4, gpt_like, hybrid, latent, layer_norms, llama_like, mixed
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -17,6 +17,7 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **mixed.READERS,
     **hybrid.READERS,
     **latent.READERS,
+    **gemma4.READERS,
 }
 """From ``model_type`` to what reads the config."""
 
@@ -44,6 +45,8 @@ _CLASSES = {
     "ernie4_5": "Ernie4_5",
     "gemma3": "Gemma3",
     "gemma3_text": "Gemma3",
+    "gemma4_text": "Gemma4",
+    "gemma4_unified_text": "Gemma4Unified",
     "gpt2": "GPT2",
     "gpt_bigcode": "GPTBigCode",
     "gpt_neo": "GPTNeo",
@@ -67,6 +70,7 @@ _OTHER_HEADS = {
     "smolvlm": "SmolVLMForConditionalGeneration",
     "gpt2": "GPT2LMHeadModel",
     "gemma3": "Gemma3ForConditionalGeneration",
+    "gemma4_unified": "Gemma4UnifiedForConditionalGeneration",
     "gemma4": "Gemma4ForConditionalGeneration",
     "kimi_k25": "Kimi_K25ForConditionalGeneration",
     "llama4": "Llama4ForConditionalGeneration",
@@ -91,7 +95,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "longcat_flash": "two attentions in a layer",
     **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "olmo_hybrid", "rwkv", "falcon_mamba"), _STATE),
-    **dict.fromkeys(("gemma4_text", "gemma3n_text", "gemma3n"), _PER_LAYER),
+    **dict.fromkeys(("gemma3n_text", "gemma3n"), _PER_LAYER),
     "bitnet": "norms inside attention and MLP",
     "nanochat": "norms without weights after the rotation",
     "openai-gpt": "norms on the residual stream itself",

@@ -67,9 +67,12 @@ _SMOLVLM = Wrapper(
         "use_resampler",
     ),
 )
+_GEMMA4_FIELDS = ("vision_config", "audio_config", "audio_token_id", "vision_soft_tokens_per_image", *_TOKENS)
+_GEMMA4_WEIGHTS = (*_VISION, "model.embed_vision.", "model.embed_audio.", "model.audio_tower.")
 WRAPPERS: Mapping[str, Wrapper] = {
     "gemma3": Wrapper(("gemma3_text",), ("vision_config", "mm_tokens_per_image", *_TOKENS)),
-    "gemma4": Wrapper(("gemma4_text",), ("vision_config", "audio_config", *_TOKENS)),
+    "gemma4": Wrapper(("gemma4_text",), _GEMMA4_FIELDS, _GEMMA4_WEIGHTS),
+    "gemma4_unified": Wrapper(("gemma4_unified_text",), _GEMMA4_FIELDS, _GEMMA4_WEIGHTS),
     "idefics3": _SMOLVLM,
     "internvl": Wrapper(("qwen2", "qwen3", "llama"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "kimi_k25": Wrapper(

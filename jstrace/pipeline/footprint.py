@@ -194,7 +194,7 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     sorted_too = start == "learned" or hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
     numbers = 18 if sorted_too else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
-    attention = 8 * 4 * config.n_heads * width**2
+    attention = (16 if config.has_linear else 8) * 4 * config.n_heads * width**2
     rows = itemsize * width * 10 * config.d_model + _mlp_bytes(config, width, itemsize, 6) + 12 * config.vocab_size
     drawn = 2 * itemsize * width * _state_numbers(config)
     drawn = drawn if fitted and replace == "resample" else 0
@@ -207,12 +207,12 @@ def evaluate_bytes(config: ModelConfig, width: int, n_sizes: int, itemsize: int,
     TPUs have the attention of some queries, and the hidden rows of one turn, at a time.
     """
     n = n_sizes + 1
-    n_queries = form(None, cpu=width, gpu=width, tpu=min(width, N_QUERIES))
+    n_queries = form(None, cpu=width, gpu=width, tpu=width if config.has_linear else min(width, N_QUERIES))
     n_rows = form(None, cpu=n * width, gpu=n * width, tpu=min(n * width, MOST_ROWS))
     n_rows = (
         n * width if any(form.n_experts for form in config.layer_forms) else n_rows
     )  # the rows of all turns go through one router
-    attention = 3 * 4 * n * config.n_heads * n_queries * width
+    attention = (5 if config.has_linear else 3) * 4 * n * config.n_heads * n_queries * width
     mlp = _mlp_bytes(config, n_rows, itemsize)
     head = 6 * 4 * n * n_outputs * config.vocab_size
     state = (

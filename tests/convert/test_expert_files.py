@@ -1,4 +1,4 @@
-"""gpt-oss as its official files have it: experts in four-bit floats, gate and up side by side."""
+"""Experts as official files have them: gpt-oss in four-bit floats, Qwen3.5 in one matrix for all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,3 +37,19 @@ def test_experts_in_four_bits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(layers["gate"][index], both[..., ::2])
         np.testing.assert_array_equal(layers["up"][index], both[..., 1::2])
         np.testing.assert_array_equal(layers["down"][index], down)
+
+
+def test_experts_in_one_matrix(tmp_path: Path) -> None:
+    """The weights are those of the same model with experts apart."""
+    hf_types.make(hf_types.TYPES["qwen3_5_moe"], tmp_path)
+    apart, path = jstrace.load(tmp_path).decoder.params(), tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    for layer in range(3):
+        folder = f"model.language_model.layers.{layer}.mlp.experts."
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{folder}{expert}.{name}_proj.weight") for expert in range(5)])
+            for name in ("gate", "up", "down")
+        )
+        tensors |= {f"{folder}gate_up_proj": torch.cat([gate, up], 1), f"{folder}down_proj": down}
+    save_file(tensors | {"mtp.norm.weight": torch.ones(32)}, path, metadata={"format": "pt"})
+    jax.tree.map(np.testing.assert_array_equal, jstrace.load(tmp_path).decoder.params(), apart)

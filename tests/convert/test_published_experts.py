@@ -17,8 +17,17 @@ _OF_ALL: dict[str, Any] = {
     "router_aux_loss_coef": 0.001, "tie_word_embeddings": False, "use_cache": True,
 }  # fmt: skip
 _OF_QWEN = {"decoder_sparse_step": 1, "sliding_window": None, "use_sliding_window": False, "vocab_size": 151936}
+_DEEPSEEK: dict[str, Any] = _OF_ALL | {
+    "attention_bias": False, "ep_size": 1, "kv_lora_rank": 512, "max_position_embeddings": 163840, "moe_layer_freq": 1,
+    "pretraining_tp": 1, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000,
+    "rope_scaling": {
+        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 4096, "type": "yarn",
+    },
+    "v_head_dim": 128,
+}  # fmt: skip
 
-# With the parameters that their pages give.
+# With the parameters that their pages give, but for layers that predict further tokens.
 PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
     "Qwen/Qwen3-30B-A3B": (
         30_532_122_624,
@@ -97,6 +106,43 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "rope_theta": 10000.0, "router_jitter_noise": 0.01, "sliding_window": 131072, "vocab_size": 32064,
         },
     ),
+    "deepseek-ai/DeepSeek-V3": (
+        671_026_419_200,
+        _DEEPSEEK
+        | {
+            "first_k_dense_replace": 3, "hidden_size": 7168, "intermediate_size": 18432, "model_type": "deepseek_v3",
+            "moe_intermediate_size": 2048, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+            "norm_topk_prob": True, "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+            "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536,
+            "rope_scaling": _DEEPSEEK["rope_scaling"] | {"mscale": 1.0, "mscale_all_dim": 1.0},
+            "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_group": 4, "topk_method": "noaux_tc",
+            "vocab_size": 129280,
+        },
+    ),
+    "deepseek-ai/DeepSeek-V2-Lite": (
+        15_706_484_224,
+        _DEEPSEEK
+        | {
+            "aux_loss_alpha": 0.001, "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 10944,
+            "model_type": "deepseek_v2", "moe_intermediate_size": 1408, "n_group": 1, "n_routed_experts": 64,
+            "n_shared_experts": 2, "norm_topk_prob": False, "num_attention_heads": 16, "num_experts_per_tok": 6,
+            "num_hidden_layers": 27, "num_key_value_heads": 16, "q_lora_rank": None, "routed_scaling_factor": 1.0,
+            "scoring_func": "softmax", "seq_aux": True, "topk_group": 1, "topk_method": "greedy", "vocab_size": 102400,
+        },
+    ),
+    "zai-org/GLM-4.5-Air": (
+        106_852_251_264,
+        _OF_ALL
+        | {
+            "attention_bias": True, "first_k_dense_replace": 1, "head_dim": 128, "hidden_size": 4096,
+            "intermediate_size": 10944, "max_position_embeddings": 131072, "model_type": "glm4_moe",
+            "moe_intermediate_size": 1408, "n_group": 1, "n_routed_experts": 128, "n_shared_experts": 1,
+            "norm_topk_prob": True, "num_attention_heads": 96, "num_experts_per_tok": 8, "num_hidden_layers": 46,
+            "num_key_value_heads": 8, "num_nextn_predict_layers": 1, "partial_rotary_factor": 0.5,
+            "rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 1000000, "routed_scaling_factor": 1.0,
+            "topk_group": 1, "use_qk_norm": False, "vocab_size": 151552,
+        },
+    ),
 }  # fmt: skip
 
 
@@ -115,6 +161,13 @@ def test_gpt_oss_as_published() -> None:
     assert from_hf_fields(absent, where="gpt-oss") == config
 
 
+def test_deepseek_as_published() -> None:
+    """YaRN's factor is squared into the scale of queries and keys; the first layers have one MLP."""
+    config = from_hf_fields(PUBLISHED["deepseek-ai/DeepSeek-V3"][1], where="v3")
+    assert config.scale == pytest.approx(192**-0.5 * 1.3688879454113936**2)
+    assert (config.rope_magnitude, config.router_groups, config.form_of) == (1.0, (8, 4, 2), (0,) * 3 + (1,) * 58)
+
+
 def test_phi_moe_as_published() -> None:
     """Its tables have a factor of their own; inputs up to the length of the first training are read."""
     config = from_hf_fields(PUBLISHED["microsoft/Phi-3.5-MoE-instruct"][1], where="phi")
@@ -124,8 +177,16 @@ def test_phi_moe_as_published() -> None:
 @pytest.mark.parametrize(
     ("model_type", "changes", "message"),
     [
-        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2 is not supported"),
-        ("qwen2_moe", {"mlp_only_layers": [0]}, r"mlp_only_layers = \[0\] is not supported"),
+        ("qwen3_moe", {"decoder_sparse_step": -2}, "decoder_sparse_step = -2"),
+        ("qwen2_moe", {"mlp_only_layers": ["0"]}, r"mlp_only_layers = \['0'\], expected a list of layers"),
+        ("glm4_moe", {"mlp_layer_types": ["dense"]}, "mlp_layer_types is no list of 3"),
+        ("glm4_moe", {"n_group": 3, "topk_group": 1}, "experts in groups"),
+        ("deepseek_v3", {"num_key_value_heads": 1}, "num_key_value_heads = 1, expected the 2 of latent attention"),
+        ("deepseek_v3", {"attention_bias": True}, "attention_bias = True is not supported"),
+        ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "without n_group and topk_group"),
+        ("gemma4_text", {"hidden_size_per_layer_input": 8}, "an embedding for each layer"),
+        ("gemma4_unified_text", {"enable_moe_block": True}, "enable_moe_block = True is not supported"),
+        ("ernie4_5_moe", {"use_bias": True}, "use_bias = True is not supported"),
         ("mixtral", {"num_experts_per_tok": 9}, "9 experts for each token, expected 1 to the 8"),
         ("phimoe", {"num_experts_per_tok": 1}, "1 experts for each token, expected the 2 of SparseMixer"),
         ("olmoe", {"num_experts": 4, "num_local_experts": 5}, "num_experts = 4 contradicts num_local_experts = 5"),

@@ -97,7 +97,7 @@ def test_every_type_is_compared() -> None:
     """Of all that load: there is a tiny model of it, and a class that warns of code which computes something else."""
     compared = {kind.model_type for kind in TYPES.values()} | {*hf_models.TYPE_OF.values()}
     outer = {kind for kind, wrapper in WRAPPERS.items() if {*wrapper.inner} & {*FAMILIES}}
-    inner = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"}
+    inner = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_5_text", "qwen3_5_moe_text"}
     assert compared == (FAMILIES.keys() | outer) - inner
     assert FAMILIES.keys() | WRAPPERS.keys() <= CLASSES.keys()
     assert not UNSUPPORTED.keys() & FAMILIES.keys()

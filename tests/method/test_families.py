@@ -137,7 +137,7 @@ def test_masked_forward_equals_the_oracle(family: str, pre_softmax: bool) -> Non
     config, params, model = made(family)
     tokens = tokens_of(config, 6)
     masks = random_masks(config, 6, np.random.default_rng(1), N_MASKS, soft=True)
-    if pre_softmax and any(form.mixer != "softmax" for form in config.layer_forms):
+    if pre_softmax and config.has_linear:
         with pytest.raises(InputError, match="without a softmax"):
             over_masks(model, jnp.asarray(tokens), masks, skip=False, pre_softmax=True)
         return

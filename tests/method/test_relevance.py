@@ -51,9 +51,20 @@ class Linear(oracle.Literal):
     def sigma(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.kept(super().sigma(x)))
 
+    def root(self, x: np.ndarray, eps: float) -> np.ndarray:
+        return np.asarray(self.kept(super().root(x, eps)))
+
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits, u = super().attention(index, w, x)
         return self.kept(logits), u
+
+    def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
+        factors, seen, values, gate = super().attended(index, w, x)
+        linear = self.config.mixer == "delta"
+        return self.kept(factors) if linear else factors, seen, values, self.kept(gate)
+
+    def silu(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.kept(ratio(super().silu(x), x)) * x)
 
     def activated(self, w: dict[str, np.ndarray], gate: np.ndarray | None, up: np.ndarray) -> np.ndarray:
         if gate is None:

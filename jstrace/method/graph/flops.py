@@ -11,6 +11,7 @@ not counted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,12 +58,20 @@ def of_layer(attn: Any, after: Any, before: Any, config: ModelConfig, xp: Any = 
       xp: ``numpy``, or ``jax.numpy`` on the device.
     """
     none, slots = np.uint8(NO_EDGE), attn != NO_EDGE
-    rows, groups = attn.min(axis=-1), (config.n_kv_heads, config.n_groups, -1)
+    rows, n_slots = attn.min(axis=-1), attn.shape[-1]
     seen = xp.where(slots, rows[..., None], none)
-    keys, values = (tree.min(axis=1).reshape(groups).min(axis=1) for tree in (seen, attn))
+    shared = ((seen, config.n_kv_heads), (attn, config.n_value_heads))
+    keys, values = (tree.min(axis=1).reshape(n_heads, -1, n_slots).min(axis=1) for tree, n_heads in shared)
     moved = xp.where(slots[0], before, none).min(axis=1)  # a row is a constant where no source's state is computed
     read = xp.where(slots[0], after[:, None], none).min(axis=0)
+    values = _convolved(values, config.conv_width, xp)
     return LayerWork(rows, keys, values, xp.maximum(after, moved), read, slots.sum(axis=-1))
+
+
+def _convolved(first: Any, width: int, xp: Any) -> Any:
+    """The first size at which projections are needed of tokens that are part of so many tokens' values or queries."""
+    later = [xp.concatenate([first[..., by:], xp.full_like(first[..., :by], NO_EDGE)], -1) for by in range(1, width)]
+    return functools.reduce(xp.minimum, later, first)
 
 
 def over_layers(strata: EdgeTree, xp: Any = np) -> tuple[Any, Any, Any]:
@@ -102,7 +111,7 @@ def _latest(
     computed, sources = before[:, None], layers.n_sources
     return {
         "rows": (layers.rows, 1),
-        "queries": (xp.maximum(layers.rows, computed), 1),
+        "queries": (xp.maximum(_convolved(layers.rows, config.conv_width, xp), computed), 1),
         "pairs": (layers.rows, sources),
         "keys": (xp.maximum(layers.keys, computed), 1),
         "values": (xp.maximum(layers.values, computed), 1),
@@ -189,7 +198,8 @@ def flops(
     the stream 2hd, a query with one key 2h, a value in the sum 2h, an MLP 4dm (6dm with a gate), the logits 2dV for
     each output. In latent attention the width of what queries, and keys and values, are made of is in the place of d,
     and what makes it is divided among the heads. Of experts m is the width of those chosen for a token, and their
-    router costs 2d for each there is.
+    router costs 2d for each there is. A head's gate costs as much as its row's way back. In Gated DeltaNet heads divide
+    the query that they share, a pair has two products, and the triangular system is not counted.
 
     Args:
       work: from ``work``, or counted on the device.
@@ -213,15 +223,19 @@ def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) ->
     d, h, v = config.d_model, config.head_dim, config.value_width
     each = ((6.0 if config.gated_mlp else 4.0) * config.mlp_width + 2.0 * config.n_experts) * d
 
-    q, k = h * d, h * d
+    q = k = float(h * d)
     if config.q_rank:
         q = config.q_rank * (h + d / config.n_heads)
     if config.kv_rank:
         k = config.kv_rank * (h - config.n_rotary) + d * (config.kv_rank + config.n_rotary) / config.n_heads
-    value = v * (config.kv_rank or d)
+    value, pair, row = v * (config.kv_rank or d), float(h), v * d
+    if config.mixer == "delta":
+        q, pair, k = q / config.n_groups, 2 * h / config.n_groups, k + 2 * d * config.n_groups
+    if config.mixer == "delta" or config.gated_attention:
+        row = 2 * row
 
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:
-        return 2 * (v * d * rows + value * values + q * queries + k * keys + h * pairs + v * mixed)
+        return 2 * (row * rows + value * values + q * queries + k * keys + pair * pairs + v * mixed)
 
     zero = attention(rows, queries, pairs, keys, attn_edges)
     # With parallel blocks every state but the embeddings hangs on a row of attention.
