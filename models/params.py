@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.models.config import ModelConfig
-from jstrace.models.narrow import Narrow, narrow_place, narrowed
+from jstrace.models.narrow import INT8, Narrow, narrow_place, narrowed
 from jstrace.models.platforms import usual_promotion
 
 Params = Mapping[str, Any]
@@ -39,6 +39,10 @@ class Weight:
     def summed(self) -> tuple[int, ...]:
         """The numbers of these axes."""
         return tuple(self.axes.index(axis) for axis in self.sums)
+
+    def way(self, narrow: str) -> str:
+        """How it is stored where weights are narrow: vocabularies are never int4, of which logits would tell most."""
+        return INT8 if self.axes[0] == "V" else narrow
 
 
 def declare(config: ModelConfig) -> dict[str, Any]:
@@ -126,29 +130,30 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool = False) -> dict[str, Any]:
-    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` where that is asked for."""
+def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: str = "") -> dict[str, Any]:
+    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` of a way that is asked for."""
     sizes = axis_sizes(config)
 
     def shape(weight: Weight) -> Any:
         blank = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in weight.axes), dtype)
         if not (narrow and weight.sums):
             return blank
-        return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype), blank)
+        own = weight.way(narrow)
+        return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype, way=own), blank)
 
     return map_weights(shape, config)
 
 
-def narrow_places(config: ModelConfig, places: Any, dtype: jnp.dtype) -> dict[str, Any]:
+def narrow_places(config: ModelConfig, places: Any, dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
     """Shardings of weights as those of their values and scales, where ``narrow_params`` makes them ``Narrow``."""
 
-    def one(weight: Weight, place: Any) -> Any:
-        return narrow_place(place, weight.summed, dtype) if weight.sums else place
+    def one(weight: Weight, place: Any, blank: Any) -> Any:
+        return narrow_place(place, blank) if weight.sums else place
 
-    return map_weights(one, config, places)
+    return map_weights(one, config, places, shapes(config, dtype, narrow=narrow))
 
 
-def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
     """Weights with their matrices as ``Narrow``, which widen to ``dtype``; all others are left as they are.
 
     ``params`` is emptied, so that no more than one of the wide matrices need be held beside the narrow ones.
@@ -156,26 +161,27 @@ def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype)
     found: dict[str, Any] = {}
     for name, declared in declare(config).items():
         if isinstance(declared, Weight):
-            found[name] = _narrow_leaf(params.pop(name), declared, dtype)
+            found[name] = _narrow_leaf(params.pop(name), declared, dtype, narrow)
         else:
-            found[name] = {inner: _narrow_leaf(params[name].pop(inner), one, dtype) for inner, one in declared.items()}
+            own = params[name]
+            found[name] = {inner: _narrow_leaf(own.pop(inner), one, dtype, narrow) for inner, one in declared.items()}
     return found
 
 
-def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype) -> Any:
+def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype, narrow: str) -> Any:
     if not declared.sums:
         return leaf
-    found = _narrow_rows(leaf, declared.summed, dtype)
-    return jax.device_put(found, narrow_place(leaf.sharding, declared.summed, dtype))
+    found = _narrow_rows(leaf, declared.summed, dtype, declared.way(narrow))
+    return jax.device_put(found, narrow_place(leaf.sharding, found))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 @usual_promotion()
-def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype) -> Narrow:
+def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype, way: str) -> Narrow:
     """Some rows of the first axis, such as a layer, at a time."""
 
     def row(one: jax.Array) -> Narrow:
-        return narrowed(one, tuple(axis - 1 for axis in summed), dtype)
+        return narrowed(one, tuple(axis - 1 for axis in summed), dtype, way)
 
     rows_at_once = max(1, _DRAWN_AT_ONCE // math.prod(leaf.shape[1:]))
     return jax.lax.map(row, leaf, batch_size=min(rows_at_once, leaf.shape[0]))
@@ -221,7 +227,7 @@ def random_params(
     dtype: jnp.dtype,
     scale: float = 0.02,
     shardings: Any = None,
-    narrow: bool = False,
+    narrow: str = "",
 ) -> dict[str, Any]:
     """Normal weights of standard deviation ``scale``, norms and biases that do nothing; made on the device.
 
@@ -234,7 +240,7 @@ def random_params(
         if weight.init == "normal":
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             if narrow and weight.sums:
-                return _narrow_normal(own, scale, weight.summed, blank.shape, blank.dtype, place)
+                return _narrow_normal(own, scale, weight, blank, place, weight.way(narrow))
             return _normal(own, scale, blank.shape, blank.dtype, place)
         return jnp.full(blank.shape, 1 - config.norm_offset if weight.init == "norm" else 0, blank.dtype, device=place)
 
@@ -255,16 +261,16 @@ def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 @usual_promotion()
 def _narrow_normal(
-    key: jax.Array, scale: jax.Array, summed: tuple[int, ...], shape: tuple[int, ...], dtype: jnp.dtype, place: Any
+    key: jax.Array, scale: jax.Array, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any, way: str
 ) -> Narrow:
-    """The same as int8, each row on its own, so that they are never all held wide."""
+    """The same as narrow ones, each row on its own, so that they are never all held wide."""
 
     def row(key: jax.Array) -> Narrow:
-        wide = scale * jax.random.normal(key, shape[1:], jnp.float32)
-        return narrowed(wide, tuple(axis - 1 for axis in summed), dtype)
+        wide = scale * jax.random.normal(key, blank.shape[1:], jnp.float32)
+        return narrowed(wide, tuple(axis - 1 for axis in weight.summed), blank.dtype, way)
 
-    found = _row_by_row(row, key, shape)
-    return jax.tree.map(jax.lax.with_sharding_constraint, found, narrow_place(place, summed, dtype))
+    found = _row_by_row(row, key, blank.shape)
+    return jax.tree.map(jax.lax.with_sharding_constraint, found, narrow_place(place, found))
 
 
 def _row_by_row(row: Callable[[jax.Array], Any], key: jax.Array, shape: tuple[int, ...]) -> Any:

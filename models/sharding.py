@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.errors import InputError
 from jstrace.models.config import ModelConfig
-from jstrace.models.params import Weight, axis_sizes, map_weights
+from jstrace.models.narrow import Narrow, axes_of, parts_of_rows
+from jstrace.models.params import Weight, axis_sizes, map_weights, shapes
 
 DATA, MODEL = "data", "model"
 _MUST_DIVIDE = {"H": "query heads", "F": "MLP width"}
@@ -87,27 +89,24 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     return map_weights(one, config)
 
 
-def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: bool = False) -> int:
+def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: str = "") -> int:
     """Bytes of weights on each device of a mesh with ``model`` of this size, as ``param_shardings`` divides them.
 
-    With ``narrow`` matrices take a byte a number, and four for each scale.
+    With ``narrow`` they are those of values and scales. What files store in blocks counts as int8.
     """
-    sizes, divided = axis_sizes(config), _divided(config, over)
+    wide = jnp.dtype("float32" if itemsize == 4 else "bfloat16")
+    divided, blanks = _divided(config, over), shapes(config, wide, narrow=narrow)
 
-    def one(weight: Weight) -> int:
-        whole = of_axes(itemsize, weight.axes)
-        if not (narrow and weight.sums):
-            return whole
-        return of_axes(1, weight.axes) + of_axes(4, [axis for axis in weight.axes if axis not in weight.sums])
+    def one(weight: Weight, blank: Any) -> int:
+        axes = axes_of(blank, weight.axes) if isinstance(blank, Narrow) else [weight.axes]
+        leaves = zip(jax.tree.leaves(blank), axes, strict=True)
+        return sum(leaf.size * leaf.dtype.itemsize // (over if divided & {*own} else 1) for leaf, own in leaves)
 
-    def of_axes(each: int, axes: Sequence[str]) -> int:
-        return each * math.prod(sizes[axis] for axis in axes) // (over if divided & set(axes) else 1)
-
-    return sum(jax.tree.leaves(map_weights(one, config)))
+    return sum(jax.tree.leaves(map_weights(one, config, blanks)))
 
 
 def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
-    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, and the unembedding."""
+    """Bytes, on each device, of what a pass makes wide at once of narrow weights: a layer, and rows of the head."""
     sizes, divided = axis_sizes(config), _divided(config, over)
 
     def wide(weight: Weight) -> int:
@@ -116,7 +115,7 @@ def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
         return whole // (over if divided & set(inner) else 1) if weight.sums else 0
 
     found = map_weights(wide, config)
-    return sum(found["layers"].values()) + int(found["embed"])
+    return sum(found["layers"].values()) + int(found["embed"]) // parts_of_rows(config.vocab_size, config.d_model)
 
 
 def _divided(config: ModelConfig, over: int) -> set[str]:
