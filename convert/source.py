@@ -36,11 +36,12 @@ from jstrace.models import (
     weight_bytes,
 )
 from jstrace.models.memory import memory_limit
+from jstrace.models.narrow import STORED, Narrow
 from jstrace.models.params import narrow_params
 from jstrace.models.platforms import seeded
 
 _RANDOM = "random:"
-_ROOM = "try dtype bfloat16, weights int8, or a mesh of several devices"
+_ROOM = "try dtype bfloat16, weights int8 or int4, or a mesh of several devices"
 _NO_MACHINE_HAS = 2**50
 """Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -69,8 +70,8 @@ class Request:
     say: Callable[[str], None]
     ignore: tuple[str, ...] = ()
     """Unknown fields of a ``config.json`` that are to be ignored."""
-    narrow: bool = False
-    """Whether matrices are stored as int8."""
+    narrow: str = ""
+    """How matrices are stored, if not in the dtype: one of ``models.narrow.NARROW``."""
 
     def shardings(self, config: ModelConfig) -> Any:
         """Of every parameter, or None without a mesh."""
@@ -129,13 +130,13 @@ def read_checkpoint(
     revision: str | None = None,
     say: Callable[[str], None] = say_on_stderr,
     ignore: tuple[str, ...] = (),
-    narrow: bool = False,
+    narrow: str = "",
 ) -> Checkpoint:
     """Read a model from an alias, a GGUF file, a folder of Hugging Face or of ``jstrace convert``, or a hub id.
 
     ``random:`` before any of these, or before the name of one of the paper's models, makes random weights instead; the
-    tokenizer is that of the source, where there is one. With ``narrow`` matrices are int8, but for folders of ``jstrace
-    convert``, whose fingerprint is of wide ones.
+    tokenizer is that of the source, where there is one. With ``narrow`` matrices are ``Narrow``, but for folders of
+    ``jstrace convert``, whose fingerprint is of wide ones.
 
     Raises:
       InputError: nothing of that name, or contents that jstrace cannot compute with.
@@ -143,6 +144,7 @@ def read_checkpoint(
     request = Request(dtype, mesh, revision, say, ignore, narrow)
     with _refusing(source):
         if source.startswith(_RANDOM):
+            _check_in_blocks(source, narrow, found=False)
             config, path = _described(source, request, hub.NO_WEIGHTS)
             key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype, narrow=narrow)
@@ -150,6 +152,7 @@ def read_checkpoint(
             found = Checkpoint(config, params, None if path is None else _tokenizer(path))
         else:
             path = _resolve(source, say, revision)
+            _check_in_blocks(source, narrow, found=path.is_file())
             if path.is_file() or (path / native.HEADER).is_file():
                 _check_nothing_ignored(source, ignore)
                 found = (_from_gguf if path.is_file() else _from_native)(path, request)
@@ -159,7 +162,12 @@ def read_checkpoint(
         return found
 
 
-def _check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool) -> None:
+def _check_in_blocks(source: str, narrow: str, *, found: bool) -> None:
+    if narrow == STORED and not found:
+        raise InputError(f"{source}: holds no blocks, which weights stored keeps of GGUF files; use weights int8")
+
+
+def _check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: str) -> None:
     """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
     needed = weight_bytes(config, dtype.itemsize, narrow=narrow)
     room = _NO_MACHINE_HAS
@@ -249,11 +257,13 @@ def _gguf_tokenizer(file: GgufFile, path: Path) -> Tokenizer | None:
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
-    """From what an earlier start kept of the file, or from the file; of one in parts nothing is kept, nor of int8."""
-    content = kept.digest(path) if request.mesh is None and not is_part(path) else None
+    """From what an earlier start kept of the file, or from the file; nothing is kept of one in parts, or narrow."""
+    own = request.mesh is not None or is_part(path) or request.narrow == STORED
+    content = None if own else kept.digest(path)
     there = kept.find(path, content, jnp.dtype(jnp.float32) if request.narrow else request.dtype, request.say)
     if there is not None and request.narrow:
-        params = native.narrowed(narrow_params(there.config, there.params, request.dtype), request.dtype, str(path))
+        params = narrow_params(there.config, there.params, request.dtype, request.narrow)
+        params = native.narrowed(params, request.dtype, str(path))
         return Checkpoint(there.config, params, there.tokenizer)
     if there is not None:
         return Checkpoint(there.config, there.params, there.tokenizer, fingerprint=there.fingerprint)
@@ -277,6 +287,8 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         narrow=request.narrow,
         where=str(path),
     )
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Narrow))
+    _check_in_blocks(str(path), request.narrow, found=any(isinstance(leaf, Narrow) for leaf in leaves))
     return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
 
 

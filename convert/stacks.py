@@ -93,13 +93,13 @@ def _in_file_order(
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
 def _put(stack: Stack, layer: jax.Array, index: int, order: tuple[int, ...], summed: tuple[int, ...]) -> Stack:
     layer = jnp.transpose(layer, order)
-    own = narrowed(layer, summed, stack.dtype) if isinstance(stack, Narrow) else layer
+    own = narrowed(layer, summed, stack.dtype, stack.way) if isinstance(stack, Narrow) else layer
     return jax.tree.map(lambda one, new: jax.lax.dynamic_update_index_in_dim(one, new, index, 0), stack, own)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put_rows(matrix: Stack, rows: jax.Array, start: int) -> Stack:
-    own = narrowed(rows, (2,), matrix.dtype) if isinstance(matrix, Narrow) else rows
+    own = narrowed(rows, (2,), matrix.dtype, matrix.way) if isinstance(matrix, Narrow) else rows
     return jax.tree.map(functools.partial(_with_rows, start), matrix, own)
 
 

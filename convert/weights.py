@@ -11,8 +11,9 @@ import numpy as np
 
 from jstrace.convert.layouts import Layout, as_stored, file_sizes, layout_of
 from jstrace.convert.stacks import by_rows, stacked
+from jstrace.convert.stored import stored_leaf
 from jstrace.models import InputError, ModelConfig
-from jstrace.models.narrow import Narrow, in_range
+from jstrace.models.narrow import STORED, Narrow, in_range
 from jstrace.models.params import Weight, map_weights, narrow_places, on_one_device, place_of, shapes
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -49,7 +50,7 @@ def build_params(
     *,
     dtype: jnp.dtype,
     shardings: Any = None,
-    narrow: bool = False,
+    narrow: str = "",
     where: str,
 ) -> dict[str, Any]:
     """Stacked parameters of ``config``.
@@ -60,7 +61,7 @@ def build_params(
       layouts: where each weight stands.
       dtype: of the parameters.
       shardings: a tree like ``models.params.declare``'s of where each parameter goes, or None for the default device.
-      narrow: whether matrices are stored as ``Narrow``, which are made of float32 numbers whatever the dtype is.
+      narrow: how matrices are stored as ``Narrow``, which are made of float32 numbers whatever the dtype is.
       where: the file or folder, for errors.
 
     Raises:
@@ -71,11 +72,16 @@ def build_params(
     _check_shapes(wanted, tensors, where)
     _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)
     places = on_one_device(config) if shardings is None else shardings
-    own = narrow_places(config, places, dtype) if narrow else places
+    rounded = "" if narrow == STORED else narrow
+    own = narrow_places(config, places, dtype, rounded) if rounded else places
 
     def leaf(name: str, weight: Weight, blank: Any, place: jax.sharding.Sharding, own: Any) -> Any:
         layout, read = layout_of(layouts, name), np.float32 if isinstance(blank, Narrow) else blank.dtype
         form, layers = place_of(config, name)
+        if narrow == STORED and weight.sums:
+            stored = stored_leaf(form, layout, weight, layers, tensors, place, dtype, where)
+            if stored is not None:
+                return stored
 
         def part(index: int = 0) -> _Part:
             return _Part(form, layout, layers[index], tensors, read, where)
@@ -93,7 +99,7 @@ def build_params(
             )
         return stack
 
-    return map_weights(leaf, config, shapes(config, dtype, narrow=narrow), places, own, named=True)
+    return map_weights(leaf, config, shapes(config, dtype, narrow=rounded), places, own, named=True)
 
 
 class _Part:

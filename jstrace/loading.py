@@ -43,8 +43,9 @@ def load(
         (``random:llama-3.1-8b``) makes random weights of that shape on the device.
       dtype: of the weights and the residual stream, by name or as such (``jnp.bfloat16``); scores, softmax and measures
         are float32 always.
-      weights: "int8" stores matrices in one byte a number, with a float32 scale for each output of a product; they
-        become ``dtype`` a layer at a time, inside each pass. None stores them in ``dtype``.
+      weights: "int8" stores matrices in one byte a number, with a float32 scale for each output of a product; "int4"
+        in half a byte, with a scale for every 32 inputs; "stored" keeps the blocks of a GGUF file, without rounding
+        them. They become ``dtype`` a layer at a time, inside each pass. None stores them in ``dtype``.
       mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
       revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
@@ -60,7 +61,7 @@ def load(
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
     options: dict[str, Any] = {"ignore": _field_names(ignore_fields)} | ({} if say is None else {"say": say})
-    name, wanted, narrow = _named(source), checked_dtype(dtype), checked_weights(weights) is not None
+    name, wanted, narrow = _named(source), checked_dtype(dtype), checked_weights(weights) or ""
     checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, narrow=narrow, **options)
     if checkpoint.stored is not None:
         checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name, narrow=narrow)
@@ -70,13 +71,13 @@ def load(
     return model
 
 
-def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str, *, narrow: bool) -> Checkpoint:
+def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str, *, narrow: str) -> Checkpoint:
     """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
     found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
     if stored.fingerprint != found and stored.fingerprint.startswith(HASHES_OF_TODAY):  # those of 0.1 have no prefix
         raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
     if narrow:
-        params = narrowed(narrow_params(checkpoint.config, checkpoint.params, dtype), dtype, where)
+        params = narrowed(narrow_params(checkpoint.config, checkpoint.params, dtype, narrow), dtype, where)
         return dataclasses.replace(checkpoint, params=params)
     if checkpoint.params["embed"].dtype == dtype:
         return dataclasses.replace(checkpoint, fingerprint=found if jnp.dtype(stored.dtype) == dtype else None)
@@ -93,7 +94,7 @@ def convert(
     say: Callable[[str], None] | None = None,
     ignore_fields: Sequence[str] = (),
 ) -> str:
-    """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh; its weights are never int8.
+    """Write a model as a checkpoint of jstrace's own, which loads fast and onto any mesh; its weights are never narrow.
 
     Args:
       source, dtype, mesh, revision, say, ignore_fields: as in ``load``; the checkpoint loads in any dtype, but holds no

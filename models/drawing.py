@@ -24,7 +24,7 @@ def random_params(
     dtype: jnp.dtype,
     scale: float = 0.02,
     shardings: Any = None,
-    narrow: bool = False,
+    narrow: str = "",
 ) -> dict[str, Any]:
     """Normal weights of standard deviation ``scale``, norms and biases that do nothing; made on the device.
 
@@ -37,7 +37,7 @@ def random_params(
         if weight.init == "normal":
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             if narrow and weight.sums:
-                return _narrow_normal(own, scale, weight.summed, blank.shape, blank.dtype, place)
+                return _narrow_normal(own, scale, weight, blank, place, weight.way(narrow))
             return _normal(own, scale, blank.shape, blank.dtype, place)
         value = {"norm": 1 - config.norm_offset, "ones": 1}.get(weight.init, 0)
         return jnp.full(blank.shape, value, blank.dtype, device=place)
@@ -59,16 +59,16 @@ def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 @usual_promotion()
 def _narrow_normal(
-    key: jax.Array, scale: jax.Array, summed: tuple[int, ...], shape: tuple[int, ...], dtype: jnp.dtype, place: Any
+    key: jax.Array, scale: jax.Array, weight: Weight, blank: jax.ShapeDtypeStruct, place: Any, way: str
 ) -> Narrow:
-    """The same as int8, each row on its own, so that they are never all held wide."""
+    """The same as narrow ones, each row on its own, so that they are never all held wide."""
 
     def row(key: jax.Array) -> Narrow:
-        wide = scale * jax.random.normal(key, shape[1:], jnp.float32)
-        return narrowed(wide, tuple(axis - 1 for axis in summed), dtype)
+        wide = scale * jax.random.normal(key, blank.shape[1:], jnp.float32)
+        return narrowed(wide, tuple(axis - 1 for axis in weight.summed), blank.dtype, way)
 
-    found = _row_by_row(row, key, shape)
-    return jax.tree.map(jax.lax.with_sharding_constraint, found, narrow_place(place, summed, dtype))
+    drawn = _row_by_row(row, key, blank.shape)
+    return jax.tree.map(jax.lax.with_sharding_constraint, drawn, narrow_place(place, drawn))
 
 
 def _row_by_row(row: Callable[[jax.Array], Any], key: jax.Array, shape: tuple[int, ...]) -> Any:

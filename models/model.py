@@ -24,7 +24,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import fingerprint
-from jstrace.models.narrow import INT8, Narrow, widened
+from jstrace.models.narrow import NARROW, Narrow, widened
 from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
@@ -186,7 +186,7 @@ class Model(nnx.Module):
         Args:
           config: its shape and flags.
           arrays: numpy or JAX arrays by name, nested as ``jstrace.models.shapes(config, dtype)`` is, which gives every
-            name and shape: ``embed`` ``[V, D]``, ``layers`` with stacks ``[L, ...]`` and so on; int8 ones become wide.
+            name and shape: ``embed`` ``[V, D]``, ``layers`` with stacks ``[L, ...]`` and so on; narrow become wide.
           tokenizer: from texts to token ids, where there is one.
 
         Raises:
@@ -235,13 +235,15 @@ class Model(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the residual stream, and of the weights unless they are stored as int8."""
+        """Of the residual stream, and of the weights unless they are stored narrow."""
         return self.decoder.embed[...].dtype
 
     @property
     def weights(self) -> str:
-        """How matrices are stored: "int8", or nothing where that is in ``dtype``."""
-        return INT8 if isinstance(self.decoder.embed[...], Narrow) else ""
+        """How matrices are stored: one of ``narrow.NARROW``, or nothing where all are in ``dtype``."""
+        leaves = [self.decoder.embed[...], *self.decoder.layers.stored().values()]
+        ways = {leaf.way for leaf in leaves if isinstance(leaf, Narrow)}
+        return next((way for way in reversed(NARROW) if way in ways), "")
 
     @property
     def config(self) -> ModelConfig:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.models.config import CORRECTED, ModelConfig
-from jstrace.models.narrow import Narrow, narrow_place, narrowed
+from jstrace.models.narrow import INT8, Narrow, narrow_place, narrowed
 from jstrace.models.platforms import usual_promotion
 
 Params = Mapping[str, Any]
@@ -42,6 +42,10 @@ class Weight:
     def summed(self) -> tuple[int, ...]:
         """The numbers of these axes."""
         return tuple(self.axes.index(axis) for axis in self.sums)
+
+    def way(self, narrow: str) -> str:
+        """How it is stored where weights are narrow: vocabularies are never int4, of which logits would tell most."""
+        return INT8 if self.axes[0] == "V" else narrow
 
 
 def declare(config: ModelConfig) -> dict[str, Any]:
@@ -197,28 +201,29 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: bool = False) -> dict[str, Any]:
-    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` where that is asked for."""
+def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: str = "") -> dict[str, Any]:
+    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` of a way that is asked for."""
 
     def shape(weight: Weight) -> Any:
         blank = jax.ShapeDtypeStruct(weight.shape, dtype)
         if not (narrow and weight.sums):
             return blank
-        return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype), blank)
+        own = weight.way(narrow)
+        return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype, way=own), blank)
 
     return map_weights(shape, config)
 
 
-def narrow_places(config: ModelConfig, places: Any, dtype: jnp.dtype) -> dict[str, Any]:
+def narrow_places(config: ModelConfig, places: Any, dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
     """Shardings of weights as those of their values and scales, where ``narrow_params`` makes them ``Narrow``."""
 
-    def one(weight: Weight, place: Any) -> Any:
-        return narrow_place(place, weight.summed, dtype) if weight.sums else place
+    def one(weight: Weight, place: Any, blank: Any) -> Any:
+        return narrow_place(place, blank) if weight.sums else place
 
-    return map_weights(one, config, places)
+    return map_weights(one, config, places, shapes(config, dtype, narrow=narrow))
 
 
-def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
     """Weights with their matrices as ``Narrow``, which widen to ``dtype``; all others are left as they are.
 
     ``params`` is emptied, so that no more than one of the wide matrices need be held beside the narrow ones.
@@ -226,27 +231,29 @@ def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype)
 
     def inside(declared: Mapping[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: _narrow_leaf(params.pop(name), one, dtype) if isinstance(one, Weight) else inside(one, params[name])
-            for name, one in declared.items()
+            name: _narrow_leaf(params.pop(name), weight, dtype, narrow)
+            if isinstance(weight, Weight)
+            else inside(weight, params[name])
+            for name, weight in declared.items()
         }
 
     return inside(declare(config), params)
 
 
-def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype) -> Any:
+def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype, narrow: str) -> Any:
     if not declared.sums:
         return leaf
-    found = _narrow_rows(leaf, declared.summed, dtype)
-    return jax.device_put(found, narrow_place(leaf.sharding, declared.summed, dtype))
+    found = _narrow_rows(leaf, declared.summed, dtype, declared.way(narrow))
+    return jax.device_put(found, narrow_place(leaf.sharding, found))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 @usual_promotion()
-def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype) -> Narrow:
+def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype, way: str) -> Narrow:
     """Some rows of the first axis, such as a layer, at a time."""
 
     def row(one: jax.Array) -> Narrow:
-        return narrowed(one, tuple(axis - 1 for axis in summed), dtype)
+        return narrowed(one, tuple(axis - 1 for axis in summed), dtype, way)
 
     rows_at_once = max(1, AT_ONCE // math.prod(leaf.shape[1:]))
     return jax.lax.map(row, leaf, batch_size=min(rows_at_once, leaf.shape[0]))

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.errors import InputError
 from jstrace.models.config import ModelConfig
-from jstrace.models.params import Weight, axis_sizes, map_weights
+from jstrace.models.narrow import Narrow, axes_of, parts_of_rows
+from jstrace.models.params import Weight, axis_sizes, map_weights, shapes
 
 DATA, MODEL = "data", "model"
 _MUST_DIVIDE = {"H": "query heads", "F": "MLP width"}
@@ -92,29 +94,31 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     return map_weights(one, config)
 
 
-def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: bool = False) -> int:
+def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: str = "") -> int:
     """Bytes of weights on each device of a mesh with ``model`` of this size, as ``param_shardings`` divides them.
 
-    With ``narrow`` matrices take a byte a number, and four for each scale.
+    With ``narrow`` they are those of values and scales. What files store in blocks counts as int8.
     """
+    wide = jnp.dtype("float32" if itemsize == 4 else "bfloat16")
 
-    def one(weight: Weight) -> int:
-        if not (narrow and weight.sums):
-            return _bytes(weight, itemsize, over)
-        return _bytes(weight, 1, over) + _bytes(weight, 4, over, without=weight.sums)
+    def one(weight: Weight, blank: Any) -> int:
+        axes = axes_of(blank, weight.axes) if isinstance(blank, Narrow) else [weight.axes]
+        leaves, divided = zip(jax.tree.leaves(blank), axes, strict=True), _divided(weight, over)
+        return sum(leaf.size * leaf.dtype.itemsize // (over if divided & {*own} else 1) for leaf, own in leaves)
 
-    return sum(jax.tree.leaves(map_weights(one, config)))
+    return sum(jax.tree.leaves(map_weights(one, config, shapes(config, wide, narrow=narrow))))
 
 
 def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
-    """Bytes, on each device, of what a pass makes wide of narrow weights at once: a layer, and the unembedding."""
+    """Bytes, on each device, of what a pass makes wide at once of narrow weights: a layer, and rows of the head."""
 
     def wide(weight: Weight) -> int:
         return _bytes(weight, itemsize, over, without="L") if weight.sums else 0
 
     found = map_weights(wide, config)
     stacks = found["layers"].values() if config.forms else [found["layers"]]
-    return max(sum(stack.values()) for stack in stacks) + int(found["embed"])
+    head = int(found["embed"]) // parts_of_rows(config.vocab_size, config.d_model)
+    return max(sum(stack.values()) for stack in stacks) + head
 
 
 def _bytes(weight: Weight, each: int, over: int, *, without: str = "") -> int:

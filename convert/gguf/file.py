@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jstrace.convert.gguf.blocks import BLOCKS, taken_apart
 from jstrace.convert.gguf.config import XIELU, described
 from jstrace.convert.gguf.header import StoredTensor
 from jstrace.convert.gguf.parts import read_parts
 from jstrace.convert.gguf.positions import DIVISORS, LONG, SHORT
+from jstrace.convert.stored import Blocks, Form
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError
 
@@ -97,6 +99,26 @@ class _Dequantised:
             raise InputError(
                 f"{self._path}: weight {self.name} is quantised as {kind}, which the gguf package cannot dequantise"
             ) from error
+
+    def form(self) -> Form | None:
+        """As ``stored.Blocked``."""
+        kind = self._tensor.tensor_type.name
+        if kind in ("F16", "F32", "F64", "BF16"):
+            return None
+        if kind not in BLOCKS:
+            known = ", ".join(BLOCKS)
+            raise InputError(
+                f"{self._path}: weight {self.name} is quantised as {kind}, which weights stored cannot hold (only"
+                f" {known}); use weights int8"
+            )
+        return BLOCKS[kind][0]
+
+    def blocks(self) -> Blocks:
+        """As ``stored.Blocked``."""
+        from gguf import GGML_QUANT_SIZES
+
+        kind = self._tensor.tensor_type
+        return taken_apart(self._tensor.data, kind.name, GGML_QUANT_SIZES[kind][1])
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""

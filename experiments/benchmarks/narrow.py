@@ -1,9 +1,10 @@
-"""What weights as int8 change in traces: size by size, the edges, TV and density of three texts, and the seconds.
+"""What narrow weights change in traces: size by size, the edges, TV and density of three texts, and the seconds.
 
     python experiments/benchmarks/narrow.py
 
-SmolLM2-135M (the default model, a dequantised Q4_1 file) in float32, against int8 and bfloat16, under means, by ``l1``
-and ``l1*gradient``. Two cores that others used, too: seconds are of the processor, the least of three. Five minutes.
+SmolLM2-135M (the default model, a dequantised Q4_1 file) in float32, against narrow weights and bfloat16, under means,
+by ``l1`` and ``l1*gradient``. Two cores that others used, too: seconds are of the processor, the least of three. Ten
+minutes.
 
 float32 takes 538 MB, int8 135 MB. By l1 2.9% to 3.3% of the edges are in another stratum, by l1*gradient 6.6% to 12.5%;
 docs/precision.md has the table. The last line is all of it as JSON.
@@ -21,13 +22,14 @@ import numpy as np
 import jstrace
 from jstrace import Evaluation, Model, Trace
 from jstrace.method.graph.sizes import NO_EDGE
+from jstrace.models.narrow import NARROW
 
 TEXTS = (
     "The capital of France is",
     "When Mary and John went to the store, John gave a drink to",
     "The Eiffel Tower was built for the World's Fair of 1889, which was held in the city of",
 )
-OTHERS: dict[str, dict[str, Any]] = {"int8": {"weights": "int8"}, "bfloat16": {"dtype": "bfloat16"}}
+OTHERS: dict[str, dict[str, Any]] = {way: {"weights": way} for way in NARROW} | {"bfloat16": {"dtype": "bfloat16"}}
 TURNS = 3
 
 Found = tuple[list[Trace], list[Evaluation], float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +15,13 @@ from jstrace.cli.options import (
     MODEL_HELP,
     PRINTED,
     SEED_RANGE,
+    Dtype,
+    DtypeOption,
     IgnoreField,
     JsonOption,
     Revision,
+    Weights,
+    WeightsOption,
     at_size,
 )
 from jstrace.cli.room import in_bytes
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 _GRAPH_HELP = f"Of a trace, print hubs, communities and degrees at one size. {AT_HELP}"
 _TOKENS_HELP = "Count the graph of an input of N tokens, 50 by default."
+_COMPILE_HELP = "Compile the programs for this device, and print the memory that the compiler gives: a minute or less."
 _TOP_HELP = "With --graph, print N hubs and N communities, 10 by default."
 _SEED_HELP = (
     "With --graph, the random seed of communities, and of the nodes that betweenness samples where there are more than"
@@ -43,6 +49,9 @@ def info_command(
     revision: Revision = None,
     ignore_field: IgnoreField = None,
     tokens: Annotated[int | None, _asked(min=1, metavar="N", help=_TOKENS_HELP)] = None,
+    compiled: Annotated[bool, _asked("--compile", help=_COMPILE_HELP)] = False,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    weights: WeightsOption = None,
     graph: Annotated[str | None, _asked(metavar="SIZE", help=_GRAPH_HELP)] = None,
     seed: Annotated[int | None, _asked(help=_SEED_HELP, **SEED_RANGE)] = None,
     top: Annotated[int | None, _printed(min=0, metavar="N", help=_TOP_HELP)] = None,
@@ -56,8 +65,8 @@ def info_command(
     with --graph its hubs and communities.
     """
     is_trace = model.endswith(".npz")
-    if is_trace and (tokens is not None or revision is not None or ignore_field):
-        raise InputError("--tokens, --revision and --ignore-field are of models; a trace has its own")
+    if is_trace and (tokens is not None or revision is not None or ignore_field or compiled):
+        raise InputError("--tokens, --compile, --revision and --ignore-field are of models; a trace has its own")
     if graph is not None and not is_trace:
         raise InputError(f"--graph takes a trace: an .npz file of jstrace trace --save, not {model!r}")
     if graph is None and (top is not None or seed is not None):
@@ -65,16 +74,31 @@ def info_command(
     if is_trace:
         _of_trace(model, graph, 10 if top is None else top, seed or 0, as_json)
         return
-    _of_model(model, revision, ignore_field or [], tokens or 50, as_json)
+    if not compiled and (dtype != Dtype.FLOAT32 or weights is not None):
+        raise InputError("--dtype and --weights are of what --compile compiles; add --compile")
+    ask = functools.partial(_compiled, dtype=dtype, weights=weights) if compiled else _estimated
+    _of_model(model, revision, ignore_field or [], tokens or 50, as_json, ask)
 
 
-def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens: int, as_json: bool) -> None:
+_Memory = tuple[str, dict[str, int]]
+"""Of what it is, and bytes by their names."""
+
+
+def _of_model(
+    model: str,
+    revision: str | None,
+    ignore_fields: list[str],
+    tokens: int,
+    as_json: bool,
+    memory_of: Callable[[ModelConfig, int], _Memory],
+) -> None:
     import dataclasses
 
     from jstrace.errors import UnsupportedError
     from jstrace.loading import describe
     from jstrace.method.graph import full_graph
     from jstrace.models import n_params, weight_bytes
+    from jstrace.models.narrow import INT4, INT8
 
     try:
         config = describe(model, revision=revision, ignore_fields=ignore_fields)
@@ -85,22 +109,35 @@ def _of_model(model: str, revision: str | None, ignore_fields: list[str], tokens
     edges, count = full_graph.n_edges(config, tokens), n_params(config)
     name = {"model": model, "loads": True}
     size = {"parameters": count, "bytes_float32": 4 * count, "bytes_bfloat16": 2 * count}
-    size |= {"bytes_int8": weight_bytes(config, 2, narrow=True)}
+    size |= {f"bytes_{way}": weight_bytes(config, 2, narrow=way) for way in (INT8, INT4)}
     size |= {"tokens": tokens, "nodes": full_graph.n_nodes(config, tokens), "edges": edges}
-    memory = _estimated(config, tokens)
+    told, memory = memory_of(config, tokens)
     if as_json:
         typer.echo(json.dumps({**name, **dataclasses.asdict(config), **size, "estimated_bytes": memory}))
         return
     usual = {field.name: field.default for field in dataclasses.fields(config)}
     shape = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
     _print({**name, "loads": "yes", **shape, **size})
-    _print(
-        {"estimated_memory": "in float32 on a CPU or GPU; traces and gradients come on top of the weights"}
-        | {what: in_bytes(number) for what, number in memory.items()}
-    )
+    _print({"estimated_memory": told} | {what: in_bytes(number) for what, number in memory.items()})
 
 
-def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
+def _compiled(config: ModelConfig, n_tokens: int, *, dtype: Dtype, weights: Weights | None) -> _Memory:
+    """The same by the compiler, and of the evaluation, too."""
+    import jax
+
+    from jstrace.loading import checked_dtype
+    from jstrace.models import weight_bytes
+    from jstrace.pipeline.compiled import compiled_bytes
+
+    if weights == Weights.STORED:
+        raise InputError("--weights stored depends on the file; compile with --weights int8 or int4")
+    kind, narrow = checked_dtype(dtype.value), weights or ""
+    told = f"of {dtype}{f', weights {weights}' if weights else ''}, compiled for {jax.devices()[0].device_kind};"
+    found = {"weights": weight_bytes(config, kind.itemsize, narrow=narrow)}
+    return f"{told} the others come on top of the weights", found | compiled_bytes(config, n_tokens, kind, narrow)
+
+
+def _estimated(config: ModelConfig, n_tokens: int) -> _Memory:
     """Bytes of the weights in float32, and, beside them, of an input that is traced and evaluated, and of gradients."""
     from jstrace.method.graph.sizes import SIZES
     from jstrace.models import weight_bytes
@@ -109,7 +146,7 @@ def _estimated(config: ModelConfig, n_tokens: int) -> dict[str, int]:
     from jstrace.scale.batching import bucket
 
     with assumed("cpu"):  # no device is started
-        return {
+        return "in float32 on a CPU or GPU; traces and gradients come on top of the weights", {
             "weights": weight_bytes(config, 4),
             "one_trace": text_bytes(config, n_tokens, len(SIZES), 4),
             "round_of_gradients": gradient_bytes(config, bucket(n_tokens), 4),

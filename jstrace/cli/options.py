@@ -149,6 +149,8 @@ class Weights(StrEnum):
     """How matrices are stored, where that is not in the dtype."""
 
     INT8 = "int8"
+    INT4 = "int4"
+    STORED = "stored"
 
 
 MODEL_HELP = (
@@ -174,7 +176,7 @@ MeshText = Annotated[
 DtypeOption = Annotated[Dtype, _of_model(help="The precision of weights and residual stream.")]
 WeightsOption = Annotated[
     Weights | None,
-    _of_model("--weights", help="Store weights as int8, in a quarter of float32's memory, and compute in --dtype."),
+    _of_model("--weights", help="Store weights as int8 or int4, or as the GGUF file has them, and compute in --dtype."),
 ]
 ModelOption = Annotated[str, _of_model("--model", metavar="MODEL", help=MODEL_HELP)]
 

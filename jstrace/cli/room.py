@@ -65,7 +65,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
 
 
 def check_model_fits(
-    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: bool
+    described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: str
 ) -> None:
     """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
 

@@ -179,7 +179,7 @@ def run_command(
         described = functools.partial(
             describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=ignore_field or ()
         )
-        check_model_fits(described, dtype, wanted, plan, rows, narrow=weights is not None)
+        check_model_fits(described, dtype, wanted, plan, rows, narrow=weights or "")
         if first:
             say(f"loading {checkpoint.source}")
         found = load(

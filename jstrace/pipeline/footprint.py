@@ -47,11 +47,11 @@ def _state_numbers(config: ModelConfig) -> int:
 
 
 def device_bytes(
-    config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1, narrow: bool = False
+    config: ModelConfig, n_tokens: int, ask: Ask, itemsize: int, *, over: int = 1, narrow: str = ""
 ) -> int:
     """Peak bytes of a device with its part of the weights, divided over ``over`` devices, and one input in a call.
 
-    With ``narrow`` the weights are int8, but for what a pass makes wide of them.
+    With ``narrow`` the weights are int8 or int4, but for what a pass makes wide of them.
     """
     width = bucket(n_tokens)
     shared = replacement_bytes(config, width, ask.carried, itemsize)
@@ -61,7 +61,7 @@ def device_bytes(
 
 
 def wide_bytes(model: Model) -> int:
-    """Peak bytes, beside the weights, of what a pass makes wide of those that are int8."""
+    """Peak bytes, beside the weights, of what a pass makes wide of narrow ones."""
     if not model.weights:
         return 0
     over = 1 if model.mesh is None else model.mesh.shape["model"]
@@ -107,7 +107,7 @@ def check_fits(
     *,
     n_devices: int,
     over: int,
-    narrow: bool = False,
+    narrow: str = "",
 ) -> None:
     """Refuse, before anything is loaded, a mesh on which not even an input of so many tokens fits beside the weights.
 
@@ -119,7 +119,7 @@ def check_fits(
       room: bytes of a device.
       n_devices: that there are.
       over: of the mesh's ``model``.
-      narrow: whether weights are int8.
+      narrow: how weights are stored, if not in the dtype.
 
     Raises:
       InputError: with the smallest ``model`` that would do.

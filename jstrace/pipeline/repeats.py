@@ -22,7 +22,7 @@ def perturbed(model: Model, number: int) -> Model:
     """The model with every weight times (1 + 1e-6 N(0, 1)), as a machine that rounds otherwise might have it.
 
     ``number`` names the draw: the same for every input, batch and call. Weights of fewer digits than float32 move by an
-    eighth of the distance between their numbers, so that some are rounded otherwise. Of weights stored as int8 the
+    eighth of the distance between their numbers, so that some are rounded otherwise. Of narrow weights the
     scales move.
     """
     leaves, tree = jax.tree.flatten(model.decoder)

@@ -44,7 +44,8 @@ def known_to(model: Model, score: Any) -> Any:
     try:
         found.check_fits(model)
     except InputError as error:
-        others, option = (", in weights that are not int8", " --weights int8") if model.weights else ("", "")
+        way = model.weights
+        others, option = (f", in weights that are not {way}", f" --weights {way}") if way else ("", "")
         raise InputError(
             f"score learned: jstrace comes with a scorer for smollm2 alone{others}; fit one to this model with jstrace"
             f" train-scorer --model ...{option} --data texts.txt --out scorer.safetensors and give that file as score"

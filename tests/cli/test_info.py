@@ -7,11 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jstrace
-from jstrace.models import InputError, Model
+from jstrace.models import InputError, Model, ModelConfig
 from tests import hf_models
 from tests.cli.conftest import Run
 from tests.conftest import SIZES
@@ -36,6 +37,24 @@ def test_info_of_a_preset(run: Run) -> None:
     assert (facts["parameters"], facts["edges"], facts["parallel"]) == (8_030_261_248, 1_534_558, False)
     assert facts["estimated_bytes"].keys() == {"weights", "one_trace", "round_of_gradients"}
     assert "64 numbers from 1 to 8" in run("info", "llama-3.1-8b")[1]
+
+
+def test_info_compiles(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without weights, in the dtype and the way that is asked for; tests/scale/test_memory.py has the numbers."""
+    asked = []
+
+    def compiled_bytes(config: ModelConfig, *how: object) -> dict[str, int]:
+        asked.append((config.n_layers, *how))
+        return {"one_trace": 10**9}
+
+    monkeypatch.setattr("jstrace.pipeline.compiled.compiled_bytes", compiled_bytes)
+    how = ("--tokens", "55", "--compile", "--dtype", "bfloat16", "--weights", "int4")
+    rows = dict(
+        re.split(r"  +", line.strip(), maxsplit=1) for line in run("info", "llama-3.1-8b", *how)[1].splitlines()
+    )
+    assert asked == [(32, 55, jnp.dtype("bfloat16"), "int4")]
+    assert (rows["weights"], rows["one trace"]) == ("5.4 GB", "1.0 GB")
+    assert rows["estimated memory"].startswith("of bfloat16, weights int4, compiled for cpu; the others come on top")
 
 
 @pytest.fixture
@@ -86,6 +105,8 @@ def test_what_info_refuses_of_traces(run: Run, saved: tuple[jstrace.Trace, str])
     for words, message in (
         (("llama-3.1-8b", "--graph", "0.1"), "--graph takes a trace"),
         ((path, "--tokens", "5"), "a trace has its own"),
+        (("llama-3.1-8b", "--weights", "int8"), "add --compile"),
+        (("llama-3.1-8b", "--compile", "--weights", "stored"), "depends on the file; compile with"),
         ((path, "--graph", "0.4"), "not one of this trace's sizes"),
         ((path, "--graph", "7"), "expected 0 to 4"),
         ((path, "--graph", "0"), "not one of this trace's sizes"),

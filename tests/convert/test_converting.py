@@ -50,7 +50,7 @@ def test_weights_as_int8(converted: tuple[Path, Path]) -> None:
     """The same of a folder, on a mesh, and of what was converted, which holds them wide."""
     source, out = map(str, converted)
     load, wide = functools.partial(jstrace.load, weights="int8"), jstrace.load(source)
-    params = narrow_params(wide.config, wide.decoder.params(), jnp.dtype("float32"))
+    params = narrow_params(wide.config, wide.decoder.params(), jnp.dtype("float32"), "int8")
     one = Model(Decoder(wide.config, params))
     for found in (load(source), load(out), load(source, mesh=make_mesh(model=2)), load(out, mesh=make_mesh(model=2))):
         assert found.fingerprint() == one.fingerprint() != wide.fingerprint()
@@ -59,7 +59,9 @@ def test_weights_as_int8(converted: tuple[Path, Path]) -> None:
     np.testing.assert_array_equal(halved["layers"]["q"].values, params["layers"]["q"].values)
     assert (halved["layers"]["q"].dtype, halved["final_norm"].dtype) == (jnp.bfloat16, jnp.bfloat16)
     for given in ("float8", "int3", 8):
-        with pytest.raises(InputError, match=rf"weights {given!r} is not supported; expected int8, or None"):
+        with pytest.raises(
+            InputError, match=rf"weights {given!r} is not supported; expected int8, int4, stored, or None"
+        ):
             load(source, weights=given)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from jstrace.convert.gguf.config import described
 from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.gguf.positions import DIVISORS, LONG, SHORT
 from jstrace.method.scores.measured import Norm
-from jstrace.models import InputError, ModelConfig, clean_forward
+from jstrace.models import InputError, Model, ModelConfig, clean_forward, make_mesh, n_params
+from jstrace.models.narrow import widened
 from tests import hf_models
 from tests.conftest import TINY
 from tests.gguf_files import write_gguf, write_torch_model
@@ -73,10 +75,35 @@ def test_quantised_blocks(kind: str, tmp_path: Path) -> None:
     """Within a step of the largest number: an eighth of it for Q4_0, whose positive end is a step short."""
     torch_model = hf_models.make(WHOLE_BLOCKS, tmp_path / "hf")
     write_torch_model(tmp_path / "tiny.gguf", "qwen2", torch_model, gguf.GGMLQuantizationType[kind])
-    up = jstrace.load(str(tmp_path / "tiny.gguf")).decoder.layers.weights()["up"]
+    model = jstrace.load(str(tmp_path / "tiny.gguf"))
+    up = model.decoder.layers.weights()["up"]
     exact = np.stack([layer.mlp.up_proj.weight.detach().numpy().T for layer in torch_model.model.layers])
     error = np.abs(np.asarray(up) - exact).max() / np.abs(exact).max()
     assert 0 < error < {"Q8_0": 0.005, "Q4_0": 0.126, "BF16": 0.005}[kind]
+    if kind == "BF16":
+        with pytest.raises(
+            InputError, match="holds no blocks, which weights stored keeps of GGUF files; use weights int8"
+        ):
+            jstrace.load(str(tmp_path / "tiny.gguf"), weights="stored")
+        return
+    for mesh in (None, make_mesh(model=2)):
+        narrow = jstrace.load(str(tmp_path / "tiny.gguf"), weights="stored", mesh=mesh)
+        assert narrow.weights == "stored"
+        assert Model.from_arrays(model.config, narrow.decoder.params()).fingerprint() == model.fingerprint()
+
+
+@pytest.mark.real
+def test_blocks_of_the_default_model(real: Model) -> None:
+    """Of four bits with offsets, and rotary pairs beside one another; vocabularies of eight bits."""
+    narrow = jstrace.load("smollm2", weights="stored")
+    params = narrow.decoder.params()
+    assert (params["layers"]["q"].values.dtype, params["embed"].values.dtype) == (np.uint8, np.int8)
+    assert params["layers"]["q"].least.shape == (30, 18, 1, 9, 64)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(params)) < 0.3 * 4 * n_params(real.config)
+    for name, wide in real.decoder.layers.weights().items():
+        found = narrow.decoder.layers.weights()[name]
+        np.testing.assert_allclose(found, wide, atol=1e-6 * np.abs(wide).max(), err_msg=name)
+    np.testing.assert_array_equal(widened(params["embed"]), real.decoder.embed[...])
 
 
 @pytest.mark.parametrize(("family", "kind"), [("llama", None), ("qwen2", "Q8_0"), ("qwen2", "Q4_0"), ("qwen2", "BF16")])

@@ -12,8 +12,10 @@ import pytest
 
 import jstrace
 from jstrace.convert import read_config
+from jstrace.convert.gguf.blocks import BLOCKS
 from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.gguf.header import StoredTensor
+from jstrace.convert.stored import Blocked
 from jstrace.models import InputError
 from tests.convert.test_damage import refusal
 from tests.gguf_files import finish, write_gguf
@@ -141,6 +143,16 @@ def test_every_quantisation(kind: str, tmp_path: Path) -> None:
     assert np.unique(expected).size > 2
     for rows, columns in ((slice(0, 6), slice(0, width)), (slice(2, 5), slice(3, 20)), (slice(5, 6), slice(0, 1))):
         np.testing.assert_array_equal(tensor.read((rows, columns)), expected[rows, columns])
+    assert isinstance(tensor, Blocked)
+    if kind in ("F16", "BF16", "F32"):
+        assert tensor.form() is None
+    elif kind in BLOCKS:
+        values, scale, least = tensor.blocks()
+        found = values * scale if least is None else values * scale + least
+        np.testing.assert_allclose(found.reshape(6, width), expected, atol=1e-6 * np.abs(expected).max())
+        assert not tensor.form().packed or (values.min() >= -8 and values.max() <= 7)  # type: ignore[union-attr]
+    else:
+        assert f"output.weight is quantised as {kind}, which weights stored cannot hold" in refusal(tensor.form)
 
 
 _MXFP4 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)

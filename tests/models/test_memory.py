@@ -83,8 +83,8 @@ def test_random_weights_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyP
     config = preset("llama-3.1-8b")
     assert config is not None
     monkeypatch.setattr(source.os, "sysconf", lambda name: 2**40)
-    source._check_room(config, source.jnp.dtype("float32"), narrow=False)
+    source._check_room(config, source.jnp.dtype("float32"), narrow="")
     monkeypatch.setattr(source, "memory_limit", lambda: 2**34)
-    source._check_room(config, source.jnp.dtype("float32"), narrow=True)
+    source._check_room(config, source.jnp.dtype("float32"), narrow="int8")
     with pytest.raises(InputError, match="32 GB of weights do not fit"):
-        source._check_room(config, source.jnp.dtype("float32"), narrow=False)
+        source._check_room(config, source.jnp.dtype("float32"), narrow="")
