@@ -85,7 +85,9 @@ def test_attention_in_words(traced: tuple[Trace, Evaluation]) -> None:
     trace, evaluation = traced
     back = agreeing(evaluation, [False, False, True, True, True])
     heading = tables.attention_heading(trace, back, attention(trace, back), as_word)
-    assert heading.endswith(f"size 0.5, the smallest from which on the top token is '<{evaluation.full_tokens[0]}>'")
+    assert heading.endswith(
+        f"of 50% of all edges, the smallest from which on the top token is '<{evaluation.full_tokens[0]}>'"
+    )
     none = agreeing(evaluation, [False] * 5)
     assert "the full graph" in tables.attention_heading(trace, none, attention(trace, none), as_word)
     table = tables.attention_table(trace, attention(trace, back))
