@@ -82,11 +82,11 @@ def _digest(path: Path) -> str:
 
 
 def _hashed(file: int, start: int) -> bytes:
-    found, end = hashlib.sha256(), start + _CHUNK
+    checksum, end = hashlib.sha256(), start + _CHUNK
     while start < end and (block := os.pread(file, min(_BLOCK, end - start), start)):
-        found.update(block)
+        checksum.update(block)
         start += len(block)
-    return found.digest()
+    return checksum.digest()
 
 
 def find(path: Path, content: str | None, dtype: jnp.dtype, say: Callable[[str], None]) -> Kept | None:
@@ -100,7 +100,7 @@ def find(path: Path, content: str | None, dtype: jnp.dtype, say: Callable[[str],
     try:
         if not (folder / _ENTRY).is_file():
             return None
-        found = _read(folder, content, dtype)
+        checkpoint = _read(folder, content, dtype)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # it is whole
     except Exception as error:  # damaged files raise errors of every kind
@@ -112,16 +112,16 @@ def find(path: Path, content: str | None, dtype: jnp.dtype, say: Callable[[str],
         return None
     with contextlib.suppress(OSError):  # another user's
         os.utime(folder / _ENTRY)  # by which the least used are known
-    return found
+    return checkpoint
 
 
-def keep(path: Path, content: str | None, kept: Kept, say: Callable[[str], None]) -> None:
+def keep(path: Path, content: str | None, checkpoint: Kept, say: Callable[[str], None]) -> None:
     """Keep the weights of a GGUF file, where that pays and there is room; ``say`` is told why they could not be.
 
     ``content`` is the file's digest from before it was read: a file that is another by now is not kept.
     """
-    dtype = kept.params["embed"].dtype
-    size, most = n_params(kept.config) * dtype.itemsize, _most_bytes()
+    dtype = checkpoint.params["embed"].dtype
+    size, most = n_params(checkpoint.config) * dtype.itemsize, _most_bytes()
     folder = _folder_of(path, dtype, content) if content is not None and _WORTH <= size <= most else None
     if folder is None or _folder_of(path, dtype) != folder:
         return
@@ -136,7 +136,7 @@ def keep(path: Path, content: str | None, kept: Kept, say: Callable[[str], None]
             say(f"{folder.parent}: {free / 1e9:.1f} GB are free, so the weights are not kept for the next start")
             return
         with filled(folder) as partial:
-            _write(partial, path, content, dtype, kept)
+            _write(partial, path, content, dtype, checkpoint)
     except OSError as error:
         if not os.path.exists(folder / _ENTRY):  # another start was faster
             say(f"{folder.parent}: the weights cannot be kept for the next start ({error.strerror or error})")
@@ -147,12 +147,12 @@ def entries() -> Iterator[tuple[Path, dict[str, Any], int]]:
 
     One that is damaged says nothing.
     """
-    found = []
+    records = []
     for entry in (cache_folder() / FOLDER).glob(f"*/{_ENTRY}"):
         with contextlib.suppress(OSError, ValueError):
             size = sum(file.stat().st_size for file in entry.parent.iterdir())
-            found.append((entry.stat().st_mtime, entry.parent, _said(entry), size))
-    for _, folder, facts, size in sorted(found, key=lambda item: item[0]):
+            records.append((entry.stat().st_mtime, entry.parent, _said(entry), size))
+    for _, folder, facts, size in sorted(records, key=lambda item: item[0]):
         yield folder, facts, size
 
 
@@ -167,12 +167,12 @@ def _said(entry: Path) -> dict[str, Any]:
 def _most_bytes() -> float:
     given = os.environ.get(_MOST_GB, "").strip() or "8"
     try:
-        found = 0.0 if given == "none" else float(given)
+        gigabytes = 0.0 if given == "none" else float(given)
     except ValueError:
-        found = math.nan
-    if not found >= 0:  # nor is nan
+        gigabytes = math.nan
+    if not gigabytes >= 0:  # nor is nan
         raise InputError(f"{_MOST_GB}={given}: expected a size in GB, such as 8; 0 keeps none and inf has no bound")
-    return found * 1e9
+    return gigabytes * 1e9
 
 
 def _folder_of(path: Path, dtype: jnp.dtype, content: str | None = None) -> Path | None:
@@ -184,7 +184,7 @@ def _folder_of(path: Path, dtype: jnp.dtype, content: str | None = None) -> Path
         return None
 
 
-def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, kept: Kept) -> None:
+def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, checkpoint: Kept) -> None:
     sums: dict[str, int] = {}
 
     def save(name: str, _: Weight, leaf: jax.Array) -> None:
@@ -193,17 +193,17 @@ def _write(folder: Path, path: Path, content: str | None, dtype: jnp.dtype, kept
         np.save(folder / f"{name}.npy", words, allow_pickle=False)
         sums[name] = _sum(words)
 
-    map_weights(save, kept.config, kept.params, named=True)
-    if kept.tokenizer is not None:
-        (folder / _TOKENIZER).write_text(kept.tokenizer.as_text(), encoding="utf-8")
+    map_weights(save, checkpoint.config, checkpoint.params, named=True)
+    if checkpoint.tokenizer is not None:
+        (folder / _TOKENIZER).write_text(checkpoint.tokenizer.as_text(), encoding="utf-8")
     facts = {
         "format": _FORMAT,
         "version": _VERSION,
         "source": {"path": str(path.resolve()), "digest": content},
         "dtype": dtype.name,
-        "config": dataclasses.asdict(kept.config),
-        "fingerprint": kept.fingerprint,
-        "tokenizer": kept.tokenizer is not None,
+        "config": dataclasses.asdict(checkpoint.config),
+        "fingerprint": checkpoint.fingerprint,
+        "tokenizer": checkpoint.tokenizer is not None,
         "sums": sums,
     }
     (folder / _ENTRY).write_text(json.dumps(facts), encoding="utf-8")

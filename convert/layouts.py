@@ -133,7 +133,7 @@ def of_form(number: int, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
 def as_stored(layouts: Mapping[str, Layout], names: Container[str]) -> dict[str, Layout]:
     """Layouts of experts that are apart as of one matrix for all, gate and up side by side, where files have that."""
 
-    def one(name: str, layout: Layout) -> Layout:
+    def joint(name: str, layout: Layout) -> Layout:
         folder, apart, _ = layout.name.partition("{x}.")
         place = ("gate", "up", "down").index(name.split(".")[-1]) if apart else 2
         whole = folder + ("down_proj" if place == 2 else "gate_up_proj")
@@ -141,7 +141,7 @@ def as_stored(layouts: Mapping[str, Layout], names: Container[str]) -> dict[str,
             return layout
         return at(whole, "X", "D", "F") if place == 2 else at(whole, "X", Axis(("F", "F"), place), "D")
 
-    return {name: one(name, layout) for name, layout in layouts.items()}
+    return {name: joint(name, layout) for name, layout in layouts.items()}
 
 
 def file_sizes(config: ModelConfig) -> dict[str, int]:
@@ -156,8 +156,8 @@ def at(name: str, *axes: str | Axis | Listed) -> Layout:
 
 def norms(names: Mapping[str, str], *, shift: bool = False) -> dict[str, Layout]:
     """Norms by our names, with their shifts if asked for."""
-    found = {ours: at(f"{theirs}.weight", "D") for ours, theirs in names.items()}
-    return found | ({f"{ours}_shift": at(f"{theirs}.bias", "D") for ours, theirs in names.items()} if shift else {})
+    scales = {ours: at(f"{theirs}.weight", "D") for ours, theirs in names.items()}
+    return scales | ({f"{ours}_shift": at(f"{theirs}.bias", "D") for ours, theirs in names.items()} if shift else {})
 
 
 def linear(ours: str, theirs: str, out: str | Axis | Listed, into: str) -> dict[str, Layout]:

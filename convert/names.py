@@ -47,8 +47,8 @@ def did_you_mean(source: str, *, of_hub: bool = True) -> str:
     """
     known = {ALIAS: ALIAS} | {shown: name for name in PRESETS for shown in (name, name.split("/")[1]) if of_hub}
     known |= {place: place for place in _beside(source)}
-    found = nearest(source, known)
-    return "" if found is None or found == source else f"; did you mean {known[found]!r}?"
+    guess = nearest(source, known)
+    return "" if guess is None or guess == source else f"; did you mean {known[guess]!r}?"
 
 
 def _beside(source: str) -> list[str]:

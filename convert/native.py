@@ -46,10 +46,10 @@ def check_target(out: Path, needed: int) -> None:
     try:
         str(out).encode()
         parent = out.resolve().parent
-        found = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+        occupied = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
     except (OSError, RuntimeError, ValueError) as error:  # a name too long or not UTF-8, a loop of links
         raise InputError(f"{out!s:.100}: cannot be written ({str(error)[:100]})") from error
-    if found:
+    if occupied:
         raise InputError(f"{out}: exists already; convert into a new or an empty folder")
     if not parent.is_dir():
         raise InputError(f"{out}: cannot be written (there is no folder {parent})")
@@ -160,10 +160,10 @@ def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: 
         raise InputError(f"{folder}: its parameters cannot be read ({reason})") from error
 
 
-def _check_shapes(found: Any, wanted: Any) -> None:
+def _check_shapes(params: Any, wanted: Any) -> None:
     """Refuse parameters other than the config's: orbax would cut or pad them."""
     ours = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    theirs = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    theirs = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise InputError(f"parameter {name} has shape {theirs.get(name)}, expected {ours.get(name)}")

@@ -83,16 +83,16 @@ def joined(
     Raises:
       InputError: two of these contradict each other.
     """
-    found = {field: value for field, value in rope.items() if value is not None}
-    kinds = [(f"{field} in {name}", _kind(found.pop(field, None))) for field in ("rope_type", "type")]
+    merged = {field: value for field, value in rope.items() if value is not None}
+    kinds = [(f"{field} in {name}", _kind(merged.pop(field, None))) for field in ("rope_type", "type")]
     agreeing(kinds, where)
-    found["rope_type"] = next((kind for _, kind in kinds if kind is not None), "default")
+    merged["rope_type"] = next((kind for _, kind in kinds if kind is not None), "default")
     for field, claims in beside.items():
-        if field != _TRAINED or found["rope_type"] in _WITH_TRAINED:
-            agreeing([(f"{field} in {name}", found.get(field)), *claims], where)
+        if field != _TRAINED or merged["rope_type"] in _WITH_TRAINED:
+            agreeing([(f"{field} in {name}", merged.get(field)), *claims], where)
         said = claims[0][1]
-        found.setdefault(field, default.get(field) if said is None else said)
-    return found
+        merged.setdefault(field, default.get(field) if said is None else said)
+    return merged
 
 
 def _kind(given: Any) -> Any:
@@ -119,28 +119,28 @@ def read_rope(rope: Mapping[str, Any], where: str, base: Mapping[str, Any], *, p
     if turned > head_dim:
         raise InputError(f"{where}: partial_rotary_factor turns {turned:g} dimensions of {head_dim}")
     rotary_dim = int(turned)
-    found: dict[str, Any] = {"rope_theta": theta, "rope_divisors": None}
-    found["rotary_dim"] = None if rotary_dim == head_dim else rotary_dim
+    rotary: dict[str, Any] = {"rope_theta": theta, "rope_divisors": None}
+    rotary["rotary_dim"] = None if rotary_dim == head_dim else rotary_dim
     if kind == "linear":
-        found["rope_divisors"] = (fields.number("factor"),) * (rotary_dim // 2)
+        rotary["rope_divisors"] = (fields.number("factor"),) * (rotary_dim // 2)
     elif kind == "llama3":
         factor, low, high = (fields.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
         if not high > low:
             raise InputError(f"{where}: RoPE high_freq_factor = {high}, expected more than low_freq_factor = {low}")
         trained = fields.number(_TRAINED, positions)
-        found["rope_divisors"] = llama3_divisors(theta, rotary_dim, factor, low, high, trained)
+        rotary["rope_divisors"] = llama3_divisors(theta, rotary_dim, factor, low, high, trained)
     elif kind == _LONGROPE:
-        found |= _longrope(fields, positions)
+        rotary |= _longrope(fields, positions)
     elif kind == "yarn":
-        found |= _yarn(fields, theta, rotary_dim, positions)
+        rotary |= _yarn(fields, theta, rotary_dim, positions)
     elif kind == "dynamic":
         fields.number("factor", None)  # of inputs longer than the first training's, which are refused
-        found["bounded"] = True
+        rotary["bounded"] = True
     elif kind != "default":
         known = "default, dynamic, linear, llama3, longrope, yarn"
         raise InputError(f"{where}: RoPE type {kind!r} is not supported; supported: {known}")
     fields.refuse_unread(_PASSED_OVER, "RoPE field")
-    return found
+    return rotary
 
 
 def kinds_rope(
@@ -168,10 +168,10 @@ def kinds_rope(
         claims = {"rope_theta": [(name, said)]}
         return read_rope(joined(rope, kind, claims, {"rope_theta": default}, fields.where), fields.where, base)
 
-    found = read(windowed, "sliding_attention", local)
-    if found["rope_divisors"] is not None or found.get("bounded"):
+    local_rope = read(windowed, "sliding_attention", local)
+    if local_rope["rope_divisors"] is not None or local_rope.get("bounded"):
         raise InputError(f"{fields.where}: rope_parameters of sliding_attention, only the default type is supported")
-    return read(everywhere, "full_attention", whole) | {"local_rope_theta": found["rope_theta"]}
+    return read(everywhere, "full_attention", whole) | {"local_rope_theta": local_rope["rope_theta"]}
 
 
 def _yarn(rope: Fields, theta: float, rotary_dim: int, positions: int) -> dict[str, Any]:

@@ -111,10 +111,10 @@ def _described(source: str, request: Request, only: tuple[str, ...]) -> tuple[Mo
     if path.is_file() or (path / native.HEADER).is_file():
         _check_nothing_ignored(name, request.ignore)
         return GgufFile(path).config if path.is_file() else native.read_header(path).config, path
-    found = read_hf_config(path, ignore=request.ignore)
+    description = read_hf_config(path, ignore=request.ignore)
     if source == name and Path(name).expanduser() == path:  # what is fetched of a hub id here is the config alone
-        check_whole(path, left_out=found.left_out)
-    return found.config, path
+        check_whole(path, left_out=description.left_out)
+    return description.config, path
 
 
 def _check_nothing_ignored(source: str, ignore: tuple[str, ...]) -> None:
@@ -144,26 +144,26 @@ def read_checkpoint(
     request = Request(dtype, mesh, revision, say, ignore, narrow)
     with _refusing(source):
         if source.startswith(_RANDOM):
-            _check_in_blocks(source, narrow, found=False)
+            _check_in_blocks(source, narrow, in_blocks=False)
             config, path = _described(source, request, hub.NO_WEIGHTS)
             key, places = seeded(0), request.shardings(config)
             _check_room(config, dtype, narrow=narrow)
             params = random_params(config, key=key, dtype=dtype, shardings=places, narrow=narrow)
-            found = Checkpoint(config, params, None if path is None else _tokenizer(path))
+            checkpoint = Checkpoint(config, params, None if path is None else _tokenizer(path))
         else:
             path = _resolve(source, say, revision)
-            _check_in_blocks(source, narrow, found=path.is_file())
+            _check_in_blocks(source, narrow, in_blocks=path.is_file())
             if path.is_file() or (path / native.HEADER).is_file():
                 _check_nothing_ignored(source, ignore)
-                found = (_from_gguf if path.is_file() else _from_native)(path, request)
+                checkpoint = (_from_gguf if path.is_file() else _from_native)(path, request)
             else:
-                found = _from_folder(path, request)
-        jax.block_until_ready(found.params)  # what does not fit is said here
-        return found
+                checkpoint = _from_folder(path, request)
+        jax.block_until_ready(checkpoint.params)  # what does not fit is said here
+        return checkpoint
 
 
-def _check_in_blocks(source: str, narrow: str, *, found: bool) -> None:
-    if narrow == STORED and not found:
+def _check_in_blocks(source: str, narrow: str, *, in_blocks: bool) -> None:
+    if narrow == STORED and not in_blocks:
         raise InputError(f"{source}: holds no blocks, which weights stored keeps of GGUF files; use weights int8")
 
 
@@ -288,7 +288,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         where=str(path),
     )
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Narrow))
-    _check_in_blocks(str(path), request.narrow, found=any(isinstance(leaf, Narrow) for leaf in leaves))
+    _check_in_blocks(str(path), request.narrow, in_blocks=any(isinstance(leaf, Narrow) for leaf in leaves))
     return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
 
 

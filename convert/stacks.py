@@ -94,7 +94,7 @@ def _in_file_order(
 def _put(stack: Stack, layer: jax.Array, index: int, order: tuple[int, ...], summed: tuple[int, ...]) -> Stack:
     layer = jnp.transpose(layer, order)
     own = narrowed(layer, summed, stack.dtype, stack.way) if isinstance(stack, Narrow) else layer
-    return jax.tree.map(lambda one, new: jax.lax.dynamic_update_index_in_dim(one, new, index, 0), stack, own)
+    return jax.tree.map(lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, index, 0), stack, own)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -48,11 +48,11 @@ class Blocks(NamedTuple):
 
     def each(self, function: Callable[[np.ndarray], np.ndarray]) -> Blocks:
         """A function of each array that there is."""
-        return Blocks(*(None if one is None else function(one) for one in self))  # type: ignore[arg-type]
+        return Blocks(*(None if array is None else function(array) for array in self))  # type: ignore[arg-type]
 
     def reshaped(self, *lead: int) -> Blocks:
         """With other axes before the groups and those within them."""
-        return self.each(lambda one: one.reshape(*lead, *one.shape[-2:]))
+        return self.each(lambda array: array.reshape(*lead, *array.shape[-2:]))
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ def stored_leaf(
       InputError: blocks that have no narrow form, or scales that are damaged or too large for ``dtype``.
     """
     own = [tensors[name] for index in layers for name in layout.names(index, config.n_experts) if layout.given is None]
-    forms = [one.form() for one in own if isinstance(one, Blocked)]
+    forms = [blocked.form() for blocked in own if isinstance(blocked, Blocked)]
     if layout.row_norm is not None or not forms or len(forms) < len(own) or None in forms:
         return None
     inner = axis_sizes(config)[weight.sums[-1]]
@@ -102,9 +102,9 @@ def stored_leaf(
         if stack is None:
             blank = jax.tree.map(functools.partial(_of_all, len(own)), layer)
             places = narrow_place(place, blank)
-            stack = jax.tree.map(lambda one, place: jnp.zeros(one.shape, one.dtype, device=place), blank, places)
+            stack = jax.tree.map(lambda leaf, place: jnp.zeros(leaf.shape, leaf.dtype, device=place), blank, places)
         part = jax.tree.map(
-            lambda one, place: jax.make_array_from_callback(one.shape, place, one.__getitem__), layer, places
+            lambda leaf, place: jax.make_array_from_callback(leaf.shape, place, leaf.__getitem__), layer, places
         )
         stack = _with_layer(stack, part, index)
         jax.block_until_ready(stack)  # the host's copy goes before the next one comes
@@ -113,8 +113,8 @@ def stored_leaf(
     return cast(Narrow, stack)
 
 
-def _of_all(number: int, one: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((number * len(one), *one.shape[1:]), one.dtype)
+def _of_all(number: int, leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((number * len(leaf), *leaf.shape[1:]), leaf.dtype)
 
 
 def _layer(
@@ -122,7 +122,7 @@ def _layer(
 ) -> Narrow:
     """A layer's blocks as arrays of numpy in the order of the parameter's axes, the last one summed over as two."""
     sizes, letters = file_sizes(config), layout.letters
-    if not all(one is None or np.isfinite(one).all() for one in blocks[1:]):
+    if not all(array is None or np.isfinite(array).all() for array in blocks[1:]):
         raise InputError(f"{where} has a scale that is not finite; the file is damaged")
     everything = {letter: range(sizes[letter]) for letter in letters}
     for number, axis in enumerate(layout.axes[:-1]):
@@ -133,21 +133,21 @@ def _layer(
     order = [letters.index(axis) for axis in weight.axes if axis != "L"]
     at, lead = order.index(len(letters) - 1), [sizes[letter] for letter in letters[:-1]]
     order.insert(at + 1, len(letters))
-    found = _in_groups(blocks, form).each(lambda one: one.reshape(*lead, -1, one.shape[-1]).transpose(order))
-    values, factor = found.values, np.float32(layout.scale)
+    grouped = _in_groups(blocks, form).each(lambda array: array.reshape(*lead, -1, array.shape[-1]).transpose(order))
+    values, factor = grouped.values, np.float32(layout.scale)
     if form.packed:
         first, second = np.split((values + 8).astype(np.uint8), 2, axis=at + 1)
         values = first | second << 4
-    scale: Any = found.scale * factor
-    least: Any = None if found.least is None else found.least * factor
+    scale: Any = grouped.scale * factor
+    least: Any = None if grouped.least is None else grouped.least * factor
     layer = Narrow(cast(Any, values), scale, least, dtype, STORED, at - len(letters))
-    return cast(Narrow, jax.tree.map(lambda one: one[None], layer) if weight.axes[0] == "L" else layer)
+    return cast(Narrow, jax.tree.map(lambda array: array[None], layer) if weight.axes[0] == "L" else layer)
 
 
 def _in_groups(blocks: Blocks, form: Form) -> Blocks:
     """In groups that may be smaller, and with offsets if another layer has them."""
     times, lead = blocks.values.shape[-1] // form.size, blocks.values.shape[:-2]
-    scale, least = (None if one is None else np.repeat(one, times, axis=-2) for one in blocks[1:])
+    scale, least = (None if array is None else np.repeat(array, times, axis=-2) for array in blocks[1:])
     assert scale is not None
     least = np.zeros_like(scale) if least is None and form.offset else least
     return Blocks(blocks.values.reshape(*lead, -1, form.size), scale, least)
@@ -155,4 +155,4 @@ def _in_groups(blocks: Blocks, form: Form) -> Blocks:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _with_layer(stack: Narrow, part: Narrow, index: int) -> Narrow:
-    return jax.tree.map(lambda one, new: jax.lax.dynamic_update_slice_in_dim(one, new, index, 0), stack, part)
+    return jax.tree.map(lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, index, 0), stack, part)

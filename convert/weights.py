@@ -172,9 +172,9 @@ def _check_finite(value: np.ndarray, start: list[int], where: str) -> None:
     # Of bfloat16 the bits are compared, which numpy does twice as fast.
     finite = value.view(np.uint16) & 0x7F80 != 0x7F80 if value.dtype == jnp.bfloat16 else np.isfinite(value)
     if not finite.all():
-        found = tuple(int(index) for index in np.argwhere(~finite)[0])
-        position = tuple(index + offset for index, offset in zip(found, start, strict=True))
-        raise InputError(f"{where} is {value[found]} at {position}; the file is damaged")
+        place = tuple(int(index) for index in np.argwhere(~finite)[0])
+        position = tuple(index + offset for index, offset in zip(place, start, strict=True))
+        raise InputError(f"{where} is {value[place]} at {position}; the file is damaged")
 
 
 def _with_embedding(
@@ -189,18 +189,18 @@ def _with_embedding(
 
 def _wanted(config: ModelConfig, layouts: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:
     """The names of all matrices that the model uses, with their shapes in the file."""
-    found: dict[str, tuple[int, ...]] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, _: Weight) -> None:
         layout, (form, layers) = layout_of(layouts, name), place_of(config, name)
         if layout.given is None:
             shape = layout.shape(form)
-            found.update({each: shape for layer in layers for each in layout.names(layer, form.n_experts)})
+            wanted.update({each: shape for layer in layers for each in layout.names(layer, form.n_experts)})
             if layout.row_norm is not None:
-                found.update(dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:]))
+                wanted.update(dict.fromkeys((layout.row_norm.weight, layout.row_norm.shift), shape[-1:]))
 
     map_weights(add, config, named=True)
-    return found
+    return wanted
 
 
 def _check_shapes(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], where: str) -> None:
@@ -237,8 +237,8 @@ def _check_left_over(
         raise InputError(f"{where}: {len(left)} weights are not part of this architecture, such as {example}")
 
 
-def _equal(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
+def _equal(tensor: Tensor, other: Tensor, rows: int = 4096) -> bool:
     """Whether two matrices are equal, some rows at a time."""
-    n_rows, n_columns = one.shape
+    n_rows, n_columns = tensor.shape
     parts = [(slice(start, min(start + rows, n_rows)), slice(0, n_columns)) for start in range(0, n_rows, rows)]
-    return all(np.array_equal(one.read(part), other.read(part)) for part in parts)
+    return all(np.array_equal(tensor.read(part), other.read(part)) for part in parts)

@@ -109,22 +109,22 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 def _outlines(archive: zipfile.ZipFile) -> dict[str, Outline]:
     """Of every array; the bytes that the archive says it has are as many as its shape asks for."""
-    found: dict[str, Outline] = {}
+    arrays: dict[str, Outline] = {}
     if len(archive.infolist()) > _MOST_ARRAYS:
         raise ValueError(f"it holds {len(archive.infolist())} files")
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1 or name in found:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1 or name in arrays:
             raise ValueError(f"{name} is packed in a way that numpy does not pack arrays in, or twice")
         with archive.open(info) as stream:
             start = stream.read(10)
             if start[:8] != b"\x93NUMPY\x01\x00" or len(start) < 10:
                 raise ValueError(f"{name} is no array")
             length = int.from_bytes(start[8:], "little")
-            found[name] = outline = _outline(stream.read(length), name)
+            arrays[name] = outline = _outline(stream.read(length), name)
         if 10 + length + outline.nbytes != info.file_size:
             raise ValueError(f"{name} is not of the size that it says")
-    return found
+    return arrays
 
 
 def _outline(text: bytes, name: str) -> Outline:

@@ -58,5 +58,5 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``; did you mean 'rounds'?`` for the end of a message, or nothing where no known name is near."""
-    found = nearest(word, known)
-    return "" if found is None else f"; did you mean {found!r}?"
+    guess = nearest(word, known)
+    return "" if guess is None else f"; did you mean {guess!r}?"

@@ -31,8 +31,8 @@ def check_local(path: Path) -> None:
     Raises:
       InputError: a URL.
     """
-    if found := _URL.fullmatch(str(path)):
-        raise InputError(f"{found[1]}://{found[2]}: this takes a local path, and no URL (runs in stores: copy them)")
+    if url := _URL.fullmatch(str(path)):
+        raise InputError(f"{url[1]}://{url[2]}: this takes a local path, and no URL (runs in stores: copy them)")
 
 
 def check_regular(path: Path) -> None:
@@ -95,12 +95,12 @@ def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
 
 def _up_to(stream: IO[bytes], most: int, path: Path) -> bytearray:
     """All of a stream."""
-    found = bytearray()
+    content = bytearray()
     while chunk := stream.read(_CHUNK):
-        found += chunk
-        if len(found) > most:
+        content += chunk
+        if len(content) > most:
             raise InputError(f"{path}: cannot be read (it holds more than {most:,} bytes of text)")
-    return found
+    return content
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -73,14 +73,14 @@ def load(
 
 def _verified(checkpoint: Checkpoint, stored: Header, dtype: jnp.dtype, where: str, *, narrow: str) -> Checkpoint:
     """The checkpoint in the dtype wanted, its parameters hashed in the dtype in which they were stored."""
-    found = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
-    if stored.fingerprint != found and stored.fingerprint.startswith(HASHES_OF_TODAY):  # those of 0.1 have no prefix
-        raise InputError(f"{where}: its weights hash to {found}, expected {stored.fingerprint}; it is damaged")
+    digest = fingerprint(Decoder(checkpoint.config, checkpoint.params), jnp.dtype(stored.dtype))
+    if stored.fingerprint != digest and stored.fingerprint.startswith(HASHES_OF_TODAY):  # those of 0.1 have no prefix
+        raise InputError(f"{where}: its weights hash to {digest}, expected {stored.fingerprint}; it is damaged")
     if narrow:
         params = narrowed(narrow_params(checkpoint.config, checkpoint.params, dtype, narrow), dtype, where)
         return dataclasses.replace(checkpoint, params=params)
     if checkpoint.params["embed"].dtype == dtype:
-        return dataclasses.replace(checkpoint, fingerprint=found if jnp.dtype(stored.dtype) == dtype else None)
+        return dataclasses.replace(checkpoint, fingerprint=digest if jnp.dtype(stored.dtype) == dtype else None)
     return dataclasses.replace(checkpoint, params=narrowed(checkpoint.params, dtype, where))
 
 
@@ -108,11 +108,11 @@ def convert(
     Raises:
       InputError: a source that does not load, or a folder that holds something or has no room.
     """
-    name, target, kept = _named(source), Path(_named(out, "out", "a folder")), checked_dtype(dtype)
-    size = n_params(describe(name, revision=revision, ignore_fields=ignore_fields)) * kept.itemsize
+    name, target, out_dtype = _named(source), Path(_named(out, "out", "a folder")), checked_dtype(dtype)
+    size = n_params(describe(name, revision=revision, ignore_fields=ignore_fields)) * out_dtype.itemsize
     check_target(target, size)
-    model = load(name, dtype=kept, mesh=mesh, revision=revision, say=say, ignore_fields=ignore_fields)
-    header = Header(model.config, kept.name, model.fingerprint(), name)
+    model = load(name, dtype=out_dtype, mesh=mesh, revision=revision, say=say, ignore_fields=ignore_fields)
+    header = Header(model.config, out_dtype.name, model.fingerprint(), name)
     write_native(target, model.decoder.params(), model.tokenizer, header)
     return header.fingerprint
 
@@ -141,11 +141,11 @@ def enable_cache(folder: str | os.PathLike[str] | None = None) -> str | None:
       InputError: a folder that is neither text nor path.
     """
     wanted = cache_folder() / "programs" if folder is None else Path(_named(folder, "folder", "a folder")).expanduser()
-    found = keep_programs(wanted)
-    if found is not None and folder is not None and found != str(wanted):
-        message = f"JAX keeps compiled programs in {found} already, so {wanted} is not used"
+    in_use = keep_programs(wanted)
+    if in_use is not None and folder is not None and in_use != str(wanted):
+        message = f"JAX keeps compiled programs in {in_use} already, so {wanted} is not used"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
-    return found
+    return in_use
 
 
 def describe(
@@ -168,11 +168,11 @@ def _field_names(given: Sequence[str]) -> tuple[str, ...]:
 
 def _named(given: Any, what: str = "source", expected: str = "a name, a hub id, a folder or a .gguf file") -> str:
     """What was given as a text, or an ``InputError`` where it is neither a text nor a path."""
-    found = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(found, str):
+    text = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str):
         remedy = "; it is loaded already: pass what it was loaded from" if isinstance(given, Model) else ""
         raise InputError(f"{what} is a {type(given).__name__}, expected {expected}, as text or path{remedy}")
-    return found
+    return text
 
 
 def checked_weights(weights: Any) -> str | None:
@@ -185,9 +185,9 @@ def checked_weights(weights: Any) -> str | None:
 def checked_dtype(dtype: DTypeLike) -> jnp.dtype:
     """The dtype, given by name or as such, or an ``InputError`` that lists those there are."""
     try:
-        found = jnp.dtype(dtype)
+        kind = jnp.dtype(dtype)
     except TypeError:
-        found = None
-    if found is None or found.name not in DTYPES:
+        kind = None
+    if kind is None or kind.name not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; expected one of {', '.join(DTYPES)}")
-    return found
+    return kind

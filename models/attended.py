@@ -25,8 +25,8 @@ def gates(
 ) -> Float[Array, "R H e"]:
     """What rows of the residual stream multiply their heads by: constants in gradients with ``relevance``."""
     x = fn.norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
-    found = jax.nn.sigmoid(fn.contract("rd,dhe->rhe", x, w["o_gate"]))
-    return jax.lax.stop_gradient(found) if relevance else found
+    factors = jax.nn.sigmoid(fn.contract("rd,dhe->rhe", x, w["o_gate"]))
+    return jax.lax.stop_gradient(factors) if relevance else factors
 
 
 def gated(
@@ -62,9 +62,9 @@ class Attended(NamedTuple):
         """With zeros for what other forms of layers have and this one does not, but for gates."""
         n_heads, _, value = config.widest
         lacking = len(_kept_shapes(config)) - len(self.kept)
-        kept = self.kept + lacking * (jnp.zeros((self.values.shape[0], 1, 1), self.values.dtype),)
+        padded = self.kept + lacking * (jnp.zeros((self.values.shape[0], 1, 1), self.values.dtype),)
         return Attended(
-            tuple(wide(each, *shape) for each, shape in zip(kept, _kept_shapes(config), strict=True)),
+            tuple(wide(each, *shape) for each, shape in zip(padded, _kept_shapes(config), strict=True)),
             wide(self.factors, config.n_heads, *self.factors.shape[1:]),
             wide(self.values, n_heads, value),
             self.gate,
@@ -88,11 +88,11 @@ def attended(
     """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
     if config.mixer == "delta":
         own = delta.project(config, w, x)
-        kept = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
-        kept = kept if held is None else held(*kept)
-        q, k, v, rates = kept
+        cached = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
+        cached = cached if held is None else held(*cached)
+        q, k, v, rates = cached
         rows = delta.Projected(q, k, v, own.gate, decay=rates[..., 0], strength=rates[..., 1])
-        return Attended(kept, *delta.attended(config, w, rows, sight.visible))
+        return Attended(cached, *delta.attended(config, w, rows, sight.visible))
     q, k, v = fn.project_qkv(config, w, x)
     keys = fn.positioned(config, w, "k", k, sight)
     if held is not None:
@@ -141,14 +141,14 @@ def attention_edges(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight
 ) -> tuple[AttentionEdges, Float[Array, "T D"]]:
     """The attention edges of a layer's input, and their sum; norms after them are linearised."""
-    found = attended(config, w, x, sight)
-    if found.gate is not None:
-        mixed, factors = fn.mix_values(found.factors, found.values), found.factors
+    attention = attended(config, w, x, sight)
+    if attention.gate is not None:
+        mixed, factors = fn.mix_values(attention.factors, attention.values), attention.factors
         if config.mixer == "delta":
             factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, config.norm_eps)[..., 0], 0, 1)[:, :, None]
-        whole = fn.contract("rhe,hed->rd", gated(config, mixed, found.gate), w["o"])
-        return AttentionEdges(factors, found.values, found.gate, w["o"]), whole
-    probs, v = found.factors, found.values
+        whole = fn.contract("rhe,hed->rd", gated(config, mixed, attention.gate), w["o"])
+        return AttentionEdges(factors, attention.values, attention.gate, w["o"]), whole
+    probs, v = attention.factors, attention.values
     mixed = fn.mix_values(probs, v)
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)

@@ -51,8 +51,8 @@ def clean_forward(
     forms, n_heads = forms_of(model.config, tokens.shape[0], length), model.config.n_heads
 
     def measured(edges: AttentionEdges, node: Array, *final: Callable[[Array], Array]) -> Any:
-        found = edges.magnitudes(measure, node, *final)
-        return jax.tree.map(lambda each: wide(each, n_heads, *each.shape[1:]), found)
+        leaves = edges.magnitudes(measure, node, *final)
+        return jax.tree.map(lambda each: wide(each, n_heads, *each.shape[1:]), leaves)
 
     def step(form: Form, x: Array, inputs: tuple[Layer, Array, Array]) -> tuple[Array, EdgeTree]:
         layer, kind, last = inputs
@@ -66,8 +66,8 @@ def clean_forward(
         node, wide_x = final(out), x.astype(jnp.float32)
         if config.parallel:
             attention = measured(edges, node, final)
-            one = measure.vector(final(x), node)
-            return out, EdgeTree(one, attention, jax.tree.map(jnp.zeros_like, one), measure.vector(final(edge), node))
+            skip = measure.vector(final(x), node)
+            return out, EdgeTree(skip, attention, jax.tree.map(jnp.zeros_like, skip), measure.vector(final(edge), node))
         wide_middle = middle.astype(jnp.float32)
         return out, EdgeTree(
             residual_attn=measure.vector(wide_x, wide_middle),
@@ -112,11 +112,11 @@ def layer_states(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> LayerStates:
     """One layer of the full pass; ``held`` adds keys and values that were computed before."""
-    found = attended(config, w, x, sight, held)
-    mixed = found.mixed(config)
+    attention = attended(config, w, x, sight, held)
+    mixed = attention.mixed(config)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
     edge = mlp(config, w, x if config.parallel else middle)
-    return LayerStates(found, middle, edge, fn.leaving(w, middle + edge))
+    return LayerStates(attention, middle, edge, fn.leaving(w, middle + edge))
 
 
 def over_clean_layers(

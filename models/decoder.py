@@ -41,8 +41,8 @@ class Layer(nnx.Module):
 
     def stacks(self) -> list[Layer]:
         """The stacks of every form of layer."""
-        found = [value for value in vars(self).values() if isinstance(value, Layer)]
-        return found or [self]
+        stacks = [value for value in vars(self).values() if isinstance(value, Layer)]
+        return stacks or [self]
 
     def weights(self) -> dict[str, Array]:
         """The arrays of one layer by name, wide: what every pass computes with."""
@@ -112,10 +112,10 @@ class Decoder(nnx.Module):
         relevance: bool = False,
     ) -> Float32[Array, "*A V"]:
         """Logits after the last of ``length`` tokens, ``[V]``, or after each of the last ``n_outputs``, ``[A, V]``."""
-        one = functools.partial(self.next_token_logits, relevance=relevance)
+        logits_of = functools.partial(self.next_token_logits, relevance=relevance)
         if n_outputs is None:
-            return one(x[length - 1])
-        return jax.vmap(one)(jax.lax.dynamic_slice_in_dim(x, length - n_outputs, n_outputs))
+            return logits_of(x[length - 1])
+        return jax.vmap(logits_of)(jax.lax.dynamic_slice_in_dim(x, length - n_outputs, n_outputs))
 
     def next_token_logits(self, x: Float[Array, "D"], *, relevance: bool = False) -> Float32[Array, "V"]:
         """Final norm and output head of one residual state, in float32."""
@@ -167,7 +167,7 @@ def masked_forward(
         raise InputError("pre_softmax removes edges from the softmax, so that nothing is left to replace")
     check_softmax(model.config, pre_softmax=pre_softmax)
     forms = forms_of(model.config, tokens.shape[0], length)
-    one = masked.zeroed if replace is None else masked.replaced
+    masked_layer = masked.zeroed if replace is None else masked.replaced
 
     def step(
         form: Form, state: masked.State, inputs: tuple[Layer, EdgeTree, Array, Replacement | None]
@@ -176,7 +176,7 @@ def masked_forward(
         layer_edges, sight = of_heads(layer_edges, form.config), fn.of_kind(form.sights, kind)
         mix = functools.partial(masked.by_queries, n_queries, keep, layer_edges)
         given = masked.Given(layer.weights(), keep(layer_edges), sight, other, pre_softmax, row_map, mix, relevance)
-        return one(form.config, given, state), None
+        return masked_layer(form.config, given, state), None
 
     x, bare = model.embedded(tokens), None if replace is None else replace.bare()
     start = masked.State(x, jnp.ones(x.shape[:1], bool), jnp.zeros_like(x[0] if replace is None else x))

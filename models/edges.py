@@ -125,7 +125,7 @@ class EdgeTree(ByValue):
 
     def difference(self, other: EdgeTree) -> EdgeTree:
         """The mask of the edges of this mask that are not the other's; both bool."""
-        return _joined(lambda one, two: one & ~two, self, other)
+        return _joined(lambda own, its: own & ~its, self, other)
 
     __or__, __and__, __sub__ = union, intersection, difference
 
@@ -190,18 +190,18 @@ def _of_bools(tree: Any) -> EdgeTree:
     if not isinstance(tree, EdgeTree):
         raise InputError(f"mask is {type(tree).__name__}, expected an EdgeTree")
     for kind, leaf in tree.items():
-        found = str(getattr(leaf, "dtype", type(leaf).__name__))
-        if found != "bool":
-            raise InputError(f"mask {kind} is {found}, expected bool")
+        dtype = str(getattr(leaf, "dtype", type(leaf).__name__))
+        if dtype != "bool":
+            raise InputError(f"mask {kind} is {dtype}, expected bool")
     return tree
 
 
-def _joined(join: Callable[[Any, Any], Any], one: EdgeTree, other: EdgeTree) -> EdgeTree:
+def _joined(join: Callable[[Any, Any], Any], mask: EdgeTree, other: EdgeTree) -> EdgeTree:
     """Leaf by leaf, of masks of the same graph; batch axes broadcast."""
-    found, others = {}, dict(_of_bools(other).items())
-    for kind, leaf in _of_bools(one).items():
+    leaves, others = {}, dict(_of_bools(other).items())
+    for kind, leaf in _of_bools(mask).items():
         own, its = (array.shape[-_axes(kind) :] for array in (leaf, others[kind]))
         if own != its:
             raise InputError(f"mask {kind} of shape {own} and one of shape {its}: of different graphs")
-        found[kind] = join(leaf, others[kind])
-    return EdgeTree(**found)
+        leaves[kind] = join(leaf, others[kind])
+    return EdgeTree(**leaves)

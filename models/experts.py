@@ -71,8 +71,8 @@ def _limited(router_groups: tuple[int, ...], values: Float32[Array, "R X"]) -> F
     """Values of the experts in the groups that are kept: those with the largest sums of their best values."""
     n_groups, n_kept, n_best = router_groups
     groups = values.reshape(values.shape[0], n_groups, -1)
-    kept = jax.lax.top_k(jnp.sum(jax.lax.top_k(groups, n_best)[0], axis=-1), n_kept)[1]
-    is_kept = jnp.any(kept[:, :, None] == jnp.arange(n_groups), axis=1)
+    best = jax.lax.top_k(jnp.sum(jax.lax.top_k(groups, n_best)[0], axis=-1), n_kept)[1]
+    is_kept = jnp.any(best[:, :, None] == jnp.arange(n_groups), axis=1)
     return jnp.where(jnp.repeat(is_kept, groups.shape[2], axis=1), values, -jnp.inf)
 
 
@@ -164,10 +164,10 @@ def chosen_experts(
         return feed_forward(config, entry(stacks, expert), own, relevance=relevance)
 
     over = _over_all if live is None else _over_used
-    found = over(block, blocks.ends[-1], jnp.zeros((n_most, size, x.shape[1]), x.dtype))
+    outputs = over(block, blocks.ends[-1], jnp.zeros((n_most, size, x.shape[1]), x.dtype))
     if config.scaled_inputs:
         route = route._replace(factors=jnp.ones_like(route.factors))
-    return _collected(route, blocks, found)
+    return _collected(route, blocks, outputs)
 
 
 def _dealt(places: Int[Array, "R C"], n_experts: int, live: Array | None, size: int) -> _Blocks:
@@ -186,10 +186,10 @@ def _over_all(block: _Block, n_used: Array, blank: Float[Array, "N M D"]) -> Flo
     """Every block; those that are not used are skipped. For gradients each is computed again, not kept."""
 
     @jax.checkpoint  # around the choice: a branch would keep all weights for each block
-    def one(index: Array) -> Array:
+    def used_block(index: Array) -> Array:
         return jax.lax.cond(index < n_used, block, lambda _: jnp.zeros(blank.shape[1:], blank.dtype), index)
 
-    return jax.lax.map(one, jnp.arange(blank.shape[0]))
+    return jax.lax.map(used_block, jnp.arange(blank.shape[0]))
 
 
 def _over_used(block: _Block, n_used: Array, blank: Float[Array, "N M D"]) -> Float[Array, "N M D"]:
@@ -197,15 +197,15 @@ def _over_used(block: _Block, n_used: Array, blank: Float[Array, "N M D"]) -> Fl
     return jax.lax.fori_loop(0, n_used, lambda index, out: out.at[index].set(block(index)), blank)
 
 
-def _collected(route: Routing, blocks: _Blocks, found: Float[Array, "N M D"]) -> Float[Array, "R D"]:
+def _collected(route: Routing, blocks: _Blocks, outputs: Float[Array, "N M D"]) -> Float[Array, "R D"]:
     """Each row's results, summed in float32 in the order of its experts."""
-    size, flat = found.shape[1], found.reshape(-1, found.shape[2])
+    size, flat = outputs.shape[1], outputs.reshape(-1, outputs.shape[2])
     rows = jnp.arange(route.places.shape[0])
-    out = jnp.zeros((len(rows), found.shape[2]), jnp.float32)
+    out = jnp.zeros((len(rows), outputs.shape[2]), jnp.float32)
     for place in jnp.unstack(route.places, axis=1):
         at = blocks.first[place] * size + blocks.until[place, rows] - 1
         out = out + flat.at[at].get(mode="clip") * jnp.take_along_axis(route.factors, place[:, None], axis=1)
-    return out.astype(found.dtype)
+    return out.astype(outputs.dtype)
 
 
 def shared_expert(

@@ -97,5 +97,5 @@ def llama3_divisors(
     """
     frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
     turns = positions * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple(float(d) for d in 1 / (kept + (1 - kept) / factor))
+    unscaled = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return tuple(float(d) for d in 1 / (unscaled + (1 - unscaled) / factor))

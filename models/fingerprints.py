@@ -36,11 +36,11 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     usual = {field.name: field.default for field in dataclasses.fields(decoder.config)}
     given = {name: value for name, value in dataclasses.asdict(decoder.config).items() if value != usual[name]}
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    found = [one for path, leaf in _stored(decoder) for one in _arrays(path, leaf, dtype)]
-    leaves, kinds = [leaf for _, leaf, _, _ in found], tuple(kind for _, _, kind, _ in found)
+    arrays = [array for path, leaf in _stored(decoder) for array in _arrays(path, leaf, dtype)]
+    leaves, kinds = [leaf for _, leaf, _, _ in arrays], tuple(kind for _, _, kind, _ in arrays)
     with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
         sums = jax.device_get(_checksums(leaves, kinds, tuple(map(_parts_of, leaves))))
-    for (name, leaf, _, told), own in sorted(zip(found, sums, strict=True), key=lambda pair: pair[0][0]):
+    for (name, leaf, _, told), own in sorted(zip(arrays, sums, strict=True), key=lambda pair: pair[0][0]):
         digest.update(f"\n{name} {told} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
     return HASHES_OF_TODAY + digest.hexdigest()[:16]
 
@@ -57,7 +57,7 @@ def _arrays(name: str, leaf: Array | Narrow, dtype: jnp.dtype | None) -> list[tu
     if not isinstance(leaf, Narrow):
         return [(name, leaf, kind, str(kind))]
     parts = {"values": leaf.values, "scale": leaf.scale}
-    return [(f"{name}.{part}", one, one.dtype, f"{one.dtype} as {kind}") for part, one in parts.items()]
+    return [(f"{name}.{part}", array, array.dtype, f"{array.dtype} as {kind}") for part, array in parts.items()]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -48,14 +48,14 @@ class Segment(NamedTuple):
 
 def segments(form_of: Sequence[int]) -> tuple[Segment, ...]:
     """The layers as few patterns: at each place the one whose repeats cover most layers, the shortest of equals."""
-    found, rest = list[Segment](), tuple(form_of)
+    pieces, rest = list[Segment](), tuple(form_of)
     while rest:
         options = [Segment(rest[:period], _repeats(rest, period)) for period in range(1, len(rest) // 2 + 1)]
         repeated = [option for option in options if option.repeats > 1]
-        best = max(repeated, key=lambda one: len(one.pattern) * one.repeats, default=Segment(rest[:1], 1))
-        found.append(best)
+        best = max(repeated, key=lambda segment: len(segment.pattern) * segment.repeats, default=Segment(rest[:1], 1))
+        pieces.append(best)
         rest = rest[len(best.pattern) * best.repeats :]
-    return tuple(found)
+    return tuple(pieces)
 
 
 def _repeats(forms: tuple[int, ...], period: int) -> int:
@@ -88,16 +88,16 @@ def over_forms(
     """
     if len(forms) == 1:
         return over_layers(functools.partial(step, forms[0]), start, stacks[0], *others, remat=remat)
-    done, carry, kept = [0] * len(forms), start, list[Any]()
+    done, carry, parts = [0] * len(forms), start, list[Any]()
     for pattern, repeats in segments(form_of):
         at, n_layers = sum(done), len(pattern) * repeats
         own = _sliced(others, at, at + n_layers)
         turns = jax.tree.map(lambda x: x.reshape(repeats, len(pattern), *x.shape[1:]), own)  # noqa: B023
         body = functools.partial(_turn, step, forms, stacks, pattern, tuple(done), remat)
-        carry, found = jax.lax.scan(body, carry, (jnp.arange(repeats), turns))
-        kept.append(jax.tree.map(lambda x: x.reshape(n_layers, *x.shape[2:]), found))  # noqa: B023
+        carry, outputs = jax.lax.scan(body, carry, (jnp.arange(repeats), turns))
+        parts.append(jax.tree.map(lambda x: x.reshape(n_layers, *x.shape[2:]), outputs))  # noqa: B023
         done = [number + repeats * pattern.count(form) for form, number in enumerate(done)]
-    return carry, _joined(kept)
+    return carry, _joined(parts)
 
 
 def _turn(
@@ -112,22 +112,22 @@ def _turn(
 ) -> tuple[Any, Any]:
     """The layers of a pattern once: a scan for each run of alike ones; ``done`` layers of each form came before it."""
     turn, others = inputs
-    at, kept = 0, list[Any]()
+    at, parts = 0, list[Any]()
     for form, run in itertools.groupby(pattern):
         length = len(list(run))
 
-        def one(carry: Any, inputs: tuple[Array, Any], form: int = form) -> tuple[Any, Any]:
+        def run_layer(carry: Any, inputs: tuple[Array, Any], form: int = form) -> tuple[Any, Any]:
             place, rest = inputs
             return step(forms[form], carry, (entry(stacks[form], place), *rest))
 
         first = done[form] + turn * pattern.count(form) + pattern[:at].count(form)
         places = first + jnp.arange(length)
-        carry, found = jax.lax.scan(
-            again(one, stacks[form], remat=remat), carry, (places, _sliced(others, at, at + length))
+        carry, outputs = jax.lax.scan(
+            again(run_layer, stacks[form], remat=remat), carry, (places, _sliced(others, at, at + length))
         )
-        kept.append(found)
+        parts.append(outputs)
         at += length
-    return carry, _joined(kept)
+    return carry, _joined(parts)
 
 
 def _sliced(tree: Any, start: int, stop: int) -> Any:

@@ -67,8 +67,8 @@ def continued(
         return (tokens, cache, model.next_token_logits(x[0])), Continued(token, logprob)
 
     start = (tokens, cache, model.next_token_logits(x[length - 1]))
-    _, found = jax.lax.scan(step, start, jnp.arange(count))
-    return found
+    _, generated = jax.lax.scan(step, start, jnp.arange(count))
+    return generated
 
 
 def _chosen(logits: Float32[Array, "V"], key: Array, temperature: Float32[Array, ""] | float) -> Int[Array, ""]:
@@ -89,7 +89,7 @@ def _over_one(
         own = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, place, 1), sight)
 
         def held(*new: Array) -> Any:
-            return tuple(_with_row(old, one, place) for old, one in zip(cached, new, strict=False))
+            return tuple(_with_row(old, update, place) for old, update in zip(cached, new, strict=False))
 
         states = layer_states(form.config, layer.weights(), x, own, held)
         return states.out, states.wide(model.config).attended.kept
@@ -97,7 +97,7 @@ def _over_one(
     return model.over(step, x, forms, jnp.asarray(model.config.kinds), cache)
 
 
-def _with_row(kept: Float[Array, "S K d"], row: Float[Array, "1 M e"], place: Int[Array, ""]) -> Float[Array, "S M e"]:
+def _with_row(held: Float[Array, "S K d"], row: Float[Array, "1 M e"], place: Int[Array, ""]) -> Float[Array, "S M e"]:
     """What is kept of a layer's heads, with the row of one more token."""
-    own = kept[:, : row.shape[1], : row.shape[2]]
-    return jax.lax.dynamic_update_slice_in_dim(own, row.astype(kept.dtype), place, 0)
+    own = held[:, : row.shape[1], : row.shape[2]]
+    return jax.lax.dynamic_update_slice_in_dim(own, row.astype(held.dtype), place, 0)

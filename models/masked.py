@@ -80,8 +80,8 @@ def by_queries(
         wide = jnp.pad(x, [(0, over if at == axis else 0) for at in range(x.ndim)], constant_values=filler)
         return jnp.moveaxis(wide.reshape(*x.shape[:axis], turns, size, *x.shape[axis + 1 :]), axis, 0)
 
-    found = jax.lax.map(turn, (divided(q, 0), divided(visible, 0), divided(edges.attn, 1)))
-    return found.reshape(turns * size, n_heads, -1)[:n_tokens]
+    mixed = jax.lax.map(turn, (divided(q, 0), divided(visible, 0), divided(edges.attn, 1)))
+    return mixed.reshape(turns * size, n_heads, -1)[:n_tokens]
 
 
 def zeroed(config: ModelConfig, given: Given, state: State) -> State:
@@ -93,12 +93,12 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
     idle = None if config.zero_key else state.idle
     attending = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
 
-    def mixing(rows: Array, visible: Array, kept: Array) -> Array:
+    def mixing(rows: Array, visible: Array, attn_mask: Array) -> Array:
         if attending.k is None:
-            return fn.mix_values(jnp.swapaxes(rows, 0, 1) * kept.astype(jnp.float32), attending.v)
+            return fn.mix_values(jnp.swapaxes(rows, 0, 1) * attn_mask.astype(jnp.float32), attending.v)
         logits = fn.attention_logits(config, rows, attending.k)
         how: dict[str, Any] = {"pre_softmax": given.pre_softmax, "sink": w.get("sink")}
-        return fn.mix_values(fn.masked_attention_probs(logits, visible, kept, **how), attending.v)
+        return fn.mix_values(fn.masked_attention_probs(logits, visible, attn_mask, **how), attending.v)
 
     mixed = given.function(gated, config)(given.mix(mixing, attending.rows, sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
@@ -133,9 +133,9 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
             probs = jnp.swapaxes(rows, 0, 1)
         else:
             probs = fn.attention_probs(fn.attention_logits(config, rows, attending.k), visible, w.get("sink"))
-        kept = attn.astype(jnp.float32)
-        own = fn.mix_values(probs * kept, attending.v)
-        return own + _mixed(probs * (1 - kept), values, per_token=other.per_token)
+        share = attn.astype(jnp.float32)
+        own = fn.mix_values(probs * share, attending.v)
+        return own + _mixed(probs * (1 - share), values, per_token=other.per_token)
 
     mixed = given.function(gated, config)(given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
@@ -174,8 +174,8 @@ def _attending(
     """
     if config.mixer == "delta":
         rows = given.row_map(given.function(delta.project, config), given.w, x, live, idle)
-        found = delta.attended(config, given.w, rows, given.sight.visible, relevance=given.relevance)
-        each, k, v, gate = jnp.swapaxes(found.factors, 0, 1), None, found.values, found.gate
+        attention = delta.attended(config, given.w, rows, given.sight.visible, relevance=given.relevance)
+        each, k, v, gate = jnp.swapaxes(attention.factors, 0, 1), None, attention.values, attention.gate
     else:
         q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
         each, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))

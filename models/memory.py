@@ -29,25 +29,25 @@ _V2 = _Names("memory.max", "memory.current", "inactive_file")
 
 def free_memory() -> int | None:
     """Bytes that may still be allocated; None where nothing tells."""
-    found = [_machine("MemAvailable")]
+    bounds = [_machine("MemAvailable")]
     for group, names in _groups():
         limit = _number(group / names.limit)
         if limit is not None:
             cached = _fields(group / "memory.stat").get(names.cached, 0)
-            found.append(max(0, limit - max(0, (_number(group / names.used) or 0) - cached)))
-    return _least(found)
+            bounds.append(max(0, limit - max(0, (_number(group / names.used) or 0) - cached)))
+    return _least(bounds)
 
 
 def whole_memory() -> int | None:
     """Bytes that can be allocated at most, by whomever, with swap; None where nothing tells."""
-    found, swap = [_machine("MemTotal", "SwapTotal")], 1024 * _fields(_MEMINFO).get("SwapTotal", 0)
+    bounds, swap = [_machine("MemTotal", "SwapTotal")], 1024 * _fields(_MEMINFO).get("SwapTotal", 0)
     for group, names in _groups():
         limit = _number(group / names.limit)
         if limit is not None:
             of_group = _number(group / "memory.swap.max")
-            found.append(limit + (swap if of_group is None else min(swap, of_group)))
-        found.append(_number(group / "memory.memsw.limit_in_bytes"))  # of version 1, swap among it
-    return _least(found)
+            bounds.append(limit + (swap if of_group is None else min(swap, of_group)))
+        bounds.append(_number(group / "memory.memsw.limit_in_bytes"))  # of version 1, swap among it
+    return _least(bounds)
 
 
 def memory_limit() -> int | None:
@@ -89,7 +89,7 @@ def _number(path: Path) -> int | None:
 def _fields(path: Path) -> dict[str, int]:
     """The lines of a file that are a name and a number."""
     words = (line.split() for line in _lines(path))
-    return {one[0].rstrip(":"): int(one[1]) for one in words if len(one) > 1 and one[1].isdecimal()}
+    return {parts[0].rstrip(":"): int(parts[1]) for parts in words if len(parts) > 1 and parts[1].isdecimal()}
 
 
 def _lines(path: Path) -> list[str]:
@@ -98,5 +98,5 @@ def _lines(path: Path) -> list[str]:
     return []
 
 
-def _least(found: list[int | None]) -> int | None:
-    return min((number for number in found if number is not None), default=None)
+def _least(bounds: list[int | None]) -> int | None:
+    return min((number for number in bounds if number is not None), default=None)

@@ -93,13 +93,13 @@ class _Words:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Words):
             return NotImplemented
-        one, two = self.tokenizer, other.tokenizer
-        if one is two or type(one) is not type(two):
-            return one is two
+        ours, theirs = self.tokenizer, other.tokenizer
+        if ours is theirs or type(ours) is not type(theirs):
+            return ours is theirs
         try:
-            if type(one).__eq__ is not object.__eq__:
-                return bool(one == two)
-            return hasattr(one, "__dict__") and self._content == other._content
+            if type(ours).__eq__ is not object.__eq__:
+                return bool(ours == theirs)
+            return hasattr(ours, "__dict__") and self._content == other._content
         except (TypeError, ValueError):  # attributes that cannot be compared
             return False
 
@@ -125,12 +125,12 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _check_shapes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    for name in sorted(wanted.keys() | found.keys()):
-        got, expected = (getattr(leaves.get(name), "shape", None) for leaves in (found, wanted))
+def _check_shapes(wanted: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    for name in sorted(wanted.keys() | weights.keys()):
+        got, expected = (getattr(leaves.get(name), "shape", None) for leaves in (weights, wanted))
         if got != expected:
             told = "which this config does not have" if expected is None else f"expected {expected}"
-            other = f"is no array but {type(found[name]).__name__}" if name in found else "is missing"
+            other = f"is no array but {type(weights[name]).__name__}" if name in weights else "is missing"
             raise InputError(f"weight {name} {other if got is None else f'has shape {got}'}, {told}")
 
 

@@ -58,11 +58,11 @@ class Narrow:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the weight."""
-        found = self.values.shape
+        shape = self.values.shape
         if self.axis is None:
-            return found
-        at, halves = len(found) - 1 + self.axis, 2 if self.values.dtype == jnp.uint8 else 1
-        return (*found[:at], halves * found[at] * found[at + 1], *found[at + 2 :])
+            return shape
+        at, halves = len(shape) - 1 + self.axis, 2 if self.values.dtype == jnp.uint8 else 1
+        return (*shape[:at], halves * shape[at] * shape[at + 1], *shape[at + 2 :])
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
@@ -100,9 +100,9 @@ def _numbers(weight: Narrow) -> Int8[Array, "*N"]:
 def in_range(weight: Narrow) -> Bool[Array, ""]:
     """Whether every number that it may stand for is finite in its dtype."""
     most = -_LEAST if weight.values.dtype == jnp.uint8 else _LARGEST
-    found = most * jnp.abs(weight.scale)
-    found = found if weight.least is None else found + jnp.abs(weight.least)
-    return jnp.isfinite(found.astype(weight.dtype)).all()
+    bound = most * jnp.abs(weight.scale)
+    bound = bound if weight.least is None else bound + jnp.abs(weight.least)
+    return jnp.isfinite(bound.astype(weight.dtype)).all()
 
 
 def rows_product(contract: Callable[..., Array], x: Float[Array, "D"], rows: Array | Narrow) -> Float32[Array, "V"]:

@@ -87,9 +87,9 @@ def _projections(config: ModelConfig) -> dict[str, Weight]:
     }
     axes |= {"q_down": ("D", "a")} if config.q_rank else {}
     axes |= {"kv_down": ("D", "c"), "k_turned": ("D", "r")} if config.kv_rank else {}
-    found = {name: Weight(("L", *own), sums=own[0]) for name, own in axes.items()}
-    found |= {f"{name}_norm": Weight(("L", axes[name][1]), "norm") for name in ("q_down", "kv_down") if name in axes}
-    return found | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
+    weights = {name: Weight(("L", *own), sums=own[0]) for name, own in axes.items()}
+    weights |= {f"{name}_norm": Weight(("L", axes[name][1]), "norm") for name in ("q_down", "kv_down") if name in axes}
+    return weights | {"o": Weight(("L", "H", value, "D"), sums=f"H{value}")}
 
 
 def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -110,20 +110,20 @@ def _attention(config: ModelConfig) -> dict[str, Weight]:
 
 def _delta() -> dict[str, Weight]:
     heads = {"q": ("K", "d"), "k": ("K", "d"), "v": ("H", "e")}
-    found = {name: Weight(("L", "D", *axes), sums="D") for name, axes in {**heads, "o_gate": ("H", "e")}.items()}
-    found |= {f"{name}_conv": Weight(("L", *axes, "W")) for name, axes in heads.items()}
-    found |= {name: Weight(("L", "D", "H")) for name in ("decay", "strength")}
-    found |= {name: Weight(("L", "H"), "zeros") for name in ("decay_bias", "decay_rate")}
-    return found | {"o": Weight(("L", "H", "e", "D"), sums="He"), "o_norm": Weight(("L", "e"), "ones")}
+    weights = {name: Weight(("L", "D", *axes), sums="D") for name, axes in {**heads, "o_gate": ("H", "e")}.items()}
+    weights |= {f"{name}_conv": Weight(("L", *axes, "W")) for name, axes in heads.items()}
+    weights |= {name: Weight(("L", "D", "H")) for name in ("decay", "strength")}
+    weights |= {name: Weight(("L", "H"), "zeros") for name in ("decay_bias", "decay_rate")}
+    return weights | {"o": Weight(("L", "H", "e", "D"), sums="He"), "o_norm": Weight(("L", "e"), "ones")}
 
 
 def _mlps(config: ModelConfig) -> dict[str, Weight]:
     """Of the MLP, or of the experts, their router, and the MLP beside them."""
     lead, into = _into_mlp(config)
-    found: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
+    matrices: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
     if config.d_shared:
-        found |= {f"shared_{name}": ("L", "D", "U") for name in into} | {"shared_down": ("L", "U", "D")}
-    weights = {name: Weight(axes, sums=axes[-2]) for name, axes in found.items()}
+        matrices |= {f"shared_{name}": ("L", "D", "U") for name in into} | {"shared_down": ("L", "U", "D")}
+    weights = {name: Weight(axes, sums=axes[-2]) for name, axes in matrices.items()}
     weights |= {"router": Weight(("L", "D", "X"))} if config.n_experts else {}
     return weights | ({"shared_scale": Weight(("L", "D"))} if config.d_shared and config.shared_gate else {})
 
@@ -134,17 +134,17 @@ def _into_mlp(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _norms(config: ModelConfig) -> dict[str, Weight]:
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for sub_layer in ("attn", "mlp"):
         if config.pre_norm:
-            found |= _norm(config, f"{sub_layer}_norm", ("L", "D"))
+            weights |= _norm(config, f"{sub_layer}_norm", ("L", "D"))
         if config.post_norm:
-            found |= _norm(config, f"{sub_layer}_post_norm", ("L", "D"))
+            weights |= _norm(config, f"{sub_layer}_post_norm", ("L", "D"))
     if config.qk_norm != "none":
         whole = config.qk_norm == "full"
-        found["q_norm"] = Weight(("L", "H", "d") if whole else ("L", "d"), "norm")
-        found["k_norm"] = Weight(("L", "K", "d") if whole else ("L", "d"), "norm")
-    return found
+        weights["q_norm"] = Weight(("L", "H", "d") if whole else ("L", "d"), "norm")
+        weights["k_norm"] = Weight(("L", "K", "d") if whole else ("L", "d"), "norm")
+    return weights
 
 
 def _norm(config: ModelConfig, name: str, axes: tuple[str, ...]) -> dict[str, Weight]:
@@ -155,17 +155,17 @@ def _norm(config: ModelConfig, name: str, axes: tuple[str, ...]) -> dict[str, We
 
 
 def _biases(config: ModelConfig) -> dict[str, Weight]:
-    found: dict[str, tuple[str, ...]] = {}
+    biases: dict[str, tuple[str, ...]] = {}
     if config.qkv_bias:
-        found |= {"q_bias": ("L", "H", "d"), "k_bias": ("L", "K", "d"), "v_bias": ("L", "K", "d")}
+        biases |= {"q_bias": ("L", "H", "d"), "k_bias": ("L", "K", "d"), "v_bias": ("L", "K", "d")}
     if config.o_bias:
-        found["o_bias"] = ("L", "D")
+        biases["o_bias"] = ("L", "D")
     if config.mlp_bias:
         lead, into = _into_mlp(config)
-        found |= {f"{name}_bias": (*lead, "F") for name in into} | {"down_bias": (*lead, "D")}
+        biases |= {f"{name}_bias": (*lead, "F") for name in into} | {"down_bias": (*lead, "D")}
     if config.n_experts and (config.router_bias or config.router in CORRECTED):
-        found["router_bias"] = ("L", "X")
-    return {name: Weight(axes, "zeros") for name, axes in found.items()}
+        biases["router_bias"] = ("L", "X")
+    return {name: Weight(axes, "zeros") for name, axes in biases.items()}
 
 
 def place_of(config: ModelConfig, name: str) -> tuple[ModelConfig, tuple[int, ...]]:
@@ -217,10 +217,10 @@ def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: str = "") -> dict[s
 def narrow_places(config: ModelConfig, places: Any, dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
     """Shardings of weights as those of their values and scales, where ``narrow_params`` makes them ``Narrow``."""
 
-    def one(weight: Weight, place: Any, blank: Any) -> Any:
+    def narrowed_place(weight: Weight, place: Any, blank: Any) -> Any:
         return narrow_place(place, blank) if weight.sums else place
 
-    return map_weights(one, config, places, shapes(config, dtype, narrow=narrow))
+    return map_weights(narrowed_place, config, places, shapes(config, dtype, narrow=narrow))
 
 
 def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype, narrow: str) -> dict[str, Any]:
@@ -243,8 +243,8 @@ def narrow_params(config: ModelConfig, params: dict[str, Any], dtype: jnp.dtype,
 def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype, narrow: str) -> Any:
     if not declared.sums:
         return leaf
-    found = _narrow_rows(leaf, declared.summed, dtype, declared.way(narrow))
-    return jax.device_put(found, narrow_place(leaf.sharding, found))
+    packed = _narrow_rows(leaf, declared.summed, dtype, declared.way(narrow))
+    return jax.device_put(packed, narrow_place(leaf.sharding, packed))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -252,8 +252,8 @@ def _narrow_leaf(leaf: jax.Array, declared: Weight, dtype: jnp.dtype, narrow: st
 def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype, way: str) -> Narrow:
     """Some rows of the first axis, such as a layer, at a time."""
 
-    def row(one: jax.Array) -> Narrow:
-        return narrowed(one, tuple(axis - 1 for axis in summed), dtype, way)
+    def row(part: jax.Array) -> Narrow:
+        return narrowed(part, tuple(axis - 1 for axis in summed), dtype, way)
 
     rows_at_once = max(1, AT_ONCE // math.prod(leaf.shape[1:]))
     return jax.lax.map(row, leaf, batch_size=min(rows_at_once, leaf.shape[0]))

@@ -138,8 +138,8 @@ def entry(stacks: Stack, place: jax.Array) -> Stack:
     """What stacks of one dtype hold at a place of their first axis, inside a loop."""
     if _widened(stacks):
         return taken(stacks, place)
-    one: Stack = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
-    return one
+    slices: Stack = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
+    return slices
 
 
 def taken(stacks: Stack, place: jax.Array) -> Stack:
@@ -149,6 +149,6 @@ def taken(stacks: Stack, place: jax.Array) -> Stack:
     keeps the slice as narrow as it is, or products of it would be float32's.
     """
     stacks, place = jax.lax.optimization_barrier((stacks, place))
-    one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
-    found: Stack = jax.lax.optimization_barrier(one)
-    return found
+    views = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
+    slices: Stack = jax.lax.optimization_barrier(views)
+    return slices

@@ -171,8 +171,8 @@ def _block(
 ) -> Any:
     """``out`` with the results of the ``size`` rows that ``order`` names from the block's start on."""
     picked = jax.lax.dynamic_slice(order, (start + turn * size,), (size,))
-    found = function(weights, x.at[picked].get(mode="fill", fill_value=0))
-    return jax.tree.map(lambda y, new: y.at[picked].set(new.astype(y.dtype), mode="drop"), out, found)
+    results = function(weights, x.at[picked].get(mode="fill", fill_value=0))
+    return jax.tree.map(lambda y, new: y.at[picked].set(new.astype(y.dtype), mode="drop"), out, results)
 
 
 def in_capacity(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R"]) -> Any:
@@ -204,9 +204,9 @@ def in_turns(function: RowFunction, weights: Any, x: Array, live: Bool[Array, "R
 
     def turn(index: Array, out: Any) -> Any:
         picked = jax.lax.dynamic_slice(order, (index * size,), (size,))
-        found = function(weights, x.at[picked].get(mode="fill", fill_value=0))
+        results = function(weights, x.at[picked].get(mode="fill", fill_value=0))
         return jax.tree.map(
-            lambda y, new: jax.lax.dynamic_update_slice_in_dim(y, new, index * size, 0), out, found
+            lambda y, new: jax.lax.dynamic_update_slice_in_dim(y, new, index * size, 0), out, results
         )  # fmt: skip
 
     out = jax.tree.map(lambda y: jnp.zeros((n_most, *y.shape[1:]), y.dtype), kinds)
@@ -267,8 +267,8 @@ def _cumulative_bits(rows: Bool[Array, "R F"]) -> UInt8[Array, "R F"]:
     """By a product, which counts up to 128 exactly."""
     place = jnp.arange(rows.shape[1])
     before = (place[:, None] <= place).astype(jnp.bfloat16)
-    found = jnp.matmul(rows.astype(jnp.bfloat16), before, preferred_element_type=jnp.float32)
-    return found.astype(jnp.uint8)
+    counts = jnp.matmul(rows.astype(jnp.bfloat16), before, preferred_element_type=jnp.float32)
+    return counts.astype(jnp.uint8)
 
 
 def argsort(keys: UInt32[Array, "N"]) -> Int[Array, "N"]:

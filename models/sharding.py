@@ -40,13 +40,13 @@ def make_mesh(*, data: int = 1, model: int = 1, devices: Sequence[jax.Device] | 
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (data, model)):
         raise InputError(f"mesh data={data!r}, model={model!r}: expected positive sizes")
-    found = list(jax.devices() if devices is None else devices)
-    if data * model > len(found):
-        raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(found)}")
-    found = _chosen(found, data, model)
-    _check_distinct(found)
-    _check_hosts(found, f"mesh data={data}, model={model}")
-    return Mesh(np.asarray(found).reshape(data, model), (DATA, MODEL))
+    pool = list(jax.devices() if devices is None else devices)
+    if data * model > len(pool):
+        raise InputError(f"mesh data={data}, model={model} needs {data * model} devices, there are {len(pool)}")
+    pool = _chosen(pool, data, model)
+    _check_distinct(pool)
+    _check_hosts(pool, f"mesh data={data}, model={model}")
+    return Mesh(np.asarray(pool).reshape(data, model), (DATA, MODEL))
 
 
 def _chosen(devices: Sequence[jax.Device], data: int, model: int) -> list[jax.Device]:
@@ -87,11 +87,11 @@ def param_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, Any]:
     _check_mesh(config, mesh)
     mesh = Mesh(mesh.devices, mesh.axis_names)  # explicit axis types are not for models that leave sharding to XLA
 
-    def one(weight: Weight) -> NamedSharding:
+    def sharding_of(weight: Weight) -> NamedSharding:
         divided = _divided(weight, mesh.shape[MODEL])
         return NamedSharding(mesh, PartitionSpec(*(MODEL if axis in divided else None for axis in weight.axes)))
 
-    return map_weights(one, config)
+    return map_weights(sharding_of, config)
 
 
 def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: str = "") -> int:
@@ -101,12 +101,12 @@ def weight_bytes(config: ModelConfig, itemsize: int, over: int = 1, *, narrow: s
     """
     wide = jnp.dtype("float32" if itemsize == 4 else "bfloat16")
 
-    def one(weight: Weight, blank: Any) -> int:
+    def bytes_of(weight: Weight, blank: Any) -> int:
         axes = axes_of(blank, weight.axes) if isinstance(blank, Narrow) else [weight.axes]
         leaves, divided = zip(jax.tree.leaves(blank), axes, strict=True), _divided(weight, over)
         return sum(leaf.size * leaf.dtype.itemsize // (over if divided & {*own} else 1) for leaf, own in leaves)
 
-    return sum(jax.tree.leaves(map_weights(one, config, shapes(config, wide, narrow=narrow))))
+    return sum(jax.tree.leaves(map_weights(bytes_of, config, shapes(config, wide, narrow=narrow))))
 
 
 def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
@@ -115,9 +115,9 @@ def widened_bytes(config: ModelConfig, itemsize: int, over: int = 1) -> int:
     def wide(weight: Weight) -> int:
         return _bytes(weight, itemsize, over, without="L") if weight.sums else 0
 
-    found = map_weights(wide, config)
-    stacks = found["layers"].values() if config.forms else [found["layers"]]
-    head = int(found["embed"]) // parts_of_rows(config.vocab_size, config.d_model)
+    nbytes = map_weights(wide, config)
+    stacks = nbytes["layers"].values() if config.forms else [nbytes["layers"]]
+    head = int(nbytes["embed"]) // parts_of_rows(config.vocab_size, config.d_model)
     return max(sum(stack.values()) for stack in stacks) + head
 
 

@@ -24,11 +24,11 @@ def target_reach(config: ModelConfig) -> tuple[int, ...]:
 
     0 in the last layer; with every window on the way up it grows by the window less one.
     """
-    reach, found = 0, []
+    reach, reaches = 0, []
     for window in reversed(config.windows):
-        found.append(reach)
+        reaches.append(reach)
         reach = min(reach + window - 1, FAR)
-    return tuple(reversed(found))
+    return tuple(reversed(reaches))
 
 
 @usual_promotion()
@@ -76,10 +76,10 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int, *, n_outpu
     Raises:
       InputError: what is no edge of a graph of ``n_tokens`` tokens.
     """
-    full, found = full_mask(config, n_tokens, n_outputs=n_outputs), empty_mask(config, n_tokens)
+    full, mask = full_mask(config, n_tokens, n_outputs=n_outputs), empty_mask(config, n_tokens)
     columns = getattr(edges, "columns", None)
-    if callable(columns) and _put_columns(columns(), full, found):
-        return found
+    if callable(columns) and _put_columns(columns(), full, mask):
+        return mask
     if not isinstance(edges, Iterable):
         raise InputError(f"expected edges, got {type(edges).__name__}")
     for edge in edges:
@@ -90,15 +90,15 @@ def mask_of(config: ModelConfig, edges: Iterable[Any], n_tokens: int, *, n_outpu
             known = False
         if not known:
             raise InputError(f"{edge!r} is no edge of this model's graph of {n_tokens} tokens")
-        getattr(found, edge.kind)[place] = True
-    return found
+        getattr(mask, edge.kind)[place] = True
+    return mask
 
 
-def _put_columns(columns: Mapping[str, np.ndarray], full: EdgeTree, found: EdgeTree) -> bool:
+def _put_columns(columns: Mapping[str, np.ndarray], full: EdgeTree, tree: EdgeTree) -> bool:
     """Set the edges of ``jstrace.Edges`` all at once, unless one of them is none, which is then looked for."""
     if not np.isin(columns["kind"], EDGE_KINDS).all() or (columns["head"][columns["kind"] != "attn"] >= 0).any():
         return False
-    for kind, mask in found.items():
+    for kind, mask in tree.items():
         layer, head, source, target = (
             columns[name][columns["kind"] == kind] for name in ("layer", "head", "source", "target")
         )
@@ -192,10 +192,10 @@ def on_host(array: jax.Array | np.ndarray) -> np.ndarray | None:
 def _as_numpy(tokens: Any) -> np.ndarray:
     """Token ids as numpy's, in which no number is narrowed before it is looked at."""
     try:
-        found = np.asarray(tokens)
+        ids = np.asarray(tokens)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"tokens: expected a flat list of integers, got {type(tokens).__name__}") from error
-    return found if found.size else found.astype(np.int32)
+    return ids if ids.size else ids.astype(np.int32)
 
 
 def nan_unless_known(config: ModelConfig, tokens: jax.Array, logits: jax.Array) -> jax.Array:

@@ -152,10 +152,10 @@ def _phi3(f: Fields, shape: Shape) -> dict[str, Any]:
 
 
 def _integer_unless_zero(f: Fields, name: str) -> int | None:
-    found = number_unless_zero(f, name)
-    if found is not None and not found.is_integer():
-        raise InputError(f"{f.where}: {name} = {found}, expected a positive integer")
-    return None if found is None else int(found)
+    number = number_unless_zero(f, name)
+    if number is not None and not number.is_integer():
+        raise InputError(f"{f.where}: {name} = {number}, expected a positive integer")
+    return None if number is None else int(number)
 
 
 def _mistral3(f: Fields, shape: Shape) -> dict[str, Any]:

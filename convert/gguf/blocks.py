@@ -106,7 +106,7 @@ def taken_apart(data: np.ndarray, kind: str, block_bytes: int) -> Blocks:
     rows = data.reshape(-1, data.shape[-1])
     n_groups = data.shape[-1] // block_bytes * read(np.zeros((1, block_bytes), np.uint8))[0].shape[1]
     lead = (len(rows), n_groups)
-    found = Blocks(
+    blocks = Blocks(
         np.empty((*lead, form.size), np.int8),
         np.empty((*lead, 1), np.float32),
         np.empty((*lead, 1), np.float32) if form.offset else None,
@@ -115,8 +115,8 @@ def taken_apart(data: np.ndarray, kind: str, block_bytes: int) -> Blocks:
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         values, scale, least = read(rows[part].reshape(-1, block_bytes))
-        found.values[part] = values.reshape(-1, n_groups, form.size)
-        found.scale[part] = scale.reshape(-1, n_groups, 1)
-        if found.least is not None and least is not None:
-            found.least[part] = least.reshape(-1, n_groups, 1)
-    return found.reshaped(*data.shape[:-1])
+        blocks.values[part] = values.reshape(-1, n_groups, form.size)
+        blocks.scale[part] = scale.reshape(-1, n_groups, 1)
+        if blocks.least is not None and least is not None:
+            blocks.least[part] = least.reshape(-1, n_groups, 1)
+    return blocks.reshaped(*data.shape[:-1])

@@ -52,11 +52,11 @@ def described(
     prefix, own = f"{name}.", ARCHITECTURES[name]
     named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     f = Fields(named, f"{where}: {name}")
-    found = _numbers(f, shapes)
-    shape = _shape(f, own, found, shapes, factors)
-    fields = _fields(f, own, found, shape)
+    numbers = _numbers(f, shapes)
+    shape = _shape(f, own, numbers, shapes, factors)
+    fields = _fields(f, own, numbers, shape)
     config, theirs = FAMILIES[fields.pop("model_type")](Fields(fields, f.where))
-    config = dataclasses.replace(config, **_as_in_file(f, own, config, found, shapes, factors))
+    config = dataclasses.replace(config, **_as_in_file(f, own, config, numbers, shapes, factors))
     for part in _PARTS_OF_OTHERS:
         f.fixed(part, 0)
     for eps in _NORM_EPS.values():
@@ -95,26 +95,26 @@ def _numbers(f: Fields, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]
 def _shape(
     f: Fields,
     own: Architecture,
-    found: Mapping[str, int],
+    numbers: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
     factors: Mapping[str, np.ndarray],
 ) -> Shape:
-    head_dim = found["attention.key_length"]
+    head_dim = numbers["attention.key_length"]
     return Shape(
-        n_layers=found["block_count"],
-        d_model=found["embedding_length"],
-        n_heads=found["attention.head_count"],
-        n_kv_heads=found["attention.head_count_kv"],
+        n_layers=numbers["block_count"],
+        d_model=numbers["embedding_length"],
+        n_heads=numbers["attention.head_count"],
+        n_kv_heads=numbers["attention.head_count_kv"],
         head_dim=head_dim,
         rope=rope_of(f, head_dim, factors, partial=own.partial) if own.rope else {},
         names=frozenset(shapes),
     )
 
 
-def _fields(f: Fields, own: Architecture, found: Mapping[str, int], shape: Shape) -> dict[str, Any]:
+def _fields(f: Fields, own: Architecture, numbers: Mapping[str, int], shape: Shape) -> dict[str, Any]:
     """What the ``config.json`` of the same model says."""
-    fields: dict[str, Any] = {theirs: found[ours] for ours, theirs in own.names.items()}
-    fields |= {"model_type": own.model_type, "vocab_size": found["vocab_size"]}
+    fields: dict[str, Any] = {theirs: numbers[ours] for ours, theirs in own.names.items()}
+    fields |= {"model_type": own.model_type, "vocab_size": numbers["vocab_size"]}
     fields |= {"rope_parameters": dict(shape.rope)} if own.rope else {}
     return fields | own.extra(f, shape)
 
@@ -132,12 +132,12 @@ def _as_in_file(
     f: Fields,
     own: Architecture,
     config: ModelConfig,
-    found: Mapping[str, int],
+    numbers: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
     factors: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """What the file itself says best: sizes that the type's fields leave out, biases and a head by the weights."""
-    given: dict[str, Any] = {field: found[name] for name, field in _SIZES.items() if name not in own.names}
+    given: dict[str, Any] = {field: numbers[name] for name, field in _SIZES.items() if name not in own.names}
     given["norm_eps"] = f.number(_NORM_EPS[config.norm])
     if config.family != "bloom":  # whose embedding has a norm that the head has not
         given["tied_head"] = "output.weight" not in shapes

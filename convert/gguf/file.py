@@ -30,13 +30,13 @@ class GgufFile:
         except (ValueError, OSError, struct.error, MemoryError, OverflowError) as error:
             raise InputError(f"{path}: not a whole GGUF file ({error})") from error
         self.path = path
-        kept: dict[tuple[Any, ...], np.ndarray] = {}
-        found: dict[str, Tensor] = {tensor.name: _Dequantised(tensor, path, kept) for tensor in tensors}
-        factors = {name: _whole(found.pop(name)) for name in (DIVISORS, SHORT, LONG) if name in found}
-        shapes = {name: tensor.shape for name, tensor in found.items()}
+        cache: dict[tuple[Any, ...], np.ndarray] = {}
+        weights: dict[str, Tensor] = {tensor.name: _Dequantised(tensor, path, cache) for tensor in tensors}
+        factors = {name: _whole(weights.pop(name)) for name in (DIVISORS, SHORT, LONG) if name in weights}
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
         metadata, own = _without_lists(self.metadata)
         self.config, self.layouts = described(metadata, shapes, factors, str(path))
-        self.tensors = found | _listed(own, self.config.n_layers, str(path))
+        self.tensors = weights | _listed(own, self.config.n_layers, str(path))
 
 
 def _whole(tensor: Tensor) -> np.ndarray:
@@ -66,14 +66,14 @@ class _Number:
 
 def _listed(lists: Mapping[str, Any], n_layers: int, where: str) -> dict[str, Tensor]:
     """Weights of every layer of which the metadata have lists."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, values in lists.items():
         if not isinstance(values, list) or len(values) != n_layers or not all(isinstance(x, float) for x in values):
             raise InputError(f"{where}: xielu.{name} is no list of {n_layers} numbers")
         shape = (1,) if name.startswith("alpha") else ()
         names = [f"blk.{layer}.xielu.{name}" for layer in range(n_layers)]
-        found |= {full: _Number(full, value, shape) for full, value in zip(names, values, strict=True)}
-    return found
+        tensors |= {full: _Number(full, value, shape) for full, value in zip(names, values, strict=True)}
+    return tensors
 
 
 class _Dequantised:
@@ -81,11 +81,11 @@ class _Dequantised:
 
     dtype = "float32"
 
-    def __init__(self, tensor: StoredTensor, path: Path, kept: dict[tuple[Any, ...], np.ndarray]) -> None:
+    def __init__(self, tensor: StoredTensor, path: Path, cache: dict[tuple[Any, ...], np.ndarray]) -> None:
         self.name = tensor.name
         self.shape = tuple(reversed(tensor.shape))
         self._tensor, self._path = tensor, path
-        self._kept = kept  # the rows read last, for the next device's part of them
+        self._kept = cache  # the rows read last, for the next device's part of them
 
     def _rows(self, rows: slice) -> np.ndarray:
         """Some rows of the matrix."""

@@ -78,9 +78,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], list[StoredTensor]]:
     if len(set(names)) != len(names):
         raise ValueError("two weights have the same name")
     whole = np.frombuffer(content, np.uint8)
-    found = [_tensor(whole, start, *info) for info in infos]
-    _check_apart(found, [offset for *_, offset in infos], alignment)
-    return metadata, found
+    tensors = [_tensor(whole, start, *info) for info in infos]
+    _check_apart(tensors, [offset for *_, offset in infos], alignment)
+    return metadata, tensors
 
 
 class _Cursor:
@@ -93,13 +93,13 @@ class _Cursor:
         end = self.place + count
         if end > len(self._content):
             raise ValueError("it ends early")
-        found = self._content[self.place : end]
+        part = self._content[self.place : end]
         self.place = end
-        return found
+        return part
 
     def number(self, form: str) -> int:
-        (found,) = struct.unpack(form, self.take(struct.calcsize(form)))
-        return int(found)
+        (value,) = struct.unpack(form, self.take(struct.calcsize(form)))
+        return int(value)
 
     def text(self) -> str:
         """A text; what is no UTF-8 in it stays, as halves of surrogate pairs: it may be a token, or nothing we read."""
@@ -127,16 +127,16 @@ class _Cursor:
 
     def _texts(self, count: int) -> list[str]:
         """One pass without a call for each: there are a hundred thousand of them and more."""
-        content, place, found = self._content, self.place, []
+        content, place, texts = self._content, self.place, []
         length_of = struct.Struct("<Q").unpack_from
         for _ in range(count):
             start = place + 8
             place = start + length_of(content, place)[0]
             if place > len(content):
                 raise ValueError("it ends early")
-            found.append(str(content[start:place], "utf-8", "surrogateescape"))
+            texts.append(str(content[start:place], "utf-8", "surrogateescape"))
         self.place = place
-        return found
+        return texts
 
     def info(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, number of the quantisation and offset of a weight."""

@@ -67,27 +67,27 @@ def layouts_of(config: ModelConfig, theirs: hf.Layouts, names: Collection[str], 
       names: of the weights that the file holds; fused matrices are known by them.
       paired: whether the two numbers of a rotary pair are rows beside one another.
     """
-    found = dict(GGUF) | _fused(config, names) | _norms_of(config, names)
+    layouts = dict(GGUF) | _fused(config, names) | _norms_of(config, names)
     for ours, layout in theirs.items():
         if layout.given is not None:
-            found[ours] = layout
-        elif ours in found:
-            found[ours] = dataclasses.replace(found[ours], scale=layout.scale)
+            layouts[ours] = layout
+        elif ours in layouts:
+            layouts[ours] = dataclasses.replace(layouts[ours], scale=layout.scale)
     for ours in ("q_norm", "k_norm"):
         if ours in theirs:
-            found[ours] = dataclasses.replace(found[ours], axes=theirs[ours].axes)
+            layouts[ours] = dataclasses.replace(layouts[ours], axes=theirs[ours].axes)
     if _has_one_norm(theirs):
-        found = hf.one_norm(found)
+        layouts = hf.one_norm(layouts)
     if (norm := theirs["embed"].row_norm) is not None:
-        found["embed"] = dataclasses.replace(
-            found["embed"], row_norm=RowNorm("token_embd_norm.weight", "token_embd_norm.bias", norm.eps)
+        layouts["embed"] = dataclasses.replace(
+            layouts["embed"], row_norm=RowNorm("token_embd_norm.weight", "token_embd_norm.bias", norm.eps)
         )
     if "output.weight" not in names:
-        found["head"] = dataclasses.replace(GGUF["embed"], scale=found["head"].scale)
+        layouts["head"] = dataclasses.replace(GGUF["embed"], scale=layouts["head"].scale)
     if config.norm_offset:  # which is in the files' weights
         for ours in {*_NORMS} & {*theirs}:
-            found[ours] = dataclasses.replace(found[ours], plus=-config.norm_offset)
-    return hf.interleaved(found, config) if paired else found
+            layouts[ours] = dataclasses.replace(layouts[ours], plus=-config.norm_offset)
+    return hf.interleaved(layouts, config) if paired else layouts
 
 
 def _has_one_norm(theirs: hf.Layouts) -> bool:
@@ -98,14 +98,14 @@ def _has_one_norm(theirs: hf.Layouts) -> bool:
 
 def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
     """Queries, keys and values one after another, and so gate and up."""
-    found: dict[str, Layout] = dict(_EXPERTS) if "blk.0.ffn_gate_inp.weight" in names else {}
+    layouts: dict[str, Layout] = dict(_EXPERTS) if "blk.0.ffn_gate_inp.weight" in names else {}
     if "blk.0.attn_qkv.weight" in names:
         for place, ours in enumerate("qkv"):
-            found |= linear(ours, _BLOCK + "attn_qkv", Axis(("Hd", "Kd", "Kd"), place), "D")
-    if config.gated_mlp and not found.keys() >= {"gate"} and "blk.0.ffn_gate.weight" not in names:
+            layouts |= linear(ours, _BLOCK + "attn_qkv", Axis(("Hd", "Kd", "Kd"), place), "D")
+    if config.gated_mlp and not layouts.keys() >= {"gate"} and "blk.0.ffn_gate.weight" not in names:
         for place, ours in enumerate(("gate", "up")):
-            found |= linear(ours, _BLOCK + "ffn_up", Axis(("F", "F"), place), "D")
-    return found
+            layouts |= linear(ours, _BLOCK + "ffn_up", Axis(("F", "F"), place), "D")
+    return layouts
 
 
 def _norms_of(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:

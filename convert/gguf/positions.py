@@ -77,11 +77,11 @@ def _yarn(f: Fields, trained: int | None) -> dict[str, Any]:
     """``yarn_log_multiplier`` is ``mscale_all_dim`` beside an ``mscale`` of one."""
     f.fixed("rope.scaling.yarn_ext_factor", 1)
     log = number_unless_zero(f, "rope.scaling.yarn_log_multiplier")
-    found: dict[str, Any] = {} if trained is None else {_TRAINED: trained}
-    found |= {} if log is None else {"mscale": 1.0, "mscale_all_dim": log}
+    rope: dict[str, Any] = {} if trained is None else {_TRAINED: trained}
+    rope |= {} if log is None else {"mscale": 1.0, "mscale_all_dim": log}
     names = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
     given = {theirs: f.number(f"rope.scaling.{ours}", None) for ours, theirs in names.items()}
-    return found | {name: value for name, value in given.items() if value is not None}
+    return rope | {name: value for name, value in given.items() if value is not None}
 
 
 def _longrope(
@@ -92,9 +92,9 @@ def _longrope(
         raise InputError(f"{f.where}: weight {missing[0]} is missing")
     if trained is None:
         raise InputError(f"{f.where}: rope.scaling.original_context_length is missing, which {LONG} needs")
-    found = {"short_factor": factors[SHORT].ravel().tolist(), "long_factor": factors[LONG].ravel().tolist()}
+    factor_lists = {"short_factor": factors[SHORT].ravel().tolist(), "long_factor": factors[LONG].ravel().tolist()}
     attention = {} if magnitude is None else {"attention_factor": magnitude}
-    return {"rope_type": "longrope", _TRAINED: trained, **found, **attention}
+    return {"rope_type": "longrope", _TRAINED: trained, **factor_lists, **attention}
 
 
 def number_unless_zero(f: Fields, name: str) -> float | None:
@@ -102,5 +102,5 @@ def number_unless_zero(f: Fields, name: str) -> float | None:
     if f.peek(name) == 0:
         f.fixed(name, 0)
         return None
-    found = f.number(name, None)
-    return None if found is None else float(found)
+    number = f.number(name, None)
+    return None if number is None else float(number)

@@ -48,9 +48,9 @@ class GgufTokenizer(FastTokenizer):
         """What ``as_text`` gave."""
         import tokenizers
 
-        found = cls.__new__(cls)
-        FastTokenizer.__init__(found, tokenizers.Tokenizer.from_str(text))
-        return found
+        tokenizer = cls.__new__(cls)
+        FastTokenizer.__init__(tokenizer, tokenizers.Tokenizer.from_str(text))
+        return tokenizer
 
     def as_text(self) -> str:
         """The tokenizer as JSON of the ``tokenizers`` library."""
@@ -116,11 +116,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> Any:
 
 def _merges_by_score(places: Mapping[str, int], vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way of making a token of two others, best token first."""
-    found = []
+    merges = []
     for index, token in enumerate(vocabulary.stored):
         if len(token) > _LONGEST:
             raise ValueError(f"token {index} has {len(token)} letters")
         halves = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
         pairs = (pair for pair in halves if pair[0] in places and pair[1] in places)
-        found += [(-vocabulary.scores[index], index, pair) for pair in pairs]
-    return [pair for _, _, pair in sorted(found)]
+        merges += [(-vocabulary.scores[index], index, pair) for pair in pairs]
+    return [pair for _, _, pair in sorted(merges)]

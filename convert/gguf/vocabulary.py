@@ -124,41 +124,41 @@ class _Metadata:
 
     def texts(self, name: str) -> list[str]:
         """A list of texts."""
-        found = self._values.get(_PREFIX + name)
-        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-            raise ValueError(f"{_PREFIX}{name} is {'missing' if found is None else 'no list of texts'}")
-        return found
+        texts = self._values.get(_PREFIX + name)
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{_PREFIX}{name} is {'missing' if texts is None else 'no list of texts'}")
+        return texts
 
     def numbers(self, name: str, count: int, default: list[int] | None = None) -> list[Any]:
         """A number for each of ``count`` tokens; a list may be longer, as llama.cpp has it."""
-        found = self._values.get(_PREFIX + name, default)
-        if not isinstance(found, list) or not all(isinstance(number, int | float) for number in found):
-            raise ValueError(f"{_PREFIX}{name} is {'missing' if found is None else 'no list of numbers'}")
-        if len(found) < count:
-            raise ValueError(f"{_PREFIX}{name} has {len(found)} numbers for {count} tokens")
-        return found[:count]
+        numbers = self._values.get(_PREFIX + name, default)
+        if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{_PREFIX}{name} is {'missing' if numbers is None else 'no list of numbers'}")
+        if len(numbers) < count:
+            raise ValueError(f"{_PREFIX}{name} has {len(numbers)} numbers for {count} tokens")
+        return numbers[:count]
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
-        found = self._values.get(_PREFIX + name, default)
-        if not isinstance(found, int | float) or found not in (0, 1):
-            raise ValueError(f"{_PREFIX}{name} is {str(found)[:80]!r}, expected true or false")
-        return bool(found)
+        value = self._values.get(_PREFIX + name, default)
+        if not isinstance(value, int | float) or value not in (0, 1):
+            raise ValueError(f"{_PREFIX}{name} is {str(value)[:80]!r}, expected true or false")
+        return bool(value)
 
     def token(self, which: str, count: int, known: Mapping[str, int]) -> int | None:
         """The id of a token with a part of its own; outside the vocabulary it is none, and the default counts."""
         name = f"{_PREFIX}{which}_token_id"
-        found = self._values.get(name)
-        if isinstance(found, bool) or not isinstance(found, int | float | None) or (found or 0) % 1:
-            raise ValueError(f"{name} is {str(found)[:80]!r}, expected the number of a token")
-        ids = (None if number is None else int(number) for number in (found, known.get(which)))
+        value = self._values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None) or (value or 0) % 1:
+            raise ValueError(f"{name} is {str(value)[:80]!r}, expected the number of a token")
+        ids = (None if number is None else int(number) for number in (value, known.get(which)))
         return next((number for number in ids if number is not None and 0 <= number < count), None)
 
     def end(self, which: str, default: bool, count: int, known: Mapping[str, int]) -> int | None:
         """The id of the BOS or EOS token, where texts are to have it."""
         if not self.flag(f"add_{which}_token", default):
             return None
-        found = self.token(which, count, known)
-        if found is None:
+        token = self.token(which, count, known)
+        if token is None:
             raise ValueError(f"texts are to have a {which.upper()} token, and {_PREFIX}{which}_token_id names none")
-        return found
+        return token

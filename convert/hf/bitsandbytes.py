@@ -83,9 +83,9 @@ def _nested(
 def _state(tensor: Tensor, where: str) -> Fields:
     """The JSON that a tensor of bytes holds."""
     try:
-        found = json.loads(whole(tensor).tobytes().decode())
+        state = json.loads(whole(tensor).tobytes().decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: weight {tensor.name} is not readable as JSON ({str(error)[:80]})") from error
-    if not isinstance(found, dict):
+    if not isinstance(state, dict):
         raise InputError(f"{where}: weight {tensor.name} is no JSON object")
-    return Fields(found, f"{where}: {tensor.name}")
+    return Fields(state, f"{where}: {tensor.name}")

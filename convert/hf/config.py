@@ -46,12 +46,12 @@ def read_hf_config(folder: Path, *, warn: bool = False, ignore: Collection[str] 
     path = folder / "config.json"
     fields = json_fields(folder)
     try:
-        found = described(fields, where=str(path), ignore=ignore)
+        description = described(fields, where=str(path), ignore=ignore)
     except InputError as error:
         raise UnsupportedError(str(error)) from error
     if warn:
         _warn_of_code(fields, str(path))
-    return found
+    return description
 
 
 def json_fields(folder: Path) -> dict[str, Any]:

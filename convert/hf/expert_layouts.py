@@ -20,8 +20,8 @@ def _apart(folder: str, names: tuple[str, ...] = ("gate_proj", "up_proj", "down_
 
 
 def _shared(folder: str) -> dict[str, Layout]:
-    found = linear("shared_gate", f"{folder}gate_proj", "U", "D") | linear("shared_up", f"{folder}up_proj", "U", "D")
-    return found | linear("shared_down", f"{folder}down_proj", "D", "U")
+    into = linear("shared_gate", f"{folder}gate_proj", "U", "D") | linear("shared_up", f"{folder}up_proj", "U", "D")
+    return into | linear("shared_down", f"{folder}down_proj", "D", "U")
 
 
 DENSE = {name: LLAMA[name] for name in ("gate", "up", "down")}

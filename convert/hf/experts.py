@@ -32,7 +32,7 @@ def experts_of(f: Fields, total: int, chosen: int, *, own_width: int | None = No
 def without_experts(f: Fields, n_layers: int) -> list[bool]:
     """Whether each layer has one MLP in the place of experts."""
     step, listed = f.integer("decoder_sparse_step", 1), f.take("mlp_only_layers") or []
-    if not isinstance(listed, list) or any(not isinstance(one, int) or isinstance(one, bool) for one in listed):
+    if not isinstance(listed, list) or any(not isinstance(index, int) or isinstance(index, bool) for index in listed):
         raise InputError(f"{f.where}: mlp_only_layers = {str(listed)[:80]}, expected a list of layers")
     return [layer in listed or (layer + 1) % step != 0 for layer in range(n_layers)]
 

@@ -91,7 +91,7 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in _files(folder):
         try:
             handle = safe_open(path, framework="numpy")
@@ -103,10 +103,10 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
             if _BUFFER.search(full_name) or full_name.startswith(left_out):
                 continue
             name = _bare(full_name)
-            if name in found:
+            if name in tensors:
                 raise InputError(f"{path}: weight {full_name} stands in the folder twice")
-            found[name] = weight
-    return found
+            tensors[name] = weight
+    return tensors
 
 
 def check_whole(folder: Path, *, left_out: tuple[str, ...] = ()) -> None:

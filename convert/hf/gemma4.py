@@ -42,10 +42,10 @@ def _gemma4(family: str, positions: int, window: int, f: Fields) -> Read:
     )
     local = {"head_dim": base["head_dim"], "n_kv_heads": base["n_kv_heads"], "rope_divisors": None}
     form_of = [int(layer in everywhere) for layer in range(n_layers)]
-    found = {**GEMMA, "layer_scale": at("layers.{}.layer_scalar", "")}
+    layouts = {**GEMMA, "layer_scale": at("layers.{}.layer_scalar", "")}
     values = {"v": GEMMA["k"]} if same else {}
-    found |= values if all(form_of) else of_form(1, values)
-    return unlike(config, (local, {}), form_of), found
+    layouts |= values if all(form_of) else of_form(1, values)
+    return unlike(config, (local, {}), form_of), layouts
 
 
 def _check(f: Fields, family: str) -> None:
@@ -73,13 +73,13 @@ def _of_whole(f: Fields, base: Mapping[str, Any], layers: tuple[int, ...], *, sa
     width, number = f.head_dim("global_head_dim", 512), f.integer("num_global_key_value_heads", None)
     own = {"head_dim": width} | ({"num_key_value_heads": number} if same and number is not None else {})
     named = f.object("per_layer_config").items()  # "05" of thirty layers
-    given = {str(layer).lstrip("0") or "0": one for layer, one in named} or dict.fromkeys(map(str, layers), own)
+    given = {str(layer).lstrip("0") or "0": heads for layer, heads in named} or dict.fromkeys(map(str, layers), own)
     first = next(iter(given.values()))
     if given.keys() != set(map(str, layers)) or not isinstance(first, dict) or any(x != first for x in given.values()):
         raise InputError(f"{f.where}: per_layer_config is not one for all layers with full_attention and no others")
-    found = Fields(first, f"{f.where}: per_layer_config")
-    shape = found.head_dim("head_dim", base["head_dim"]), found.integer("num_key_value_heads", base["n_kv_heads"])
-    found.refuse_unread(())
+    fields = Fields(first, f"{f.where}: per_layer_config")
+    shape = fields.head_dim("head_dim", base["head_dim"]), fields.integer("num_key_value_heads", base["n_kv_heads"])
+    fields.refuse_unread(())
     return shape
 
 
@@ -100,9 +100,9 @@ def _positions(f: Fields, base: Mapping[str, Any], head_dim: int) -> dict[str, A
         raise InputError(f"{f.where}: partial_rotary_factor turns {share * head_dim:g} dimensions of {head_dim}")
     turned = int(share * head_dim // 2)
     divisors = (factor,) * turned + (_STILL,) * (head_dim // 2 - turned)
-    found = {"rope_theta": own.number("rope_theta"), "rope_divisors": divisors}
+    turning = {"rope_theta": own.number("rope_theta"), "rope_divisors": divisors}
     own.refuse_unread((), "RoPE field")
-    return found | {"local_rope_theta": beside["rope_theta"]}
+    return turning | {"local_rope_theta": beside["rope_theta"]}
 
 
 READERS: Mapping[str, Callable[[Fields], Read]] = {

@@ -92,13 +92,13 @@ def _gpt_neo_kinds(f: Fields, n_layers: int) -> list[str]:
     given, outcome = f.take("attention_types", [[["global", "local"], n_layers // 2]]), f.take("attention_layers")
     try:
         fits = sum(len(pattern) * times for pattern, times in given) == n_layers and all(t > 0 for _, t in given)
-        found = [kind for pattern, times in given for kind in list(pattern) * times] if fits else []
-        right = len(found) == n_layers and set(found) <= {"global", "local"} and outcome in (None, found)
+        kinds = [kind for pattern, times in given for kind in list(pattern) * times] if fits else []
+        right = len(kinds) == n_layers and set(kinds) <= {"global", "local"} and outcome in (None, kinds)
     except (TypeError, ValueError):
         right = False
     if not right:
         raise InputError(f"{f.where}: attention_types does not give {n_layers} layers, global or local")
-    return found
+    return kinds
 
 
 def _gpt_bigcode(f: Fields) -> Read:
@@ -231,9 +231,9 @@ def _falcon(f: Fields) -> Read:
     base |= {"n_kv_heads": n_kv if new else n_heads if several else 1}
     rope = {"rotary_dim": 0, **_NO_ROPE} if alibi else {}
     positions = f.integer("max_position_embeddings", 2048)
-    found = take_rope(f, base | {"max_positions": positions})
+    rope_fields = take_rope(f, base | {"max_positions": positions})
     config = ModelConfig(
-        **base | found | rope,
+        **base | rope_fields | rope,
         d_mlp=f.integer("ffn_hidden_size", 4 * base["d_model"]),
         norm_eps=f.number("layer_norm_epsilon", 1e-5),
         tied_head=f.flag("tie_word_embeddings", True),

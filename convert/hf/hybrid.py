@@ -77,11 +77,11 @@ def _joined(
     net = hybrid_layouts.DELTA
     if base["family"] == "qwen3_next":
         net = hybrid_layouts.by_key_heads(delta)
-    found = dict(hybrid_layouts.GATED)
+    layouts = dict(hybrid_layouts.GATED)
     for number, (is_linear, mlp) in enumerate(used):
         part = {**(net if is_linear else {}), **mlps[mlp][1]}
-        found |= of_form(number, part) if len(used) > 1 else part
-    return config, found
+        layouts |= of_form(number, part) if len(used) > 1 else part
+    return config, layouts
 
 
 def _qwen3_next(f: Fields) -> Read:
@@ -89,7 +89,7 @@ def _qwen3_next(f: Fields) -> Read:
     alone, dense = {"d_mlp": base["d_mlp"]}, without_experts(f, base["n_layers"])
     experts = _experts(f, 512, 10) | normed(f, default=True)
     return _joined(
-        f, base, {0: (alone, hybrid_layouts.MLP), 1: (experts, hybrid_layouts.EXPERTS)}, [int(not one) for one in dense]
+        f, base, {0: (alone, hybrid_layouts.MLP), 1: (experts, hybrid_layouts.EXPERTS)}, [int(not mlp) for mlp in dense]
     )
 
 

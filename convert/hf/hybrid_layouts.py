@@ -51,20 +51,20 @@ def by_key_heads(shape: Mapping[str, Any]) -> dict[str, Layout]:
     parts = {"q": ("Kd", key), "k": ("Kd", key), "v": ("He", values), "o_gate": ("He", values)}
     wide = _side_by_side(n_heads, parts, {"d": key, "e": shape["value_dim"]})
     narrow = _side_by_side(n_heads, dict.fromkeys(("strength", "decay"), ("H", groups)), {})
-    found = {name: at(_DELTA + "in_proj_qkvz.weight", axis, "D") for name, axis in wide.items()}
-    found |= {name: at(_DELTA + "in_proj_ba.weight", axis, "D") for name, axis in narrow.items()}
-    return {**_DELTA_NET, **found}
+    layouts = {name: at(_DELTA + "in_proj_qkvz.weight", axis, "D") for name, axis in wide.items()}
+    layouts |= {name: at(_DELTA + "in_proj_ba.weight", axis, "D") for name, axis in narrow.items()}
+    return {**_DELTA_NET, **layouts}
 
 
 def _side_by_side(n_heads: int, parts: Mapping[str, tuple[str, int]], widths: Mapping[str, int]) -> dict[str, Listed]:
     """Parts of so many rows for each key head; ``widths`` are those of the last letters that are no heads."""
-    found, start, size = dict[str, Listed](), 0, sum(rows for _, rows in parts.values())
+    axes, start, size = dict[str, Listed](), 0, sum(rows for _, rows in parts.values())
     for name, (letters, rows) in parts.items():
         inner = (widths[letters[1]],) if len(letters) > 1 else ()
         made = functools.partial(_rows, n_heads, size, slice(start, start + rows), inner)
-        found[name] = Listed(letters, made, n_heads * size)
+        axes[name] = Listed(letters, made, n_heads * size)
         start += rows
-    return found
+    return axes
 
 
 def _rows(n_heads: int, size: int, part: slice, inner: tuple[int, ...]) -> np.ndarray:

@@ -22,7 +22,7 @@ from jstrace.models import InputError, ModelConfig
 _ATTENTION = "layers.{}.self_attn."
 
 
-def latent_layouts(config: ModelConfig, found: Layouts, *, paired: bool) -> dict[str, Layout]:
+def latent_layouts(config: ModelConfig, base: Layouts, *, paired: bool) -> dict[str, Layout]:
     """Where its attention stands: of each head what is not rotated comes first, of pairs both numbers if ``paired``."""
     heads, turned, rest, value = config.n_heads, config.n_rotary, config.head_dim - config.n_rotary, config.value_width
     order = np.concatenate([np.arange(0, turned, 2), np.arange(1, turned, 2)]) if paired else np.arange(turned)
@@ -41,7 +41,7 @@ def latent_layouts(config: ModelConfig, found: Layouts, *, paired: bool) -> dict
     down, up = _ATTENTION + "kv_a_proj_with_mqa.weight", _ATTENTION + "kv_b_proj.weight"
     shared = Listed("r", lambda: config.kv_rank + order, config.kv_rank + turned)
     return {
-        **found,
+        **base,
         **through,
         "kv_down": at(down, Axis(("c", "r")), "D"),
         "k_turned": at(down, shared, "D"),
@@ -74,7 +74,7 @@ def _latent(f: Fields, family: str, max_positions: int, *, q_rank: int, nope: in
     scaling = f.peek("rope_parameters") or f.peek("rope_scaling") or {}
     rope = take_rope(f, base | {"head_dim": turned}) | {"rotary_dim": turned}
     head_dim = turned + f.head_dim("qk_nope_head_dim", nope)
-    found = {
+    fields = {
         "head_dim": head_dim,
         "value_dim": f.head_dim("v_head_dim", value),
         "kv_rank": f.integer("kv_lora_rank", 512),
@@ -82,7 +82,7 @@ def _latent(f: Fields, family: str, max_positions: int, *, q_rank: int, nope: in
         "query_scale": _magnitude(scaling, base["max_positions"]) ** 2 / math.sqrt(head_dim),
         "activation": f.choice("hidden_act", ACTIVATIONS, "silu"),
     }
-    return base | rope | found
+    return base | rope | fields
 
 
 def _magnitude(scaling: Mapping[str, Any], positions: int) -> float:
@@ -113,8 +113,8 @@ def _deepseek_v2(f: Fields) -> Read:
         "router_groups": (*groups, 1) if limited else (),
     }
     config, dense = ModelConfig(**latent | experts, **rms(f)), first_dense(f, latent["n_layers"], 0)
-    found = latent_layouts(config, {**LLAMA, **expert_layouts.GLM4_MOE}, paired=True)
-    return with_dense(config, found, dense, latent["d_mlp"])
+    sparse = latent_layouts(config, {**LLAMA, **expert_layouts.GLM4_MOE}, paired=True)
+    return with_dense(config, sparse, dense, latent["d_mlp"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +155,8 @@ def _as_v3(family: str, f: Fields) -> Read:
         most = min(config.max_positions, f.integer("index_topk", 2048))
         config = dataclasses.replace(config, max_positions=most, bounded=True)
     paired = family in INDEXED or f.flag("rope_interleave", True)
-    found = latent_layouts(config, {**LLAMA, **expert_layouts.GLM4_MOE}, paired=paired)
-    return with_dense(config, found, first_dense(f, config.n_layers, usual.dense), latent["d_mlp"])
+    sparse = latent_layouts(config, {**LLAMA, **expert_layouts.GLM4_MOE}, paired=paired)
+    return with_dense(config, sparse, first_dense(f, config.n_layers, usual.dense), latent["d_mlp"])
 
 
 INDEXED = ("deepseek_v32", "glm_moe_dsa")

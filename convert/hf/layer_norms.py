@@ -22,9 +22,9 @@ def _cohere2(f: Fields) -> Read:
     return config, _logits_scaled(f, layouts.interleaved(layouts.COHERE, config))
 
 
-def _logits_scaled(f: Fields, found: dict[str, layouts.Layout]) -> dict[str, layouts.Layout]:
+def _logits_scaled(f: Fields, unscaled: dict[str, layouts.Layout]) -> dict[str, layouts.Layout]:
     """With the factor on logits folded into the last norm, which has no shift."""
-    return layouts.scaled(found, f.number("logit_scale", 0.0625), "final_norm")
+    return layouts.scaled(unscaled, f.number("logit_scale", 0.0625), "final_norm")
 
 
 def _any_cohere(f: Fields, family: str, theta: float, *, windowed: bool = False) -> ModelConfig:

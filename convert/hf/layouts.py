@@ -18,12 +18,12 @@ Layouts = Mapping[str, Layout]
 
 def interleaved(layouts: Layouts, config: ModelConfig) -> dict[str, Layout]:
     """The same, with the two numbers of every rotary pair beside one another in queries and keys."""
-    found = dict(layouts)
+    paired = dict(layouts)
     for ours, letters in (("q", "Hd"), ("q_bias", "Hd"), ("k", "Kd"), ("k_bias", "Kd")):
-        first, *rest = found[ours].axes
+        first, *rest = paired[ours].axes
         axis = Listed(letters, functools.partial(_paired, first, config), first.length(file_sizes(config)))
-        found[ours] = dataclasses.replace(found[ours], axes=(axis, *rest))
-    return found
+        paired[ours] = dataclasses.replace(paired[ours], axes=(axis, *rest))
+    return paired
 
 
 def _paired(axis: Axis | Listed, config: ModelConfig) -> np.ndarray:
@@ -222,11 +222,11 @@ def gpt_bigcode(*, one_head: bool) -> dict[str, Layout]:
 
 
 def _fused(name: str, *, side_by_side: bool) -> dict[str, Layout]:
-    found: dict[str, Layout] = {}
+    layouts: dict[str, Layout] = {}
     for i, (ours, heads) in enumerate(zip("qkv", "HKK", strict=True)):
         axis = Axis(("Hd", "Kd", "Kd"), i) if side_by_side else Axis((f"{heads}3d",), pick=i)
-        found |= linear(ours, name, axis, "D")
-    return found
+        layouts |= linear(ours, name, axis, "D")
+    return layouts
 
 
 _FALCON = {
@@ -250,24 +250,24 @@ def bloom(eps: float) -> dict[str, Layout]:
 
 def falcon(config: ModelConfig, *, n_norms: int, head_by_head: bool) -> dict[str, Layout]:
     """Queries of each key/value head, then its key and its value; or query, key and value of each head."""
-    found: dict[str, Layout] = {**_FALCON, **_fused(_FALCON_QKV, side_by_side=False)}
+    layouts: dict[str, Layout] = {**_FALCON, **_fused(_FALCON_QKV, side_by_side=False)}
     if not head_by_head:
         shape = (config.n_kv_heads, config.n_groups + 2, config.head_dim)
         for ours, letters, part in (("q", "Hd", slice(-2)), ("k", "Kd", slice(-2, -1)), ("v", "Kd", slice(-1, None))):
-            found |= linear(ours, _FALCON_QKV, _grouped(letters, shape, part), "D")
+            layouts |= linear(ours, _FALCON_QKV, _grouped(letters, shape, part), "D")
     if not config.parallel:
-        return found
+        return layouts
     if n_norms == 1:
-        return one_norm(found)
-    return {**found, **norms({"attn_norm": _H + "ln_attn", "mlp_norm": _H + "ln_mlp"}, shift=True)}
+        return one_norm(layouts)
+    return {**layouts, **norms({"attn_norm": _H + "ln_attn", "mlp_norm": _H + "ln_mlp"}, shift=True)}
 
 
 def codegen(config: ModelConfig) -> dict[str, Layout]:
     """Queries, values and keys of four groups of heads, in this order within each group."""
-    found, shape = dict(GPTJ), (4, 3, config.n_heads // 4, config.head_dim)
+    layouts, shape = dict(GPTJ), (4, 3, config.n_heads // 4, config.head_dim)
     for ours, letters, place in (("q", "Hd", 0), ("v", "Kd", 1), ("k", "Kd", 2)):
-        found |= linear(ours, _ATTN + "qkv_proj", _grouped(letters, shape, place), "D")
-    return found
+        layouts |= linear(ours, _ATTN + "qkv_proj", _grouped(letters, shape, place), "D")
+    return layouts
 
 
 def _grouped(letters: str, shape: tuple[int, ...], part: slice | int) -> Listed:

@@ -262,13 +262,13 @@ def _hunyuan(f: Fields) -> Read:
     alpha = rope.get("alpha") if isinstance(rope, dict) else None
     passed_over = ("alpha", "beta_fast", "beta_slow", "mscale", "mscale_all_dim") if alpha is not None else ()
     f.take("eod_token_id")  # of generation
-    found = take_rope(f, base, passed_over=passed_over)
-    if alpha is not None and found.pop("bounded", False):
+    rope_fields = take_rope(f, base, passed_over=passed_over)
+    if alpha is not None and rope_fields.pop("bounded", False):
         stretch = Fields(rope, f"{f.where}: RoPE").number("alpha")
-        found["rope_theta"] *= stretch ** (base["head_dim"] / (base["head_dim"] - 2))
+        rope_fields["rope_theta"] *= stretch ** (base["head_dim"] / (base["head_dim"] - 2))
     bias, activation = f.flag("attention_bias", False), f.choice("hidden_act", ACTIVATIONS, "silu")
     return ModelConfig(
-        **base, **found, **rms(f, 1e-5), qkv_bias=bias, o_bias=bias, activation=activation
+        **base, **rope_fields, **rms(f, 1e-5), qkv_bias=bias, o_bias=bias, activation=activation
     ), layouts.HUNYUAN
 
 

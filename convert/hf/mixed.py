@@ -21,11 +21,11 @@ def count(f: Fields, name: str, default: int) -> int:
     return 0 if f.peek(name) == 0 and f.take(name) == 0 else int(f.integer(name, default))
 
 
-def with_dense(config: ModelConfig, found: Layouts, dense: Sequence[bool], width: int) -> Read:
+def with_dense(config: ModelConfig, sparse: Layouts, dense: Sequence[bool], width: int) -> Read:
     """A mixture of experts of which some layers (``dense``, of each layer) have one MLP of this width."""
     alone = {"n_experts": 0, "d_mlp": width, "d_shared": 0}
-    mixed = unlike(config, (alone, {}), [int(not one) for one in dense])
-    return mixed, {**found, **(expert_layouts.DENSE if all(dense) else of_form(0, expert_layouts.DENSE))}
+    mixed = unlike(config, (alone, {}), [int(not is_dense) for is_dense in dense])
+    return mixed, {**sparse, **(expert_layouts.DENSE if all(dense) else of_form(0, expert_layouts.DENSE))}
 
 
 def routed(
@@ -53,9 +53,9 @@ def first_dense(f: Fields, n_layers: int, default: int) -> list[bool]:
     first, types = count(f, "first_k_dense_replace", default), f.take("mlp_layer_types")
     if types is None:
         return [layer < first for layer in range(n_layers)]
-    if not isinstance(types, list) or len(types) != n_layers or any(one not in ("dense", "sparse") for one in types):
+    if not isinstance(types, list) or len(types) != n_layers or any(kind not in ("dense", "sparse") for kind in types):
         raise InputError(f"{f.where}: mlp_layer_types is no list of {n_layers} times dense or sparse")
-    return [one == "dense" for one in types]
+    return [kind == "dense" for kind in types]
 
 
 def _glm4_moe(f: Fields) -> Read:
@@ -134,11 +134,11 @@ def _llama4_text(f: Fields) -> Read:
     forms = [alone, alone | turned, {}, turned]
     form_of = [2 * (layer in mixed) + (layer not in unrotated) for layer in layers]
     own = [form for form in range(4) if form in form_of]
-    found = layouts.interleaved(expert_layouts.LLAMA4, config)
+    by_name = layouts.interleaved(expert_layouts.LLAMA4, config)
     for place, form in enumerate(own):
         dense = expert_layouts.LLAMA4_DENSE if form < 2 else {}
-        found |= dense if len(own) == 1 else of_form(place, dense)
-    return unlike(config, forms, form_of), found
+        by_name |= dense if len(own) == 1 else of_form(place, dense)
+    return unlike(config, forms, form_of), by_name
 
 
 READERS: Mapping[str, Callable[[Fields], Read]] = {

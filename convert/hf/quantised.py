@@ -122,10 +122,10 @@ def _packed(weights: Fields) -> Group:
 
 
 def _whole_shape(tensor: Tensor, where: str) -> tuple[int, int]:
-    found = whole(tensor).ravel().tolist() if tensor.shape == (2,) else []
-    if len(found) != 2 or not all(isinstance(n, int) and 0 < n < MOST_SHAPE for n in found):
+    sizes = whole(tensor).ravel().tolist() if tensor.shape == (2,) else []
+    if len(sizes) != 2 or not all(isinstance(n, int) and 0 < n < MOST_SHAPE for n in sizes):
         raise InputError(f"{where}: weight {tensor.name} is no shape of a matrix")
-    return found[0], found[1]
+    return sizes[0], sizes[1]
 
 
 # --- GPTQ and AWQ ---------------------------------------------------------------------------------------------------

@@ -36,12 +36,12 @@ class Scheme:
           InputError: parts of a weight that are missing or do not fit each other.
         """
         left = {name: tensor for name, tensor in tensors.items() if not name.endswith(_NOT_OF_WEIGHTS)}
-        found: Weights = {}
+        matrices: Weights = {}
         for name in [name for name in left if name.endswith(self.key)]:
             bare = name.removesuffix(self.key)
             matrix = self.made(bare, left, where)
-            found[bare if self.method == "mxfp4" else f"{bare}.weight"] = matrix
-        return left | found
+            matrices[bare if self.method == "mxfp4" else f"{bare}.weight"] = matrix
+        return left | matrices
 
 
 def part(name: str, left: Weights, where: str) -> Tensor:

@@ -51,10 +51,10 @@ def _whole(folder: Path) -> Any:
 
 def _fields(path: Path) -> dict[str, Any]:
     """A JSON object; of no file the empty one."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(found, dict):
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(fields, dict):
         raise ValueError(f"{path.name} is no object")
-    return found
+    return fields
 
 
 def _add_tokens(tokenizer: Any, tokens: dict[str, Any]) -> None:

@@ -134,8 +134,8 @@ class Analysis:
 
     def __repr__(self) -> str:
         nodes, edges = self.network.n_nodes, self.network.n_edges
-        found = f"{self.n_communities} communities, modularity {self.modularity:.3f}"
-        return f"Analysis({percent(self.size, 3)} of all edges: {nodes:,} nodes, {edges:,} edges, {found})"
+        communities = f"{self.n_communities} communities, modularity {self.modularity:.3f}"
+        return f"Analysis({percent(self.size, 3)} of all edges: {nodes:,} nodes, {edges:,} edges, {communities})"
 
     def _hub(self, index: int) -> Hub:
         level, position = int(self.network.level[index]), int(self.network.position[index])
@@ -201,7 +201,7 @@ def analyse(
     network = network_of(trace.strata, index, parallel=trace.config.parallel)
     into, out = measures.degrees(network)
     between, counted = measures.betweenness(network, sources=sources, seed=seed)
-    found = measures.communities(network, seed=seed)
+    communities = measures.communities(network, seed=seed)
     return Analysis(
         k=index,
         size=[*trace.sizes, 1.0][index],
@@ -211,8 +211,8 @@ def analyse(
         betweenness=between,
         pagerank=measures.pagerank(network),
         backward_pagerank=measures.pagerank(network, backward=True),
-        community=found,
-        modularity=measures.modularity(network, found),
+        community=communities,
+        modularity=measures.modularity(network, communities),
         sources=counted,
         seed=seed,
         words=trace.words,

@@ -94,15 +94,15 @@ def betweenness(network: Network, *, sources: int = SOURCES, seed: int = 0) -> t
 def _matrices(network: Network) -> list[np.ndarray]:
     """Whether a pair is joined, from each level to the next: ``[T, T]`` (source, target), or its diagonal ``[T]``."""
     starts = network.level[network.source]
-    found = []
+    matrices = []
     for level in range(network.n_levels - 1):
         here = starts == level
         source, target = (network.position[ends[here]] for ends in (network.source, network.target))
         straight = np.array_equal(source, target)
         step = np.zeros(network.n_tokens if straight else (network.n_tokens, network.n_tokens))
         step[source if straight else (source, target)] = 1.0
-        found.append(step)
-    return found
+        matrices.append(step)
+    return matrices
 
 
 def _dependencies(steps: list[np.ndarray], level: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -117,21 +117,21 @@ def _dependencies(steps: list[np.ndarray], level: np.ndarray, position: np.ndarr
         most.append(reached.max(axis=1, keepdims=True))
         most[-1][most[-1] == 0] = 1.0
         paths.append(reached / most[-1] + _starting(number, level, position, n_tokens))
-    found, after = np.zeros((len(steps) + 1, n_tokens)), np.zeros_like(paths[-1])
+    sums, after = np.zeros((len(steps) + 1, n_tokens)), np.zeros_like(paths[-1])
     for number in range(len(steps) - 1, 0, -1):
         later = paths[number + 1] * most[number]
         each = np.divide(1 + after, later, out=np.zeros_like(later), where=later > 0)
         after = paths[number] * _through(each, steps[number].T)
-        found[number] = after[level < number].sum(axis=0)
-    return found
+        sums[number] = after[level < number].sum(axis=0)
+    return sums
 
 
 def _starting(number: int, level: np.ndarray, position: np.ndarray, n_tokens: int) -> np.ndarray:
     """One path to each source that is of this level."""
-    found = np.zeros((len(level), n_tokens))
+    paths = np.zeros((len(level), n_tokens))
     here = np.flatnonzero(level == number)
-    found[here, position[here]] = 1.0
-    return found
+    paths[here, position[here]] = 1.0
+    return paths
 
 
 def _through(rows: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -156,11 +156,11 @@ def communities(network: Network, *, seed: int = 0) -> Int[np.ndarray, "N"]:
     Raises:
       InputError: networkx is missing.
     """
-    found = np.zeros(network.n_nodes, np.int64)
+    labels = np.zeros(network.n_nodes, np.int64)
     groups = [np.sort(np.fromiter(group, np.int64)) for group in _louvain(network, seed)]
     for number, group in enumerate(sorted(groups, key=lambda group: (-len(group), group[0]))):
-        found[group] = number
-    return found
+        labels[group] = number
+    return labels
 
 
 def _louvain(network: Network, seed: int) -> list[set[int]]:

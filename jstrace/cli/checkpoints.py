@@ -41,12 +41,12 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
         outside = ".." in revisions[place].split("/")
         if folder in folders[:place] or not folder.strip(".") or outside:
             raise InputError(f"revision {revisions[place]!r}: expected names of folders, each of them once")
-    found = []
+    targets = []
     for place, (revision, folder) in enumerate(zip(revisions, folders, strict=True)):
         source, asked = _source(model, revision)
         name = f"{model.rstrip('/')}@{folder}"
-        found.append(Checkpoint(source, asked, name, f"{out.rstrip('/')}/{folder}", revision, place))
-    return found
+        targets.append(Checkpoint(source, asked, name, f"{out.rstrip('/')}/{folder}", revision, place))
+    return targets
 
 
 def _source(model: str, revision: str) -> tuple[str, str | None]:

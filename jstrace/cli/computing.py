@@ -141,8 +141,8 @@ def _computed(
         under = {"counterfactual": asked.counterfactual} if pair else {"replace": asked.replace, "reference": reference}
         found_effects = jstrace.effects(model, rows[0], by="node", metric=asked.metric, **under)
         return [Result(lines[0].text, valid[0], judged[0], seconds, first, found_effects)]
-    found = zip(lines, valid, judged, strict=True)
-    return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in found]
+    triples = zip(lines, valid, judged, strict=True)
+    return [Result(line.text, trace, evaluation, seconds, first) for line, trace, evaluation in triples]
 
 
 def two_smallest(
@@ -159,11 +159,11 @@ def two_smallest(
     return back, close
 
 
-def _valid(lines: Sequence[Line], found: Sequence[Found | Invalid]) -> list[Found]:
+def _valid(lines: Sequence[Line], results: Sequence[Found | Invalid]) -> list[Found]:
     """All of them, or the first error, with its line."""
     from jstrace.pipeline import Invalid
 
-    for line, one in zip(lines, found, strict=True):
-        if isinstance(one, Invalid):
-            raise one.as_error(line.where)
-    return [one for one in found if not isinstance(one, Invalid)]
+    for line, result in zip(lines, results, strict=True):
+        if isinstance(result, Invalid):
+            raise result.as_error(line.where)
+    return [result for result in results if not isinstance(result, Invalid)]

@@ -70,13 +70,13 @@ def export_command(
     if model is None:
         check_of_model(revision, ignore_field, dtype, weights)
     check_writable(out)
-    found, at = Trace.load(trace), at_size(size)
-    index = found.index(**at)
+    saved, at = Trace.load(trace), at_size(size)
+    index = saved.index(**at)
     if model is None:
-        export(found, out, kind.value, index, scan=scan)
+        export(saved, out, kind.value, index, scan=scan)
     else:
         loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
-        _with_prediction(found, out, index, loaded, scan)
+        _with_prediction(saved, out, index, loaded, scan)
     typer.echo(f"{out}: {out.stat().st_size / 1e3:,.0f} kB")
 
 

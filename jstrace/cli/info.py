@@ -133,8 +133,8 @@ def _compiled(config: ModelConfig, n_tokens: int, *, dtype: Dtype, weights: Weig
         raise InputError("--weights stored depends on the file; compile with --weights int8 or int4")
     kind, narrow = checked_dtype(dtype.value), weights or ""
     told = f"of {dtype}{f', weights {weights}' if weights else ''}, compiled for {jax.devices()[0].device_kind};"
-    found = {"weights": weight_bytes(config, kind.itemsize, narrow=narrow)}
-    return f"{told} the others come on top of the weights", found | compiled_bytes(config, n_tokens, kind, narrow)
+    memory = {"weights": weight_bytes(config, kind.itemsize, narrow=narrow)}
+    return f"{told} the others come on top of the weights", memory | compiled_bytes(config, n_tokens, kind, narrow)
 
 
 def _estimated(config: ModelConfig, n_tokens: int) -> _Memory:
@@ -160,15 +160,15 @@ def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> 
     from jstrace.show.records import facts_of, network_json
 
     trace = Trace.load(path)
-    found = None if at is None else analyse(trace, **at_size(at), seed=seed)
+    analysis = None if at is None else analyse(trace, **at_size(at), seed=seed)
     facts = {"trace": path, **facts_of(trace), "sizes": [*trace.sizes, 1.0], "counts": [*trace.counts.tolist()]}
     if as_json:
-        typer.echo(json.dumps(facts if found is None else facts | {"graph": network_json(found, top=top)}))
-    elif found is None:
+        typer.echo(json.dumps(facts if analysis is None else facts | {"graph": network_json(analysis, top=top)}))
+    elif analysis is None:
         sizes = f"{len(trace.sizes)} from {percent(trace.sizes[0], 3)} to {percent(trace.sizes[-1], 3)}, and 100%"
         _print(facts | {"tokens": len(trace.tokens), "token_texts": _text(trace), "sizes": sizes})
     else:
-        typer.echo(_tables(trace, found, top), nl=False, color=True)
+        typer.echo(_tables(trace, analysis, top), nl=False, color=True)
 
 
 def _text(trace: Trace) -> str:
@@ -177,26 +177,26 @@ def _text(trace: Trace) -> str:
     return shown(text_of(trace))
 
 
-def _tables(trace: Trace, found: Analysis, top: int) -> str:
+def _tables(trace: Trace, result: Analysis, top: int) -> str:
     """All that is printed of a trace as a network."""
     from jstrace.method.graph.sizes import percent
     from jstrace.show import tables
 
     console, written = buffered()
-    net = found.network
+    net = result.network
     console.print(f"{_text(trace)}: {len(trace.tokens)} tokens, ranked by {trace.score}", markup=False)
     counted = (
-        "betweenness exact" if found.exact else f"betweenness sampled from {found.sources:,} of {net.n_nodes:,} nodes"
+        "betweenness exact" if result.exact else f"betweenness sampled from {result.sources:,} of {net.n_nodes:,} nodes"
     )
     console.print(
-        f"{percent(found.size, 3)} of all edges: {net.n_edges:,} edges, {net.n_nodes:,} nodes; {counted}", markup=False
+        f"{percent(result.size, 3)} of all edges: {net.n_edges:,} edges, {net.n_nodes:,} nodes; {counted}", markup=False
     )
     for by, title in (("betweenness", "between others"), ("backward_pagerank", "read from most, backward PageRank")):
         console.print(f"hubs: {title}", markup=False)
-        console.print(tables.hub_table(found, top, by))
-    about = f"{found.n_communities} communities (Louvain, seed {found.seed}), modularity {found.modularity:.3f}"
+        console.print(tables.hub_table(result, top, by))
+    about = f"{result.n_communities} communities (Louvain, seed {result.seed}), modularity {result.modularity:.3f}"
     console.print(about, markup=False)
-    console.print(tables.community_table(found, top))
+    console.print(tables.community_table(result, top))
     return written.getvalue()
 
 

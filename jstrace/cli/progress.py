@@ -64,14 +64,14 @@ def shown_progress(check: Callable[[], None], compiled: Callable[[], float], *, 
     Yields:
       What ``runs.run`` calls.
     """
-    found = Shown(check, compiled, shown=shown)
+    display = Shown(check, compiled, shown=shown)
     try:
-        yield found
+        yield display
     except BaseException:
-        found.show(last=True)
+        display.show(last=True)
         raise
     finally:
-        found.stop()
+        display.stop()
 
 
 class Shown:

@@ -182,13 +182,13 @@ def run_command(
         check_model_fits(described, dtype, wanted, plan, rows, narrow=weights or "")
         if first:
             say(f"loading {checkpoint.source}")
-        found = load(
+        loaded_model = load(
             checkpoint.source, dtype.value, checkpoint.revision, wanted, weights=weights, ignore_fields=ignore_field,
             quiet=not first,
         )  # fmt: skip
         if first and len(rows.corpus) >= _MANY:
             say(f"counting the tokens of {len(rows.corpus):,} texts")
-        return found
+        return loaded_model
 
     for checkpoint in chosen:
         run = functools.partial(

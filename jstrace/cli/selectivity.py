@@ -82,23 +82,23 @@ def selectivity_command(
     from jstrace.show.words import told_once
 
     with bar("scoring for each prediction (the first compiles)") as report:
-        found = jstrace.selectivity(
+        curves = jstrace.selectivity(
             loaded, own, lines, score=chosen, order=order.value, replace=replace.value, sizes=shares,
             score_replace=score_replace, reference=texts, seed=drawn, progress=report,
         )  # fmt: skip
     scored = (score_replace or replace).value
     if as_json:
-        about = {"text": own, "replace": replace.value, "scored_under": scored, "told": list(found.told)}
-        rows = {"own": found.own.tolist(), "foreign": found.foreign.tolist()}
-        typer.echo(json.dumps({**about, "sizes": [*found.sizes, 1.0], **rows, "peak": found.peak}))
+        about = {"text": own, "replace": replace.value, "scored_under": scored, "told": list(curves.told)}
+        rows = {"own": curves.own.tolist(), "foreign": curves.foreign.tolist()}
+        typer.echo(json.dumps({**about, "sizes": [*curves.sizes, 1.0], **rows, "peak": curves.peak}))
         return
     under = replace.value if scored == replace.value else f"{replace.value}, scored under {scored}"
-    typer.echo(f"TV from what the score was told, {score} under {under}; {_counted(found.told, lines)}")
+    typer.echo(f"TV from what the score was told, {score} under {under}; {_counted(curves.told, lines)}")
     typer.echo(f"  size  {'own':>6} {'foreign':>8} {'selectivity':>12}")
-    columns = zip([*found.sizes, 1.0], found.own, found.foreign.mean(axis=0), found.selectivity, strict=True)
+    columns = zip([*curves.sizes, 1.0], curves.own, curves.foreign.mean(axis=0), curves.selectivity, strict=True)
     lines_by_size = [(percent(size, 3), f"{own:>6.3f} {other:>8.3f} {gap:>12.3f}") for size, own, other, gap in columns]
     typer.echo("\n".join(told_once(lines_by_size)))
-    typer.echo(f"most selective at {percent(found.peak, 3)} of all edges")
+    typer.echo(f"most selective at {percent(curves.peak, 3)} of all edges")
 
 
 def _counted(told: tuple[int, ...], lines: list[str]) -> str:

@@ -148,7 +148,7 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     elif output.top:
         console.print(tables.edge_table(trace, output.top, output.kind))
     if output.top and output.kind == "attention":
-        found = attention(trace, evaluation)
-        console.print(tables.attention_heading(trace, evaluation, found, word), markup=False)
-        console.print(tables.attention_table(trace, found))
+        counts = attention(trace, evaluation)
+        console.print(tables.attention_heading(trace, evaluation, counts, word), markup=False)
+        console.print(tables.attention_table(trace, counts))
     return written.getvalue()

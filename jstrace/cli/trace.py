@@ -133,8 +133,8 @@ def trace_command(
     rows = together(functools.partial(_checked_rows, loaded, lines, asked))  # all, before any output
     check_agreed(([row.tolist() for row in rows], model, dtype, weights, mesh, asked))
     curves = []
-    with contextlib.closing(chunks(loaded, lines, rows, asked, shown=first)) as found:
-        for results in found:
+    with contextlib.closing(chunks(loaded, lines, rows, asked, shown=first)) as batches:
+        for results in batches:
             by_first(first, functools.partial(showing.show, loaded, results, output))
             curves += [(result.text, result.evaluation) for result in results]
             del results  # and with them the traces, before the next ones are made

@@ -271,8 +271,8 @@ def _saved(what: str) -> Trace:
 
 def _traces(model: Model, text: str, asked: _Asked, saved: Trace | None) -> list[Trace]:
     if saved is None:
-        return [asked.traced(model, text, one) for one in asked.scores]
-    others = (asked.traced(model, saved.tokens, one, sizes=saved.sizes, seed=saved.seed) for one in asked.scores[1:])
+        return [asked.traced(model, text, kind) for kind in asked.scores]
+    others = (asked.traced(model, saved.tokens, kind, sizes=saved.sizes, seed=saved.seed) for kind in asked.scores[1:])
     return [saved, *others]
 
 
@@ -280,13 +280,13 @@ def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
     import jstrace
     from jstrace.cli.computing import two_smallest
 
-    found: list[dict[str, Evaluation]] = [{} for _ in traces]
+    sides: list[dict[str, Evaluation]] = [{} for _ in traces]
     for name, options in curves(traces[0].replace).items():
-        for own, one in zip(found, jstrace.evaluate(model, traces, reference=asked.reference, **options), strict=True):
-            own[name] = one
-    firsts = zip(traces, (next(iter(own.values())) for own in found), strict=True)
+        for own, item in zip(sides, jstrace.evaluate(model, traces, reference=asked.reference, **options), strict=True):
+            own[name] = item
+    firsts = zip(traces, (next(iter(own.values())) for own in sides), strict=True)
     smallest = [two_smallest(model, trace, first, asked.reference) for trace, first in firsts]
-    return jstrace.view(traces, found, model=model, smallest=smallest, effects=_effects(model, traces[0]))
+    return jstrace.view(traces, sides, model=model, smallest=smallest, effects=_effects(model, traces[0]))
 
 
 def _effects(model: Model, trace: Trace) -> Effects | None:

@@ -85,21 +85,21 @@ class Plan:
     @property
     def cases(self) -> tuple[Case, ...]:
         """Every curve: each score in each order and each baseline, under each ablation and replacement."""
-        found = []
+        cases = []
         asked = [name for name in BASELINES if name in self.baselines]
         for ablate in self.ablations:
             for replace in self.replacements:
-                found += [
+                cases += [
                     self.case(ablate, kind, order=order, replace=replace)
                     for kind in self.scores
                     for order in self.orders
                 ]
-                found += [
+                cases += [
                     self.replaced(self.baseline(name, ablate), replace)
                     for name in asked
                     if name != "pre-softmax" or (ablate, replace) == ("all", "zero")
                 ]
-        return tuple(found)
+        return tuple(cases)
 
     @property
     def controlled(self) -> tuple[Case, ...]:
@@ -114,7 +114,7 @@ class Plan:
     @property
     def scored_under(self) -> tuple[str, ...]:
         """For each replacement what scores from gradients are taken under; none where there are no such scores."""
-        gradients = any(takes_passes(one) for one in self.scores)
+        gradients = any(takes_passes(score) for score in self.scores)
         return tuple(self.score_replace or name for name in self.replacements) if gradients else ()
 
     @property
@@ -125,7 +125,7 @@ class Plan:
     @property
     def built_in_names(self) -> tuple[str, ...]:
         """The scores of ``SCORE_NAMES`` that traces are made of, those of baselines among them."""
-        return tuple(dict.fromkeys(one.score for one in self.sources if isinstance(one.score, str)))
+        return tuple(dict.fromkeys(source.score for source in self.sources if isinstance(source.score, str)))
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -191,12 +191,12 @@ def _check_scores(given: Any) -> None:
     """Refuse what ``_check_names`` refuses, but for scores of one's own, whose names must be new."""
     if not isinstance(given, Sequence) or isinstance(given, str):
         _check_names("score", given, SCORE_NAMES)
-    own = [checked_score(one) for one in given if not isinstance(one, str | Named)]
-    taken = [name_of(one) for one in own if name_of(one) in SCORE_NAMES]
+    own = [checked_score(score) for score in given if not isinstance(score, str | Named)]
+    taken = [name_of(score) for score in own if name_of(score) in SCORE_NAMES]
     if taken:
         raise InputError(f"score {taken[0]!r} of your own needs another name: that one is taken")
-    names = [name_of(one) for one in given]
-    _check_names("score", names, (*SCORE_NAMES, *(name_of(one) for one in given if not isinstance(one, str))))
+    names = [name_of(score) for score in given]
+    _check_names("score", names, (*SCORE_NAMES, *(name_of(score) for score in given if not isinstance(score, str))))
 
 
 def in_column(name: str) -> str:
@@ -218,6 +218,6 @@ def _checked_selectivity(given: Any, scores: Sequence[Any]) -> int:
     if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < 0:
         raise InputError(f"selectivity = {given!r}, expected a number of foreign predictions, 0 for none")
     # What a manifest names alone was checked when it was written.
-    if given and not any(isinstance(one, Named) or takes_passes(one) for one in scores):
+    if given and not any(isinstance(score, Named) or takes_passes(score) for score in scores):
         raise InputError("selectivity is for scores from gradients; the others do not look at the prediction")
     return operator.index(given)

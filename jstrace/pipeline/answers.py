@@ -84,8 +84,8 @@ def asked_of(metric: metrics.Metric | None, answer: Int[np.ndarray, "A"] | None,
 def ids_of(model: Model, word: Any) -> tuple[int, ...]:
     """The token ids of an answer, given as a text, as one id or as several."""
     if isinstance(word, str) and word and model.tokenizer is not None:
-        found = _without_specials(model, word)
-        return tuple(found) if len(found) > 1 else (token_of(model, word),)
+        ids = _without_specials(model, word)
+        return tuple(ids) if len(ids) > 1 else (token_of(model, word),)
     if isinstance(word, str) or not hasattr(word, "__len__"):
         return (token_of(model, word),)
     return tuple(map(int, _answer(model, word, "log_prob: ")))

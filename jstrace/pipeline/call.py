@@ -130,16 +130,16 @@ def _searched(resolved: Resolved, batch: _Batch, scores: Mapping[tuple[Any, str]
     """Strata of every source, those first beside which others are drawn."""
     options: dict[str, Any] = {"parallel": resolved.model.config.parallel, "mesh": resolved.model.mesh}
     options |= {"n_outputs": batch.questions.n_outputs}
-    found: dict[Source, EdgeTree] = {}
+    strata: dict[Source, EdgeTree] = {}
     for source in sorted(resolved.ask.sources, key=lambda source: source.beside is not None):
         score = scores[source.scoring]
         if source.beside is None:
             how: dict[str, Any] = {"frozen": source.frozen, "signed": source.signed, "order": source.order}
-            found[source] = stages.extract_batch(score, batch.cuts, batch.lengths, **how, **options)
+            strata[source] = stages.extract_batch(score, batch.cuts, batch.lengths, **how, **options)
         else:
-            beside, n_sizes = found[source.beside], len(resolved.ask.sizes)
-            found[source] = stages.proportional_batch(score, beside, batch.lengths, n_sizes=n_sizes, **options)
-    return tuple(found[source] for source in resolved.ask.sources)
+            beside, n_sizes = strata[source.beside], len(resolved.ask.sizes)
+            strata[source] = stages.proportional_batch(score, beside, batch.lengths, n_sizes=n_sizes, **options)
+    return tuple(strata[source] for source in resolved.ask.sources)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

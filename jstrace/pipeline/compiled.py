@@ -24,19 +24,19 @@ def programs(config: ModelConfig, width: int, dtype: jnp.dtype, narrow: str, n_s
     ``score`` is of l1, ``gradient`` of one gradient, ``extract`` of strata, ``evaluate`` of all masked passes.
     """
     decoder = jax.eval_shape(lambda params: Decoder(config, params), shapes(config, dtype, narrow=narrow))
-    tokens, one, cuts = _blank(1, width), _blank(1), _blank(1, n_sizes)
+    tokens, row, cuts = _blank(1, width), _blank(1), _blank(1, n_sizes)
 
     def score(name: str) -> jax.stages.Lowered:
-        found = stages.score_batch.lower(decoder, tokens, one, _blank(), scorings=((name, "zero"),), replacements={})
-        return found
+        lowered = stages.score_batch.lower(decoder, tokens, row, _blank(), scorings=((name, "zero"),), replacements={})
+        return lowered
 
     def extract() -> jax.stages.Lowered:
         scores = _edges(config, width, jnp.float32)
-        return stages.extract_program.lower(scores, cuts, one, parallel=config.parallel, frozen=())
+        return stages.extract_program.lower(scores, cuts, row, parallel=config.parallel, frozen=())
 
     def evaluate() -> jax.stages.Lowered:
         strata, cases = (_edges(config, width, jnp.uint8),), ((0, Condition()),)
-        return masked.lowered(decoder, tokens, one, strata, one, n_sizes=n_sizes, cases=cases)
+        return masked.lowered(decoder, tokens, row, strata, row, n_sizes=n_sizes, cases=cases)
 
     scores: dict[str, Lowered] = {"score": lambda: score("l1"), "gradient": lambda: score("gradient")}
     return scores | {"extract": extract, "evaluate": evaluate}
@@ -47,19 +47,19 @@ def compiled_bytes(
 ) -> dict[str, int]:
     """Bytes on this device, beside the weights, of a trace by l1, of its evaluation, and of the score ``gradient``."""
     width = bucket(n_tokens)
-    found = {name: taken(lowered()) for name, lowered in programs(config, width, dtype, narrow, n_sizes).items()}
+    held = {name: taken(lowered()) for name, lowered in programs(config, width, dtype, narrow, n_sizes).items()}
     n_slots = edge_slot_count(config, width)
     return {
-        "one_trace": max(found["score"], found["extract"] + 4 * n_slots),  # extraction reads the scores
-        "evaluation": found["evaluate"] + n_slots,
-        "gradient_score": found["gradient"],
+        "one_trace": max(held["score"], held["extract"] + 4 * n_slots),  # extraction reads the scores
+        "evaluation": held["evaluate"] + n_slots,
+        "gradient_score": held["gradient"],
     }
 
 
 def taken(lowered: jax.stages.Lowered) -> int:
     """Bytes of a program's results and of what it holds meanwhile."""
-    found: Any = lowered.compile().memory_analysis()
-    return int(found.temp_size_in_bytes + found.output_size_in_bytes)
+    memory: Any = lowered.compile().memory_analysis()
+    return int(memory.temp_size_in_bytes + memory.output_size_in_bytes)
 
 
 def _blank(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

@@ -94,14 +94,14 @@ class Effects(ByValue):
             raise InputError("effects of edges are an EdgeTree of their own: see Effects.values")
         order = np.argsort(-np.abs(self.values), axis=None, kind="stable")
         places = np.unravel_index(order, self.values.shape)
-        found: dict[str, Any] = dict(zip(self.axes, places, strict=True))
-        if "component" in found:
+        columns: dict[str, Any] = dict(zip(self.axes, places, strict=True))
+        if "component" in columns:
             last = self.values.shape[1] - 1
-            found["component"] = np.asarray(["mlp" if at == last else f"head {at}" for at in found["component"]])
+            columns["component"] = np.asarray(["mlp" if at == last else f"head {at}" for at in columns["component"]])
         for axis in ("target", "source", "token"):
-            if axis in found:
-                found[f"{axis}_text"] = np.asarray(self.tokens, object)[found[axis]]
-        return found | {"effect": self.values.ravel()[order], "tv": self.tv.ravel()[order]}
+            if axis in columns:
+                columns[f"{axis}_text"] = np.asarray(self.tokens, object)[columns[axis]]
+        return columns | {"effect": self.values.ravel()[order], "tv": self.tv.ravel()[order]}
 
     def __repr__(self) -> str:
         shape = "edges" if isinstance(self.values, EdgeTree) else "x".join(map(str, self.values.shape))
@@ -129,8 +129,8 @@ class Components(NamedTuple):
         head = named.get("component", named.get("head", every))
         is_attn = (head < config.n_heads) if by == "node" else np.full(grid.shape[1], "head" in named)
         target = named.get("target", named.get("token", every))
-        found = (named["layer"], head, target, named.get("source", every))
-        return Components(is_attn, *(each.astype(np.int32) for each in found))
+        places = (named["layer"], head, target, named.get("source", every))
+        return Components(is_attn, *(each.astype(np.int32) for each in places))
 
 
 def effects(
@@ -238,15 +238,15 @@ def _each(
     decoder: Decoder, given: _Given, components: Components
 ) -> tuple[Float32[np.ndarray, "N"], Float32[np.ndarray, "N"], float]:
     """The metric and TV without each component, and the metric of the full graph; 26 of them in a call."""
-    found: list[BatchResult] = []
+    results: list[BatchResult] = []
     n_all = len(components.layer)
     for start in range(0, n_all, _ROWS):
         rows = np.minimum(np.arange(start, start + _ROWS), n_all - 1)  # the last one again, where they do not fill up
         chunk = Components(*(np.asarray(leaf)[rows] for leaf in components))
-        found.append(_without(decoder, given, chunk))
-    host: list[Any] = jax.device_get(found)
-    metric = np.concatenate([one.metric[0, :_ROWS] for one in host])[:n_all]
-    tv = np.concatenate([one.measures.tv[0, :_ROWS] for one in host])[:n_all]
+        results.append(_without(decoder, given, chunk))
+    host: list[Any] = jax.device_get(results)
+    metric = np.concatenate([result.metric[0, :_ROWS] for result in host])[:n_all]
+    tv = np.concatenate([result.measures.tv[0, :_ROWS] for result in host])[:n_all]
     return metric, tv, float(host[0].full_metric[0])
 
 
@@ -259,7 +259,7 @@ def _without(decoder: Decoder, given: _Given, components: Components) -> BatchRe
     layers = jnp.arange(config.n_layers)
     numbers = EdgeTree(layers, jnp.tile(layers[:, None], config.n_heads), layers, layers)
 
-    def kept(layer: EdgeTree, component: Components) -> EdgeTree:
+    def layer_mask(layer: EdgeTree, component: Components) -> EdgeTree:
         """One layer's mask: the component's edges are false."""
         here, token, head = layer.mlp == component.layer, jnp.arange(n_tokens), jnp.arange(config.n_heads)
 
@@ -277,7 +277,7 @@ def _without(decoder: Decoder, given: _Given, components: Components) -> BatchRe
             decoder,
             given.tokens,
             numbers,
-            keep=functools.partial(kept, component=component),
+            keep=functools.partial(layer_mask, component=component),
             replace=carried,
             length=given.length,
             row_map=live_rows,
@@ -295,6 +295,6 @@ def _gradients(decoder: Decoder, given: _Given) -> tuple[EdgeTree, Float32[Array
     """d metric / d mask at the full mask, and the metric there."""
     assert given.question.metric is not None
     metric = jax.tree.map(lambda leaf: leaf[0], given.question.metric)
-    one = Pass(decoder, given.tokens, given.length, given.carried(decoder), metric=metric)
-    full = as_floats(one.slots())
-    return logit_gradient(one, full, 0), metric(one.logits(full))
+    forward = Pass(decoder, given.tokens, given.length, given.carried(decoder), metric=metric)
+    full = as_floats(forward.slots())
+    return logit_gradient(forward, full, 0), metric(forward.logits(full))

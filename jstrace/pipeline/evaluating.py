@@ -130,8 +130,8 @@ def evaluate(
     true_next = _checked_next(model, len(rows), next_token)
     questions = Questions.of(model, len(rows), single=single, **asked)
     with reported(progress, "evaluating") as report:
-        found = evaluated(model, rows, how, true_next, questions, keep, report)
-    return found[0] if single else found
+        evaluations = evaluated(model, rows, how, true_next, questions, keep, report)
+    return evaluations[0] if single else evaluations
 
 
 def evaluated(
@@ -141,10 +141,10 @@ def evaluated(
     """An evaluation of every trace, in their order; in a stream the first of them has the number ``start``."""
     results: dict[int, Evaluation | Invalid] = {}
 
-    def put(index: int, found: Evaluation | Invalid) -> None:
-        if isinstance(found, Invalid) and not keep:
-            raise found.as_error("" if start is None and len(rows) == 1 else f"trace {(start or 0) + index}: ")
-        results[index] = found
+    def put(index: int, outcome: Evaluation | Invalid) -> None:
+        if isinstance(outcome, Invalid) and not keep:
+            raise outcome.as_error("" if start is None and len(rows) == 1 else f"trace {(start or 0) + index}: ")
+        results[index] = outcome
 
     kinds: dict[tuple[int, Condition], dict[int, Input]] = {}  # programs depend on the number of sizes alone
     for index, row in enumerate(rows):
@@ -153,30 +153,30 @@ def evaluated(
             put(index, known)
         else:
             condition, question = known
-            one = Input(row.tokens, _next(question, true_next[index]), (row.strata,), tuple(row.sizes), question)
-            kinds.setdefault((len(row.sizes), condition), {})[index] = one
+            row_input = Input(row.tokens, _next(question, true_next[index]), (row.strata,), tuple(row.sizes), question)
+            kinds.setdefault((len(row.sizes), condition), {})[index] = row_input
     for (_, condition), alike in sorted(kinds.items(), key=lambda item: item[0][0]):
         ask = Ask((), (Case(Source("given"), condition),), alike[min(alike)].sizes or ())
         for batch in Driver(model, ask, replacing=how.replacing).batches(alike):
-            for index, found in batch.items():
-                put(index, found if isinstance(found, Invalid) else _told(found.evaluations[0], rows[index]))
+            for index, outcome in batch.items():
+                put(index, outcome if isinstance(outcome, Invalid) else _told(outcome.evaluations[0], rows[index]))
             if report is not None:
                 report(len(results), len(rows))
-    again = [(i, strata) for i, one in results.items() if isinstance(one, Evaluation) for strata in rows[i].repeated]
+    again = [(i, strata) for i, each in results.items() if isinstance(each, Evaluation) for strata in rows[i].repeated]
     if again:
         places = [index for index, _ in again]
         traces = [dataclasses.replace(rows[index], strata=strata, repeated=()) for index, strata in again]
         asked = questions.at(places)
         repeated = evaluated(model, traces, how, [true_next[index] for index in places], asked, keep=True, report=None)
         for index in dict.fromkeys(places):
-            own = [one for place, one in zip(places, repeated, strict=True) if place == index]
+            own = [each for place, each in zip(places, repeated, strict=True) if place == index]
             results[index] = _banded(results[index], own)
     return [results[index] for index in range(len(rows))]
 
 
 def _banded(evaluation: Any, repeated: Sequence[Evaluation | Invalid]) -> Evaluation:
     """With the curves of the trace's repetitions, where at least two have one, as a deviation is of several."""
-    curves = [one.tv for one in repeated if isinstance(one, Evaluation) and one.valid]
+    curves = [repeat.tv for repeat in repeated if isinstance(repeat, Evaluation) and repeat.valid]
     return dataclasses.replace(evaluation, tv_repeats=np.stack(curves)) if len(curves) > 1 else evaluation
 
 
@@ -205,8 +205,8 @@ def _of_masks(
     trace = tokens if isinstance(tokens, Trace) else None
     question = questions.about(0, ids, "", trace).under(condition.replace)
     true_next = _next(question, _checked_next(model, 1, next_token)[0])
-    found = evaluate_masks(model, ids, stack, condition, replacing, true_next, question)
-    return _told(found, tokens) if isinstance(tokens, Trace) else found
+    evaluation = evaluate_masks(model, ids, stack, condition, replacing, true_next, question)
+    return _told(evaluation, tokens) if isinstance(tokens, Trace) else evaluation
 
 
 def checked_traces(traces: Any) -> Iterable[Any]:

@@ -27,12 +27,12 @@ def call_bytes(config: ModelConfig, width: int, ask: Ask, itemsize: int, n_outpu
     n_sizes, traced, evaluated = len(ask.sizes), 0, 0
     if ask.sources:
         # Groups at cuts of random scores are large, and signed ones under frozen components are sorted first.
-        whole = any(one.score == "random" or (one.signed and one.frozen) for one in ask.sources)
+        whole = any(source.score == "random" or (source.signed and source.frozen) for source in ask.sources)
         traced = trace_bytes(config, width, n_sizes, itemsize, whole=whole)
-        if any(one.order == "score" for one in ask.sources):
+        if any(source.order == "score" for source in ask.sources):
             traced = max(traced, 40 * edge_slot_count(config, width))
-        passes = [one.scoring for one in ask.sources if takes_passes(one.score)]
-        traced = max([traced, *(gradient_bytes(config, width, itemsize, *one) for one in passes)])
+        passes = [source.scoring for source in ask.sources if takes_passes(source.score)]
+        traced = max([traced, *(gradient_bytes(config, width, itemsize, *scoring) for scoring in passes)])
     if ask.cases:
         evaluated = evaluate_bytes(config, width, n_sizes, itemsize, n_outputs)
     held = 5 * len(ask.sources) * edge_slot_count(config, width) if ask.sources and ask.cases else 0
@@ -84,7 +84,7 @@ def replacement_bytes(
       own: replacements of one's own, in the place of those with names.
     """
     if own:
-        sizes = [sum(leaf.nbytes for leaf in one.arrays().values()) for one in own]
+        sizes = [sum(leaf.nbytes for leaf in replacement.arrays().values()) for replacement in own]
         return 2 * sum(sizes) + max(sizes)
     each = itemsize * _state_numbers(config)
     known = {"mean": (1, 2), "resample": (RESAMPLED, width)}

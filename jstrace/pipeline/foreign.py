@@ -40,8 +40,8 @@ class Predictions:
     def _top(self, index: int) -> int | None:
         """The most probable token after a text, where it has a prediction."""
         if index not in self._tops:
-            found = self.of(index)
-            self._tops[index] = None if found is None else int(found.argmax())
+            prediction = self.of(index)
+            self._tops[index] = None if prediction is None else int(prediction.argmax())
         return self._tops[index]
 
 

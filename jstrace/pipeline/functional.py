@@ -131,8 +131,8 @@ def measures(
     if isinstance(next_token, int) and not 0 <= next_token < full.size:
         raise InputError(f"next_token {next_token} is outside the vocabulary of {full.size}")
     wide: Any = functools.partial(jnp.asarray, dtype=jnp.float32)
-    found = measure(wide(rows).reshape(-1, full.size), wide(full), 0 if next_token is None else next_token)
+    measured = measure(wide(rows).reshape(-1, full.size), wide(full), 0 if next_token is None else next_token)
     if next_token is None:
-        none = jnp.full_like(found.surprisal, jnp.nan), jnp.zeros_like(found.rank)
-        found = dataclasses.replace(found, surprisal=none[0], rank=none[1])
-    return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape[:-1], *leaf.shape[1:]), found)
+        none = jnp.full_like(measured.surprisal, jnp.nan), jnp.zeros_like(measured.rank)
+        measured = dataclasses.replace(measured, surprisal=none[0], rank=none[1])
+    return jax.tree.map(lambda leaf: leaf.reshape(*rows.shape[:-1], *leaf.shape[1:]), measured)

@@ -156,11 +156,11 @@ def _finite(
     model: Model, prompt: Int[np.ndarray, "P"], n: int, temperature: float, seed: int
 ) -> tuple[Int[np.ndarray, "T"], Float32[np.ndarray, "N"]]:
     """A prompt with the tokens after it, and their probabilities, all of which are finite."""
-    found, probs = generated(model, prompt, n, temperature=temperature, seed=seed)
+    tokens, probs = generated(model, prompt, n, temperature=temperature, seed=seed)
     if not np.isfinite(probs).all():
         place = int(np.argmin(np.isfinite(probs)))
         raise InputError(f"the prediction of token {place + 1} after the prompt is not finite; try dtype float32")
-    return np.concatenate([prompt, found]), probs
+    return np.concatenate([prompt, tokens]), probs
 
 
 def generated(
@@ -195,8 +195,8 @@ def generated(
         padded = batching.padded([whole[: length + start]], batching.bucket(length + n), 1)
         how = (np.asarray(key)[None], np.asarray([warm], np.float32), given[start:][:count][None])
         batch = meshes.placed((*padded, *how), model.mesh)
-        found = meshes.fetched(continue_batch(model.decoder, *batch, count=count, mesh=model.mesh))
-        whole[length + start :][:count], logprobs[start:][:count] = found.tokens[0], found.logprobs[0]
+        continuation = meshes.fetched(continue_batch(model.decoder, *batch, count=count, mesh=model.mesh))
+        whole[length + start :][:count], logprobs[start:][:count] = continuation.tokens[0], continuation.logprobs[0]
     return whole[length:], np.exp(logprobs)
 
 
@@ -225,10 +225,10 @@ def continue_batch(
     """``models.continued`` of a padded batch, compiled once a shape; ``keys`` are the data of keys, ``[B, ...]``."""
 
     def run(decoder: Decoder, *batch: Array) -> Continued:
-        def one(tokens: Array, length: Array, key: Array, temperature: Array, given: Array) -> Continued:
+        def of_input(tokens: Array, length: Array, key: Array, temperature: Array, given: Array) -> Continued:
             return continued(decoder, tokens, length, wrapped(key), temperature, given, count=count)
 
-        return jax.vmap(one)(*batch)
+        return jax.vmap(of_input)(*batch)
 
     return meshes.over_inputs(run, mesh, tokens.shape[0])(decoder, tokens, lengths, keys, temperatures, given)
 

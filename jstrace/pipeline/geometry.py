@@ -34,12 +34,12 @@ def states_batch(
     """The residual stream after each layer of a padded batch."""
 
     def run(decoder: Decoder, tokens: Array, lengths: Array) -> Array:
-        def one(tokens: Array, length: Array) -> Array:
-            found = hidden_states(
+        def of_input(tokens: Array, length: Array) -> Array:
+            stream = hidden_states(
                 decoder, tokens, length=length, take=lambda states: states.mlp_input + states.mlp_output
             )
-            return found.astype(jnp.float32)
+            return stream.astype(jnp.float32)
 
-        return jax.vmap(one)(tokens, lengths)
+        return jax.vmap(of_input)(tokens, lengths)
 
     return meshes.over_inputs(run, mesh, tokens.shape[0])(decoder, tokens, lengths)

@@ -120,7 +120,7 @@ def log_targets(model: Model, target: Any, n_inputs: int, *, single: bool) -> li
     given = [target] if single or isinstance(target, str) else target
     if isinstance(given, bytes) or not hasattr(given, "__len__") or len(given) != n_inputs:
         raise InputError(f"target: expected {n_inputs} distributions or None, one for each input")
-    return [None if one is None else _log_target(model, one) for one in given]
+    return [None if distribution is None else _log_target(model, distribution) for distribution in given]
 
 
 def _log_target(model: Model, target: Any) -> np.ndarray:
@@ -137,12 +137,12 @@ def _log_target(model: Model, target: Any) -> np.ndarray:
     try:
         if np.iscomplexobj(target):
             raise TypeError("complex")
-        found = np.asarray(target, np.float64)
+        probs = np.asarray(target, np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"target is {type(target).__name__}, expected probabilities") from error
     wanted = (model.config.vocab_size,)
-    if found.shape != wanted:
-        raise InputError(f"target has shape {found.shape}, expected {wanted}: a probability of every token")
-    if not np.isfinite(found).all() or (found < 0).any() or abs(found.sum() - 1) > _SUM:
-        raise InputError(f"target is no distribution: its numbers sum to {found.sum():g}, from {found.min():g}")
-    return np.log(np.maximum(found / found.sum(), 1e-30)).astype(np.float32)
+    if probs.shape != wanted:
+        raise InputError(f"target has shape {probs.shape}, expected {wanted}: a probability of every token")
+    if not np.isfinite(probs).all() or (probs < 0).any() or abs(probs.sum() - 1) > _SUM:
+        raise InputError(f"target is no distribution: its numbers sum to {probs.sum():g}, from {probs.min():g}")
+    return np.log(np.maximum(probs / probs.sum(), 1e-30)).astype(np.float32)

@@ -39,19 +39,19 @@ def find(model: Model, reference: str) -> Replacement | None:
     try:
         if not path.is_file():
             return None
-        found = Replacement.load(path)
-        if (found.name, found.model_fingerprint, found.per_token) != ("mean", model.fingerprint(), False):
+        means = Replacement.load(path)
+        if (means.name, means.model_fingerprint, means.per_token) != ("mean", model.fingerprint(), False):
             return None
-        check_fits(found, model.config, None)
+        check_fits(means, model.config, None)
         with np.errstate(over="ignore"):  # what is infinite then is refused
-            arrays: dict[str, Any] = {name: jnp.asarray(getattr(found, name), model.dtype) for name in ARRAYS}
-        found = dataclasses.replace(found, **arrays)
-        checked_arrays(found, f"{path}: ")
+            arrays: dict[str, Any] = {name: jnp.asarray(getattr(means, name), model.dtype) for name in ARRAYS}
+        means = dataclasses.replace(means, **arrays)
+        checked_arrays(means, f"{path}: ")
     except (InputError, OSError):
         return None
     with contextlib.suppress(OSError):  # another user's, who may not be told that it was used
         os.utime(path)
-    return found
+    return means
 
 
 def keep(model: Model, reference: str, means: Replacement) -> None:
@@ -72,7 +72,7 @@ def _path(model: Model, reference: str) -> Path | None:
     if folder is None or "://" in folder or jax.process_count() > 1:  # JAX writes to stores, too
         return None
     weights = model.decoder.embed[...]
-    where = (len(weights.sharding.device_set), *sorted({one.device_kind for one in weights.sharding.device_set}))
+    where = (len(weights.sharding.device_set), *sorted({device.device_kind for device in weights.sharding.device_set}))
     told = (model.fingerprint(), reference, str(model.dtype), jax.__version__, where, _sources())
     return Path(folder) / FOLDER / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.npz"
 

@@ -111,8 +111,8 @@ def fit_trace(
     options: dict[str, Any] = {"sizes": sizes, "order": order, "reference": reference, "seed": seed}
     options |= {"replace": replace, "score_replace": score_replace, "counterfactual": counterfactual}
     given: Any = inputs  # either of the two: what the overloads say of one they say of the other
-    found: Any = trace(model, given, score=score, target=target, progress=progress, **options)
-    return found
+    traces: Any = trace(model, given, score=score, target=target, progress=progress, **options)
+    return traces
 
 
 def _started(model: Model, start: Any) -> Any:
@@ -225,9 +225,9 @@ def selectivity(
         "score_replace": score_replace,
         "progress": progress,
     }
-    found: Any = trace(model, given, score=known, **how, **how_scored)
-    judged: Any = evaluate(model, found, **how)
-    own_tv, *foreign = (one.tv for one in judged)
+    traces: Any = trace(model, given, score=known, **how, **how_scored)
+    judged: Any = evaluate(model, traces, **how)
+    own_tv, *foreign = (evaluation.tv for evaluation in judged)
     return Selectivity(numbers, own_tv, np.stack(foreign), tuple(index - 1 for index in told))
 
 

@@ -164,9 +164,9 @@ def _over_rows(run: Callable[..., Any], mesh: Mesh | None, n_inputs: int) -> Cal
     """``_measured`` run by every device on its own inputs and its own rows of all cases."""
     if mesh is None:
         return run
-    one, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
+    replicated, each, whose = PartitionSpec(), PartitionSpec(meshes.INPUTS), PartitionSpec(None, meshes.INPUTS)
     rows, both = PartitionSpec(None, meshes.SIZES), PartitionSpec(None, meshes.INPUTS, meshes.SIZES)
-    specs = (one, each, each, whose, each, each, one, one, rows, rows)
+    specs = (replicated, each, each, whose, each, each, replicated, replicated, rows, rows)
     return meshes.manual(run, meshes.divided(mesh, n_inputs), specs, (both, both, whose, whose, whose))
 
 
@@ -189,7 +189,7 @@ def _measured(
 ) -> tuple[Any, ...]:
     """On one device the fields of a ``BatchResult`` of every case's rows, ``[C, B, ...]`` each."""
 
-    def one(case: tuple[Any, Array, Array]) -> BatchResult:
+    def of_case(case: tuple[Any, Array, Array]) -> BatchResult:
         source, ranges, full = case
 
         def under(other: Replacement | None) -> BatchResult:
@@ -208,10 +208,10 @@ def _measured(
 
     several = strata.mlp.shape[0] > 1
     if len(sources) > 1:
-        found = jax.lax.map(lambda case: one((case[0] if several else 0, *case[1:])), (sources, ranges, full))
+        results = jax.lax.map(lambda case: of_case((case[0] if several else 0, *case[1:])), (sources, ranges, full))
     else:
-        found = jax.tree.map(lambda leaf: leaf[None], one((sources[0] if several else 0, ranges[0], full[0])))
-    return found.measures, found.metric, found.full_tokens, found.full_probs, found.full_metric
+        results = jax.tree.map(lambda leaf: leaf[None], of_case((sources[0] if several else 0, ranges[0], full[0])))
+    return results.measures, results.metric, results.full_tokens, results.full_probs, results.full_metric
 
 
 def predicted(
@@ -233,7 +233,7 @@ def predicted(
     states of the input's own counterfactual.
     """
 
-    def one(tokens: Array, length: Array, strata: EdgeTree, pair: Array | None) -> Array:
+    def of_input(tokens: Array, length: Array, strata: EdgeTree, pair: Array | None) -> Array:
         carried = replace if pair is None else hidden_states(decoder, pair, length=length)
 
         def under(ranges: Array) -> Array:
@@ -252,4 +252,4 @@ def predicted(
 
         return jax.vmap(under)(ranges)
 
-    return jax.vmap(one)(tokens, lengths, strata, counterfactuals)
+    return jax.vmap(of_input)(tokens, lengths, strata, counterfactuals)

@@ -66,10 +66,10 @@ def evaluate_masks(
     n_tokens, n_masks = len(tokens), masks.mlp.shape[0]
     n_outputs = question.n_outputs
     slots = full_graph.edge_slots(model.config, n_tokens, n_tokens, np, n_outputs=n_outputs)
-    kept = np.zeros(n_masks)
+    counts = np.zeros(n_masks)
     for (_, leaf), (_, slot) in zip(masks.items(), slots.items(), strict=True):
-        kept += [np.sum(_numbers(mask) * np.asarray(slot), dtype=np.float64) for mask in leaf]
-    sizes = tuple((kept / full_graph.n_edges(model.config, n_tokens, n_outputs)).tolist())
+        counts += [np.sum(_numbers(mask) * np.asarray(slot), dtype=np.float64) for mask in leaf]
+    sizes = tuple((counts / full_graph.n_edges(model.config, n_tokens, n_outputs)).tolist())
     width = batching.bucket(n_tokens)
     full_graph.check_slots(model.config, n_tokens, batching.bucket)
     wide, length = batching.padded([tokens], width, 1)
@@ -77,19 +77,19 @@ def evaluate_masks(
     asked = Question.stacked([question], width, 1)
     held = replacement_bytes(model.config, width, [condition.replace], model.dtype.itemsize, replacing.own)
     held += wide_bytes(model)
-    step, found = _most_rows(model, width, held, n_outputs), []
+    step, results = _most_rows(model, width, held, n_outputs), []
     for start in range(0, n_masks, step):
         chunk = jax.tree.map(lambda leaf, start=start: leaf[start : start + step], masks)
         rows = batching.call_rows(chunk.mlp.shape[0], 1)
         batch = _widened(chunk, min(rows, step), width)
-        one = predicted_and_compared(
+        result = predicted_and_compared(
             model.decoder, wide[0], length[0], batch, next_token or 0, others, asked, ablate=condition.ablate,
             pre_softmax=condition.pre_softmax,
         )  # fmt: skip
-        found.append((jax.device_get(one), chunk.mlp.shape[0]))
+        results.append((jax.device_get(result), chunk.mlp.shape[0]))
     told: dict[str, Any] = {"with_next": next_token is not None, "with_density": False, "question": question}
     word = None if model.tokenizer is None else model.tokenizer.token
-    return evaluation_of(_joined(found), 0, sizes, condition, word=word, **told)
+    return evaluation_of(_joined(results), 0, sizes, condition, word=word, **told)
 
 
 def _most_rows(model: Model, width: int, held: int = 0, n_outputs: int = 1) -> int:
@@ -130,7 +130,7 @@ def predicted_and_compared(
         states = hidden_states(decoder, questions.counterfactual[0], length=length)
         others = jax.tree.map(lambda leaf: leaf[None], states)
 
-    def one(mask: EdgeTree, other: Replacement | None) -> Array:
+    def logits_of(mask: EdgeTree, other: Replacement | None) -> Array:
         if ablate != "all":
             mask = EdgeTree(mask.residual_attn, jnp.ones_like(mask.attn), mask.residual_mlp, mask.mlp)
         return masked_forward(
@@ -139,11 +139,11 @@ def predicted_and_compared(
         )  # fmt: skip
 
     def under(other: Replacement | None) -> BatchResult:
-        logits = jax.vmap(one, in_axes=(0, None))(rows, other)
+        logits = jax.vmap(logits_of, in_axes=(0, None))(rows, other)
         whole = logits[None, masks.mlp.shape[0]]
-        found = compared(logits[None], whole, jnp.asarray(next_token)[None], questions=questions)
-        measures = jax.tree.map(lambda leaf: leaf[:, : masks.mlp.shape[0] + 1], found.measures)
-        return dataclasses.replace(found, measures=measures)
+        result = compared(logits[None], whole, jnp.asarray(next_token)[None], questions=questions)
+        measures = jax.tree.map(lambda leaf: leaf[:, : masks.mlp.shape[0] + 1], result.measures)
+        return dataclasses.replace(result, measures=measures)
 
     return under(None) if others is None else averaged(jax.lax.map(under, others))
 
@@ -171,8 +171,8 @@ def _joined(parts: Sequence[tuple[BatchResult, int]]) -> BatchResult:
     last, _ = parts[-1]
 
     def rows(*leaves: np.ndarray, n_ends: int = 1) -> np.ndarray:
-        kept = [leaf[:, :count] for leaf, (_, count) in zip(leaves, parts, strict=True)]
-        return np.concatenate([*kept, leaves[-1][:, -n_ends:]], axis=1)
+        chunks = [leaf[:, :count] for leaf, (_, count) in zip(leaves, parts, strict=True)]
+        return np.concatenate([*chunks, leaves[-1][:, -n_ends:]], axis=1)
 
     measures = jax.tree.map(rows, *(part.measures for part, _ in parts))
     metric = jax.tree.map(functools.partial(rows, n_ends=2), *(part.metric for part, _ in parts))
@@ -190,14 +190,14 @@ def checked_masks(model: Model, masks: Any, n_tokens: int, where: str = "") -> E
     if not isinstance(masks, EdgeTree):
         raise InputError(f"{where}masks are {type(masks).__name__}, expected an EdgeTree with a leading axis of masks")
     arrays = {kind: np.asarray(leaf) for kind, leaf in masks.items()}
-    found = EdgeTree(
+    stack = EdgeTree(
         **{kind: leaf if leaf.ndim > 2 + 2 * (kind == "attn") else leaf[None] for kind, leaf in arrays.items()}
     )
-    found.check(f"{where}masks", model.config, n_tokens, "bool or float", lead=1, hint=" behind an axis of masks")
-    counts = {len(leaf) for _, leaf in found.items()}
+    stack.check(f"{where}masks", model.config, n_tokens, "bool or float", lead=1, hint=" behind an axis of masks")
+    counts = {len(leaf) for _, leaf in stack.items()}
     if len(counts) > 1 or 0 in counts:
         raise InputError(f"{where}masks of {sorted(counts)} rows: every kind of edge needs as many, of a mask or more")
-    for kind, leaf in found.items():
+    for kind, leaf in stack.items():
         if leaf.dtype != bool and not (leaf.min() >= 0 and leaf.max() <= 1):  # NaN is neither
             raise InputError(f"{where}masks {kind} hold numbers outside [0, 1]")
-    return found
+    return stack

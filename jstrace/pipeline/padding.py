@@ -12,8 +12,8 @@ def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
     """One input of a padded batch at its true length; copied where a view would keep a much larger batch alive."""
 
     def crop(name: str, leaf: np.ndarray) -> np.ndarray:
-        found = leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
-        return found.copy() if 2 * found.size < leaf.size else found
+        part = leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
+        return part.copy() if 2 * part.size < leaf.size else part
 
     return EdgeTree(**{name: crop(name, leaf) for name, leaf in tree.items()})
 

@@ -129,8 +129,8 @@ def _is_for_all(metric: Any, *, single: bool) -> bool:
 def _metrics(model: Model, metric: Any, n_inputs: int, *, single: bool) -> list[metrics.Metric | None]:
     """The metric of each input: one for all, or one for each in a list."""
 
-    def resolved(one: Any) -> metrics.Metric | None:
-        return metrics.resolved(one, lambda word: token_of(model, word), lambda word: ids_of(model, word))
+    def resolved(given: Any) -> metrics.Metric | None:
+        return metrics.resolved(given, lambda word: token_of(model, word), lambda word: ids_of(model, word))
 
     if _is_for_all(metric, single=single):
         return [resolved(metric)] * n_inputs

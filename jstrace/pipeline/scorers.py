@@ -40,9 +40,9 @@ def known_to(model: Model, score: Any) -> Any:
         score.check_fits(model)
     if score != "learned":
         return score
-    found = built_in()
+    scorer = built_in()
     try:
-        found.check_fits(model)
+        scorer.check_fits(model)
     except InputError as error:
         way = model.weights
         others, option = (f", in weights that are not {way}", f" --weights {way}") if way else ("", "")
@@ -50,7 +50,7 @@ def known_to(model: Model, score: Any) -> Any:
             f"score learned: jstrace comes with a scorer for smollm2 alone{others}; fit one to this model with jstrace"
             f" train-scorer --model ...{option} --data texts.txt --out scorer.safetensors and give that file as score"
         ) from error
-    return found
+    return scorer
 
 
 def settings_of(name: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ _UNTOLD = {"name", "model_fingerprints"}
 
 def _flat(score: Any) -> dict[str, Any]:
     """The fields of a score, and those of scores in it by the names of both."""
-    found: dict[str, Any] = {"kind": type(score).__name__}
+    settings: dict[str, Any] = {"kind": type(score).__name__}
     fields = {field.name: getattr(score, field.name) for field in dataclasses.fields(score)}
     if isinstance(score, Scorer):
         fields |= {"cuts": CUTS, "kept": KEPT}  # which it reads, and which are no numbers of its own
@@ -79,9 +79,9 @@ def _flat(score: Any) -> dict[str, Any]:
         if name in _UNTOLD or (isinstance(score, Rounds) and EARLIER.get(name, _UNTOLD) == value):
             continue
         if isinstance(value, Coefficients):
-            found[name] = value.digest
+            settings[name] = value.digest
         elif dataclasses.is_dataclass(value):
-            found |= {f"{name}.{inner}": setting for inner, setting in _flat(value).items()}
+            settings |= {f"{name}.{inner}": setting for inner, setting in _flat(value).items()}
         else:
-            found[name] = list(value) if isinstance(value, tuple) else value
-    return found
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings

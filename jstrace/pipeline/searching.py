@@ -24,7 +24,7 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
     """
     if not isinstance(scores, EdgeTree):
         raise InputError(f"scores are {type(scores).__name__}, expected an EdgeTree")
-    scores, found = EdgeTree(**{kind: np.asarray(leaf) for kind, leaf in scores.items()}), {}
+    scores, leaves = EdgeTree(**{kind: np.asarray(leaf) for kind, leaf in scores.items()}), {}
     scores.check("scores", config, n_tokens, "floats")
     slots = full_graph.edge_slots(config, n_tokens, n_tokens, np)
     for kind, leaf in scores.items():
@@ -32,8 +32,8 @@ def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:
             array = np.where(getattr(slots, kind), leaf.astype(np.float32), np.float32(-1))
         if not np.isfinite(array).all():
             raise InputError(f"scores {kind} hold NaN or infinities at edges; every edge needs a finite float32")
-        found[kind] = array
-    return EdgeTree(**found)
+        leaves[kind] = array
+    return EdgeTree(**leaves)
 
 
 def searched(
@@ -52,5 +52,5 @@ def searched(
     lengths = np.asarray([n_tokens], np.int32)
     options: dict[str, Any] = {"parallel": config.parallel, "frozen": frozen, "signed": True, "order": order}
     options["n_outputs"] = n_outputs
-    found = stages.extract_batch(batch, cuts[None], lengths, **options)
-    return cropped(jax.device_get(found), 0, n_tokens)
+    strata = stages.extract_batch(batch, cuts[None], lengths, **options)
+    return cropped(jax.device_get(strata), 0, n_tokens)

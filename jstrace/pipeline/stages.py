@@ -71,15 +71,15 @@ def score_batch(
         own = numbers or (None,) * len(scorings)
         known = tuple((filled(kind, c), name) for (kind, name), c in zip(scorings, own, strict=True))
 
-        def one(tokens: Array, length: Array, question: Question) -> tuple[EdgeTree, ...]:
+        def of_input(tokens: Array, length: Array, question: Question) -> tuple[EdgeTree, ...]:
             options: dict[str, Any] = {"scorings": known, "seed": seed, "replacements": replaced, "others": drawn}
             return several_scores(decoder, tokens, length, question=question, **options)
 
-        found = jax.vmap(one)(tokens, lengths, questions)
+        trees = jax.vmap(of_input)(tokens, lengths, questions)
         n_slots, n_outputs = tokens.shape[1], questions.n_outputs
         slots_of = functools.partial(full_graph.edge_slots, decoder.config, n_slots, n_outputs=n_outputs)
         slots = jax.vmap(slots_of)(lengths)
-        return found, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in found))
+        return trees, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in trees))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
         (decoder, dict(replacements), dict(others), learned), tokens, lengths, questions
@@ -94,11 +94,11 @@ def predict_batch(
     """Log-probabilities of the next token of a padded batch under the full graph."""
 
     def predict(decoder: Decoder, tokens: Array, lengths: Array) -> Array:
-        def one(tokens: Array, length: Array) -> Array:
+        def of_input(tokens: Array, length: Array) -> Array:
             clean = clean_forward(decoder, tokens, Together(()), length=length)  # type: ignore[arg-type]
             return jax.nn.log_softmax(clean.logits)
 
-        return jax.vmap(one)(tokens, lengths)
+        return jax.vmap(of_input)(tokens, lengths)
 
     return meshes.over_inputs(predict, mesh, tokens.shape[0])(decoder, tokens, lengths)
 
@@ -172,7 +172,7 @@ def _together(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """``jax.vmap`` as a loop: an input fills a TPU's vectors, and its program compiles in a third of the time."""
-    return lambda *batch: jax.lax.map(lambda one: function(*one), batch)
+    return lambda *batch: jax.lax.map(lambda row: function(*row), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("frozen", "mesh"))

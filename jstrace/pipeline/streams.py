@@ -114,6 +114,6 @@ def _evaluated_stream(
     start = 0
     while rows := list(itertools.islice(left, size)):
         nothing = Questions.of(model, len(rows), single=False)
-        found = evaluated(model, rows, how, [None] * len(rows), nothing, keep, None, start=start)
-        yield from zip(rows, found, strict=True)
+        evaluations = evaluated(model, rows, how, [None] * len(rows), nothing, keep, None, start=start)
+        yield from zip(rows, evaluations, strict=True)
         start += len(rows)

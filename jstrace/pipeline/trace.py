@@ -230,8 +230,8 @@ class Trace(ByValue):
         if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
             raise InputError(f"count = {count!r}, expected a number of edges")
         cuts = np.full(len(self.sizes), min(operator.index(count), self.n_edges), np.int32)
-        found = searched(self.scores, cuts, self.config, self.frozen, self.order, self.n_outputs)
-        return edges_where(jax.tree.map(lambda leaf: leaf == 0, found), self.scores, self.strata, self.words)
+        strata = searched(self.scores, cuts, self.config, self.frozen, self.order, self.n_outputs)
+        return edges_where(jax.tree.map(lambda leaf: leaf == 0, strata), self.scores, self.strata, self.words)
 
     def composition(self) -> Composition:
         """What each trace is made of (section 5 of the method)."""
@@ -257,9 +257,9 @@ class Trace(ByValue):
           InputError: no such file, not a trace, of a newer version, or damaged.
         """
         with archives.reading(Path(path), "trace"):
-            found = Trace(**trace_file.read(Path(path)))
-            check(found, f"{path}: ")
-        return found
+            trace = Trace(**trace_file.read(Path(path)))
+            check(trace, f"{path}: ")
+        return trace
 
     def __repr__(self) -> str:
         """Short: the arrays of a trace hold hundreds of thousands of numbers."""
@@ -282,13 +282,13 @@ class Trace(ByValue):
             try:
                 if isinstance(size, bool | str):
                     raise TypeError
-                found = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
-                close = math.isclose(known[found], float(size), rel_tol=1e-6)
+                place = min(range(len(known)), key=lambda index: (abs(known[index] - float(size)), -index))
+                close = math.isclose(known[place], float(size), rel_tol=1e-6)
             except (TypeError, ValueError, OverflowError) as error:
                 raise InputError(f"size = {size!r}, expected a number") from error
             if not close:
                 raise InputError(f"size = {size}: not one of this trace's sizes {known}")
-            return found
+            return place
         try:
             if isinstance(k, bool | np.bool_):
                 raise TypeError

@@ -139,10 +139,10 @@ def trace(
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
     fits = isinstance(score, Fitted) or score == "fitted"
-    if questions.targeted and any(one is not None for one in questions.metrics) and not fits:
+    if questions.targeted and any(given is not None for given in questions.metrics) and not fits:
         raise InputError("target: gradients of a metric do not look at it; give target or metric, not both")
-    found = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
-    return found[0] if single else found
+    traces = tracer.run(rows, (lambda _: "") if single else (lambda index: f"input {index}: "), progress, questions)
+    return traces[0] if single else traces
 
 
 def keeps_invalid(on_invalid: str) -> bool:
@@ -194,15 +194,15 @@ class Tracer:
     ) -> list[Trace | Invalid]:
         """A trace for every input, in their order, and its repetitions."""
         with reported(progress, "tracing") as report:
-            found = self._once(rows, where, report, questions)
-        valid = {index: one for index, one in enumerate(found) if isinstance(one, Trace)}
+            outcomes = self._once(rows, where, report, questions)
+        valid = {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, Trace)}
         for number in range(self.repeats):
             other = dataclasses.replace(self, driver=self.driver.on(perturbed(self.driver.model, number)))
             for index, again in enumerate(other._once(rows, where, None, questions)):
                 if index in valid and isinstance(again, Trace):
                     repeated = (*valid[index].repeated, again.strata)
                     valid[index] = dataclasses.replace(valid[index], repeated=repeated)
-        return [valid.get(index, one) for index, one in enumerate(found)]
+        return [valid.get(index, outcome) for index, outcome in enumerate(outcomes)]
 
     def _once(
         self,
@@ -211,7 +211,7 @@ class Tracer:
         report: Report | None,
         questions: Questions | None,
     ) -> list[Trace | Invalid]:
-        found: dict[int, Trace | Invalid] = {}
+        traces: dict[int, Trace | Invalid] = {}
         inputs: dict[int, Input] = {}
         for index, row in enumerate(rows):
             at = "" if self.keep else where(index)  # what is kept has its place
@@ -222,30 +222,30 @@ class Tracer:
             except InputError as error:
                 if not self.keep:
                     raise
-                found[index] = Invalid(str(error), error=error)
+                traces[index] = Invalid(str(error), error=error)
         for batch in self.driver.batches(inputs):
             for index, outcome in batch.items():
                 if isinstance(outcome, Invalid) and not self.keep:
                     raise outcome.as_error(where(index))
                 question = inputs[index].question
-                found[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, question)
+                traces[index] = outcome if isinstance(outcome, Invalid) else self._assembled(outcome, question)
             if report is not None:
-                report(len(found), len(rows))
-        return [found[index] for index in range(len(rows))]
+                report(len(traces), len(rows))
+        return [traces[index] for index in range(len(rows))]
 
-    def _assembled(self, found: Outcome, question: Question) -> Trace:
+    def _assembled(self, outcome: Outcome, question: Question) -> Trace:
         model, ask = self.driver.model, self.driver.ask
-        (source,), (strata,) = ask.sources, found.strata
-        assert found.scores is not None
+        (source,), (strata,) = ask.sources, outcome.strata
+        assert outcome.scores is not None
         return Trace(
-            tokens=found.tokens,
-            token_texts=token_texts(model, found.tokens),
-            text=whole_text(model, found.tokens),
+            tokens=outcome.tokens,
+            token_texts=token_texts(model, outcome.tokens),
+            text=whole_text(model, outcome.tokens),
             config=model.config,
-            n_edges=found.n_edges,
+            n_edges=outcome.n_edges,
             sizes=ask.sizes,
-            counts=counts(ask.sizes, found.n_edges),
-            scores=found.scores,
+            counts=counts(ask.sizes, outcome.n_edges),
+            scores=outcome.scores,
             strata=strata,
             score=name_of(source.score) + ("-to-target" if question.target is not None else ""),
             frozen=source.frozen,

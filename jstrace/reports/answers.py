@@ -15,7 +15,7 @@ from jstrace.reports.statistics import quartile_columns, quartiles
 
 def has(run: Results) -> bool:
     """Whether any valid input of the run has an answer whose metric differs between the empty and the full graph."""
-    return "metric_recovered" in run.curves.column_names and any(len(recovered(run, one)) for one in run.with_density)
+    return "metric_recovered" in run.curves.column_names and any(len(recovered(run, case)) for case in run.with_density)
 
 
 def recovered(run: Results, case: Any) -> np.ndarray:
@@ -59,6 +59,6 @@ _PICTURE = Picture(
 @each_case
 def table(run: Results, case: Any) -> Rows:
     """Quartiles of what is recovered by size."""
-    found = recovered(run, case)
-    if len(found):
-        yield {"size": run.sizes, "n": len(found)} | quartile_columns("recovered", quartiles(found))
+    shares = recovered(run, case)
+    if len(shares):
+        yield {"size": run.sizes, "n": len(shares)} | quartile_columns("recovered", quartiles(shares))

@@ -121,13 +121,13 @@ def _compared(run: Results, title: str, caption: str, lines: Lines, *, chance: b
 
 def _panels_of(run: Results, lines: Lines) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The ablations and the replacements under which a run has all these cases."""
-    found = [
+    pairs = [
         (ablate, replace)
         for ablate in run.ablations
         for replace in run.plan.replacements
         if all(run.plan.replaced(case.under(ablate), replace) in run.cases for case, _ in lines)
     ]
-    ablations, replacements = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    ablations, replacements = (tuple(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
     return ablations, replacements
 
 

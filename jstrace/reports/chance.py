@@ -26,14 +26,14 @@ def cases(run: Results, case: Case) -> dict[str, Case]:
 def under(run: Results, condition: Condition, traced: Sequence[Source]) -> dict[str, Case]:
     """The curves of random traces under a condition, by their sources' names: those drawn beside none of ``traced``
     are left out."""
-    drawn = (one for one in run.cases if one.source.score in RANDOM and one.condition == condition)
-    return {one.source.name: one for one in drawn if one.source.beside in (None, *traced)}
+    drawn = (case for case in run.cases if case.source.score in RANDOM and case.condition == condition)
+    return {case.source.name: case for case in drawn if case.source.beside in (None, *traced)}
 
 
 def sources(run: Results, source: str = "") -> tuple[str, ...]:
     """The random kinds of traces of a run; beside a ``source`` not those drawn beside another, and none where it is
     random itself."""
-    drawn = {one.name: one.beside for one in run.plan.sources if one.score in RANDOM}
+    drawn = {kind.name: kind.beside for kind in run.plan.sources if kind.score in RANDOM}
     beside = [name for name, other in drawn.items() if not source or other is None or other.name == source]
     return () if source in drawn else tuple(beside)
 
@@ -63,7 +63,7 @@ def gaps(run: Results, case: Case, name: str, values: Callable[[Case], np.ndarra
 
     The gap is the mean over inputs of the case's value less that of random traces, with its interval.
     """
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     claims = []
     for source, other in cases(run, case).items():
         theirs = values(other)
@@ -71,17 +71,17 @@ def gaps(run: Results, case: Case, name: str, values: Callable[[Case], np.ndarra
         shape = theirs.shape[1:]
         mean, low, high = (np.reshape(bound, shape)[()] for bound in means_of(gap, run.clusters))
         numbers = {"median": np.median(theirs, axis=0), "gap": mean, "gap_low": low, "gap_high": high}
-        found |= {named(source, f"{name}_{column}"): number for column, number in numbers.items()}
+        columns |= {named(source, f"{name}_{column}"): number for column, number in numbers.items()}
         claims.append((low, high, np.zeros_like(mean)))
-    return found | held(claims)
+    return columns | held(claims)
 
 
 def rhos(run: Results, case: Case, of: Callable[[Case], np.ndarray], other: np.ndarray) -> dict[str, float]:
     """Spearman's rho of a measure of random traces ``[N]`` with other numbers: what their order shows, by source."""
-    return {source: rho(of(one), other) for source, one in cases(run, case).items()}
+    return {source: rho(of(drawn), other) for source, drawn in cases(run, case).items()}
 
 
-def rho_columns(found: dict[str, float], low: float, high: float) -> dict[str, Any]:
+def rho_columns(by_source: dict[str, float], low: float, high: float) -> dict[str, Any]:
     """Columns of ``rhos``, and whether the interval of the case's own rho holds any of them."""
-    columns = {named(source, "rho"): value for source, value in found.items()}
-    return columns | held([(low, high, value) for value in found.values()])
+    columns = {named(source, "rho"): value for source, value in by_source.items()}
+    return columns | held([(low, high, value) for value in by_source.values()])

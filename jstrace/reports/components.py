@@ -52,8 +52,8 @@ def components_of(
     if lacking:
         raise InputError(f"{label}: its parts hold no components of {lacking[0]}")
     with np.errstate(invalid="ignore"):
-        found = totals.items()  # of which every input has a full graph
-        return {name: (total / known[:, None, None], nodes / known[-1]) for name, (total, known, nodes) in found}
+        sums = totals.items()  # of which every input has a full graph
+        return {name: (total / known[:, None, None], nodes / known[-1]) for name, (total, known, nodes) in sums}
 
 
 def _layered(label: str, column: pa.ChunkedArray, n_sizes: int, n_layers: int) -> np.ndarray:

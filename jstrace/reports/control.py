@@ -47,9 +47,9 @@ def columns(run: Results, case: Case) -> dict[str, Any]:
     """Of the table of curves, where a curve has a control."""
     if case not in run.controlled:
         return {}
-    found = selectivity(run, case)
-    means = {"foreign_tv_mean": found.foreign, "selectivity_mean": found.selectivity}
-    return means | {"selectivity_low": found.low, "selectivity_high": found.high}
+    curve = selectivity(run, case)
+    means = {"foreign_tv_mean": curve.foreign, "selectivity_mean": curve.selectivity}
+    return means | {"selectivity_low": curve.low, "selectivity_high": curve.high}
 
 
 def picture(run: Results) -> Picture | None:
@@ -68,10 +68,10 @@ def picture(run: Results) -> Picture | None:
 
 def _peak(run: Results, case: Case) -> str:
     """Where a curve is most selective, in words."""
-    found = selectivity(run, case)
-    k = found.peak
-    interval = interval_words(found.low[k], found.high[k])
-    return f"{case.name} {found.selectivity[k]:.2f}{interval} at {100 * run.sizes[k]:g}% of the edges (n = {found.n})"
+    curve = selectivity(run, case)
+    k = curve.peak
+    interval = interval_words(curve.low[k], curve.high[k])
+    return f"{case.name} {curve.selectivity[k]:.2f}{interval} at {100 * run.sizes[k]:g}% of the edges (n = {curve.n})"
 
 
 def _draw(run: Results) -> Figure:
@@ -81,12 +81,12 @@ def _draw(run: Results) -> Figure:
     rows = -(-count // across)
     figure, grid = grid_of(across, rows=rows, height=0.7 + ROW * rows, sharey=True)
     for axes, case in zip(grid.ravel(), run.controlled, strict=False):
-        found = selectivity(run, case)
-        axes.plot(run.sizes, found.own, DASHES[1], color=COLORS[0], label="TV, own prediction")
-        axes.plot(run.sizes, found.foreign, DASHES[3], color=COLORS[1], label="TV, foreign predictions")
-        axes.fill_between(run.sizes, found.low, found.high, color=COLORS[2], alpha=0.2, linewidth=0)
-        axes.plot(run.sizes, found.selectivity, color=COLORS[2], label="selectivity")
-        axes.plot(run.sizes[found.peak], found.selectivity[found.peak], "o", color=COLORS[2], markersize=3)
+        curve = selectivity(run, case)
+        axes.plot(run.sizes, curve.own, DASHES[1], color=COLORS[0], label="TV, own prediction")
+        axes.plot(run.sizes, curve.foreign, DASHES[3], color=COLORS[1], label="TV, foreign predictions")
+        axes.fill_between(run.sizes, curve.low, curve.high, color=COLORS[2], alpha=0.2, linewidth=0)
+        axes.plot(run.sizes, curve.selectivity, color=COLORS[2], label="selectivity")
+        axes.plot(run.sizes[curve.peak], curve.selectivity[curve.peak], "o", color=COLORS[2], markersize=3)
         log_sizes(axes, run.sizes)
         axes.set_title(f"{case.source.name}\n{panel_title(case)}")
     grid[0, 0].set_ylim(top=1.02)
@@ -103,8 +103,8 @@ def _draw(run: Results) -> Figure:
 def selectivities(run: Results) -> Rows:
     """Of every curve with a control the size where it is most selective, and what it is there."""
     for case in run.controlled:
-        found = selectivity(run, case)
-        numbers = {"own_tv": found.own, "foreign_tv": found.foreign, "selectivity": found.selectivity}
-        numbers |= {"low": found.low, "high": found.high}
-        row = {"condition": case.name, "n": found.n, "peak_size": run.sizes[found.peak]}
-        yield row | {name: values[found.peak] for name, values in numbers.items()}
+        curve = selectivity(run, case)
+        numbers = {"own_tv": curve.own, "foreign_tv": curve.foreign, "selectivity": curve.selectivity}
+        numbers |= {"low": curve.low, "high": curve.high}
+        row = {"condition": case.name, "n": curve.n, "peak_size": run.sizes[curve.peak]}
+        yield row | {name: values[curve.peak] for name, values in numbers.items()}

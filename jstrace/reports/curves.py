@@ -143,7 +143,7 @@ def curves(run: Results) -> Rows:
         columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
         columns |= steady.deviation(run, case, "tv_median")
         columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
-        columns |= chance.gaps(run, case, "tv", lambda one: run.curve(one, "tv"))
+        columns |= chance.gaps(run, case, "tv", lambda other: run.curve(other, "tv"))
         means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
         yield columns | {f"{name}_mean": values for name, values in means.items()} | control.columns(run, case)
 
@@ -169,7 +169,7 @@ def phases(run: Results, case: Case) -> Rows:
     """How much of TV falls before, in and after the construction phase, in all and per decade of the size."""
     logs = np.log10(run.sizes)
     medians = {"": np.median(run.curve(case, "tv"), axis=0)}
-    medians |= {name: np.median(run.curve(one, "tv"), axis=0) for name, one in chance.cases(run, case).items()}
+    medians |= {name: np.median(run.curve(other, "tv"), axis=0) for name, other in chance.cases(run, case).items()}
     bounds = np.maximum((logs[0], *np.log10(CONSTRUCTION), 0.0), logs[0])
     for name, (start, end) in zip(("before", "construction", "refinement"), itertools.pairwise(bounds), strict=True):
         if end > start:
@@ -231,7 +231,7 @@ def _draw_correlation(run: Results) -> Figure:
 
 
 def _scatter(
-    axes: Any, found: Correlation, random: dict[str, float], x: np.ndarray, density: np.ndarray, *, log: bool
+    axes: Any, corr: Correlation, random: dict[str, float], x: np.ndarray, density: np.ndarray, *, log: bool
 ) -> None:
     """Dots, and above them, where it covers none, rho: in grey where its interval holds that of random traces."""
     axes.plot(x, density, "o", markersize=1.6, alpha=0.45, markeredgewidth=0, color=COLORS[0], rasterized=True)
@@ -241,10 +241,10 @@ def _scatter(
         axes.xaxis.set_major_formatter(lambda value, _: "0" if value < 0.5 else power(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
-    rho = f"ρ = {found.rho:.2f}{interval_words(found.low, found.high)}\n" if np.isfinite(found.rho) else ""
+    rho = f"ρ = {corr.rho:.2f}{interval_words(corr.low, corr.high)}\n" if np.isfinite(corr.rho) else ""
     told = "".join(f"\n{name}: {value:.2f}" for name, value in random.items() if np.isfinite(value))
-    grey = chance.rho_columns(random, found.low, found.high).get(chance.HELD)
-    axes.set_title(f"{rho}n = {found.n}{told}", fontsize=5, color="0.55" if grey else "k")
+    grey = chance.rho_columns(random, corr.low, corr.high).get(chance.HELD)
+    axes.set_title(f"{rho}n = {corr.n}{told}", fontsize=5, color="0.55" if grey else "k")
 
 
 CORRELATION = Picture(
@@ -263,10 +263,10 @@ def correlations(run: Results, case: Case) -> Rows:
     measures["relative density"] = functools.partial(relative_density, run)
     for measure, of in measures.items():
         for name, column in PREDICTORS.items():
-            found = spearman(of(case), run.column(column), run.clusters)
+            corr = spearman(of(case), run.column(column), run.clusters)
             random = chance.rhos(run, case, of, run.column(column))
-            row = {"measure": measure, "with": name, **found._asdict()}
-            yield row | chance.rho_columns(random, found.low, found.high)
+            row = {"measure": measure, "with": name, **corr._asdict()}
+            yield row | chance.rho_columns(random, corr.low, corr.high)
 
 
 def relative_density(run: Results, case: Case) -> np.ndarray:

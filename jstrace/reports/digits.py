@@ -44,11 +44,11 @@ def cells(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[list[str
 
 def _intervals(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     """For each column that has an interval, or is a bound of one: the column that it is of, and its two bounds."""
-    found: dict[str, tuple[str, str, str]] = {}
+    intervals: dict[str, tuple[str, str, str]] = {}
     for owner, low, high in zip(names, names[1:], names[2:], strict=False):
         if low.endswith("low") and high == f"{low[:-3]}high":
-            found |= dict.fromkeys((owner, low, high), (owner, low, high))
-    return found
+            intervals |= dict.fromkeys((owner, low, high), (owner, low, high))
+    return intervals
 
 
 def _spread(row: dict[str, Any], name: str, intervals: dict[str, tuple[str, str, str]]) -> float | None:

@@ -95,9 +95,9 @@ Rows = Iterable[dict[str, Any]]
 
 def table_of(rows: Rows, columns: Sequence[str] = ()) -> pa.Table:
     """A table of these columns and all that any row has; null where a row lacks one."""
-    found = [row for block in rows for row in _single(block)]
-    names = dict.fromkeys([*columns, *itertools.chain.from_iterable(found)])
-    return pa.table({name: [row.get(name) for row in found] for name in names})
+    records = [row for block in rows for row in _single(block)]
+    names = dict.fromkeys([*columns, *itertools.chain.from_iterable(records)])
+    return pa.table({name: [row.get(name) for row in records] for name in names})
 
 
 def _single(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -146,7 +146,7 @@ def ablated(ablations: Sequence[str], replacements: Sequence[str]) -> str:
 def ablated_in(cases: Sequence[Case]) -> str:
     """The same of a figure of these cases."""
     conditions = [case.condition for case in cases]
-    return ablated(*(list(dict.fromkeys(getattr(one, name) for one in conditions)) for name in ("ablate", "replace")))
+    return ablated(*(list(dict.fromkeys(getattr(cond, name) for cond in conditions)) for name in ("ablate", "replace")))
 
 
 def modes_of(runs: Sequence[Results]) -> tuple[list[str], list[str]]:

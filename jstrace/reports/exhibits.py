@@ -71,11 +71,11 @@ _TEXTS = (
 
 def numbers_of_inputs(runs: Sequence[Results]) -> pa.Table:
     """The table of inputs without their texts."""
-    found = []
+    parts = []
     for run in runs:
-        kept = run.inputs.drop_columns([name for name in _TEXTS if name in run.inputs.column_names])
-        found.append(kept.add_column(0, "model", pa.array([run.label] * kept.num_rows)))
-    return pa.concat_tables(found, promote_options="default")
+        table = run.inputs.drop_columns([name for name in _TEXTS if name in run.inputs.column_names])
+        parts.append(table.add_column(0, "model", pa.array([run.label] * table.num_rows)))
+    return pa.concat_tables(parts, promote_options="default")
 
 
 EXHIBITS = (
@@ -159,21 +159,21 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
     for number, run in enumerate(runs, 1):
         for exhibit in EXHIBITS:
             own = run if exhibit.whole else run.first
-            found = exhibit.figure(own) if callable(exhibit.figure) else exhibit.figure
-            if found:
-                words = found.ablated or ablated(run.ablations, run.plan.replacements[:1])
-                shown = f"{found.caption}{chance.words(own) if found.chance else ''}"
-                shown += steady.WORDS if found.steady and steady.has(own) else ""
-                caption = f"{shown} {counted([own]) if found.n is None else f'n = {found.n}.'}"
+            picture = exhibit.figure(own) if callable(exhibit.figure) else exhibit.figure
+            if picture:
+                words = picture.ablated or ablated(run.ablations, run.plan.replacements[:1])
+                shown = f"{picture.caption}{chance.words(own) if picture.chance else ''}"
+                shown += steady.WORDS if picture.steady and steady.has(own) else ""
+                caption = f"{shown} {counted([own]) if picture.n is None else f'n = {picture.n}.'}"
                 yield dataclasses.replace(
-                    found, title=f"{run.label}: {found.title}", caption=caption, ablated=words, kind=exhibit.name,
-                    draw=functools.partial(found.draw, own), number=number if several else None,
+                    picture, title=f"{run.label}: {picture.title}", caption=caption, ablated=words, kind=exhibit.name,
+                    draw=functools.partial(picture.draw, own), number=number if several else None,
                 )  # fmt: skip
     firsts = [run.first for run in runs]
     for exhibit in EXHIBITS:
-        found = exhibit.compared(firsts) if exhibit.compared and several else None
-        if found:
-            yield dataclasses.replace(found, kind=exhibit.name)
+        picture = exhibit.compared(firsts) if exhibit.compared and several else None
+        if picture:
+            yield dataclasses.replace(picture, kind=exhibit.name)
 
 
 def tables(runs: Sequence[Results]) -> Iterator[Table]:

@@ -22,16 +22,16 @@ MOST_LINES, FEW_LINES, _MOST_WORDS = 60, 4, 24
 def along(run: Results, values: np.ndarray) -> np.ndarray:
     """A number of each valid input, by rows of the data and steps: ``[R, N]``, NaN where an input is not valid."""
     rows, places = np.unique(run.column("row"), return_inverse=True)
-    found = np.full((len(rows), run.generates), np.nan)
-    found[places, run.column("step").astype(int)] = values
-    return found
+    grid = np.full((len(rows), run.generates), np.nan)
+    grid[places, run.column("step").astype(int)] = values
+    return grid
 
 
 def within_rows(run: Results, case: Case, column: str) -> Mean:
     """Mean over rows of Spearman's rho of density with a column along the row, with its bootstrap interval."""
     pairs = zip(along(run, run.density(case)), along(run, run.column(column)), strict=True)
-    found = np.asarray([rho(one, other) for one, other in pairs])
-    return mean_of(found[np.isfinite(found)])
+    rhos = np.asarray([rho(density, other) for density, other in pairs])
+    return mean_of(rhos[np.isfinite(rhos)])
 
 
 def picture(run: Results) -> Picture | None:
@@ -57,10 +57,10 @@ def _medians(rows: np.ndarray) -> np.ndarray:
 
 def _words_of(run: Results, case: Case, column: str) -> str:
     """The correlation within rows, and beside it that of random traces."""
-    found = within_rows(run, case, column)
-    random = {name: within_rows(run, one, column) for name, one in chance.cases(run, case).items()}
-    told = [f"n = {found.n}", *(f"{name}: {one.mean:.2f}" for name, one in random.items() if one.n)]
-    return f"{found.mean:.2f}{interval_words(found.low, found.high)} ({'; '.join(told)})" if found.n else "not defined"
+    corr = within_rows(run, case, column)
+    random = {name: within_rows(run, other, column) for name, other in chance.cases(run, case).items()}
+    told = [f"n = {corr.n}", *(f"{name}: {theirs.mean:.2f}" for name, theirs in random.items() if theirs.n)]
+    return f"{corr.mean:.2f}{interval_words(corr.low, corr.high)} ({'; '.join(told)})" if corr.n else "not defined"
 
 
 def _draw(run: Results) -> Figure:
@@ -115,8 +115,8 @@ def _words(run: Results) -> list[str]:
 def table(run: Results, case: Case) -> Rows:
     """Density, probability and entropy at each step, over rows."""
     numbers = run.density(case), run.column("generated_prob"), run.column("entropy")
-    random = {name: _medians(along(run, run.density(one))) for name, one in chance.cases(run, case).items()}
-    for step, (density, prob, entropy) in enumerate(np.stack([along(run, one) for one in numbers]).T.swapaxes(1, 2)):
+    random = {name: _medians(along(run, run.density(other))) for name, other in chance.cases(run, case).items()}
+    for step, (density, prob, entropy) in enumerate(np.stack([along(run, col) for col in numbers]).T.swapaxes(1, 2)):
         known = np.isfinite(density)
         if known.any():
             row = {"step": step, "n": int(known.sum()), **quartile_columns("density", quartiles(density[known]))}

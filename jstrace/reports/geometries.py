@@ -55,8 +55,8 @@ def _draw(run: Results) -> Figure:
         for number, ablate in enumerate(run.ablations):
             case = run.plan.case(ablate)
             density = run.density(case)
-            found = [spearman(density, column, run.clusters) for column in values.T]
-            rho, low, high = (np.asarray([getattr(one, part) for one in found]) for part in ("rho", "low", "high"))
+            corrs = [spearman(density, column, run.clusters) for column in values.T]
+            rho, low, high = (np.asarray([getattr(corr, part) for corr in corrs]) for part in ("rho", "low", "high"))
             look = {"linestyle": DASHES[number], "label": f"ablated: {ablate}", "color": COLORS[2 + number]}
             for random in chance.cases(run, case).values():
                 theirs = [statistics.rho(run.density(random), column) for column in values.T]
@@ -88,9 +88,9 @@ def table(run: Results) -> Rows:
                     "median": middle,
                     "q75": high,
                 }
-                found = spearman(density, column, run.clusters)
+                corr = spearman(density, column, run.clusters)
                 random = chance.rhos(run, case, run.density, column)
-                yield row | found._asdict() | chance.rho_columns(random, found.low, found.high)
+                yield row | corr._asdict() | chance.rho_columns(random, corr.low, corr.high)
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

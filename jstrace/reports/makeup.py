@@ -69,10 +69,10 @@ def _tops(run: Results, source: str) -> dict[str, np.ndarray]:
 
 def _with_chance(run: Results, source: str, of: Callable[[Results, str], dict[str, Any]]) -> dict[str, Any]:
     """Columns of a source, and after them those of random traces of the same sizes."""
-    found = of(run, source)
+    columns = of(run, source)
     for name in chance.sources(run, source):
-        found |= {chance.named(name, column): values for column, values in of(run, name).items()}
-    return found
+        columns |= {chance.named(name, column): values for column, values in of(run, name).items()}
+    return columns
 
 
 class Makeup(NamedTuple):
@@ -103,14 +103,14 @@ def _draw_makeup(run: Results) -> Figure:
         ("quarters", ("first", "second", "third", "last"), depth, "quarter of the layers"),
     )
     for axes, (what, labels, colors, title) in zip(grid[0], stacks, strict=True):
-        shares, *random = (getattr(one, what) for one in made)
+        shares, *random = (getattr(makeup, what) for makeup in made)
         known = np.isfinite(shares).all(axis=-1)
         sizes, parts = run.sizes[known], 100 * shares[known].T
         axes.stackplot(sizes, parts, labels=labels, colors=colors, linewidth=0, alpha=0.9)
         for other in random:
             axes.plot(run.sizes, 100 * np.cumsum(other, axis=1)[:, :-1], color="k", linewidth=0.5)
         for name, top, part in zip(labels, 100 * np.cumsum(shares[known], axis=1).T, parts, strict=True):
-            note(axes, sizes, top, [f"size {size:g}: {name} {one:.1f}%" for size, one in zip(sizes, part, strict=True)])
+            note(axes, sizes, top, [f"size {size:g}: {name} {pct:.1f}%" for size, pct in zip(sizes, part, strict=True)])
         log_sizes(axes, run.sizes)
         axes.set(ylim=(0, 100))
         axes.set_axisbelow(False)

@@ -82,12 +82,12 @@ def between_models(runs: Sequence[Results], case: Case) -> list[list[Correlation
             raise InputError(f"{run.label}: not evaluated under {case.name}")
         columns = run.density(case).tolist(), run.clusters.tolist()
         densities.append(dict(zip(run.valid["text"].to_pylist(), zip(*columns, strict=True), strict=True)))
-    found = {}
-    for (i, one), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
-        shared = [text for text in one if text in other]
-        ours, theirs = (np.asarray([told[t] for t in shared]).reshape(-1, 2) for told in (one, other))
-        found[i, j] = spearman(ours[:, 0], theirs[:, 0], ours[:, 1])
-    return [[found[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
+    corrs = {}
+    for (i, own), (j, other) in itertools.combinations_with_replacement(enumerate(densities), 2):
+        shared = [text for text in own if text in other]
+        ours, theirs = (np.asarray([told[t] for t in shared]).reshape(-1, 2) for told in (own, other))
+        corrs[i, j] = spearman(ours[:, 0], theirs[:, 0], ours[:, 1])
+    return [[corrs[min(i, j), max(i, j)] for j in range(len(runs))] for i in range(len(runs))]
 
 
 def between(runs: Sequence[Results]) -> Picture | None:
@@ -131,12 +131,12 @@ def model_pairs(runs: Sequence[Results]) -> pa.Table:
     def rows() -> Rows:
         for case in (shared := shared_cases(runs)):
             matrix = between_models(runs, case)
-            beside = {name: one for name, one in chance.cases(runs[0], case).items() if one in shared}
-            random = {name: between_models(runs, one) for name, one in beside.items()}
+            beside = {name: drawn for name, drawn in chance.cases(runs[0], case).items() if drawn in shared}
+            random = {name: between_models(runs, drawn) for name, drawn in beside.items()}
             for i, j in itertools.product(range(len(runs)), repeat=2):
-                found, row = matrix[i][j], {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
+                corr, row = matrix[i][j], {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
                 theirs = {name: cells[i][j].rho for name, cells in random.items()}
-                yield row | found._asdict() | chance.rho_columns(theirs, found.low, found.high)
+                yield row | corr._asdict() | chance.rho_columns(theirs, corr.low, corr.high)
 
     return table_of(rows(), ("condition", "model", "other", *Correlation._fields))
 
@@ -146,9 +146,9 @@ def model_pairs(runs: Sequence[Results]) -> pa.Table:
 
 def revised(runs: Sequence[Results]) -> list[Results]:
     """The runs that are of a revision of one model, as long as they are several and share a condition; in order."""
-    found = sorted((run for run in runs if run.revision is not None), key=lambda run: run.place)
-    one = len({str(run.manifest["model"]["name"]).rpartition("@")[0] for run in found}) == 1
-    return found if len(found) > 1 and one and shared_cases(found) else []
+    checkpoints = sorted((run for run in runs if run.revision is not None), key=lambda run: run.place)
+    same_model = len({str(run.manifest["model"]["name"]).rpartition("@")[0] for run in checkpoints}) == 1
+    return checkpoints if len(checkpoints) > 1 and same_model and shared_cases(checkpoints) else []
 
 
 def revisions(runs: Sequence[Results]) -> Picture | None:
@@ -190,7 +190,7 @@ def _draw_revision(left: Any, right: Any, runs: Sequence[Results], case: Case, n
     low, middle, high = np.asarray([quartiles(run.density(case)) for run in runs]).T
     words = "{}: density {:.3f}, quartiles {:.3f} and {:.3f}"
     line(left, places, middle, words, around=(low, high), color=COLORS[0], **look)
-    for number, random in enumerate(one for one in chance.cases(runs[0], case).values() if one in shared_cases(runs)):
+    for number, random in enumerate(ref for ref in chance.cases(runs[0], case).values() if ref in shared_cases(runs)):
         middle = np.asarray([np.median(run.density(random)) for run in runs])
         left.plot(places, middle, **chance.LOOK | {"linestyle": DASHES[number % len(DASHES)]})
     left.set_ylabel("density")

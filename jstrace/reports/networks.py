@@ -78,9 +78,9 @@ def sample(run: Results) -> Sample | None:
 
 def networks(run: Results, chosen: Sample, source: str = "") -> Networks:
     """The measures of a sample, of the traces of a source: by default of those that figures show."""
-    rows = [[_measured(network) for network in one] for one in _networks(run, chosen, source or run.source)]
-    found = np.moveaxis(np.asarray(rows, np.float64).reshape(len(rows), len(chosen.ks), 5), -1, 0)
-    return Networks(run.sizes[list(chosen.ks)], *found)
+    rows = [[_measured(network) for network in group] for group in _networks(run, chosen, source or run.source)]
+    measures = np.moveaxis(np.asarray(rows, np.float64).reshape(len(rows), len(chosen.ks), 5), -1, 0)
+    return Networks(run.sizes[list(chosen.ks)], *measures)
 
 
 def _networks(run: Results, chosen: Sample, source: str) -> Iterator[list[Network]]:
@@ -96,11 +96,11 @@ def _measured(network: Network) -> tuple[float, ...]:
     if network.n_edges < FEWEST_EDGES:
         return (np.nan,) * 5
     into, out = degrees(network)
-    found = communities(network)
-    levels, tokens = (_spanned(found, places) for places in (network.level, network.position))
+    labels = communities(network)
+    levels, tokens = (_spanned(labels, places) for places in (network.level, network.position))
     between, _ = betweenness(network)
     spans = (levels / network.n_levels, tokens / network.n_tokens)
-    return gini(into + out), gini(between), modularity(network, found), *spans
+    return gini(into + out), gini(between), modularity(network, labels), *spans
 
 
 def gini(values: np.ndarray) -> float:
@@ -138,7 +138,7 @@ def hubs(run: Results) -> Picture | None:
 
 def _draw(run: Results, chosen: Sample) -> Figure:
     """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
-    found = networks(run, chosen)
+    measures = networks(run, chosen)
     random = [networks(run, chosen, name) for name in chance.sources(run, run.source)]
     figure, grid = grid_of(3, height=2.1, sharey=True)
     panels = (
@@ -149,12 +149,12 @@ def _draw(run: Results, chosen: Sample) -> Figure:
     for axes, (title, lines) in zip(grid[0], panels, strict=True):
         for number, (label, measure) in enumerate(lines.items()):
             look = look_of(number) | {"label": label, "marker": "o", "markersize": 2}
-            known, (low, middle, high) = _quartiles(found, measure)
-            line(axes, found.sizes[known], middle, around=(low, high), **look)
-            for one in random:
-                known, (_, middle, _) = _quartiles(one, measure)
-                axes.plot(one.sizes[known], middle, **chance.LOOK | {"linestyle": look["linestyle"]})
-        log_sizes(axes, found.sizes)
+            known, (low, middle, high) = _quartiles(measures, measure)
+            line(axes, measures.sizes[known], middle, around=(low, high), **look)
+            for other in random:
+                known, (_, middle, _) = _quartiles(other, measure)
+                axes.plot(other.sizes[known], middle, **chance.LOOK | {"linestyle": look["linestyle"]})
+        log_sizes(axes, measures.sizes)
         axes.set(ylim=(-0.02, 1.02), title=title)
         if len(lines) > 1:
             axes.legend(loc="upper left", fontsize=5)
@@ -162,8 +162,8 @@ def _draw(run: Results, chosen: Sample) -> Figure:
     return figure
 
 
-def _quartiles(found: Networks, measure: str) -> tuple[np.ndarray, np.ndarray]:
+def _quartiles(measures: Networks, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Which sizes have a number of any input ``[S]``, and the quartiles there."""
-    values = getattr(found, measure)
+    values = getattr(measures, measure)
     known = np.isfinite(values).any(axis=0)
     return known, np.nanpercentile(values[:, known], (25, 50, 75), axis=0)

@@ -77,10 +77,10 @@ def write_report(
     if paired and not any(pairs_of(run) for run in valid):
         raise InputError(f"{labels}: no pairs of texts; give their rows pair and variant, or run with --alter shuffle")
     with filled_folder(Path(out), ["figures", "tables", *(["pages"] if pages else [])]) as folder, style():
-        drawn, found = _filled(folder, wanted_pictures, wanted_tables)
+        drawn, computed = _filled(folder, wanted_pictures, wanted_tables)
         place = folder / "pages" if pages else None
         examples = [_examples(run, f"{number}-", pages, place) for number, run in enumerate(valid, 1)]
-        write_bytes(folder / "index.html", _page(runs, examples, drawn, found).encode("utf-8", errors="replace"))
+        write_bytes(folder / "index.html", _page(runs, examples, drawn, computed).encode("utf-8", errors="replace"))
     return [run.label for run in runs]
 
 
@@ -101,8 +101,8 @@ def write_circuit(
     """
     check_local(Path(out))
     with filled_folder(Path(out), ["figures", "tables"]) as folder, style():
-        drawn, found = _filled(folder, circuits.pictures(columns, components), circuits.tables(columns, components))
-        page = _page([], [], drawn, found, circuit={"label": label, "facts": dict(facts)})
+        drawn, computed = _filled(folder, circuits.pictures(columns, components), circuits.tables(columns, components))
+        page = _page([], [], drawn, computed, circuit={"label": label, "facts": dict(facts)})
         write_bytes(folder / "index.html", page.encode("utf-8", errors="replace"))
 
 
@@ -124,10 +124,10 @@ def _filled(
 ) -> tuple[list[tuple[Picture, str]], list[tuple[Table, pa.Table]]]:
     """Write figures and tables into a report's folder; what the page shows of each."""
     drawn = [(picture, _saved(picture, folder / "figures")) for picture in pictures]
-    found = [(table, table.compute()) for table in tables]
-    for table, rows in found:
+    computed = [(table, table.compute()) for table in tables]
+    for table, rows in computed:
         write_whole(folder / "tables" / f"{table.name}.csv", functools.partial(csv.write_csv, rows))
-    return drawn, found
+    return drawn, computed
 
 
 def _saved(picture: Picture, folder: Path) -> str:
@@ -152,7 +152,7 @@ def _page(
     runs: Sequence[Results],
     examples: Sequence[dict[str, Any]],
     drawn: Sequence[tuple[Picture, str]],
-    found: Sequence[tuple[Table, pa.Table]],
+    computed: Sequence[tuple[Table, pa.Table]],
     circuit: dict[str, Any] | None = None,
 ) -> str:
     environment = jinja2.Environment(
@@ -165,7 +165,7 @@ def _page(
     images = [{"picture": picture, "svg": Markup(svg)} for picture, svg in drawn]
     shown = [
         {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows, "grey": _grey(rows)}
-        for table, rows in found
+        for table, rows in computed
     ]
     return environment.get_template("report.html").render(
         circuit=circuit, runs=[_facts(run) for run in runs], images=images,
@@ -194,7 +194,7 @@ def _cells(rows: pa.Table) -> list[list[str]]:
 
 def _grey(rows: pa.Table) -> list[bool]:
     """Which rows claim nothing, as random traces have as much."""
-    return [bool(one) for one in rows[HELD].to_pylist()] if HELD in rows.column_names else []
+    return [bool(flag) for flag in rows[HELD].to_pylist()] if HELD in rows.column_names else []
 
 
 def _facts(run: Results) -> dict[str, Any]:

@@ -75,28 +75,28 @@ class Pages:
     def _input(self, index: int) -> dict[str, Any]:
         run = self._run
         there = run.inputs["input"].to_numpy()
-        found = np.flatnonzero(there == index)
-        if not len(found):
+        places = np.flatnonzero(there == index)
+        if not len(places):
             raise InputError(f"{run.label}: no input {index}; it has {len(there)}, from {there[0]} to {there[-1]}")
-        row = run.inputs.slice(int(found[0]), 1).to_pylist()[0]
+        row = run.inputs.slice(int(places[0]), 1).to_pylist()[0]
         if not row["valid"]:
             raise InputError(f"{run.label}: input {index} is invalid and has no trace: {printable(row['reason'])}")
         return row
 
     def _chosen(self, names: Sequence[str]) -> dict[str, list[Case]]:
         """Cases by their source."""
-        run, found = self._run, dict[str, list[Case]]()
+        run, by_source = self._run, dict[str, list[Case]]()
         for name in names or (run.source,):
             cases = [case for case in run.cases if case.name == name]
             cases = cases or [case for case in run.with_density if case.source.name == name]
             if not cases:
                 raise InputError(f"{run.label}: no condition {name!r}, but {', '.join(run.conditions)}")
             for case in cases:
-                members = found.setdefault(case.source.name, [])
+                members = by_source.setdefault(case.source.name, [])
                 members += [] if case in members else [case]
-        if len(found) > _SIDES:
-            raise InputError(f"{', '.join(found)}: traces of two sources stand beside each other at most")
-        return found
+        if len(by_source) > _SIDES:
+            raise InputError(f"{', '.join(by_source)}: traces of two sources stand beside each other at most")
+        return by_source
 
     def _panel(self, row: dict[str, Any], source: str, cases: Iterable[Case]) -> dict[str, Any]:
         strata = self.strata(row["input"], source)
@@ -109,9 +109,9 @@ class Pages:
         run, row = self._run, self._input(index)
         folder, part = next((folder, part) for folder, part in run.parts if index in part.inputs)
         table = self._table(folder, part)
-        found = table.filter(pc.and_(pc.equal(table["input"], index), pc.equal(table["source"], source))).to_pylist()
+        rows = table.filter(pc.and_(pc.equal(table["input"], index), pc.equal(table["source"], source))).to_pylist()
         try:
-            return strata_arrays(found[0] | {"n_tokens": row["n_tokens"]})
+            return strata_arrays(rows[0] | {"n_tokens": row["n_tokens"]})
         except (LookupError, ValueError, TypeError) as error:
             path = folder / "strata" / part.file
             raise InputError(f"{path}: damaged (no strata of input {index} and {source} in it)") from error
@@ -144,5 +144,5 @@ class Pages:
 
 
 def _unique(tokens: pa.ChunkedArray, texts: pa.ChunkedArray) -> Iterable[tuple[int, str]]:
-    found = pa.table({"token": tokens, "text": texts}).group_by(["token", "text"]).aggregate([])
-    return zip(found["token"].to_pylist(), found["text"].to_pylist(), strict=True)
+    pairs = pa.table({"token": tokens, "text": texts}).group_by(["token", "text"]).aggregate([])
+    return zip(pairs["token"].to_pylist(), pairs["text"].to_pylist(), strict=True)

@@ -50,12 +50,12 @@ def pairs_of(run: Results) -> list[Pairs]:
     rows = enumerate(zip(*columns, steps, strict=True))
     places = {((pair, step), variant): place for place, (pair, variant, step) in rows if pair is not None}
     variants = [name for name in dict.fromkeys(run.inputs["variant"].to_pylist()) if name is not None]
-    found = []
+    pairs = []
     for variant in variants[1:]:
         both = [which for which, name in places if name == variant and (which, variants[0]) in places]
         ours, theirs = (np.asarray([places[which, name] for which in both], int) for name in (variant, variants[0]))
-        found += [Pairs(variant, variants[0], ours, theirs, run.clusters[ours])] if both else []
-    return found
+        pairs += [Pairs(variant, variants[0], ours, theirs, run.clusters[ours])] if both else []
+    return pairs
 
 
 @each_run
@@ -65,8 +65,8 @@ def table(run: Results) -> Rows:
         for case in run.with_density:
             for measure, values in _measures(run, case):
                 row = {"condition": case.name, "variant": pairs.variant, "against": pairs.against, "measure": measure}
-                found = _compared(*_sides(pairs, values))
-                yield row | found | _random(run, case, pairs, measure, found)
+                compared = _compared(*_sides(pairs, values))
+                yield row | compared | _random(run, case, pairs, measure, compared)
 
 
 def _measures(run: Results, case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -81,14 +81,14 @@ def _sides(pairs: Pairs, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ours, theirs
 
 
-def _random(run: Results, case: Case, pairs: Pairs, measure: str, found: dict[str, Any]) -> dict[str, Any]:
+def _random(run: Results, case: Case, pairs: Pairs, measure: str, interval: dict[str, Any]) -> dict[str, Any]:
     """The mean difference that random traces have between the variants, and whether the interval holds it."""
     differences = {}
     for name, other in chance.cases(run, case).items():
         ours, theirs = _sides(pairs, dict(_measures(run, other))[measure])
         differences[name] = float(np.mean(ours - theirs))
     columns = {chance.named(name, "difference"): value for name, value in differences.items()}
-    return columns | chance.held([(found["low"], found["high"], value) for value in differences.values()])
+    return columns | chance.held([(interval["low"], interval["high"], value) for value in differences.values()])
 
 
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
@@ -118,12 +118,12 @@ def wilcoxon_p(gap: np.ndarray) -> float:
 
 def picture(run: Results) -> Picture | None:
     """What altering texts does, where there are pairs."""
-    found = pairs_of(run)
-    if not found:
+    pairs = pairs_of(run)
+    if not pairs:
         return None
-    told = "; ".join(f"{one.variant}, {one.n}" for one in found)
+    told = "; ".join(f"{pair.variant}, {pair.n}" for pair in pairs)
     caption = (
-        f"Texts altered on purpose against the {found[0].against} of their pair. Left: a dot for each pair, above"
+        f"Texts altered on purpose against the {pairs[0].against} of their pair. Left: a dot for each pair, above"
         " the line where the altered text is denser. Right: mean difference of TV at each size, band: 95%"
         f" bootstrap interval, from {FEW} pairs on. Pairs of which both are valid: {told}. Tests are in"
         " the table, as many as it has lines."
@@ -162,7 +162,7 @@ def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number
     names = [None if name is None else printable(name) for name in run.valid["pair"].to_pylist()]
     told = zip(pairs.theirs, x, y, strict=True)
     against, variant = printable(pairs.against), printable(pairs.variant)
-    words = [f"pair {names[at]}: {against} {one:.3f}, {variant} {two:.3f}" for at, one, two in told]
+    words = [f"pair {names[at]}: {against} {theirs:.3f}, {variant} {ours:.3f}" for at, theirs, ours in told]
     note(left, x, y, words)
     mean, low, high = means_of(gap, pairs.clusters)
     look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {pairs.n})", "who": f"{variant}, "}

@@ -36,9 +36,9 @@ def read_results(folders: Sequence[str | Path]) -> list[Results]:
         groups.setdefault((repr(told["config"]), told["model"].get("revision")), []).append(folder)
     if not groups:
         raise InputError("no folder of a run was given")
-    found = [_read(members) for members in groups.values()]
-    labels = _unique([run.label for run in found])
-    return [dataclasses.replace(run, label=label) for run, label in zip(found, labels, strict=True)]
+    runs = [_read(members) for members in groups.values()]
+    labels = _unique([run.label for run in runs])
+    return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
 def _opened(folder: Path) -> list[Path]:
@@ -46,9 +46,9 @@ def _opened(folder: Path) -> list[Path]:
     if (folder / manifest.MANIFEST).exists() or not folder.is_dir():
         return [folder]
     paths = [path.parent for path in folder.glob(f"*/{manifest.MANIFEST}")]
-    found = {path: manifest.read_manifest(path)["model"] for path in paths}
-    places = {path: model["place"] for path, model in found.items() if "place" in model}
-    others = sorted(path.name for path in found if path not in places)
+    models = {path: manifest.read_manifest(path)["model"] for path in paths}
+    places = {path: model["place"] for path, model in models.items() if "place" in model}
+    others = sorted(path.name for path in models if path not in places)
     if places and others:
         raise InputError(f"{folder}: beside checkpoints of a model it holds {', '.join(others)}; name them one by one")
     return sorted(places, key=lambda path: (places[path], path.name)) or [folder]
@@ -91,8 +91,8 @@ _KNOWN_OF_CURVES = ("input", "k", "size", "edges", "tv", "kl", "top_token", "ent
 
 
 def _complete(folder: Path) -> list[Part]:
-    parts.check_apart(folder, found := sorted(parts.complete_parts(folder, ("curves", "components", "inputs"))))
-    return found
+    parts.check_apart(folder, complete := sorted(parts.complete_parts(folder, ("curves", "components", "inputs"))))
+    return complete
 
 
 def _table(there: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Table:

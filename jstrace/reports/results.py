@@ -94,8 +94,8 @@ class Results:
     @property
     def revision(self) -> str | None:
         """What the run calls its model's checkpoint, if it is one of several."""
-        found = self.manifest["model"].get("revision")
-        return None if found is None else printable(found)
+        name = self.manifest["model"].get("revision")
+        return None if name is None else printable(name)
 
     @property
     def place(self) -> int:
@@ -191,12 +191,12 @@ class Results:
         Components of a layer are its residual stream, its MLP and its heads. Shares are means over inputs, which all
         weigh the same; inputs whose trace of that size is empty are left out, and where there is no other it is NaN.
         """
-        return {source: found[0] for source, found in self._components.items()}
+        return {source: arrays[0] for source, arrays in self._components.items()}
 
     @property
     def node_shares(self) -> dict[str, np.ndarray]:
         """For each source the share of residual and MLP edges that traces hold, meaned over inputs: ``[Z + 1]``."""
-        return {source: found[1] for source, found in self._components.items()}
+        return {source: arrays[1] for source, arrays in self._components.items()}
 
     @functools.cached_property
     def _components(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -26,9 +26,9 @@ def quartiles(values: np.ndarray) -> np.ndarray:
     return np.percentile(values, (25, 50, 75), axis=0)
 
 
-def quartile_columns(name: str, found: np.ndarray) -> dict[str, Any]:
+def quartile_columns(name: str, values: np.ndarray) -> dict[str, Any]:
     """Quartiles as columns of a table."""
-    return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), found, strict=True))
+    return dict(zip((f"{name}_q25", f"{name}_median", f"{name}_q75"), values, strict=True))
 
 
 def for_good(reached: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np
     if n < FEW:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
-    (_, error), (moved, errors) = (_shift(one, sums, counts) for one in (np.ones((1, n)), drawn))
+    (_, error), (moved, errors) = (_shift(weights, sums, counts) for weights in (np.ones((1, n)), drawn))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(moved == 0, 0.0, moved / np.where(errors > _ROUNDING * error, errors, 0.0))
         low, high = mean - error[0] * np.percentile(ratios, (97.5, 2.5), axis=0, method="nearest")
@@ -166,12 +166,12 @@ def spearman(x: np.ndarray, y: np.ndarray, clusters: np.ndarray | None = None) -
     n = int(place.max(initial=-1)) + 1
     if n < 3 or _undefined(x, y):
         return Correlation(np.nan, np.nan, np.nan, np.nan, n)
-    found, few, apart = stats.spearmanr(x, y), n < FEW, n == len(x)
-    value = float(found.statistic)
+    result, few, apart = stats.spearmanr(x, y), n < FEW, n == len(x)
+    value = float(result.statistic)
     if few:  # the usual p is that of many inputs
         return Correlation(value, np.nan, np.nan, _exact_p(x, y) if apart else np.nan, n)
     low, high, p = _by_influence(x, y, place)
-    return Correlation(value, low, high, float(found.pvalue) if apart else p, n)
+    return Correlation(value, low, high, float(result.pvalue) if apart else p, n)
 
 
 def _undefined(x: np.ndarray, y: np.ndarray) -> bool:
@@ -186,12 +186,12 @@ def _exact_p(x: np.ndarray, y: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=1024)  # tables, figures and pages ask for the same, and each answer has 9! orders
 def _exact_p_of(x_ranks: tuple[float, ...], y_ranks: tuple[float, ...]) -> float:
-    one, other = ((ranks - np.mean(ranks)) / np.std(ranks) for ranks in map(np.asarray, (x_ranks, y_ranks)))
+    x, y = ((ranks - np.mean(ranks)) / np.std(ranks) for ranks in map(np.asarray, (x_ranks, y_ranks)))
 
     def rho(values: np.ndarray, axis: int = -1) -> Any:
-        return np.mean(values * other, axis=axis)  # scipy's own would have a p of its own for each order
+        return np.mean(values * y, axis=axis)  # scipy's own would have a p of its own for each order
 
-    return float(stats.permutation_test((one,), rho, permutation_type="pairings", n_resamples=np.inf).pvalue)
+    return float(stats.permutation_test((x,), rho, permutation_type="pairings", n_resamples=np.inf).pvalue)
 
 
 def _by_influence(x: np.ndarray, y: np.ndarray, place: np.ndarray) -> tuple[float, float, float]:
@@ -212,15 +212,15 @@ def _influence(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     With F and G the shares of inputs below each one's x and y (ties by half), rho is the covariance of F and G over the
     root of their variances.
     """
-    one, other = stats.rankdata(x), stats.rankdata(y)
-    f, g = ((ranks - 0.5) / len(x) for ranks in (one, other))
+    x_ranks, y_ranks = stats.rankdata(x), stats.rankdata(y)
+    f, g = ((ranks - 0.5) / len(x) for ranks in (x_ranks, y_ranks))
 
     def moment(a: np.ndarray, b: np.ndarray, ranks_a: np.ndarray, ranks_b: np.ndarray) -> tuple[float, np.ndarray]:
         mean = float(np.mean(a * b))
         return mean - 0.25, a * b + _above(ranks_a, b) + _above(ranks_b, a) - 3 * mean
 
     (both, by_both), (first, by_first), (second, by_second) = (
-        moment(f, g, one, other), moment(f, f, one, one), moment(g, g, other, other)
+        moment(f, g, x_ranks, y_ranks), moment(f, f, x_ranks, x_ranks), moment(g, g, y_ranks, y_ranks)
     )  # fmt: skip
     value = both / np.sqrt(first * second)
     return value, by_both / np.sqrt(first * second) - value / 2 * (by_first / first + by_second / second)

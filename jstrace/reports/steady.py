@@ -38,12 +38,12 @@ def deviation(
     run: Results, case: Case, name: str, of: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> dict[str, Any]:
     """The column of a median's standard deviation over repetitions, where there are some."""
-    found = figures(run, case, of)
-    return {f"{name}_std": np.std(found, axis=0, ddof=1)} if len(found) else {}
+    medians = figures(run, case, of)
+    return {f"{name}_std": np.std(medians, axis=0, ddof=1)} if len(medians) else {}
 
 
 def draw(axes: Any, run: Results, case: Case, x: np.ndarray, color: Any) -> None:
     """The band of a curve's medians over repetitions, where there are some."""
-    found = figures(run, case)
-    if len(found) and np.isfinite(found).all():
-        axes.fill_between(x, found.min(axis=0), found.max(axis=0), color=color, alpha=0.5, linewidth=0)
+    medians = figures(run, case)
+    if len(medians) and np.isfinite(medians).all():
+        axes.fill_between(x, medians.min(axis=0), medians.max(axis=0), color=color, alpha=0.5, linewidth=0)

@@ -61,11 +61,11 @@ class Control:
             for index, others in chosen.items()
             for place, other in enumerate(others)
         }
-        found: dict[int, list[Float32[np.ndarray, "C Z1"] | None]] = {index: [None] * self._count for index in chosen}
+        table: dict[int, list[Float32[np.ndarray, "C Z1"] | None]] = {index: [None] * self._count for index in chosen}
         for batch in self._driver.batches(asked):
             for number, outcome in batch.items():
-                found[number // self._count][number % self._count] = _curves(outcome)
-        whole = {index: [tv for tv in curves if tv is not None] for index, curves in found.items()}
+                table[number // self._count][number % self._count] = _curves(outcome)
+        whole = {index: [tv for tv in curves if tv is not None] for index, curves in table.items()}
         return {
             index: Foreign(chosen[index], np.stack(curves, axis=1))
             for index, curves in whole.items()
@@ -80,10 +80,10 @@ class Control:
         return self._predictions.foreign(index, following, self._count)
 
 
-def _curves(found: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:
+def _curves(outcome: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:
     """TV by curve and size, where all of it is finite."""
-    if isinstance(found, Invalid):
-        if found.error is not None:
-            raise found.error
+    if isinstance(outcome, Invalid):
+        if outcome.error is not None:
+            raise outcome.error
         return None
-    return np.stack([one.tv for one in found.evaluations]) if all(one.valid for one in found.evaluations) else None
+    return np.stack([row.tv for row in outcome.evaluations]) if all(row.valid for row in outcome.evaluations) else None

@@ -58,8 +58,8 @@ class Data:
         known = len(Row._fields) if self.asks else 4 if self.paired else 2  # as it was before there were others
         rows = [row[:known] for row in self.rows]
         for part in (*(part for row in rows for part in row), *self.corpus):
-            found = b"" if part is None else part.encode()
-            digest.update(b"%d " % (-1 if part is None else len(found)) + found)
+            encoded = b"" if part is None else part.encode()
+            digest.update(b"%d " % (-1 if part is None else len(encoded)) + encoded)
         return digest.hexdigest()[:16]
 
 
@@ -196,12 +196,12 @@ def _tsv_row(where: str, line: str) -> Row:
 
 def _json_row(where: str, line: str) -> Row:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise InputError(f'{where}: expected an object such as {{"text": "...", "next": "..."}}')
-    return _checked(where, *(found.get(name) for name in _COLUMNS))
+    return _checked(where, *(record.get(name) for name in _COLUMNS))
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -224,7 +224,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def _cells(path: Path, batches: Iterable[Any]) -> list[tuple[Any, ...]]:
     """The columns' texts of every row, in their order; what a file holds once for many rows is there once."""
-    found: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     letters = 0
     for batch in batches:
         batch.validate(full=True)  # of which a damaged file may hold others than it says
@@ -232,8 +232,8 @@ def _cells(path: Path, batches: Iterable[Any]) -> list[tuple[Any, ...]]:
         letters += sum(len(text) for texts in held.values() for text in texts if text)
         if letters > MOST_TEXT:
             raise InputError(f"{path}: cannot be read (it holds more than {MOST_TEXT:,} letters of text)")
-        found += zip(*(held.get(name, [None] * len(batch)) for name in _COLUMNS), strict=True)
-    return found
+        rows += zip(*(held.get(name, [None] * len(batch)) for name in _COLUMNS), strict=True)
+    return rows
 
 
 def _texts_of(column: Any) -> list[str | None]:

@@ -60,21 +60,21 @@ def _remove_empty(made: Sequence[Path], locks: Sequence[filelock.BaseFileLock]) 
 
 def _acquired(folder: Path) -> list[filelock.BaseFileLock]:
     """This process's own lock, and those of runs of more processes than this one has."""
-    found: list[filelock.BaseFileLock] = []
+    locks: list[filelock.BaseFileLock] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         numbers = {int(path.name.rpartition("-")[2]) for path in folder.glob(".lock-*") if path.name[6:].isdigit()}
         foreign = {number for number in numbers if number >= jax.process_count()}
         for number in sorted({jax.process_index(), *foreign}):
-            found.append(filelock.FileLock(folder / f".lock-{number}"))
-            found[-1].acquire(timeout=0)
+            locks.append(filelock.FileLock(folder / f".lock-{number}"))
+            locks[-1].acquire(timeout=0)
     except (filelock.Timeout, OSError, NotImplementedError) as error:
-        for lock in found:
+        for lock in locks:
             lock.release()
         if isinstance(error, filelock.Timeout):
             raise InputError(f"{folder}: another run is writing there") from error
         raise InputError(f"{folder}: cannot be written ({error})") from error
-    return found
+    return locks
 
 
 def opened(
@@ -119,7 +119,7 @@ def timed(folder: Path, session: dict[str, Any], seconds: Callable[[], Mapping[s
         took = dict(seconds())
         if took and jax.process_index() == 0:
             held = read_manifest(folder)
-            told = [one | {"seconds": took} if one == session else one for one in held["sessions"]]
+            told = [entry | {"seconds": took} if entry == session else entry for entry in held["sessions"]]
             _write(folder, held | {"sessions": told})
 
     try:
@@ -161,14 +161,14 @@ def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session
     sessions = held["sessions"]
     if session not in sessions:
         if "place" in held["model"] and "place" not in facts["model"]:  # a checkpoint among others, gone on with alone
-            kept = {name: held["model"][name] for name in ("name", "revision", "place")}
-            facts = facts | {"model": facts["model"] | kept}
-        found = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
-        _write(folder, found)
+            checkpoint = {name: held["model"][name] for name in ("name", "revision", "place")}
+            facts = facts | {"model": facts["model"] | checkpoint}
+        record = {"format": FORMAT, "version": VERSION, "config": config, **facts, "sessions": [*sessions, session]}
+        _write(folder, record)
 
 
-def _write(folder: Path, found: dict[str, Any]) -> None:
-    text = json.dumps(found, indent=1) + "\n"
+def _write(folder: Path, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts, indent=1) + "\n"
     write_bytes(folder / MANIFEST, text.encode())
 
 

@@ -98,10 +98,10 @@ class Inputs:
 
     def _continued(self, row: Row, number: int, step: int, columns: Mapping[str, Any]) -> Made:
         """The prediction that the token after so many others is taken from."""
-        found = self._of_row(number)
-        if isinstance(found, str):
-            raise InputError(found)
-        prompt, tokens, probs = found
+        continuation = self._of_row(number)
+        if isinstance(continuation, str):
+            raise InputError(continuation)
+        prompt, tokens, probs = continuation
         if not np.isfinite(probs[: step + 1]).all():
             raise InputError("a prediction on the way to it is not finite")
         token, whole = int(tokens[step]), np.concatenate([prompt, tokens[:step]])
@@ -112,8 +112,8 @@ class Inputs:
 
     def _continuing(self, text: str, prompt: list[int], whole: list[int]) -> str:
         """A text with what follows it, which is decoded together with it: alone it would lose its first space."""
-        before, found = (text_of(self._tokenizer, tokens) for tokens in (prompt, whole))
-        return text + found[len(before) :] if found.startswith(before) else found
+        before, after = (text_of(self._tokenizer, tokens) for tokens in (prompt, whole))
+        return text + after[len(before) :] if after.startswith(before) else after
 
 
 def asked_of_row(model: Model, row: Row, tokens: Int[np.ndarray, "T"]) -> Question:
@@ -147,7 +147,7 @@ def _generator(
         nonlocal longest
         prompt = tokenised(model, rows[number].text)[1][0]
         try:
-            found = generated(
+            continuation = generated(
                 model, prompt, extras.generate,
                 temperature=extras.temperature, seed=seed, row=number, written=written.get(number),
             )  # fmt: skip
@@ -156,7 +156,7 @@ def _generator(
                 raise
             return f"{len(prompt)} tokens do not fit into memory"
         longest = max(longest, len(prompt))
-        return (prompt, *found)
+        return (prompt, *continuation)
 
     return of
 
@@ -196,33 +196,33 @@ def written_tokens(
     wanted = set((np.flatnonzero(~done) // n).tolist())
     some = [part for part in sorted(there) if wanted.intersection(range(part.first // n, part.last // n + 1))]
     own = hosts.together(functools.partial(_own, folder, some, mark, wanted, model, rows, n))
-    found: dict[int, list[int]] = {}
+    written: dict[int, list[int]] = {}
     for told in hosts.gathered(json.dumps(list(own.items())).encode()):
-        found |= {row: tokens for row, tokens in json.loads(told) if len(tokens) > len(found.get(row, []))}
-    return {row: np.asarray(tokens, np.int32) for row, tokens in found.items()}
+        written |= {row: tokens for row, tokens in json.loads(told) if len(tokens) > len(written.get(row, []))}
+    return {row: np.asarray(tokens, np.int32) for row, tokens in written.items()}
 
 
 def _own(
     folder: Path, some: Sequence[Part], mark: str, wanted: set[int], model: Model, rows: Sequence[Row], n: int
 ) -> dict[int, list[int]]:
     """Of the parts in this host's folder."""
-    found: dict[int, list[int]] = {}
+    written: dict[int, list[int]] = {}
     for part in some:
-        for one in parts.read_part(folder, "inputs", part, mark, _COLUMNS).to_pylist():
-            row, step = divmod(one["input"], n)
-            if row in wanted and one["next_token"] is not None and step >= len(found.get(row, [])):
-                found[row] = _after_prompt(folder / "inputs" / part.file, one, model, rows[row], step)
-    return found
+        for record in parts.read_part(folder, "inputs", part, mark, _COLUMNS).to_pylist():
+            row, step = divmod(record["input"], n)
+            if row in wanted and record["next_token"] is not None and step >= len(written.get(row, [])):
+                written[row] = _after_prompt(folder / "inputs" / part.file, record, model, rows[row], step)
+    return written
 
 
-def _after_prompt(path: Path, one: dict[str, Any], model: Model, row: Row, step: int) -> list[int]:
+def _after_prompt(path: Path, record: dict[str, Any], model: Model, row: Row, step: int) -> list[int]:
     """The tokens after a row, with the one that was taken last."""
     try:
-        tokens = [*map(int, one["tokens"]), int(one["next_token"])]
+        tokens = [*map(int, record["tokens"]), int(record["next_token"])]
         prompt = tokenised(model, row.text)[1][0].tolist()
     except (InputError, TypeError) as error:
-        raise InputError(f"{path}: damaged (the tokens of input {one['input']}: {error})") from error
+        raise InputError(f"{path}: damaged (the tokens of input {record['input']}: {error})") from error
     known = all(0 <= token < model.config.vocab_size for token in tokens)
     if not known or len(tokens) != len(prompt) + step + 1 or tokens[: len(prompt)] != prompt:
-        raise InputError(f"{path}: the tokens of input {one['input']} do not follow the text of its row")
+        raise InputError(f"{path}: the tokens of input {record['input']} do not follow the text of its row")
     return tokens[len(prompt) :]

@@ -46,7 +46,7 @@ def configuration(
       extras: what is asked beside the plan.
     """
     later = {
-        "own_importances": {name_of(one): identity_of(one) for one in plan.scores if not isinstance(one, str | Named)},
+        "own_importances": {name_of(own): identity_of(own) for own in plan.scores if not isinstance(own, str | Named)},
         "reference": reference,
         "learned": learned,
         "scores": {name: dict(settings) for name, settings in (scores or {}).items()},
@@ -73,7 +73,7 @@ def _scored(plan: Plan) -> dict[str, Any]:
     """For each replacement what scores are taken under, where any reads it. Older runs do not say it: means."""
     if not plan.scored_under:
         return {}
-    own = [one.name for one in plan.scores if takes_passes(one) and not isinstance(one, str)]
+    own = [score.name for score in plan.scores if takes_passes(score) and not isinstance(score, str)]
     return {"score_replace": list(plan.scored_under)} | ({_OWN_GRADIENTS: own} if own else {})
 
 
@@ -96,8 +96,8 @@ _LATER: dict[str, Any] = {
 
 def _meant(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration with all that it means."""
-    found = _LATER | config
-    return {"score_replace": ["mean"] * len(found["replace"])} | found
+    full_config = _LATER | config
+    return {"score_replace": ["mean"] * len(full_config["replace"])} | full_config
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -133,36 +133,36 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(read_regular(path))
+        facts = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}: no folder of a run ({MANIFEST} cannot be read: {error})") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InputError(f"{path}: not the manifest of a run of jstrace")
-    if found.get("version") != VERSION:
-        raise InputError(f"{path}: format version {found.get('version')}, this jstrace reads version {VERSION}")
+    if facts.get("version") != VERSION:
+        raise InputError(f"{path}: format version {facts.get('version')}, this jstrace reads version {VERSION}")
     try:
-        _check_manifest(found)
+        _check_manifest(facts)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}: {error})") from error
-    return found
+    return facts
 
 
-def _check_manifest(found: dict[str, Any]) -> None:
+def _check_manifest(facts: dict[str, Any]) -> None:
     """Raise an error of some kind where the manifest lacks what others rely on."""
-    config, plan = found["config"], plan_of(found["config"])
+    config, plan = facts["config"], plan_of(facts["config"])
     names = [case.name for case in plan.cases], [source.name for source in plan.sources]
-    if (found["conditions"], found["sources"], found["nucleus_levels"]) != (*names, list(NUCLEUS_LEVELS)):
+    if (facts["conditions"], facts["sources"], facts["nucleus_levels"]) != (*names, list(NUCLEUS_LEVELS)):
         raise ValueError("its conditions are not those of its configuration")
-    found["model"]["name"].encode()
-    texts = [found["model"]["name"], found["model"]["dtype"], found["data"]["name"], config["model"]]
-    texts += [found["model"].get("revision", ""), found["model"].get("weights", "")]
-    numbers, place = (found["data"]["rows"], found["model"]["config"]["n_layers"]), found["model"].get("place", 0)
+    facts["model"]["name"].encode()
+    texts = [facts["model"]["name"], facts["model"]["dtype"], facts["data"]["name"], config["model"]]
+    texts += [facts["model"].get("revision", ""), facts["model"].get("weights", "")]
+    numbers, place = (facts["data"]["rows"], facts["model"]["config"]["n_layers"]), facts["model"].get("place", 0)
     counted = all(_is_count(number) for number in (*numbers, place + 1))
     if not all(isinstance(text, str) for text in texts) or not counted:
         raise TypeError("names are texts, and counts are numbers")
     for settings in config.get("scores", {}).values():
         settings.items()
-    for session in found["sessions"]:
+    for session in facts["sessions"]:
         session["versions"].items(), [session["hardware"][key] for key in ("devices", "device", "cpu")]
         session["hardware"]["device"].encode()
         for name, took in session.get("seconds", {}).items():

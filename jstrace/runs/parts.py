@@ -45,19 +45,19 @@ class Part:
 
 def neighbours(indices: Iterable[int]) -> list[Part]:
     """The ranges that indices in any order make up."""
-    found: list[Part] = []
+    ranges: list[Part] = []
     for index in sorted(indices):
-        if found and found[-1].last + 1 == index:
-            found[-1] = Part(found[-1].first, index)
+        if ranges and ranges[-1].last + 1 == index:
+            ranges[-1] = Part(ranges[-1].first, index)
         else:
-            found.append(Part(index, index))
-    return found
+            ranges.append(Part(index, index))
+    return ranges
 
 
 def parts_of(folder: Path, table: str, prefix: str = "") -> set[Part]:
     """The parts that a table has a file of, whose name has a ``prefix``."""
-    found = (_NAME.fullmatch(path.name.removeprefix(prefix)) for path in (folder / table).glob(f"{prefix}*.parquet"))
-    return {Part(int(match[1]), int(match[2])) for match in found if match}
+    matches = (_NAME.fullmatch(path.name.removeprefix(prefix)) for path in (folder / table).glob(f"{prefix}*.parquet"))
+    return {Part(int(match[1]), int(match[2])) for match in matches if match}
 
 
 def complete_parts(folder: Path, names: Sequence[str]) -> set[Part]:
@@ -65,7 +65,7 @@ def complete_parts(folder: Path, names: Sequence[str]) -> set[Part]:
     return set.intersection(*(parts_of(folder, name) for name in names if name not in OPTIONAL))
 
 
-def write_part(folder: Path, part: Part, found: dict[str, pa.Table], mark: str) -> None:
+def write_part(folder: Path, part: Part, tables: dict[str, pa.Table], mark: str) -> None:
     """Write the files of a part, each of them whole or not at all, that of ``inputs`` last.
 
     Args:
@@ -78,8 +78,8 @@ def write_part(folder: Path, part: Part, found: dict[str, pa.Table], mark: str) 
       InputError: there is no room, or no permission.
     """
     for name in TABLES:
-        if name in found:
-            _write(folder / name / part.file, found[name], f"{mark} {name}")
+        if name in tables:
+            _write(folder / name / part.file, tables[name], f"{mark} {name}")
 
 
 def _write(path: Path, table: pa.Table, mark: str) -> None:
@@ -175,21 +175,21 @@ def read_part(folder: Path, table: str, part: Part, mark: str, columns: Sequence
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
-        found = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
-        found.validate(full=True)
+        rows = parquet.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read(columns)
+        rows.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         without = "remove this file to do without it, or " if table in OPTIONAL else ""
         raise InputError(f"{path}: damaged ({reason}); {without}{_AGAIN.format(part.file)}") from error
-    if (found.schema.metadata or {}).get(_MARK) != f"{mark} {table}".encode():
+    if (rows.schema.metadata or {}).get(_MARK) != f"{mark} {table}".encode():
         raise InputError(f"{path}: of another run or another table; {_AGAIN.format(part.file)}")
-    wrong = unlike(table, found.schema, columns)
+    wrong = unlike(table, rows.schema, columns)
     if wrong is not None:
         raise InputError(f"{path}: damaged (its column {wrong} is missing or of another type)")
-    same = found.num_rows == len(part.inputs)  # first: a name can speak of a hundred million
-    if table == "inputs" and not (same and found["input"].to_pylist() == list(part.inputs)):
+    same = rows.num_rows == len(part.inputs)  # first: a name can speak of a hundred million
+    if table == "inputs" and not (same and rows["input"].to_pylist() == list(part.inputs)):
         raise InputError(f"{path}: does not hold the inputs that its name says; {_AGAIN.format(part.file)}")
-    return found
+    return rows
 
 
 def check_apart(folder: Path, parts: Iterable[Part]) -> None:
@@ -198,6 +198,6 @@ def check_apart(folder: Path, parts: Iterable[Part]) -> None:
     Raises:
       InputError: with the inputs that stand in two parts.
     """
-    for one, other in itertools.pairwise(sorted(parts)):
-        if other.first <= one.last:
-            raise InputError(f"{folder}: inputs {other.first} to {one.last} stand in two parts; remove one of them")
+    for part, other in itertools.pairwise(sorted(parts)):
+        if other.first <= part.last:
+            raise InputError(f"{folder}: inputs {other.first} to {part.last} stand in two parts; remove one of them")

@@ -77,8 +77,8 @@ class Stage:
 
     def _here(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that is whole."""
-        found = {path: path.stat() for path in sorted(self.folder.rglob("[!.]*")) if path.is_file()}
-        return {str(path.relative_to(self.folder)): (one.st_size, one.st_mtime_ns) for path, one in found.items()}
+        stats = {path: path.stat() for path in sorted(self.folder.rglob("[!.]*")) if path.is_file()}
+        return {str(path.relative_to(self.folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
     def _put(self, name: str, target: str) -> None:
         self._store.makedirs(f"{self._root}/{target}".rpartition("/")[0], exist_ok=True)
@@ -123,13 +123,13 @@ def _push_last(stage: Stage) -> None:
     Raises:
       InputError: the store cannot be written.
     """
-    kept = f"what was computed is in {stage.folder}"
+    notice = f"what was computed is in {stage.folder}"
     try:
         stage.push()
     except InputError as error:
-        raise InputError(f"{error}; {kept}") from error
+        raise InputError(f"{error}; {notice}") from error
     except BaseException:  # a second Ctrl-C
-        warnings.warn(f"the copy was stopped; {kept}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"the copy was stopped; {notice}", RuntimeWarning, stacklevel=2)
         raise
     shutil.rmtree(stage.folder, ignore_errors=True)
 

@@ -20,10 +20,10 @@ class Repeats:
 
     def of(self, inputs: Mapping[int, Input]) -> dict[int, Float32[np.ndarray, "R C Z1"]]:
         """TV of every repetition and curve, of the inputs whose predictions are finite in all of them."""
-        found: dict[int, list[Float32[np.ndarray, "C Z1"]]] = {index: [] for index in inputs}
+        repeats: dict[int, list[Float32[np.ndarray, "C Z1"]]] = {index: [] for index in inputs}
         for number in range(self._count):
             for batch in self._driver.on(perturbed(self._driver.model, number)).batches(inputs):
                 for index, outcome in batch.items():
-                    if isinstance(outcome, Outcome) and all(one.valid for one in outcome.evaluations):
-                        found[index].append(np.stack([one.tv for one in outcome.evaluations]))
-        return {index: np.stack(curves) for index, curves in found.items() if 0 < len(curves) == self._count}
+                    if isinstance(outcome, Outcome) and all(evaluation.valid for evaluation in outcome.evaluations):
+                        repeats[index].append(np.stack([evaluation.tv for evaluation in outcome.evaluations]))
+        return {index: np.stack(curves) for index, curves in repeats.items() if 0 < len(curves) == self._count}

@@ -63,10 +63,10 @@ def token_fingerprint(counts: Counter[int]) -> str:
 
 def token_counts(tokenizer: Encoder, texts: Iterable[str]) -> Counter[int]:
     """How often each token occurs in a corpus (Fig. 8)."""
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for text in texts:
-        found.update(tokenizer.encode(text))
-    return found
+        counts.update(tokenizer.encode(text))
+    return counts
 
 
 # --- what stands between a text and the word that follows it ---------------------------------------------------------

@@ -50,7 +50,7 @@ class _InputRow:
         self.reason = entry.found.reason if isinstance(entry.found, Invalid) else None
         self.foreign = None if self.outcome is None else entry.foreign
         evaluations = () if self.outcome is None else self.outcome.evaluations
-        self.found = next((one for one in evaluations if not one.inverse), None)
+        self.found = next((evaluation for evaluation in evaluations if not evaluation.inverse), None)
         self.top = int(evaluations[0].full_tokens[0]) if evaluations else None
 
 
@@ -110,11 +110,11 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
+def _curve_rows(entry: Entry, outcome: Outcome, plan: Plan) -> Iterator[_SizeRow]:
     foreign = {} if entry.foreign is None else dict(zip(plan.controlled, entry.foreign.tv, strict=True))
-    at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, found), strict=True)))
-    made = dict(zip(plan.sources, found.compositions, strict=True))
-    for number, (case, evaluation) in enumerate(zip(plan.cases, found.evaluations, strict=True)):
+    at = list(enumerate(zip([*plan.sizes, 1.0], edges_of(plan, outcome), strict=True)))
+    made = dict(zip(plan.sources, outcome.compositions, strict=True))
+    for number, (case, evaluation) in enumerate(zip(plan.cases, outcome.evaluations, strict=True)):
         costs = made[case.source].flops.total(case.condition).tolist()
         for k, (size, edges) in at:
             control = foreign[case][:, k] if case in foreign else None
@@ -123,14 +123,14 @@ def _curve_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
             yield _SizeRow(entry.index, case.name, evaluation, k, size, edges, control, cost, again)
 
 
-def _component_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
-    for source, made in zip(plan.sources, found.compositions, strict=True):
+def _component_rows(entry: Entry, outcome: Outcome, plan: Plan) -> Iterator[_SizeRow]:
+    for source, made in zip(plan.sources, outcome.compositions, strict=True):
         for k, size in enumerate([*plan.sizes, 1.0]):
             yield _SizeRow(entry.index, source.name, made, k, size)
 
 
-def _strata_rows(entry: Entry, found: Outcome, plan: Plan) -> Iterator[_SizeRow]:
-    for source, strata in zip(plan.sources, found.strata, strict=True):
+def _strata_rows(entry: Entry, outcome: Outcome, plan: Plan) -> Iterator[_SizeRow]:
+    for source, strata in zip(plan.sources, outcome.strata, strict=True):
         yield _SizeRow(entry.index, source.name, strata)
 
 

@@ -183,13 +183,13 @@ def _computed(
                         saver.save_if_due()
                         interrupts.stop_if_asked()
     invalid = int(hosts.either(_invalid(folder, names, mark, job.wanted)).sum())
-    per_input = {name: one["seconds"] / one["inputs"] for name, one in _seconds(driver).items()}
+    per_input = {name: took["seconds"] / took["inputs"] for name, took in _seconds(driver).items()}
     return Summary(job.wanted, invalid, job.wanted - before, per_input)
 
 
 def _seconds(driver: Driver) -> dict[str, dict[str, float]]:
     """What scores took, as the manifest says it."""
-    return {name: {"inputs": one.inputs, "seconds": round(one.seconds, 3)} for name, one in driver.spent.items()}
+    return {name: {"inputs": took.inputs, "seconds": round(took.seconds, 3)} for name, took in driver.spent.items()}
 
 
 def _part_size(model: Model) -> int:
@@ -199,10 +199,10 @@ def _part_size(model: Model) -> int:
 
 def _chunks(indices: Iterable[int], size: int) -> dict[int, list[int]]:
     """Indices by part: wherever a run was stopped, the same are computed together, for the same numbers."""
-    found: dict[int, list[int]] = {}
+    chunks: dict[int, list[int]] = {}
     for index in indices:
-        found.setdefault(index // size, []).append(index)
-    return found
+        chunks.setdefault(index // size, []).append(index)
+    return chunks
 
 
 def _finished(
@@ -221,38 +221,38 @@ def _finished(
         for chunk in chunks:
             part = {index: inputs.made(index) for index in chunk}
             made.update(part)
-            yield {index: Invalid(one.reason) if one.given is None else one.given for index, one in part.items()}
+            yield {index: Invalid(item.reason) if item.given is None else item.given for index, item in part.items()}
 
     for batch in driver.stream(read()):
         here = {index: made.pop(index) for index in batch}
-        found = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
+        outcomes = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
         valid: dict[int, Input] = {}
-        for index, one in here.items():
-            if one.given is not None and isinstance(found[index], Outcome):
-                valid[index] = one.given
+        for index, item in here.items():
+            if item.given is not None and isinstance(outcomes[index], Outcome):
+                valid[index] = item.given
         foreign, repeated = {} if control is None else control.of(valid), again.of(valid)
-        columns = {index: one.columns for index, one in here.items()}
+        columns = {index: item.columns for index, item in here.items()}
         if geometry:
-            columns |= {index: {**columns[index], **_shape(driver.model, one)} for index, one in valid.items()}
+            columns |= {index: {**columns[index], **_shape(driver.model, given)} for index, given in valid.items()}
         yield [
-            Entry(index, one.row, one.given, found[index], foreign.get(index), repeated.get(index), columns[index])
-            for index, one in here.items()
+            Entry(index, item.row, item.given, outcomes[index], foreign.get(index), repeated.get(index), columns[index])
+            for index, item in here.items()
         ]
 
 
-def _shape(model: Model, one: Input) -> dict[str, list[float | None]]:
+def _shape(model: Model, given: Input) -> dict[str, list[float | None]]:
     """The columns of geometry, null where it is not defined."""
-    found = geometry_of(model, one.tokens)._asdict()
-    return {name: [float(x) if np.isfinite(x) else None for x in values] for name, values in found.items()}
+    geometry = geometry_of(model, given.tokens)._asdict()
+    return {name: [float(x) if np.isfinite(x) else None for x in values] for name, values in geometry.items()}
 
 
-def _without_gaps(found: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
+def _without_gaps(outcome: Outcome | Invalid, ask: Ask) -> Outcome | Invalid:
     """An input counts when every prediction of it is finite: half precision can overflow under a mask alone."""
-    if isinstance(found, Outcome):
-        for case, evaluation in zip(ask.cases, found.evaluations, strict=True):
+    if isinstance(outcome, Outcome):
+        for case, evaluation in zip(ask.cases, outcome.evaluations, strict=True):
             if not evaluation.valid:
                 return Invalid(f"a prediction under {case.name} is not finite")
-    return found
+    return outcome
 
 
 def _session(model: Model) -> dict[str, Any]:
@@ -266,16 +266,16 @@ def _session(model: Model) -> dict[str, Any]:
 
 def _done(there: Iterable[Part], wanted: int) -> np.ndarray:
     """Which inputs there are results of: bool ``[wanted]``."""
-    found = np.zeros(wanted, bool)
+    done = np.zeros(wanted, bool)
     for part in there:
-        found[part.first : part.last + 1] = True
-    return found
+        done[part.first : part.last + 1] = True
+    return done
 
 
 def _invalid(folder: Path, names: Sequence[str], mark: str, wanted: int) -> np.ndarray:
     """Which inputs in this host's folder are invalid: bool ``[wanted]``."""
-    found = np.zeros(wanted, bool)
+    invalid = np.zeros(wanted, bool)
     for part in parts.complete_parts(folder, names):
         table = parts.read_part(folder, "inputs", part, mark, ["input", "valid"]).to_pylist()
-        found[[row["input"] for row in table if row["input"] < wanted and not row["valid"]]] = True
-    return found
+        invalid[[row["input"] for row in table if row["input"] < wanted and not row["valid"]]] = True
+    return invalid

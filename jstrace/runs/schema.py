@@ -155,9 +155,9 @@ CURVES_ADDED = {"flops": _FLOPS_CURVES, "questions": _METRIC_CURVES, "repeats": 
 """Columns of the table of curves that some runs have."""
 
 
-def edges_of(plan: Plan, found: Any) -> list[int]:
+def edges_of(plan: Plan, outcome: Any) -> list[int]:
     """Edges of each trace of an outcome, and of the full graph."""
-    return [*sizes.counts(plan.sizes, found.n_edges).tolist(), found.n_edges]
+    return [*sizes.counts(plan.sizes, outcome.n_edges).tolist(), outcome.n_edges]
 
 
 def density_column(name: str) -> str:
@@ -187,16 +187,16 @@ def schemas(plan: Plan, *, save_strata: bool, added: Sequence[str] = ()) -> dict
 
     ``added`` are groups of ``ADDED``, and "flops".
     """
-    found = {name: [field[:2] for field in columns] for name, columns in fields(plan, added).items()}
-    found["inputs"] += [column for group in added for column in ADDED.get(group, ())]
-    return {name: pa.schema(found[name]) for name in TABLES if name != "strata" or save_strata}
+    columns_of = {name: [field[:2] for field in columns] for name, columns in fields(plan, added).items()}
+    columns_of["inputs"] += [column for group in added for column in ADDED.get(group, ())]
+    return {name: pa.schema(columns_of[name]) for name in TABLES if name != "strata" or save_strata}
 
 
-def unlike(table: str, found: pa.Schema, columns: Sequence[str] | None = None) -> str | None:
+def unlike(table: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> str | None:
     """The first column that every run's table has, or of these, and that this schema lacks or has in another type."""
     for field in _ALWAYS[table]:
         if columns is None or field.name in columns:
-            same = [there for there in found if there.name == field.name and _plain(there.type) == _plain(field.type)]
+            same = [there for there in schema if there.name == field.name and _plain(there.type) == _plain(field.type)]
             if len(same) != 1:
                 return field.name
     return None

@@ -56,13 +56,13 @@ _UNCLEAR = ("<unk>", '"', " '")
 
 def _sentences(paragraph: str) -> list[str]:
     """Sentences, not split after initials and titles."""
-    found: list[str] = []
+    sentences: list[str] = []
     for piece in _SENTENCE_ENDS.split(paragraph):
-        if found and _ABBREVIATION.search(found[-1]):
-            found[-1] += f" {piece}"
+        if sentences and _ABBREVIATION.search(sentences[-1]):
+            sentences[-1] += f" {piece}"
         else:
-            found.append(piece)
-    return found
+            sentences.append(piece)
+    return sentences
 
 
 def passages(paragraph: str, n_words: int) -> Iterator[Row]:
@@ -96,12 +96,12 @@ def drawn(paragraphs: list[str], n_words: int, count: int, seed: int) -> tuple[R
     """At most one passage of each paragraph, in the paragraphs' order."""
     if n_words < 1 or count < 1:
         raise InputError(f"{count} passages of {n_words} words, expected at least one of each")
-    draw, found = np.random.default_rng((seed, 1)), list[Row]()
+    draw, rows = np.random.default_rng((seed, 1)), list[Row]()
     for paragraph in paragraphs:
         if choices := list(passages(paragraph, n_words)):
-            found.append(choices[draw.integers(len(choices))])
-        if len(found) == count:
+            rows.append(choices[draw.integers(len(choices))])
+        if len(rows) == count:
             break
-    if not found:
+    if not rows:
         raise InputError(f"no passage of {n_words} words that starts at a sentence")
-    return tuple(found)
+    return tuple(rows)

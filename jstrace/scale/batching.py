@@ -44,8 +44,8 @@ def in_batches(
     """
 
     def start(members: list[int], n_rows: int) -> Callable[[], list[Result]]:
-        found = run(members, n_rows)
-        return lambda: found
+        results = run(members, n_rows)
+        return lambda: results
 
     return Calls(most, start, n_devices=n_devices).of([lengths])
 
@@ -144,10 +144,10 @@ class Calls(Generic[Result]):
 
     @staticmethod
     def _groups(lengths: Mapping[int, int]) -> Iterator[_Group]:
-        found: dict[int, list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for index, length in lengths.items():
-            found.setdefault(bucket(length), []).append(index)
-        for width, left in found.items():
+            groups.setdefault(bucket(length), []).append(index)
+        for width, left in groups.items():
             yield _Group(width, left)
 
     def _started(self, group: _Group, *, alone: bool = True) -> _Flight:
@@ -191,13 +191,13 @@ class Calls(Generic[Result]):
             yield flight.members, results
             return
         again, flying[:] = [flight, *flying], []
-        for one in again:
-            one.finish = None
-        for one in again[1:]:
-            one.error = None  # which it got in company
+        for call in again:
+            call.finish = None
+        for call in again[1:]:
+            call.error = None  # which it got in company
         yield from self._again(flight, alone=flight.alone and len(again) == 1)
-        for one in again[1:]:
-            yield from self._again(one)
+        for call in again[1:]:
+            yield from self._again(call)
 
     def _again(self, failed: _Flight, *, alone: bool = True) -> Iterator[tuple[list[int], list[Result]]]:
         """Run the inputs of a call that failed, or was given up for another, with nothing else in flight."""

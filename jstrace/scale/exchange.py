@@ -32,13 +32,13 @@ def exchanged(own: bytes) -> list[bytes]:
     number, me, table = next(_calls), jax.process_index(), client()
     try:
         table.key_value_set_bytes(f"jstrace/said/{number}/{me}", own)
-        found = [own if host == me else _awaited(table, number, host) for host in range(jax.process_count())]
+        messages = [own if host == me else _awaited(table, number, host) for host in range(jax.process_count())]
         if number:  # all have read the last call's, as they are in this one
             table.key_value_delete(f"jstrace/said/{number - 1}/{me}")
     except jax.errors.JaxRuntimeError as error:
         time.sleep(ENDING)
         raise InputError("the first host cannot be reached") from error
-    return found
+    return messages
 
 
 def _awaited(table: Any, number: int, host: int) -> bytes:

@@ -97,7 +97,7 @@ def _is_count(text: str | None) -> bool:
 
 def agreed(number: int) -> int:
     """The least of all hosts' numbers: they must run the same programs."""
-    return number if jax.process_count() == 1 else min(int(found) for found in exchange.exchanged(str(number).encode()))
+    return number if jax.process_count() == 1 else min(int(reply) for reply in exchange.exchanged(str(number).encode()))
 
 
 def gathered(own: bytes) -> list[bytes]:
@@ -109,8 +109,8 @@ def either(mask: np.ndarray) -> np.ndarray:
     """Where any host's mask, of a shape that is the same on all, is true."""
     if jax.process_count() == 1:
         return mask
-    found = [np.frombuffer(each, np.bool_) for each in exchange.exchanged(np.asarray(mask, np.bool_).tobytes())]
-    return np.logical_or.reduce(found).reshape(mask.shape)
+    masks = [np.frombuffer(each, np.bool_) for each in exchange.exchanged(np.asarray(mask, np.bool_).tobytes())]
+    return np.logical_or.reduce(masks).reshape(mask.shape)
 
 
 def together(step: Callable[[], Result]) -> Result:

@@ -18,8 +18,8 @@ _CHOICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 def hardware() -> dict[str, Any]:
     """Devices and processor."""
     device = jax.devices()[0]
-    found = {"device": device.device_kind, "devices": jax.device_count(), "processes": jax.process_count()}
-    return found | {"cpu": _cpu(), "cpu_count": os.cpu_count()}
+    facts = {"device": device.device_kind, "devices": jax.device_count(), "processes": jax.process_count()}
+    return facts | {"cpu": _cpu(), "cpu_count": os.cpu_count()}
 
 
 def missing_devices() -> str | None:
@@ -36,13 +36,13 @@ def missing_devices() -> str | None:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    releases = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            releases[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return releases
 
 
 def _cpu() -> str:

@@ -47,11 +47,11 @@ def total_bytes(device: jax.Device) -> int | None:
 def room_of_all(decoder: Decoder, of: Callable[[jax.Device], int | None]) -> int | None:
     """``free_bytes`` or ``total_bytes`` of all devices that hold the model, if each has what the least here has."""
     sharding = decoder.embed[...].sharding
-    found = [(device, of(device)) for device in sharding.addressable_devices]
-    known = [number for _, number in found if number is not None]
+    rooms = [(device, of(device)) for device in sharding.addressable_devices]
+    known = [number for _, number in rooms if number is not None]
     if not known:
         return None
-    shared = len(found) if found[0][0].platform == "cpu" else 1  # devices of one machine's memory
+    shared = len(rooms) if rooms[0][0].platform == "cpu" else 1  # devices of one machine's memory
     return min(known) * len(sharding.device_set) // shared
 
 
@@ -85,11 +85,11 @@ def holds(decoder: Decoder, n_bytes: int) -> bool:
 
 def _plannable(decoder: Any) -> int | None:
     """Bytes of each device for calls; None where nothing tells."""
-    found = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
-    free = [number for number in map(free_bytes, found) if number is not None]
+    devices = sorted(decoder.embed[...].sharding.addressable_devices, key=lambda device: device.id)
+    free = [number for number in map(free_bytes, devices) if number is not None]
     if not free:
         return None
-    shared = len(found) if found[0].platform == "cpu" else 1  # devices of one machine's memory
+    shared = len(devices) if devices[0].platform == "cpu" else 1  # devices of one machine's memory
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(decoder.layers)) // decoder.config.n_layers
     return int(_SHARE * min(free)) // shared - weights
 

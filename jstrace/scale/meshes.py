@@ -82,11 +82,11 @@ def placed(tree: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         return tree
 
-    def one(leaf: np.ndarray) -> jax.Array:
+    def place_leaf(leaf: np.ndarray) -> jax.Array:
         sharding = NamedSharding(divided(mesh, leaf.shape[0]), PartitionSpec(INPUTS))
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(place_leaf, tree)
 
 
 _SMALL = 2**26
@@ -100,13 +100,13 @@ def leaving(tree: Any) -> Any:
     it would wait for all that was started meanwhile.
     """
 
-    def one(leaf: jax.Array) -> jax.Array:
+    def copy_leaf(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
             leaf.copy_to_host_async()
             return leaf
         return _whole(leaf.sharding.mesh)(leaf) if leaf.nbytes <= _SMALL else leaf  # type: ignore[attr-defined]
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(copy_leaf, tree)
 
 
 @functools.cache

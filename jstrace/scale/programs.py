@@ -110,14 +110,14 @@ def _is_whole(content: bytes) -> bool:
 
 def _remove_beyond(folder: Path, most: int) -> None:
     """Remove programs until the rest has ``most`` bytes; other processes may do the same, or read and write there."""
-    found: list[tuple[float, int, str]] = []
+    entries: list[tuple[float, int, str]] = []
     with contextlib.suppress(OSError):  # no folder yet, or none of ours
         for entry in os.scandir(folder):
             with contextlib.suppress(OSError):  # removed meanwhile
                 facts = entry.stat(follow_symlinks=False)
                 if entry.name.endswith("-cache") and entry.is_file(follow_symlinks=False):
-                    found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, entry.path))
-    remove_beyond(((Path(path), size) for _, size, path in sorted(found)), most)
+                    entries.append((max(facts.st_atime, facts.st_mtime), facts.st_size, entry.path))
+    remove_beyond(((Path(path), size) for _, size, path in sorted(entries)), most)
 
 
 @contextlib.contextmanager

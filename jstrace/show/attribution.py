@@ -82,11 +82,11 @@ def _ends(edges: Edges, *, parallel: bool) -> list[tuple[Node, Node]]:
 
 def _entered(edges: Edges, ends: list[tuple[Node, Node]]) -> dict[Node, int]:
     """The smallest trace that has each node."""
-    found: dict[Node, int] = {}
+    smallest: dict[Node, int] = {}
     for pair, stratum in zip(ends, edges.stratum.tolist(), strict=True):
         for node in pair:
-            found[node] = min(stratum, found.get(node, stratum))
-    return found
+            smallest[node] = min(stratum, smallest.get(node, stratum))
+    return smallest
 
 
 def _nodes(
@@ -98,7 +98,7 @@ def _nodes(
     """
     last = (1 if trace.config.parallel else 2) * trace.config.n_layers
     end = (last, len(trace.tokens) - 1)
-    found = {}
+    nodes = {}
     for node in sorted({*((0, position) for position in range(len(trace.tokens))), *entered, end}):
         level, position = node
         if node == end:
@@ -108,8 +108,8 @@ def _nodes(
         else:
             made = _state(*named(level, parallel=trace.config.parallel), position, texts[position])
         influence = (entered[node] + 1) / (k + 1) if node in entered else None
-        found[node] = _DEFAULTS | made | {"ctx_idx": position, "influence": influence, "activation": None}
-    return found
+        nodes[node] = _DEFAULTS | made | {"ctx_idx": position, "influence": influence, "activation": None}
+    return nodes
 
 
 def _embedding(token: int, position: int) -> dict[str, Any]:
@@ -150,14 +150,14 @@ def _output(trace: Trace, evaluation: Evaluation | None, word: Word | None) -> d
 
 def _links(edges: Edges, ends: list[tuple[Node, Node]], nodes: dict[Node, dict[str, Any]]) -> list[dict[str, Any]]:
     """One for each two nodes that are joined, as pages tell links by their ends; weights are sums of scores."""
-    found: dict[tuple[Node, Node], dict[str, Any]] = {}
+    links: dict[tuple[Node, Node], dict[str, Any]] = {}
     columns = (edges.kind, edges.head, edges.score)
     for pair, kind, head, score in zip(ends, *(column.tolist() for column in columns), strict=True):
         source, target = (nodes[node]["node_id"] for node in pair)
-        link = found.setdefault(pair, {"source": source, "target": target, "weight": 0.0, "components": []})
+        link = links.setdefault(pair, {"source": source, "target": target, "weight": 0.0, "components": []})
         link["weight"] += score
         link["components"].append(f"head {head}" if kind == "attn" else _COMPONENTS[kind])
-    return list(found.values())
+    return list(links.values())
 
 
 _MARKS = str.maketrans({"\n": "⏎", "\t": "→", "\r": "↵", "<": "‹", ">": "›"})

@@ -87,8 +87,8 @@ def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evalua
     if isinstance(results, Evaluation):
         results = [results]
     if not isinstance(results, Mapping):
-        results = {f"result {number}": one for number, one in enumerate(results, 1)}
-    wrong = [type(one).__name__ for one in results.values() if not isinstance(one, Evaluation)]
+        results = {f"result {number}": result for number, result in enumerate(results, 1)}
+    wrong = [type(result).__name__ for result in results.values() if not isinstance(result, Evaluation)]
     if wrong or not results:
         raise InputError(f"expected evaluations to draw, got {wrong[0] if wrong else 'none'}")
     check_installed("plot_curves")
@@ -111,7 +111,7 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
         xscale="log",
         ylim=(-0.02, 1.02),
         xlabel="size of the trace (share of all edges)",
-        ylabel=f"TV distance from {_against([one for _, one in evaluations])}",
+        ylabel=f"TV distance from {_against([result for _, result in evaluations])}",
     )
     axes.grid(alpha=0.3, linewidth=0.5)
     ablated = dict.fromkeys(evaluation.ablate for _, evaluation in evaluations)
@@ -124,8 +124,8 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
 
 def _against(evaluations: Sequence[Evaluation]) -> str:
     """What curves are measured against."""
-    found = dict.fromkeys("targets" if one.targeted else "the full graph" for one in evaluations)
-    return " or ".join(found)
+    names = dict.fromkeys("targets" if evaluation.targeted else "the full graph" for evaluation in evaluations)
+    return " or ".join(names)
 
 
 def _write_figure(figure: Any, path: Path) -> None:

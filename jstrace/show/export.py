@@ -66,8 +66,8 @@ def export(
     check_writable(path)
     if format == "neuronpedia":
         word = None if model is None or model.tokenizer is None else model.tokenizer.token
-        found = attribution_graph(trace, index, path.stem, evaluation=evaluation, word=word, scan=scan)
-        content = _json(found)
+        graph = attribution_graph(trace, index, path.stem, evaluation=evaluation, word=word, scan=scan)
+        content = _json(graph)
     else:
         write: dict[str, Callable[[Trace, int], bytes]] = {"graphml": graphml, "json": node_link, "parquet": parquet}
         content = write[format](trace, index)
@@ -80,8 +80,8 @@ def node_link(trace: Trace, k: int) -> bytes:
     return _json({"directed": True, "multigraph": True, "graph": _facts(trace, k), "nodes": nodes, "edges": edges})
 
 
-def _json(found: Any) -> bytes:
-    return json.dumps(found, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def parquet(trace: Trace, k: int) -> bytes:
@@ -91,22 +91,22 @@ def parquet(trace: Trace, k: int) -> bytes:
         from pyarrow import parquet as files
     except ImportError as error:
         raise InputError("parquet needs pyarrow: pip install 'jstrace[run]'") from error
-    found = trace.edges(k)
-    level, sizes = found.levels(parallel=trace.config.parallel), np.asarray([*trace.sizes, 1.0])
+    edges = trace.edges(k)
+    level, sizes = edges.levels(parallel=trace.config.parallel), np.asarray([*trace.sizes, 1.0])
     words = [_utf8(word) for word in words_of(trace)]
     columns = {
-        "kind": pa.array(found.kind.tolist(), pa.string()).dictionary_encode(),
-        "layer": pa.array(found.layer, pa.int32()),
-        "head": pa.array(found.head, pa.int32(), mask=found.head < 0),
-        "source": pa.array(found.source, pa.int32()),
-        "target": pa.array(found.target, pa.int32()),
-        "source_token": _texts(pa, found.source, words),
-        "target_token": _texts(pa, found.target, words),
+        "kind": pa.array(edges.kind.tolist(), pa.string()).dictionary_encode(),
+        "layer": pa.array(edges.layer, pa.int32()),
+        "head": pa.array(edges.head, pa.int32(), mask=edges.head < 0),
+        "source": pa.array(edges.source, pa.int32()),
+        "target": pa.array(edges.target, pa.int32()),
+        "source_token": _texts(pa, edges.source, words),
+        "target_token": _texts(pa, edges.target, words),
         "source_level": pa.array(level, pa.int32()),
         "target_level": pa.array(level + 1, pa.int32()),
-        "score": pa.array(found.score, pa.float32()),
-        "stratum": pa.array(found.stratum, pa.int32()),
-        "size": pa.array(sizes[found.stratum], pa.float64()),
+        "score": pa.array(edges.score, pa.float32()),
+        "stratum": pa.array(edges.stratum, pa.int32()),
+        "size": pa.array(sizes[edges.stratum], pa.float64()),
     }
     table, stream = pa.table(columns).replace_schema_metadata({b"jstrace": _json(_facts(trace, k))}), io.BytesIO()
     files.write_table(table, stream, compression="zstd")
@@ -177,8 +177,8 @@ def _xml(value: Any) -> str:
     return escape(_ILLEGAL.sub(_escaped, value)) if isinstance(value, str) else str(value)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    letter = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    letter = match[0]
     return "\\\\" if letter == "\\" else f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
 
 
@@ -207,9 +207,9 @@ def _nodes(trace: Trace, k: int) -> list[dict[str, Any]]:
 
 def _edges(trace: Trace, k: int) -> list[dict[str, Any]]:
     """Every edge, highest score first."""
-    found, sizes = trace.edges(k), [*map(float, trace.sizes), 1.0]
-    levels = found.levels(parallel=trace.config.parallel).tolist()
-    columns = (levels, *(column.tolist() for column in found.columns().values()))
+    edges, sizes = trace.edges(k), [*map(float, trace.sizes), 1.0]
+    levels = edges.levels(parallel=trace.config.parallel).tolist()
+    columns = (levels, *(column.tolist() for column in edges.columns().values()))
     return [
         {
             "source": f"{level}:{source}",

@@ -21,7 +21,7 @@ _WORDS = 40
 """Tokens that an axis names each of."""
 
 
-def plot_effects(found: Effects) -> Figure:
+def plot_effects(effects: Effects) -> Figure:
     """Effects of components as a heat map, red where a component helps the metric: layers upwards, or heads by layer.
 
     Args:
@@ -34,29 +34,29 @@ def plot_effects(found: Effects) -> Figure:
     Raises:
       InputError: effects of edges, or matplotlib is not installed.
     """
-    if not isinstance(found, Effects) or isinstance(found.values, EdgeTree):
+    if not isinstance(effects, Effects) or isinstance(effects.values, EdgeTree):
         raise InputError("plot_effects draws effects of components; those of edges are an EdgeTree")
     check_installed("plot_effects")
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, NullLocator
 
-    values = found.values.reshape(-1, 1 if found.values.ndim == 1 else found.values.shape[-1])
+    values = effects.values.reshape(-1, 1 if effects.values.ndim == 1 else effects.values.shape[-1])
     figure = Figure(figsize=(1.6 + 0.12 * values.shape[1], 1.2 + 0.11 * len(values)), layout="constrained")
     finite = np.abs(values[np.isfinite(values)])
     axes, most = figure.subplots(), float(finite.max(initial=0)) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
-    axes.set_xlabel(found.axes[-1] if len(found.axes) > 1 else "")
-    _label_rows(axes, found.axes, found.values.shape)
+    axes.set_xlabel(effects.axes[-1] if len(effects.axes) > 1 else "")
+    _label_rows(axes, effects.axes, effects.values.shape)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True) if values.shape[1] > 1 else NullLocator())
-    if found.axes[-1] in ("target", "source", "token") and len(found.tokens) <= _WORDS:
-        axes.set_xticks(range(len(found.tokens)), [printable(shown(word)) for word in found.tokens], rotation=90)
+    if effects.axes[-1] in ("target", "source", "token") and len(effects.tokens) <= _WORDS:
+        axes.set_xticks(range(len(effects.tokens)), [printable(shown(word)) for word in effects.tokens], rotation=90)
         for label in axes.get_xticklabels():
             label.set_parse_math(False)
-    if "component" in found.axes:
+    if "component" in effects.axes:
         last = values.shape[1] - 1
         axes.set_xticks(range(last + 1), [*map(str, range(last)), "MLP"])
         axes.set_xlabel("head")
-    figure.colorbar(image, label=f"effect on {found.metric_name}").ax.yaxis.label.set_parse_math(False)
+    figure.colorbar(image, label=f"effect on {effects.metric_name}").ax.yaxis.label.set_parse_math(False)
     return figure
 
 

@@ -167,11 +167,11 @@ def scored(
     """
     last = max(k for k, count in enumerate(counts) if k == 0 or count <= _SCORED)
     held = np.concatenate([np.ravel(part) for part in _parts(strata)]) <= last
-    found = np.concatenate([np.ravel(part) for part in _parts(scores)])[held].astype(np.float64)
-    size, step = np.abs(found), 0.08
+    flat = np.concatenate([np.ravel(part) for part in _parts(scores)])[held].astype(np.float64)
+    size, step = np.abs(flat), 0.08
     logs = np.log(np.where(size > 0, size, 1))
     while True:
-        near = np.sign(found) * np.exp(step * np.round(logs / step))
+        near = np.sign(flat) * np.exp(step * np.round(logs / step))
         values, codes = np.unique(-near, return_inverse=True)
         if len(values) <= _CODES:
             break

@@ -106,21 +106,21 @@ def _rows(trace: Trace, evaluation: Evaluation, word: Word) -> list[dict[str, An
 
 def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
     """The counterfactual prompt, the answer, and the metric with its values of the empty mask and of the full graph."""
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if trace.counterfactual is not None:
         texts = trace.counterfactual_texts or tuple(map(str, trace.counterfactual.tolist()))
-        found = {"counterfactual": trace.counterfactual.tolist(), "counterfactual_texts": list(texts)}
-        found |= {"first_difference": trace.first_difference}
+        record = {"counterfactual": trace.counterfactual.tolist(), "counterfactual_texts": list(texts)}
+        record |= {"first_difference": trace.first_difference}
     if trace.answer is not None:
-        found["answer"] = trace.answer.tolist()
+        record["answer"] = trace.answer.tolist()
     if evaluation.metric_ends is not None:
         empty, full = evaluation.metric_ends
-        found["metric"] = {"name": evaluation.metric_name, "empty": _number(empty), "full": _number(full)}
-    return found
+        record["metric"] = {"name": evaluation.metric_name, "empty": _number(empty), "full": _number(full)}
+    return record
 
 
-def _effects(found: Effects, top: int) -> list[dict[str, Any]]:
-    columns = found.columns()
+def _effects(effects: Effects, top: int) -> list[dict[str, Any]]:
+    columns = effects.columns()
     return [
         {
             "layer": int(columns["layer"][at]),
@@ -132,8 +132,8 @@ def _effects(found: Effects, top: int) -> list[dict[str, Any]]:
     ]
 
 
-def _size(found: Smallest) -> dict[str, Any]:
-    return {"edges": found.edges, "size": found.share, "tv": _number(found.tv), "top_token": found.top_token}
+def _size(least: Smallest) -> dict[str, Any]:
+    return {"edges": least.edges, "size": least.share, "tv": _number(least.tv), "top_token": least.top_token}
 
 
 def facts_of(trace: Trace) -> dict[str, Any]:
@@ -160,20 +160,20 @@ def _stored(trace: Trace) -> dict[str, str]:
     return {"weights": trace.weights} if trace.weights else {}
 
 
-def network_json(found: Analysis, *, top: int) -> dict[str, Any]:
+def network_json(analysis: Analysis, *, top: int) -> dict[str, Any]:
     """A trace as a network, for ``--json``: its numbers, ``top`` hubs by each measure, and as many communities."""
     return {
-        "k": found.k,
-        "size": found.size,
-        "nodes": found.network.n_nodes,
-        "edges": found.network.n_edges,
-        "communities": found.n_communities,
-        "modularity": _number(found.modularity),
-        "betweenness_exact": found.exact,
-        "betweenness_sources": found.sources,
-        "seed": found.seed,
-        "hubs": {name: [dataclasses.asdict(hub) for hub in found.hubs(top, by=name)] for name in MEASURES},
-        "largest_communities": [dataclasses.asdict(one) for one in found.communities(top)],
+        "k": analysis.k,
+        "size": analysis.size,
+        "nodes": analysis.network.n_nodes,
+        "edges": analysis.network.n_edges,
+        "communities": analysis.n_communities,
+        "modularity": _number(analysis.modularity),
+        "betweenness_exact": analysis.exact,
+        "betweenness_sources": analysis.sources,
+        "seed": analysis.seed,
+        "hubs": {name: [dataclasses.asdict(hub) for hub in analysis.hubs(top, by=name)] for name in MEASURES},
+        "largest_communities": [dataclasses.asdict(community) for community in analysis.communities(top)],
     }
 
 
@@ -192,11 +192,11 @@ def _edge(edge: Edge, words: tuple[str, ...]) -> dict[str, Any]:
 
 def _attention(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
     """Edges by layer and head, and by source token, of the trace at which the prediction is back."""
-    found = attention(trace, evaluation)
+    counts = attention(trace, evaluation)
     return {
-        "size": [*trace.sizes, 1.0][found.k],
-        "head_edges": found.heads.tolist(),
-        "source_edges": found.sources.tolist(),
+        "size": [*trace.sizes, 1.0][counts.k],
+        "head_edges": counts.heads.tolist(),
+        "source_edges": counts.sources.tolist(),
     }
 
 

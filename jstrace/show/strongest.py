@@ -41,8 +41,8 @@ def strongest(trace: Trace, count: int, kind: str = "all") -> Edges:
     count = min(count, int(held[-1]))
     near = np.flatnonzero(stratum <= np.searchsorted(held, count))  # few of all edges: only these are sorted
     first = near[np.lexsort((-score[near], stratum[near]))[:count]]
-    found = _edges_at(trace, kinds, first)
-    return found[np.argsort(found.stratum, kind="stable")]
+    edges = _edges_at(trace, kinds, first)
+    return edges[np.argsort(edges.stratum, kind="stable")]
 
 
 def _edges_at(trace: Trace, kinds: tuple[str, ...], places: Int[np.ndarray, "N"]) -> Edges:
@@ -77,6 +77,6 @@ def attention(trace: Trace, evaluation: Evaluation) -> Attention:
     return Attention(k, heads, all_heads, sources, all_sources)
 
 
-def totals(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def totals(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of attention edges that are kept, bool ``[L, H, T, S]``: those of each head, and those from each source."""
-    return kept.sum((2, 3)), kept.sum((0, 1, 2))
+    return mask.sum((2, 3)), mask.sum((0, 1, 2))

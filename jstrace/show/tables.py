@@ -74,9 +74,9 @@ def edge_table(trace: Trace, count: int, kind: str = "all") -> Table:
     return table
 
 
-def effect_table(found: Effects, count: int) -> Table:
+def effect_table(effects: Effects, count: int) -> Table:
     """The heads and MLPs whose ablation moves the metric most: by how much, and how far the prediction moves."""
-    columns, table = found.columns(), _table("effect", "TV")
+    columns, table = effects.columns(), _table("effect", "TV")
     table.add_column("without")
     for at in range(min(count, len(columns["effect"]))):
         name = f"layer {columns['layer'][at]} {columns['component'][at]}"
@@ -84,41 +84,41 @@ def effect_table(found: Effects, count: int) -> Table:
     return table
 
 
-def attention_heading(trace: Trace, evaluation: Evaluation, found: Attention, word: Word) -> str:
+def attention_heading(trace: Trace, evaluation: Evaluation, counts: Attention, word: Word) -> str:
     """Which trace the numbers of ``attention_table`` are of, in a line."""
-    what = f"{found.heads.sum():,} of {found.all_heads.sum():,} attention edges"
-    if found.k == len(trace.sizes):
-        kept = "has the target's" if evaluation.targeted else "keeps its"
-        return f"{what}: the full graph, as no smaller trace {kept} top token"
-    top, size = shown(word(evaluation.wanted_token)), percent(trace.sizes[found.k], 3)
+    what = f"{counts.heads.sum():,} of {counts.all_heads.sum():,} attention edges"
+    if counts.k == len(trace.sizes):
+        verb = "has the target's" if evaluation.targeted else "keeps its"
+        return f"{what}: the full graph, as no smaller trace {verb} top token"
+    top, size = shown(word(evaluation.wanted_token)), percent(trace.sizes[counts.k], 3)
     of = "the target's " if evaluation.targeted else ""
     return f"{what} are in the trace of {size} of all edges, the smallest from which on the top token is {of}{top}"
 
 
-def attention_table(trace: Trace, found: Attention, *, rows: int = 10) -> Table:
+def attention_table(trace: Trace, counts: Attention, *, rows: int = 10) -> Table:
     """The heads and the source tokens with most edges in that trace, each with its edges in the full graph."""
     words = words_of(trace)
     table = _table()
     for name in ("head", "edges", "of", "from token", "edges", "of"):
         table.add_column(name, justify="right" if name in ("edges", "of") else "left")
     heads = [
-        (f"layer {at // found.heads.shape[1]} head {at % found.heads.shape[1]}", f"{kept}", f"{every}")
-        for at, kept, every in _largest(found.heads.ravel(), found.all_heads.ravel(), rows)
+        (f"layer {at // counts.heads.shape[1]} head {at % counts.heads.shape[1]}", f"{count}", f"{every}")
+        for at, count, every in _largest(counts.heads.ravel(), counts.all_heads.ravel(), rows)
     ]
     sources = [
-        (f"{shown(words[at])} [{at}]", f"{kept}", f"{every}")
-        for at, kept, every in _largest(found.sources, found.all_sources, rows)
+        (f"{shown(words[at])} [{at}]", f"{count}", f"{every}")
+        for at, count, every in _largest(counts.sources, counts.all_sources, rows)
     ]
     for pair in itertools.zip_longest(heads, sources, fillvalue=("", "", "")):
         table.add_row(*(Text(cell) for cells in pair for cell in cells))
     return table
 
 
-def hub_table(found: Analysis, count: int, by: str) -> Table:
+def hub_table(analysis: Analysis, count: int, by: str) -> Table:
     """The nodes with most of a measure, with all of them."""
     table = _table("in", "out", "betweenness", "PageRank", "backward", "community")
     table.add_column("node")
-    for hub in found.hubs(count, by):
+    for hub in analysis.hubs(count, by):
         shares = (f"{value:.2e}" for value in (hub.betweenness, hub.pagerank, hub.backward_pagerank))
         table.add_row(f"{hub.in_degree}", f"{hub.out_degree}", *shares, f"{hub.community}", Text(node_in_words(hub)))
     return table
@@ -130,18 +130,18 @@ def node_in_words(hub: Hub) -> str:
     return f"{layer}{hub.kind}: {shown(hub.token)} [{hub.position}]"
 
 
-def community_table(found: Analysis, count: int) -> Table:
+def community_table(analysis: Analysis, count: int) -> Table:
     """The largest communities: how large, and where."""
     table = _table("community", "nodes", "edges inside", "levels", "tokens")
     table.add_column("most at")
-    for one in found.communities(count):
-        spans = (f"{first} to {last}" for first, last in (one.levels, one.positions))
-        most = f"{shown(one.token)} [{one.position}], {100 * one.share:.0f}%"
-        table.add_row(f"{one.number}", f"{one.nodes:,}", f"{one.edges:,}", *spans, Text(most))
+    for community in analysis.communities(count):
+        spans = (f"{first} to {last}" for first, last in (community.levels, community.positions))
+        most = f"{shown(community.token)} [{community.position}], {100 * community.share:.0f}%"
+        table.add_row(f"{community.number}", f"{community.nodes:,}", f"{community.edges:,}", *spans, Text(most))
     return table
 
 
-def _largest(kept: np.ndarray, every: np.ndarray, rows: int) -> list[tuple[int, int, int]]:
+def _largest(counts: np.ndarray, every: np.ndarray, rows: int) -> list[tuple[int, int, int]]:
     """Index, kept edges and all edges where most are kept, ties by index."""
-    order = np.argsort(-kept, kind="stable")[:rows]
-    return [(int(at), int(kept[at]), int(every[at])) for at in order]
+    order = np.argsort(-counts, kind="stable")[:rows]
+    return [(int(at), int(counts[at]), int(every[at])) for at in order]

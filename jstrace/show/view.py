@@ -53,7 +53,7 @@ def view(
     called = list(names or [_name(trace) for trace in shown])
     _check(shown, given, called)
     word = _word(model)
-    evaluated = [_named(trace, one) for trace, one in zip(shown, given, strict=True)]
+    evaluated = [_named(trace, evaluation) for trace, evaluation in zip(shown, given, strict=True)]
     panels = [_panel(*each, word) for each in zip(shown, evaluated, called, strict=True)]
     panels[0] |= {} if effects is None else {"effects": _effects(shown[0], effects)}
     ends = [smallest] if isinstance(traces, Trace) else list(smallest or [None] * len(shown))
@@ -64,10 +64,10 @@ def view(
 
 
 def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[Any]) -> None:
-    wrong = next((one for one in traces if not isinstance(one, Trace)), None)
+    wrong = next((item for item in traces if not isinstance(item, Trace)), None)
     if wrong is not None or len(traces) not in (1, 2):
-        found = type(wrong).__name__ if wrong is not None else f"{len(traces)} of them"
-        raise InputError(f"view takes a trace or two, got {found}")
+        got = type(wrong).__name__ if wrong is not None else f"{len(traces)} of them"
+        raise InputError(f"view takes a trace or two, got {got}")
     for trace in traces:
         check_one_output(trace, "view")
     if len({len(trace.sizes) for trace in traces}) > 1:
@@ -106,19 +106,19 @@ def _named(trace: Trace, given: Any) -> dict[str, Evaluation]:
         given = [given]
     if not isinstance(given, Mapping):
         listed = list(given)
-        names = [f"{one.replace}, {one.ablate}" if isinstance(one, Evaluation) else "?" for one in listed]
+        names = [f"{item.replace}, {item.ablate}" if isinstance(item, Evaluation) else "?" for item in listed]
         before = [names[:place].count(name) for place, name in enumerate(names)]  # none takes the place of another
-        given = {f"{name} ({n + 1})" if n else name: one for name, n, one in zip(names, before, listed, strict=True)}
-    for name, one in given.items():
-        if not isinstance(one, Evaluation):
-            raise InputError(f"view: evaluation {name} is {type(one).__name__}, expected a jstrace.Evaluation")
-        if len(one.tv) != len(trace.sizes) + 1:
-            raise InputError(f"view: evaluation {name} has {len(one.tv)} rows, the trace {len(trace.sizes) + 1}")
+        given = {f"{name} ({n + 1})" if n else name: item for name, n, item in zip(names, before, listed, strict=True)}
+    for name, item in given.items():
+        if not isinstance(item, Evaluation):
+            raise InputError(f"view: evaluation {name} is {type(item).__name__}, expected a jstrace.Evaluation")
+        if len(item.tv) != len(trace.sizes) + 1:
+            raise InputError(f"view: evaluation {name} has {len(item.tv)} rows, the trace {len(trace.sizes) + 1}")
     return dict(given)
 
 
 def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word: Word) -> dict[str, Any]:
-    curves = [_curve(title, one, word) for title, one in evaluations.items()]
+    curves = [_curve(title, evaluation, word) for title, evaluation in evaluations.items()]
     sizes, counts = [*trace.sizes, 1.0], [*trace.counts.tolist(), trace.n_edges]
     strata = dict(trace.strata.items())
     scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.score))
@@ -170,13 +170,13 @@ def _score_words(score: str) -> str:
     return f"Scores ({score}): {_SCORES.get(score, 'their order alone is of interest')}"
 
 
-def _curve(name: str, one: Evaluation, word: Word) -> dict[str, Any]:
-    full = [(word(int(token)), prob) for token, prob in zip(one.full_tokens, one.full_probs, strict=True)]
-    called = f"{name}, against a target" if one.targeted and "target" not in name else name
-    repeats = () if one.tv_repeats is None else one.tv_repeats.T.tolist()
-    made = curve(called, one.tv, one.kl, [word(int(token)) for token in one.top_token], full, repeats)
-    made |= {"targeted": True} if one.targeted else {}
-    return made | ({} if one.metric is None else metric_curve(one.metric_name, one.metric, one.recovered))
+def _curve(name: str, result: Evaluation, word: Word) -> dict[str, Any]:
+    full = [(word(int(token)), prob) for token, prob in zip(result.full_tokens, result.full_probs, strict=True)]
+    called = f"{name}, against a target" if result.targeted and "target" not in name else name
+    repeats = () if result.tv_repeats is None else result.tv_repeats.T.tolist()
+    made = curve(called, result.tv, result.kl, [word(int(token)) for token in result.top_token], full, repeats)
+    made |= {"targeted": True} if result.targeted else {}
+    return made | ({} if result.metric is None else metric_curve(result.metric_name, result.metric, result.recovered))
 
 
 def _word(model: Model | None) -> Word:

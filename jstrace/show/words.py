@@ -135,9 +135,9 @@ def _sizes(count: int) -> str:
     return "one size" if count == 1 else f"{count} sizes"
 
 
-def _alike(evaluation: Evaluation, one: int, other: int) -> bool:
+def _alike(evaluation: Evaluation, row: int, other: int) -> bool:
     tv, top, agrees = evaluation.tv, evaluation.top_token, evaluation.agreement
-    same = top[one] == top[other] and agrees[one] == agrees[other]
+    same = top[row] == top[other] and agrees[row] == agrees[other]
     if evaluation.recovered is not None:
-        same &= f"{evaluation.recovered[one]:.2f}" == f"{evaluation.recovered[other]:.2f}"
-    return f"{tv[one]:.3f}" == f"{tv[other]:.3f}" and bool(same)
+        same &= f"{evaluation.recovered[row]:.2f}" == f"{evaluation.recovered[other]:.2f}"
+    return f"{tv[row]:.3f}" == f"{tv[other]:.3f}" and bool(same)

@@ -44,13 +44,13 @@ def count(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Counts:
     def over(form: ModelConfig, layers: Any) -> LayerWork:
         return jax.vmap(functools.partial(of_layer, config=form, xp=jnp))(*layers)
 
-    found = [form[name] for form in needed(strata, config, over, jnp) for name in WORK]
+    pairs = [form[name] for form in needed(strata, config, over, jnp) for name in WORK]
 
     def at(k: Array) -> tuple[Array, ...]:
         held = functools.partial(_held, k=k)
         residual = held(strata.residual_attn) + held(strata.residual_mlp)
         nodes = 1 + jnp.sum(held(after_even) + held(after_odd))
-        work = jnp.stack([jnp.sum((first <= k) * many, dtype=jnp.int32) for first, many in found])
+        work = jnp.stack([jnp.sum((first <= k) * many, dtype=jnp.int32) for first, many in pairs])
         return residual, held(strata.mlp), held(strata.attn, 2), nodes, jnp.any(after_even[0] <= k), work
 
     return Counts(*jax.lax.map(at, jnp.arange(n_sizes + 1, dtype=jnp.uint8)))

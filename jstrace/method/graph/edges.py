@@ -109,10 +109,10 @@ class Edges(Sequence[Edge]):
 
     def to_pandas(self) -> pd.DataFrame:
         """A data frame of the columns, ``head`` missing but for attn, with the texts of tokens; needs pandas."""
-        found = frame(self.columns()).astype({"head": "Int32"})
-        found["head"] = found["head"].mask(found["head"] < 0)
+        table = frame(self.columns()).astype({"head": "Int32"})
+        table["head"] = table["head"].mask(table["head"] < 0)
         texts = np.asarray(self.words, object)
-        return found.assign(**{f"{end}_text": texts[getattr(self, end)] for end in ("source", "target") if self.words})
+        return table.assign(**{f"{end}_text": texts[getattr(self, end)] for end in ("source", "target") if self.words})
 
 
 def edges_where(chosen: EdgeTree, scores: EdgeTree, strata: EdgeTree, words: tuple[str, ...]) -> Edges:

@@ -146,10 +146,10 @@ def work(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Int[np.ndarray,
     """
 
     def over(form: ModelConfig, layers: Any) -> LayerWork:
-        found = [
+        parts = [
             of_layer(attn, after, before, form) for attn, after, before in zip(*layers, strict=True)
         ]  # one at a time
-        return LayerWork(*map(np.stack, zip(*found, strict=True)))
+        return LayerWork(*map(np.stack, zip(*parts, strict=True)))
 
     counts = [
         np.bincount(first.ravel(), np.broadcast_to(many, first.shape).ravel(), minlength=256)
@@ -208,11 +208,11 @@ def flops(
       config: of the model.
       n_outputs: of the graph.
     """
-    found = []
+    totals = []
     for number, form in enumerate(config.layer_forms):
         own, layers = work[:, number * len(WORK) : (number + 1) * len(WORK)], list(config.layers_of(number))
-        found.append(_of_form(own, attn_edges[:, layers].sum(-1), mlp_edges[:, layers].sum(-1), form))
-    attention, pre_softmax, replaced, mlp, live_mlp = (sum(parts) for parts in zip(*found, strict=True))
+        totals.append(_of_form(own, attn_edges[:, layers].sum(-1), mlp_edges[:, layers].sum(-1), form))
+    attention, pre_softmax, replaced, mlp, live_mlp = (sum(parts) for parts in zip(*totals, strict=True))
     return Flops(attention, pre_softmax, replaced, mlp, live_mlp, 2.0 * config.d_model * config.vocab_size * n_outputs)
 
 

@@ -28,7 +28,7 @@ class Geometry(NamedTuple):
 def geometry(states: Float[np.ndarray, "L T D"]) -> Geometry:
     """Dimension and anisotropy of each layer's states of all tokens."""
     wide = np.asarray(states, np.float64)
-    return Geometry(np.asarray([two_nn(one) for one in wide]), np.asarray([anisotropy(one) for one in wide]))
+    return Geometry(np.asarray([two_nn(layer) for layer in wide]), np.asarray([anisotropy(layer) for layer in wide]))
 
 
 def two_nn(points: Float[np.ndarray, "N D"]) -> float:

@@ -52,14 +52,14 @@ def measure_outputs(
     nucleus is recovered where it is at every output; the top token is the first output's.
     """
     each = jax.vmap(functools.partial(measure, platform=platform), in_axes=(1, 0, 0), out_axes=1)
-    found = each(logits, reference, answer)
+    measures = each(logits, reference, answer)
     return Measures(
-        **{name: jnp.mean(getattr(found, name), axis=1) for name in ("tv", "kl", "entropy")},
-        **{name: jnp.all(getattr(found, name), axis=1) for name in ("nucleus", "nucleus_unordered")},
-        top_token=found.top_token[:, 0],
-        surprisal=jnp.sum(found.surprisal, axis=1),
-        rank=jnp.max(found.rank, axis=1),
-        agreement=jnp.all(found.top_token == jnp.argmax(reference, axis=-1), axis=1),
+        **{name: jnp.mean(getattr(measures, name), axis=1) for name in ("tv", "kl", "entropy")},
+        **{name: jnp.all(getattr(measures, name), axis=1) for name in ("nucleus", "nucleus_unordered")},
+        top_token=measures.top_token[:, 0],
+        surprisal=jnp.sum(measures.surprisal, axis=1),
+        rank=jnp.max(measures.rank, axis=1),
+        agreement=jnp.all(measures.top_token == jnp.argmax(reference, axis=-1), axis=1),
     )
 
 

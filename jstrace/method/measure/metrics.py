@@ -154,10 +154,10 @@ def resolved(metric: Any, token_of: Callable[[Any], int], tokens_of: Callable[[A
     if isinstance(metric, LogProb):
         return LogProb(tuple(map(np.int32, tokens_of(metric.answer))))
     if isinstance(metric, LogitDifference):
-        found = {field.name: np.int32(token_of(getattr(metric, field.name))) for field in dataclasses.fields(metric)}
-        if len(set(found.values())) != len(found):
-            raise InputError(f"metric {metric}: the answer and its rival are the same token {found['answer']}")
-        return LogitDifference(**found)
+        ids = {field.name: np.int32(token_of(getattr(metric, field.name))) for field in dataclasses.fields(metric)}
+        if len(set(ids.values())) != len(ids):
+            raise InputError(f"metric {metric}: the answer and its rival are the same token {ids['answer']}")
+        return LogitDifference(**ids)
     if callable(metric):
         return OwnMetric(metric)
     raise InputError(
@@ -193,23 +193,23 @@ def as_json(metric: Any) -> dict[str, Any] | None:
     }
 
 
-def from_json(found: Any, vocab_size: int) -> Metric | None:
+def from_json(record: Any, vocab_size: int) -> Metric | None:
     """What ``as_json`` gave; None for a function, which no file holds.
 
     Raises:
       ValueError: another kind, no tokens, tokens outside the vocabulary, or the same twice.
     """
-    if found is None or found.get("kind") == OwnMetric.kind:
+    if record is None or record.get("kind") == OwnMetric.kind:
         return None
-    kind = KINDS[found["kind"]]
-    tokens = {field.name: found[field.name] for field in dataclasses.fields(kind)}
-    several = kind is LogProb and isinstance(found["answer"], list)
-    ids = found["answer"] if several else [*tokens.values()]
+    kind = KINDS[record["kind"]]
+    tokens = {field.name: record[field.name] for field in dataclasses.fields(kind)}
+    several = kind is LogProb and isinstance(record["answer"], list)
+    ids = record["answer"] if several else [*tokens.values()]
     whole = all(type(token) is int and 0 <= token < vocab_size for token in ids)
     if not whole or not ids or (not several and len({*ids}) < len(ids)):
         raise ValueError(f"its metric has tokens {tokens}")
     if several:
-        return LogProb(tuple(map(np.int32, found["answer"])))
+        return LogProb(tuple(map(np.int32, record["answer"])))
     return kind(**{name: np.int32(token) for name, token in tokens.items()})
 
 

@@ -39,10 +39,10 @@ def largest(values: EdgeTree, count: Int[Array, ""] | int) -> EdgeTree:
     """The bool mask of the ``count`` edges of the largest values; edges equal to the last of them are in it, too."""
     keys = jax.tree.map(ordered_floats, values)
 
-    def turn(index: Array, found: Array) -> Array:
-        trial = found | (jnp.uint32(1) << (31 - index).astype(jnp.uint32))
+    def turn(index: Array, floor: Array) -> Array:
+        trial = floor | (jnp.uint32(1) << (31 - index).astype(jnp.uint32))
         enough = total(jax.tree.map(lambda key: (key >= trial).astype(jnp.int32), keys)) >= count
-        return jnp.where(enough, trial, found)
+        return jnp.where(enough, trial, floor)
 
     least = jax.lax.fori_loop(0, 32, turn, jnp.uint32(0))
     return jax.tree.map(lambda key: (key >= jnp.maximum(least, 1)) & (count > 0), keys)
@@ -63,8 +63,8 @@ def _forward(values: EdgeTree, count: Any, temperature: Any) -> tuple[EdgeTree, 
     return mask, (mask, count, temperature)
 
 
-def _backward(kept: Any, cotangent: EdgeTree) -> tuple[EdgeTree, Any, Any]:
-    mask, count, temperature = kept
+def _backward(saved: Any, cotangent: EdgeTree) -> tuple[EdgeTree, Any, Any]:
+    mask, count, temperature = saved
     slope = jax.tree.map(lambda m: m * (1 - m), mask)
     weight = total(slope)
     mean = total(jax.tree.map(jnp.multiply, slope, cotangent)) / jnp.where(weight > 0, weight, 1.0)
@@ -74,21 +74,21 @@ def _backward(kept: Any, cotangent: EdgeTree) -> tuple[EdgeTree, Any, Any]:
 
 def _no_cotangent(value: Any) -> Any:
     """What stands for the derivative in something that has none."""
-    found = jnp.asarray(value)
-    if jnp.issubdtype(found.dtype, jnp.floating):
-        return jnp.zeros_like(found)
-    return np.zeros(found.shape, jax.dtypes.float0)
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return jnp.zeros_like(array)
+    return np.zeros(array.shape, jax.dtypes.float0)
 
 
 soft_mask.defvjp(_forward, _backward)
 
 
 def _at(values: EdgeTree, threshold: Array, temperature: Array | float) -> EdgeTree:
-    def one(x: Array) -> Array:
+    def softened(x: Array) -> Array:
         edge = is_edge(x)
         return jnp.where(edge, jax.nn.sigmoid((jnp.where(edge, x, threshold) - threshold) / temperature), 0.0)
 
-    return jax.tree.map(one, values)
+    return jax.tree.map(softened, values)
 
 
 def _threshold(values: EdgeTree, count: Any, temperature: Any) -> Array:
@@ -114,6 +114,6 @@ def _threshold(values: EdgeTree, count: Any, temperature: Any) -> Array:
         return (turn + 1, t, low, high, *excess(t))
 
     start = (low + high) / 2
-    found: tuple[Any, ...] = jax.lax.while_loop(going, step, (jnp.int32(0), start, low, high, *excess(start)))
-    _, t, _, _, over, slope = found
+    outcome: tuple[Any, ...] = jax.lax.while_loop(going, step, (jnp.int32(0), start, low, high, *excess(start)))
+    _, t, _, _, over, slope = outcome
     return t + over / jnp.where(slope > 0, slope, 1.0)  # one turn more costs little and squares what is left

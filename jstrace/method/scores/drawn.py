@@ -28,11 +28,11 @@ def input_key(seed: Int[Array, ""] | int, tokens: Int[Array, "T"], length: Int[A
 def random_scores(slots: EdgeTree, base: Array) -> EdgeTree:
     """Uniform scores in [0, 1), each from the key and its edge's own coordinates: padding changes none."""
 
-    def one(number: int, shape: tuple[int, ...]) -> Array:
+    def uniform(number: int, shape: tuple[int, ...]) -> Array:
         bits = jax.random.key_data(_keys(jax.random.fold_in(base, number), shape))[..., 0]
         return (bits >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
-    return EdgeTree(**{name: one(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})
+    return EdgeTree(**{name: uniform(number, slot.shape) for number, (name, slot) in enumerate(slots.items())})
 
 
 def _keys(base: Array, shape: tuple[int, ...]) -> Array:
@@ -66,21 +66,21 @@ def random_node_scores(slots: EdgeTree, base: Array, *, parallel: bool) -> EdgeT
     keys = _keys(jax.random.fold_in(base, 5), counts.shape)
     gamma = jax.vmap(jax.vmap(lambda key, shape: jax.random.gamma(key, shape, dtype=jnp.float32)))(keys, counts + 1)
 
-    def layer(reached: Float32[Array, "T"], one: tuple[EdgeTree, EdgeTree, Array]) -> tuple[Array, EdgeTree]:
-        drawn, there, scale = one
+    def layer(reached: Float32[Array, "T"], inputs: tuple[EdgeTree, EdgeTree, Array]) -> tuple[Array, EdgeTree]:
+        drawn, there, scale = inputs
         residual_attn, residual_mlp, of_mlp = (
             -jnp.log1p(-u) for u in (drawn.residual_attn, drawn.residual_mlp, drawn.mlp)
         )
         if parallel:
-            kept = after = reached + residual_attn
-            mlp = before = kept + of_mlp
+            residual = after = reached + residual_attn
+            mlp = before = residual + of_mlp
         else:
             after = reached + residual_mlp  # by which the node in the middle of the layer is reached
-            mlp, kept = after + of_mlp, after + residual_attn
-            before = kept
+            mlp, residual = after + of_mlp, after + residual_attn
+            before = residual
         attn = before[:, None] + scale[:, None] * drawn.attn
         read = jnp.min(jnp.where(there.attn, attn, _NEVER), axis=(0, 1))
-        return jnp.minimum(kept, read), EdgeTree(residual_attn=kept, attn=attn, residual_mlp=after, mlp=mlp)
+        return jnp.minimum(residual, read), EdgeTree(residual_attn=residual, attn=attn, residual_mlp=after, mlp=mlp)
 
     start = jnp.where(slots.mlp[-1], 0.0, _NEVER).astype(jnp.float32)
     _, times = jax.lax.scan(layer, start, (uniform, slots, gamma), reverse=True)

@@ -56,14 +56,14 @@ class _Logits:
         """The logit of every edge."""
         if not self.factors:
             return self.own
-        f, found = self.factors, {}
+        f, logits = self.factors, {}
         for kind, own in self.own.items():
             if kind == "attn":
                 head = f["head"][:, :, None, None] + f["target"][:, :, :, None] + f["source"][:, :, None, :]
-                found[kind] = own + head + f["layer_source"][:, None, None, :] + f["attn"]
+                logits[kind] = own + head + f["layer_source"][:, None, None, :] + f["attn"]
             else:
-                found[kind] = own + f[f"{kind}_layer"][:, None] + f[kind]
-        return EdgeTree(**found)
+                logits[kind] = own + f[f"{kind}_layer"][:, None] + f[kind]
+        return EdgeTree(**logits)
 
     @staticmethod
     def of(own: EdgeTree, *, factors: bool) -> _Logits:
@@ -144,27 +144,27 @@ class Fitted:
         name_variant(self, "fitted")
 
     @usual_promotion()
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        fit = _Fit.of(one, self.cap)
-        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(one), fit.slots))
+        fit = _Fit.of(forward, self.cap)
+        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(forward), fit.slots))
         rates = optax.cosine_decay_schedule(self.rate, self.steps, self.last_rate / self.rate)
         logits = fit.followed(_Logits.of(first, factors=self.factors), fit.slots, rates, self._course()).summed()
         if self.polish:
             logits = self._polished(fit, logits)
-        found = jax.tree.map(lambda x, slot: jnp.where(slot, x, 0), logits, fit.slots)
-        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -_LIMIT, _LIMIT)), found)
+        edge_logits = jax.tree.map(lambda x, slot: jnp.where(slot, x, 0), logits, fit.slots)
+        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -_LIMIT, _LIMIT)), edge_logits)
 
     def _polished(self, fit: _Fit, logits: EdgeTree) -> EdgeTree:
         """The logits, with those of the first edges fitted once more; these stay above all others."""
         n_inside = jnp.floor(min(1.0, _INSIDE * self.smallest) * fit.n_edges).astype(jnp.int32)
         inside = largest(marked(logits, fit.slots), jnp.maximum(n_inside, 1))
         rates = optax.cosine_decay_schedule(self.polish_rate, self.polish, 0.1)
-        found = fit.followed(_Logits.of(logits, factors=False), inside, rates, self._last_course()).summed()
+        polished = fit.followed(_Logits.of(logits, factors=False), inside, rates, self._last_course()).summed()
         outside = jax.tree.map(lambda slot, first: slot & ~first, fit.slots, inside)
-        above = extremes(marked(logits, outside))[1] - extremes(marked(found, inside))[0]
+        above = extremes(marked(logits, outside))[1] - extremes(marked(polished, inside))[0]
         lift = jnp.maximum(above + 1, 0)  # none where no edge is outside
-        return jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, found, logits)
+        return jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, polished, logits)
 
     def _course(self) -> _At:
         """What changes from step to step: the least size falls, and another is drawn above it."""
@@ -192,15 +192,15 @@ class _Fit:
     cap: Float32[Array, ""]
 
     @staticmethod
-    def of(one: Pass, cap: float) -> _Fit:
+    def of(forward: Pass, cap: float) -> _Fit:
         """By default the target is the model's own prediction; ``cap`` is counted from how far away that is.
 
         Or a target further away than the cap would have no gradient, and a control that nothing was told would pass for
         one that nothing can reach.
         """
-        slots, own = one.slots(), jax.nn.log_softmax(one.logits(as_floats(one.slots())))
-        target = own if one.target is None else one.target
-        return _Fit(one, slots, total(as_floats(slots)), target, cap + kl(target, own))
+        slots, own = forward.slots(), jax.nn.log_softmax(forward.logits(as_floats(forward.slots())))
+        target = own if forward.target is None else forward.target
+        return _Fit(forward, slots, total(as_floats(slots)), target, cap + kl(target, own))
 
     def followed(self, logits: _Logits, held: EdgeTree, rates: Any, course: _At) -> _Logits:
         """The logits after Adam's steps along a course, with every edge ablated that is not held."""
@@ -228,16 +228,16 @@ class _Fit:
 
     def _drawn(self, at: _At) -> tuple[Float32[Array, "2"], Any]:
         """Two sizes, and what ablated edges carry under each."""
-        one = self.one
-        size_key, place_key = jax.random.split(jax.random.fold_in(seeded(one.seed), at.index))
+        forward = self.one
+        size_key, place_key = jax.random.split(jax.random.fold_in(seeded(forward.seed), at.index))
         sizes = at.low * jnp.exp(jax.random.uniform(size_key, (2,)) * jnp.log(at.high / at.low))
-        if one.others is None:
-            return sizes, one.replace
-        n_tokens = one.tokens.shape[0]
-        places = jax.random.randint(place_key, (2,), 0, one.others.shape[0] - n_tokens + 1)
-        others = one.others
+        if forward.others is None:
+            return sizes, forward.replace
+        n_tokens = forward.tokens.shape[0]
+        places = jax.random.randint(place_key, (2,), 0, forward.others.shape[0] - n_tokens + 1)
+        others = forward.others
         windows = jax.vmap(lambda place: jax.lax.dynamic_slice(others, (place,), (n_tokens,)))(places)
-        return sizes, jax.lax.stop_gradient(jax.vmap(lambda window: hidden_states(one.decoder, window))(windows))
+        return sizes, jax.lax.stop_gradient(jax.vmap(lambda window: hidden_states(forward.decoder, window))(windows))
 
 
 @jax.tree_util.register_dataclass

@@ -87,7 +87,7 @@ class GradientScore(Protocol):
       True
     """
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """Scores of every edge, float32; what stands in slots that are no edge is not read."""
         ...
 
@@ -97,38 +97,38 @@ def as_floats(slots: EdgeTree) -> EdgeTree:
     return jax.tree.map(lambda slot: slot.astype(jnp.float32), slots)
 
 
-def logit_gradient(one: Pass, mask: EdgeTree, token: Int[Array, ""] | int) -> EdgeTree:
+def logit_gradient(forward: Pass, mask: EdgeTree, token: Int[Array, ""] | int) -> EdgeTree:
     """d logit of a token / d mask, or of all of an answer's; where there is a metric, d metric / d mask."""
-    return jax.grad(lambda mask: one.asked(one.logits(mask), token))(mask)
+    return jax.grad(lambda mask: forward.asked(forward.logits(mask), token))(mask)
 
 
-def loss_gradient(one: Pass, mask: EdgeTree, target: Float32[Array, "*A V"]) -> EdgeTree:
+def loss_gradient(forward: Pass, mask: EdgeTree, target: Float32[Array, "*A V"]) -> EdgeTree:
     """d KL(target || prediction) / d mask, of a target in log-probabilities; where there is a metric, that of it."""
 
     def asked(mask: EdgeTree) -> Array:
-        logits = one.logits(mask)
-        return kl(target, logits) if one.metric is None else one.metric(logits)
+        logits = forward.logits(mask)
+        return kl(target, logits) if forward.metric is None else forward.metric(logits)
 
     return jax.grad(asked)(mask)
 
 
 def kl(target: Float32[Array, "*A V"], logits: Float32[Array, "*A V"]) -> Float32[Array, ""]:
     """KL(target || softmax(logits)) in nats, of a target in log-probabilities: the mean over outputs."""
-    kept = jnp.exp(target)
-    found = jnp.sum(jnp.where(kept > 0, kept * (target - jax.nn.log_softmax(logits)), 0.0))
-    return found if target.ndim == 1 else found / target.shape[0]
+    probs = jnp.exp(target)
+    divergence = jnp.sum(jnp.where(probs > 0, probs * (target - jax.nn.log_softmax(logits)), 0.0))
+    return divergence if target.ndim == 1 else divergence / target.shape[0]
 
 
-def integrated_gradients(one: Pass, steps: int, token: Int[Array, ""] | int) -> EdgeTree:
+def integrated_gradients(forward: Pass, steps: int, token: Int[Array, ""] | int) -> EdgeTree:
     """The gradient of a token's logit averaged along m from 0 to 1, by midpoints, signed.
 
     Its sum over all edges is the logit of the full graph less that of the empty mask, up to the rule's error.
     """
-    slots = as_floats(one.slots())
+    slots = as_floats(forward.slots())
 
     def step(summed: EdgeTree, m: Array) -> tuple[EdgeTree, None]:
-        found = logit_gradient(one, jax.tree.map(lambda slot: slot * m, slots), token)
-        return jax.tree.map(jnp.add, summed, found), None
+        gradient = logit_gradient(forward, jax.tree.map(lambda slot: slot * m, slots), token)
+        return jax.tree.map(jnp.add, summed, gradient), None
 
     middles = (jnp.arange(steps, dtype=jnp.float32) + 0.5) / steps
     summed, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, slots), middles)
@@ -164,14 +164,14 @@ class Gradient:
 
     name: str = "gradient"
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
 
         def predicted(mask: EdgeTree) -> Array:
-            logits = one.logits(mask)
-            return one.asked(logits, jnp.argmax(logits if one.target is None else one.target))
+            logits = forward.logits(mask)
+            return forward.asked(logits, jnp.argmax(logits if forward.target is None else forward.target))
 
-        return jax.tree.map(jnp.abs, jax.grad(predicted)(as_floats(one.slots())))
+        return jax.tree.map(jnp.abs, jax.grad(predicted)(as_floats(forward.slots())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Integrated:
         check_count("steps", self.steps)
         name_variant(self, "integrated")
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        token = jnp.argmax(one.logits(as_floats(one.slots())) if one.target is None else one.target)
-        return jax.tree.map(jnp.abs, integrated_gradients(one, self.steps, token))
+        token = jnp.argmax(forward.logits(as_floats(forward.slots())) if forward.target is None else forward.target)
+        return jax.tree.map(jnp.abs, integrated_gradients(forward, self.steps, token))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,9 +203,9 @@ class ShareTimesGradient:
         """Name another power."""
         name_variant(self, "l1*gradient")
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        return jax.tree.map(jnp.exp, first_order(one).combined(self.power))
+        return jax.tree.map(jnp.exp, first_order(forward).combined(self.power))
 
 
 class FirstOrder(NamedTuple):
@@ -223,19 +223,19 @@ class FirstOrder(NamedTuple):
         return jax.tree.map(lambda share, g: share + power * g, self.share, self.gradient)
 
 
-def log_shares(one: Pass) -> tuple[EdgeTree, Float32[Array, "*A V"]]:
+def log_shares(forward: Pass) -> tuple[EdgeTree, Float32[Array, "*A V"]]:
     """Logarithms of the L1 shares, and the log-probabilities to keep."""
-    clean = clean_forward(one.decoder, one.tokens, Norm(1), length=one.length, n_outputs=one.rows)
-    shares = normalised(clean.magnitudes, parallel=one.decoder.config.parallel)
-    target = jax.nn.log_softmax(clean.logits) if one.target is None else one.target
+    clean = clean_forward(forward.decoder, forward.tokens, Norm(1), length=forward.length, n_outputs=forward.rows)
+    shares = normalised(clean.magnitudes, parallel=forward.decoder.config.parallel)
+    target = jax.nn.log_softmax(clean.logits) if forward.target is None else forward.target
     return jax.tree.map(lambda share: log_of(share, LEAST_SHARE), shares), target
 
 
-def first_order(one: Pass) -> FirstOrder:
+def first_order(forward: Pass) -> FirstOrder:
     """Shares and the gradient at the full mask: two forward passes and one backward."""
-    shares, target = log_shares(one)
-    found = logit_gradient(one, as_floats(one.slots()), jnp.argmax(target))
-    return FirstOrder(shares, jax.tree.map(lambda g: log_of(g, LEAST_SHARE), found), target)
+    shares, target = log_shares(forward)
+    gradient = logit_gradient(forward, as_floats(forward.slots()), jnp.argmax(target))
+    return FirstOrder(shares, jax.tree.map(lambda g: log_of(g, LEAST_SHARE), gradient), target)
 
 
 def check_count(name: str, number: Any) -> None:

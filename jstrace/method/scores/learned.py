@@ -65,10 +65,10 @@ class Scorer:
             raise InputError(f"scorer: {fault}")
 
     @usual_promotion()
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        found, _ = features_of(one, self.features)
-        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -80, 80)), logits(self.coefficients, found, one))
+        features, _ = features_of(forward, self.features)
+        return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -80, 80)), logits(self.coefficients, features, forward))
 
     @property
     def shared(self) -> bool:

@@ -64,10 +64,10 @@ class Coefficients:
     @functools.cached_property
     def digest(self) -> str:
         """Of all numbers."""
-        found = hashlib.sha256()
+        checksum = hashlib.sha256()
         for name, array in self.arrays().items():
-            found.update(f"{name}{array.shape}".encode() + np.asarray(array, "<f4").tobytes())
-        return found.hexdigest()[:16]
+            checksum.update(f"{name}{array.shape}".encode() + np.asarray(array, "<f4").tobytes())
+        return checksum.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Coefficients) and self.digest == other.digest
@@ -84,19 +84,19 @@ class Coefficients:
         return sum(int(np.size(array)) for array in self.arrays().values())
 
 
-def features_of(one: Pass, features: str) -> tuple[tuple[EdgeTree, ...], Float32[Array, "V"]]:
+def features_of(forward: Pass, features: str) -> tuple[tuple[EdgeTree, ...], Float32[Array, "V"]]:
     """Features of every edge, each less its mean over all edges, and the log-probabilities to keep."""
     if features == "activations":
-        shares, target = log_shares(one)
-        found = [shares]
+        shares, target = log_shares(forward)
+        trees = [shares]
     else:
-        start = first_order(one)
-        found, target = [start.share, start.gradient], start.target
+        start = first_order(forward)
+        trees, target = [start.share, start.gradient], start.target
         if features == "rounds":
-            x, gradients = CUTS.walk(one, start, keep=KEPT)
-            found = [log_ranks(x, one.slots()), *found, *gradients]
-    slots = one.slots()
-    return tuple(_centred(each, slots) for each in found), target
+            x, gradients = CUTS.walk(forward, start, keep=KEPT)
+            trees = [log_ranks(x, forward.slots()), *trees, *gradients]
+    slots = forward.slots()
+    return tuple(_centred(each, slots) for each in trees), target
 
 
 def _centred(x: EdgeTree, slots: EdgeTree) -> EdgeTree:
@@ -138,22 +138,22 @@ def bucket(distance: int) -> int:
     return (distance + 1).bit_length() - 1
 
 
-def logits(coefficients: Coefficients, features: tuple[EdgeTree, ...], one: Pass) -> EdgeTree:
+def logits(coefficients: Coefficients, features: tuple[EdgeTree, ...], forward: Pass) -> EdgeTree:
     """The logit of every edge."""
-    c, n_tokens = coefficients, one.tokens.shape[0]
+    c, n_tokens = coefficients, forward.tokens.shape[0]
     place = jnp.arange(n_tokens)
-    from_end = _one_hot(jnp.maximum(one.length - 1 - place, 0), c.target.shape[0])
+    from_end = _one_hot(jnp.maximum(forward.length - 1 - place, 0), c.target.shape[0])
     between = _one_hot(jnp.maximum(place[:, None] - place, 0), c.target.shape[0])
     nodes = jnp.einsum("kln,tn->klt", c.node, from_end)
     attention = jnp.einsum("lhn,tsn->lhts", c.lag, between) + c.head[:, :, None, None]
     attention = attention + c.first[:, :, None, None] * (place == 0)
     attention = attention + (from_end @ c.target)[:, None] + from_end @ c.source
     bias = dict(zip(_NODES, nodes, strict=True)) | {"attn": attention}
-    found = {}
+    leaves = {}
     for index, kind in enumerate(EDGE_KINDS):
         weighted = sum(c.features[index, i] * getattr(each, kind) for i, each in enumerate(features))
-        found[kind] = jnp.asarray(weighted) + bias[kind]
-    return EdgeTree(**found)
+        leaves[kind] = jnp.asarray(weighted) + bias[kind]
+    return EdgeTree(**leaves)
 
 
 def _one_hot(distance: Int[Array, "*X"], buckets: int) -> Float32[Array, "*X N"]:
@@ -163,14 +163,14 @@ def _one_hot(distance: Int[Array, "*X"], buckets: int) -> Float32[Array, "*X N"]
 
 def mask(
     coefficients: Coefficients,
-    one: Pass,
+    forward: Pass,
     features: tuple[EdgeTree, ...],
     *,
     size: Float32[Array, ""],
     temperature: Float32[Array, ""],
 ) -> EdgeTree:
     """The soft mask of a share of all edges that the logits ask for."""
-    slots = one.slots()
-    found = marked(logits(coefficients, features, one), slots)
+    slots = forward.slots()
+    edge_logits = marked(logits(coefficients, features, forward), slots)
     count = jnp.floor(size * total(jax.tree.map(lambda slot: slot.astype(jnp.float32), slots)))
-    return soft_mask(found, count, temperature)
+    return soft_mask(edge_logits, count, temperature)

@@ -97,25 +97,25 @@ class Together:
 
     def vector(self, edge: Float32[Array, "T D"], node: Float32[Array, "T D"]) -> tuple[Array, ...]:
         """Magnitudes of residual and MLP edges, of each measure."""
-        return tuple(_checked(one, "vector", one.vector(edge, node), edge.shape[:1]) for one in self.several)
+        return tuple(_checked(score, "vector", score.vector(edge, node), edge.shape[:1]) for score in self.several)
 
     def attention(
         self, probs: Float32[Array, "H T S"], values: Float32[Array, "H S D"], node: Float32[Array, "T D"]
     ) -> tuple[Array, ...]:
         """Magnitudes of attention edges, of each measure."""
         return tuple(
-            _checked(one, "attention", one.attention(probs, values, node), probs.shape) for one in self.several
+            _checked(score, "attention", score.attention(probs, values, node), probs.shape) for score in self.several
         )
 
 
-def _checked(score: Score, method: str, found: Any, shape: tuple[int, ...]) -> Array:
+def _checked(score: Score, method: str, magnitudes: Any, shape: tuple[int, ...]) -> Array:
     """What a score gave, as float32; a shape that would be broadcast, or other numbers, are refused."""
-    there, kind = getattr(found, "shape", None), getattr(found, "dtype", None)
+    there, kind = getattr(magnitudes, "shape", None), getattr(magnitudes, "dtype", None)
     if there != shape or kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
         raise InputError(
             f"score {name_of(score)}: {method} gave {kind} of shape {there}, expected floats of shape {shape}"
         )
-    return jnp.asarray(found, jnp.float32)
+    return jnp.asarray(magnitudes, jnp.float32)
 
 
 MEASURES: Mapping[str, Score] = {"l1": Norm(1), "l2": Norm(2), "ifr": Proximity(), "cosine": Cosine()}

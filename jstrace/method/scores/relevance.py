@@ -30,6 +30,6 @@ class RelP:
         """Name those of other scores."""
         name_variant(self, "relp")
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        return self.of.edge_scores(one._replace(relevance=True))
+        return self.of.edge_scores(forward._replace(relevance=True))

@@ -93,15 +93,15 @@ class Rounds:
         words = [f"{name}={value!r}" for name, value in fields.items() if EARLIER.get(name, fields) != value]
         return f"Rounds({', '.join(words)})"
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         """See ``GradientScore``."""
-        start = first_order(one)
+        start = first_order(forward)
         if self.walks == 1:
-            return self.walk(one, start)[0]
-        slots = one.slots()
+            return self.walk(forward, start)[0]
+        slots = forward.slots()
 
         def ranked(summed: EdgeTree, course: tuple[Array, Array]) -> tuple[EdgeTree, None]:
-            ranks = log_ranks(self._along(one, start, course)[0], slots)
+            ranks = log_ranks(self._along(forward, start, course)[0], slots)
             return jax.tree.map(jnp.add, summed, ranks), None
 
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
@@ -110,33 +110,33 @@ class Rounds:
 
     @usual_promotion()
     def walk(
-        self, one: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
+        self, forward: Pass, start: FirstOrder, *, keep: tuple[int, ...] = ()
     ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
         """Scores from what is known at the full mask, and log |gradient| at the cuts that are to be kept; one walk."""
         sizes, temperatures = self._courses()
-        return self._along(one, start, (sizes[0], temperatures[0]), keep)
+        return self._along(forward, start, (sizes[0], temperatures[0]), keep)
 
     @usual_promotion()
     def _along(
-        self, one: Pass, start: FirstOrder, course: tuple[Array, Array], keep: tuple[int, ...] = ()
+        self, forward: Pass, start: FirstOrder, course: tuple[Array, Array], keep: tuple[int, ...] = ()
     ) -> tuple[EdgeTree, tuple[EdgeTree, ...]]:
-        x, slots = start.combined(self.power), one.slots()
+        x, slots = start.combined(self.power), forward.slots()
         n_edges = total(jax.tree.map(lambda slot: slot.astype(jnp.int32), slots))
 
         def cut(state: _Walk, at: tuple[Array, Array, Array]) -> tuple[_Walk, None]:
-            (x, inside, survived, kept), (index, size, temperature) = state, at
+            (x, inside, survived, saved), (index, size, temperature) = state, at
             count = jnp.floor(size * n_edges).astype(jnp.int32)
             mask = self._mask(marked(x, inside), count, temperature)
-            found = self._logs(loss_gradient(one, mask, start.target), mask)
-            x = jax.tree.map(lambda value, g: value + self.weight * g, x, found)
+            gradient = self._logs(loss_gradient(forward, mask, start.target), mask)
+            x = jax.tree.map(lambda value, g: value + self.weight * g, x, gradient)
             if self.nested:
                 inside = largest(marked(x, inside), count)
                 survived = jax.tree.map(jnp.add, survived, inside)
-            kept = tuple(
-                jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), found, old)
-                for own, old in zip(keep, kept, strict=True)
+            saved = tuple(
+                jax.tree.map(lambda new, old, own=own: jnp.where(index == own, new, old), gradient, old)
+                for own, old in zip(keep, saved, strict=True)
             )
-            return _Walk(x, inside, survived, kept), None
+            return _Walk(x, inside, survived, saved), None
 
         none = jax.tree.map(lambda slot: jnp.zeros(slot.shape, jnp.float32), slots)
         first = _Walk(x, slots, none, tuple(none for _ in keep))

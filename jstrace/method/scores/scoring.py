@@ -52,7 +52,7 @@ class _Unfilled:
 
     features: str
 
-    def edge_scores(self, one: Pass) -> EdgeTree:
+    def edge_scores(self, forward: Pass) -> EdgeTree:
         raise NotImplementedError  # it is filled inside of the program
 
 
@@ -109,9 +109,9 @@ def edge_scores(
     replacements = {} if replace is None else {"own": replace}
     scoring = Source(score, replace="zero" if replace is None else "own").scoring
     options: dict[str, Any] = {"seed": seed, "replacements": replacements, "question": Question(metric=metric)}
-    (found,) = several_scores(model, tokens, length, scorings=(scoring,), **options)
+    (scores,) = several_scores(model, tokens, length, scorings=(scoring,), **options)
     with jax.debug_nans(False):  # here NaN is the answer
-        return jax.tree.map(lambda score: jnp.where(score == NO_SCORE, jnp.nan, score), found)
+        return jax.tree.map(lambda score: jnp.where(score == NO_SCORE, jnp.nan, score), scores)
 
 
 @usual_promotion()
@@ -145,9 +145,9 @@ def several_scores(
         together = Together(tuple(measured.values()))
         magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
         for index, (kind, own) in enumerate(measured.items()):
-            one = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
+            tree = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
             shares = getattr(own, "shares", False)
-            values[kind, "zero"] = normalised(one, parallel=model.config.parallel) if shares else one
+            values[kind, "zero"] = normalised(tree, parallel=model.config.parallel) if shares else tree
     if question.counterfactual is not None:
         replacements = {**replacements, COUNTERFACTUAL: hidden_states(model, question.counterfactual, length=length)}
     for kind, replace in scorings:
@@ -163,9 +163,9 @@ def several_scores(
             carried, drawn = replacements.get(replace), others.get(replace)
             asked = question.metric, question.answer
             one_pass = Pass(model, tokens, length, carried, question.target, drawn, seed, *asked)
-            found = score.edge_scores(one_pass)
-            if not isinstance(found, EdgeTree):
-                raise InputError(f"edge_scores gave {type(found).__name__}, expected an EdgeTree like its slots()")
-            found.check("edge_scores", model.config, tokens.shape[0])
-            values[kind, replace] = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)
+            scores = score.edge_scores(one_pass)
+            if not isinstance(scores, EdgeTree):
+                raise InputError(f"edge_scores gave {type(scores).__name__}, expected an EdgeTree like its slots()")
+            scores.check("edge_scores", model.config, tokens.shape[0])
+            values[kind, replace] = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), scores)
     return tuple(marked(values[scoring], slots) for scoring in scorings)

@@ -197,8 +197,8 @@ def _in_a_pool(
     fall = find_falls(first, cuts, platform)
     n_slots = sum(leaf.size for _, leaf in scores.items())
     capacity = pool_capacity(n_slots)
-    strata, index, found = divide(first, cuts, fall, capacity, platform)
-    complete = found <= capacity
+    strata, index, n_pending = divide(first, cuts, fall, capacity, platform)
+    complete = n_pending <= capacity
     ends = indexing.endpoints(index, scores, parallel=parallel)
     nodes = first.nodes(parallel=parallel)
     rank = indexing.joined(priorities(indexing.picked(scores, index), frozen), index, scores)

@@ -55,12 +55,12 @@ def ranked(scores: EdgeTree) -> EdgeTree:
     values = jax.tree.map(lambda score: ordered(bits_of(score)), scores)
     order = jnp.sort(indexing.flat(values))
 
-    def one(value: Array, score: Array) -> Array:
+    def rank_of(value: Array, score: Array) -> Array:
         rank = jnp.searchsorted(order, value.ravel()).astype(jnp.uint32).reshape(value.shape)
         bits = jnp.where(is_none(bits_of(score)), bits_of(score), rank + _LEAST_NORMAL)
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
-    return jax.tree.map(one, values, scores)
+    return jax.tree.map(rank_of, values, scores)
 
 
 @jax.tree_util.register_dataclass
@@ -195,14 +195,14 @@ def _divided_at_once(
     """With a byte of every edge for whether it is undecided, among which the first are found without a scatter."""
     like, fresh = _one_layer(first.scores), straddling(cuts, fall)
 
-    def step(found: Array, _: Array, key: Array) -> tuple[Array, tuple[EdgeTree, EdgeTree]]:
+    def step(n_pending: Array, _: Array, key: Array) -> tuple[Array, tuple[EdgeTree, EdgeTree]]:
         stratum, pending = split(key, jnp.zeros(key.shape, jnp.int32), cuts, fall, fresh, "tpu")
         stratum = jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8)
         parts = indexing.unflat(stratum, like), indexing.unflat(pending, like)
-        return found + jnp.sum(pending, dtype=jnp.int32), parts
+        return n_pending + jnp.sum(pending, dtype=jnp.int32), parts
 
-    found, (strata, pending) = first.sweep(step, jnp.int32(0))
-    return strata, first_true(indexing.flat(pending), capacity), found
+    n_pending, (strata, pending) = first.sweep(step, jnp.int32(0))
+    return strata, first_true(indexing.flat(pending), capacity), n_pending
 
 
 def _one_layer(like: EdgeTree) -> EdgeTree:
@@ -219,16 +219,16 @@ def _divided_by_layers(
     offsets, strides = _numbering(like)
 
     def step(carry: tuple[Array, Array], layer: Array, key: Array) -> tuple[tuple[Array, Array], EdgeTree]:
-        found, index = carry
+        n_pending, index = carry
         stratum, pending = split(key, jnp.zeros(key.shape, jnp.int32), cuts, fall, fresh)
-        place = jnp.where(pending, found + jnp.cumsum(pending, dtype=jnp.int32) - 1, capacity)
+        place = jnp.where(pending, n_pending + jnp.cumsum(pending, dtype=jnp.int32) - 1, capacity)
         index = index.at[place].set(offsets + layer * strides, mode="drop")
         stratum = jnp.where(key > 0, stratum, NO_EDGE).astype(jnp.uint8)
-        return (found + jnp.sum(pending, dtype=jnp.int32), index), indexing.unflat(stratum, layer_like)
+        return (n_pending + jnp.sum(pending, dtype=jnp.int32), index), indexing.unflat(stratum, layer_like)
 
     start = (jnp.int32(0), jnp.full(capacity, n_slots, jnp.int32))
-    (found, index), strata = first.sweep(step, start)
-    return strata, jnp.sort(index), found
+    (n_pending, index), strata = first.sweep(step, start)
+    return strata, jnp.sort(index), n_pending
 
 
 def _numbering(like: EdgeTree) -> tuple[Int[Array, "N"], Int[Array, "N"]]:

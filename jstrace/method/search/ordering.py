@@ -26,10 +26,10 @@ _NO_SCORE_BITS = np.asarray(NO_SCORE).view(np.uint32)[()]
 def marked(scores: EdgeTree, slots: EdgeTree, xp: Any = jnp) -> EdgeTree:
     """float32 scores with ``NO_SCORE`` in slots that are no edge; ``xp`` is ``jax.numpy``, or ``numpy`` on the host."""
 
-    def one(score: Any, slot: Any) -> Any:
+    def mark(score: Any, slot: Any) -> Any:
         return xp.where(slot, xp.where(score == NO_SCORE, _LEAST_SCORE, score), NO_SCORE)
 
-    return jax.tree.map(one, scores, slots)
+    return jax.tree.map(mark, scores, slots)
 
 
 def is_edge(scores: Array) -> Bool[Array, "*N"]:

@@ -82,13 +82,13 @@ def _split_at_once(key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts
 def _split_by_cuts(key: Array, group: Array, cuts: Cuts, fall: Fall, fresh: Cuts) -> tuple[Array, Array]:
     """The same by a cut after another, without looking anything up."""
 
-    def one(state: tuple[Array, Array], cut: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
+    def step(state: tuple[Array, Array], cut: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
         (stratum, pending), (name, is_open, straddles, falls) = state, cut
         mine = group == name
         return (stratum + (is_open & mine & (key < falls)), pending | (straddles & mine & (key == falls))), None
 
     start = jnp.broadcast_to(group, key.shape), jnp.zeros(key.shape, bool)
-    (stratum, pending), _ = jax.lax.scan(one, start, (cuts.group, cuts.open, fresh.open, fall.key))
+    (stratum, pending), _ = jax.lax.scan(step, start, (cuts.group, cuts.open, fresh.open, fall.key))
     return stratum, pending & (key > 0)
 
 
@@ -103,10 +103,10 @@ def select_sorted(key: Array, group: Array, cuts: Cuts, *, span: int) -> Fall:
     end = jnp.searchsorted(joint, base + (width - 1), side="right")
     # Beyond the group's first edge lies another group or the zeros of edges that are none: key 0, every edge is kept.
     start = jnp.searchsorted(joint, base, side="right")
-    found = jnp.where(end - cuts.need >= start, joint[jnp.maximum(end - cuts.need, 0)], base)
-    not_above = jnp.searchsorted(joint, found, side="right")
-    tied = not_above - jnp.searchsorted(joint, found, side="left")
-    return nothing_needed(cuts.need, Fall(found - base, end - not_above, tied))
+    floor = jnp.where(end - cuts.need >= start, joint[jnp.maximum(end - cuts.need, 0)], base)
+    not_above = jnp.searchsorted(joint, floor, side="right")
+    tied = not_above - jnp.searchsorted(joint, floor, side="left")
+    return nothing_needed(cuts.need, Fall(floor - base, end - not_above, tied))
 
 
 def select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int, at_once: bool = False) -> Fall:
@@ -115,11 +115,11 @@ def select_bisected(key: Array, group: Array, cuts: Cuts, *, bits: int, at_once:
     On a CPU one cut after another is counted, which holds less; ``at_once`` vectorises.
     """
 
-    def one(cut: tuple[Array, Array]) -> Array:
+    def of_cut(cut: tuple[Array, Array]) -> Array:
         return jnp.sum((group == cut[0]) & (key >= cut[1]), dtype=jnp.int32)
 
     def count(floor: Array) -> Array:
-        return jax.vmap(one)((cuts.group, floor)) if at_once else jax.lax.map(one, (cuts.group, floor))
+        return jax.vmap(of_cut)((cuts.group, floor)) if at_once else jax.lax.map(of_cut, (cuts.group, floor))
 
     return bisected(count, cuts.need, bits=bits)
 
@@ -136,8 +136,8 @@ def bisected(count: Callable[[Array], Array], need: Int[Array, "Z"], *, bits: in
 
     nothing = jnp.zeros(need.shape, jnp.int32)
     # The last floor with enough is the one that is found, and the last without is the one after it.
-    found, above, reached = jax.lax.fori_loop(0, bits, step, (nothing.astype(jnp.uint32), nothing, nothing))
-    return nothing_needed(need, Fall(found, above, reached - above))
+    floors, above, reached = jax.lax.fori_loop(0, bits, step, (nothing.astype(jnp.uint32), nothing, nothing))
+    return nothing_needed(need, Fall(floors, above, reached - above))
 
 
 def select_for(n_edges: int, n_sizes: int, platform: str | None = None) -> Select:
@@ -195,11 +195,11 @@ def _best_scattered(group: Int[Array, "N"], candidates: UInt32[Array, "N"]) -> U
 def _best_chosen(group: Int[Array, "N"], candidates: UInt32[Array, "N"]) -> UInt32[Array, "N"]:
     """The same by looking at all groups, one after another."""
 
-    def one(best: Array, name: Array) -> tuple[Array, None]:
+    def step(best: Array, name: Array) -> tuple[Array, None]:
         mine = group == name
         return jnp.where(mine, jnp.max(jnp.where(mine, candidates, 0)), best), None
 
-    return jax.lax.scan(one, jnp.zeros_like(candidates), jnp.arange(NO_EDGE + 1, dtype=jnp.int32))[0]
+    return jax.lax.scan(step, jnp.zeros_like(candidates), jnp.arange(NO_EDGE + 1, dtype=jnp.int32))[0]
 
 
 def refine(pool: Pool, cuts: Cuts, relax: Relax, select: Select, platform: str | None = None) -> Int[Array, "N"]:
@@ -207,14 +207,14 @@ def refine(pool: Pool, cuts: Cuts, relax: Relax, select: Select, platform: str |
 
     def body(state: tuple[Pool, Cuts]) -> tuple[Pool, Cuts]:
         pool, cuts = state
-        found = relax(pool)
-        key = jnp.where(pool.rank > 0, found.key, 0)
+        relaxed = relax(pool)
+        key = jnp.where(pool.rank > 0, relaxed.key, 0)
         fall = select(key, pool.stratum, cuts)
         fresh = straddling(cuts, fall)
         stratum, pending = split(key, pool.stratum, cuts, fall, fresh, platform)
         stratum = jnp.where(key > 0, stratum, pool.stratum)
         rank = jnp.where(pending, pool.rank, 0)
-        pool = Pool(rank, found.seed & pending, found.opens & pending, stratum)
+        pool = Pool(rank, relaxed.seed & pending, relaxed.opens & pending, stratum)
         return _with_first_raised(pool, platform), fresh
 
     return jax.lax.while_loop(lambda state: jnp.any(state[1].open), body, (pool, cuts))[0].stratum

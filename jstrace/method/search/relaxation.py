@@ -174,13 +174,13 @@ def _most_scanned(sources: Int[Array, "N"], n_nodes: int) -> MostBySource:
     some = (last >= 0) & (ordered.at[last].get(mode="clip") == nodes)
     place = jnp.arange(n)
 
-    def turn(bit: Array, found: Array) -> Array:
+    def turn(bit: Array, greatest: Array) -> Array:
         step = 1 << bit
         same = (place >= step) & (jnp.roll(ordered, step) == ordered)
-        return jnp.maximum(found, jnp.where(same, jnp.roll(found, step), 0))
+        return jnp.maximum(greatest, jnp.where(same, jnp.roll(greatest, step), 0))
 
     def most(values: Array) -> Array:
-        found = jax.lax.fori_loop(0, (n - 1).bit_length(), turn, values[order])
-        return jnp.where(some, found.at[last].get(mode="clip"), 0)
+        greatest = jax.lax.fori_loop(0, (n - 1).bit_length(), turn, values[order])
+        return jnp.where(some, greatest.at[last].get(mode="clip"), 0)
 
     return most

@@ -71,12 +71,12 @@ def names_of(kind: str, roles: Sequence[str]) -> list[str]:
     if kind == "position":
         return [str(place) for place in range(len(roles))]
     places, after = 0, ""
-    found = []
+    names = []
     for role in reversed(roles):
         places += not (role and role == after)
-        found.append(role or f"-{places}")
+        names.append(role or f"-{places}")
         after = role
-    return found[::-1]
+    return names[::-1]
 
 
 def total(scores: EdgeTree, config: ModelConfig) -> float:
@@ -110,19 +110,19 @@ def pooled(
     Returns:
       float32 ``[L,C]``, ``[L,H,C,C]`` (target, source), ``[L,C]``, ``[L,C]``; 0 where no edge has the image.
     """
-    totals = [total(one, config) for one in scores]
+    totals = [total(tree, config) for tree in scores]
     shapes = edge_shapes(config.n_layers, config.n_heads, n_classes)
-    found = {}
+    images = {}
     for kind, shape in shapes.items():
         sums, counts = np.zeros(np.prod(shape)), np.zeros(np.prod(shape))
-        for one, own, whole in zip(scores, classes, totals, strict=True):
+        for tree, own, whole in zip(scores, classes, totals, strict=True):
             slots = getattr(full_graph.edge_slots(config, len(own), len(own), np), kind)
             image = _image(own, n_classes, slots.shape)[slots]
-            sums += np.bincount(image, getattr(one, kind)[slots].astype(float) / whole, len(sums))
+            sums += np.bincount(image, getattr(tree, kind)[slots].astype(float) / whole, len(sums))
             counts += np.bincount(image, minlength=len(counts))
         means = sums / np.maximum(counts, 1) * np.mean(totals)
-        found[kind] = means.reshape(shape).astype(np.float32)
-    return EdgeTree(**found)
+        images[kind] = means.reshape(shape).astype(np.float32)
+    return EdgeTree(**images)
 
 
 def _image(classes: Int[np.ndarray, "T"], n_classes: int, shape: tuple[int, ...]) -> Int[np.ndarray, "..."]:
@@ -140,13 +140,13 @@ def placed(images: EdgeTree, classes: Int[np.ndarray, "T"], config: ModelConfig)
     Returns:
       float32, with -1 in slots that are no edge.
     """
-    slots, found = full_graph.edge_slots(config, len(classes), len(classes), np), {}
+    slots, leaves = full_graph.edge_slots(config, len(classes), len(classes), np), {}
     for kind, leaf in images.items():
         axes = 2 if kind == "attn" else 1
         wide = np.pad(leaf, [(0, 0)] * (leaf.ndim - axes) + [(0, 1)] * axes)
         own = wide[..., classes[:, None], classes[None]] if axes == 2 else wide[..., classes]
-        found[kind] = np.where(getattr(slots, kind), own, np.float32(-1))
-    return EdgeTree(**found)
+        leaves[kind] = np.where(getattr(slots, kind), own, np.float32(-1))
+    return EdgeTree(**leaves)
 
 
 def component_shares(scores: Sequence[EdgeTree], config: ModelConfig) -> Float64[np.ndarray, "L C"]:
@@ -155,23 +155,23 @@ def component_shares(scores: Sequence[EdgeTree], config: ModelConfig) -> Float64
     A component is as good as the best of its edges, in units of the prompt's total, residual edges included: scores
     such as those of rounds are ranks, of which a sum would count positions.
     """
-    found = np.zeros((config.n_layers, config.n_heads + 1))
-    for one in scores:
-        edges = _edges(one, config)
+    shares = np.zeros((config.n_layers, config.n_heads + 1))
+    for tree in scores:
+        edges = _edges(tree, config)
         heads, mlp = np.abs(edges.attn).max(axis=(2, 3)), np.abs(edges.mlp).max(axis=1)
-        found += np.concatenate([heads, mlp[:, None]], axis=1) / total(one, config)
-    return found / len(scores)
+        shares += np.concatenate([heads, mlp[:, None]], axis=1) / total(tree, config)
+    return shares / len(scores)
 
 
 def kept_components(shares: Float64[np.ndarray, "L C"] | Float32[np.ndarray, "L C"], count: int) -> np.ndarray:
     """The ``count`` components of the largest share, equal ones in their order: bool ``[L, H + 1]``."""
     order = np.argsort(-shares, axis=None, kind="stable")[:count]
-    found = np.zeros(shares.size, bool)
-    found[order] = True
-    return found.reshape(shares.shape)
+    mask = np.zeros(shares.size, bool)
+    mask[order] = True
+    return mask.reshape(shares.shape)
 
 
-def component_mask(kept: np.ndarray, n_tokens: int, config: ModelConfig) -> EdgeTree:
+def component_mask(components: np.ndarray, n_tokens: int, config: ModelConfig) -> EdgeTree:
     """Masks that keep components at all positions, and every residual edge.
 
     Args:
@@ -183,10 +183,10 @@ def component_mask(kept: np.ndarray, n_tokens: int, config: ModelConfig) -> Edge
       bool ``[*N, L, T]`` and so on; false in slots that are no edge.
     """
     slots = full_graph.edge_slots(config, n_tokens, n_tokens, np)
-    lead = kept.shape[:-2]
+    lead = components.shape[:-2]
 
     def every(leaf: np.ndarray) -> np.ndarray:
         return np.broadcast_to(leaf, (*lead, *leaf.shape)).copy()
 
-    attn = kept[..., :-1, None, None] & slots.attn
-    return EdgeTree(every(slots.residual_attn), attn, every(slots.residual_mlp), kept[..., -1, None] & slots.mlp)
+    attn = components[..., :-1, None, None] & slots.attn
+    return EdgeTree(every(slots.residual_attn), attn, every(slots.residual_mlp), components[..., -1, None] & slots.mlp)

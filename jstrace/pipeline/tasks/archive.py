@@ -32,14 +32,14 @@ def write(path: Path, circuit: Any) -> None:
         "sizes": circuit.sizes,
         "seed": circuit.seed,
         "n_pairs": circuit.n_pairs,
-        "n_held_out": max((len(one.tv) for one in circuit.judged.values()), default=0),
+        "n_held_out": max((len(curve.tv) for curve in circuit.judged.values()), default=0),
         "judged": [*circuit.judged],
         "overlap": circuit.overlap is not None,
         **{name: getattr(circuit, name) for name in _TEXTS},
         **({"weights": circuit.weights} if circuit.weights else {}),
     }
     arrays = {f"images.{kind}": leaf for kind, leaf in circuit.images.items()}
-    arrays |= {f"{name}.{field}": getattr(one, field) for name, one in circuit.judged.items() for field in _JUDGED}
+    arrays |= {f"{name}.{field}": getattr(curve, field) for name, curve in circuit.judged.items() for field in _JUDGED}
     arrays |= {"components": circuit.components}
     arrays |= {} if circuit.overlap is None else {"overlap": circuit.overlap}
     archives.write(path, header, arrays)

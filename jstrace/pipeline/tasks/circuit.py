@@ -108,7 +108,7 @@ class TaskCircuit(ByValue):
         """The same of a checked prompt."""
         paired = self.replace == COUNTERFACTUAL
         scores = placed(self.images, self.alignment.numbers(prompt.roles), self.config)
-        found = Trace.from_scores(
+        trace = Trace.from_scores(
             model, prompt.tokens, scores, sizes=self.sizes, score=f"task-{self.score}", metric=prompt.metric,
             counterfactual=prompt.counterfactual if paired else None,
         )  # fmt: skip
@@ -117,7 +117,7 @@ class TaskCircuit(ByValue):
             "reference": self.reference,
             "score_replace": self.score_replace,
         }
-        return dataclasses.replace(found, seed=self.seed, **names)
+        return dataclasses.replace(trace, seed=self.seed, **names)
 
     def kept_components(self) -> Bool[np.ndarray, "Z L C"]:
         """The components of each size, a share of all of them: bool ``[Z, L, H + 1]``."""
@@ -178,7 +178,7 @@ class TaskCircuit(ByValue):
     def columns(self) -> dict[str, list[Any]]:
         """The columns of ``to_pandas``."""
         names = ("order", "size", "edges", "recovered", "recovered_std", "faithfulness", "tv", "accuracy", "overlap")
-        found: dict[str, list[Any]] = {name: [] for name in names}
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for order, judged in self.judged.items():
             shared = [math.nan] * len(self.row_sizes)
             if order == "single" and self.overlap is not None:
@@ -188,8 +188,8 @@ class TaskCircuit(ByValue):
                 judged.faithfulness, judged.tv.mean(axis=0), judged.accuracy, shared,
             )  # fmt: skip
             for name, values in zip(names, rows, strict=True):
-                found[name] += values if isinstance(values, list) else values.tolist()
-        return found
+                columns[name] += values if isinstance(values, list) else values.tolist()
+        return columns
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for every order and size, means over held-out pairs; needs pandas.

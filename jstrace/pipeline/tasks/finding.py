@@ -184,7 +184,7 @@ class Study:
 
     def circuit(self, prompts: Sequence[Prompt], alignment: Alignment) -> TaskCircuit:
         """Found in prompts, and judged on none."""
-        scores = [one.scores for one in self.traced(prompts)]
+        scores = [prompt_trace.scores for prompt_trace in self.traced(prompts)]
         classes, config = [alignment.numbers(prompt.roles) for prompt in prompts], self.model.config
         name, scored, mark = self.names
         return TaskCircuit(
@@ -210,18 +210,18 @@ class Study:
     ) -> tuple[dict[str, Judged], np.ndarray | None]:
         """What each order keeps of held-out pairs, and how much of single traces is in the circuit's."""
         by_task = traces_of(circuit, self.model, held)
-        found, overlap = {"task": self._of(circuit, held, by_task)}, None
+        by_order, overlap = {"task": self._of(circuit, held, by_task)}, None
         for name in orders:
             if name == "single":
-                found[name], overlap = self._single(circuit, by_task, self.traced(held))
+                by_order[name], overlap = self._single(circuit, by_task, self.traced(held))
             elif name == "random":
-                found[name] = self._of(random_order(circuit, self.seed), held)
+                by_order[name] = self._of(random_order(circuit, self.seed), held)
             elif name == "components":
-                found[name] = self._of_components(by_task, np.stack([circuit.kept_components()] * len(held)))
+                by_order[name] = self._of_components(by_task, np.stack([circuit.kept_components()] * len(held)))
             else:
                 exchanged = [prompt.exchanged() for prompt in found_in]
-                found[name] = self._of(self.circuit(exchanged, circuit.alignment), held)
-        return found, overlap
+                by_order[name] = self._of(self.circuit(exchanged, circuit.alignment), held)
+        return by_order, overlap
 
     def _of(self, circuit: TaskCircuit, held: Sequence[Prompt], traces: Sequence[Trace] | None = None) -> Judged:
         """By a circuit, at its level."""
@@ -237,9 +237,9 @@ class Study:
         if self.level == "edges":
             judged = judged_traces(self.model, own, self.replace, self.steps.part(len(own)))
             return judged, overlaps(own, by_task)
-        shares = (component_shares([one.scores], self.model.config).astype(np.float32) for one in own)
-        kept = np.stack([dataclasses.replace(circuit, components=each).kept_components() for each in shares])
-        return self._of_components(own, kept), shared_components(kept, circuit.kept_components())
+        shares = (component_shares([own_trace.scores], self.model.config).astype(np.float32) for own_trace in own)
+        components = np.stack([dataclasses.replace(circuit, components=each).kept_components() for each in shares])
+        return self._of_components(own, components), shared_components(components, circuit.kept_components())
 
-    def _of_components(self, traces: Sequence[Trace], kept: np.ndarray) -> Judged:
-        return judged_components(self.model, traces, kept, self.replace, self.steps.part(len(traces)))
+    def _of_components(self, traces: Sequence[Trace], components: np.ndarray) -> Judged:
+        return judged_components(self.model, traces, components, self.replace, self.steps.part(len(traces)))

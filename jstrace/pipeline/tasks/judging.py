@@ -68,40 +68,40 @@ class Judged(ByValue):
         return of(known, axis=0) if len(known) else np.full(self.metric.shape[1], np.nan)
 
     @staticmethod
-    def of(evaluations: Sequence[Evaluation], kept: Float[np.ndarray, "P Z1"]) -> Judged:
+    def of(evaluations: Sequence[Evaluation], shares: Float[np.ndarray, "P Z1"]) -> Judged:
         """Evaluations with a metric, and the share of edges that each of their rows keeps."""
-        metric = np.stack([np.asarray(one.metric, np.float32) for one in evaluations])
-        ends = np.asarray([one.metric_ends for one in evaluations], np.float32)
-        tv = np.stack([np.asarray(one.tv, np.float32) for one in evaluations])
-        return Judged(metric, ends, tv, kept.astype(np.float32))
+        metric = np.stack([np.asarray(evaluation.metric, np.float32) for evaluation in evaluations])
+        ends = np.asarray([evaluation.metric_ends for evaluation in evaluations], np.float32)
+        tv = np.stack([np.asarray(evaluation.tv, np.float32) for evaluation in evaluations])
+        return Judged(metric, ends, tv, shares.astype(np.float32))
 
 
 def judged_traces(model: Model, traces: Sequence[Trace], replace: Replace, step: Step | None) -> Judged:
     """Traces of held-out pairs."""
-    found = evaluate(model, traces, replace=replace, progress=step)
-    return Judged.of(found, np.asarray([[*(one.counts / one.n_edges), 1.0] for one in traces]))
+    evaluations = evaluate(model, traces, replace=replace, progress=step)
+    return Judged.of(evaluations, np.asarray([[*(trace.counts / trace.n_edges), 1.0] for trace in traces]))
 
 
 def judged_components(
-    model: Model, traces: Sequence[Trace], kept: Bool[np.ndarray, "P Z L C"], replace: Replace, step: Step | None
+    model: Model, traces: Sequence[Trace], components: Bool[np.ndarray, "P Z L C"], replace: Replace, step: Step | None
 ) -> Judged:
     """Components kept at all positions of held-out pairs, and every residual edge; of traces only what is asked."""
-    found = []
-    for index, (trace, own) in enumerate(zip(traces, kept, strict=True)):
+    evaluations = []
+    for index, (trace, own) in enumerate(zip(traces, components, strict=True)):
         masks = component_mask(own, len(trace.tokens), model.config)
-        found.append(evaluate(model, trace, masks=masks, replace=replace))
+        evaluations.append(evaluate(model, trace, masks=masks, replace=replace))
         if step is not None:
             step(index + 1, len(traces))
-    return Judged.of(found, np.asarray([one.row_sizes for one in found]))
+    return Judged.of(evaluations, np.asarray([evaluation.row_sizes for evaluation in evaluations]))
 
 
 def overlaps(some: Sequence[Trace], others: Sequence[Trace]) -> Float32[np.ndarray, "P Z"]:
     """At each size the edges that two traces share, over those of either."""
-    found = []
-    for one, other in zip(some, others, strict=True):
-        sizes = range(len(one.sizes))
-        found.append([float(one.mask(k).overlap(other.mask(k))) for k in sizes])
-    return np.asarray(found, np.float32)
+    shares = []
+    for trace, other in zip(some, others, strict=True):
+        sizes = range(len(trace.sizes))
+        shares.append([float(trace.mask(k).overlap(other.mask(k))) for k in sizes])
+    return np.asarray(shares, np.float32)
 
 
 def shared_components(some: Bool[np.ndarray, "P Z L C"], other: Bool[np.ndarray, "Z L C"]) -> np.ndarray:

@@ -60,7 +60,7 @@ def _area(sizes: Sequence[float], recovered: Sequence[float], of: Any) -> float:
 
 
 def graph(
-    config: ModelConfig, shares: Float[np.ndarray, "L C"], kept: Bool[np.ndarray, "L C"], *, edges: bool
+    config: ModelConfig, shares: Float[np.ndarray, "L C"], components: Bool[np.ndarray, "L C"], *, edges: bool
 ) -> dict[str, Any]:
     """The JSON of ``TaskCircuit.to_mib``.
 
@@ -73,18 +73,18 @@ def graph(
     names = [[*(f"a{layer}.h{head}" for head in range(config.n_heads)), f"m{layer}"] for layer in range(len(shares))]
     scored = [
         (name, {"in_graph": bool(inside), "score": float(share)})
-        for row in zip(names, shares, kept, strict=True)
+        for row in zip(names, shares, components, strict=True)
         for name, share, inside in zip(*row, strict=True)
     ]
     nodes: dict[str, Any] = {"input": {"in_graph": True}, **dict(scored), "logits": {"in_graph": True}}
     cfg = {"n_layers": config.n_layers, "n_heads": config.n_heads, "d_model": config.d_model}
-    found = {}
+    entries = {}
     if edges:
         largest = float(shares.max())
         for source, target, entry in _edges(names, parallel=config.parallel):
             inside = nodes[source]["in_graph"] and nodes[target]["in_graph"]
-            found[entry] = {"score": nodes[source].get("score", largest), "in_graph": inside}
-    return {"cfg": {**cfg, "parallel_attn_mlp": config.parallel}, "nodes": nodes, "edges": found}
+            entries[entry] = {"score": nodes[source].get("score", largest), "in_graph": inside}
+    return {"cfg": {**cfg, "parallel_attn_mlp": config.parallel}, "nodes": nodes, "edges": entries}
 
 
 def _edges(names: Sequence[Sequence[str]], *, parallel: bool) -> Iterator[tuple[str, str, str]]:

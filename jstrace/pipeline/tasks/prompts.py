@@ -97,7 +97,7 @@ def pairs_of(template: str, rows: Sequence[Mapping[str, Any]], counterfactual: s
     known = [*dict.fromkeys(name for _, name in others if name is not None)]
     if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
         raise InputError(f"rows: {type(rows).__name__}, expected a list of mappings of fields to values")
-    found = []
+    pairs = []
     for index, row in enumerate(rows):
         where = f"row {index}: "
         if not isinstance(row, Mapping):
@@ -116,8 +116,8 @@ def pairs_of(template: str, rows: Sequence[Mapping[str, Any]], counterfactual: s
             raise InputError(f"{where}counterfactual changes {unknown[0]!r:.60}, but {fields_told}")
         clean, roles = _filled(fields, row, where)
         other, _ = _filled(others, {**row, **changes}, f"{where}counterfactual: ")
-        found.append(Pair(clean, other, row["answer"], row["rival"], roles))
-    return found
+        pairs.append(Pair(clean, other, row["answer"], row["rival"], roles))
+    return pairs
 
 
 Fields = list[tuple[str, str | None]]
@@ -205,11 +205,11 @@ def token_roles(
             what = f"characters {roles[name]} of {clean!r:.60}" if is_text else f"tokens {roles[name]} of {len(ids)}"
             raise InputError(f"role {name}: there is no token at {what}")
     best, most = shared.argmax(axis=0), shared.max(axis=0)
-    found = tuple(names[at] if many > 0 else "" for at, many in zip(best, most, strict=True))
+    labels = tuple(names[at] if many > 0 else "" for at, many in zip(best, most, strict=True))
     for name, row in zip(names, shared, strict=True):
-        if name not in found:
-            raise InputError(f"role {name}: its token is role {found[int(row.argmax())]}'s, and a token has one role")
-    return found
+        if name not in labels:
+            raise InputError(f"role {name}: its token is role {labels[int(row.argmax())]}'s, and a token has one role")
+    return labels
 
 
 def _checked_spans(roles: Mapping[str, Any]) -> Iterator[Span]:
