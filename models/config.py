@@ -163,8 +163,8 @@ class ModelConfig:
         for name, value in [*vars(config).items(), *_pairs(config.forms)]:
             if name not in hints or not _is_of(value, hints[name]):
                 raise TypeError(f"{name} = {value!r} is no {hints.get(name, 'field')}")
-        wanted = config.n_layers if config.forms else 0
-        if len(config.form_of) != wanted or set(config.form_of) != {*range(len(config.forms))}:
+        wanted, known = bool(config.forms) * config.n_layers, {*range(len(config.forms))}
+        if len(config.form_of) != wanted or set(config.form_of) != known:
             raise TypeError(f"form_of = {config.form_of!r} is no form of each layer")
         return config
 
@@ -228,9 +228,8 @@ class ModelConfig:
     @property
     def windows(self) -> tuple[int, ...]:
         """How many sources each layer's targets see at most; a number beyond any input where all are seen."""
-        every = range(self.n_layers)
         local = FAR if self.window is None else min(self.window, FAR)
-        return tuple(FAR if layer in self.global_layers else local for layer in every)
+        return tuple(FAR if layer in self.global_layers else local for layer in range(self.n_layers))
 
     @property
     def most_tokens(self) -> int:
@@ -239,10 +238,7 @@ class ModelConfig:
 
     @property
     def kinds(self) -> tuple[int, ...]:
-        """Of each layer, its place in what ``layers.sights`` makes: 0 for plain ones, 1 for those with a window.
-
-        The layers that are not rotated come after these.
-        """
+        """Of each layer its place in what ``layers.sights`` makes: plain, with a window, or not rotated."""
         unrotated = 1 if self.window is None else 2
         return tuple(
             unrotated if layer in self.unrotated_layers else int(width < FAR)

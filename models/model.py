@@ -24,7 +24,7 @@ from jstrace.models.config import ModelConfig
 from jstrace.models.decoder import Decoder
 from jstrace.models.edges import AnyArray, EdgeTree
 from jstrace.models.fingerprints import fingerprint
-from jstrace.models.narrow import NARROW, Narrow, widened
+from jstrace.models.narrow import NARROW, is_narrow, widened
 from jstrace.models.params import Params, shapes
 from jstrace.models.replacement import Replacement, check_fits, checked_arrays
 from jstrace.models.slots import checked_mask, checked_tokens, nan_unless_known
@@ -195,9 +195,7 @@ class Model(nnx.Module):
         """
         config = validated(config, "config")
         _check_shapes(_by_name(shapes(config, jnp.dtype("float32"))), _by_name(arrays))
-        weights = jax.tree_util.tree_map_with_path(
-            _as_float32, dict(arrays), is_leaf=lambda leaf: isinstance(leaf, Narrow)
-        )
+        weights = jax.tree_util.tree_map_with_path(_as_float32, dict(arrays), is_leaf=is_narrow)
         return Model(Decoder(config, weights), tokenizer)
 
     @property
@@ -241,8 +239,8 @@ class Model(nnx.Module):
     @property
     def weights(self) -> str:
         """How matrices are stored: one of ``narrow.NARROW``, or nothing where all are in ``dtype``."""
-        leaves = [self.decoder.embed[...], *self.decoder.layers.stored().values()]
-        ways = {leaf.way for leaf in leaves if isinstance(leaf, Narrow)}
+        leaves = jax.tree.leaves(self.decoder.params(), is_leaf=is_narrow)
+        ways = {leaf.way for leaf in leaves if is_narrow(leaf)}
         return next((way for way in reversed(NARROW) if way in ways), "")
 
     @property

@@ -74,6 +74,11 @@ class Narrow:
         return self if index is Ellipsis else jax.tree.map(lambda leaf: leaf[index], self)
 
 
+def is_narrow(leaf: Any) -> bool:
+    """Whether it is a ``Narrow``: where a tree's leaves end."""
+    return isinstance(leaf, Narrow)
+
+
 def widened(weight: Array | Narrow) -> Array:
     """The array that a weight stands for: its own, or ``values * scale + least`` in float32, rounded to its dtype."""
     if not isinstance(weight, Narrow):
