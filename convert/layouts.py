@@ -130,14 +130,14 @@ def of_form(number: int, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
     return {f"{number}.{name}": layout for name, layout in layouts.items()}
 
 
-def as_stored(layouts: Mapping[str, Layout], names: Container[str]) -> dict[str, Layout]:
+def as_stored(layouts: Mapping[str, Layout], names: Container[str], n_layers: int) -> dict[str, Layout]:
     """Layouts of experts that are apart as of one matrix for all, gate and up side by side, where files have that."""
 
     def joint(name: str, layout: Layout) -> Layout:
         folder, apart, _ = layout.name.partition("{x}.")
         place = ("gate", "up", "down").index(name.split(".")[-1]) if apart else 2
         whole = folder + ("down_proj" if place == 2 else "gate_up_proj")
-        if not apart or all(whole.format(layer) not in names for layer in (0, 1)):
+        if not apart or all(whole.format(layer) not in names for layer in range(n_layers)):
             return layout
         return at(whole, "X", "D", "F") if place == 2 else at(whole, "X", Axis(("F", "F"), place), "D")
 

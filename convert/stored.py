@@ -96,6 +96,7 @@ def stored_leaf(
     inner = axis_sizes(config)[weight.sums[-1]]
     known = [Form(math.gcd(form.size, inner), form.packed, form.offset) for form in forms if form is not None]
     form = functools.reduce(Form.and_, known)
+    form = form._replace(packed=form.packed and form.size % 2 == 0)  # halves of a group share bytes
     stack: Any = None
     for index, tensor in enumerate(own):
         layer = _layer(config, layout, weight, tensor.blocks(), form, dtype, f"{where}: weight {tensor.name}")

@@ -67,7 +67,7 @@ def build_params(
     Raises:
       InputError: a weight is missing, left over, of the wrong shape or type, or not finite.
     """
-    tensors, layouts = _with_embedding(config, tensors, layouts), as_stored(layouts, tensors)
+    tensors, layouts = _with_embedding(config, tensors, layouts), as_stored(layouts, tensors, config.n_layers)
     wanted = _wanted(config, layouts)
     _check_shapes(wanted, tensors, where)
     _check_left_over(config, set(tensors) - set(wanted), tensors, layouts, where)

@@ -147,7 +147,7 @@ class ModelConfig:
     forms: tuple[tuple[Any, ...], ...] = ()
     """Where layers are unlike: of each form of layer the (field, value) pairs that differ from this config.
 
-    This config has the largest numbers of heads among them. Empty where all layers are alike; ``unlike`` makes both.
+    This config has the most query heads among them. Empty where all layers are alike; ``unlike`` makes both.
     """
     form_of: tuple[int, ...] = ()
     """Of each layer its form; empty where all layers are alike."""

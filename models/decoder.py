@@ -41,8 +41,8 @@ class Layer(nnx.Module):
 
     def stacks(self) -> list[Layer]:
         """The stacks of every form of layer."""
-        stacks = [value for value in vars(self).values() if isinstance(value, Layer)]
-        return stacks or [self]
+        stacks = {int(name): value for name, value in vars(self).items() if isinstance(value, Layer)}
+        return [stacks[form] for form in range(len(stacks))] or [self]
 
     def weights(self) -> dict[str, Array]:
         """The arrays of one layer by name, wide: what every pass computes with."""

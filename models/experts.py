@@ -42,7 +42,9 @@ def routing(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"])
         return _mixer(config.mixer_noise, logits)
     if config.router in CORRECTED:
         scores = jax.nn.softmax(logits, axis=-1) if config.router == "corrected" else jax.nn.sigmoid(logits)
-        places, chosen = _best(config, scores if bias is None else scores + bias)
+        # Of Llama 4 the logits choose: sigmoids of large ones are all 1.
+        decisive = logits if config.scaled_inputs else scores
+        places, chosen = _best(config, decisive if bias is None else decisive + bias)
         scores = jnp.where(chosen, scores, 0.0)
         if config.router != "sigmoids":
             scores = scores / jnp.sum(scores, axis=-1, keepdims=True)

@@ -56,7 +56,7 @@ def _arrays(name: str, leaf: Array | Narrow, dtype: jnp.dtype | None) -> list[tu
     kind = leaf.dtype if dtype is None else dtype
     if not isinstance(leaf, Narrow):
         return [(name, leaf, kind, str(kind))]
-    parts = {"values": leaf.values, "scale": leaf.scale}
+    parts = {"values": leaf.values, "scale": leaf.scale} | ({} if leaf.least is None else {"least": leaf.least})
     return [(f"{name}.{part}", array, array.dtype, f"{array.dtype} as {kind}") for part, array in parts.items()]
 
 

@@ -104,7 +104,8 @@ def _numbers(weight: Narrow) -> Int8[Array, "*N"]:
 
 def in_range(weight: Narrow) -> Bool[Array, ""]:
     """Whether every number that it may stand for is finite in its dtype."""
-    most = -_LEAST if weight.values.dtype == jnp.uint8 else _LARGEST
+    largest = _LARGEST + 1 if weight.way == STORED else _LARGEST  # blocks of files may hold -128
+    most = -_LEAST if weight.values.dtype == jnp.uint8 else largest
     bound = most * jnp.abs(weight.scale)
     bound = bound if weight.least is None else bound + jnp.abs(weight.least)
     return jnp.isfinite(bound.astype(weight.dtype)).all()

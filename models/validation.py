@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jstrace.errors import InputError
 from jstrace.models.config import CORRECTED, FAR, OF_ALL_LAYERS, ModelConfig
 from jstrace.models.families import FLAGS
@@ -20,18 +22,39 @@ _CHOICES = {
 
 def validated(config: ModelConfig, where: str) -> ModelConfig:
     """Refuse shapes that no model has, in any layer."""
+    _check_forms(config, where)
     _check(config, where)
     for form in config.layer_forms if config.forms else ():
         _check(form, where)
         if form.n_heads > config.n_heads:
             raise InputError(f"{where}: a layer has {form.n_heads} heads, expected at most {config.n_heads}")
+    for number, form in enumerate(config.layer_forms):
+        if form.mixer == "delta" and any(config.windows[layer] < FAR for layer in config.layers_of(number)):
+            raise InputError(f"{where}: Gated DeltaNet sees every token, but there is a window")
     fixed = [name for form in config.forms for name, _ in form if name in OF_ALL_LAYERS]
     if fixed:
         raise InputError(f"{where}: {fixed[0]} differs between layers, expected one for all of them")
     return config
 
 
+def _check_forms(config: ModelConfig, where: str) -> None:
+    """That every layer has one of the forms, and that these differ in fields of a config."""
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    wanted, known = bool(config.forms) * config.n_layers, {*range(len(config.forms))}
+    pairs = [pair for form in config.forms for pair in form]
+    if len(config.form_of) != wanted or {*config.form_of} != known or any(name not in fields for name, _ in pairs):
+        raise InputError(f"{where}: forms and form_of, expected fields of a config, and one form for each layer")
+
+
 def _check(config: ModelConfig, where: str) -> None:
+    """Of the model, or of one form of its layers."""
+    _check_sizes(config, where)
+    _check_mlp(config, where)
+    _check_attention(config, where)
+    _check_positions(config, where)
+
+
+def _check_sizes(config: ModelConfig, where: str) -> None:
     positive = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps")
     for name in positive:
         if not getattr(config, name) > 0:
@@ -42,6 +65,9 @@ def _check(config: ModelConfig, where: str) -> None:
     for name, known in _CHOICES.items():
         if getattr(config, name) not in known:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected one of {', '.join(known)}")
+
+
+def _check_mlp(config: ModelConfig, where: str) -> None:
     if config.n_experts and not 1 <= config.n_chosen <= config.n_experts:
         raise InputError(f"{where}: {config.n_chosen} experts for each token, expected 1 to the {config.n_experts}")
     if config.n_experts and config.router == "mixer" and config.n_chosen != 2:
@@ -52,6 +78,9 @@ def _check(config: ModelConfig, where: str) -> None:
         raise InputError(f"{where}: an MLP of width {config.d_shared} beside {config.n_experts} experts")
     if config.gate_clamp is not None and (len(config.gate_clamp) != 2 or not config.gated_mlp):
         raise InputError(f"{where}: gate_clamp = {config.gate_clamp}, expected alpha and limit of a gate")
+
+
+def _check_attention(config: ModelConfig, where: str) -> None:
     if config.clip_qkv is not None and config.clip_qkv <= 0:
         raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
     if min(config.kv_rank, config.q_rank) < 0 or (config.value_dim is not None and config.value_dim < 1):
@@ -63,24 +92,27 @@ def _check(config: ModelConfig, where: str) -> None:
     plain = config.n_kv_heads == config.n_heads and not (config.qkv_bias or config.qk_norm != "none")
     if config.kv_rank and not plain:
         raise InputError(f"{where}: latent attention has a key/value head for each head, no biases and no other norms")
-    if config.window is not None and config.window < 1:
-        raise InputError(f"{where}: window = {config.window}, expected a positive number")
     if config.qk_norm_last and config.qk_norm != "head":
         raise InputError(f"{where}: a norm after the rotation is one of every head here")
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
-    windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]
-    if windowed:
-        raise InputError(f"{where}: layer {windowed[0]} is without rotary positions; such layers see every token here")
     gated = config.gated_attention or config.mixer == "delta"
     if gated and (config.post_norm or config.parallel or config.qkv_bias or config.norm != "rms"):
         raise InputError(f"{where}: heads with gates stand behind RMSNorms, without biases or norms after them")
     if config.mixer == "delta" and not (config.conv_width > 0 and config.qk_norm == "none" and config.n_rotary == 0):
         raise InputError(f"{where}: Gated DeltaNet has a short convolution, and no positions or norms of its own")
-    if config.alibi_slopes is not None and len(config.alibi_slopes) != config.n_heads:
-        raise InputError(f"{where}: {len(config.alibi_slopes)} slopes of ALiBi, expected one for each head")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
+
+
+def _check_positions(config: ModelConfig, where: str) -> None:
+    if config.window is not None and config.window < 1:
+        raise InputError(f"{where}: window = {config.window}, expected a positive number")
+    windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]
+    if windowed:
+        raise InputError(f"{where}: layer {windowed[0]} is without rotary positions; such layers see every token here")
+    if config.alibi_slopes is not None and len(config.alibi_slopes) != config.n_heads:
+        raise InputError(f"{where}: {len(config.alibi_slopes)} slopes of ALiBi, expected one for each head")
     if config.n_rotary % 2 or not 0 <= config.n_rotary <= config.head_dim:
         raise InputError(
             f"{where}: {config.n_rotary} of {config.head_dim} dimensions of a head are rotated, expected an even number"

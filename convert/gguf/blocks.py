@@ -114,7 +114,8 @@ def taken_apart(data: np.ndarray, kind: str, block_bytes: int) -> Blocks:
     step = max(1, _ROWS // data.shape[-1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        values, scale, least = read(rows[part].reshape(-1, block_bytes))
+        with np.errstate(invalid="ignore"):  # damaged scales are refused where they are known to be finite or not
+            values, scale, least = read(rows[part].reshape(-1, block_bytes))
         blocks.values[part] = values.reshape(-1, n_groups, form.size)
         blocks.scale[part] = scale.reshape(-1, n_groups, 1)
         if blocks.least is not None and least is not None:

@@ -86,7 +86,8 @@ def _joined(
 
 def _qwen3_next(f: Fields) -> Read:
     base = _shared(f, "qwen3_next", 2)
-    alone, dense = {"d_mlp": base["d_mlp"]}, without_experts(f, base["n_layers"])
+    alone = {"d_mlp": base["d_mlp"], "n_experts": 0, "d_shared": 0, "shared_gate": False}
+    dense = without_experts(f, base["n_layers"])
     experts = _experts(f, 512, 10) | normed(f, default=True)
     return _joined(
         f, base, {0: (alone, hybrid_layouts.MLP), 1: (experts, hybrid_layouts.EXPERTS)}, [int(not mlp) for mlp in dense]

@@ -71,11 +71,11 @@ def info_command(
         raise InputError(f"--graph takes a trace: an .npz file of jstrace trace --save, not {model!r}")
     if graph is None and (top is not None or seed is not None):
         raise InputError(f"{'--seed' if top is None else '--top'} is for the graph of a trace: add --graph 0.01")
+    if not compiled and (dtype != Dtype.FLOAT32 or weights is not None):
+        raise InputError("--dtype and --weights are of what --compile compiles; add --compile")
     if is_trace:
         _of_trace(model, graph, 10 if top is None else top, seed or 0, as_json)
         return
-    if not compiled and (dtype != Dtype.FLOAT32 or weights is not None):
-        raise InputError("--dtype and --weights are of what --compile compiles; add --compile")
     ask = functools.partial(_compiled, dtype=dtype, weights=weights) if compiled else _estimated
     _of_model(model, revision, ignore_field or [], tokens or 50, as_json, ask)
 

@@ -36,6 +36,8 @@ def read_texts(text: str | None, file: Path | None, *, literal: bool = False) ->
     """
     if (text is None) == (file is None):
         raise InputError("pass either a text or --file")
+    if file is not None and literal:
+        raise InputError("--text is about a text, and --file names a file: give one")
     if file is not None:
         return _lines(file)
     assert text is not None

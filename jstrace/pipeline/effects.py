@@ -261,7 +261,7 @@ def _without(decoder: Decoder, given: _Given, components: Components) -> BatchRe
 
     def layer_mask(layer: EdgeTree, component: Components) -> EdgeTree:
         """One layer's mask: the component's edges are false."""
-        here, token, head = layer.mlp == component.layer, jnp.arange(n_tokens), jnp.arange(config.n_heads)
+        here, token, head = layer.mlp == component.layer, jnp.arange(n_tokens), jnp.arange(layer.attn.shape[0])
 
         def chosen(own: Array, place: Array) -> Array:
             return (own == ALL) | (place == own)

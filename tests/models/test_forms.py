@@ -22,6 +22,7 @@ from jstrace.models.forms import segments
 from jstrace.models.generating import continued
 from jstrace.models.narrow import Narrow
 from jstrace.models.validation import validated
+from jstrace.pipeline.tasks.alignment import kept_components
 from tests.conftest import SIZES, TINY, family_config, tiny_params
 
 CONFIG = family_config("glm4_moe")
@@ -64,6 +65,21 @@ def test_what_is_counted() -> None:
     assert found == expected
     assert (found.head_edges[-1, 1] > 0).tolist() == [True, True, False, False]
     assert {edge.head for edge in trace.edges(len(SIZES)) if edge.layer == 1 and edge.kind == "attn"} == {0, 1}
+    effects = jstrace.effects(model, trace.tokens, by="node")
+    assert (effects.values != 0).tolist()[1] == [True, True, False, False, True]
+    kept = kept_components(np.ones((3, 5)), 13, CONFIG)
+    assert kept.sum(axis=1).tolist() == [5, 3, 5]
+
+
+def test_eleven_forms() -> None:
+    """Flattening orders names as text; forms are numbers."""
+    plain = dataclasses.replace(TINY, n_layers=11)
+    config = unlike(plain, [{"rope_switch": 1000 + layer} for layer in range(11)], range(11))
+    params = tiny_params(plain)
+    apart = {str(at): {name: stack[at : at + 1] for name, stack in params["layers"].items()} for at in range(11)}
+    tokens, run = np.arange(5, dtype=np.int32), jax.jit(plain_forward)
+    wanted = run(Decoder(plain, params), tokens)
+    np.testing.assert_allclose(run(Decoder(config, params | {"layers": apart}), tokens), wanted, atol=1e-5)
 
 
 def test_going_on_equals_whole_passes() -> None:
@@ -93,7 +109,7 @@ def test_checkpoints_and_meshes(tmp_path: Path) -> None:
     assert isinstance(values, Narrow)
     assert values.shape == params["layers"]["0"]["up"].shape
     n_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(narrow.decoder))
-    assert math.isclose(n_bytes, jstrace.models.weight_bytes(CONFIG, 4, narrow=True))
+    assert math.isclose(n_bytes, jstrace.models.weight_bytes(CONFIG, 4, narrow="int8"))
 
 
 @pytest.mark.parametrize(
@@ -113,3 +129,17 @@ def test_forms_that_are_none(changes: dict[str, Any], error: type[Exception], me
     fields = dataclasses.asdict(CONFIG) | changes
     with pytest.raises(error, match=message):
         validated(ModelConfig.from_json(fields), "here")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"form_of": (0, 1)}, {"form_of": (0, 2, 0)}, {"forms": ()}, {"forms": ((("colour", 1),), ())}],
+)
+def test_forms_of_ones_own_that_are_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="here: forms and form_of"):
+        validated(dataclasses.replace(CONFIG, **changes), "here")
+
+
+def test_gated_deltanet_has_no_window() -> None:
+    with pytest.raises(InputError, match="there is a window"):
+        validated(dataclasses.replace(family_config("qwen3_next"), window=2), "here")

@@ -21,6 +21,7 @@ from jstrace.models import (
     Model,
     ModelConfig,
     clean_forward,
+    fingerprints,
     full_mask,
     live_rows,
     make_mesh,
@@ -132,6 +133,14 @@ def test_rounding() -> None:
     assert 0.45 < apart.max() <= 1 + 1e-5, "what is furthest on the other side becomes 7 for 8"
     np.testing.assert_allclose(np.abs(widened(half)).reshape(5, 5, 8, 3).max(2), 8 * np.abs(half.scale)[:, :, 0])
     assert narrowed(weight[:, :39], (1,), FLOAT32, "int4").way == "int8"
+
+
+def test_least_of_blocks() -> None:
+    """Offsets are a part of a fingerprint, and blocks of files may hold -128."""
+    block = narrow.Narrow(jnp.full((1, 1, 32), -128, jnp.int8), jnp.full((1, 1, 1), 512.0), jnp.ones((1, 1, 1)),
+                          jnp.dtype("float16"), "stored", -1)  # fmt: skip
+    assert not narrow.in_range(block)
+    assert [name for name, *_ in fingerprints._arrays("up", block, None)] == ["up.values", "up.scale", "up.least"]
 
 
 def test_vocabularies_are_wide_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

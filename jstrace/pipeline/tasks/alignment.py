@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
 from jstrace.method.graph import full_graph
 from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
@@ -163,9 +163,18 @@ def component_shares(scores: Sequence[EdgeTree], config: ModelConfig) -> Float64
     return shares / len(scores)
 
 
-def kept_components(shares: Float64[np.ndarray, "L C"] | Float32[np.ndarray, "L C"], count: int) -> np.ndarray:
+def components_of(config: ModelConfig) -> Bool[np.ndarray, "L C"]:
+    """Which of ``H + 1`` components each layer has: its heads, and its MLP, the last."""
+    heads = np.arange(config.n_heads + 1) < np.asarray(config.heads)[:, None]
+    heads[:, -1] = True
+    return heads
+
+
+def kept_components(
+    shares: Float64[np.ndarray, "L C"] | Float32[np.ndarray, "L C"], count: int, config: ModelConfig
+) -> np.ndarray:
     """The ``count`` components of the largest share, equal ones in their order: bool ``[L, H + 1]``."""
-    order = np.argsort(-shares, axis=None, kind="stable")[:count]
+    order = np.argsort(np.where(components_of(config), -shares, np.inf), axis=None, kind="stable")[:count]
     mask = np.zeros(shares.size, bool)
     mask[order] = True
     return mask.reshape(shares.shape)
@@ -175,7 +184,7 @@ def component_mask(components: np.ndarray, n_tokens: int, config: ModelConfig) -
     """Masks that keep components at all positions, and every residual edge.
 
     Args:
-      kept: bool ``[*N, L, H + 1]``, as ``kept_components`` gives it.
+      components: bool ``[*N, L, H + 1]``, as ``kept_components`` gives it.
       n_tokens: T of the prompt.
       config: of the model.
 

@@ -20,7 +20,7 @@ from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.inputs import checked_model, with_weights
 from jstrace.pipeline.tasks import archive, mib
-from jstrace.pipeline.tasks.alignment import Alignment, kept_components, placed
+from jstrace.pipeline.tasks.alignment import Alignment, components_of, kept_components, placed
 from jstrace.pipeline.tasks.judging import Judged
 from jstrace.pipeline.tasks.prompts import Pair, Prompt, prompt_of
 from jstrace.pipeline.trace import Trace
@@ -121,8 +121,8 @@ class TaskCircuit(ByValue):
 
     def kept_components(self) -> Bool[np.ndarray, "Z L C"]:
         """The components of each size, a share of all of them: bool ``[Z, L, H + 1]``."""
-        cuts = counts(self.sizes, self.components.size).tolist()
-        return np.stack([kept_components(self.components, count) for count in cuts])
+        cuts = counts(self.sizes, int(components_of(self.config).sum())).tolist()
+        return np.stack([kept_components(self.components, count, self.config) for count in cuts])
 
     def check(self, model: Model) -> None:
         """Refuse another model.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jstrace.models import InputError, ModelConfig
+from jstrace.pipeline.tasks.alignment import components_of
 
 
 def cpr(sizes: Sequence[float], recovered: Sequence[float]) -> float:
@@ -67,15 +68,15 @@ def graph(
     Args:
       config: of the model.
       shares: the score of each head of a layer, and of its MLP.
-      kept: which are in the circuit.
+      components: which are in the circuit.
       edges: whether to write the edges between them.
     """
-    names = [[*(f"a{layer}.h{head}" for head in range(config.n_heads)), f"m{layer}"] for layer in range(len(shares))]
-    scored = [
-        (name, {"in_graph": bool(inside), "score": float(share)})
-        for row in zip(names, shares, components, strict=True)
-        for name, share, inside in zip(*row, strict=True)
+    names = [
+        [*(f"a{layer}.h{head}" for head in range(n_heads)), f"m{layer}"] for layer, n_heads in enumerate(config.heads)
     ]
+    real = components_of(config)
+    flat = zip([name for row in names for name in row], shares[real], components[real], strict=True)
+    scored = [(name, {"in_graph": bool(inside), "score": float(share)}) for name, share, inside in flat]
     nodes: dict[str, Any] = {"input": {"in_graph": True}, **dict(scored), "logits": {"in_graph": True}}
     cfg = {"n_layers": config.n_layers, "n_heads": config.n_heads, "d_model": config.d_model}
     entries = {}

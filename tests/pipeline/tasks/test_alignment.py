@@ -112,7 +112,7 @@ def test_components(family: str) -> None:
     wanted = np.abs(scores.attn[1, 2][slots.attn[1, 2]]).max() / whole
     assert shares[1, 2] == pytest.approx(wanted, rel=1e-5)
     assert shares[2, -1] == pytest.approx(np.abs(scores.mlp[2][slots.mlp[2]]).max() / whole, rel=1e-5)
-    kept = alignment.kept_components(shares, 4)
+    kept = alignment.kept_components(shares, 4, config)
     assert kept.sum() == 4
     assert shares[kept].min() >= shares[~kept].max()
     mask = alignment.component_mask(np.stack([kept, ~kept]), 5, config)
