@@ -6,9 +6,8 @@ Random weights, which are made narrow, and 50 random tokens. Each step says how 
 at most, and its seconds, which compile the first time. Beside them stand what the processor must multiply at the
 measured rate of its products, and what it must read at the measured rate of a copy.
 
-Run so far with ``--layers 4`` alone, two cores under a load of 20: weights of 1.92 GB, at most 5.9 GB for the trace by
-l1 and 6.1 GB for the evaluation; 44 and 44 seconds of the processor, compiling among them. All 32 layers want 14 GB
-free, and an idle machine.
+Run so far with ``--layers 4`` alone on two cores: weights of 1.92 GB, at most 5.9 GB for the trace by l1 and 6.1 GB
+for the evaluation; 44 and 44 seconds of the processor, compiling among them. All 32 layers want 14 GB free.
 """
 
 from __future__ import annotations

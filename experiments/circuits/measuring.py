@@ -141,6 +141,18 @@ def masks_of(rows: np.ndarray, slots: EdgeTree) -> EdgeTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(unflat(row, slots) for row in rows))
 
 
+def faint(setting: Setting, count: int, score: str, replace: str, least: float = 1e-8) -> Iterator[dict[str, Any]]:
+    """Of each input, how many true edges there are, how many of these score less than ``least``, and through keys."""
+    model, inputs, reference = setting.made(count)
+    edges = flat(slots_of(model.config, setting.shape.n_tokens))
+    for index, one in enumerate(inputs):
+        scores = traced(model, one, score, replace=replacements_of(model, one, reference)[replace])
+        true, values = flat(one.true.edges, edges), flat(one.values, edges)
+        below = true & (np.abs(flat(scores, edges)) < least)
+        found = {**setting.key, "input": index, "replace": replace, "score": score, "true": int(true.sum())}
+        yield found | {"faint": int(below.sum()), "faint_through_keys": int((below & ~values).sum())}
+
+
 MEASURES = (
     "auc", "precision", "values_found", "keys_found", "auc_differing", "tv", "least_share", "overlap_with_control",
     "tv_to_target",

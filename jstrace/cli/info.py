@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _GRAPH_HELP = f"Of a trace, print hubs, communities and degrees at one size. {AT_HELP}"
 _TOKENS_HELP = "Count the graph of an input of N tokens, 50 by default."
-_COMPILE_HELP = "Compile the programs for this device, and print the memory that the compiler gives: a minute or less."
+_COMPILE_HELP = "Compile for this device, and print the memory that the compiler gives; not with --weights stored."
 _TOP_HELP = "With --graph, print N hubs and N communities, 10 by default."
 _SEED_HELP = (
     "With --graph, the random seed of communities, and of the nodes that betweenness samples where there are more than"
