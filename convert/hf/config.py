@@ -132,7 +132,7 @@ def _not_computed(model_type: str, f: Fields) -> tuple[str, ...]:
         return ()  # which is refused
     ahead = [n_layers + more for more in range(min(max(counts, default=0), _MOST_AHEAD))]
     indexed = range(n_layers) if model_type in INDEXED else ()
-    beside = ("mtp.",) if model_type in hybrid.READERS else ()
+    beside = ("mtp.",) if model_type in (*hybrid.READERS, "exaone_moe") else ()
     return (
         *beside,
         *(f"model.layers.{at}." for at in ahead),
