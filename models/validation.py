@@ -55,8 +55,8 @@ def _check(config: ModelConfig, where: str) -> None:
 
 
 def _check_sizes(config: ModelConfig, where: str) -> None:
-    positive = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "norm_eps")
-    for name in positive:
+    shape = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "max_positions")
+    for name in (*shape, "norm_eps"):
         if not getattr(config, name) > 0:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
     for name, most in (("n_layers", MOST_LAYERS), ("head_dim", WIDEST_HEAD)):

@@ -115,12 +115,31 @@ def _granitemoe(f: Fields) -> Read:
 
 def _minimax_m2(f: Fields) -> Read:
     base = base_of(f, "minimax_m2", 196608, n_kv_heads=8, head_dim=128) | experts_of(f, 256, 8)
-    f.take("router_jitter_noise")
+    _check_minimax(f, base["n_layers"])
     turned = f.integer("rotary_dim", None)  # as the first releases say it
     share = 1.0 if turned is None else turned / base["head_dim"]
     rope = take_rope(f, base, theta=5e6, share=share, partial=True)
     activation = f.choice("hidden_act", ACTIVATIONS, "silu")
     return ModelConfig(**base, **rope, **rms(f), activation=activation), expert_layouts.MINIMAX_M2
+
+
+def _check_minimax(f: Fields, n_layers: int) -> None:
+    """Refuse what the first releases could say of another computation, and pass over what changes nothing."""
+    kinds = f.take("attn_type_list")
+    if kinds is not None and kinds != [1] * n_layers:
+        raise InputError(f"{f.where}: attn_type_list = {str(kinds)[:80]}, expected {n_layers} times 1 (softmax)")
+    f.fixed("scoring_func", "sigmoid")
+    f.fixed("use_routing_bias", True)
+    f.fixed("use_qk_norm", True)
+    f.fixed("qk_norm_type", "per_layer")
+    f.fixed("shared_intermediate_size", 0)
+    f.fixed("sliding_window", None)
+    for part in ("full_attention", "linear_attention", "mlp"):
+        f.fixed(f"layernorm_{part}_beta", 1.0, 1)
+    for name in ("use_mtp", "num_mtp_modules", "mtp_transformer_layers"):  # of further tokens
+        f.take(name)
+    for name in ("router_jitter_noise", "mlp_intermediate_size", "shared_moe_mode"):
+        f.take(name)
 
 
 def _gpt_oss(f: Fields) -> Read:

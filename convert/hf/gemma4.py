@@ -58,6 +58,7 @@ def _check(f: Fields, family: str) -> None:
     f.fixed("use_bidirectional_attention", None, "vision")  # of images
     for name in ("vocab_size_per_layer_input", "num_experts", "top_k_experts", "moe_intermediate_size"):
         f.take(name)
+    f.take("expert_intermediate_size")  # an older name of the last
     f.take("use_double_wide_mlp")  # of layers that share keys and values
 
 

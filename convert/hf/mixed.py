@@ -44,7 +44,7 @@ def routed(
         "d_shared": d_mlp * f.integer(f"{name}shared_experts", 1),
         "router": "sigmoid" if f.flag("norm_topk_prob", True) else "sigmoids",
         "router_scale": f.number("routed_scaling_factor", scale),
-        "router_groups": (n_groups, n_kept, 2) if n_kept < n_groups else (),
+        "router_groups": (n_groups, n_kept, 2) if n_kept != n_groups else (),
     }
 
 
@@ -71,6 +71,8 @@ def _glm4_moe(f: Fields) -> Read:
 
 
 def _exaone_moe(f: Fields) -> Read:
+    f.fixed("scoring_func", "sigmoid")
+    f.fixed("topk_method", "noaux_tc")
     base = base_of(f, "exaone_moe", 2048, n_kv_heads=32)
     config = ModelConfig(
         **base | routed(f, 64, 8, 1024, scale=2.5, name="num_"),
@@ -79,7 +81,22 @@ def _exaone_moe(f: Fields) -> Read:
         **unrotated_windows(f, base),
         activation=f.choice("hidden_act", ACTIVATIONS, "silu"),
     )
-    return with_dense(config, expert_layouts.EXAONE_MOE, first_dense(f, base["n_layers"], 1), base["d_mlp"])
+    return with_dense(config, expert_layouts.EXAONE_MOE, _exaone_dense(f, base["n_layers"]), base["d_mlp"])
+
+
+def _exaone_dense(f: Fields, n_layers: int) -> list[bool]:
+    """As ``first_dense`` says, or else ``is_moe_layer`` of the first release."""
+    f.take("first_last_k_dense_replace")  # which no release reads
+    named = any(f.peek(name) is not None for name in ("mlp_layer_types", "first_k_dense_replace"))
+    dense, experts = first_dense(f, n_layers, 1), f.take("is_moe_layer")
+    if experts is None:
+        return dense
+    if not isinstance(experts, list) or len(experts) != n_layers or any(has not in (0, 1) for has in experts):
+        raise InputError(f"{f.where}: is_moe_layer is no list of {n_layers} times true or false")
+    listed = [not has for has in experts]
+    if named and listed != dense:
+        raise InputError(f"{f.where}: is_moe_layer contradicts mlp_layer_types or first_k_dense_replace; remove one")
+    return listed
 
 
 def _ernie4_5_moe(f: Fields) -> Read:
@@ -108,14 +125,19 @@ def _llama4_text(f: Fields) -> Read:
     experts, layers = f.integer("num_local_experts", 16), range(base["n_layers"])
     every, listed = f.integer("interleave_moe_layer_step", 1), f.take("moe_layers")
     mixed = list(range(every - 1, len(layers), every)) if listed is None else listed
-    if not isinstance(mixed, list):
-        raise InputError(f"{f.where}: moe_layers = {str(mixed)[:80]}, expected a list of layers")
+    if not isinstance(mixed, list) or any(type(layer) is not int or layer not in layers for layer in mixed):
+        raise InputError(f"{f.where}: moe_layers = {str(mixed)[:80]}, expected a list of layers from 0 to {layers[-1]}")
+    if f.peek("no_rope_layers") == []:
+        f.take("no_rope_layers")  # as published, for those of the interval
     unrotated, chunk = unrotated_layers(f, base["n_layers"]), f.nullable("attention_chunk_size", 8192)
     lengths = [base["max_positions"]] + ([] if chunk is None else [chunk])
-    tuned, floor = f.flag("attn_temperature_tuning", True), f.integer("floor_scale", 8192)
+    tuned, floor = f.take("attn_temperature_tuning", True), f.integer("floor_scale", 8192)
+    if not isinstance(tuned, int):  # 4, as published, is true
+        raise InputError(f"{f.where}: attn_temperature_tuning = {str(tuned)[:80]}, expected true or false")
     f.number("attn_scale", 0.1)
     f.take("layer_types")  # all alike within a chunk
     f.take("router_jitter_noise")
+    f.take("for_llm_compressor")  # the form of experts while they are quantised
     bias, normed = f.flag("attention_bias", False), f.flag("use_qk_norm", True)
     config = ModelConfig(
         **base | {"max_positions": min([*lengths, floor - 1] if tuned and unrotated else lengths), "bounded": True},

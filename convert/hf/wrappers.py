@@ -77,7 +77,10 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "internvl": Wrapper(("qwen2", "qwen3", "llama"), ("vision_config", *_PROJECTOR, *_TOKENS)),
     "kimi_k25": Wrapper(
         ("deepseek_v3",),
-        ("vision_config", "projection_hidden_size", "projection_layer_norm_eps", *_TOKENS),
+        (
+            *("vision_config", "projection_hidden_size", "projection_layer_norm_eps", *_TOKENS, "ignore_index"),
+            *("media_placeholder_token_id", "use_unified_vision_chunk", "video_placeholder"),
+        ),
         ("vision_tower.", "mm_projector.", "model.vision_tower.", "model.mm_projector."),
     ),
     "llama4": Wrapper(

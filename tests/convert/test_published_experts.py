@@ -143,7 +143,83 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
             "topk_group": 1, "use_qk_norm": False, "vocab_size": 151552,
         },
     ),
+    "meta-llama/Llama-4-Scout-17B-16E": (
+        107_769_861_120 + 36 * 2 * 128 + 48 * 16,  # norms whose weights are one, corrections that are zero
+        {
+            "boi_token_index": 200080, "eoi_token_index": 200081, "image_token_index": 200092, "model_type": "llama4",
+            "text_config": _OF_ALL
+            | {
+                "attention_bias": False, "attention_chunk_size": 8192, "attn_scale": 0.1, "attn_temperature_tuning": 4,
+                "floor_scale": 8192, "for_llm_compressor": False, "head_dim": 128, "hidden_size": 5120,
+                "interleave_moe_layer_step": 1, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+                "max_position_embeddings": 262144, "model_type": "llama4_text", "no_rope_layers": [],
+                "num_attention_heads": 40, "num_experts_per_tok": 1, "num_hidden_layers": 48, "num_key_value_heads": 8,
+                "num_local_experts": 16, "rms_norm_eps": 1e-5,
+                "rope_scaling": {
+                    "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                    "original_max_position_embeddings": 8192, "rope_type": "llama3",
+                },
+                "rope_theta": 500000.0, "router_jitter_noise": 0.0, "use_qk_norm": True, "vocab_size": 202048,
+            },
+            "vision_config": {"model_type": "llama4_vision_model"},
+        },
+    ),
+    "LGAI-EXAONE/K-EXAONE-236B-A23B": (
+        236_571_156_352,
+        _OF_ALL
+        | {
+            "first_last_k_dense_replace": 1, "head_dim": 128, "hidden_size": 6144, "intermediate_size": 18432,
+            "is_moe_layer": [False] + [True] * 47,
+            "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 12, "max_position_embeddings": 262144,
+            "model_type": "exaone_moe", "moe_intermediate_size": 2048, "n_group": 1, "norm_topk_prob": True,
+            "num_attention_heads": 64, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+            "num_key_value_heads": 8, "num_nextn_predict_layers": 1, "num_shared_experts": 1, "rms_norm_eps": 1e-5,
+            "rope_scaling": None, "rope_theta": 1000000, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid",
+            "sliding_window": 128, "sliding_window_pattern": "LLLG", "tokenizer_class": "GPT2Tokenizer",
+            "topk_group": 1, "topk_method": "noaux_tc", "vocab_size": 153600,
+        },
+    ),
+    "MiniMaxAI/MiniMax-M2": (
+        228_689_764_864,
+        _OF_ALL
+        | {
+            "attn_type_list": [1] * 62, "head_dim": 128, "hidden_size": 3072, "intermediate_size": 1536,
+            "layernorm_full_attention_beta": 1.0, "layernorm_linear_attention_beta": 1.0, "layernorm_mlp_beta": 1.0,
+            "max_position_embeddings": 196608, "mlp_intermediate_size": 8192, "model_type": "minimax_m2",
+            "mtp_transformer_layers": 1, "num_attention_heads": 48, "num_experts_per_tok": 8, "num_hidden_layers": 62,
+            "num_key_value_heads": 8, "num_local_experts": 256, "num_mtp_modules": 3, "qk_norm_type": "per_layer",
+            "rms_norm_eps": 1e-6, "rope_theta": 5000000, "rotary_dim": 64, "router_jitter_noise": 0.0,
+            "scoring_func": "sigmoid", "shared_intermediate_size": 0, "shared_moe_mode": "sigmoid",
+            "sliding_window": None, "use_mtp": True, "use_qk_norm": True, "use_routing_bias": True,
+            "vocab_size": 200064,
+        },
+    ),
 }  # fmt: skip
+_V3 = PUBLISHED["deepseek-ai/DeepSeek-V3"][1]
+
+
+def test_what_changes_nothing() -> None:
+    """What stands beside the language model, and the older name of a width that nothing has."""
+    whole = {"model_type": "kimi_k25", "text_config": _V3, "vision_config": {}} | {
+        "ignore_index": -100, "media_placeholder_token_id": 163605, "use_unified_vision_chunk": True,
+        "video_placeholder": "<|kimi_k25_video_placeholder|>",
+    }  # fmt: skip
+    assert from_hf_fields(whole, where="kimi") == from_hf_fields(_V3, where="v3")
+    gemma = minimal("gemma4_text")
+    older = from_hf_fields(gemma | {"expert_intermediate_size": None}, where="gemma")
+    assert older == from_hf_fields(gemma, where="gemma")
+
+
+def test_exaone_names_its_layers() -> None:
+    fields = minimal("exaone_moe")
+    listed = from_hf_fields(fields | {"is_moe_layer": [0, 0, 1]}, where="exaone")
+    assert listed == from_hf_fields(fields | {"first_k_dense_replace": 2}, where="exaone")
+
+
+def test_scout_as_published() -> None:
+    """Neither a chunk nor the temperature of queries changes a shorter input; no list of layers means the interval."""
+    config = from_hf_fields(PUBLISHED["meta-llama/Llama-4-Scout-17B-16E"][1], where="scout")
+    assert (config.most_tokens, config.unrotated_layers) == (8191, tuple(range(3, 48, 4)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -181,6 +257,15 @@ def test_phi_moe_as_published() -> None:
         ("qwen2_moe", {"mlp_only_layers": ["0"]}, r"mlp_only_layers = \['0'\], expected a list of layers"),
         ("glm4_moe", {"mlp_layer_types": ["dense"]}, "mlp_layer_types is no list of 3"),
         ("glm4_moe", {"n_group": 3, "topk_group": 1}, "experts in groups"),
+        ("deepseek_v3", {"n_group": 1, "topk_group": 2, "first_k_dense_replace": 1}, r"groups .* \(1, 2, 2\)"),
+        ("exaone_moe", {"is_moe_layer": [True]}, "is_moe_layer is no list of 3"),
+        ("exaone_moe", {"is_moe_layer": [0, 0, 1], "first_k_dense_replace": 1}, "is_moe_layer contradicts"),
+        ("exaone_moe", {"scoring_func": "softmax"}, "scoring_func = 'softmax'"),
+        ("llama4_text", {"moe_layers": [3]}, r"moe_layers = \[3\], expected a list of layers from 0 to 2"),
+        ("llama4_text", {"no_rope_layers": [0, 1, 1], "floor_scale": 1}, "max_positions = 0, expected a positive"),
+        ("llama4_text", {"attn_temperature_tuning": None}, "attn_temperature_tuning = None, expected true or false"),
+        ("minimax_m2", {"attn_type_list": [1, 0, 1]}, r"attn_type_list = \[1, 0, 1\], expected 3 times 1"),
+        ("minimax_m2", {"use_routing_bias": False}, "use_routing_bias = False is not supported"),
         ("deepseek_v3", {"num_key_value_heads": 1}, "num_key_value_heads = 1, expected the 2 of latent attention"),
         ("deepseek_v3", {"attention_bias": True}, "attention_bias = True is not supported"),
         ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "without n_group and topk_group"),
