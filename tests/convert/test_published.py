@@ -128,8 +128,6 @@ def test_ties_of_older_files() -> None:
     ("model_type", "missing"),
     [
         ("dbrx", "mixture of experts"),
-        ("glm4_moe", "first_k_dense_replace"),
-        ("gemma4", "an embedding for each layer"),
         ("mamba", "state-space"),
     ],
 )
