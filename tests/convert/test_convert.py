@@ -49,7 +49,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) 
     ("changes", "message"),
     [
         ({"model_type": "mamba"}, "'mamba' is not supported"),
-        ({"attention_bias": True}, "q_proj.bias is missing"),
+        ({"attention_bias": True}, "k_proj.bias is missing"),
         ({"attention_bias": 1}, "attention_bias"),
         ({"residual_multiplier": 2.0}, "'residual_multiplier'.*may change the computation"),
         ({"hidden_act": "tanh"}, "hidden_act"),
