@@ -71,7 +71,7 @@ def write_part(folder: Path, part: Part, tables: dict[str, pa.Table], mark: str)
     Args:
       folder: of the run.
       part: the range of inputs.
-      found: the tables by name.
+      tables: the tables by name.
       mark: of the run, which ``read_part`` compares.
 
     Raises:

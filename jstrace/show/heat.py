@@ -25,7 +25,7 @@ def plot_effects(effects: Effects) -> Figure:
     """Effects of components as a heat map, red where a component helps the metric: layers upwards, or heads by layer.
 
     Args:
-      found: from ``jstrace.effects``, by anything but edges.
+      effects: from ``jstrace.effects``, by anything but edges.
 
     Examples:
       >>> figure = jstrace.plot_effects(jstrace.effects(model, text))
