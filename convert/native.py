@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.convert.weights import FLOATS
 from jstrace.models import InputError, ModelConfig, Params, Tokenizer, shapes
-from jstrace.models.narrow import Narrow, in_range
+from jstrace.models.narrow import Narrow, in_range, is_narrow
 from jstrace.models.params import on_one_device
 from jstrace.models.validation import validated
 
@@ -135,7 +135,7 @@ def narrowed(params: Params, dtype: jnp.dtype, where: str) -> dict[str, Any]:
             raise InputError(f"{where}: {name} holds numbers beyond the range of {dtype}; use bfloat16 or float32")
         return out
 
-    return dict(jax.tree_util.tree_map_with_path(cast, params, is_leaf=lambda leaf: isinstance(leaf, Narrow)))
+    return dict(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_narrow))
 
 
 def read_params(folder: Path, config: ModelConfig, dtype: jnp.dtype, shardings: Any) -> dict[str, Any]:

@@ -168,10 +168,20 @@ def kinds_rope(
         claims = {"rope_theta": [(name, said)]}
         return read_rope(joined(rope, kind, claims, {"rope_theta": default}, fields.where), fields.where, base)
 
-    local_rope = read(windowed, "sliding_attention", local)
-    if local_rope["rope_divisors"] is not None or local_rope.get("bounded"):
-        raise InputError(f"{fields.where}: rope_parameters of sliding_attention, only the default type is supported")
-    return read(everywhere, "full_attention", whole) | {"local_rope_theta": local_rope["rope_theta"]}
+    local_theta = unscaled_theta(read(windowed, "sliding_attention", local), fields.where)
+    return read(everywhere, "full_attention", whole) | {"local_rope_theta": local_theta}
+
+
+def unscaled_theta(rope: Mapping[str, Any], where: str) -> float:
+    """The base of the layers with a window, from what ``read_rope`` gives of them.
+
+    Raises:
+      InputError: scaled positions.
+    """
+    if rope["rope_divisors"] is not None or rope.get("bounded"):
+        raise InputError(f"{where}: rope_parameters of sliding_attention, only the default type is supported")
+    theta: float = rope["rope_theta"]
+    return theta
 
 
 def _yarn(rope: Fields, theta: float, rotary_dim: int, positions: int) -> dict[str, Any]:

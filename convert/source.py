@@ -36,7 +36,7 @@ from jstrace.models import (
     weight_bytes,
 )
 from jstrace.models.memory import memory_limit
-from jstrace.models.narrow import STORED, Narrow
+from jstrace.models.narrow import STORED, is_narrow
 from jstrace.models.params import narrow_params
 from jstrace.models.platforms import seeded
 
@@ -287,8 +287,8 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         narrow=request.narrow,
         where=str(path),
     )
-    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Narrow))
-    _check_in_blocks(str(path), request.narrow, in_blocks=any(isinstance(leaf, Narrow) for leaf in leaves))
+    leaves = jax.tree.leaves(params, is_leaf=is_narrow)
+    _check_in_blocks(str(path), request.narrow, in_blocks=any(map(is_narrow, leaves)))
     return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
 
 

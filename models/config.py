@@ -46,8 +46,7 @@ class ModelConfig:
     value_dim: int | None = None
     """Width of a head's values, where it is not ``head_dim``."""
     kv_rank: int = 0
-    """Latent attention: width of what the keys and values of all heads are made of, but for the rotary part of keys,
-    which all heads share; 0 where they are made of the state."""
+    """Latent attention: width of what keys and values are made of, but for the rotary part of keys; 0 without it."""
     q_rank: int = 0
     """The same of queries."""
     norm: str = "rms"
@@ -145,10 +144,8 @@ class ModelConfig:
     ignored_fields: tuple[str, ...] = ()
     """Fields of the checkpoint's config that nobody knew and the caller chose to ignore."""
     forms: tuple[tuple[Any, ...], ...] = ()
-    """Where layers are unlike: of each form of layer the (field, value) pairs that differ from this config.
-
-    This config has the most query heads among them. Empty where all layers are alike; ``unlike`` makes both.
-    """
+    """Where layers are unlike: of each form of layer the (field, value) pairs that differ from this config,
+    which has the most query heads among them. Empty where all layers are alike; ``unlike`` makes both."""
     form_of: tuple[int, ...] = ()
     """Of each layer its form; empty where all layers are alike."""
 
@@ -163,16 +160,19 @@ class ModelConfig:
         for name, value in [*vars(config).items(), *_pairs(config.forms)]:
             if name not in hints or not _is_of(value, hints[name]):
                 raise TypeError(f"{name} = {value!r} is no {hints.get(name, 'field')}")
-        wanted, known = bool(config.forms) * config.n_layers, {*range(len(config.forms))}
-        if len(config.form_of) != wanted or set(config.form_of) != known:
+        if not config.has_forms:
             raise TypeError(f"form_of = {config.form_of!r} is no form of each layer")
         return config
 
     @property
+    def has_forms(self) -> bool:
+        """Whether every layer has one of the forms, and every form a layer."""
+        return len(self.form_of) == bool(self.forms) * self.n_layers and {*self.form_of} == {*range(len(self.forms))}
+
+    @property
     def layer_forms(self) -> tuple[ModelConfig, ...]:
         """The config of each form of layer, itself without ``forms``; where all layers are alike, this one."""
-        alike = dataclasses.replace(self, forms=(), form_of=())
-        return tuple(dataclasses.replace(alike, **dict(form)) for form in self.forms) or (self,)
+        return tuple(dataclasses.replace(self, forms=(), form_of=(), **dict(form)) for form in self.forms) or (self,)
 
     def layers_of(self, form: int) -> tuple[int, ...]:
         """The layers of a form, in order."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 
 from jstrace.models.config import ModelConfig
 from jstrace.models.narrow import Narrow, narrow_place, narrowed
-from jstrace.models.params import AT_ONCE, Weight, map_weights, on_one_device, shapes
+from jstrace.models.params import Weight, by_rows, map_weights, on_one_device, shapes
 from jstrace.models.platforms import usual_promotion
 
 
@@ -53,7 +51,7 @@ def _normal(key: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: jnp
     def row(key: jax.Array) -> jax.Array:
         return (scale * jax.random.normal(key, shape[1:], dtype)).astype(dtype)
 
-    return jax.lax.with_sharding_constraint(_row_by_row(row, key, shape), place)
+    return jax.lax.with_sharding_constraint(by_rows(row, jax.random.split(key, shape[0]), shape), place)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
@@ -67,10 +65,5 @@ def _narrow_normal(
         wide = scale * jax.random.normal(key, blank.shape[1:], jnp.float32)
         return narrowed(wide, tuple(axis - 1 for axis in weight.summed), blank.dtype, way)
 
-    drawn = _row_by_row(row, key, blank.shape)
+    drawn = by_rows(row, jax.random.split(key, blank.shape[0]), blank.shape)
     return jax.tree.map(jax.lax.with_sharding_constraint, drawn, narrow_place(place, drawn))
-
-
-def _row_by_row(row: Callable[[jax.Array], Any], key: jax.Array, shape: tuple[int, ...]) -> Any:
-    rows_at_once = max(1, AT_ONCE // math.prod(shape[1:]))
-    return jax.lax.map(row, jax.random.split(key, shape[0]), batch_size=min(rows_at_once, shape[0]))

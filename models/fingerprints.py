@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jstrace.models.decoder import Decoder
-from jstrace.models.narrow import Narrow
+from jstrace.models.narrow import Narrow, is_narrow
 from jstrace.models.platforms import taken, usual_promotion
 
 _PART = 2**24
@@ -47,7 +47,7 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
 
 def _stored(decoder: Decoder) -> list[tuple[str, Array | Narrow]]:
     """Weights by their names."""
-    leaves = jax.tree_util.tree_leaves_with_path(decoder.params(), is_leaf=lambda leaf: isinstance(leaf, Narrow))
+    leaves = jax.tree_util.tree_leaves_with_path(decoder.params(), is_leaf=is_narrow)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 

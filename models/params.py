@@ -255,8 +255,13 @@ def _narrow_rows(leaf: jax.Array, summed: tuple[int, ...], dtype: jnp.dtype, way
     def row(part: jax.Array) -> Narrow:
         return narrowed(part, tuple(axis - 1 for axis in summed), dtype, way)
 
-    rows_at_once = max(1, AT_ONCE // math.prod(leaf.shape[1:]))
-    return jax.lax.map(row, leaf, batch_size=min(rows_at_once, leaf.shape[0]))
+    return by_rows(row, leaf, leaf.shape)
+
+
+def by_rows(row: Callable[[jax.Array], Any], rows: jax.Array, shape: tuple[int, ...]) -> Any:
+    """``row`` of each of ``rows``, for a weight of ``shape``: as many at once as make ``AT_ONCE`` of its numbers."""
+    rows_at_once = max(1, AT_ONCE // math.prod(shape[1:]))
+    return jax.lax.map(row, rows, batch_size=min(rows_at_once, shape[0]))
 
 
 def map_weights(function: Callable[..., Any], config: ModelConfig, *trees: Any, named: bool = False) -> dict[str, Any]:

@@ -40,9 +40,8 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
 def _check_forms(config: ModelConfig, where: str) -> None:
     """That every layer has one of the forms, and that these differ in fields of a config."""
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    wanted, known = bool(config.forms) * config.n_layers, {*range(len(config.forms))}
     pairs = [pair for form in config.forms for pair in form]
-    if len(config.form_of) != wanted or {*config.form_of} != known or any(name not in fields for name, _ in pairs):
+    if not config.has_forms or any(name not in fields for name, _ in pairs):
         raise InputError(f"{where}: forms and form_of, expected fields of a config, and one form for each layer")
 
 

@@ -11,7 +11,7 @@ from jstrace.convert.fields import Fields
 from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, rms, windows
 from jstrace.convert.hf.layouts import GEMMA
 from jstrace.convert.layouts import at, of_form
-from jstrace.convert.rope import joined, read_rope
+from jstrace.convert.rope import joined, read_rope, unscaled_theta
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.config import unlike
 
@@ -88,12 +88,11 @@ def _positions(f: Fields, base: Mapping[str, Any], head_dim: int) -> dict[str, A
     kinds = Fields(f.object("rope_parameters"), f.where)
     local, whole = kinds.object("sliding_attention"), kinds.object("full_attention") or _WHOLE
     kinds.refuse_unread((), "RoPE field")
-    beside = read_rope(joined(local, "sliding_attention", _THETA, {"rope_theta": 10000.0}, f.where), f.where, base)
-    if beside["rope_divisors"] is not None or beside.get("bounded"):
-        raise InputError(f"{f.where}: rope_parameters of sliding_attention, only the default type is supported")
+    windowed = joined(local, "sliding_attention", _THETA, {"rope_theta": 10000.0}, f.where)
+    local_theta = unscaled_theta(read_rope(windowed, f.where, base), f.where)
     rope = joined(whole, "full_attention", _THETA, {"rope_theta": 1e6}, f.where)
     if rope["rope_type"] != "proportional":
-        return read_rope(rope, f.where, {**base, "head_dim": head_dim}) | {"local_rope_theta": beside["rope_theta"]}
+        return read_rope(rope, f.where, {**base, "head_dim": head_dim}) | {"local_rope_theta": local_theta}
     own = Fields(rope, f"{f.where}: RoPE")
     own.take("rope_type")
     share, factor = own.number("partial_rotary_factor", 1.0), own.number("factor", 1.0)
@@ -103,7 +102,7 @@ def _positions(f: Fields, base: Mapping[str, Any], head_dim: int) -> dict[str, A
     divisors = (factor,) * turned + (_STILL,) * (head_dim // 2 - turned)
     turning = {"rope_theta": own.number("rope_theta"), "rope_divisors": divisors}
     own.refuse_unread((), "RoPE field")
-    return turning | {"local_rope_theta": beside["rope_theta"]}
+    return turning | {"local_rope_theta": local_theta}
 
 
 READERS: Mapping[str, Callable[[Fields], Read]] = {

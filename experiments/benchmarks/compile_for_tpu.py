@@ -131,7 +131,7 @@ class Call:
         """Scores or strata."""
         import jax
 
-        from experiments.benchmarks.stages import edges_like
+        from jstrace.pipeline.compiled import edges_like
 
         n_inputs, width = self.tokens.shape
         blank = edges_like(self.config, n_inputs, width, dtype)

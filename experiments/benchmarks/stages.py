@@ -15,6 +15,7 @@ from jstrace.method.graph.full_graph import n_edges
 from jstrace.method.graph.sizes import SIZES, counts
 from jstrace.models import Decoder, EdgeTree, ModelConfig, platforms, shapes
 from jstrace.pipeline import masked, stages
+from jstrace.pipeline.compiled import edges_like
 from jstrace.scale import batching
 
 _L1 = (("l1", "zero"),)
@@ -97,10 +98,3 @@ def blank_batch(config: ModelConfig, n_rows: int, n_tokens: int, dtype: Any) -> 
     )
     n_sizes, width = len(SIZES), batching.bucket(n_tokens)
     return Batch(decoder, blank(n_rows, width), blank(n_rows), blank(n_rows, n_sizes), blank(n_rows), tuple(SIZES))
-
-
-def edges_like(config: ModelConfig, n_rows: int, width: int, dtype: Any) -> EdgeTree:
-    """The shapes of an ``EdgeTree`` of a batch."""
-    rows = jax.ShapeDtypeStruct((n_rows, config.n_layers, width), dtype)
-    attn = jax.ShapeDtypeStruct((n_rows, config.n_layers, config.n_heads, width, width), dtype)
-    return EdgeTree(rows, attn, rows, rows)

@@ -31,11 +31,11 @@ def programs(config: ModelConfig, width: int, dtype: jnp.dtype, narrow: str, n_s
         return lowered
 
     def extract() -> jax.stages.Lowered:
-        scores = _edges(config, width, jnp.float32)
+        scores = edges_like(config, 1, width, jnp.float32)
         return stages.extract_program.lower(scores, cuts, row, parallel=config.parallel, frozen=())
 
     def evaluate() -> jax.stages.Lowered:
-        strata, cases = (_edges(config, width, jnp.uint8),), ((0, Condition()),)
+        strata, cases = (edges_like(config, 1, width, jnp.uint8),), ((0, Condition()),)
         return masked.lowered(decoder, tokens, row, strata, row, n_sizes=n_sizes, cases=cases)
 
     scores: dict[str, Lowered] = {"score": lambda: score("l1"), "gradient": lambda: score("gradient")}
@@ -66,6 +66,7 @@ def _blank(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _edges(config: ModelConfig, width: int, dtype: Any) -> EdgeTree:
-    rows = _blank(1, config.n_layers, width, dtype=dtype)
-    return EdgeTree(rows, _blank(1, config.n_layers, config.n_heads, width, width, dtype=dtype), rows, rows)
+def edges_like(config: ModelConfig, n_rows: int, width: int, dtype: Any) -> EdgeTree:
+    """The shapes of an ``EdgeTree`` of a batch."""
+    rows = _blank(n_rows, config.n_layers, width, dtype=dtype)
+    return EdgeTree(rows, _blank(n_rows, config.n_layers, config.n_heads, width, width, dtype=dtype), rows, rows)

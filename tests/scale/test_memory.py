@@ -20,10 +20,10 @@ from jstrace.loading import describe
 from jstrace.method.conditions import REPLACEMENTS
 from jstrace.method.graph import full_graph
 from jstrace.method.plans import Plan
-from jstrace.models import EdgeTree, Model, ModelConfig, Replacement, platforms
+from jstrace.models import Model, Replacement, platforms
 from jstrace.pipeline import footprint, masked, stages
 from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.compiled import compiled_bytes
+from jstrace.pipeline.compiled import compiled_bytes, edges_like
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import memory
@@ -129,11 +129,6 @@ def blank(shape: tuple[int, ...], dtype: object = jnp.int32) -> jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def edges_like(config: ModelConfig, width: int, dtype: object) -> EdgeTree:
-    rows = blank((1, config.n_layers, width), dtype)
-    return EdgeTree(rows, blank((1, config.n_layers, config.n_heads, width, width), dtype), rows, rows)
-
-
 @pytest.mark.parametrize("width", [32, 256])
 def test_estimates_are_those_of_the_compiler(width: int) -> None:
     """Within a factor of two and a half of what they say of the programs, beside weights; not below it by much."""
@@ -217,7 +212,7 @@ def test_a_text_needs_the_larger_stage() -> None:
 def test_extraction_needs_few_bytes_a_slot() -> None:
     """A copy of the scores in the order of layers and the strata; keys are made again layer by layer."""
     config = dataclasses.replace(SHAPE, n_layers=48)
-    scores = edges_like(config, 192, jnp.float32)
+    scores = edges_like(config, 1, 192, jnp.float32)
     compiled = stages.extract_program.lower(
         scores, blank((1, len(SIZES))), blank((1,)), parallel=False, frozen=()
     ).compile()
