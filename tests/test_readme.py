@@ -72,8 +72,9 @@ def alike(some: str, other: str) -> bool:
 def dead_links(path: Path, text: str | None = None) -> list[str]:
     """Targets of a page's links that are no file, or no heading of one; of a text in its place, if there is one."""
     dead = []
-    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8") if text is None else text):
-        file, _, heading = target.partition("#")
+    text = path.read_text(encoding="utf-8") if text is None else text
+    for target in re.findall(r'(?:\]\(|src="|srcset=")(?!https?:|data:)([^)\s"]+)', text):
+        file, _, heading = target.removesuffix("#only-light").removesuffix("#only-dark").partition("#")
         found = path if not file else (path.parent / file)
         titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE) if heading else []
         names = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]

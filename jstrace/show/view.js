@@ -116,7 +116,7 @@ class Panel {
     this.words = make("p", "words", panel);
     this.words.setAttribute("aria-live", "polite");
     const key = make("p", "key", panel);
-    for (const [name, words] of [["residual", "residual"], ["attn", "attention, darker for more heads"], ["mlp", "MLP"]]) {
+    for (const [name, words] of [["residual", "residual"], ["attn", "attention, stronger for more heads"], ["mlp", "MLP"]]) {
       const mark = make("span", "", key); mark.style.borderTopColor = `var(--${name})`; key.append(words);
     }
     if (this.counterfactual) make("p", "", panel).textContent = this.pairWords();
@@ -314,7 +314,7 @@ class Panel {
     const thin = Math.min(1, at.dx / 4); // many tokens share the width
     for (const edge of this.drawn) {
       const [kind, , j, from, i, to, count] = edge, lit = this.lit && this.lit.has(edge);
-      const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.18 + 0.72 * count / this.heads) : 0.9;
+      const alpha = this.lit ? (lit ? 1 : 0.06) : kind === "attn" ? Math.min(0.9, 0.32 + 0.58 * count / this.heads) : 0.9;
       const tone = lit ? colour("mark") : j < (this.first ?? 0) ? colour("line") : colour(kind);
       if (kind === "mlp") {
         target.curve(at.x(i), at.y(from), at.x(i) + Math.min(7, at.dx / 2.5), (at.y(from) + at.y(to)) / 2, at.x(i), at.y(to), tone, 1.8 * thin, alpha);
