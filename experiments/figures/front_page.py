@@ -1,7 +1,7 @@
 """The curve of the first page: twelve pairs of prompts by score, with intervals.
 
-Command: ``python experiments/figures/front_page.py`` (seconds) writes docs/pairs-curve.png, and docs/pairs-curve-dark.png
-for pages on black, from experiments/results/pairs/curves.csv, which ``experiments/pairs.py`` writes.
+Command: ``python experiments/figures/front_page.py`` (seconds) writes docs/pairs-curve.png, and a dark one beside it
+from experiments/results/pairs/curves.csv, which ``experiments/pairs.py`` writes.
 
 Expected: rounds of the metric are near TV .1 at 4% of the edges, where a random order keeps nothing of the prediction.
 """
