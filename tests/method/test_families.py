@@ -29,7 +29,7 @@ from jstrace.models import (
 )
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
-from tests.conftest import ARITHMETIC, FAMILIES, SHAPES, SIZES, family_config, tiny_params
+from tests.conftest import ARITHMETIC, FAMILIES, KINDS, SHAPES, SIZES, family_config, tiny_params
 
 LENGTHS = (1, 6)
 N_MASKS = len(SIZES) + 1
@@ -109,7 +109,7 @@ def test_scores_equal_the_oracle(family: str, score: str) -> None:
 @pytest.mark.parametrize(
     ("family", "score"),
     [
-        *((family, "l1") for family in ("mistral", *ARITHMETIC)),
+        *((family, "l1") for family in ("mistral", *KINDS)),
         *((family, "random") for family in ("llama", "gemma2", "gpt_neox")),  # of each shape that graphs have
     ],
 )
@@ -149,7 +149,7 @@ def test_masked_forward_equals_the_oracle(family: str, pre_softmax: bool) -> Non
         np.testing.assert_allclose(got[k], expected, atol=2e-4 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_skipping_dead_rows_changes_nothing(family: str) -> None:
     """The keys of unreached tokens are those of their state: zero, a bias, or the output bias of the layer below."""
     config, _, model = made(family)
@@ -181,7 +181,7 @@ def test_skipping_dead_rows_in_bfloat16(family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "condition"),
     [
-        *((family, Condition()) for family in ARITHMETIC),
+        *((family, Condition()) for family in KINDS),
         *(("gpt_neox", condition) for condition in (Condition("residual+mlp"), Condition(inverse=True))),
     ],
 )

@@ -32,7 +32,7 @@ from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ranking import by_score, log_ranks
 from jstrace.models import Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from tests import oracle
-from tests.conftest import ARITHMETIC, SHAPES, TINY, family_config, tiny_params
+from tests.conftest import KINDS, SHAPES, TINY, family_config, tiny_params
 
 N = 5
 
@@ -123,7 +123,7 @@ def test_integrated_gradients_are_complete(family: str) -> None:
     assert summed == pytest.approx(expected, rel=0.02, abs=0.02)
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_a_gradient_is_the_effect_of_a_little_less_of_an_edge(family: str) -> None:
     """The logit's change when an edge's mask falls a little, by the literal oracle, one edge at a time."""
     one = one_pass(family)

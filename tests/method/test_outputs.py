@@ -17,7 +17,7 @@ from jstrace.method.scores.measured import Norm
 from jstrace.method.search import extraction
 from jstrace.models import EdgeTree, InputError, Model, clean_forward, live_rows, masked_forward
 from tests import oracle
-from tests.conftest import ARITHMETIC, SHAPES, SIZES, TINY
+from tests.conftest import KINDS, SHAPES, SIZES, TINY
 from tests.method.test_families import made, random_masks, tokens_of
 
 N_TOKENS, N_OUTPUTS = 6, 3
@@ -71,7 +71,7 @@ def over_masks(model: Model, tokens: jax.Array, length: int, masks: EdgeTree, n_
     return jax.vmap(one)(masks)
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_logits_equal_the_oracle_at_every_output(family: str) -> None:
     """Under soft masks, with padding; the last of them are those of one output."""
     config, params, model = made(family)

@@ -18,7 +18,7 @@ from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, hidden_states, masked_forward
 from jstrace.models.relevance import in_proportion
 from tests import oracle
-from tests.conftest import ARITHMETIC, SIZES, family_config, tiny_params
+from tests.conftest import KINDS, SIZES, family_config, tiny_params
 
 N, TOKEN = 5, 3
 BIAS_FREE = ("llama", "mistral", "qwen3", "olmo2", "phi3", "gemma2", "gemma3")
@@ -104,7 +104,7 @@ def relevances(one: Pass) -> EdgeTree:
     return jax.tree.map(lambda leaf, slot: np.where(slot, leaf, 0.0), found, slots)
 
 
-@pytest.mark.parametrize(("family", "replaced"), [*((one, True) for one in ARITHMETIC), ("gpt2", False)])
+@pytest.mark.parametrize(("family", "replaced"), [*((one, True) for one in KINDS), ("gpt2", False)])
 def test_the_rules_in_float64(family: str, replaced: bool) -> None:
     """What the linear model loses with an edge, by the literal oracle."""
     config, decoder, tokens = model_and_tokens(family)
@@ -138,7 +138,7 @@ def test_relevance_is_conserved(family: str) -> None:
         np.testing.assert_allclose(level.sum(1), logit, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_the_forward_pass_is_the_same_to_the_bit(family: str) -> None:
     config, decoder, tokens = model_and_tokens(family)
     replace = hidden_states(decoder, jnp.asarray(tokens[::-1].copy()))

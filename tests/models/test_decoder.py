@@ -32,7 +32,7 @@ from jstrace.models import (
 from jstrace.models.platforms import PLATFORMS
 from jstrace.models.rows import BLOCKS, capacities, gathered, in_blocks, in_capacity, in_turns
 from tests import oracle
-from tests.conftest import ARITHMETIC, SHAPES, TINY, family_config, tiny_params
+from tests.conftest import KINDS, SHAPES, TINY, family_config, tiny_params
 
 SHAPES_OF_STATES = {"attn_input": (16,), "values": (2, 6), "mlp_input": (16,), "mlp_output": (16,)}
 
@@ -171,7 +171,7 @@ def test_no_edge_gives_the_zero_state(tiny: Model, tokens: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("family", "pre_softmax"),
     [
-        *((family, False) for family in ("llama", "mistral", *ARITHMETIC)),
+        *((family, False) for family in ("llama", "mistral", *KINDS)),
         *((family, True) for family in ("mistral", "bloom", "gpt_oss", *SHAPES)),
     ],
 )

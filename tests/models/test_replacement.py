@@ -19,7 +19,7 @@ from jstrace.models import Decoder, EdgeTree, Model, edge_shapes, every_row, hid
 from jstrace.models.replacement import FORMAT, VERSION, Replacement, checked_arrays
 from jstrace.pipeline.padding import widened
 from tests import oracle
-from tests.conftest import ARITHMETIC, SHAPES, TINY, family_config, tiny_params
+from tests.conftest import KINDS, SHAPES, TINY, family_config, tiny_params
 
 N = 5
 
@@ -51,7 +51,7 @@ def replacement_of(config: jstrace.ModelConfig, rng: np.random.Generator, entrie
 
 @pytest.mark.parametrize(
     ("family", "entries", "soft"),
-    [*((family, 2, True) for family in ARITHMETIC), *((family, N, False) for family in SHAPES)],
+    [*((family, 2, True) for family in KINDS), *((family, N, False) for family in SHAPES)],
 )
 def test_replaced_edges_equal_the_oracle(family: str, entries: int, soft: bool) -> None:
     config, rng = family_config(family), np.random.default_rng(entries + 10 * soft)
@@ -78,7 +78,7 @@ def test_zeros_equal_none_and_a_full_mask_ignores_it(family: str) -> None:
     assert np.abs(np.asarray(other[0]) - np.asarray(none[0])).max() > 0.01
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_hidden_states_equal_the_oracle(family: str) -> None:
     config, rng = family_config(family), np.random.default_rng(2)
     decoder, tokens = Decoder(config, tiny_params(config)), rng.integers(0, config.vocab_size, N)
@@ -108,7 +108,7 @@ def test_padding_and_batches_change_nothing(tiny: Model, tokens: np.ndarray) -> 
     np.testing.assert_allclose(got, alone, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ARITHMETIC)
+@pytest.mark.parametrize("family", KINDS)
 def test_gradients_of_soft_masks(family: str) -> None:
     """Along a direction, by finite differences; the largest leaf and the smallest alike."""
     config, rng = family_config(family), np.random.default_rng(4)
