@@ -38,8 +38,8 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     arrays = [array for path, leaf in _stored(decoder) for array in _arrays(path, leaf, dtype)]
     leaves, kinds = [leaf for _, leaf, _, _ in arrays], tuple(kind for _, _, kind, _ in arrays)
-    with jax.ensure_compile_time_eval():  # weights that a transformation closes over are known inside it
-        sums = jax.device_get(_checksums(leaves, kinds, tuple(map(_parts_of, leaves))))
+    # A compiled program runs where it is called, also within a transformation that closes over the weights.
+    sums = jax.device_get(_checksums.lower(leaves, kinds, tuple(map(_parts_of, leaves))).compile()(leaves))
     for (name, leaf, _, told), own in sorted(zip(arrays, sums, strict=True), key=lambda pair: pair[0][0]):
         digest.update(f"\n{name} {told} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
     return HASHES_OF_TODAY + digest.hexdigest()[:16]

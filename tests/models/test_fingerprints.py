@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import math
 
 import jax
@@ -9,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jstrace.models import fingerprints
+from jstrace.models import Decoder, fingerprints
 from jstrace.models import shapes as param_shapes
 from jstrace.models.presets import PRESETS
+from tests.conftest import TINY, tiny_params
 
 checksum = jax.jit(fingerprints._checksum, static_argnums=(1, 2))
 DTYPES = ("float32", "bfloat16", "float16")
@@ -53,3 +56,26 @@ def test_all_at_once_is_not_held(dtype: str) -> None:
     memory = program.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 1.5 * blank.dtype.itemsize * math.prod(shape)  # a copy, and parts of it
+
+
+def test_nothing_stays_in_memory() -> None:
+    """Positions are computed by the program, also where a transformation closes over the weights."""
+    config = dataclasses.replace(TINY, vocab_size=101)  # whose program nothing else has compiled
+    decoder = Decoder(config, tiny_params(config))
+    before, inside = held_bytes(), list[str]()
+    outside = fingerprints.fingerprint(decoder)
+
+    def closing(x: jax.Array) -> jax.Array:
+        inside.append(fingerprints.fingerprint(decoder))
+        return x
+
+    jax.jit(closing)(1.0)
+    jax.grad(closing)(1.0)
+    assert inside == [outside] * 2
+    assert held_bytes() - before < 1000
+
+
+def held_bytes() -> int:
+    """Of all arrays that there are."""
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
