@@ -66,7 +66,7 @@ def navigation(nav: list[Any] | None) -> list[Any]:
 
     Pages that it names in a section that is filled stand after the first one there.
     """
-    made = {
+    made: dict[str, list[Any]] = {
         "Tutorials": ["tutorials/index.md", *(f"tutorials/{path.stem}.md" for path in _in_order())],
         "Commands": [
             "commands/index.md",
