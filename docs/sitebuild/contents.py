@@ -62,8 +62,11 @@ def _results() -> str:
 
 
 def navigation(nav: list[Any] | None) -> list[Any]:
-    """The navigation of mkdocs.yml with its empty sections filled; what it leaves out of docs/ comes last."""
-    made = {
+    """The navigation of mkdocs.yml with its empty sections filled; what it leaves out of docs/ comes last.
+
+    Pages that it names in a section that is filled stand after the first one there.
+    """
+    made: dict[str, list[Any]] = {
         "Tutorials": ["tutorials/index.md", *(f"tutorials/{path.stem}.md" for path in _in_order())],
         "Commands": [
             "commands/index.md",
@@ -72,7 +75,10 @@ def navigation(nav: list[Any] | None) -> list[Any]:
         "Results": ["experiments/index.md", *(f"experiments/{path.parent.name}.md" for path in places.results())],
         "Reference": reference.navigation(tasks.navigation()),
     }
-    filled = [{title: made.get(title, inner) for title, inner in entry.items()} for entry in nav or []]
+    filled = [
+        {title: [*made.get(title, [])[:1], *inner, *made.get(title, [])[1:]] for title, inner in entry.items()}
+        for entry in nav or []
+    ]
     named = set(re.findall(r"'([\w./-]+\.md)'", repr(filled)))
     left = [path.name for path in sorted((places.ROOT / "docs").glob("*.md")) if path.name not in named]
     return filled + ([{"More": left}] if left else [])
