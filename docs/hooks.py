@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,16 @@ def _put(files: Files, file: File) -> None:
     files.append(file)
 
 
+_CELL = re.compile(r"(<(?:code|td)\b[^>]*>)([^<]+)")
+_WHOLE = re.compile(r"--[a-z][a-z-]+|\d\.\de-\d\d")
+"""Options and numbers, which no line may break at their hyphens."""
+
+
 def on_page_content(html: str, **_: Any) -> str:
-    """TeX as MathML."""
-    return mathematics.rendered(html)
+    """TeX as MathML; options and numbers in one piece."""
+    return _CELL.sub(
+        lambda cell: cell[1] + _WHOLE.sub(r'<span class="whole">\g<0></span>', cell[2]), mathematics.rendered(html)
+    )
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -41,8 +41,8 @@ def images() -> Iterator[tuple[str, bytes]]:
 def warnings() -> Iterator[str]:
     """What is missing."""
     for path in places.notebooks():
-        if notebooks.ran(path) is None:
-            yield f"{path.name} has no outputs: run python -m docs.sitebuild.notebooks first"
+        if not notebooks.is_as_it_ran(path):
+            yield f"{path.name} does not show what it says: run python -m docs.sitebuild.notebooks first"
     for name in commands.all_commands():
         if not (places.ROOT / "docs" / "commands" / f"{name}.md").exists():
             yield f"jstrace {name} has no page: docs/commands/{name}.md"

@@ -1,6 +1,7 @@
-"""Tutorials: notebooks run as they are committed, without outputs, and shown as they ran.
+"""Tutorials: notebooks, committed as they ran.
 
-``python -m docs.sitebuild.notebooks [NAME ...]`` runs them into build/tutorials, where the site takes them from.
+``python -m docs.sitebuild.notebooks [NAME ...]`` runs those that changed, or those named, and writes what they show
+into them; with ``--check`` all run and none is written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 from docs.sitebuild import places
 
-RAN = places.ROOT / "build" / "tutorials"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -28,8 +28,8 @@ def digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def run(path: Path, *, timeout: int = 300) -> Path:
-    """Run a notebook from its first cell, in an empty folder; an error in a cell is raised here."""
+def run(path: Path, *, timeout: int = 900) -> str:
+    """A notebook as it runs from its first cell, in an empty folder; an error in a cell is raised here."""
     import nbclient
     import nbformat
 
@@ -40,18 +40,17 @@ def run(path: Path, *, timeout: int = 300) -> Path:
             notebook, timeout=timeout, kernel_name="python3", resources=where, coalesce_streams=True
         )
         client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # when it ran
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata["digest"] = mark
-    RAN.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, RAN / path.name)
-    return RAN / path.name
+    return nbformat.writes(notebook) + "\n"
 
 
-def ran(path: Path) -> Path | None:
-    """The notebook as it ran, unless it says something else by now."""
-    found = RAN / path.name
-    if not found.exists() or json.loads(found.read_text("utf-8"))["metadata"].get("digest") != digest(path):
-        return None
-    return found
+def is_as_it_ran(path: Path) -> bool:
+    """Whether what a notebook shows is of what it says by now."""
+    return json.loads(path.read_text("utf-8"))["metadata"].get("digest") == digest(path)
 
 
 def page(path: Path) -> tuple[str, dict[str, bytes]]:
@@ -59,7 +58,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
 
     What a cell printed is a block of text, what it returned an image or HTML where there is either.
     """
-    cells = json.loads((ran(path) or path).read_text("utf-8"))["cells"]
+    cells = json.loads(path.read_text("utf-8"))["cells"]
     parts, images = list[str](), dict[str, bytes]()
     for number, cell in enumerate(cells):
         source = "".join(cell["source"])
@@ -82,7 +81,7 @@ def _shown(output: dict[str, Any], image: str) -> tuple[str, dict[str, bytes]]:
     if "text/html" in data:
         return f'<div class="output" markdown="0">\n{_without_blank_lines("".join(data["text/html"]))}\n</div>', {}
     text = "".join(output.get("text", data.get("text/plain", "")))
-    if output.get("name") == "stderr" or not text.strip():
+    if not text.strip():
         return "", {}
     return f"```{{ .text .output }}\n{_ESCAPES.sub('', text).rstrip()}\n```", {}
 
@@ -98,11 +97,13 @@ def _without_blank_lines(text: str) -> str:
 
 def main() -> None:
     """Run the notebooks named, or all that changed."""
-    named = sys.argv[1:]
+    named, check = {*sys.argv[1:]} - {"--check"}, "--check" in sys.argv
     for path in places.notebooks():
-        if path.stem in named or (not named and ran(path) is None):
+        if path.stem in named or (not named and (check or not is_as_it_ran(path))):
             start, before = time.perf_counter(), _computed()
-            run(path)
+            text = run(path)
+            if not check:
+                path.write_text(text, encoding="utf-8")
             took, computed = time.perf_counter() - start, _computed() - before
             sys.stdout.write(f"{path.name}: {took:.0f} s, {computed:.0f} s of processors\n")
             sys.stdout.flush()
