@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
+from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, ROPE, YARN, Type
 
 _MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
 _QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -16,6 +16,7 @@ _GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3,
 
 MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
 LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
+OLMO_NEEDS = "layers of Gated DeltaNet among those of attention, whose norms come after them"
 _LATENT_NEEDS = f"{_SIGMOID_NEEDS}; latent attention"
 _NO_HEADS = {name: value for name, value in NO_HEAD_DIM.items() if name != "num_key_value_heads"}
 _LATENT = (
@@ -88,6 +89,24 @@ EXPERT_TYPES: dict[str, Type] = {
         LLAMA | LINEAR | MIXTURE | {"mlp_only_layers": [2]},
         f"{LINEAR_NEEDS}; {_MIXED_NEEDS}",
         flagged=True,
+    ),
+    "olmo_hybrid": Type(
+        "olmo_hybrid",
+        NO_HEAD_DIM
+        | LINEAR
+        | {"rope_parameters": {"rope_theta": None}, "linear_num_value_heads": 4}
+        # transformers saves the weights of short convolutions in three equal parts, which released files do not
+        | {"linear_value_head_dim": 3},
+        OLMO_NEEDS,
+        flagged=True,
+    ),
+    "olmo_hybrid-rotary": Type(
+        "olmo_hybrid",
+        NO_HEAD_DIM
+        | LINEAR
+        | ROPE
+        | {"linear_num_value_heads": 4, "linear_value_head_dim": 3, "linear_allow_neg_eigval": False},
+        OLMO_NEEDS,
     ),
     "deepseek_v2": Type(
         "deepseek_v2",
