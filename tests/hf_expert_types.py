@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, ROPE, YARN, Type
+from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
 
 _MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
 _QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -100,14 +100,6 @@ EXPERT_TYPES: dict[str, Type] = {
         OLMO_NEEDS,
         flagged=True,
     ),
-    "olmo_hybrid-rotary": Type(
-        "olmo_hybrid",
-        NO_HEAD_DIM
-        | LINEAR
-        | ROPE
-        | {"linear_num_value_heads": 4, "linear_value_head_dim": 3, "linear_allow_neg_eigval": False},
-        OLMO_NEEDS,
-    ),
     "deepseek_v2": Type(
         "deepseek_v2",
         _LATENT | _GROUPED | _MSCALE | {"q_lora_rank": None, "topk_method": "group_limited_greedy"},
@@ -117,21 +109,19 @@ EXPERT_TYPES: dict[str, Type] = {
     "deepseek_v3": Type("deepseek_v3", _LATENT | _GROUPED | _MSCALE, f"{_LATENT_NEEDS}; YaRN", flagged=True),
     "deepseek_v32": Type(
         "deepseek_v32",
-        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        _LATENT | _GROUPED | _MSCALE | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
         f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
     ),
     "glm_moe_dsa": Type(
         "glm_moe_dsa",
-        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        _LATENT | _GROUPED | _MSCALE | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
         f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
     ),
-    "glm4_moe_lite": Type(
-        "glm4_moe_lite", _LATENT | _GROUPED | {"rope_interleave": False, "norm_topk_prob": False}, _LATENT_NEEDS
-    ),
+    "glm4_moe_lite": Type("glm4_moe_lite", _LATENT | _GROUPED | _MSCALE | {"rope_interleave": False}, _LATENT_NEEDS),
     "kimi_k25": Type(
         "kimi_k25",
         {
-            "text_config": _LATENT | _GROUPED | {"model_type": "deepseek_v3"},
+            "text_config": _LATENT | _GROUPED | _MSCALE | {"model_type": "deepseek_v3"},
             "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
             | {"num_attention_heads": 2},
             "tie_word_embeddings": False,

@@ -139,8 +139,12 @@ TYPES: dict[str, Type] = {
         "YaRN on layers without a window",
         flagged=True,
     ),
-    "olmo": Type("olmo", NO_NORM | {"tie_word_embeddings": True}, "norms without weights"),
-    "olmo-clipped": Type("olmo", NO_NORM | {"clip_qkv": 0.5}, "bounded queries, keys and values", flagged=True),
+    "olmo": Type(
+        "olmo",
+        NO_NORM | {"clip_qkv": 0.5, "tie_word_embeddings": True},
+        "norms without weights; bounded queries, keys and values",
+        flagged=True,
+    ),
     "glm": Type("glm", LLAMA | PARTIAL, "pairs beside one another on half of a head, fused gate"),
     "glm4": Type("glm4", LLAMA | PARTIAL, "as GLM, with norms before and after"),
     "starcoder2": Type("starcoder2", NO_NORM | {"norm_epsilon": 1e-5, "sliding_window": 5}),
@@ -223,12 +227,10 @@ TYPES: dict[str, Type] = {
     **EXPERT_TYPES,
     **WRAPPER_TYPES,
     "hunyuan_v1_dense": Type(
-        "hunyuan_v1_dense", LLAMA, "a norm of queries and keys after their rotation", flagged=True
-    ),
-    "hunyuan_v1_dense-alpha": Type(
         "hunyuan_v1_dense",
         LLAMA | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}},
         "a norm of queries and keys after their rotation",
+        flagged=True,
     ),
     "mpt": Type(
         "mpt",

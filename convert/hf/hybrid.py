@@ -155,8 +155,8 @@ def _olmo_hybrid(f: Fields) -> Read:
         "delta_eps": 1e-5,
     }
     linear = _kinds(f, base["n_layers"], 4 if base["n_layers"] > 3 else base["n_layers"])
-    mlps = {0: ({}, hybrid_layouts.MLP)}
-    return _joined(base, delta, linear, mlps, [0] * len(linear), (OLMO2, hybrid_layouts.OLMO_DELTA))
+    net = (OLMO2, hybrid_layouts.OLMO_DELTA)
+    return _joined(base, delta, linear, {0: ({}, hybrid_layouts.MLP)}, [0] * len(linear), net)
 
 
 def _positions(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:
