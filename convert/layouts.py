@@ -95,6 +95,8 @@ class Layout:
     """Factor on what the file has."""
     plus: float = 0.0
     """Added to what the file has, after the factor."""
+    minus_exp: bool = False
+    """Whether what the file has is minus the exponential of the weight."""
     given: Callable[[], np.ndarray] | float | None = None
     """What the weight is, where the file has none: makes an array of its shape, or is one number for all of it."""
     row_norm: RowNorm | None = None

@@ -93,6 +93,8 @@ def stored_leaf(
     forms = [blocked.form() for blocked in own if isinstance(blocked, Blocked)]
     if layout.row_norm is not None or not forms or len(forms) < len(own) or None in forms:
         return None
+    if layout.axes[-1].letters != weight.sums:  # blocks of outputs
+        return None
     inner = axis_sizes(config)[weight.sums[-1]]
     known = [Form(math.gcd(form.size, inner), form.packed, form.offset) for form in forms if form is not None]
     form = functools.reduce(Form.and_, known)
@@ -130,11 +132,12 @@ def _layer(
         along = axis.places(sizes, everything)
         if len(along) < blocks.scale.shape[number] or np.any(np.diff(along) < 0):
             blocks = blocks.each(functools.partial(np.take, indices=along, axis=number))
-    assert layout.axes[-1].letters == weight.sums  # files have inputs last
     order = [letters.index(axis) for axis in weight.axes if axis != "L"]
     at, lead = order.index(len(letters) - 1), [sizes[letter] for letter in letters[:-1]]
     order.insert(at + 1, len(letters))
-    grouped = _in_groups(blocks, form).each(lambda array: array.reshape(*lead, -1, array.shape[-1]).transpose(order))
+    groups = _order_of_groups(config, layout, form)
+    blocks = _in_groups(blocks, form).each(functools.partial(np.take, indices=groups, axis=-2))
+    grouped = blocks.each(lambda array: array.reshape(*lead, -1, array.shape[-1]).transpose(order))
     values, factor = grouped.values, np.float32(layout.scale)
     if form.packed:
         first, second = np.split((values + 8).astype(np.uint8), 2, axis=at + 1)
@@ -143,6 +146,14 @@ def _layer(
     least: Any = None if grouped.least is None else grouped.least * factor
     layer = Narrow(cast(Any, values), scale, least, dtype, STORED, at - len(letters))
     return cast(Narrow, jax.tree.map(lambda array: array[None], layer) if weight.axes[0] == "L" else layer)
+
+
+def _order_of_groups(config: ModelConfig, layout: Layout, form: Form) -> np.ndarray:
+    """The place of each group of inputs: files may have heads in another order, and every group is of one head."""
+    sizes, axis = file_sizes(config), layout.axes[-1]
+    places = axis.places(sizes, {letter: range(sizes[letter]) for letter in axis.letters}).reshape(-1, form.size)
+    assert (np.diff(places, axis=1) == 1).all()
+    return places[:, 0] // form.size
 
 
 def _in_groups(blocks: Blocks, form: Form) -> Blocks:

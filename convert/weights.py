@@ -154,6 +154,10 @@ class _Part:
                 value = np.take(value, along - along.min(), axis=number)
         value = value.reshape([len(wanted[letter]) for letter in self._letters[self._layout.apart :]])
         value = value if self._norm is None else _normed(value.astype(np.float32), *self._norm)
+        if self._layout.minus_exp:
+            if not (value < 0).all():
+                raise InputError(f"{self._where} holds numbers that are not negative; the file is damaged")
+            return np.log(-value.astype(np.float64)).astype(np.float32)
         scale, plus = np.float32(self._layout.scale), np.float32(self._layout.plus)
         return value if (scale, plus) == (1, 0) else value.astype(np.float32) * scale + plus
 

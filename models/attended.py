@@ -39,8 +39,13 @@ def gated(
     """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
     if gate is None:
         return mixed
-    scaled = fn.rms(mixed, config.norm_eps, frozen=relevance) if config.mixer == "delta" else mixed
+    scaled = fn.rms(mixed, _eps(config), frozen=relevance) if config.mixer == "delta" else mixed
     return (scaled * gate).astype(mixed.dtype)
+
+
+def _eps(config: ModelConfig) -> float:
+    """Of the norm of what a head mixes."""
+    return config.norm_eps if config.delta_eps is None else config.delta_eps
 
 
 class Attended(NamedTuple):
@@ -145,7 +150,7 @@ def attention_edges(
     if attention.gate is not None:
         mixed, factors = fn.mix_values(attention.factors, attention.values), attention.factors
         if config.mixer == "delta":
-            factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, config.norm_eps)[..., 0], 0, 1)[:, :, None]
+            factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, _eps(config))[..., 0], 0, 1)[:, :, None]
         whole = fn.contract("rhe,hed->rd", gated(config, mixed, attention.gate), w["o"])
         return AttentionEdges(factors, attention.values, attention.gate, w["o"]), whole
     probs, v = attention.factors, attention.values

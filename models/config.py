@@ -65,6 +65,10 @@ class ModelConfig:
     """``softmax``, or ``delta`` for Gated DeltaNet: its heads are those of values, K those of queries and keys."""
     conv_width: int = 0
     """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
+    delta_strength: float = 1.0
+    """Of ``delta``: that strengths are multiplied by; with 2, a token can turn the sign of a state (OLMo Hybrid)."""
+    delta_eps: float | None = None
+    """Of ``delta``: the epsilon of the norm of what a head mixes; None for ``norm_eps``."""
     gated_attention: bool = False
     """Whether what a head mixes is multiplied by a sigmoid that depends on the target's state (Qwen3-Next)."""
     sinks: bool = False
@@ -97,8 +101,7 @@ class ModelConfig:
     router_scale: float = 1.0
     """That the factors are multiplied by."""
     router_groups: tuple[int, ...] = ()
-    """(groups, kept, best): only experts of so many groups are chosen, those with the largest sums of their so many
-    best values (DeepSeek); empty where all may be."""
+    """(groups, kept, best): experts are chosen in the kept groups with the largest sums of their best (DeepSeek)."""
     scaled_inputs: bool = False
     """Whether a factor multiplies what its expert reads, not what it gives (Llama 4)."""
     mixer_noise: float = 0.01
@@ -241,8 +244,7 @@ class ModelConfig:
         """Of each layer its place in what ``layers.sights`` makes: plain, with a window, or not rotated."""
         unrotated = 1 if self.window is None else 2
         return tuple(
-            unrotated if layer in self.unrotated_layers else int(width < FAR)
-            for layer, width in enumerate(self.windows)
+            unrotated if i in self.unrotated_layers else int(width < FAR) for i, width in enumerate(self.windows)
         )
 
     @property
@@ -290,10 +292,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     """Whether a value has the type of a field; integers are numbers too, and numbers are finite."""
     if hint is Any:
         return True
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool) and abs(value) < math.inf
     options = get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_is_of(item, options[0]) for item in value)

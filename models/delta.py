@@ -80,7 +80,7 @@ def attended(
     v = in_proportion(jax.nn.silu, v) if relevance else jax.nn.silu(v)
     decay = rows.decay.astype(jnp.float32) + w["decay_bias"].astype(jnp.float32)
     g = -jnp.exp(w["decay_rate"].astype(jnp.float32)) * jax.nn.softplus(decay)
-    strength = jax.nn.sigmoid(rows.strength.astype(jnp.float32))
+    strength = config.delta_strength * jax.nn.sigmoid(rows.strength.astype(jnp.float32))
     gate = w["o_norm"].astype(jnp.float32) * jax.nn.silu(rows.gate.astype(jnp.float32))
     if visible.shape[0] != visible.shape[1]:
         q = q[jnp.sum(visible, axis=1) - 1]

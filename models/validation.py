@@ -80,8 +80,10 @@ def _check_mlp(config: ModelConfig, where: str) -> None:
 
 
 def _check_attention(config: ModelConfig, where: str) -> None:
-    if config.clip_qkv is not None and config.clip_qkv <= 0:
-        raise InputError(f"{where}: clip_qkv = {config.clip_qkv}, expected a positive number")
+    for name in ("clip_qkv", "delta_eps", "delta_strength"):
+        number = getattr(config, name)
+        if number is not None and number <= 0:
+            raise InputError(f"{where}: {name} = {number}, expected a positive number")
     if min(config.kv_rank, config.q_rank) < 0 or (config.value_dim is not None and config.value_dim < 1):
         raise InputError(f"{where}: widths of latent attention and of values are positive numbers")
     if config.layer_scale and config.parallel:

@@ -105,13 +105,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {
         "forms": (
             (("d_mlp", 20), ("d_shared", 0), ("n_experts", 0)),
-            (("head_dim", 8), ("n_heads", 2), ("n_kv_heads", 1), ("value_dim", 5)),
+            (
+                *(("head_dim", 8), ("n_heads", 2), ("n_kv_heads", 1), ("value_dim", 5)),
+                *(("pre_norm", False), ("post_norm", True)),
+            ),
         )
     },
     "qwen3_next": {"norm_offset": 1.0, "n_experts": 3, "n_chosen": 2, "router": "chosen", "form_of": (0, 1, 0)}
     | {
         "forms": (
-            (("conv_width", 3), ("mixer", "delta"), ("rotary_dim", 0), ("value_dim", 5)),
+            (
+                *(("conv_width", 3), ("mixer", "delta"), ("rotary_dim", 0), ("value_dim", 5)),
+                *(("delta_strength", 2.0), ("delta_eps", 0.01)),
+            ),
             (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
         )
     },

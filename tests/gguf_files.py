@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests import gguf_mixed
 from tests.conftest import TINY, tiny_params
 
 _NUMBER_OF = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -26,7 +28,9 @@ _ROTATED_PART = ("chatglm", "glm4", "gptneox", "nemotron", "phi2", "phi3", "stab
 
 def text_config(model: Any) -> Any:
     """The config of the language model."""
-    return getattr(model.config, "text_config", None) or model.config
+    config = getattr(model.config, "text_config", None) or model.config
+    config.allow_global_per_layer_attribute_access = True  # of Gemma 4, whose fields are those of single layers else
+    return config
 
 
 def metadata_of(architecture: str, c: Any) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def _own(architecture: str, c: Any) -> dict[str, Any]:
             _counts(c) | {"expert_feed_forward_length": c.intermediate_size, "attention.sliding_window": window}
         ),
         "qwen3vl": lambda: {"rope.dimension_sections": [2, 1, 1, 0], "n_deepstack_layers": 1},
+        **{name: functools.partial(make, c) for name, make in gguf_mixed.METADATA.items()},
     }
     return {name: value for name, value in rows.get(architecture, dict)().items() if value is not None}
 
@@ -151,8 +156,8 @@ def as_stored(architecture: str, name: str, weight: np.ndarray, c: Any) -> np.nd
     return weight + 1 if architecture in _ONE_MORE and name.endswith("norm.weight") else weight
 
 
-def tensors_of(architecture: str, model: Any) -> dict[str, np.ndarray]:
-    """All weights of a torch model as the conversion writes and names them."""
+def tensors_of(architecture: str, model: Any, odd: str = "") -> dict[str, np.ndarray]:
+    """All weights of a torch model as the conversion writes and names them; ``odd`` as for ``gguf_mixed.changed``."""
     c = text_config(model)
     names = gguf.get_tensor_name_map(_NUMBER_OF[architecture], c.num_hidden_layers)
     found: dict[str, np.ndarray] = {}
@@ -163,13 +168,18 @@ def tensors_of(architecture: str, model: Any) -> dict[str, np.ndarray]:
         if "visual." in name or "act_fn" in name or (name == "lm_head.weight" and tied):
             continue
         if ".experts." in name:
-            found |= _experts(architecture, name, value.numpy().astype(np.float32))
+            found |= _experts(architecture, name, value.numpy().astype(np.float32), fused=odd == "gate_up")
+            continue
+        if architecture in gguf_mixed.METADATA:
+            for own, weight in gguf_mixed.changed(architecture, name, value.numpy().astype(np.float32), c, odd):
+                found[names.get_name(own, try_suffixes=(".weight", ".bias")) or own] = np.ascontiguousarray(weight)
             continue
         name = f"{name}.weight" if name.endswith("sinks") else name
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
         weight = as_stored(architecture, name, value.numpy().astype(np.float32), c)
         found[theirs] = np.ascontiguousarray(weight)
+    found |= gguf_mixed.further(architecture, c)
     rope = getattr(c, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         found["rope_factors_long.weight"] = np.asarray(rope["long_factor"], np.float32)
@@ -177,13 +187,15 @@ def tensors_of(architecture: str, model: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def _experts(architecture: str, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """Matrices of all experts of a layer, ``[X, out, in]``; gpt-oss has them turned, and gate and up by turns."""
+def _experts(architecture: str, name: str, value: np.ndarray, *, fused: bool) -> dict[str, np.ndarray]:
+    """Matrices of all experts of a layer, ``[X, out, in]``; some have them turned, gpt-oss gate and up by turns."""
     block, part, oss = f"blk.{name.split('.')[2]}.", name.rpartition(".")[2], architecture == "gpt-oss"
     kind = "bias" if part.endswith("_bias") else "weight"
-    value = value.swapaxes(1, 2) if oss and kind == "weight" else value
+    value = value.swapaxes(1, 2) if architecture in ("gpt-oss", "llama4") and kind == "weight" else value
     if part.startswith("down_proj"):
         return {f"{block}ffn_down_exps.{kind}": np.ascontiguousarray(value)}
+    if fused:
+        return {f"{block}ffn_gate_up_exps.{kind}": np.ascontiguousarray(value)}
     half = value.shape[1] // 2
     gate, up = (value[:, ::2], value[:, 1::2]) if oss else (value[:, :half], value[:, half:])
     return {
@@ -213,7 +225,7 @@ def write(
     for name, value in metadata.items():
         add_value(writer, name, value)
     for name, value in tensors.items():
-        if kind is not None and value.ndim == 2:
+        if kind is not None and value.ndim > 1 and value.shape[-1] % 32 == 0:
             writer.add_tensor(name, gguf.quantize(value, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, value)
@@ -234,11 +246,14 @@ def finish(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def write_torch_model(path: Path, architecture: str, model: Any, kind: Any = None, **more: Any) -> None:
-    """The file that llama.cpp's conversion makes of a torch model."""
-    metadata = {**metadata_of(architecture, text_config(model)), **more}
-    own = {f"{architecture}.{name}": value for name, value in metadata.items()}
-    write(path, architecture, own | xielu_of(model), tensors_of(architecture, model), kind)
+def write_torch_model(
+    path: Path, architecture: str, model: Any, kind: Any = None, *, odd: str = "", **more: Any
+) -> None:
+    """The file that llama.cpp's conversion makes of a torch model; ``odd`` as for ``gguf_mixed.changed``."""
+    older = gguf_mixed.without_widths(text_config(model)) if odd == "kv_b" else {}
+    metadata = {**metadata_of(architecture, text_config(model)), **older, **more}
+    own = {f"{architecture}.{name}": value for name, value in metadata.items() if value is not None}
+    write(path, architecture, own | xielu_of(model), tensors_of(architecture, model, odd), kind)
 
 
 # --- the tiny model of other tests ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ _GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3,
 
 MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
 LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
+OLMO_NEEDS = "layers of Gated DeltaNet among those of attention, whose norms come after them"
 _LATENT_NEEDS = f"{_SIGMOID_NEEDS}; latent attention"
 _NO_HEADS = {name: value for name, value in NO_HEAD_DIM.items() if name != "num_key_value_heads"}
 _LATENT = (
@@ -89,6 +90,16 @@ EXPERT_TYPES: dict[str, Type] = {
         f"{LINEAR_NEEDS}; {_MIXED_NEEDS}",
         flagged=True,
     ),
+    "olmo_hybrid": Type(
+        "olmo_hybrid",
+        NO_HEAD_DIM
+        | LINEAR
+        | {"rope_parameters": {"rope_theta": None}, "linear_num_value_heads": 4}
+        # transformers saves the weights of short convolutions in three equal parts, which released files do not
+        | {"linear_value_head_dim": 3},
+        OLMO_NEEDS,
+        flagged=True,
+    ),
     "deepseek_v2": Type(
         "deepseek_v2",
         _LATENT | _GROUPED | _MSCALE | {"q_lora_rank": None, "topk_method": "group_limited_greedy"},
@@ -98,21 +109,19 @@ EXPERT_TYPES: dict[str, Type] = {
     "deepseek_v3": Type("deepseek_v3", _LATENT | _GROUPED | _MSCALE, f"{_LATENT_NEEDS}; YaRN", flagged=True),
     "deepseek_v32": Type(
         "deepseek_v32",
-        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        _LATENT | _GROUPED | _MSCALE | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
         f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
     ),
     "glm_moe_dsa": Type(
         "glm_moe_dsa",
-        _LATENT | _GROUPED | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
+        _LATENT | _GROUPED | _MSCALE | {"index_topk": 48, "index_head_dim": 8, "index_n_heads": 2},
         f"{_LATENT_NEEDS}; inputs of which the indexer chooses all",
     ),
-    "glm4_moe_lite": Type(
-        "glm4_moe_lite", _LATENT | _GROUPED | {"rope_interleave": False, "norm_topk_prob": False}, _LATENT_NEEDS
-    ),
+    "glm4_moe_lite": Type("glm4_moe_lite", _LATENT | _GROUPED | _MSCALE | {"rope_interleave": False}, _LATENT_NEEDS),
     "kimi_k25": Type(
         "kimi_k25",
         {
-            "text_config": _LATENT | _GROUPED | {"model_type": "deepseek_v3"},
+            "text_config": _LATENT | _GROUPED | _MSCALE | {"model_type": "deepseek_v3"},
             "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
             | {"num_attention_heads": 2},
             "tie_word_embeddings": False,

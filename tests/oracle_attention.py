@@ -44,7 +44,7 @@ def delta_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) 
     q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
     q, k = (x / np.sqrt(np.sum(x**2, -1, keepdims=True) + 1e-6) for x in (q, k))
     decay = np.exp(-np.exp(w["decay_rate"]) * np.log1p(np.exp(y @ w["decay"] + w["decay_bias"])))
-    strength, groups = sigmoid(y @ w["strength"]), config.n_heads // config.n_kv_heads
+    strength, groups = config.delta_strength * sigmoid(y @ w["strength"]), config.n_heads // config.n_kv_heads
     found = np.zeros((config.n_heads, len(y), len(y)))
     for h in range(config.n_heads):
         keys, queries = k[:, h // groups], q[:, h // groups] / math.sqrt(config.head_dim)

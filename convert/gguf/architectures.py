@@ -6,103 +6,28 @@ conversion changed in the weights. The facts are those of llama.cpp's ``conversi
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.gguf import mixed
 from jstrace.convert.gguf.positions import number_unless_zero
+from jstrace.convert.gguf.rows import GPT2, SHAPE, Architecture, Shape, kinds, passed_over, windows
 from jstrace.models import InputError
 
 _GEMMA2_27B, _GEMMA3_27B = 46, 62
 """Layers of the two Gemmas whose query scale is the model's width per head; no field says so."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Shape:
-    """What the rows of the table may ask for beside the metadata."""
-
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    rope: Mapping[str, Any]
-    names: frozenset[str]
-    """Of the weights that the file holds."""
-
-
-Extra = Callable[[Fields, Shape], dict[str, Any]]
-"""Further fields of a ``config.json``, of metadata and shape."""
-
-_SHAPE = {
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-}
-_LLAMA = _SHAPE | {
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "feed_forward_length": "intermediate_size",
-    "context_length": "max_position_embeddings",
-}
-_GPT2 = {"embedding_length": "n_embd", "block_count": "n_layer", "attention.head_count": "n_head"}
-
-
-def _no_extra(f: Fields, shape: Shape) -> dict[str, Any]:
-    return {}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Architecture:
-    """One row: a value of ``general.architecture``."""
-
-    model_type: str
-    """Whose reader reads it, unless ``extra`` names another one."""
-    extra: Extra = _no_extra
-    names: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LLAMA)
-    """Which fields of a ``config.json`` stand for the shape, as far as the type's reader reads them."""
-    paired: bool = False
-    """Whether the two numbers of a rotary pair are rows beside one another, of llama.cpp's rope type NORM."""
-    partial: bool = False
-    """Whether a part of each head may be rotated."""
-    rope: bool = True
-    """Whether queries and keys are rotated at all."""
-
-
 # --- the rows' own fields -------------------------------------------------------------------------------------------
-
-
-def _passed_over(*names: str) -> Extra:
-    """Fields that change nothing for texts."""
-
-    def extra(f: Fields, shape: Shape) -> dict[str, Any]:
-        for name in names:
-            f.take(name)
-        return {}
-
-    return extra
-
-
-def _windows(f: Fields, shape: Shape, window: int | None, every: int) -> dict[str, Any]:
-    """Which layers have the window; each ``every``-th sees all tokens where the file says nothing."""
-    pattern = f.take("attention.sliding_window_pattern", every)
-    if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
-        pattern = [bool((layer + 1) % pattern) for layer in range(shape.n_layers)]
-    if not isinstance(pattern, list) or len(pattern) != shape.n_layers or not all(isinstance(x, bool) for x in pattern):
-        raise InputError(
-            f"{f.where}: attention.sliding_window_pattern is no list of {shape.n_layers} layers, true or false"
-        )
-    kinds = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
-    return {"sliding_window": window, "layer_types": kinds}
 
 
 def _any_gemma(f: Fields, shape: Shape, *, every: int, wide_layers: int) -> dict[str, Any]:
     """``wide_layers`` tells the model with the other query scale."""
     wide = shape.n_layers == wide_layers
     scalar = {"query_pre_attn_scalar": shape.d_model / shape.n_heads if wide else shape.head_dim}
-    return scalar | _windows(f, shape, f.integer("attention.sliding_window", 4096), every)
+    return scalar | windows(f, shape, f.integer("attention.sliding_window", 4096), every)
 
 
 def _gemma2(f: Fields, shape: Shape) -> dict[str, Any]:
@@ -114,24 +39,17 @@ def _gemma2(f: Fields, shape: Shape) -> dict[str, Any]:
 
 
 def _gemma3(f: Fields, shape: Shape) -> dict[str, Any]:
-    rope = _kinds(shape.rope, f.number("rope.freq_base_swa", 10000.0))
+    rope = kinds(shape.rope, f.number("rope.freq_base_swa", 10000.0))
     softcap = {"final_logit_softcapping": number_unless_zero(f, "final_logit_softcapping")}
     return _any_gemma(f, shape, every=6, wide_layers=_GEMMA3_27B) | softcap | rope
-
-
-def _kinds(rope: Mapping[str, Any], local: float) -> dict[str, Any]:
-    """Positions of layers that see everything, and of those with a window."""
-    windowed = {"rope_type": "default", "rope_theta": local}
-    everywhere = {"rope_type": "default", **rope}
-    return {"rope_parameters": {"full_attention": everywhere, "sliding_attention": windowed}}
 
 
 def _olmo2(f: Fields, shape: Shape) -> dict[str, Any]:
     """Olmo 3 is OLMo 2 with a window, in whose layers positions are not scaled."""
     if f.peek("attention.sliding_window") is None:
         return {}
-    rope = _kinds(shape.rope, shape.rope["rope_theta"])
-    return {"model_type": "olmo3"} | rope | _windows(f, shape, f.integer("attention.sliding_window"), 4)
+    rope = kinds(shape.rope, shape.rope["rope_theta"])
+    return {"model_type": "olmo3"} | rope | windows(f, shape, f.integer("attention.sliding_window"), 4)
 
 
 def _olmo(f: Fields, shape: Shape) -> dict[str, Any]:
@@ -142,7 +60,7 @@ def _exaone4(f: Fields, shape: Shape) -> dict[str, Any]:
     window = f.integer("attention.sliding_window", None)
     if window is None:
         return {"sliding_window": None}
-    return _windows(f, shape, window, 4)
+    return windows(f, shape, window, 4)
 
 
 def _phi3(f: Fields, shape: Shape) -> dict[str, Any]:
@@ -184,7 +102,7 @@ def _command_r(f: Fields, shape: Shape) -> dict[str, Any]:
 
 
 def _cohere2(f: Fields, shape: Shape) -> dict[str, Any]:
-    return _command_r(f, shape) | _windows(f, shape, f.integer("attention.sliding_window", 4096), 4)
+    return _command_r(f, shape) | windows(f, shape, f.integer("attention.sliding_window", 4096), 4)
 
 
 def _falcon(f: Fields, shape: Shape) -> dict[str, Any]:
@@ -240,29 +158,29 @@ def _gpt_oss(f: Fields, shape: Shape) -> dict[str, Any]:
     """No field says that the ends of YaRN's blend are not rounded."""
     rope = dict(shape.rope) | ({"truncate": False} if shape.rope.get("rope_type") == "yarn" else {})
     width = {"intermediate_size": f.integer("expert_feed_forward_length")}
-    own = {"rope_parameters": rope} | _windows(f, shape, f.integer("attention.sliding_window", 128), 2)
+    own = {"rope_parameters": rope} | windows(f, shape, f.integer("attention.sliding_window", 128), 2)
     return _experts(f) | width | own
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("llama", _passed_over("tensor_data_layout"), paired=True),
+    "llama": Architecture("llama", passed_over("tensor_data_layout"), paired=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma2": Architecture("gemma2", _gemma2),
     "gemma3": Architecture("gemma3_text", _gemma3),
     "apertus": Architecture("apertus"),
     "arcee": Architecture("arcee", paired=True),
-    "bloom": Architecture("bloom", names=_GPT2 | {"embedding_length": "hidden_size"}, rope=False),
+    "bloom": Architecture("bloom", names=GPT2 | {"embedding_length": "hidden_size"}, rope=False),
     "chatglm": Architecture("glm", _glm, paired=True, partial=True),
     "cohere2": Architecture("cohere2", _cohere2, paired=True),
     "command-r": Architecture("cohere", _command_r, paired=True),
     "ernie4_5": Architecture("ernie4_5", paired=True),
     "exaone4": Architecture("exaone4", _exaone4),
-    "falcon": Architecture("falcon", _falcon, names=_SHAPE | {"context_length": "max_position_embeddings"}),
+    "falcon": Architecture("falcon", _falcon, names=SHAPE | {"context_length": "max_position_embeddings"}),
     "gemma": Architecture("gemma"),
     "glm4": Architecture("glm4", _glm, paired=True, partial=True),
     "gpt-oss": Architecture("gpt_oss", _gpt_oss),
-    "gpt2": Architecture("gpt2", names=_GPT2 | {"context_length": "n_positions"}, rope=False),
+    "gpt2": Architecture("gpt2", names=GPT2 | {"context_length": "n_positions"}, rope=False),
     "gptneox": Architecture("gpt_neox", _gptneox, partial=True),
     "granite": Architecture("granite", _granite, paired=True),
     "mistral3": Architecture("mistral", _mistral3, paired=True),
@@ -277,13 +195,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "olmo2": Architecture("olmo2", _olmo2),
     "phi2": Architecture("phi", partial=True),
     "phi3": Architecture("phi3", _phi3, partial=True),
-    "qwen2vl": Architecture("qwen2_vl_text", _passed_over("rope.dimension_sections")),
+    "qwen2vl": Architecture("qwen2_vl_text", passed_over("rope.dimension_sections")),
     "qwen3moe": Architecture("qwen3_moe", _qwen3moe),
-    "qwen3vl": Architecture("qwen3_vl_text", _passed_over("rope.dimension_sections", "n_deepstack_layers")),
+    "qwen3vl": Architecture("qwen3_vl_text", passed_over("rope.dimension_sections", "n_deepstack_layers")),
     "seed_oss": Architecture("seed_oss", _seed_oss),
     "smollm3": Architecture("smollm3", paired=True),
     "stablelm": Architecture("stablelm", _stablelm, partial=True),
-    "starcoder": Architecture("gpt_bigcode", _starcoder, names=_GPT2, rope=False),
+    "starcoder": Architecture("gpt_bigcode", _starcoder, names=GPT2, rope=False),
     "starcoder2": Architecture("starcoder2"),
+    **mixed.ROWS,
 }
 """By ``general.architecture``."""

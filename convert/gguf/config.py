@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.gguf.architectures import ARCHITECTURES, Architecture, Shape
+from jstrace.convert.gguf.architectures import ARCHITECTURES
 from jstrace.convert.gguf.layouts import BIASES, layouts_of
-from jstrace.convert.gguf.positions import DIVISORS, rope_of
+from jstrace.convert.gguf.positions import DIVISORS, number_unless_zero, rope_of
+from jstrace.convert.gguf.rows import Architecture, Shape
 from jstrace.convert.hf.layouts import Layouts
 from jstrace.convert.hf.registry import FAMILIES
 from jstrace.errors import UnsupportedError
@@ -52,7 +53,7 @@ def described(
     prefix, own = f"{name}.", ARCHITECTURES[name]
     named = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     f = Fields(named, f"{where}: {name}")
-    numbers = _numbers(f, shapes)
+    numbers = _numbers(f, own, shapes)
     shape = _shape(f, own, numbers, shapes, factors)
     fields = _fields(f, own, numbers, shape)
     config, theirs = FAMILIES[fields.pop("model_type")](Fields(fields, f.where))
@@ -63,7 +64,7 @@ def described(
         f.take(eps)  # of the other kind of norms
     f.fixed("attention.causal", True)
     f.refuse_unread(())
-    layouts = layouts_of(config, theirs, frozenset(shapes), paired=own.paired)
+    layouts = layouts_of(config, theirs, shapes, paired=own.paired)
     return validated(config, where), layouts
 
 
@@ -74,22 +75,41 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _numbers(f: Fields, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _numbers(f: Fields, own: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The sizes by their names in the metadata, checked."""
     n_heads, d_model = f.integer("attention.head_count"), f.integer("embedding_length")
     head_dim = f.head_dim("attention.key_length", d_model // n_heads)
-    if f.integer("attention.value_length", head_dim) != head_dim:
+    if own.latent:
+        head_dim = f.head_dim("attention.key_length_mla", head_dim)
+    elif f.integer("attention.value_length", head_dim) != head_dim:
         raise InputError(f"{f.where}: attention.value_length differs from the head width {head_dim}")
+    blocks, ahead = f.layers("block_count"), number_unless_zero(f, "nextn_predict_layers") if own.ahead else None
+    if ahead is not None and (not ahead.is_integer() or ahead >= blocks):
+        raise InputError(f"{f.where}: nextn_predict_layers = {ahead:g}, expected fewer than the {blocks} blocks")
     return {
         "attention.head_count": n_heads,
         "embedding_length": d_model,
         "attention.key_length": head_dim,
-        "attention.head_count_kv": f.integer("attention.head_count_kv", n_heads),
-        "block_count": f.layers("block_count"),
-        "feed_forward_length": f.integer("feed_forward_length"),
+        "attention.head_count_kv": _first(f, own, "attention.head_count_kv", n_heads),
+        "block_count": blocks - int(ahead or 0),
+        "feed_forward_length": _first(f, own, "feed_forward_length", *_width_of_experts(f)),
         "context_length": f.integer("context_length", 2048),
         "vocab_size": f.integer("vocab_size", shapes[EMBEDDING][0]),
     }
+
+
+def _first(f: Fields, own: Architecture, name: str, *default: int) -> Any:
+    """A number of all layers; of a list by layer, which stays for the architecture's own fields, the first."""
+    given = f.peek(name)
+    if name in own.listed and isinstance(given, list) and given:
+        return Fields({name: given[0]}, f.where).integer(name)
+    return f.integer(name, *default)
+
+
+def _width_of_experts(f: Fields) -> tuple[int, ...]:
+    """What stands for the width of MLPs where there are none but experts."""
+    name = "expert_feed_forward_length"
+    return () if f.peek(name) is None else (Fields({name: f.peek(name)}, f.where).integer(name),)
 
 
 def _shape(
@@ -108,6 +128,7 @@ def _shape(
         head_dim=head_dim,
         rope=rope_of(f, head_dim, factors, partial=own.partial) if own.rope else {},
         names=frozenset(shapes),
+        divisors=tuple(map(float, factors[DIVISORS].ravel())) if DIVISORS in factors else (),
     )
 
 
@@ -144,6 +165,6 @@ def _as_in_file(
     for flag, parts in BIASES.items():
         held = any(f"blk.0.{part}.bias" in shapes for part in parts)
         given[flag] = held or bool(FLAGS[config.family].get(flag, False))
-    if DIVISORS in factors:
+    if DIVISORS in factors and own.divided:
         given["rope_divisors"] = tuple(float(divisor) for divisor in factors[DIVISORS].ravel())
     return given

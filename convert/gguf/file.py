@@ -36,7 +36,15 @@ class GgufFile:
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         metadata, own = _without_lists(self.metadata)
         self.config, self.layouts = described(metadata, shapes, factors, str(path))
+        ahead = _blocks_ahead(metadata, self.config.n_layers)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(ahead)}
         self.tensors = weights | _listed(own, self.config.n_layers, str(path))
+
+
+def _blocks_ahead(metadata: Mapping[str, Any], n_layers: int) -> tuple[str, ...]:
+    """What names of weights begin with that are of blocks behind the last layer, which predict further tokens."""
+    count = int(metadata.get(f"{metadata['general.architecture']}.nextn_predict_layers", 0))
+    return tuple(f"blk.{n_layers + place}." for place in range(count))
 
 
 def _whole(tensor: Tensor) -> np.ndarray:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
+from jstrace.convert.gguf import mixed_layouts
+from jstrace.convert.gguf.mixed_layouts import Shapes
 from jstrace.convert.hf import layouts as hf
 from jstrace.convert.layouts import Axis, Layout, RowNorm, at, linear, norms
 from jstrace.models import ModelConfig
@@ -35,21 +37,11 @@ GGUF: Mapping[str, Layout] = {
     **linear("gate", _BLOCK + "ffn_gate", "F", "D"),
     **linear("up", _BLOCK + "ffn_up", "F", "D"),
     **linear("down", _BLOCK + "ffn_down", "D", "F"),
+    "layer_scale": at(_BLOCK + "layer_output_scale.weight", ""),
     **{name: at(f"{_BLOCK}xielu.{name}", "") for name in ("alpha_p", "alpha_n")},
     **{name: at(f"{_BLOCK}xielu.{name}") for name in ("beta", "eps")},
 }
 """Names that are the same in most architectures; those of xIELU are this reader's, as its numbers are metadata."""
-_EXPERTS: Mapping[str, Layout] = {
-    **linear("router", _BLOCK + "ffn_gate_inp", "X", "D"),
-    "gate": at(_BLOCK + "ffn_gate_exps.weight", "X", "F", "D"),
-    "gate_bias": at(_BLOCK + "ffn_gate_exps.bias", "X", "F"),
-    "up": at(_BLOCK + "ffn_up_exps.weight", "X", "F", "D"),
-    "up_bias": at(_BLOCK + "ffn_up_exps.bias", "X", "F"),
-    "down": at(_BLOCK + "ffn_down_exps.weight", "X", "D", "F"),
-    "down_bias": at(_BLOCK + "ffn_down_exps.bias", "X", "D"),
-    "sink": at(_BLOCK + "attn_sinks.weight", "H"),
-}
-"""Of mixtures of experts, and gpt-oss's sinks."""
 BIASES: Mapping[str, tuple[str, ...]] = {
     "qkv_bias": ("attn_q", "attn_k", "attn_v", "attn_qkv"),
     "o_bias": ("attn_output",),
@@ -58,16 +50,17 @@ BIASES: Mapping[str, tuple[str, ...]] = {
 """From flags of the config to the matrices of a block whose biases they are of."""
 
 
-def layouts_of(config: ModelConfig, theirs: hf.Layouts, names: Collection[str], *, paired: bool) -> dict[str, Layout]:
+def layouts_of(config: ModelConfig, theirs: hf.Layouts, shapes: Shapes, *, paired: bool) -> dict[str, Layout]:
     """The layouts of a file.
 
     Args:
       config: the model's config.
       theirs: those of Hugging Face's files of the same type, of which factors and what no file has are taken.
-      names: of the weights that the file holds; fused matrices are known by them.
+      shapes: of the weights that the file holds; fused matrices are known by their names.
       paired: whether the two numbers of a rotary pair are rows beside one another.
     """
-    layouts = dict(GGUF) | _fused(config, names) | _norms_of(config, names)
+    names, plain = shapes.keys(), dict(GGUF) | _fused(config, shapes.keys()) | _norms_of(config, shapes.keys())
+    layouts = plain | mixed_layouts.expert_layouts(config, shapes)
     for ours, layout in theirs.items():
         if layout.given is not None:
             layouts[ours] = layout
@@ -84,10 +77,13 @@ def layouts_of(config: ModelConfig, theirs: hf.Layouts, names: Collection[str], 
         )
     if "output.weight" not in names:
         layouts["head"] = dataclasses.replace(GGUF["embed"], scale=layouts["head"].scale)
+    layouts |= mixed_layouts.form_layouts(config, plain, shapes)
+    layouts |= {ours: GGUF["k"] for ours in ("v", "1.v") if theirs.get(ours) is theirs["k"]}
     if config.norm_offset:  # which is in the files' weights
         for ours in {*_NORMS} & {*theirs}:
             layouts[ours] = dataclasses.replace(layouts[ours], plus=-config.norm_offset)
-    return hf.interleaved(layouts, config) if paired else layouts
+    own = mixed_layouts.attention_layouts(config, theirs, shapes)
+    return layouts | own if own or not paired else hf.interleaved(layouts, config)
 
 
 def _has_one_norm(theirs: hf.Layouts) -> bool:
@@ -98,11 +94,11 @@ def _has_one_norm(theirs: hf.Layouts) -> bool:
 
 def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
     """Queries, keys and values one after another, and so gate and up."""
-    layouts: dict[str, Layout] = dict(_EXPERTS) if "blk.0.ffn_gate_inp.weight" in names else {}
-    if "blk.0.attn_qkv.weight" in names:
+    layouts: dict[str, Layout] = {}
+    if "blk.0.attn_qkv.weight" in names and not any(name.endswith(".attn_k.weight") for name in names):
         for place, ours in enumerate("qkv"):
             layouts |= linear(ours, _BLOCK + "attn_qkv", Axis(("Hd", "Kd", "Kd"), place), "D")
-    if config.gated_mlp and not layouts.keys() >= {"gate"} and "blk.0.ffn_gate.weight" not in names:
+    if config.gated_mlp and not any(name.endswith(".ffn_gate.weight") for name in names):
         for place, ours in enumerate(("gate", "up")):
             layouts |= linear(ours, _BLOCK + "ffn_up", Axis(("F", "F"), place), "D")
     return layouts
@@ -110,7 +106,7 @@ def _fused(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
 
 def _norms_of(config: ModelConfig, names: Collection[str]) -> dict[str, Layout]:
     """Norms that have other names in some architectures."""
-    if config.family in ("seed_oss", "gpt_oss"):
+    if config.family in ("seed_oss", "gpt_oss", "glm4_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"):
         return norms({"mlp_norm": _BLOCK + "post_attention_norm"})
     if "blk.0.attn_norm_2.weight" in names:  # Falcon 40B, where the MLP's is the first
         return norms({"attn_norm": _BLOCK + "attn_norm_2", "mlp_norm": _BLOCK + "attn_norm"}, shift=True)

@@ -39,9 +39,12 @@ _SENTENCE = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})
 """Of BLOOM: no bracket and no mark that ends a clause."""
 _LLAMA3 = (rf"{_ENDINGS}|{_WORD}|\p{{N}}{{1,3}}{_REST}",)
 _QWEN2 = (rf"{_ENDINGS}|{_WORD}|\p{{N}}{_REST}",)
+_REST_OF_MARKS = _REST.replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
+_WITH_MARKS = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}{_REST_OF_MARKS}"
 _PATTERNS: Mapping[str, tuple[str, ...]] = {
     "llama3": _LLAMA3,
     "qwen2": _QWEN2,
+    "qwen3.5": (rf"{_ENDINGS}|{_WITH_MARKS}",),
     "tekken": (rf"{'|'.join(_CASED)}|\p{{N}}{_SLASH}",),
     "gpt-4o": (rf"{'|'.join(f'{word}{_ENDINGS}?' for word in _CASED)}|\p{{N}}{{1,3}}{_SLASH}",),
     "deepseek-llm": (
@@ -109,6 +112,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     **_named("smaug-bpe dbrx glm4 chatglm-bpe", PreTokenizer("llama3")),
     "tekken": PreTokenizer("tekken", add_bos=True, ignore_merges=True),
     **_named("qwen2 deepseek-r1-qwen", PreTokenizer("qwen2", composed=True)),
+    "qwen35": PreTokenizer("qwen3.5", composed=True),
     **_named("stablelm2 megrez hunyuan kormo solar-open", PreTokenizer("qwen2")),
     **_named("gpt-4o llama4 kanana2", PreTokenizer("gpt-4o")),
     "deepseek-llm": PreTokenizer("deepseek-llm"),

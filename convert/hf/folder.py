@@ -124,6 +124,9 @@ def check_whole(folder: Path, *, left_out: tuple[str, ...] = ()) -> None:
 def _bare(name: str) -> str:
     # transformers saves the layers of Kimi K2.5 so, which are "layers" in what it reads
     name = name.replace("language_model.model.blocks.", "language_model.model.layers.", 1)
+    # and norms of OLMo Hybrid so, which have Llama's names in released files
+    name = name.replace(".attention_layer_norm.", ".input_layernorm.")
+    name = name.replace(".feedforward_layer_norm.", ".post_attention_layernorm.")
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)

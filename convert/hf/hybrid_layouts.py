@@ -1,4 +1,4 @@
-"""Where the weights of Qwen3-Next and Qwen3.5 stand: layers of Gated DeltaNet among those of gated attention."""
+"""Where the weights of Qwen3-Next, Qwen3.5 and OLMo Hybrid stand: layers of Gated DeltaNet among those of attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from jstrace.convert.hf.expert_layouts import DENSE, QWEN2_MOE
 from jstrace.convert.hf.layouts import QWEN3, Layouts
-from jstrace.convert.layouts import Axis, Layout, Listed, at
+from jstrace.convert.layouts import Axis, Layout, Listed, at, norms
 
 _ATTENTION, _DELTA = "layers.{}.self_attn.", "layers.{}.linear_attn."
 _QKV, _HEADS = ("Kd", "Kd", "He"), ("K", "K", "H")
@@ -35,6 +35,19 @@ DELTA: Layouts = {
     "o_gate": at(_DELTA + "in_proj_z.weight", "He", "D"),
     "decay": at(_DELTA + "in_proj_a.weight", "H", "D"),
     "strength": at(_DELTA + "in_proj_b.weight", "H", "D"),
+}
+_PROJECTED = {"q": ("q", "Kd"), "k": ("k", "Kd"), "v": ("v", "He"), "o_gate": ("g", "He")} | {
+    "decay": ("a", "H"),
+    "strength": ("b", "H"),
+}
+OLMO_DELTA: Layouts = {
+    **{ours: at(f"{_DELTA}{theirs}_proj.weight", axis, "D") for ours, (theirs, axis) in _PROJECTED.items()},
+    **{f"{x}_conv": at(f"{_DELTA}{x}_conv1d.weight", _PROJECTED[x][1], Axis(("1",)), "W") for x in "qkv"},
+    "decay_bias": at(_DELTA + "dt_bias", "H"),
+    "decay_rate": at(_DELTA + "A_log", "H"),
+    "o_norm": at(_DELTA + "o_norm.weight", "e"),
+    "o": at(_DELTA + "o_proj.weight", "D", "He"),
+    **norms({"attn_norm": "layers.{}.input_layernorm", "mlp_norm": "layers.{}.post_attention_layernorm"}),
 }
 MLP: Layouts = DENSE
 EXPERTS: Layouts = {

@@ -80,6 +80,7 @@ EXAMPLES = {
     "nemotron": "Nemotron 4, Minitron",
     "olmo": "OLMo 1",
     "olmo3": "Olmo 3",
+    "olmo_hybrid": "OLMo Hybrid 7B",
     "opt": "OPT",
     "phi": "Phi-1, 1.5, 2",
     "qwen2_vl": "Qwen2-VL",

@@ -18,7 +18,7 @@ import jstrace
 from jstrace.convert.hf.folder import open_safetensors
 from jstrace.loading import describe
 from jstrace.models import InputError
-from tests import hf_models
+from tests import hf_models, hf_types
 
 
 @pytest.mark.parametrize("shards_left", [True, False])
@@ -79,3 +79,17 @@ def test_buffers_of_old_files(tmp_path: Path) -> None:
     kept = ("transformer.h.0.attn.attention.out_proj.bias", "model.decoder.embed_positions.weight")
     save_file({name: np.zeros(2, np.float32) for name in (*buffers, *kept)}, tmp_path / "model.safetensors")
     assert open_safetensors(tmp_path).keys() == {"h.0.attn.attention.out_proj.bias", "embed_positions.weight"}
+
+
+def test_names_of_released_files(tmp_path: Path) -> None:
+    """Of OLMo Hybrid, whose norms transformers saves under other names than those of released files."""
+    hf_types.make(hf_types.TYPES["olmo_hybrid"], tmp_path)
+    path = tmp_path / "model.safetensors"
+    saved, names = load_file(path), {"attention_layer_norm": "input_layernorm"}
+    names["feedforward_layer_norm"] = "post_attention_layernorm"
+    expected = jstrace.load(str(tmp_path)).fingerprint()
+    released = {".".join(names.get(part, part) for part in name.split(".")): value for name, value in saved.items()}
+    assert len(released) == len(saved)
+    assert released.keys() != saved.keys()
+    save_file(released, path, {"format": "pt"})
+    assert jstrace.load(str(tmp_path)).fingerprint() == expected

@@ -14,11 +14,12 @@ from jstrace.convert.gguf.architectures import ARCHITECTURES
 from jstrace.convert.gguf.file import GgufFile
 from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import open_safetensors
-from jstrace.convert.layouts import file_sizes
+from jstrace.convert.layouts import as_stored, file_sizes, layout_of
 from jstrace.models import InputError
-from jstrace.models.params import declare
+from jstrace.models.params import map_weights, place_of
 from tests import gguf_files, hf_models, hf_types
 from tests.convert.test_damage import refusal
+from tests.hf_bases import YARN
 from tests.hf_types import TYPES
 
 
@@ -28,6 +29,8 @@ class Case:
 
     architecture: str
     kind: hf_types.Type | hf_models.Variant
+    odd: str = ""
+    """Which matrices are those of other files, as for ``gguf_mixed.changed``."""
 
     def make(self, folder: Path) -> Any:
         """The torch model, saved into ``folder``."""
@@ -35,15 +38,23 @@ class Case:
         return made(self.kind, folder)  # type: ignore[operator]
 
 
-def of_type(architecture: str, name: str, **changes: Any) -> Case:
+def of_type(architecture: str, name: str, odd: str = "", **changes: Any) -> Case:
     kind = TYPES[name]
-    return Case(architecture, dataclasses.replace(kind, fields=kind.fields | changes))
+    text = {"text_config": kind.fields["text_config"] | changes} if "text_config" in kind.fields else changes
+    return Case(architecture, dataclasses.replace(kind, fields=kind.fields | text), odd)
 
 
 def of_variant(architecture: str, name: str, **changes: Any) -> Case:
     return Case(architecture, hf_models.varied(hf_models.VARIANTS[name], changes))
 
 
+def scaled(scale: float) -> dict[str, Any]:
+    """YaRN with a scale on queries and keys, which files say once for both of its numbers."""
+    return {"rope_parameters": YARN | {"mscale": scale, "mscale_all_dim": scale}}
+
+
+_LLAMA4 = {"no_rope_layers": [1, 1, 1, 0], "moe_layers": None, "interleave_moe_layer_step": 2}
+"""Llama 4 as it is, which no field of its files says."""
 _SCALAR = {"query_pre_attn_scalar": 12}
 """llama.cpp takes the head width, which is what the released models have."""
 CASES = {
@@ -80,8 +91,8 @@ CASES = {
     "cohere2": of_type("cohere2", "cohere2"),
     "bloom": of_type("bloom", "bloom"),
     "mpt": of_type("mpt", "mpt"),
-    "olmo": of_type("olmo", "olmo"),
-    "olmo-clipped": of_type("olmo", "olmo-clipped"),
+    "olmo": of_type("olmo", "olmo", clip_qkv=None),
+    "olmo-clipped": of_type("olmo", "olmo"),
     "nemotron": of_type("nemotron", "nemotron"),
     "smollm3": of_type("smollm3", "smollm3", no_rope_layers=None, num_hidden_layers=5),
     "seed_oss": of_type("seed_oss", "seed_oss"),
@@ -93,6 +104,19 @@ CASES = {
     "glm4": of_type("glm4", "glm4"),
     "qwen3moe": of_type("qwen3moe", "qwen3_moe"),
     "gpt-oss": of_type("gpt-oss", "gpt_oss", swiglu_limit=7.0),
+    "glm4moe": of_type("glm4moe", "glm4_moe"),
+    "ernie4_5-moe": of_type("ernie4_5-moe", "ernie4_5_moe"),
+    "llama4": of_type("llama4", "llama4_text", **_LLAMA4, attention_chunk_size=8192, floor_scale=8192),
+    "deepseek2": of_type("deepseek2", "deepseek_v3", **scaled(1.0)),
+    "deepseek2-v2": of_type("deepseek2", "deepseek_v2", **scaled(0.7)),
+    "deepseek2-old": of_type("deepseek2", "deepseek_v2", "kv_b", **scaled(0.7)),
+    "qwen3next": of_type("qwen3next", "qwen3_next", mlp_only_layers=[]),
+    "qwen3next-old": of_type("qwen3next", "qwen3_next", "ssm_in", mlp_only_layers=[]),
+    "qwen35": of_type("qwen35", "qwen3_5"),
+    "qwen35moe": of_type("qwen35moe", "qwen3_5_moe"),
+    "qwen35moe-fused": of_type("qwen35moe", "qwen3_5_moe", "gate_up"),
+    "gemma4": of_type("gemma4", "gemma4_text"),
+    "gemma4-values": of_type("gemma4", "gemma4_text", attention_k_eq_v=False, final_logit_softcapping=None),
 }
 """By name: the architecture, or the architecture and what is odd."""
 _SAID_OTHERWISE: dict[str, dict[str, Any]] = {
@@ -102,13 +126,18 @@ _SAID_OTHERWISE: dict[str, dict[str, Any]] = {
 """What a GGUF file says of a model and its config does not."""
 
 
-def values(config: Any, layouts: Any, tensors: Any) -> dict[str, np.ndarray]:
-    """Every weight of every layer, as a device would be given it."""
-    sizes, declared, found = file_sizes(config), declare(config), {}
-    every = [(name, index) for name in declared["layers"] for index in range(config.n_layers)]
-    for name, index in every + [(name, 0) for name in declared if name != "layers"]:
-        part = weights._Part(config, layouts[name], index, tensors, np.float32, "here")
-        found[f"{name} {index}"] = part(tuple(slice(0, sizes[letter]) for letter in layouts[name].letters))
+def values(config: Any, layouts: Any, tensors: Any) -> dict[str, tuple[np.ndarray, Any]]:
+    """Every weight of every layer with its layout, as a device would be given it."""
+    found: dict[str, tuple[np.ndarray, Any]] = {}
+
+    def add(name: str, _: Any) -> None:
+        form, layers = place_of(config, name)
+        layout, sizes = layout_of(layouts, name), file_sizes(form)
+        for layer in layers:
+            part = weights._Part(form, layout, layer, tensors, np.float32, "here")
+            found[f"{name} {layer}"] = part(tuple(slice(0, sizes[letter]) for letter in layout.letters)), layout
+
+    map_weights(add, config, named=True)
     return found
 
 
@@ -116,7 +145,7 @@ def values(config: Any, layouts: Any, tensors: Any) -> dict[str, np.ndarray]:
 def test_equal_to_the_folder(name: str, tmp_path: Path) -> None:
     """Config and weights; of the file no weight is left over, and none is missing."""
     torch_model = CASES[name].make(tmp_path / "hf")
-    gguf_files.write_torch_model(tmp_path / "tiny.gguf", CASES[name].architecture, torch_model)
+    gguf_files.write_torch_model(tmp_path / "tiny.gguf", CASES[name].architecture, torch_model, odd=CASES[name].odd)
     file, folder = GgufFile(tmp_path / "tiny.gguf"), read_hf_config(tmp_path / "hf")
     expected = {**dataclasses.asdict(folder.config), **_SAID_OTHERWISE.get(name, {})}
     for field, value in dataclasses.asdict(file.config).items():
@@ -125,18 +154,21 @@ def test_equal_to_the_folder(name: str, tmp_path: Path) -> None:
         else:
             assert value == expected[field], field
     assert {*weights._wanted(file.config, file.layouts)} == {*file.tensors}
-    theirs = values(folder.config, folder.layouts, open_safetensors(tmp_path / "hf", left_out=folder.left_out))
-    for place, found in values(file.config, file.layouts, file.tensors).items():
-        kind = place.split()[0]
-        axes = [folder.layouts[kind].letters.index(letter) for letter in file.layouts[kind].letters]
-        np.testing.assert_allclose(found, theirs[place].transpose(axes), atol=2e-7, err_msg=place)
+    tensors = open_safetensors(tmp_path / "hf", left_out=folder.left_out)
+    theirs = values(folder.config, as_stored(folder.layouts, tensors, folder.config.n_layers), tensors)
+    found = values(file.config, file.layouts, file.tensors)
+    assert found.keys() == theirs.keys()
+    for place, (value, layout) in found.items():
+        expected, own = theirs[place]
+        axes = [own.letters.index(letter) for letter in layout.letters]
+        np.testing.assert_allclose(value, expected.transpose(axes), atol=2e-7, err_msg=place)
 
 
 def test_every_architecture_is_compared() -> None:
     assert {case.architecture for case in CASES.values()} == {*ARCHITECTURES}
 
 
-@pytest.mark.parametrize("name", ["gemma3", "phi3-longrope", "mpt", "ministral3"])
+@pytest.mark.parametrize("name", ["gemma3", "phi3-longrope", "mpt", "ministral3", "deepseek2", "qwen35moe", "gemma4"])
 def test_fields_of_other_kinds(name: str, tmp_path: Path) -> None:
     """Whatever a field says, it is read or refused in a line."""
     case = CASES[name]

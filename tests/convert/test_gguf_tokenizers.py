@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers.models.qwen3_5 import tokenization_qwen3_5
 
 from jstrace.convert.fast_tokenizer import _alphabet
 from jstrace.convert.gguf.splits import PRE_TOKENIZERS
@@ -220,6 +221,7 @@ SPLITS = {
     "command-r": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n", "\n", "x"],
     "llama-bpe": ["It", "'s", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
     "qwen2": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
+    "qwen35": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
     "tekken": ["It", "'s", " ", "1", "2", "3", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
     "gpt-4o": ["It's", " ", "123", "4", " ÀBé", "!?", " 東京", "\n\n", "x"],
     "deepseek-llm": ["It", "'", "s", " ", "1234", " À", "B", "é", "!?", " ", "東京", "\n", "\n", "x"],
@@ -244,6 +246,14 @@ def test_splits(pre: str) -> None:
     found = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(composed)]
     alphabet = _alphabet()
     assert [bytes(map(alphabet.__getitem__, piece)).decode() for piece in found] == SPLITS[pre]
+
+
+def test_marks_belong_to_words() -> None:
+    """Of Qwen3.5, as transformers' own class of it has the pattern; before it they parted words."""
+    assert PRE_TOKENIZERS["qwen35"].patterns == (tokenization_qwen3_5.PRETOKENIZE_REGEX,)
+    hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"
+    for pre, n_pieces in (("qwen35", 1), ("qwen2", 4)):
+        assert len(byte_level(pre)._tokenizer.pre_tokenizer.pre_tokenize_str(hindi)) == n_pieces
 
 
 def test_every_split_is_compared() -> None:

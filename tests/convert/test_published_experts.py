@@ -284,3 +284,31 @@ def test_phi_moe_as_published() -> None:
 def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_hf_fields(minimal(model_type) | changes, where="here")
+
+
+_OLMO_HYBRID: dict[str, Any] = {
+    "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu", "hidden_size": 3840,
+    "initializer_range": 0.02, "intermediate_size": 11008, "linear_a_log_max": 16.0, "linear_a_log_min": 0.0,
+    "linear_allow_neg_eigval": True, "linear_conv_kernel_dim": 4, "linear_dt_init_floor": 1e-4, "linear_dt_max": 0.1,
+    "linear_dt_min": 0.001, "linear_key_head_dim": 96, "linear_num_key_heads": 30, "linear_num_value_heads": 30,
+    "linear_value_head_dim": 192, "max_position_embeddings": 65536, "model_type": "olmo_hybrid",
+    "num_attention_heads": 30, "num_hidden_layers": 32, "num_key_value_heads": 30, "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_theta": None}, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 100352,
+}  # fmt: skip
+
+
+def test_olmo_hybrid() -> None:
+    """As many numbers as the released file has, and no positions where there is no base of them."""
+    config = from_hf_fields(_OLMO_HYBRID, where="allenai/Olmo-Hybrid-7B")
+    assert n_params(config) == 14_861_741_376 // 2
+    delta, full = (dict(form) for form in sorted(config.forms, key=lambda form: dict(form)["mixer"]))
+    assert (delta["delta_strength"], delta["delta_eps"], full["rotary_dim"]) == (2.0, 1e-5, 0)
+    assert config.form_of[:8] == (1, 1, 1, 0) * 2
+    changes = {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "linear_allow_neg_eigval": False}
+    turned = from_hf_fields(_OLMO_HYBRID | changes, where="here")
+    assert (turned.layer_forms[0].n_rotary, turned.rope_theta) == (128, 500000.0)
+    assert turned.layer_forms[1].delta_strength == 1
+    few = {name: value for name, value in _OLMO_HYBRID.items() if not name.startswith("linear_")}
+    short = from_hf_fields(few | {"num_hidden_layers": 3}, where="here")
+    assert short.form_of == (1, 1, 0)
+    assert [(form.head_dim, form.value_width) for form in short.layer_forms] == [(128, 128), (96, 192)]
