@@ -83,11 +83,6 @@ def _warn_of_code(fields: Mapping[str, Any], where: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def from_hf_fields(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] = ()) -> ModelConfig:
-    """The config alone of what ``described`` gives."""
-    return described(fields, where=where, ignore=ignore).config
-
-
 def described(fields: Mapping[str, Any], *, where: str, ignore: Collection[str] = ()) -> Described:
     """Map the fields of a Hugging Face config.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jstrace.convert.hf.config import IRRELEVANT, from_hf_fields
+from jstrace.convert.hf.config import IRRELEVANT, described
 from jstrace.convert.hf.registry import FAMILIES as READERS
 from jstrace.method.scores.measured import Norm
 from jstrace.models import Decoder, InputError, clean_forward, n_params, shapes
@@ -99,17 +99,17 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configs(name: str) -> None:
     expected, fields = PUBLISHED[name]
-    assert n_params(from_hf_fields(fields, where=name)) == expected
+    assert n_params(described(fields, where=name).config) == expected
 
 
 def test_longrope_as_published() -> None:
-    config = from_hf_fields(PUBLISHED["microsoft/Phi-4-mini-instruct"][1], where="phi")
+    config = described(PUBLISHED["microsoft/Phi-4-mini-instruct"][1], where="phi").config
     assert (config.n_rotary, config.head_dim, config.rope_switch) == (96, 128, 4096)
     assert config.rope_magnitude == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
 
 
 def test_gemma_layers_as_published() -> None:
-    two, three = (from_hf_fields(PUBLISHED[f"google/gemma-{n}"][1], where="gemma") for n in ("2-2b", "3-1b-pt"))
+    two, three = (described(PUBLISHED[f"google/gemma-{n}"][1], where="gemma").config for n in ("2-2b", "3-1b-pt"))
     assert two.kinds == (1, 0) * 13
     assert three.global_layers == (5, 11, 17, 23)
     assert (three.rope_theta, three.local_rope_theta) == (1e6, 1e4)
@@ -129,10 +129,10 @@ def test_the_text_part_of_gemma_3() -> None:
     }
     for field in ("quantization_config", "mystery"):
         with pytest.raises(InputError, match=field):
-            from_hf_fields(whole | {field: 1}, where="gemma")
+            described(whole | {field: 1}, where="gemma")
     with pytest.raises(InputError, match="expected 'gemma3_text'"):
-        from_hf_fields(whole | {"text_config": text | {"model_type": "llama"}}, where="gemma")
-    config = from_hf_fields(whole, where="gemma")
+        described(whole | {"text_config": text | {"model_type": "llama"}}, where="gemma")
+    config = described(whole, where="gemma").config
     assert (config.n_heads, config.n_kv_heads, config.head_dim, config.vocab_size) == (8, 4, 256, 262208)
     assert config.rope_divisors == (8.0,) * 128
     assert config.window == 1024
@@ -168,17 +168,17 @@ def minimal(model_type: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model_type", READERS)
 def test_a_field_that_nobody_knows(model_type: str) -> None:
     fields = minimal(model_type)
-    plain = from_hf_fields(fields | dict.fromkeys(IRRELEVANT, "anything"), where="here")
+    plain = described(fields | dict.fromkeys(IRRELEVANT, "anything"), where="here").config
     unknown = fields | {"mystery_multiplier": 2.5}
     with pytest.raises(
         InputError, match=r"'mystery_multiplier' = 2\.5 is not known.*--ignore-field mystery_multiplier"
     ):
-        from_hf_fields(unknown, where="here")
-    config = from_hf_fields(unknown, where="here", ignore=["mystery_multiplier"])
+        described(unknown, where="here")
+    config = described(unknown, where="here", ignore=["mystery_multiplier"]).config
     assert config == dataclasses.replace(plain, ignored_fields=("mystery_multiplier",))
     for known in ("vocab_size", "nowhere"):
         with pytest.raises(InputError, match=f"field '{known}' to be ignored is not there, or is read"):
-            from_hf_fields(fields, where="here", ignore=[known])
+            described(fields, where="here", ignore=[known])
 
 
 @pytest.mark.parametrize(
@@ -242,17 +242,17 @@ def test_a_field_that_nobody_knows(model_type: str) -> None:
 )
 def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        from_hf_fields(minimal(model_type) | changes, where="here")
+        described(minimal(model_type) | changes, where="here")
 
 
 def test_absent_and_null_differ() -> None:
     """What a file leaves out is the family's default, which null switches off."""
     mistral, gemma = minimal("mistral"), minimal("gemma2")
-    assert from_hf_fields(mistral, where="").window == 4096
-    assert from_hf_fields(mistral | {"sliding_window": None}, where="").window is None
-    assert from_hf_fields(gemma, where="").attn_softcap == 50
-    assert from_hf_fields(gemma | {"attn_logit_softcapping": None}, where="").attn_softcap is None
-    assert from_hf_fields(minimal("gemma3_text"), where="").attn_softcap is None
+    assert described(mistral, where="").config.window == 4096
+    assert described(mistral | {"sliding_window": None}, where="").config.window is None
+    assert described(gemma, where="").config.attn_softcap == 50
+    assert described(gemma | {"attn_logit_softcapping": None}, where="").config.attn_softcap is None
+    assert described(minimal("gemma3_text"), where="").config.attn_softcap is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import CONFIG_MAPPING
 
-from jstrace.convert.hf.config import from_hf_fields
+from jstrace.convert.hf.config import described
 from jstrace.convert.hf.registry import FAMILIES
 from jstrace.convert.hf.wrappers import WRAPPERS
 from jstrace.models import InputError
@@ -17,12 +17,12 @@ OTHERS = {"gemma4_text": {"hidden_size_per_layer_input": 0}, "glm4_moe": {"head_
 @pytest.mark.parametrize("model_type", [name for name in FAMILIES if name in CONFIG_MAPPING])
 def test_an_absent_field_is_the_default_of_transformers(model_type: str) -> None:
     fields = CONFIG_MAPPING[model_type]().to_dict() | {"model_type": model_type} | OTHERS.get(model_type, {})
-    whole = from_hf_fields(fields, where="whole")
+    whole = described(fields, where="whole").config
     n_optional = 0
     for name in fields.keys() - {"model_type"}:
         rest = {other: value for other, value in fields.items() if other != name}
         try:
-            without = from_hf_fields(rest, where="rest")
+            without = described(rest, where="rest").config
         except InputError:  # a field that every file has
             continue
         n_optional += 1
@@ -45,6 +45,6 @@ def test_the_whole_alone_says_what_it_is(model_type: str) -> None:
         for name, value in fields["text_config"].items()
         if name not in ("is_encoder_decoder", "add_cross_attention")
     }
-    assert from_hf_fields(fields, where="whole").n_layers == fields["text_config"]["num_hidden_layers"]
+    assert described(fields, where="whole").config.n_layers == fields["text_config"]["num_hidden_layers"]
     with pytest.raises(InputError, match="is_encoder_decoder"):
-        from_hf_fields(fields | {"is_encoder_decoder": True}, where="whole")
+        described(fields | {"is_encoder_decoder": True}, where="whole")

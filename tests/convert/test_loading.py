@@ -80,7 +80,7 @@ def test_presets_are_known_offline() -> None:
 
 def test_presets_equal_the_hub_configs() -> None:
     """The fields that the repositories publish, read by the same code as any config.json."""
-    from jstrace.convert.hf.config import from_hf_fields
+    from jstrace.convert.hf.config import described
 
     shared = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02, "tie_word_embeddings": False}
     qwen = {"vocab_size": 152064, "max_position_embeddings": 131072, "rope_theta": 1e6, "use_sliding_window": False}
@@ -112,7 +112,7 @@ def test_presets_equal_the_hub_configs() -> None:
         },
     }  # fmt: skip
     for name, fields in published.items():
-        assert from_hf_fields(shared | fields, where=name) == PRESETS[name]
+        assert described(shared | fields, where=name).config == PRESETS[name]
 
 
 def test_random_weights(tmp_path: Path) -> None:

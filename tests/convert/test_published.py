@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jstrace.convert.hf.config import described, from_hf_fields
+from jstrace.convert.hf.config import described
 from jstrace.models import InputError, check_ids, n_params
 from tests.convert.test_configs import minimal
 
@@ -23,13 +23,13 @@ norm that stands for two counts twice, shifts that no file has are zeros, and un
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configs(name: str) -> None:
     published = PUBLISHED[name]
-    config = from_hf_fields(published["config"], where=name)
+    config = described(published["config"], where=name).config
     assert n_params(config) == published["parameters"] + published["more_here"]
 
 
 def test_olmo_3_as_published() -> None:
     """YaRN is for the layers without a window."""
-    config = from_hf_fields(PUBLISHED["allenai/Olmo-3-1025-7B"]["config"], where="olmo")
+    config = described(PUBLISHED["allenai/Olmo-3-1025-7B"]["config"], where="olmo").config
     assert config.kinds == (1, 1, 1, 0) * 8
     assert (config.local_rope_theta, config.rope_magnitude) == (500000.0, pytest.approx(1.2079441541679836))
     assert max(config.rope_divisors or ()) == pytest.approx(8.0)
@@ -38,9 +38,9 @@ def test_olmo_3_as_published() -> None:
 def test_exaone_without_a_window() -> None:
     """All its layers see everything, and are rotated; with one those that do are not."""
     fields = minimal("exaone4") | {"num_hidden_layers": 4}
-    assert from_hf_fields(fields, where="here").unrotated_layers == (3,)
-    assert from_hf_fields(fields | {"sliding_window_pattern": "LG"}, where="here").unrotated_layers == (1, 3)
-    whole = from_hf_fields(fields | {"sliding_window": None}, where="here")
+    assert described(fields, where="here").config.unrotated_layers == (3,)
+    assert described(fields | {"sliding_window_pattern": "LG"}, where="here").config.unrotated_layers == (1, 3)
+    whole = described(fields | {"sliding_window": None}, where="here").config
     assert (whole.window, whole.unrotated_layers) == (None, ())
 
 
@@ -53,7 +53,7 @@ def test_exaone_without_a_window() -> None:
 )
 def test_positions_that_follow_another_rule_later(model_type: str, rope: dict[str, Any], most: int) -> None:
     """Texts that reach there are refused."""
-    config = from_hf_fields(minimal(model_type) | {"rope_scaling": rope, "head_dim": 8}, where="here")
+    config = described(minimal(model_type) | {"rope_scaling": rope, "head_dim": 8}, where="here").config
     check_ids(config, np.zeros(most, np.int32))
     with pytest.raises(InputError, match=f"{most + 1} tokens, more than the {most} positions of this model"):
         check_ids(config, np.zeros(most + 1, np.int32))
@@ -72,9 +72,9 @@ def test_fields_that_tools_leave() -> None:
         "tie_encoder_decoder": False,
         "add_cross_attention": False,
     }
-    assert from_hf_fields(minimal("llama") | left, where="here") == from_hf_fields(minimal("llama"), where="here")
+    assert described(minimal("llama") | left, where="here").config == described(minimal("llama"), where="here").config
     with pytest.raises(InputError, match="add_cross_attention = True is not supported"):
-        from_hf_fields(minimal("llama") | {"add_cross_attention": True}, where="here")
+        described(minimal("llama") | {"add_cross_attention": True}, where="here")
 
 
 def test_several_unknown_fields() -> None:
@@ -82,10 +82,10 @@ def test_several_unknown_fields() -> None:
     fields = minimal("llama") | {"one": 1, "other": [2]}
     message = r"fields 'one' = 1, 'other' = \[2\] are not known.*--ignore-field one --ignore-field other"
     with pytest.raises(InputError, match=message):
-        from_hf_fields(fields, where="here")
+        described(fields, where="here")
     with pytest.raises(InputError, match=r"field 'other' = \[2\] is not known"):
-        from_hf_fields(fields, where="here", ignore=["one"])
-    assert from_hf_fields(fields, where="here", ignore=["other", "one"]).ignored_fields == ("one", "other")
+        described(fields, where="here", ignore=["one"])
+    assert described(fields, where="here", ignore=["other", "one"]).config.ignored_fields == ("one", "other")
 
 
 def whole(**changes: Any) -> dict[str, Any]:
@@ -96,16 +96,16 @@ def whole(**changes: Any) -> dict[str, Any]:
 
 def test_the_text_part() -> None:
     """The whole says whether the head is tied, if it says anything; its other fields are known or refused."""
-    assert from_hf_fields(whole(), where="here") == from_hf_fields(minimal("mistral"), where="here")
+    assert described(whole(), where="here").config == described(minimal("mistral"), where="here").config
     tied = {"text_config": minimal("mistral") | {"tie_word_embeddings": True}}
-    assert from_hf_fields(whole(**tied), where="here").tied_head
-    assert not from_hf_fields(whole(**tied, tie_word_embeddings=False), where="here").tied_head
+    assert described(whole(**tied), where="here").config.tied_head
+    assert not described(whole(**tied, tie_word_embeddings=False), where="here").config.tied_head
     with pytest.raises(InputError, match="'mystery' = 1 is not known"):
-        from_hf_fields(whole(mystery=1), where="here")
-    assert from_hf_fields(whole(mystery=1), where="here", ignore=["mystery"]).ignored_fields == ("mystery",)
-    assert from_hf_fields(whole(vocab_size=9), where="here").vocab_size == 9, "said twice"
+        described(whole(mystery=1), where="here")
+    assert described(whole(mystery=1), where="here", ignore=["mystery"]).config.ignored_fields == ("mystery",)
+    assert described(whole(vocab_size=9), where="here").config.vocab_size == 9, "said twice"
     with pytest.raises(InputError, match="text_config has model_type 'llama', expected 'mistral' or 'ministral3'"):
-        from_hf_fields(whole(text_config=minimal("llama")), where="here")
+        described(whole(text_config=minimal("llama")), where="here")
     assert "vision_tower." in described(whole(), where="here").left_out
 
 
@@ -119,9 +119,9 @@ def test_ties_of_older_files() -> None:
         if "token_id" not in key and key not in ("model_type", "vision_config")
     }
     nested = {"model_type": "qwen2_5_vl", "text_config": text, "tie_word_embeddings": False}
-    assert from_hf_fields(nested, where=name) == from_hf_fields(flat, where=name)
+    assert described(nested, where=name).config == described(flat, where=name).config
     text["rope_scaling"] = {"type": "default", "mrope_section": [16, 24, 24]}
-    assert from_hf_fields(nested, where=name) == from_hf_fields(flat, where=name)
+    assert described(nested, where=name).config == described(flat, where=name).config
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_ties_of_older_files() -> None:
 )
 def test_what_is_missing_of_types_that_are_not_read(model_type: str, missing: str) -> None:
     with pytest.raises(InputError, match=f"is not supported: .*{missing}.* is missing"):
-        from_hf_fields({"model_type": model_type, "text_config": {}, "mystery": 9}, where="here")
+        described({"model_type": model_type, "text_config": {}, "mystery": 9}, where="here")
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_what_is_missing_of_types_that_are_not_read(model_type: str, missing: st
 )
 def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        from_hf_fields(minimal(model_type) | changes, where="here")
+        described(minimal(model_type) | changes, where="here")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jstrace.convert.hf.config import from_hf_fields
+from jstrace.convert.hf.config import described
 from jstrace.models import InputError, n_params
 from tests.convert.test_configs import minimal
 
@@ -204,49 +204,49 @@ def test_what_changes_nothing() -> None:
         "ignore_index": -100, "media_placeholder_token_id": 163605, "use_unified_vision_chunk": True,
         "video_placeholder": "<|kimi_k25_video_placeholder|>",
     }  # fmt: skip
-    assert from_hf_fields(whole, where="kimi") == from_hf_fields(_V3, where="v3")
+    assert described(whole, where="kimi").config == described(_V3, where="v3").config
     gemma = minimal("gemma4_text")
-    older = from_hf_fields(gemma | {"expert_intermediate_size": None}, where="gemma")
-    assert older == from_hf_fields(gemma, where="gemma")
+    older = described(gemma | {"expert_intermediate_size": None}, where="gemma").config
+    assert older == described(gemma, where="gemma").config
 
 
 def test_exaone_names_its_layers() -> None:
     fields = minimal("exaone_moe")
-    listed = from_hf_fields(fields | {"is_moe_layer": [0, 0, 1]}, where="exaone")
-    assert listed == from_hf_fields(fields | {"first_k_dense_replace": 2}, where="exaone")
+    listed = described(fields | {"is_moe_layer": [0, 0, 1]}, where="exaone").config
+    assert listed == described(fields | {"first_k_dense_replace": 2}, where="exaone").config
 
 
 def test_scout_as_published() -> None:
     """Neither a chunk nor the temperature of queries changes a shorter input; no list of layers means the interval."""
-    config = from_hf_fields(PUBLISHED["meta-llama/Llama-4-Scout-17B-16E"][1], where="scout")
+    config = described(PUBLISHED["meta-llama/Llama-4-Scout-17B-16E"][1], where="scout").config
     assert (config.most_tokens, config.unrotated_layers) == (8191, tuple(range(3, 48, 4)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configs(name: str) -> None:
     expected, fields = PUBLISHED[name]
-    assert n_params(from_hf_fields(fields, where=name)) == expected
+    assert n_params(described(fields, where=name).config) == expected
 
 
 def test_gpt_oss_as_published() -> None:
     fields = PUBLISHED["openai/gpt-oss-20b"][1]
-    config = from_hf_fields(fields, where="gpt-oss")
+    config = described(fields, where="gpt-oss").config
     assert config.kinds == (1, 0) * 12
     assert (config.gate_clamp, config.rope_magnitude) == ((1.702, 7.0), pytest.approx(1.3465735902799727))
     absent = {name: value for name, value in fields.items() if name not in ("rope_scaling", "layer_types")}
-    assert from_hf_fields(absent, where="gpt-oss") == config
+    assert described(absent, where="gpt-oss").config == config
 
 
 def test_deepseek_as_published() -> None:
     """YaRN's factor is squared into the scale of queries and keys; the first layers have one MLP."""
-    config = from_hf_fields(PUBLISHED["deepseek-ai/DeepSeek-V3"][1], where="v3")
+    config = described(PUBLISHED["deepseek-ai/DeepSeek-V3"][1], where="v3").config
     assert config.scale == pytest.approx(192**-0.5 * 1.3688879454113936**2)
     assert (config.rope_magnitude, config.router_groups, config.form_of) == (1.0, (8, 4, 2), (0,) * 3 + (1,) * 58)
 
 
 def test_phi_moe_as_published() -> None:
     """Its tables have a factor of their own; inputs up to the length of the first training are read."""
-    config = from_hf_fields(PUBLISHED["microsoft/Phi-3.5-MoE-instruct"][1], where="phi")
+    config = described(PUBLISHED["microsoft/Phi-3.5-MoE-instruct"][1], where="phi").config
     assert (config.rope_magnitude, config.most_tokens, config.mixer_noise) == (1.243163121016122, 4096, 0.01)
 
 
@@ -283,7 +283,7 @@ def test_phi_moe_as_published() -> None:
 )
 def test_what_is_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        from_hf_fields(minimal(model_type) | changes, where="here")
+        described(minimal(model_type) | changes, where="here")
 
 
 _OLMO_HYBRID: dict[str, Any] = {
@@ -299,16 +299,16 @@ _OLMO_HYBRID: dict[str, Any] = {
 
 def test_olmo_hybrid() -> None:
     """As many numbers as the released file has, and no positions where there is no base of them."""
-    config = from_hf_fields(_OLMO_HYBRID, where="allenai/Olmo-Hybrid-7B")
+    config = described(_OLMO_HYBRID, where="allenai/Olmo-Hybrid-7B").config
     assert n_params(config) == 14_861_741_376 // 2
     delta, full = (dict(form) for form in sorted(config.forms, key=lambda form: dict(form)["mixer"]))
     assert (delta["delta_strength"], delta["delta_eps"], full["rotary_dim"]) == (2.0, 1e-5, 0)
     assert config.form_of[:8] == (1, 1, 1, 0) * 2
     changes = {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}, "linear_allow_neg_eigval": False}
-    turned = from_hf_fields(_OLMO_HYBRID | changes, where="here")
+    turned = described(_OLMO_HYBRID | changes, where="here").config
     assert (turned.layer_forms[0].n_rotary, turned.rope_theta) == (128, 500000.0)
     assert turned.layer_forms[1].delta_strength == 1
     few = {name: value for name, value in _OLMO_HYBRID.items() if not name.startswith("linear_")}
-    short = from_hf_fields(few | {"num_hidden_layers": 3}, where="here")
+    short = described(few | {"num_hidden_layers": 3}, where="here").config
     assert short.form_of == (1, 1, 0)
     assert [(form.head_dim, form.value_width) for form in short.layer_forms] == [(128, 128), (96, 192)]

@@ -14,7 +14,7 @@ import pytest
 import transformers
 
 import jstrace
-from jstrace.convert.hf.config import from_hf_fields
+from jstrace.convert.hf.config import described
 from jstrace.models import InputError
 from jstrace.models.layers import rope_frequencies
 from tests.convert.test_configs import minimal
@@ -54,7 +54,7 @@ def theirs(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(fields: dict[str, Any]) -> dict[str, Any]:
-    config = from_hf_fields(fields, where="here")
+    config = described(fields, where="here").config
     found: dict[str, Any] = {"": rope_frequencies(config), "magnitude": config.rope_magnitude}
     if config.local_rope_theta is not None:
         found["local"] = rope_frequencies(config, local=True)
@@ -158,15 +158,15 @@ def test_positions_are_those_of_transformers(model_type: str, changes: dict[str,
 )  # fmt: skip
 def test_contradictions_are_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        from_hf_fields(fields_of(model_type, changes), where="here")
+        described(fields_of(model_type, changes), where="here")
     assert "\n" not in str(caught.value)
 
 
 def test_the_head_of_a_gemma_3_with_images() -> None:
     """Whether it is tied the whole says, whose head it is: transformers reads no other."""
     fields = {"model_type": "gemma3", "text_config": fields_of("gemma3_text", {"tie_word_embeddings": True})}
-    assert not from_hf_fields(fields | {"tie_word_embeddings": False}, where="here").tied_head
-    assert from_hf_fields(fields, where="here").tied_head
+    assert not described(fields | {"tie_word_embeddings": False}, where="here").config.tied_head
+    assert described(fields, where="here").config.tied_head
 
 
 @pytest.mark.parametrize(
