@@ -248,8 +248,7 @@ class Literal(LiteralMLP):
 
     def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        eps = self.config.norm_eps if self.config.delta_eps is None else self.config.delta_eps
-        roots = self.root(whole, eps) if self.config.mixer == "delta" else 1.0
+        roots = self.root(whole, self.config.delta_eps or self.config.norm_eps) if self.config.mixer == "delta" else 1.0
         return np.einsum("he,hed->hd", mixed / roots * (1.0 if gate is None else gate), w["o"])
 
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
