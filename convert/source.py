@@ -21,7 +21,6 @@ from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.refusals import check_room, check_way, refusing
 from jstrace.convert.stand_in import tokenizer_or_reason
-from jstrace.convert.streaming import Paged
 from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
 from jstrace.models import (
@@ -189,8 +188,7 @@ def _resolve(
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
     described = read_hf_config(folder, warn=True, ignore=request.ignore)
     mapped = request.narrow == STREAMED
-    config, stored = described.config, open_safetensors(folder, left_out=described.left_out, mapped=mapped)
-    tensors = stored
+    config, tensors = described.config, open_safetensors(folder, left_out=described.left_out, mapped=mapped)
     if described.quantised is not None:
         tensors = described.quantised.dequantised(tensors, str(folder))
     params = build_params(
@@ -202,9 +200,6 @@ def _from_folder(folder: Path, request: Request) -> Checkpoint:
         narrow=request.narrow,
         where=str(folder),
     )
-    for tensor in stored.values() if mapped else ():  # those that are in memory now
-        if isinstance(tensor, Paged):
-            tensor.release()
     return Checkpoint(config, params, _tokenizer(folder))
 
 

@@ -82,7 +82,7 @@ class _Slice:
 
     def __init__(self, handle: Any, name: str, content: _Content, *, mapped: bool) -> None:
         self.name = name
-        self._content = content
+        self._content, self._mapped = content, mapped
         self._slice = handle.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
         stored = self._slice.get_dtype()
@@ -94,6 +94,8 @@ class _Slice:
         """The part within ``ranges``."""
         from safetensors import SafetensorError
 
+        if self._mapped:
+            self.release()  # what was read of it before, such as other rows
         try:
             return np.require(self._slice[ranges], requirements="A")  # files may begin anywhere
         except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
