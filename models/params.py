@@ -20,7 +20,7 @@ Params = Mapping[str, Any]
 """Nested dict of arrays: ``embed``, ``head`` (untied only), ``final_norm`` (with norms), ``layers`` with its stacks.
 
 Where layers are unlike, ``layers`` has a dict of stacks for each form, by its number: ``layers.0.up`` and so on.
-Matrices may be ``Narrow`` in the place of arrays."""
+Matrices may be ``Narrow`` or ``Streamed`` in the place of arrays."""
 
 
 AT_ONCE = 2**24
