@@ -56,12 +56,14 @@ def write(folder: Path, config: ModelConfig) -> None:
         files.update(dict.fromkeys(shapes, name))
 
     folder.mkdir(parents=True)
-    whole = {"model.embed_tokens.weight": (config.vocab_size, d), "model.norm.weight": (d,)}
-    save("outside.safetensors", whole | ({} if config.tied_head else {"lm_head.weight": (config.vocab_size, d)}))
+    whole: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, d), "model.norm.weight": (d,)}
+    whole |= {} if config.tied_head else {"lm_head.weight": (config.vocab_size, d)}
+    save("outside.safetensors", whole)
     widths = {"q": heads, "k": kv, "v": kv}
     for layer in range(config.n_layers):
         at = f"model.layers.{layer}."
-        shapes = {f"{at}self_attn.{name}_proj.weight": (n * config.head_dim, d) for name, n in widths.items()}
+        shapes: dict[str, tuple[int, ...]] = {}
+        shapes |= {f"{at}self_attn.{name}_proj.weight": (n * config.head_dim, d) for name, n in widths.items()}
         shapes |= {f"{at}self_attn.{name}_proj.bias": (n * config.head_dim,) for name, n in widths.items()}
         shapes |= {f"{at}self_attn.o_proj.weight": (d, heads * config.head_dim)}
         shapes |= {f"{at}mlp.{name}_proj.weight": (f, d) for name in ("gate", "up")}
