@@ -112,6 +112,11 @@ class Layout:
         """Whether every expert has a matrix of its own."""
         return "{x}" in self.name
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its numbers are those of the file."""
+        return self.row_norm is None and (self.scale, self.plus) == (1, 0)
+
     def names(self, layer: int, n_experts: int) -> list[str]:
         """Its matrices in a layer: one, or one for each expert."""
         return [self.name.format(layer, x=expert) for expert in range(n_experts if self.apart else 1)]

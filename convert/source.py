@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from jstrace.convert.hf import hub
 from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
+from jstrace.convert.refusals import check_room, check_way, refusing
 from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
@@ -33,17 +32,13 @@ from jstrace.models import (
     param_shardings,
     preset,
     random_params,
-    weight_bytes,
 )
-from jstrace.models.memory import memory_limit
 from jstrace.models.narrow import STORED, is_narrow
 from jstrace.models.params import narrow_params
 from jstrace.models.platforms import seeded
+from jstrace.models.streamed import STREAMED
 
 _RANDOM = "random:"
-_ROOM = "try dtype bfloat16, weights int8 or int4, or a mesh of several devices"
-_NO_MACHINE_HAS = 2**50
-"""Bytes; of shapes beyond 2^63 JAX complains in ways of many kinds."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -71,7 +66,7 @@ class Request:
     ignore: tuple[str, ...] = ()
     """Unknown fields of a ``config.json`` that are to be ignored."""
     narrow: str = ""
-    """How matrices are stored, if not in the dtype: one of ``models.narrow.NARROW``."""
+    """How matrices are stored, if not in the dtype: as ``jstrace.load`` has it."""
 
     def shardings(self, config: ModelConfig) -> Any:
         """Of every parameter, or None without a mesh."""
@@ -96,7 +91,7 @@ def read_config(
       InputError: nothing of that name, contents that jstrace cannot compute with, or a local folder of safetensors that
         are not whole, unless random weights are asked for.
     """
-    with _refusing(source):
+    with refusing(source):
         return _described(source, Request(jnp.dtype("float32"), None, revision, say, ignore), hub.CONFIG_ONLY)[0]
 
 
@@ -142,60 +137,25 @@ def read_checkpoint(
       InputError: nothing of that name, or contents that jstrace cannot compute with.
     """
     request = Request(dtype, mesh, revision, say, ignore, narrow)
-    with _refusing(source):
+    with refusing(source):
         if source.startswith(_RANDOM):
-            _check_in_blocks(source, narrow, in_blocks=False)
+            check_way(source, narrow, blocks=False, safetensors=False)
             config, path = _described(source, request, hub.NO_WEIGHTS)
             key, places = seeded(0), request.shardings(config)
-            _check_room(config, dtype, narrow=narrow)
+            check_room(config, dtype, narrow=narrow)
             params = random_params(config, key=key, dtype=dtype, shardings=places, narrow=narrow)
             checkpoint = Checkpoint(config, params, None if path is None else _tokenizer(path))
         else:
             path = _resolve(source, say, revision)
-            _check_in_blocks(source, narrow, in_blocks=path.is_file())
-            if path.is_file() or (path / native.HEADER).is_file():
+            is_own = path.is_file() or (path / native.HEADER).is_file()
+            check_way(source, narrow, blocks=path.is_file(), safetensors=not is_own)
+            if is_own:
                 _check_nothing_ignored(source, ignore)
                 checkpoint = (_from_gguf if path.is_file() else _from_native)(path, request)
             else:
                 checkpoint = _from_folder(path, request)
         jax.block_until_ready(checkpoint.params)  # what does not fit is said here
         return checkpoint
-
-
-def _check_in_blocks(source: str, narrow: str, *, in_blocks: bool) -> None:
-    if narrow == STORED and not in_blocks:
-        raise InputError(f"{source}: holds no blocks, which weights stored keeps of GGUF files; use weights int8")
-
-
-def _check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: str) -> None:
-    """Refuse to draw for minutes what a CPU's memory cannot hold, and what no device's can."""
-    needed = weight_bytes(config, dtype.itemsize, narrow=narrow)
-    room = _NO_MACHINE_HAS
-    if jax.default_backend() == "cpu":
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        room = min(there, memory_limit() or there)
-    if needed > room:
-        raise InputError(f"{needed / 1e9:.0f} GB of weights do not fit into this machine's memory; {_ROOM}")
-
-
-@contextlib.contextmanager
-def _refusing(source: str) -> Iterator[None]:
-    """Turn what the system says of files and of memory into an ``InputError``.
-
-    Other errors are left as they are: what damaged files raise is refused where each is parsed, and the rest are bugs.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(f"{source}: its weights do not fit into the device's memory; {_ROOM}") from error
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
-    except MemoryError as error:
-        raise InputError(f"{source}: its weights do not fit into memory; {_ROOM}") from error
 
 
 def _resolve(
@@ -227,7 +187,8 @@ def _resolve(
 
 def _from_folder(folder: Path, request: Request) -> Checkpoint:
     described = read_hf_config(folder, warn=True, ignore=request.ignore)
-    config, tensors = described.config, open_safetensors(folder, left_out=described.left_out)
+    mapped = request.narrow == STREAMED
+    config, tensors = described.config, open_safetensors(folder, left_out=described.left_out, mapped=mapped)
     if described.quantised is not None:
         tensors = described.quantised.dequantised(tensors, str(folder))
     params = build_params(
@@ -288,7 +249,7 @@ def _dequantised(path: Path, request: Request) -> Checkpoint:
         where=str(path),
     )
     leaves = jax.tree.leaves(params, is_leaf=is_narrow)
-    _check_in_blocks(str(path), request.narrow, in_blocks=any(map(is_narrow, leaves)))
+    check_way(str(path), request.narrow, blocks=any(map(is_narrow, leaves)), safetensors=False)
     return Checkpoint(file.config, params, _gguf_tokenizer(file, path))
 
 

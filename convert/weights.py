@@ -12,9 +12,11 @@ import numpy as np
 from jstrace.convert.layouts import Layout, as_stored, file_sizes, layout_of
 from jstrace.convert.stacks import by_rows, stacked
 from jstrace.convert.stored import stored_leaf
+from jstrace.convert.streaming import streamed_leaf
 from jstrace.models import InputError, ModelConfig
 from jstrace.models.narrow import STORED, Narrow, in_range
 from jstrace.models.params import Weight, map_weights, narrow_places, on_one_device, place_of, shapes
+from jstrace.models.streamed import Streamed
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
@@ -61,7 +63,7 @@ def build_params(
       layouts: where each weight stands.
       dtype: of the parameters.
       shardings: a tree like ``models.params.declare``'s of where each parameter goes, or None for the default device.
-      narrow: how matrices are stored as ``Narrow``, which are made of float32 numbers whatever the dtype is.
+      narrow: how matrices are stored, if not in the dtype; ``Narrow`` are made of float32 numbers whatever that is.
       where: the file or folder, for errors.
 
     Raises:
@@ -83,9 +85,12 @@ def build_params(
             if stored is not None:
                 return stored
 
-        def part(index: int = 0) -> _Part:
-            return _Part(form, layout, layers[index], tensors, read, where)
+        def part(index: int = 0, read: Any = read, checked: bool = True) -> _Part:
+            return _Part(form, layout, layers[index], tensors, read, where, checked=checked)
 
+        if isinstance(blank, Streamed):
+            own = [[tensors[each] for each in layout.names(layer, form.n_experts)] for layer in layers]
+            return streamed_leaf(part, layout.letters, weight, blank, own, place, exact=layout.is_plain)
         if len(blank.shape) == 1 and weight.axes[0] != "L":
             return jax.make_array_from_callback(blank.shape, place, part())
         stack = jax.tree.map(lambda kind, place: jnp.zeros(kind.shape, kind.dtype, device=place), blank, own)
@@ -113,7 +118,10 @@ class _Part:
         tensors: Mapping[str, Tensor],
         dtype: Any,
         where: str,
+        *,
+        checked: bool,
     ) -> None:
+        self._checked = checked
         self._sizes, self._layout, self._letters, self._dtype = file_sizes(config), layout, layout.letters, dtype
         self._own = [tensors[name] for name in layout.names(index, config.n_experts) if layout.given is None]
         self._where = f"{where}: weight {self._own[0].name if self._own else layout.name}"
@@ -148,7 +156,8 @@ class _Part:
     def _stored(self, tensor: Tensor, wanted: Mapping[str, range]) -> np.ndarray:
         places = [axis.places(self._sizes, wanted) for axis in self._layout.axes]
         value = tensor.read(tuple(slice(int(p.min()), int(p.max()) + 1) for p in places))
-        _check_finite(value, [int(p.min()) for p in places], self._where.replace(self._own[0].name, tensor.name))
+        if self._checked:
+            _check_finite(value, [int(p.min()) for p in places], self._where.replace(self._own[0].name, tensor.name))
         for number, along in enumerate(places):
             if len(along) < value.shape[number] or np.any(np.diff(along) < 0):  # interleaved with others, or turned
                 value = np.take(value, along - along.min(), axis=number)

@@ -20,9 +20,12 @@ from jstrace.models import Decoder, InputError, Model, ModelConfig, fingerprint,
 from jstrace.models.fingerprints import HASHES_OF_TODAY
 from jstrace.models.narrow import NARROW
 from jstrace.models.params import narrow_params
+from jstrace.models.streamed import STREAMED
 from jstrace.scale.programs import keep_programs
 
 DTYPES = ("float32", "bfloat16", "float16")
+WAYS = (*NARROW, STREAMED)
+"""Ways to store weights, where they are not arrays in the dtype."""
 
 
 def load(
@@ -45,7 +48,9 @@ def load(
         are float32 always.
       weights: "int8" stores matrices in one byte a number, with a float32 scale for each output of a product; "int4"
         in half a byte, with a scale for every 32 inputs; "stored" keeps the blocks of a GGUF file, without rounding
-        them. They become ``dtype`` a layer at a time, inside each pass. None stores them in ``dtype``.
+        them. They become ``dtype`` a layer at a time, inside each pass. "streamed" leaves matrices of layers in the
+        safetensors of a Hugging Face model, from which each pass reads a layer at a time. None stores them in
+        ``dtype``.
       mesh: the devices to load onto, from ``jstrace.make_mesh``; every device reads only its own part of the weights.
       revision: of a hub id: a branch, a tag or a commit.
       say: told what takes time; standard error by default.
@@ -62,12 +67,16 @@ def load(
     """
     options: dict[str, Any] = {"ignore": _field_names(ignore_fields)} | ({} if say is None else {"say": say})
     name, wanted, narrow = _named(source), checked_dtype(dtype), checked_weights(weights) or ""
+    if narrow == STREAMED and mesh is not None:
+        raise InputError("weights streamed are read to one device; load them without a mesh")
     checkpoint = read_checkpoint(name, dtype=wanted, mesh=mesh, revision=revision, narrow=narrow, **options)
     if checkpoint.stored is not None:
         checkpoint = _verified(checkpoint, checkpoint.stored, wanted, name, narrow=narrow)
     model = Model(Decoder(checkpoint.config, checkpoint.params), checkpoint.tokenizer)
     if checkpoint.fingerprint is not None:
         model.remember(checkpoint.fingerprint)
+    if narrow == STREAMED:
+        model.fingerprint()  # which looks at every number of the files, as passes do not
     return model
 
 
@@ -177,8 +186,8 @@ def _named(given: Any, what: str = "source", expected: str = "a name, a hub id, 
 
 def checked_weights(weights: Any) -> str | None:
     """How weights are stored, or an ``InputError`` that lists the ways there are."""
-    if weights is not None and weights not in NARROW:
-        raise InputError(f"weights {weights!r} is not supported; expected {', '.join(NARROW)}, or None for the dtype's")
+    if weights is not None and weights not in WAYS:
+        raise InputError(f"weights {weights!r} is not supported; expected {', '.join(WAYS)}, or None for the dtype's")
     return None if weights is None else str(weights)
 
 

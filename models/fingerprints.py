@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from jstrace.models.decoder import Decoder
 from jstrace.models.narrow import Narrow, is_narrow
 from jstrace.models.platforms import taken, usual_promotion
+from jstrace.models.streamed import Streamed
 
 _PART = 2**24
 """Numbers, about, whose bits a CPU sums at once,"""
@@ -37,22 +39,28 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     given = {name: value for name, value in dataclasses.asdict(decoder.config).items() if value != usual[name]}
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     arrays = [array for path, leaf in _stored(decoder) for array in _arrays(path, leaf, dtype)]
-    leaves, kinds = [leaf for _, leaf, _, _ in arrays], tuple(kind for _, _, kind, _ in arrays)
+    here = [array for array in arrays if not isinstance(array[1], Streamed)]
+    leaves, kinds = [leaf for _, leaf, _, _ in here], tuple(kind for _, _, kind, _ in here)
     # A compiled program runs where it is called, also within a transformation that closes over the weights.
     sums = jax.device_get(_checksums.lower(leaves, kinds, tuple(map(_parts_of, leaves))).compile()(leaves))
-    for (name, leaf, _, told), own in sorted(zip(arrays, sums, strict=True), key=lambda pair: pair[0][0]):
+    pairs = list(zip(here, sums, strict=True))
+    pairs += [(array, _streamed_sums(array[1], array[2])) for array in arrays if isinstance(array[1], Streamed)]
+    for (name, leaf, _, told), own in sorted(pairs, key=lambda pair: pair[0][0]):
         digest.update(f"\n{name} {told} {leaf.shape}\n".encode() + np.asarray(own).tobytes())
     return HASHES_OF_TODAY + digest.hexdigest()[:16]
 
 
-def _stored(decoder: Decoder) -> list[tuple[str, Array | Narrow]]:
+def _stored(decoder: Decoder) -> list[tuple[str, Array | Narrow | Streamed]]:
     """Weights by their names."""
     leaves = jax.tree_util.tree_leaves_with_path(decoder.params(), is_leaf=is_narrow)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def _arrays(name: str, leaf: Array | Narrow, dtype: jnp.dtype | None) -> list[tuple[str, Array, jnp.dtype, str]]:
-    """The arrays of a weight, each with its name, the dtype that it is hashed in, and what is told of that."""
+def _arrays(name: str, leaf: Any, dtype: jnp.dtype | None) -> list[tuple[str, Any, jnp.dtype, str]]:
+    """The arrays of a weight, each with its name, the dtype that it is hashed in, and what is told of that.
+
+    What is ``Streamed`` stands for the one that it reads.
+    """
     kind = leaf.dtype if dtype is None else dtype
     if not isinstance(leaf, Narrow):
         return [(name, leaf, kind, str(kind))]
@@ -80,6 +88,28 @@ def _checksum(leaf: Array, dtype: jnp.dtype, n_parts: int) -> Array:
         return total + _sums(taken(parts, place), dtype, along)
 
     return jax.lax.fori_loop(0, n_parts, add, jnp.zeros(2, jnp.uint32))
+
+
+def _streamed_sums(leaf: Streamed, dtype: jnp.dtype) -> np.ndarray:
+    """The same of what is read, some rows of a layer at a time.
+
+    Raises:
+      InputError: numbers that are not finite.
+    """
+    total, n_rows = np.zeros(2, np.uint32), leaf.row[0] // _n_parts((1, *leaf.row))
+    blank = jax.ShapeDtypeStruct((n_rows, *leaf.row[1:]), leaf.dtype)
+    program = _sums_of_rows.lower(blank, dtype, np.uint32(0), np.uint32(0)).compile()
+    for layer in range(leaf.shape[0]):
+        rows = leaf.checked(layer)
+        for start in range(0, len(rows), n_rows):
+            total += np.asarray(program(rows[start : start + n_rows], np.uint32(layer), np.uint32(start)))
+    return total
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@usual_promotion()
+def _sums_of_rows(rows: Array, dtype: jnp.dtype, layer: Array, start: Array) -> Array:
+    return _sums(rows, dtype, [layer[None], start + jnp.arange(rows.shape[0], dtype=jnp.uint32)])
 
 
 def _parts_of(leaf: Array) -> int:

@@ -238,7 +238,7 @@ class Model(nnx.Module):
 
     @property
     def weights(self) -> str:
-        """How matrices are stored: one of ``narrow.NARROW``, or nothing where all are in ``dtype``."""
+        """How matrices are stored: one of ``narrow.NARROW``, or nothing where all are in ``dtype``, on disk or not."""
         leaves = jax.tree.leaves(self.decoder.params(), is_leaf=is_narrow)
         ways = {leaf.way for leaf in leaves if is_narrow(leaf)}
         return next((way for way in reversed(NARROW) if way in ways), "")

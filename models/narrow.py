@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int8, UInt8
 
 from jstrace.errors import InputError
 from jstrace.models.platforms import form
+from jstrace.models.streamed import Streamed
 
 INT8, INT4, STORED = "int8", "int4", "stored"
 NARROW = (INT8, INT4, STORED)
@@ -75,12 +76,17 @@ class Narrow:
 
 
 def is_narrow(leaf: Any) -> bool:
-    """Whether it is a ``Narrow``: where a tree's leaves end."""
-    return isinstance(leaf, Narrow)
+    """Whether it is a ``Narrow``, or ``Streamed``: where a tree's leaves end."""
+    return isinstance(leaf, Narrow | Streamed)
 
 
-def widened(weight: Array | Narrow) -> Array:
-    """The array that a weight stands for: its own, or ``values * scale + least`` in float32, rounded to its dtype."""
+def widened(weight: Array | Narrow | Streamed) -> Array:
+    """The array that a weight stands for: its own, one that is read, or ``values * scale + least``.
+
+    That is computed in float32 and rounded to the weight's dtype.
+    """
+    if isinstance(weight, Streamed):
+        return weight.wide()
     if not isinstance(weight, Narrow):
         return weight
     values = _numbers(weight) if weight.values.dtype == jnp.uint8 else weight.values

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from jstrace.models.config import CORRECTED, ModelConfig
 from jstrace.models.narrow import INT8, Narrow, narrow_place, narrowed
 from jstrace.models.platforms import usual_promotion
+from jstrace.models.streamed import STREAMED, blank_of
 
 Params = Mapping[str, Any]
 """Nested dict of arrays: ``embed``, ``head`` (untied only), ``final_norm`` (with norms), ``layers`` with its stacks.
 
 Where layers are unlike, ``layers`` has a dict of stacks for each form, by its number: ``layers.0.up`` and so on.
-Matrices may be ``Narrow`` in the place of arrays."""
+Matrices may be ``Narrow`` or ``Streamed`` in the place of arrays."""
 
 
 AT_ONCE = 2**24
@@ -202,12 +203,14 @@ def axis_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 def shapes(config: ModelConfig, dtype: jnp.dtype, *, narrow: str = "") -> dict[str, Any]:
-    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; in ``Narrow`` of a way that is asked for."""
+    """``jax.ShapeDtypeStruct`` of every weight, without allocating any; as leaves of a way that is asked for."""
 
     def shape(weight: Weight) -> Any:
         blank = jax.ShapeDtypeStruct(weight.shape, dtype)
         if not (narrow and weight.sums):
             return blank
+        if narrow == STREAMED:
+            return blank_of(blank) if weight.axes[0] == "L" else blank
         own = weight.way(narrow)
         return jax.eval_shape(functools.partial(narrowed, summed=weight.summed, dtype=dtype, way=own), blank)
 

@@ -93,10 +93,10 @@ def over_layers(
     Args:
       step: from what the layers before it gave to what it gives, and what is kept of the layer.
       start: what the first layer takes.
-      layers: weights, stacked on a leading axis, all of one dtype but for those that are ``models.narrow.Narrow``.
+      layers: weights, stacked on a leading axis, all of one dtype but for those that are ``Narrow`` or ``Streamed``.
       *others: whatever else has that axis.
-      remat: compute what happens within a layer again for the backward pass. Where weights are narrow that is done
-        anyway, or the wide ones of all layers would be kept for it.
+      remat: compute what happens within a layer again for the backward pass. Where weights are narrow or streamed
+        that is done anyway, or the wide ones of all layers would be kept for it.
     """
     if not _widened(layers):
         remat = remat or _narrow(layers)
@@ -113,12 +113,13 @@ def over_layers(
 def again(step: Callable[..., Any], stacks: Any, *, remat: bool) -> Callable[..., Any]:
     """A step that takes its weights from stacks by itself: the backward pass takes them again, and keeps no copies.
 
-    With ``remat``, or where weights are narrow, it computes all of the step again.
+    With ``remat``, or where weights are narrow or streamed, it computes all of the step again.
     """
     return jax.checkpoint(step, policy=None if remat or _narrow(stacks) else _kept)
 
 
 def _narrow(stacks: Any) -> bool:
+    """Whether some hold integers: narrow values, or the numbers of layers on disk."""
     return any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(stacks))
 
 

@@ -21,7 +21,7 @@ os.environ |= compiling.kept_programs()
 # layers, and so do those of meshes and of what users call, which refuse other types themselves.
 ROOT = Path(__file__).parent.parent
 CHECKED = ("method", "pipeline", "analysis", "scale", "show", "runs", "reports")
-UNHOOKED = ("__init__", "edges", "narrow", "params", "sharding", "model")
+UNHOOKED = ("__init__", "edges", "narrow", "params", "sharding", "streamed", "model")
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.py") if path.stem not in UNHOOKED)
 HOOKED = [f"jstrace.{name}" for name in (*CHECKED, "files", *(f"models.{name}" for name in MODELS))]
 if "JSTRACE_FUZZ" not in os.environ:  # whose cases want the errors that users get

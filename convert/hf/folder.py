@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -46,45 +47,73 @@ class _Content:
         self._path = path
 
     @functools.cached_property
-    def _parts(self) -> tuple[dict[str, Any], np.ndarray]:
-        """The header, and what follows it, which stays on disk until it is read."""
-        content = np.memmap(self._path, np.uint8, "r")
-        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        return json.loads(content[8:start].tobytes()), content[start:]
+    def _mapped(self) -> mmap.mmap:
+        """All of it, which stays on disk until it is read."""
+        with self._path.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @functools.cached_property
+    def _header(self) -> tuple[dict[str, Any], int]:
+        """What it says, and where it ends."""
+        stop = 8 + int.from_bytes(self._mapped[:8], "little")
+        return json.loads(self._mapped[8:stop]), stop
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Of a matrix: where its bytes begin, and how many they are."""
+        header, first = self._header
+        start, stop = header[name]["data_offsets"]
+        return first + start, stop - start
 
     def array(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """A matrix by its place."""
-        header, content = self._parts
-        start, stop = header[name]["data_offsets"]
-        return content[start:stop].view(jnp.dtype(dtype)).reshape(shape)
+        start, size = self._place(name)
+        return np.frombuffer(self._mapped, np.uint8, size, start).view(jnp.dtype(dtype)).reshape(shape)
+
+    def advise(self, name: str, advice: str) -> None:
+        """Tell the system what becomes of the pages of a matrix, where it has the word."""
+        start, size = self._place(name)
+        if size and hasattr(mmap, advice):
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE
+            self._mapped.madvise(getattr(mmap, advice), first, start + size - first)
 
 
 class _Slice:
     """One matrix of a safetensors file, of which only the slice asked for is read."""
 
-    def __init__(self, handle: Any, name: str, content: _Content) -> None:
+    def __init__(self, handle: Any, name: str, content: _Content, *, mapped: bool) -> None:
         self.name = name
+        self._content, self._mapped = content, mapped
         self._slice = handle.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
         stored = self._slice.get_dtype()
-        if stored in _EIGHT_BITS:
-            self._slice = content.array(name, _EIGHT_BITS[stored], self.shape)
         self.dtype = (_DTYPES | _EIGHT_BITS).get(stored, stored)
+        if stored in _EIGHT_BITS or (mapped and stored in _DTYPES):
+            self._slice = content.array(name, self.dtype, self.shape)
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
         from safetensors import SafetensorError
 
+        if self._mapped:
+            self.release()  # what was read of it before, such as other rows
         try:
-            return np.asarray(self._slice[ranges])
+            return np.require(self._slice[ranges], requirements="A")  # files may begin anywhere
         except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
             raise InputError(f"weight {self.name} cannot be read ({error})") from error
 
+    def fetch(self) -> None:
+        """As ``streaming.Paged``."""
+        self._content.advise(self.name, "MADV_WILLNEED")
 
-def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    def release(self) -> None:
+        """As ``streaming.Paged``."""
+        self._content.advise(self.name, "MADV_DONTNEED")
+
+
+def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = (), mapped: bool = False) -> dict[str, Tensor]:
     """The matrices of a folder by name, without prefixes; nothing but safetensors is opened.
 
-    What begins with ``left_out`` belongs to parts that read images or sound.
+    What begins with ``left_out`` belongs to parts that read images or sound. Of ``mapped`` files views are read.
 
     Raises:
       InputError: no safetensors files, an incomplete set of shards, or a file that is not one.
@@ -96,7 +125,7 @@ def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = ()) -> dict[st
         try:
             handle = safe_open(path, framework="numpy")
             content = _Content(path)
-            slices = {name: _Slice(handle, name, content) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
+            slices = {name: _Slice(handle, name, content, mapped=mapped) for name in handle.keys()}  # noqa: SIM118  a handle is no mapping
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         for full_name, weight in slices.items():

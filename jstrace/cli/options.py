@@ -151,6 +151,7 @@ class Weights(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     STORED = "stored"
+    STREAMED = "streamed"
 
 
 MODEL_HELP = (
@@ -176,7 +177,11 @@ MeshText = Annotated[
 DtypeOption = Annotated[Dtype, _of_model(help="The precision of weights and residual stream.")]
 WeightsOption = Annotated[
     Weights | None,
-    _of_model("--weights", help="Store weights as int8 or int4, or as the GGUF file has them, and compute in --dtype."),
+    _of_model(
+        "--weights",
+        help="Store weights as int8 or int4, or as the GGUF file has them, or read each layer from disk when it is"
+        " computed (streamed); compute in --dtype.",
+    ),
 ]
 ModelOption = Annotated[str, _of_model("--model", metavar="MODEL", help=MODEL_HELP)]
 

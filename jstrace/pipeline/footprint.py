@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+
 from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
 from jstrace.method.graph.full_graph import edge_slot_count
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes
 from jstrace.models.experts import held_bytes
+from jstrace.models.narrow import is_narrow
 from jstrace.models.rows import MOST_ROWS
 from jstrace.models.sharding import divisible
 from jstrace.pipeline.ask import Ask
@@ -61,8 +64,8 @@ def device_bytes(
 
 
 def wide_bytes(model: Model) -> int:
-    """Peak bytes, beside the weights, of what a pass makes wide of narrow ones."""
-    if not model.weights:
+    """Peak bytes, beside the weights, of what a pass makes wide of narrow ones, or reads."""
+    if not any(map(is_narrow, jax.tree.leaves(model.decoder.params(), is_leaf=is_narrow))):
         return 0
     over = 1 if model.mesh is None else model.mesh.shape["model"]
     return widened_bytes(model.config, model.dtype.itemsize, over)

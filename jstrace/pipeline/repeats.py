@@ -8,13 +8,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jstrace.models import Model
+from jstrace.models import InputError, Model
+from jstrace.models.narrow import is_narrow
 from jstrace.models.platforms import seeded, usual_promotion
+from jstrace.models.streamed import Streamed
 
 NOISE = 1e-6
 """Standard deviation of the factors on float32 weights, around 1."""
 _ULPS = 1 / 8
 """Of weights of fewer digits: of the distance between two of their numbers, or nearly none would change."""
+
+
+def check_repeats(model: Model, repeats: int) -> None:
+    """Refuse repetitions of a model whose weights are not here to be moved.
+
+    Raises:
+      InputError: weights that are streamed.
+    """
+    leaves = jax.tree.leaves(model.decoder.params(), is_leaf=is_narrow)
+    if repeats and any(isinstance(leaf, Streamed) for leaf in leaves):
+        raise InputError("repeats move weights in memory, and those of this model are streamed; load it without")
 
 
 @usual_promotion()

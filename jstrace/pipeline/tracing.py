@@ -29,7 +29,7 @@ from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whol
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.progress import Progress, Report, reported
 from jstrace.pipeline.records import Input, Invalid, Outcome
-from jstrace.pipeline.repeats import perturbed
+from jstrace.pipeline.repeats import check_repeats, perturbed
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 
@@ -136,6 +136,7 @@ def trace(
     asked["answer"] = answer
     questions = Questions.of(model, len(rows), single=single, **asked)
     tracer = dataclasses.replace(tracer, repeats=checked_repeats(repeats))
+    check_repeats(model, tracer.repeats)
     if questions.targeted and not takes_passes(tracer.driver.ask.sources[0].score):
         raise InputError("target is for scores from gradients; the others do not look at the prediction")
     fits = isinstance(score, Fitted) or score == "fitted"

@@ -9,13 +9,14 @@ from jaxtyping import Float32
 
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.records import Input, Outcome
-from jstrace.pipeline.repeats import perturbed
+from jstrace.pipeline.repeats import check_repeats, perturbed
 
 
 class Repeats:
     """Runs inputs through what a driver does, so many times, each with other weights; one for a run."""
 
     def __init__(self, driver: Driver, count: int) -> None:
+        check_repeats(driver.model, count)
         self._driver, self._count = driver, count
 
     def of(self, inputs: Mapping[int, Input]) -> dict[int, Float32[np.ndarray, "R C Z1"]]:

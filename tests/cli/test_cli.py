@@ -97,7 +97,7 @@ def test_choices_are_the_librarys() -> None:
     assert [i.value for i in options.Score] == list(conditions.SCORE_NAMES)
     assert {k.value for k in options.Kind} == {"all", *strongest.KINDS}
     assert [d.value for d in options.Dtype] == list(loading.DTYPES)
-    assert [w.value for w in options.Weights] == list(loading.NARROW)
+    assert [w.value for w in options.Weights] == list(loading.WAYS)
 
 
 def test_files_that_hold_no_texts(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

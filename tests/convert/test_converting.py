@@ -60,7 +60,7 @@ def test_weights_as_int8(converted: tuple[Path, Path]) -> None:
     assert (halved["layers"]["q"].dtype, halved["final_norm"].dtype) == (jnp.bfloat16, jnp.bfloat16)
     for given in ("float8", "int3", 8):
         with pytest.raises(
-            InputError, match=rf"weights {given!r} is not supported; expected int8, int4, stored, or None"
+            InputError, match=rf"weights {given!r} is not supported; expected int8, int4, stored, streamed, or None"
         ):
             load(source, weights=given)
 

@@ -237,7 +237,7 @@ def test_matrices_equal_the_formula(name: str, plain: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["fp8-whole", "gptq", "nf4-nested"])
 def test_a_loaded_model(name: str, plain: Path, tmp_path: Path) -> None:
-    """Equal to that of a folder with the dense matrices, on one device and on two."""
+    """Equal to that of a folder with the dense matrices, on one device and on two; the same is read layer by layer."""
     dense = write(plain, tmp_path / "quantised", METHODS_OF[name])
     unquantised = load_file(plain / "model.safetensors") | {n: torch.from_numpy(x) for n, x in dense.items()}
     (tmp_path / "dense").mkdir()
@@ -247,6 +247,8 @@ def test_a_loaded_model(name: str, plain: Path, tmp_path: Path) -> None:
     for mesh in (None, jstrace.make_mesh(model=2)) if name == "gptq" else (None,):
         found = jstrace.load(tmp_path / "quantised", mesh=mesh).decoder.params()
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
+    here, streamed = (jstrace.load(tmp_path / "quantised", weights=way) for way in (None, "streamed"))
+    assert streamed.fingerprint() == here.fingerprint()
 
 
 def test_fp8_as_transformers_has_it(plain: Path, tmp_path: Path) -> None:

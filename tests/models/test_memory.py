@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jstrace.convert import source
+from jstrace.convert import refusals
 from jstrace.models import InputError, memory, preset
 
 GROUPS, MEMINFO = "/sys/fs/cgroup", "MemTotal: 100 kB\nMemAvailable: 60 kB\nSwapTotal: 20 kB\n"
@@ -82,9 +82,9 @@ def test_a_container_that_sees_its_own_group_alone(system: dict[str, str], place
 def test_random_weights_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = preset("llama-3.1-8b")
     assert config is not None
-    monkeypatch.setattr(source.os, "sysconf", lambda name: 2**40)
-    source._check_room(config, source.jnp.dtype("float32"), narrow="")
-    monkeypatch.setattr(source, "memory_limit", lambda: 2**34)
-    source._check_room(config, source.jnp.dtype("float32"), narrow="int8")
+    monkeypatch.setattr(refusals.os, "sysconf", lambda name: 2**40)
+    refusals.check_room(config, refusals.jnp.dtype("float32"), narrow="")
+    monkeypatch.setattr(refusals, "memory_limit", lambda: 2**34)
+    refusals.check_room(config, refusals.jnp.dtype("float32"), narrow="int8")
     with pytest.raises(InputError, match="32 GB of weights do not fit"):
-        source._check_room(config, source.jnp.dtype("float32"), narrow="")
+        refusals.check_room(config, refusals.jnp.dtype("float32"), narrow="")
