@@ -185,10 +185,13 @@ class Pace:
     def text(self, left: int) -> str:
         """The pace and the time that so many inputs take."""
         inputs, seconds = self._spent[not self.steady]
-        rate, about = inputs / max(seconds, 1e-9), "about " if left else ""
-        seconds, apart = round(left / rate) if rate else 0, "" if self.steady or not left else ", compilation apart"
-        time_left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-        return f"{rate:.3g} inputs/s, {about}{time_left} left{apart}"
+        return _pace(inputs, left, seconds) + ("" if self.steady or not left else ", compilation apart")
 
 
 _LINE_SECONDS = 30.0
+
+
+def _pace(done: int, left: int, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    remaining, about = round(left / rate) if rate else 0, "about " if left else ""
+    return f"{rate:.3g} inputs/s, {about}{remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d} left"
