@@ -54,10 +54,10 @@ from .pipeline.tasks.prompts import Pair as Pair
 from .pipeline.tasks.prompts import pairs_of as pairs_of
 from .pipeline.trace import Trace as Trace
 from .pipeline.tracing import trace as trace
-from .show.curves import plot_curves as plot_curves
 from .show.export import export as export
-from .show.heat import plot_effects as plot_effects
 from .show.page import Page as Page
+from .show.plots import plot_curves as plot_curves
+from .show.plots import plot_effects as plot_effects
 from .show.view import view as view
 
 __version__: str

@@ -2,10 +2,10 @@ from .analysing import Analysis as Analysis
 from .analysing import Community as Community
 from .analysing import Hub as Hub
 from .analysing import analyse as analyse
+from .measures import Network as Network
 from .measures import betweenness as betweenness
 from .measures import communities as communities
 from .measures import degrees as degrees
 from .measures import modularity as modularity
+from .measures import network_of as network_of
 from .measures import pagerank as pagerank
-from .networks import Network as Network
-from .networks import network_of as network_of

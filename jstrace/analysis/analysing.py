@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jstrace.analysis import measures
-from jstrace.analysis.networks import Network, network_of
+from jstrace.analysis.measures import Network, network_of
 from jstrace.errors import InputError
 from jstrace.method.frames import frame
 from jstrace.method.graph.sizes import percent
@@ -203,18 +203,8 @@ def analyse(
     between, counted = measures.betweenness(network, sources=sources, seed=seed)
     communities = measures.communities(network, seed=seed)
     return Analysis(
-        k=index,
-        size=[*trace.sizes, 1.0][index],
-        network=network,
-        in_degree=into,
-        out_degree=out,
-        betweenness=between,
-        pagerank=measures.pagerank(network),
-        backward_pagerank=measures.pagerank(network, backward=True),
-        community=communities,
-        modularity=measures.modularity(network, communities),
-        sources=counted,
-        seed=seed,
-        words=trace.words,
-        parallel=trace.config.parallel,
-    )
+        k=index, size=[*trace.sizes, 1.0][index], network=network, in_degree=into, out_degree=out, betweenness=between,
+        pagerank=measures.pagerank(network), backward_pagerank=measures.pagerank(network, backward=True),
+        community=communities, modularity=measures.modularity(network, communities), sources=counted, seed=seed,
+        words=trace.words, parallel=trace.config.parallel,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What networks have a name for: degrees, betweenness, PageRank, communities, modularity.
+"""Traces as networks, and what networks have a name for: degrees, betweenness, PageRank, communities, modularity.
 
 All but ``communities`` is numpy, and equals networkx on ``trace.to_networkx(k)`` in a fraction of its time: edges go
 from one level to the next, so all paths between two nodes are shortest ones, and a product of matrices counts a level.
@@ -6,13 +6,87 @@ from one level to the next, so all paths between two nodes are shortest ones, an
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jstrace.analysis.networks import Network
 from jstrace.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A trace at one size: N nodes, and M pairs of a source and a target, each with the number of edges that join it.
+
+    Several heads, or the residual stream and an MLP, may join the same two nodes. Every edge goes from one level to the
+    next, so all paths between two nodes are of the same length. Nodes are in the order of level and token.
+    Two are equal only if they are the same object.
+    """
+
+    n_tokens: int
+    """T."""
+    n_levels: int
+    """Levels of the graph, reached or not: 2L + 1, or L + 1 with parallel blocks."""
+    level: Int[np.ndarray, "N"]
+    position: Int[np.ndarray, "N"]
+    """The token of each node, from 0."""
+    source: Int[np.ndarray, "M"]
+    """Of each pair, as an index into the nodes; pairs are in the order of their source's level."""
+    target: Int[np.ndarray, "M"]
+    count: Int[np.ndarray, "M"]
+    """Edges of each pair, at least 1."""
+
+    @property
+    def n_nodes(self) -> int:
+        """N: ends of edges; a trace without edges has none."""
+        return len(self.level)
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the trace, those of the same pair counted apart."""
+        return int(self.count.sum())
+
+
+def network_of(strata: Any, k: int, *, parallel: bool) -> Network:
+    """The network of a trace.
+
+    Args:
+      strata: an ``EdgeTree`` of uint8, or anything with its four arrays: the smallest trace that holds each edge, 255
+        in slots that are no edge.
+      k: index of the trace, from 0; Z is the full graph.
+      parallel: whether attention and MLP read the same state, as the model's config says.
+
+    Raises:
+      InputError: an index outside 0 to 254.
+    """
+    if not 0 <= k < 255:
+        raise InputError(f"k = {k}, expected an index from 0 to 254")
+    n_layers, _, n_tokens, _ = strata.attn.shape
+    n_levels = (n_layers if parallel else 2 * n_layers) + 1
+    pairs = []
+    for level, counts in _steps(strata, k, parallel):
+        target, source = np.nonzero(counts)
+        pairs.append((level * n_tokens + source, (level + 1) * n_tokens + target, counts[target, source]))
+    source, target, count = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    nodes, places = np.unique(np.concatenate([source, target]), return_inverse=True)
+    source, target = np.split(places.reshape(-1), 2)
+    return Network(n_tokens, n_levels, nodes // n_tokens, nodes % n_tokens, source, target, count)
+
+
+def _steps(strata: Any, k: int, parallel: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """From each level to the next, how many edges join a target and a source: int64 ``[T, T]``."""
+    for layer in range(strata.attn.shape[0]):
+        attention = (strata.attn[layer] <= k).sum(axis=0)
+        past = np.diag((strata.residual_attn[layer] <= k).astype(np.int64))
+        after = np.diag((strata.residual_mlp[layer] <= k).astype(np.int64) + (strata.mlp[layer] <= k))
+        if parallel:
+            yield layer, attention + past + after
+        else:
+            yield 2 * layer, attention + past
+            yield 2 * layer + 1, after
+
 
 SOURCES = 5_000
 """Sources of paths that ``betweenness`` takes at most, unless it is told another number."""
@@ -156,25 +230,20 @@ def communities(network: Network, *, seed: int = 0) -> Int[np.ndarray, "N"]:
     Raises:
       InputError: networkx is missing.
     """
-    labels = np.zeros(network.n_nodes, np.int64)
-    groups = [np.sort(np.fromiter(group, np.int64)) for group in _louvain(network, seed)]
-    for number, group in enumerate(sorted(groups, key=lambda group: (-len(group), group[0]))):
-        labels[group] = number
-    return labels
-
-
-def _louvain(network: Network, seed: int) -> list[set[int]]:
     try:
         import networkx
     except ImportError as error:
         raise InputError("communities need networkx: pip install 'jstrace[analysis]'") from error
-    if network.n_nodes == 0:
-        return []
     graph: Any = networkx.Graph()
     graph.add_nodes_from(range(network.n_nodes))
-    pairs = zip(network.source.tolist(), network.target.tolist(), network.count.tolist(), strict=True)
-    graph.add_weighted_edges_from(pairs)
-    return networkx.community.louvain_communities(graph, seed=seed)
+    graph.add_weighted_edges_from(
+        zip(*(getattr(network, name).tolist() for name in ("source", "target", "count")), strict=True)
+    )
+    groups = networkx.community.louvain_communities(graph, seed=seed) if network.n_nodes else ()
+    labels = np.zeros(network.n_nodes, np.int64)
+    for number, group in enumerate(sorted(map(sorted, groups), key=lambda group: (-len(group), group[0]))):
+        labels[group] = number
+    return labels
 
 
 def modularity(network: Network, community: Int[np.ndarray, "N"]) -> float:

@@ -5,28 +5,20 @@ from __future__ import annotations
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from jstrace.errors import InputError
 
-class Part(StrEnum):
-    """What the cache folder holds."""
-
-    ALL = "all"
-    WEIGHTS = "weights"
-    PROGRAMS = "programs"
-    MODEL = "model"
-
-
+Part = StrEnum("Part", "ALL WEIGHTS PROGRAMS MODEL")
+"""What the cache folder holds."""
 _CLEAR_HELP = "Remove dequantised weights, compiled programs, the default model, or all of it."
 
 
-def cache_command(
-    clear: Annotated[Part | None, typer.Option(help=_CLEAR_HELP)] = None,
-) -> None:
+def cache_command(clear: Annotated[Part | None, typer.Option(help=_CLEAR_HELP)] = None) -> None:
     """Show what jstrace keeps between starts, and where; everything is made or fetched again when it is needed."""
-    from jstrace.loading import cache_folder
+    from jstrace.loading import cache_folder, kept_weights
 
     folder = cache_folder()
     if clear is not None:
@@ -35,8 +27,9 @@ def cache_command(
     typer.echo(f"{folder}")
     for kind, what in _WHAT.items():
         typer.echo(f"{_bytes(_places(folder, kind)) / 1e6:10,.1f} MB  {kind.value}: {what}")
-    for line in _weights():
-        typer.echo(line)
+    for entry, facts, size in kept_weights():  # those not used for longest first
+        told = f"{facts['source'].get('path')} in {facts.get('dtype')}" if facts else f"{entry.name}, damaged"
+        typer.echo(f"{size / 1e6:10,.1f} MB    {told}")
 
 
 _WHAT: dict[Part, str] = {
@@ -57,19 +50,7 @@ def _bytes(places: list[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _weights() -> list[str]:
-    """A line for each entry, those not used for longest first."""
-    from jstrace.loading import kept_weights
-
-    def told(folder: Path, facts: dict[str, Any]) -> str:
-        return f"{facts['source'].get('path')} in {facts.get('dtype')}" if facts else f"{folder.name}, damaged"
-
-    return [f"{size / 1e6:10,.1f} MB    {told(folder, facts)}" for folder, facts, size in kept_weights()]
-
-
 def _remove(folder: Path, part: Part) -> None:
-    from jstrace.models import InputError
-
     for place in _places(folder, part):
         try:
             place.unlink() if place.is_file() else shutil.rmtree(place)

@@ -27,11 +27,7 @@ class Checkpoint:
 
 
 def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoint]:
-    """What is run, in the order of the revisions; those of a local folder are folders in it.
-
-    Raises:
-      InputError: a revision that is empty or named twice, that makes no name of a folder, or that a local folder lacks.
-    """
+    """What is run, in the order of the revisions; those of a local folder are folders in it."""
     for revision in revisions:
         checked_revision(revision)
     if len(revisions) < 2:
@@ -50,7 +46,6 @@ def checkpoints(model: str, revisions: Sequence[str], out: str) -> list[Checkpoi
 
 
 def _source(model: str, revision: str) -> tuple[str, str | None]:
-    """A revision of a hub id, or a folder in a local one."""
     if not Path(model).is_dir():
         return model, revision
     if not (Path(model) / revision).is_dir():

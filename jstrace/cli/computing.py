@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jstrace.pipeline.smallest import Smallest
 
 Found = TypeVar("Found")
+_Report = Callable[[int, int], None]
+"""Called with the texts done, and all."""
 
 CLOSE = 0.1
 """The TV within which a prediction is as good as kept."""
@@ -43,7 +45,7 @@ class Asked:
     replace: str = "zero"
     score_replace: str | None = None
     """What ablated edges carry while scores are made, where that is not ``replace``."""
-    reference: tuple[str, ...] | None = None
+    reference: list[str] | None = None
     """Texts that replacements are made of; what comes with jstrace by default."""
     counterfactual: str | None = None
     """Of one text: the prompt whose states ablated edges carry."""
@@ -77,24 +79,18 @@ def chunks(
     """Results in the order of the texts; close it to end the bar. Token ids are ``rows`` (int32 ``[T]`` each).
 
     Progress is on standard error, where it is to be ``shown``: texts traced, and texts evaluated.
-
-    Raises:
-      InputError: with the line of a text that cannot be traced.
     """
     from jstrace.pipeline.progress import bar
 
-    step, n_done = _texts_at_once(model, max(map(len, rows))), 0
+    step, total = _texts_at_once(model, max(map(len, rows))), 2 * len(lines)
     what = "fitting, in one program" if asked.score == "fitted" else "tracing (the first of a length compiles)"
     with bar(what, shown=shown) as report:
-
-        def advance(done: int) -> None:
-            nonlocal n_done
-            n_done += done
-            report(n_done, 2 * len(lines))
-
         for start in range(0, len(lines), step):
+            some = slice(start, start + step)
+            begun = (2 * start, 2 * start + len(lines[some]))
+            reports = [lambda done, _, before=before: report(before + done, total) for before in begun]
             # Nothing here holds the last results while the next are computed.
-            yield _computed(model, lines[start : start + step], list(rows[start : start + step]), asked, advance)
+            yield _computed(model, lines[some], list(rows[some]), asked, *reports)
 
 
 def _texts_at_once(model: Model, longest: int) -> int:
@@ -107,33 +103,22 @@ def _texts_at_once(model: Model, longest: int) -> int:
 
 
 def _computed(
-    model: Model, lines: Sequence[Line], rows: list[np.ndarray], asked: Asked, advance: Callable[[int], None]
+    model: Model, lines: Sequence[Line], rows: list[np.ndarray], asked: Asked, traced: _Report, evaluated: _Report
 ) -> list[Result]:
     import jstrace
 
-    def report() -> Callable[[int, int], None]:
-        seen = 0
-
-        def step(done: int, total: int) -> None:
-            nonlocal seen
-            advance(done - seen)
-            seen = done
-
-        return step
-
-    reference = None if asked.reference is None else list(asked.reference)
     pair: Any = None if asked.counterfactual is None else [asked.counterfactual]
-    start = time.perf_counter()
+    reference, start = asked.reference, time.perf_counter()
     traces = jstrace.trace(
         model, rows, score=asked.score, order=asked.order, sizes=asked.sizes, replace=None if pair else asked.replace,
-        score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=report(),
+        score_replace=asked.score_replace, reference=reference, seed=asked.seed, on_invalid="keep", progress=traced,
         counterfactual=pair, metric=asked.metric, repeats=asked.repeats,
         answer=None if asked.answer is None else [asked.answer] * len(rows),
     )  # fmt: skip
     valid, seconds = _valid(lines, traces), (time.perf_counter() - start) / len(rows)
     evaluations = jstrace.evaluate(
         model, valid, ablate=asked.ablate, pre_softmax=asked.pre_softmax, reference=reference, on_invalid="keep",
-        progress=report(),
+        progress=evaluated,
     )  # fmt: skip
     judged = _valid(lines, evaluations)
     first = two_smallest(model, valid[0], judged[0], reference) if len(lines) == 1 else None

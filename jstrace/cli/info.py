@@ -9,21 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jstrace.cli.options import (
-    ASKED,
-    AT_HELP,
-    MODEL_HELP,
-    PRINTED,
-    SEED_RANGE,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    JsonOption,
-    Revision,
-    Weights,
-    WeightsOption,
-    at_size,
-)
+from jstrace.cli import options as opt
 from jstrace.cli.room import in_bytes
 from jstrace.cli.showing import buffered
 from jstrace.errors import InputError
@@ -33,7 +19,7 @@ if TYPE_CHECKING:
     from jstrace.models import ModelConfig
     from jstrace.pipeline import Trace
 
-_GRAPH_HELP = f"Of a trace, print hubs, communities and degrees at one size. {AT_HELP}"
+_GRAPH_HELP = f"Of a trace, print hubs, communities and degrees at one size. {opt.AT_HELP}"
 _TOKENS_HELP = "Count the graph of an input of N tokens, 50 by default."
 _COMPILE_HELP = "Compile for this device, and print the memory that the compiler gives; not with --weights stored."
 _TOP_HELP = "With --graph, print N hubs and N communities, 10 by default."
@@ -41,21 +27,20 @@ _SEED_HELP = (
     "With --graph, the random seed of communities, and of the nodes that betweenness samples where there are more than"
     " 5,000. The default is 0."
 )
-_asked, _printed = (functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, PRINTED))
 
 
 def info_command(
-    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or an .npz file of jstrace trace --save.")],
-    revision: Revision = None,
-    ignore_field: IgnoreField = None,
-    tokens: Annotated[int | None, _asked(min=1, metavar="N", help=_TOKENS_HELP)] = None,
-    compiled: Annotated[bool, _asked("--compile", help=_COMPILE_HELP)] = False,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
-    graph: Annotated[str | None, _asked(metavar="SIZE", help=_GRAPH_HELP)] = None,
-    seed: Annotated[int | None, _asked(help=_SEED_HELP, **SEED_RANGE)] = None,
-    top: Annotated[int | None, _printed(min=0, metavar="N", help=_TOP_HELP)] = None,
-    as_json: JsonOption = False,
+    model: Annotated[str, typer.Argument(help=f"{opt.MODEL_HELP} Or an .npz file of jstrace trace --save.")],
+    revision: opt.Revision = None,
+    ignore_field: opt.IgnoreField = None,
+    tokens: Annotated[int | None, opt.asked(min=1, metavar="N", help=_TOKENS_HELP)] = None,
+    compiled: Annotated[bool, opt.asked("--compile", help=_COMPILE_HELP)] = False,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
+    graph: Annotated[str | None, opt.asked(metavar="SIZE", help=_GRAPH_HELP)] = None,
+    seed: Annotated[int | None, opt.asked(help=_SEED_HELP, **opt.SEED_RANGE)] = None,
+    top: Annotated[int | None, opt.printed(min=0, metavar="N", help=_TOP_HELP)] = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Print whether a model loads, its architecture, the size of its graph, and the memory it needs.
 
@@ -71,7 +56,7 @@ def info_command(
         raise InputError(f"--graph takes a trace: an .npz file of jstrace trace --save, not {model!r}")
     if graph is None and (top is not None or seed is not None):
         raise InputError(f"{'--seed' if top is None else '--top'} is for the graph of a trace: add --graph 0.01")
-    if not compiled and (dtype != Dtype.FLOAT32 or weights is not None):
+    if not compiled and (dtype != opt.Dtype.FLOAT32 or weights is not None):
         raise InputError("--dtype and --weights are of what --compile compiles; add --compile")
     if is_trace:
         _of_trace(model, graph, 10 if top is None else top, seed or 0, as_json)
@@ -85,13 +70,9 @@ _Memory = tuple[str, dict[str, int]]
 
 
 def _of_model(
-    model: str,
-    revision: str | None,
-    ignore_fields: list[str],
-    tokens: int,
-    as_json: bool,
+    model: str, revision: str | None, ignore_fields: list[str], tokens: int, as_json: bool,
     memory_of: Callable[[ModelConfig, int], _Memory],
-) -> None:
+) -> None:  # fmt: skip
     import dataclasses
 
     from jstrace.errors import UnsupportedError
@@ -121,7 +102,7 @@ def _of_model(
     _print({"estimated_memory": told} | {what: in_bytes(number) for what, number in memory.items()})
 
 
-def _compiled(config: ModelConfig, n_tokens: int, *, dtype: Dtype, weights: Weights | None) -> _Memory:
+def _compiled(config: ModelConfig, n_tokens: int, *, dtype: opt.Dtype, weights: opt.Weights | None) -> _Memory:
     """The same by the compiler, and of the evaluation, too."""
     import jax
 
@@ -129,7 +110,7 @@ def _compiled(config: ModelConfig, n_tokens: int, *, dtype: Dtype, weights: Weig
     from jstrace.models import weight_bytes
     from jstrace.pipeline.compiled import compiled_bytes
 
-    if weights == Weights.STORED:
+    if weights == opt.Weights.STORED:
         raise InputError("--weights stored depends on the file; compile with --weights int8 or int4")
     kind, narrow = checked_dtype(dtype.value), weights or ""
     told = f"of {dtype}{f', weights {weights}' if weights else ''}, compiled for {jax.devices()[0].device_kind};"
@@ -160,7 +141,7 @@ def _of_trace(path: str, at: str | None, top: int, seed: int, as_json: bool) -> 
     from jstrace.show.records import facts_of, network_json
 
     trace = Trace.load(path)
-    analysis = None if at is None else analyse(trace, **at_size(at), seed=seed)
+    analysis = None if at is None else analyse(trace, **opt.at_size(at), seed=seed)
     facts = {"trace": path, **facts_of(trace), "sizes": [*trace.sizes, 1.0], "counts": [*trace.counts.tolist()]}
     if as_json:
         typer.echo(json.dumps(facts if analysis is None else facts | {"graph": network_json(analysis, top=top)}))
@@ -178,7 +159,6 @@ def _text(trace: Trace) -> str:
 
 
 def _tables(trace: Trace, result: Analysis, top: int) -> str:
-    """All that is printed of a trace as a network."""
     from jstrace.method.graph.sizes import percent
     from jstrace.show import tables
 
@@ -206,7 +186,6 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _fact(value: Any) -> str:
-    """One value of ``info``, long lists shortened."""
     if isinstance(value, tuple | list) and len(value) > 8:
         return f"{len(value)} numbers from {min(value):.4g} to {max(value):.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

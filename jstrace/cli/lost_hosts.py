@@ -50,7 +50,6 @@ def shown(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _reason(text: str) -> str:
-    """What the coordinator's words come to."""
     if "RegisterTask" in text:
         return "the hosts did not all start in time"
     if "Failed to send RPC" in text:

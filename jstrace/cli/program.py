@@ -60,7 +60,6 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 
 def _is_lost(error: Exception) -> bool:
-    """Whether this process has lost other hosts."""
     if "jax" not in sys.modules:
         return False
     from jstrace.scale.hosts import lost_others
@@ -78,7 +77,7 @@ def _message(error: Exception) -> str | None:
         import jax  # noqa: F401 - which reports do without
     except Exception:  # a variable of JAX that makes no sense
         return f"JAX cannot be imported ({error}); see the variables JAX_... that are set"
-    from jstrace.scale.exchange import ENDING
+    from jstrace.scale.hosts import ENDING
     from jstrace.scale.machine import missing_devices
     from jstrace.scale.memory import out_of_memory
 

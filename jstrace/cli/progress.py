@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
+import math
 import signal
 import sys
 import time
@@ -52,32 +52,16 @@ def say(message: str) -> None:
     sys.stderr.write(f"jstrace: {message}\n")
 
 
-@contextlib.contextmanager
-def shown_progress(check: Callable[[], None], compiled: Callable[[], float], *, shown: bool) -> Iterator[Shown]:
-    """Inputs done and saved, inputs a second and time left on standard error: a bar on a terminal, else lines.
-
-    Args:
-      check: called between inputs; what it raises ends the run.
-      compiled: seconds of compilation so far, which the pace leaves out.
-      shown: whether to show anything.
-
-    Yields:
-      What ``runs.run`` calls.
-    """
-    display = Shown(check, compiled, shown=shown)
-    try:
-        yield display
-    except BaseException:
-        display.show(last=True)
-        raise
-    finally:
-        display.stop()
-
-
 class Shown:
-    """What a run shows of itself: its methods are what ``runs.run`` calls."""
+    """What a run shows of itself on standard error: inputs done and saved, their pace and the time left.
+
+    A bar on a terminal, else lines. Its methods are what ``runs.run`` calls; used with ``with``, it ends with a last
+    line whatever stops the run.
+    """
 
     def __init__(self, check: Callable[[], None], compiled: Callable[[], float], *, shown: bool) -> None:
+        """``check`` is called between inputs, and what it raises ends the run; ``compiled``: seconds of compilation so
+        far, which the pace leaves out."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
@@ -91,7 +75,15 @@ class Shown:
         self._check, self._pace = check, Pace(compiled)
         self._lines = shown and not console.is_terminal
         self._done = self._before = self._wanted = self._saved = 0
-        self._started, self._told = False, _Told()
+        self._started, self._line_at, self._line_steady = False, -math.inf, False
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, stopped: object, *_: object) -> None:
+        if stopped is not None:
+            self.show(last=True)
+        self._bar.stop()
 
     def progress(self, done: int, before: int, wanted: int) -> None:
         """``progress`` of ``runs.run``."""
@@ -129,36 +121,16 @@ class Shown:
             return
         text = f"{self._saved} saved, {self._pace.text(self._wanted - self._done)}"
         self._bar.update(self._task, state=text)
-        if self._lines and (last or self._saved == self._wanted or self._told.due(steady=self._pace.steady)):
+        if self._lines and (last or self._saved == self._wanted or self._is_due()):
             sys.stderr.write(f"{self._done}/{self._wanted} inputs, {text}\n")
 
-    def stop(self) -> None:
-        """End the bar."""
-        self._bar.stop()
-
-
-class _Told:
-    """When a line is due: the first at once, also the first of a steady pace, then every 30 s."""
-
-    def __init__(self) -> None:
-        self._at, self._steady = -float("inf"), False
-
-    def due(self, *, steady: bool) -> bool:
-        now = clock()
-        if now - self._at < _LINE_SECONDS and steady <= self._steady:
+    def _is_due(self) -> bool:
+        """Whether a line is: the first at once, also the first of a steady pace, then every 30 s."""
+        now, steady = clock(), self._pace.steady
+        if now - self._line_at < _LINE_SECONDS and steady <= self._line_steady:
             return False
-        self._at, self._steady = now, steady
+        self._line_at, self._line_steady = now, steady
         return True
-
-
-@dataclasses.dataclass
-class _Begun:
-    """A batch, and how many of its inputs are not finished."""
-
-    inputs: int
-    is_first: bool
-    """Of its length."""
-    left: int
 
 
 class Pace:
@@ -168,17 +140,18 @@ class Pace:
     """
 
     def __init__(self, compiled: Callable[[], float]) -> None:
-        """``compiled``: seconds of compilation so far."""
         self._compiled = compiled
         self._lengths: set[int] = set()
         self._spent = dict.fromkeys((True, False), (0, 0.0))
-        self._begun: collections.deque[_Begun] = collections.deque()
-        self._mark = 0.0
+        """Inputs and seconds of batches that are the first of their length, and of others."""
+        self._begun: collections.deque[tuple[int, bool]] = collections.deque()
+        """Of each batch its inputs, and whether it is the first of its length."""
+        self._n_finished, self._mark = 0, 0.0
 
     @property
     def whole(self) -> bool:
         """Whether no batch is half told."""
-        return not self._begun or self._begun[0].left == self._begun[0].inputs
+        return self._n_finished == 0
 
     @property
     def steady(self) -> bool:
@@ -187,33 +160,32 @@ class Pace:
 
     def start(self) -> None:
         """Time counts from here."""
-        self._mark = self._now()
+        self._mark = clock() - self._compiled()
 
     def begins(self, n_inputs: int, n_tokens: int) -> bool:
         """A batch begins, maybe before the one before it is finished; whether it is the first of its length."""
         is_first = n_tokens not in self._lengths
         self._lengths.add(n_tokens)
-        self._begun.append(_Begun(n_inputs, is_first, n_inputs))
+        self._begun.append((n_inputs, is_first))
         return is_first
 
     def finished(self) -> None:
         """An input is finished; those of a batch all at once, but told one by one."""
         if not self._begun:  # it was never computed
             return
-        self._begun[0].left -= 1
-        if self._begun[0].left == 0:
-            batch, before, self._mark = self._begun.popleft(), self._mark, self._now()
-            inputs, seconds = self._spent[batch.is_first]
-            self._spent[batch.is_first] = inputs + batch.inputs, seconds + self._mark - before
+        self._n_finished += 1
+        n_inputs, is_first = self._begun[0]
+        if self._n_finished == n_inputs:
+            self._begun.popleft()
+            before, self._n_finished = self._mark, 0
+            self.start()
+            inputs, seconds = self._spent[is_first]
+            self._spent[is_first] = inputs + n_inputs, seconds + self._mark - before
 
     def text(self, left: int) -> str:
         """The pace and the time that so many inputs take."""
         inputs, seconds = self._spent[not self.steady]
-        apart = "" if self.steady or not left else ", compilation apart"
-        return _pace(inputs, left, seconds) + apart
-
-    def _now(self) -> float:
-        return clock() - self._compiled()
+        return _pace(inputs, left, seconds) + ("" if self.steady or not left else ", compilation apart")
 
 
 _LINE_SECONDS = 30.0
@@ -221,6 +193,5 @@ _LINE_SECONDS = 30.0
 
 def _pace(done: int, left: int, seconds: float) -> str:
     rate = done / max(seconds, 1e-9)
-    remaining = round(left / rate) if rate else 0
-    about = "about " if left else ""
+    remaining, about = round(left / rate) if rate else 0, "about " if left else ""
     return f"{rate:.3g} inputs/s, {about}{remaining // 3600}:{remaining // 60 % 60:02d}:{remaining % 60:02d} left"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checks import check_installed
-from jstrace.cli.options import PRINTED
 from jstrace.errors import InputError
 
 _FOLDERS_HELP = "Folders of jstrace run, one for each model to compare; or a file of jstrace task --save."
@@ -19,22 +18,16 @@ _PAGES_HELP = (
 )
 _PAIRED_HELP = "Refuse runs without pairs of texts. Runs that have pairs are compared by them in any case."
 _AXIS_HELP = "Draw curves over shares of edges, or over shares of operations."
-_written = functools.partial(typer.Option, rich_help_panel=PRINTED)
-
-
-class Axis(StrEnum):
-    """What curves are drawn over."""
-
-    EDGES = "edges"
-    FLOPS = "flops"
+Axis = StrEnum("Axis", "EDGES FLOPS")
+"""What curves are drawn over."""
 
 
 def report_command(
     folders: Annotated[list[Path], typer.Argument(help=_FOLDERS_HELP)],
-    out: Annotated[Path, _written(metavar="FOLDER", help="The folder for index.html, figures and tables.")],
-    paired: Annotated[bool, _written("--paired", help=_PAIRED_HELP)] = False,
-    pages: Annotated[int, _written(min=0, metavar="N", help=_PAGES_HELP)] = 0,
-    axis: Annotated[Axis, _written(help=_AXIS_HELP)] = Axis.EDGES,
+    out: Annotated[Path, opt.printed(metavar="FOLDER", help="The folder for index.html, figures and tables.")],
+    paired: Annotated[bool, opt.printed("--paired", help=_PAIRED_HELP)] = False,
+    pages: Annotated[int, opt.printed(min=0, metavar="N", help=_PAGES_HELP)] = 0,
+    axis: Annotated[Axis, opt.printed(help=_AXIS_HELP)] = Axis.EDGES,
 ) -> None:
     """Make the paper's figures, tables and correlations of runs, and one page with all of them."""
     check_installed()

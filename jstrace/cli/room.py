@@ -30,9 +30,6 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
     """Look at the longest text, whose token ids are among ``rows`` (int32 ``[T]`` each).
 
     On a mesh an input is at best divided over all devices, which is what is assumed.
-
-    Raises:
-      InputError: with the number of tokens that would fit, where the text certainly does not.
     """
     from jstrace.method.conditions import takes_passes
     from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes, wide_bytes
@@ -67,11 +64,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
 def check_model_fits(
     described: Callable[[], ModelConfig], dtype: Dtype, mesh: str | None, plan: Plan, rows: Data, *, narrow: str
 ) -> None:
-    """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps.
-
-    Raises:
-      InputError: with the mesh that would hold it.
-    """
+    """Refuse what no device holds, before it is loaded; a CPU's memory is the machine's, and swaps."""
     import jax
 
     from jstrace.loading import checked_dtype

@@ -8,34 +8,15 @@ import functools
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checkpoints import Checkpoint, checkpoints
 from jstrace.cli.checks import NO_TEXTS, check_installed, seed_of
 from jstrace.cli.hosting import joined
-from jstrace.cli.options import (
-    MODEL,
-    RANKED,
-    REPEATS_HELP,
-    REPLACE_HELP,
-    SCORE_HELP,
-    SEED_RANGE,
-    Distributed,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    MeshText,
-    ModelOption,
-    ScoreReplace,
-    SizesOption,
-    WeightsOption,
-    load,
-    score_of,
-    sizes_of,
-)
-from jstrace.cli.progress import interruptible, say, shown_progress
+from jstrace.cli.progress import Shown, interruptible, say
 from jstrace.cli.room import check_model_fits
 from jstrace.errors import InputError
 
@@ -70,10 +51,10 @@ _CORPUS_HELP = (
     " paragraphs of WikiText."
 )
 
-_SCORE_HELP = f"{SCORE_HELP} Separate several by commas."
+_SCORE_HELP = f"{opt.SCORE_HELP} Separate several by commas."
 _REPLACE_HELP = (
-    f"{REPLACE_HELP} The default is zero, or counterfactual where the data has counterfactual prompts. Separate several"
-    " by commas."
+    f"{opt.REPLACE_HELP} The default is zero, or counterfactual where the data has counterfactual prompts. Separate"
+    " several by commas."
 )
 _ORDER_HELP = "How scores become traces. Separate several by commas."
 _REVISION_HELP = (
@@ -99,42 +80,41 @@ _OWN_REFERENCE = 100
 _LARGE, _MANY = 2**24, 1000
 """Bytes of a file, and texts, from which on reading and counting take seconds."""
 
-
-BESIDE = "Beside the traces"
-_model, _ranked, _beside = (functools.partial(typer.Option, rich_help_panel=each) for each in (MODEL, RANKED, BESIDE))
-_data = functools.partial(typer.Option, rich_help_panel="Data and results")
+_data, _beside = (
+    functools.partial(typer.Option, rich_help_panel=panel) for panel in ("Data and results", "Beside the traces")
+)
 
 
 def run_command(
     data: Annotated[str, _data(metavar="DATA", help=_DATA_HELP)],
     out: Annotated[str, _data(metavar="FOLDER", help=_OUT_HELP)],
-    model: ModelOption = "smollm2",
-    revision: Annotated[list[str] | None, _model(metavar="NAME", help=_REVISION_HELP)] = None,
-    ignore_field: IgnoreField = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
-    mesh: MeshText = None,
-    distributed: Distributed = False,
+    model: opt.ModelOption = "smollm2",
+    revision: Annotated[list[str] | None, opt.of_model(metavar="NAME", help=_REVISION_HELP)] = None,
+    ignore_field: opt.IgnoreField = None,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
+    mesh: opt.MeshText = None,
+    distributed: opt.Distributed = False,
     limit: Annotated[int | None, _data(min=1, metavar="N", help=_LIMIT_HELP)] = None,
-    ablate: Annotated[list[str], _ranked(metavar="all,residual+mlp", help=_ABLATE_HELP)] = ["all,residual+mlp"],  # noqa: B006
+    ablate: Annotated[list[str], opt.ranked(metavar="all,residual+mlp", help=_ABLATE_HELP)] = ["all,residual+mlp"],  # noqa: B006
     baselines: Annotated[list[str] | None, _beside(metavar="random,inverse,...", help=_BASELINES_HELP)] = None,
-    score: Annotated[list[str], _ranked(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
-    replace: Annotated[list[str] | None, _ranked(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
-    score_replace: ScoreReplace = None,
-    order: Annotated[list[str], _ranked(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
-    sizes: SizesOption = None,
-    reference: Annotated[str | None, _ranked(metavar="FILE", help=_REFERENCE_HELP)] = None,
+    score: Annotated[list[str], opt.ranked(metavar="l1,rounds,...", help=_SCORE_HELP)] = ["l1"],  # noqa: B006
+    replace: Annotated[list[str] | None, opt.ranked(metavar="zero,mean,...", help=_REPLACE_HELP)] = None,
+    score_replace: opt.ScoreReplace = None,
+    order: Annotated[list[str], opt.ranked(metavar="best-first,score", help=_ORDER_HELP)] = ["best-first"],  # noqa: B006
+    sizes: opt.SizesOption = None,
+    reference: Annotated[str | None, opt.ranked(metavar="FILE", help=_REFERENCE_HELP)] = None,
     selectivity: Annotated[int, _beside(min=0, metavar="N", help=_SELECTIVITY_HELP)] = 0,
     words: Annotated[int | None, _data(min=1, metavar="N", help=_WORDS_HELP)] = None,
     count: Annotated[int | None, _data(min=1, metavar="N", help=_COUNT_HELP)] = None,
     corpus: Annotated[str | None, _data(metavar="FILE", help=_CORPUS_HELP)] = None,
-    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
+    seed: Annotated[int | None, opt.ranked(help=_SEED_HELP, **opt.SEED_RANGE)] = None,
     save_strata: Annotated[bool, _data("--save-strata", help=_STRATA_HELP)] = False,
     alter: Annotated[str | None, _data(metavar="shuffle", help=_ALTER_HELP)] = None,
     generate: Annotated[int, _data(min=0, metavar="N", help=_GENERATE_HELP)] = 0,
     temperature: Annotated[float, _data(min=0.0, metavar="X", help=_TEMPERATURE_HELP)] = 0.0,
     geometry: Annotated[bool, _beside("--geometry", help=_GEOMETRY_HELP)] = False,
-    repeats: Annotated[int, _beside(min=0, metavar="N", help=REPEATS_HELP)] = 0,
+    repeats: Annotated[int, _beside(min=0, metavar="N", help=opt.REPEATS_HELP)] = 0,
 ) -> None:
     """Trace and evaluate every input of a dataset, and write tables.
 
@@ -144,30 +124,40 @@ def run_command(
     from jstrace import runs
     from jstrace.method.conditions import COUNTERFACTUAL
     from jstrace.method.plans import Plan
+    from jstrace.runs import remote
     from jstrace.runs.schema import checked_extras
+    from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
     chosen = checkpoints(model, revision or [], out)
     plan = Plan(
-        tuple(map(score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed or 0,
+        tuple(map(opt.score_of, _listed(score))), _listed(ablate), _listed(baselines or []), seed=seed or 0,
         replacements=_listed(replace or ["zero"]), orders=_listed(order), selectivity=selectivity,
-        score_replace=None if score_replace is None else score_replace.value, sizes=sizes_of(sizes),
+        score_replace=None if score_replace is None else score_replace.value, sizes=opt.sizes_of(sizes),
     )  # fmt: skip
-    of_wikitext = _check_passages(data, words, count)
+    of_wikitext = data in WIKITEXT
+    if not of_wikitext and (words, count) != (None, None):
+        raise InputError(f"--words and --count are for WikiText; for the first rows of {data} give --limit")
     draws = (of_wikitext, temperature > 0, alter is not None, any(map(_is_begun, chosen)))
     drawn = seed_of(seed, [*plan.scores, *plan.built_in_names], *draws, also=_ALSO_DRAWN)
     extras = checked_extras(runs.Extras(generate, temperature, geometry, repeats), selectivity=selectivity)
-    _check_store(out)
+    if remote.is_remote(out):
+        remote.store_of(out)  # refused before reading and JAX take seconds
     speaks = not distributed or os.environ.get("JAX_PROCESS_ID") == "0"  # hosts have not met yet
     if speaks and any(map(_is_slow, (data, corpus or ""))):
         say(f"reading {data}")
-    rows = _rows(data, {"n_words": words, "count": count}, drawn, corpus, alter)
+    rows = runs.read_data(data, n_words=words or N_WORDS, count=count or COUNT, seed=drawn, corpus=corpus)
+    rows = rows if alter is None else runs.altered(rows, alter, seed=drawn)
     if replace is None and rows.has_counterfactuals:
         plan = dataclasses.replace(plan, replacements=(COUNTERFACTUAL,))
     if reference is not None and not plan.takes_reference and not plan.scored_under:  # an older run may have means
         raise InputError(NO_TEXTS)
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
-        _announce(f"{len(rows.rows) * max(1, generate):,} inputs in {data}", selectivity, distributed=distributed)
+        inputs = f"{len(rows.rows) * max(1, generate):,} inputs in {data}"
+        say(f"{inputs}; starting JAX{' with the other hosts' if distributed else ''}")
+    if speaks and selectivity:
+        times = f"{selectivity + 1} times, for each input's own and foreign predictions"
+        say(f"selectivity: scores from gradients are made {times}")
     from jstrace.loading import describe
     from jstrace.scale.hosts import check_agreed
 
@@ -182,7 +172,7 @@ def run_command(
         check_model_fits(described, dtype, wanted, plan, rows, narrow=weights or "")
         if first:
             say(f"loading {checkpoint.source}")
-        loaded_model = load(
+        loaded_model = opt.load(
             checkpoint.source, dtype.value, checkpoint.revision, wanted, weights=weights, ignore_fields=ignore_field,
             quiet=not first,
         )  # fmt: skip
@@ -201,46 +191,20 @@ def run_command(
             _show(done, checkpoint.out)
 
 
-def _rows(data: str, passages: dict[str, int | None], seed: int, corpus: str | None, alter: str | None) -> Data:
-    """The rows of the data, with what is said of passages of WikiText."""
-    from jstrace import runs
-
-    said: Any = {name: number for name, number in passages.items() if number is not None}
-    rows = runs.read_data(data, seed=seed, corpus=corpus, **said)
-    return rows if alter is None else runs.altered(rows, alter, seed=seed)
-
-
-def _announce(inputs: str, selectivity: int, *, distributed: bool) -> None:
-    """Say what comes next, and what a control costs."""
-    say(f"{inputs}; starting JAX{' with the other hosts' if distributed else ''}")
-    if selectivity:
-        say(f"selectivity: scores from gradients are made {selectivity + 1} times, for each input's own and foreign"
-            " predictions")  # fmt: skip
-
-
 def _resumable(run: Callable[..., Summary], out: str, *, shown: bool, alone: bool) -> Summary:
     """Run with progress, and stop at a signal, where no other hosts have to stop, too."""
     from jstrace.scale.programs import compile_seconds
 
     try:
         with (
-            interruptible() if alone else contextlib.nullcontext(_go_on) as check,
+            interruptible() if alone else contextlib.nullcontext(lambda: None) as check,
             compile_seconds() as compiled,
-            shown_progress(check, compiled, shown=shown) as bar,
+            Shown(check, compiled, shown=shown) as bar,
         ):
             return run(progress=bar.progress, on_save=bar.saved, on_batch=bar.batch)
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
         raise typer.Exit(getattr(stopped, "exit_code", 130)) from None
-
-
-def _check_passages(data: str, words: int | None, count: int | None) -> bool:
-    """Whether passages are drawn from WikiText, or a refusal of what is said of them where none are."""
-    from jstrace.runs.wikitext import WIKITEXT
-
-    if data not in WIKITEXT and (words, count) != (None, None):
-        raise InputError(f"--words and --count are for WikiText; for the first rows of {data} give --limit")
-    return data in WIKITEXT
 
 
 def _is_begun(checkpoint: Checkpoint) -> bool:
@@ -250,20 +214,7 @@ def _is_begun(checkpoint: Checkpoint) -> bool:
     return os.path.isfile(os.path.join(checkpoint.out, MANIFEST))
 
 
-def _check_store(out: str) -> None:
-    """Refuse a URL of no store, before reading and JAX take seconds.
-
-    Raises:
-      InputError: fsspec knows none such, or lacks a package for it.
-    """
-    from jstrace.runs import stores
-
-    if stores.is_remote(out):
-        stores.store_of(out)
-
-
 def _reference_texts(reference: str, data: Data) -> list[str]:
-    """Of a file, or the run's own first ones."""
     from jstrace.runs import read_data
 
     if reference == "data":
@@ -274,10 +225,6 @@ def _reference_texts(reference: str, data: Data) -> list[str]:
             return [row.text for row in read_data(reference).rows]
     except InputError as error:
         raise InputError(f"reference: {error}") from error
-
-
-def _go_on() -> None:
-    """No signal is looked for: several hosts see to that in the run itself."""
 
 
 def _is_slow(data: str) -> bool:

@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checks import check_reference, seed_of
-from jstrace.cli.options import (
-    ASKED,
-    RANKED,
-    SEED_RANGE,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    JsonOption,
-    LiteralOption,
-    ModelOption,
-    Order,
-    OrderOption,
-    ReferenceOption,
-    Replace,
-    ReplaceOption,
-    Revision,
-    ScoreReplace,
-    SizesOption,
-    WeightsOption,
-    load,
-    score_of,
-    sizes_of,
-)
-from jstrace.cli.texts import one_text, read_texts
+from jstrace.cli.texts import one_text, read_texts, reference_texts
 from jstrace.errors import InputError
 
 _SCORE_HELP = "A score from gradients: fitted, rounds, learned, l1*gradient and others, or the file of a scorer."
 _OTHERS_HELP = "A file with a text on each line. The predictions of these texts, some three, are the foreign targets."
 _SEED_HELP = "The random seed of the score fitted. The default is 0."
-_asked, _ranked = (functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED))
 
 
 def selectivity_command(
     text: Annotated[str, typer.Argument(help="The text whose next token is predicted.")],
-    others: Annotated[Path, _asked(metavar="FILE", help=_OTHERS_HELP)],
-    literal: LiteralOption = False,
-    model: ModelOption = "smollm2",
-    revision: Revision = None,
-    ignore_field: IgnoreField = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
-    score: Annotated[str, _ranked(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
-    order: OrderOption = Order.BEST_FIRST,
-    sizes: SizesOption = None,
-    replace: ReplaceOption = Replace.ZERO,
-    score_replace: ScoreReplace = None,
-    reference: ReferenceOption = None,
-    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
-    as_json: JsonOption = False,
+    others: Annotated[Path, opt.asked(metavar="FILE", help=_OTHERS_HELP)],
+    literal: opt.LiteralOption = False,
+    model: opt.ModelOption = "smollm2",
+    revision: opt.Revision = None,
+    ignore_field: opt.IgnoreField = None,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
+    score: Annotated[str, opt.ranked(metavar="fitted|rounds|...", help=_SCORE_HELP)] = "fitted",
+    order: opt.OrderOption = opt.Order.BEST_FIRST,
+    sizes: opt.SizesOption = None,
+    replace: opt.ReplaceOption = opt.Replace.ZERO,
+    score_replace: opt.ScoreReplace = None,
+    reference: opt.ReferenceOption = None,
+    seed: Annotated[int | None, opt.ranked(help=_SEED_HELP, **opt.SEED_RANGE)] = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Does a trace show the input's computation, or what a mask can do? The same score is told other predictions.
 
@@ -68,14 +44,14 @@ def selectivity_command(
     from jstrace.method.conditions import takes_passes
 
     own = one_text(text, literal=literal)
-    chosen, shares = score_of(score), sizes_of(sizes)
+    chosen, shares = opt.score_of(score), opt.sizes_of(sizes)
     if not takes_passes(chosen):
         raise InputError(f"selectivity is for scores from gradients; {score} does not look at the prediction")
     check_reference(reference is not None, [chosen], replace, score_replace)
     drawn = seed_of(seed, [chosen])
     lines = [line.text for line in read_texts(None, others)]
-    texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
+    texts = reference_texts(reference)
+    loaded = opt.load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.method.graph.sizes import percent
     from jstrace.pipeline.progress import bar
@@ -102,6 +78,5 @@ def selectivity_command(
 
 
 def _counted(told: tuple[int, ...], lines: list[str]) -> str:
-    """How many foreign predictions there are, and how many texts are left out."""
     left = len(lines) - len(told)
     return f"{len(told)} foreign predictions" + (f", {left} left out that predict the same token" if left else "")

@@ -14,6 +14,7 @@ import typer
 
 from jstrace.cli.checks import check_suffix
 from jstrace.errors import InputError
+from jstrace.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,26 +35,19 @@ class Output:
     save: Path | None
 
     def check(self, *, of_file: bool) -> None:
-        """Refuse what could not be written, before the work.
-
-        Raises:
-          InputError: a path that cannot be written or could not be read again, one for two outputs, ``--save`` with
-            ``--file``, or ``--kind`` without ``--top``.
-        """
+        """Refuse what could not be written, before the work."""
         if self.kind != "all" and not self.top:
             raise InputError("--kind says which edges --top lists; add --top 20")
         if self.save is not None and of_file:
             raise InputError("--save writes one trace; it does not go with --file")
         if self.plot is None and self.save is None:
             return
-        from jstrace.files import check_writable
-
         check_suffix(self.save, ".npz")
         for path in (self.plot, self.save):
             if path is not None:
                 check_writable(path)
         if self.plot is not None:
-            from jstrace.show.curves import check_plottable
+            from jstrace.show.plots import check_plottable
 
             check_plottable(self.plot)
             if self.save is not None and self.plot.resolve() == self.save.resolve():
@@ -71,15 +65,10 @@ def show(model: Model, results: list[Result], output: Output) -> None:
 
 def plot(path: Path, curves: list[tuple[str, Evaluation]]) -> None:
     """Write the figure of all texts and their evaluations."""
-    from jstrace.show.curves import save_plot
+    from jstrace.show.plots import save_plot
 
-    save_plot(path, [(_label(text), evaluation) for text, evaluation in curves])
+    save_plot(path, [(text if len(text) <= 40 else f"{text[:39]}…", evaluation) for text, evaluation in curves])
     sys.stderr.write(f"jstrace: wrote {path}\n")
-
-
-def carried(evaluation: Evaluation) -> str:
-    """What ablated edges carry, where that is anything."""
-    return "" if evaluation.replace == "zero" else f", carrying {evaluation.replace}"
 
 
 def scored(result: Result) -> str:
@@ -88,10 +77,6 @@ def scored(result: Result) -> str:
     under = f" under {trace.score_replace}" if trace.score_replace else ""
     order = "best first from the output" if trace.order == "best-first" else "by score alone"
     return f"ranked by {trace.score}{under}, {order}; {result.seconds:.1f} s a text, compilation included"
-
-
-def _label(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _print(model: Model, result: Result, output: Output) -> None:
@@ -121,7 +106,7 @@ def buffered() -> tuple[Console, io.StringIO]:
 def _tables(model: Model, result: Result, output: Output, word: Callable[[int], str]) -> str:
     """All of a text's tables as one string: rich, which prints, would end the program itself at a broken pipe."""
     from jstrace.method.graph.sizes import SIZES, percent
-    from jstrace.show import curves, tables
+    from jstrace.show import plots, tables
     from jstrace.show.strongest import attention
     from jstrace.show.text import prediction_line, shown
     from jstrace.show.words import answer_lines
@@ -129,7 +114,8 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     trace, evaluation = result.trace, result.evaluation
     console, written = buffered()
     heads = f"{model.config.n_layers} layers, {model.config.n_heads} heads"
-    ablated = evaluation.ablate + (", before the softmax" if evaluation.pre_softmax else "") + carried(evaluation)
+    ablated = evaluation.ablate + (", before the softmax" if evaluation.pre_softmax else "")
+    ablated += "" if evaluation.replace == "zero" else f", carrying {evaluation.replace}"
     console.print(f"{len(trace.tokens)} tokens, {trace.n_edges:,} edges ({heads}); ablated: {ablated}", markup=False)
     if (trace.score, trace.order) != ("l1", "best-first"):
         console.print(scored(result), markup=False)
@@ -137,7 +123,7 @@ def _tables(model: Model, result: Result, output: Output, word: Callable[[int], 
     if result.smallest is not None:
         console.print("\n".join(answer_lines(trace, evaluation, *result.smallest, word)), markup=False)
     console.print(tables.curve_table(trace, evaluation, word))
-    console.print(curves.terminal_plot(evaluation), markup=False)
+    console.print(plots.terminal_plot(evaluation), markup=False)
     span = "" if trace.sizes == SIZES else f", from {percent(trace.sizes[0], 3)} on"
     console.print(f"density {evaluation.density:.3f} (area under TV over log10 of the size{span})", markup=False)
     if not evaluation.valid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import sys
@@ -11,27 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checks import check_suffix, seed_of
-from jstrace.cli.options import (
-    ASKED,
-    PRINTED,
-    RANKED,
-    SCORE_HELP,
-    SEED_RANGE,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    JsonOption,
-    ModelOption,
-    Revision,
-    SizesOption,
-    WeightsOption,
-    load,
-    score_of,
-    sizes_of,
-)
 from jstrace.errors import InputError
-from jstrace.files import read_text
+from jstrace.files import check_writable, read_text
 
 if TYPE_CHECKING:
     from jstrace.pipeline.tasks.circuit import TaskCircuit
@@ -47,25 +29,22 @@ _SEED_HELP = (
     "The random seed of the choice of held-out pairs, of the random order, and of scores that draw. The default is 0."
 )
 _FIELDS = ("clean", "counterfactual", "answer", "rival")
-_asked, _ranked, _printed = (
-    functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED, PRINTED)
-)
 
 
 def task_command(
     file: Annotated[Path, typer.Argument(help=_FILE_HELP)],
-    template: Annotated[str | None, _asked(metavar="TEXT", help=_TEMPLATE_HELP)] = None,
-    held_out: Annotated[float, _asked(metavar="SHARE", help=_HELD_HELP)] = 0.5,
-    model: ModelOption = "smollm2",
-    revision: Revision = None,
-    ignore_field: IgnoreField = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
-    score: Annotated[str, _ranked(metavar="rounds|gradient|...", help=SCORE_HELP)] = "rounds",
-    sizes: SizesOption = None,
-    seed: Annotated[int | None, _ranked(help=_SEED_HELP, **SEED_RANGE)] = None,
-    as_json: JsonOption = False,
-    save: Annotated[Path | None, _printed(metavar="FILE", help="Write the circuit into this .npz file.")] = None,
+    template: Annotated[str | None, opt.asked(metavar="TEXT", help=_TEMPLATE_HELP)] = None,
+    held_out: Annotated[float, opt.asked(metavar="SHARE", help=_HELD_HELP)] = 0.5,
+    model: opt.ModelOption = "smollm2",
+    revision: opt.Revision = None,
+    ignore_field: opt.IgnoreField = None,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
+    score: Annotated[str, opt.ranked(metavar="rounds|gradient|...", help=opt.SCORE_HELP)] = "rounds",
+    sizes: opt.SizesOption = None,
+    seed: Annotated[int | None, opt.ranked(help=_SEED_HELP, **opt.SEED_RANGE)] = None,
+    as_json: opt.JsonOption = False,
+    save: Annotated[Path | None, opt.printed(metavar="FILE", help="Write the circuit into this .npz file.")] = None,
 ) -> None:
     """Find one circuit in many prompts of a task, and judge it on pairs that were held out.
 
@@ -73,17 +52,15 @@ def task_command(
     table shows, by size, how much of the answer's lead the circuit recovers,
     beside each pair's own trace, a random order and the exchanged pairs.
     """
-    chosen, shares = score_of(score), sizes_of(sizes)
+    chosen, shares = opt.score_of(score), opt.sizes_of(sizes)
     if not 0 <= held_out < 1:
         raise InputError(f"--held-out {held_out:g}: expected a share of the pairs, from 0 to below 1, such as 0.5")
     drawn = seed_of(seed, [chosen], held_out > 0, also=" and for --held-out")
     check_suffix(save, ".npz")
     if save is not None:
-        from jstrace.files import check_writable
-
         check_writable(save)
     rows = read_pairs(file, template)
-    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
+    loaded = opt.load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.pipeline.progress import bar
     from jstrace.pipeline.tasks.prompts import prompt_of
@@ -99,7 +76,7 @@ def task_command(
         circuit.save(save)
         sys.stderr.write(f"jstrace: wrote {save}\n")
     if as_json:
-        columns = {name: [None if _nan(x) else x for x in values] for name, values in circuit.columns().items()}
+        columns = {name: list(map(_known, values)) for name, values in circuit.columns().items()}
         typer.echo(json.dumps({"pairs": circuit.n_pairs, "classes": list(circuit.classes), **columns}))
         return
     typer.echo(str(circuit))
@@ -107,11 +84,7 @@ def task_command(
 
 
 def read_pairs(file: Path, template: str | None) -> list[tuple[str, Pair]]:
-    """The pairs in a file of JSON lines, each after the name of its line.
-
-    Raises:
-      InputError: with the line that is no pair.
-    """
+    """The pairs in a file of JSON lines, each after the name of its line."""
     from jstrace.pipeline.tasks.prompts import Pair
 
     rows = [(f"{file}:{n}: ", line) for n, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
@@ -121,8 +94,7 @@ def read_pairs(file: Path, template: str | None) -> list[tuple[str, Pair]]:
     if template is not None:
         return [(where, _of_template(template, value, where)) for where, value in values.items()]
     for where, value in values.items():
-        missing = [name for name in _FIELDS if name not in value]
-        if missing or not set(value) <= {*_FIELDS, "roles"}:
+        if not {*_FIELDS} <= set(value) <= {*_FIELDS, "roles"}:
             expected = f"{', '.join(_FIELDS)}, and roles or nothing else; for fields of a text give --template"
             raise InputError(f"{where}fields {', '.join(value)}: expected {expected}")
         _check_kinds(where, value)
@@ -160,7 +132,6 @@ def _row(where: str, line: str) -> dict[str, Any]:
 
 
 def _table(circuit: TaskCircuit) -> list[str]:
-    """By size what the circuit recovers of held-out pairs, and what is beside it."""
     from jstrace.method.graph.sizes import percent
     from jstrace.show.words import told_once
 
@@ -184,5 +155,5 @@ def _unsigned(value: float) -> float:
     return round(float(value), 2) + 0.0
 
 
-def _nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

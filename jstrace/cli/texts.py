@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,12 +27,7 @@ class Line(NamedTuple):
 
 
 def read_texts(text: str | None, file: Path | None, *, literal: bool = False) -> list[Line]:
-    """The one text, ``literal`` as in ``one_text``, or the lines of a file that hold any text.
-
-    Raises:
-      InputError: neither or both of the two, or no text in them; a text that is the name of a file; a file that is
-        none, cannot be read or is binary.
-    """
+    """The one text, ``literal`` as in ``one_text``, or the lines of a file that hold any text."""
     if (text is None) == (file is None):
         raise InputError("pass either a text or --file")
     if file is not None and literal:
@@ -47,6 +41,11 @@ def read_texts(text: str | None, file: Path | None, *, literal: bool = False) ->
     return [Line(one_text(text, lines, literal=literal), "")]
 
 
+def reference_texts(reference: Path | None) -> list[str] | None:
+    """The texts of ``--reference``, a line each; None for those that come with jstrace."""
+    return None if reference is None else [line.text for line in _lines(reference)]
+
+
 def one_text(text: str, advice: str = "", *, literal: bool) -> str:
     """A text that is not empty, and that is not the name of a file.
 
@@ -54,9 +53,6 @@ def one_text(text: str, advice: str = "", *, literal: bool) -> str:
       text: of the command line.
       advice: what to do where it is one; by default how a shell reads it.
       literal: whether it is a text, whatever it looks like (``--text``).
-
-    Raises:
-      InputError: it is empty, is the name of a file or of a folder by its path, or ends as names of files do.
     """
     if not text.strip():
         raise InputError("the text is empty; a trace needs at least one token")
@@ -92,16 +88,8 @@ def _lines(file: Path) -> list[Line]:
     return texts
 
 
-def token_rows(model: Model, lines: Sequence[Line]) -> list[np.ndarray]:
-    """Token ids of every line: int32 ``[T]`` each.
-
-    Raises:
-      InputError: with the line, where its graph would be refused.
-    """
-    return [_tokens(model, line) for line in lines]
-
-
-def _tokens(model: Model, line: Line) -> np.ndarray:
+def tokens_of(model: Model, line: Line) -> np.ndarray:
+    """Token ids of a line, int32 ``[T]``, unless its graph would be refused."""
     from jstrace.method.graph import full_graph
     from jstrace.pipeline.inputs import tokenised
     from jstrace.scale import batching

@@ -10,18 +10,10 @@ from typing import Annotated
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checks import check_installed, check_suffix
-from jstrace.cli.options import (
-    SEED_RANGE,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    ModelOption,
-    Revision,
-    WeightsOption,
-    load,
-)
 from jstrace.errors import InputError
+from jstrace.files import check_writable
 
 _DATA_HELP = (
     "Texts of the kind that you will trace: wikitext-2, or a .tsv, .jsonl, .parquet or .txt file, as for jstrace run."
@@ -44,36 +36,29 @@ _STEPS_HELP = "Take N steps of Adam, with two texts each."
 _SEED_HELP = "The random seed of the texts and the replacements that steps draw."
 _SHARED_HELP = "Fit one number for all layers and heads, so that the score serves any model."
 _data, _fit = (functools.partial(typer.Option, rich_help_panel=each) for each in ("Data and result", "The fit"))
-
-
-class Features(StrEnum):
-    """What a scorer reads of an edge."""
-
-    ACTIVATIONS = "activations"
-    GRADIENT = "gradient"
-    ROUNDS = "rounds"
+Features = StrEnum("Features", "ACTIVATIONS GRADIENT ROUNDS")
+"""What a scorer reads of an edge."""
 
 
 def train_scorer_command(
     data: Annotated[str, _data(metavar="DATA", help=_DATA_HELP)],
     out: Annotated[Path, _data(metavar="FILE", help=_OUT_HELP)],
-    model: ModelOption = "smollm2",
-    revision: Revision = None,
-    ignore_field: IgnoreField = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
+    model: opt.ModelOption = "smollm2",
+    revision: opt.Revision = None,
+    ignore_field: opt.IgnoreField = None,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
     limit: Annotated[int, _data(min=4, metavar="N", help=_LIMIT_HELP)] = 32,
     name: Annotated[str | None, _data(metavar="NAME", help=_NAME_HELP)] = None,
     features: Annotated[Features, _fit(help=_FEATURES_HELP)] = Features.ROUNDS,
     replace: Annotated[str, _fit(metavar="zero,mean,resample", help=_REPLACE_HELP)] = "mean,resample",
     reference: Annotated[Path | None, _fit(metavar="FILE", help=_REFERENCE_HELP)] = None,
     steps: Annotated[int, _fit(min=1, metavar="N", help=_STEPS_HELP)] = 240,
-    seed: Annotated[int, _fit(help=_SEED_HELP, **SEED_RANGE)] = 0,
+    seed: Annotated[int, _fit(help=_SEED_HELP, **opt.SEED_RANGE)] = 0,
     shared: Annotated[bool, _fit("--shared", help=_SHARED_HELP)] = False,
 ) -> None:
     """Learn from texts which edges a prediction needs: an edge score for trace and run --score FILE."""
     check_installed()
-    from jstrace.files import check_writable
     from jstrace.method.conditions import checked_seed
 
     check_suffix(out, ".safetensors")
@@ -83,7 +68,7 @@ def train_scorer_command(
     check_writable(out)
     texts = _texts(data)[:limit]
     others = None if reference is None else _texts(str(reference))
-    loaded = load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
+    loaded = opt.load(model, dtype.value, revision, weights=weights, ignore_fields=ignore_field)
     import jstrace
     from jstrace.pipeline.progress import fit_reported
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jstrace.cli import options as opt
 from jstrace.cli.checks import (
     check_against,
     check_installed,
@@ -20,42 +21,13 @@ from jstrace.cli.checks import (
     check_score_replace,
     check_suffix,
 )
-from jstrace.cli.options import (
-    ASKED,
-    MODEL,
-    MODEL_HELP,
-    PRINTED,
-    RANKED,
-    Answer,
-    Counterfactual,
-    Dtype,
-    DtypeOption,
-    IgnoreField,
-    InsteadOf,
-    LiteralOption,
-    Order,
-    OrderOption,
-    ReferenceOption,
-    Replace,
-    ReplaceOption,
-    Revision,
-    ScoreOption,
-    ScoreReplace,
-    SizesOption,
-    WeightsOption,
-    load,
-    metric_of,
-    score_of,
-    several_tokens,
-    sizes_of,
-)
-from jstrace.cli.texts import one_text, read_texts
+from jstrace.cli.texts import one_text, reference_texts
 from jstrace.errors import InputError
+from jstrace.files import check_writable
 
 if TYPE_CHECKING:
     from jstrace.models import Model
     from jstrace.pipeline import Evaluation, Trace
-    from jstrace.pipeline.effects import Effects
     from jstrace.show.page import Page
 
 _WHAT_HELP = (
@@ -66,11 +38,8 @@ _CONDITION_HELP = (
     "A condition of the viewed run such as l1/all, or a kind of traces such as l1. Give two to see those of two kinds"
     " beside each other. The default is the run's first."
 )
-_VIEWED_MODEL_HELP = f"{MODEL_HELP} The default is smollm2. A run needs it only for the texts of tokens that it lacks."
+_VIEWED_HELP = f"{opt.MODEL_HELP} The default is smollm2. A run needs it only for the texts of tokens that it lacks."
 _AGAINST_HELP = "A second score, whose trace stands beside the first."
-_asked, _ranked, _printed = (
-    functools.partial(typer.Option, rich_help_panel=panel) for panel in (ASKED, RANKED, PRINTED)
-)
 CARRIED = {
     "zero": "zeros",
     "mean": "means",
@@ -93,8 +62,6 @@ def curves(replace: str) -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Asked:
-    """How a text is traced."""
-
     scores: list[Any]
     order: str
     sizes: tuple[float, ...]
@@ -120,50 +87,54 @@ class _Asked:
 
 def view_command(
     what: Annotated[str, typer.Argument(help=_WHAT_HELP)],
-    literal: LiteralOption = False,
-    out: Annotated[Path, _printed(metavar="FILE", help="The .html file to write.")] = Path("trace.html"),
-    model: Annotated[str | None, typer.Option(metavar="MODEL", rich_help_panel=MODEL, help=_VIEWED_MODEL_HELP)] = None,
-    revision: Revision = None,
-    ignore_field: IgnoreField = None,
-    dtype: DtypeOption = Dtype.FLOAT32,
-    weights: WeightsOption = None,
-    score: ScoreOption = "l1",
-    against: Annotated[str | None, _ranked(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
-    order: OrderOption = Order.BEST_FIRST,
-    sizes: SizesOption = None,
-    replace: ReplaceOption = Replace.ZERO,
-    counterfactual: Counterfactual = None,
-    answer: Answer = None,
-    instead_of: InsteadOf = None,
-    score_replace: ScoreReplace = None,
-    reference: ReferenceOption = None,
-    index: Annotated[int | None, _asked("--input", min=0, metavar="N", help=_INPUT_HELP)] = None,
-    condition: Annotated[list[str] | None, _asked(metavar="NAME", help=_CONDITION_HELP)] = None,
-    show: Annotated[bool, _printed("--open", help="Open the page in the browser.")] = False,
+    literal: opt.LiteralOption = False,
+    out: Annotated[Path, opt.printed(metavar="FILE", help="The .html file to write.")] = Path("trace.html"),
+    model: Annotated[str | None, opt.of_model(metavar="MODEL", help=_VIEWED_HELP)] = None,
+    revision: opt.Revision = None,
+    ignore_field: opt.IgnoreField = None,
+    dtype: opt.DtypeOption = opt.Dtype.FLOAT32,
+    weights: opt.WeightsOption = None,
+    score: opt.ScoreOption = "l1",
+    against: Annotated[str | None, opt.ranked(metavar="l1|rounds|learned|...", help=_AGAINST_HELP)] = None,
+    order: opt.OrderOption = opt.Order.BEST_FIRST,
+    sizes: opt.SizesOption = None,
+    replace: opt.ReplaceOption = opt.Replace.ZERO,
+    counterfactual: opt.Counterfactual = None,
+    answer: opt.Answer = None,
+    instead_of: opt.InsteadOf = None,
+    score_replace: opt.ScoreReplace = None,
+    reference: opt.ReferenceOption = None,
+    index: Annotated[int | None, opt.asked("--input", min=0, metavar="N", help=_INPUT_HELP)] = None,
+    condition: Annotated[list[str] | None, opt.asked(metavar="NAME", help=_CONDITION_HELP)] = None,
+    show: Annotated[bool, opt.printed("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """See how a prediction comes back: the graph at every size, what is predicted there, and the curves.
 
     The page is one file that needs no server and no network.
     """
-    from jstrace.files import check_writable
-
     check_suffix(out, ".html", ".htm")
     check_writable(out)
-    asked = {"--score": score != "l1", "--order": order != Order.BEST_FIRST, "--sizes": sizes is not None}
-    asked |= {"--replace": replace != Replace.ZERO, "--score-replace": score_replace is not None}
-    asked |= {"--against": against is not None, "--reference": reference is not None}
-    asked |= {"--counterfactual": counterfactual is not None, "--answer": answer is not None}
-    asked |= {"--instead-of": instead_of is not None}
+    usual = {"--score": "l1", "--order": opt.Order.BEST_FIRST, "--replace": opt.Replace.ZERO}
+    given: dict[str, Any] = {"--score": score, "--order": order, "--sizes": sizes}
+    given |= {"--replace": replace, "--score-replace": score_replace, "--against": against, "--reference": reference}
+    given |= {"--counterfactual": counterfactual, "--answer": answer, "--instead-of": instead_of}
+    asked = {name: value != usual.get(name) for name, value in given.items()}
     loaded = functools.partial(
-        load, model or "smollm2", dtype.value, revision, weights=weights, ignore_fields=ignore_field
+        opt.load, model or "smollm2", dtype.value, revision, weights=weights, ignore_fields=ignore_field
     )
     page: Page
     of_file = what.endswith(".npz") and not literal
-    if not literal and _is_run(what, index):
-        chosen = _checked_input(what, index, [name for name, given in asked.items() if given])
+    # A folder is meant, rather than a text that happens to be the name of one, where it holds a run.
+    is_run = os.path.isfile(os.path.join(what, "manifest.json")) or (index is not None and os.path.isdir(what))
+    if is_run and not literal:
+        if index is None:
+            raise InputError(f"{what} is the folder of a run: give --input N for one of its inputs")
+        if others := [name for name, is_asked in asked.items() if is_asked]:
+            settled = "the run has settled that; --condition chooses among what it computed"
+            raise InputError(f"{', '.join(others)}: {settled}")
         if model is None:
             check_of_model(revision, ignore_field, dtype, weights)
-        page = _of_run(what, chosen, condition or [], None if model is None else loaded)
+        page = _of_run(what, index, condition or [], None if model is None else loaded)
     elif index is not None or condition:
         raise InputError(f"{what!r:.80} is no folder of a run, which --input and --condition are for")
     else:
@@ -173,10 +144,9 @@ def view_command(
             one_text(what, literal=literal)
             check_against(score, against)
         check_pair(counterfactual, replace, pre_softmax=False, of_file=False)
-        metric, scores = metric_of(answer, instead_of), [score_of(name) for name in (score, against) if name]
+        metric, scores = opt.metric_of(answer, instead_of), [opt.score_of(name) for name in (score, against) if name]
         check_score_replace(score_replace, scores)
-        texts = None if reference is None else [line.text for line in read_texts(None, reference)]
-        shares = sizes_of(sizes)
+        texts, shares = reference_texts(reference), opt.sizes_of(sizes)
         how = _Asked(scores, order.value, shares, replace.value, score_replace, texts, counterfactual, metric)
         page = _of_text(what, how, loaded, of_file=of_file)
     page.save(out)
@@ -185,28 +155,13 @@ def view_command(
         webbrowser.open(out.resolve().as_uri())
 
 
-def _is_run(what: str, index: int | None) -> bool:
-    """Whether a folder is meant, rather than a text that happens to be the name of one."""
-    return os.path.isfile(os.path.join(what, "manifest.json")) or (index is not None and os.path.isdir(what))
-
-
-def _checked_input(folder: str, index: int | None, others: list[str]) -> int:
-    """The index, unless it is missing or something is asked that a run has settled."""
-    if index is None:
-        raise InputError(f"{folder} is the folder of a run: give --input N for one of its inputs")
-    if others:
-        raise InputError(f"{', '.join(others)}: the run has settled that; --condition chooses among what it computed")
-    return index
-
-
 def _check_of_trace(file: str, asked: dict[str, bool], against: str | None) -> None:
     """Refuse what the trace in a file has settled; an order is of the trace beside it."""
     if asked["--score"]:
         raise InputError(f"--score: the trace in {file} is made; --against has another score beside it")
     settled = ["--replace", "--score-replace", "--counterfactual", "--answer", "--instead-of", "--sizes"]
     settled += [] if against else ["--order"]
-    given = next((name for name in settled if asked[name]), None)
-    if given is not None:
+    if given := next((name for name in settled if asked[name]), None):
         raise InputError(f"{given}: the trace in {file} is made")
 
 
@@ -214,66 +169,43 @@ def _of_run(folder: str, index: int, conditions: list[str], loaded: Callable[[],
     """The page of an input whose strata a run kept; the model, where one is named, has the texts of tokens."""
     check_installed()
     from jstrace.reports import view_input
+    from jstrace.runs.manifest import read_manifest
 
     if loaded is None:
         return view_input(folder, index, conditions)
-    model = loaded()
-    _check_made_by(folder, model)
-    return view_input(folder, index, conditions, word=None if model.tokenizer is None else model.tokenizer.token)
-
-
-def _check_made_by(folder: str, model: Model) -> None:
-    """Refuse another model than the run's, whose tokens may have other texts."""
-    from jstrace.runs.manifest import read_manifest
-
-    told = read_manifest(Path(folder))
-    if told["config"]["model"] != model.fingerprint():
+    model, told = loaded(), read_manifest(Path(folder))
+    if told["config"]["model"] != model.fingerprint():  # whose tokens may have other texts
         raise InputError(f"{folder}: this is no run of that --model, but of {told['model']['name'] or 'another'}")
+    return view_input(folder, index, conditions, word=None if model.tokenizer is None else model.tokenizer.token)
 
 
 def _of_text(what: str, asked: _Asked, loaded: Callable[[], Model], *, of_file: bool) -> Page:
     """The page of a text, or of the trace in a file, which settles what is beside it, too."""
-    saved = _saved(what) if of_file else None
+    import jstrace
+
+    saved = jstrace.Trace.load(what) if of_file else None
     if saved is not None:
-        asked = _settled(asked, saved)
+        scored = saved.score_replace or saved.replace
+        asked = dataclasses.replace(
+            asked, replace=saved.replace, counterfactual=saved.counterfactual, metric=saved.metric,
+            score_replace=None if saved.counterfactual is not None and scored == saved.replace else scored,
+        )  # fmt: skip
         if saved.replace not in CARRIED:
             raise InputError(f"{what}: its edges carry {saved.replace!r:.60} of your own; use jstrace.view in Python")
         if len(asked.scores) > 1 and asked.score_replace not in (None, *CARRIED):
             raise InputError(f"{what}: it was scored under {asked.score_replace!r:.60} of your own, which is not here")
     model = loaded()
-    several = several_tokens(model, getattr(asked.metric, "answer", None) if saved is None else None, None)
+    several = opt.several_tokens(model, getattr(asked.metric, "answer", None) if saved is None else None, None)
     if several is not None:
         raise InputError(f"--answer {several!r} is several tokens, and the page is of one: give it to jstrace trace")
     from jstrace.pipeline.progress import bar
 
     with bar("tracing and evaluating"):
-        return _page(model, _traces(model, what, asked, saved), asked)
-
-
-def _settled(asked: _Asked, saved: Trace) -> _Asked:
-    """What a trace in a file settles of the one beside it."""
-    scored = saved.score_replace or saved.replace
-    return dataclasses.replace(
-        asked,
-        replace=saved.replace,
-        score_replace=None if saved.counterfactual is not None and scored == saved.replace else scored,
-        counterfactual=saved.counterfactual,
-        metric=saved.metric,
-    )
-
-
-def _saved(what: str) -> Trace:
-    """The trace in a file."""
-    import jstrace
-
-    return jstrace.Trace.load(what)
-
-
-def _traces(model: Model, text: str, asked: _Asked, saved: Trace | None) -> list[Trace]:
-    if saved is None:
-        return [asked.traced(model, text, kind) for kind in asked.scores]
-    others = (asked.traced(model, saved.tokens, kind, sizes=saved.sizes, seed=saved.seed) for kind in asked.scores[1:])
-    return [saved, *others]
+        if saved is None:
+            return _page(model, [asked.traced(model, what, kind) for kind in asked.scores], asked)
+        about: dict[str, Any] = {"sizes": saved.sizes, "seed": saved.seed}
+        others = [asked.traced(model, saved.tokens, kind, **about) for kind in asked.scores[1:]]
+        return _page(model, [saved, *others], asked)
 
 
 def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
@@ -286,14 +218,8 @@ def _page(model: Model, traces: list[Trace], asked: _Asked) -> Page:
             own[name] = item
     firsts = zip(traces, (next(iter(own.values())) for own in sides), strict=True)
     smallest = [two_smallest(model, trace, first, asked.reference) for trace, first in firsts]
-    return jstrace.view(traces, sides, model=model, smallest=smallest, effects=_effects(model, traces[0]))
-
-
-def _effects(model: Model, trace: Trace) -> Effects | None:
-    """What each head and MLP does to what is asked of a pair."""
-    if trace.counterfactual is None:
-        return None
-    import jstrace
-
-    about: dict[str, Any] = {"counterfactual": trace.counterfactual, "metric": trace.metric}
-    return jstrace.effects(model, trace.tokens, by="node", **about)
+    pair, effects = traces[0], None
+    if pair.counterfactual is not None:  # what each head and MLP does to what is asked
+        about: dict[str, Any] = {"counterfactual": pair.counterfactual, "metric": pair.metric}
+        effects = jstrace.effects(model, pair.tokens, by="node", **about)
+    return jstrace.view(traces, sides, model=model, smallest=smallest, effects=effects)

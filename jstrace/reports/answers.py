@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jstrace.reports.drawing import each_ablation, legend_above, line, log_sizes, look_of
+from jstrace.reports.drawing import each_ablation, line, log_sizes, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import quartile_columns, quartiles
@@ -24,36 +24,27 @@ def recovered(run: Results, case: Any) -> np.ndarray:
     return values[np.isfinite(values).all(axis=1)]
 
 
-def picture(run: Results) -> Picture | None:
-    """What is recovered by size, where the run has answers."""
-    return _PICTURE if has(run) else None
+def picture(_: Results) -> Picture:
+    """What is recovered by size."""
+    caption = (
+        "The metric of each input (logit of its answer less that of its rival, or the answer's log-probability): 0 is"
+        " its value with every edge ablated, 1 that of the full graph. Median and quartiles over inputs that have an"
+        " answer."
+    )
+    return Picture("how fast the answer comes back", caption, _draw)
 
 
 def _draw(run: Results) -> Figure:
-    """Median and quartiles of each score."""
-
     def draw(axes: Any, ablate: str, replace: str) -> None:
         words = "size {:g}: {:.2f} recovered, quartiles {:.2f} and {:.2f}"
         for number, case in enumerate(run.under(ablate, replace)):
-            if not len(values := recovered(run, case)):
-                continue
-            low, middle, high = quartiles(values)
-            look = look_of(number) | {"label": case.source.name, "who": f"{case.source.name}, "}
-            line(axes, run.sizes, middle, words, around=(low, high), **look)
+            if len(values := recovered(run, case)):
+                low, middle, high = quartiles(values)
+                line(axes, run.sizes, middle, words, around=(low, high), **look_of(number, case.source.name))
         log_sizes(axes, run.sizes)
 
     label = "recovered share of the answer's lead"
-    figure = each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=label)
-    legend_above(figure, 2)
-    return figure
-
-
-_PICTURE = Picture(
-    "how fast the answer comes back",
-    "The metric of each input (logit of its answer less that of its rival, or the answer's log-probability): 0 is its"
-    " value with every edge ablated, 1 that of the full graph. Median and quartiles over inputs that have an answer.",
-    _draw,
-)
+    return each_ablation(run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=label, legend=2)
 
 
 @each_case

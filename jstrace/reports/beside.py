@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from jstrace.method.conditions import Case
 from jstrace.reports import computation
 from jstrace.reports.curves import Lines, draw_lines
-from jstrace.reports.drawing import TV_LABEL, each_ablation, legend_above
+from jstrace.reports.drawing import TV_LABEL, each_ablation
 from jstrace.reports.exhibit import Picture, ablated, alone, carried
 from jstrace.reports.results import Results
 
@@ -92,9 +92,8 @@ def replace(run: Results) -> Picture | None:
         def panel(axes: Any, ablate: str, _: str) -> None:
             draw_lines(axes, run, [(case.under(ablate), label) for case, label in lines])
 
-        figure = each_ablation(run.ablations, panel, ylabel=TV_LABEL, xlabel=computation.label(run), height=2.35)
-        legend_above(figure, 3)
-        return figure
+        xlabel = computation.label(run)
+        return each_ablation(run.ablations, panel, ylabel=TV_LABEL, xlabel=xlabel, height=2.35, legend=3)
 
     return Picture(
         "what ablated edges carry", caption, draw, ablated(run.ablations, plan.replacements), chance=True, steady=True
@@ -106,16 +105,11 @@ def _own(run: Results) -> tuple[Case, str]:
 
 
 def _named(run: Results, cases: Iterable[Case]) -> Lines:
-    """Cases with the names of their traces."""
     return [(case, run.plan.label(case.source)) for case in cases]
 
 
 def _compared(run: Results, title: str, caption: str, lines: Lines, *, chance: bool = True) -> Picture:
-    def draw(run: Results) -> Figure:
-        figure = _panels(run, lines, height=2.35)
-        legend_above(figure, 3)
-        return figure
-
+    draw = functools.partial(_panels, lines=lines, height=2.35, legend=3)
     return Picture(title, caption, draw, ablated(*_panels_of(run, lines)), chance=chance, steady=True)
 
 
@@ -132,8 +126,6 @@ def _panels_of(run: Results, lines: Lines) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def _panels(run: Results, lines: Lines, **options: Any) -> Figure:
-    """A panel for each ablation and each replacement."""
-
     def draw(axes: Any, ablate: str, replace: str) -> None:
         draw_lines(axes, run, [(run.plan.replaced(case.under(ablate), replace), label) for case, label in lines])
 

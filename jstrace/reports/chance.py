@@ -10,7 +10,7 @@ import numpy as np
 from jstrace.method.conditions import RANDOM, Case, Condition, Source
 from jstrace.method.plans import in_column
 from jstrace.reports.results import Results
-from jstrace.reports.statistics import means_of, rho
+from jstrace.reports.statistics import Correlation, means_of, rho, spearman
 
 HELD = "as_random"
 """The column that says whether the interval of a row holds what random traces have: then the row claims nothing."""
@@ -81,7 +81,12 @@ def rhos(run: Results, case: Case, of: Callable[[Case], np.ndarray], other: np.n
     return {source: rho(of(drawn), other) for source, drawn in cases(run, case).items()}
 
 
-def rho_columns(by_source: dict[str, float], low: float, high: float) -> dict[str, Any]:
-    """Columns of ``rhos``, and whether the interval of the case's own rho holds any of them."""
-    columns = {named(source, "rho"): value for source, value in by_source.items()}
-    return columns | held([(low, high, value) for value in by_source.values()])
+def correlated(own: Correlation, random: dict[str, float]) -> dict[str, Any]:
+    """Columns of a correlation and of ``rhos`` beside it, and whether its interval holds any of them."""
+    columns = {named(source, "rho"): value for source, value in random.items()}
+    return own._asdict() | columns | held([(own.low, own.high, value) for value in random.values()])
+
+
+def correlation(run: Results, case: Case, of: Callable[[Case], np.ndarray], other: np.ndarray) -> dict[str, Any]:
+    """Columns of Spearman's rho of a measure of a case ``[N]`` with other numbers, beside that of random traces."""
+    return correlated(spearman(of(case), other, run.clusters), rhos(run, case, of, other))

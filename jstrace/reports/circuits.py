@@ -28,22 +28,19 @@ Columns = Mapping[str, Sequence[Any]]
 
 def pictures(columns: Columns, components: np.ndarray) -> list[Picture]:
     """What orders keep of held-out pairs, where any are held out, and the scores ``[L, H + 1]`` of components."""
-    held = [
-        Picture(
-            "what the circuit keeps of held-out pairs",
-            "Left: the share of the answer's lead over its rival that comes back, mean over pairs; 1 is the full graph."
-            " Right: TV from the full graph's prediction. If the pairs exchanged do as well, the circuit says little"
-            " about the answer.",
-            functools.partial(_draw_kept, columns), kind="kept",
-        )
-    ]  # fmt: skip
-    scores = Picture(
-        "which components",
+    kept = (
+        "Left: the share of the answer's lead over its rival that comes back, mean over pairs; 1 is the full graph."
+        " Right: TV from the full graph's prediction. If the pairs exchanged do as well, the circuit says little about"
+        " the answer."
+    )
+    scored = (
         "The score of each head, and last of the MLP, of each layer: that of its best edge, as a rank among all"
-        " components; dark is first.",
-        functools.partial(_draw_components, components), kind="components",
-    )  # fmt: skip
-    return [*(held if columns["order"] else []), scores]
+        " components; dark is first."
+    )
+    draw_kept, draw_scores = functools.partial(_draw_kept, columns), functools.partial(_draw_components, components)
+    held = Picture("what the circuit keeps of held-out pairs", kept, draw_kept, kind="kept")
+    scores = Picture("which components", scored, draw_scores, kind="components")
+    return [held, scores] if columns["order"] else [scores]
 
 
 def tables(columns: Columns, components: np.ndarray) -> list[Table]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
 from jstrace.reports import chance
-from jstrace.reports.drawing import SIZE_LABEL, TV_LABEL, each_ablation, legend_above, line, log_sizes, look_of
+from jstrace.reports.drawing import SIZE_LABEL, TV_LABEL, each_ablation, line, log_sizes, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import for_good, quartile_columns, quartiles
@@ -78,37 +78,29 @@ def share(run: Results, case: Any) -> np.ndarray:
     return flops / flops[:, -1:]
 
 
-def picture(run: Results) -> Picture | None:
-    """TV against the share of operations, where the run knows it."""
-    return _PICTURE if has(run) else None
+def picture(_: Results) -> Picture:
+    """TV against the share of operations."""
+    caption = (
+        "TV against the operations of a pass that computes only what a trace keeps, as a share of those of the full"
+        " graph; medians over inputs, a dot for each size. A share of the edges is not that share of the computation: a"
+        " layer's rows are computed for one edge as for all."
+    )
+    return Picture("how much computation brings the prediction back", caption, _draw)
 
 
 def _draw(run: Results) -> Figure:
-    """Medians of both, at every size."""
-
     def draw(axes: Any, ablate: str, replace: str) -> None:
         words = "{:.0f}% of the operations: TV {:.3f}"
         for number, case in enumerate(run.under(ablate, replace)):
             cost = 100 * np.median(share(run, case), axis=0)
-            look = look_of(number) | {"who": f"{case.source.name}, ", "label": case.source.name}
+            look = look_of(number, case.source.name)
             line(axes, cost, np.median(run.curve(case, "tv"), axis=0), words, marker="o", markersize=1.5, **look)
         axes.set(xlim=(0, 102), ylim=(-0.02, 1.02))
 
-    figure = each_ablation(
-        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL,
+    return each_ablation(
+        run.ablations, draw, replacements=run.plan.replacements[:1], ylabel=TV_LABEL, legend=2,
         xlabel="floating-point operations (% of the full graph's)",
     )  # fmt: skip
-    legend_above(figure, 2)
-    return figure
-
-
-_PICTURE = Picture(
-    "how much computation brings the prediction back",
-    "TV against the operations of a pass that computes only what a trace keeps, as a share of those of the full graph;"
-    " medians over inputs, a dot for each size. A share of the edges is not that share of the computation: a layer's"
-    " rows are computed for one edge as for all.",
-    _draw,
-)
 
 
 @each_case

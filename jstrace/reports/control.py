@@ -52,10 +52,8 @@ def columns(run: Results, case: Case) -> dict[str, Any]:
     return means | {"selectivity_low": curve.low, "selectivity_high": curve.high}
 
 
-def picture(run: Results) -> Picture | None:
-    """Own and foreign curves, where the run has a control."""
-    if not run.controlled:
-        return None
+def picture(run: Results) -> Picture:
+    """Own and foreign curves."""
     caption = (
         f"TV from the model's own prediction; TV from what {run.plan.selectivity} other inputs predict, under"
         " traces of the same score told that; and selectivity, the second less the first: 1 where a mask reaches"
@@ -67,7 +65,6 @@ def picture(run: Results) -> Picture | None:
 
 
 def _peak(run: Results, case: Case) -> str:
-    """Where a curve is most selective, in words."""
     curve = selectivity(run, case)
     k = curve.peak
     interval = interval_words(curve.low[k], curve.high[k])
@@ -75,7 +72,6 @@ def _peak(run: Results, case: Case) -> str:
 
 
 def _draw(run: Results) -> Figure:
-    """A panel for each curve that has both."""
     count = len(run.controlled)
     across = min(count, 2)
     rows = -(-count // across)

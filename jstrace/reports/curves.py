@@ -13,17 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
 from jstrace.reports import chance, computation, control, steady
-from jstrace.reports.drawing import (
-    COLORS,
-    DASHES,
-    TV_LABEL,
-    each_ablation,
-    grid_of,
-    line,
-    look_of,
-    note,
-    power,
-)
+from jstrace.reports.drawing import COLORS, DASHES, TV_LABEL, each_ablation, grid_of, line, look_of, note, power
 from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, for_good, interval_words, quartile_columns, quartiles, spearman
@@ -37,8 +27,6 @@ Lines = Sequence[tuple[Case, str]]
 
 
 def _draw_tv(run: Results) -> Figure:
-    """Median and quartiles; over edges the two phases are marked."""
-
     def draw(axes: Any, ablate: str, replace: str) -> None:
         draw_lines(axes, run, [(run.plan.case(ablate, replace=replace), "")])
         if run.axis != "edges":
@@ -67,7 +55,6 @@ def tv(run: Results) -> Picture:
 
 
 def _draw_nucleus(run: Results) -> Figure:
-    """The size that each nucleus level needs, median and quartiles."""
     levels = np.asarray([100 * level for level in run.manifest["nucleus_levels"]])
 
     def draw(axes: Any, ablate: str, replace: str) -> None:
@@ -100,32 +87,27 @@ def nucleus_sizes(run: Results, case: Case) -> np.ndarray:
 
 
 def _nearest(needed: np.ndarray) -> np.ndarray:
-    """Quartiles that are sizes."""
     return np.percentile(needed, (25, 50, 75), axis=0, method="nearest")
 
 
 def draw_lines(axes: Any, run: Results, lines: Lines) -> None:
-    """Quartiles of TV of each case, and the band of repetitions."""
+    """Quartiles of TV of each case, the band of repetitions, and medians of random traces under the same conditions."""
     words = "size {:g}: TV {:.3f}, quartiles {:.3f} and {:.3f}"
     drawn = [computation.places(run, case) for case, _ in lines]
     for number, ((case, label), x) in enumerate(zip(lines, drawn, strict=True)):
         low, middle, high = quartiles(run.curve(case, "tv"))
-        look = look_of(number) | {"label": label, "who": f"{label}, " if label else ""}
+        look = look_of(number, label)
         line(axes, x, middle, words, around=(low, high), at=run.sizes, **look)
         steady.draw(axes, run, case, x, look["color"])
-    draw_chance(axes, run, [case for case, _ in lines])
-    computation.log_axis(axes, run, drawn, inverse=any(case.condition.inverse for case, _ in lines))
-    axes.set_ylim(-0.02, 1.02)
-
-
-def draw_chance(axes: Any, run: Results, cases: Sequence[Case]) -> None:
-    """Medians of random traces under the conditions of a panel's cases, unless they are among these."""
+    cases = [case for case, _ in lines]
     for number, condition in enumerate(dict.fromkeys(case.condition for case in cases)):
         for name, other in chance.under(run, condition, [case.source for case in cases]).items():
             if other not in cases:
                 look = chance.LOOK | {"linestyle": DASHES[number % len(DASHES)], "who": f"{name}, "}
                 middle = np.median(run.curve(other, "tv"), axis=0)
                 line(axes, computation.places(run, other), middle, "size {:g}: TV {:.3f}", at=run.sizes, **look)
+    computation.log_axis(axes, run, drawn, inverse=any(case.condition.inverse for case in cases))
+    axes.set_ylim(-0.02, 1.02)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -208,7 +190,6 @@ _NOTED_DOTS = 200
 
 
 def _draw_correlation(run: Results) -> Figure:
-    """A row of panels for each ablation."""
     rows = len(run.ablations)
     figure, grid = grid_of(3, rows=rows, height=0.6 + 1.35 * rows, sharey="row", sharex="col")
     for panels, ablate in zip(grid, run.ablations, strict=True):
@@ -219,8 +200,8 @@ def _draw_correlation(run: Results) -> Figure:
             random = chance.rhos(run, case, run.density, values)
             _scatter(axes, spearman(density, values, run.clusters), random, values, density, log=name == "frequency")
             inputs = zip(run.valid["input"].to_pylist(), density, values, strict=True)
-            words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
-            if len(words) <= _NOTED_DOTS:
+            if len(values) <= _NOTED_DOTS:
+                words = [f"input {index}: density {own:.3f}, {name} {value:.4g}" for index, own, value in inputs]
                 note(axes, values, density, words)
             if ablate == run.ablations[-1]:
                 axes.set_xlabel(label)
@@ -243,7 +224,7 @@ def _scatter(
         axes.set_xlim(-0.5, 2 * max(1.0, np.nanmax(x, initial=1.0)))
     rho = f"ρ = {corr.rho:.2f}{interval_words(corr.low, corr.high)}\n" if np.isfinite(corr.rho) else ""
     told = "".join(f"\n{name}: {value:.2f}" for name, value in random.items() if np.isfinite(value))
-    grey = chance.rho_columns(random, corr.low, corr.high).get(chance.HELD)
+    grey = chance.correlated(corr, random).get(chance.HELD)
     axes.set_title(f"{rho}n = {corr.n}{told}", fontsize=5, color="0.55" if grey else "k")
 
 
@@ -259,14 +240,11 @@ CORRELATION = Picture(
 @each_case
 def correlations(run: Results, case: Case) -> Rows:
     """Of density, as it is and relative, with every predictor."""
-    measures: dict[str, Callable[[Case], np.ndarray]] = {"density": run.density}
-    measures["relative density"] = functools.partial(relative_density, run)
+    measures: dict[str, Callable[[Case], np.ndarray]]
+    measures = {"density": run.density, "relative density": functools.partial(relative_density, run)}
     for measure, of in measures.items():
         for name, column in PREDICTORS.items():
-            corr = spearman(of(case), run.column(column), run.clusters)
-            random = chance.rhos(run, case, of, run.column(column))
-            row = {"measure": measure, "with": name, **corr._asdict()}
-            yield row | chance.rho_columns(random, corr.low, corr.high)
+            yield {"measure": measure, "with": name} | chance.correlation(run, case, of, run.column(column))
 
 
 def relative_density(run: Results, case: Case) -> np.ndarray:

@@ -6,7 +6,7 @@ In a page they are SVG that its content security policy lets be.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 from xml.etree import ElementTree
 
@@ -24,9 +24,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DASHES = ("-", "--", "-.", ":")
 
 
-def look_of(number: int) -> dict[str, Any]:
-    """How the line of that number differs from others of its panel."""
-    return {"color": COLORS[number % len(COLORS)], "linestyle": DASHES[number % len(DASHES)]}
+def look_of(number: int, label: str = "") -> dict[str, Any]:
+    """How the line of that number differs from others of its panel, and what legends and its points call it."""
+    called = {"label": label, "who": f"{label}, "} if label else {}
+    return {"color": COLORS[number % len(COLORS)], "linestyle": DASHES[number % len(DASHES)], **called}
 
 
 _STYLE: dict[str, Any] = {
@@ -51,19 +52,14 @@ SIZE_LABEL = "size of the trace (share of all edges)"
 TV_LABEL = "TV distance from the full graph"
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """matplotlib's settings for figures made and saved inside."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+    return matplotlib.rc_context(_STYLE)
 
 
-def shortened(label: str) -> str:
+def shortened(label: str, most: int = 26) -> str:
     """A model's name, short enough for an axis."""
-    return label if len(label) <= _LABEL else f"{label[: _LABEL // 2 - 1]}…{label[-_LABEL // 2 :]}"
-
-
-_LABEL = 26
+    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-most // 2 :]}"
 
 
 def grid_of(count: int, *, height: float = 2.1, rows: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -76,24 +72,18 @@ def log_sizes(axes: Any, sizes: np.ndarray) -> None:
     """Let a panel's x axis be sizes, in powers of ten."""
     low = np.floor(np.log10(sizes[0]) + 1e-9)
     axes.set(xscale="log", xlim=(sizes[0] * 0.8, 1.25))
-    powers = np.arange(low, 1)
-    axes.xaxis.set_major_locator(FixedLocator([10.0**power for power in powers]))
+    axes.xaxis.set_major_locator(FixedLocator((10.0 ** np.arange(low, 1)).tolist()))
     axes.xaxis.set_major_formatter(lambda x, _: power(x))
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power(x: float) -> str:
     """A power of ten in words."""
     exponent = round(np.log10(x))
-    return "1" if exponent == 0 else "10" + str(exponent).translate(_RAISED)
+    return "1" if exponent == 0 else "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 _REMOVED = {"all": "removed: attention and MLP", "residual+mlp": "removed: MLP alone"}
-
-
 ROW = 1.8
 """Inches that one more row of panels takes."""
 
@@ -107,10 +97,12 @@ def each_ablation(
     xlabel: str = SIZE_LABEL,
     height: float = 2.1,
     removes: bool = False,
+    legend: int = 0,
 ) -> Figure:
     """One panel for each ablation, side by side on one scale; ``removes`` says that they take the trace away.
 
-    Each replacement has a row of them; titles name it unless there is zero alone.
+    Each replacement has a row of them; titles name it unless there is zero alone. ``legend`` is the number of columns
+    of the one above all panels.
     """
     rows = len(replacements)
     figure, grid = grid_of(len(ablations), rows=rows, height=height + ROW * (rows - 1), sharey=True)
@@ -121,6 +113,8 @@ def each_ablation(
             axes.set_title(title if rows == 1 and replace == "zero" else f"{title}\nreplaced by: {replace}")
         line[0].set_ylabel(ylabel)
     figure.supxlabel(xlabel, fontsize=7)
+    if legend:
+        legend_above(figure, legend)
     return figure
 
 

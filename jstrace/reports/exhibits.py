@@ -159,8 +159,8 @@ def pictures(runs: Sequence[Results]) -> Iterator[Picture]:
     for number, run in enumerate(runs, 1):
         for exhibit in EXHIBITS:
             own = run if exhibit.whole else run.first
-            picture = exhibit.figure(own) if callable(exhibit.figure) else exhibit.figure
-            if picture:
+            figure = exhibit.figure if exhibit.of([own]) else None
+            if picture := figure(own) if callable(figure) else figure:
                 words = picture.ablated or ablated(run.ablations, run.plan.replacements[:1])
                 shown = f"{picture.caption}{chance.words(own) if picture.chance else ''}"
                 shown += steady.WORDS if picture.steady and steady.has(own) else ""

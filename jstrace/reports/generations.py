@@ -34,10 +34,8 @@ def within_rows(run: Results, case: Case, column: str) -> Mean:
     return mean_of(rhos[np.isfinite(rhos)])
 
 
-def picture(run: Results) -> Picture | None:
+def picture(run: Results) -> Picture:
     """Density and probability along the text."""
-    if not run.generates:
-        return None
     case = run.plan.case(run.ablations[0])
     columns = {"how far it is from the prompt": "step", "its probability": "generated_prob"}
     told = [f"{_words_of(run, case, column)} with {name}" for name, column in columns.items()]
@@ -64,7 +62,6 @@ def _words_of(run: Results, case: Case, column: str) -> str:
 
 
 def _draw(run: Results) -> Figure:
-    """Density along the text under each ablation, and below it the probability of each token."""
     cases = [run.plan.case(ablate) for ablate in run.ablations]
     made, grid = grid_of(1, rows=len(cases) + 1, height=1.0 + 1.35 * (len(cases) + 1), sharex=True)
     for axes, case in zip(grid[:-1, 0], cases, strict=True):
@@ -86,7 +83,6 @@ def _draw(run: Results) -> Figure:
 
 
 def _rows(axes: Any, run: Results, values: np.ndarray, color: str, name: str) -> None:
-    """A line for each row, and the median with quartiles where rows are several."""
     rows = along(run, values)
     steps = np.arange(1, run.generates + 1)
     several = len(rows) >= FEW_LINES

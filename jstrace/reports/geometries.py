@@ -29,10 +29,8 @@ def layered(run: Results, name: str) -> np.ndarray:
     return np.asarray(values).reshape(-1, run.n_layers)
 
 
-def picture(run: Results) -> Picture | None:
+def picture(_: Results) -> Picture:
     """Each measure by layer, and how it goes with density."""
-    if not has(run):
-        return None
     caption = (
         "Of the states of an input's tokens after each layer: intrinsic dimension (two-NN), and the mean cosine"
         " between all pairs of tokens (anisotropy); medians and quartiles over inputs. Below: Spearman's ρ of"
@@ -43,12 +41,11 @@ def picture(run: Results) -> Picture | None:
 
 
 def _draw(run: Results) -> Figure:
-    """Each measure by layer, and below it its correlation with density."""
     made, grid = grid_of(2, rows=2, height=3.9, sharex=True)
     layers = np.arange(run.n_layers)
     for (upper, lower), (name, label), color in zip(grid.T, MEASURES.items(), COLORS, strict=False):
         values = layered(run, name)
-        low, middle, high = np.asarray([_quartiles(column) for column in values.T]).T
+        low, middle, high = np.asarray(list(map(_quartiles, values.T))).T
         words = "layer {}: {:.3f}, quartiles {:.3f} and {:.3f}"
         line(upper, layers, middle, words, around=(low, high), color=color, marker="o", markersize=1.5)
         upper.set_title(label)
@@ -77,20 +74,11 @@ def table(run: Results) -> Rows:
     for name in MEASURES:
         values = layered(run, name)
         for case in map(run.plan.case, run.ablations):
-            density = run.density(case)
             for layer, column in enumerate(values.T):
                 low, middle, high = _quartiles(column)
-                row = {
-                    "condition": case.name,
-                    "measure": name,
-                    "layer": layer,
-                    "q25": low,
-                    "median": middle,
-                    "q75": high,
-                }
-                corr = spearman(density, column, run.clusters)
-                random = chance.rhos(run, case, run.density, column)
-                yield row | corr._asdict() | chance.rho_columns(random, corr.low, corr.high)
+                row = {"condition": case.name, "measure": name, "layer": layer}
+                row |= {"q25": low, "median": middle, "q75": high}
+                yield row | chance.correlation(run, case, run.density, column)
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

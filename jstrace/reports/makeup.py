@@ -17,7 +17,6 @@ from jstrace.reports.results import Results
 
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Fractions of the components in the table."""
-_TYPES = ("residual", "attention", "mlp")
 
 
 def concentration(run: Results, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -40,9 +39,8 @@ def _draw_core(run: Results) -> Figure:
         for name in chance.sources(run, run.source):
             axes.plot(100 * fractions, 100 * concentration(run, name)[1][k], linewidth=0.5, color=colors[number])
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=0.6)
-    axes.set(
-        xlabel="components, those with most edges first (%)", ylabel="edges held (%)", xlim=(0, 100), ylim=(0, 101)
-    )
+    axes.set(xlabel="components, those with most edges first (%)", ylabel="edges held (%)")
+    axes.set(xlim=(0, 100), ylim=(0, 101))
     axes.legend(title="size", title_fontsize=6, loc="lower right")
     return figure
 
@@ -133,13 +131,13 @@ MAKEUP = Picture(
 @each_source
 def makeups(run: Results, source: str) -> Rows:
     """The shares of types and of quarters."""
-    yield {"size": run.sizes, **_with_chance(run, source, _types_and_quarters)}
 
+    def columns(run: Results, source: str) -> dict[str, np.ndarray]:
+        made = makeup_of(run, source)
+        quarters = {f"quarter_{n}": share for n, share in enumerate(made.quarters.T, 1)}
+        return dict(zip(("residual", "attention", "mlp"), made.types.T, strict=True)) | quarters
 
-def _types_and_quarters(run: Results, source: str) -> dict[str, np.ndarray]:
-    made = makeup_of(run, source)
-    quarters = {f"quarter_{n}": share for n, share in enumerate(made.quarters.T, 1)}
-    return {**dict(zip(_TYPES, made.types.T, strict=True)), **quarters}
+    yield {"size": run.sizes, **_with_chance(run, source, columns)}
 
 
 @each_source

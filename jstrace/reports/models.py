@@ -34,10 +34,9 @@ from jstrace.reports.statistics import Correlation, compared_at, quartile_column
 def models(runs: Sequence[Results]) -> Picture:
     """The medians of every model."""
     modes = modes_of(runs)
-    draw = functools.partial(all_models, runs, *modes)
     caption = f"Median TV distance over each model's own valid inputs. {counted(runs)}"
     title = "All models: how fast the prediction comes back (Fig. 3)"
-    return Picture(title, caption, draw, ablated(*modes))
+    return Picture(title, caption, functools.partial(all_models, runs, *modes), ablated(*modes))
 
 
 def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: Sequence[str] = ("zero",)) -> Figure:
@@ -57,9 +56,8 @@ def all_models(runs: Sequence[Results], ablations: Sequence[str], replacements: 
         axes.set_ylim(-0.02, 1.02)
 
     xlabel = computation.label(runs[0])
-    figure = each_ablation(ablations, draw, replacements=replacements, ylabel=TV_LABEL, xlabel=xlabel, height=2.5)
-    legend_above(figure, 2)
-    return figure
+    look: dict[str, Any] = {"ylabel": TV_LABEL, "xlabel": xlabel, "height": 2.5, "legend": 2}
+    return each_ablation(ablations, draw, replacements=replacements, **look)
 
 
 # --- density --------------------------------------------------------------------------------------------------------
@@ -106,7 +104,6 @@ def between(runs: Sequence[Results]) -> Picture | None:
 
 
 def _draw_between(runs: Sequence[Results], cases: Sequence[Case]) -> Figure:
-    """A panel for each case."""
     count, panels = len(runs), len(cases)
     figure, grid = grid_of(1, rows=panels, height=1.7 + (0.2 + 0.25 * count) * panels)
     for number, (axes, case) in enumerate(zip(grid.ravel(), cases, strict=True)):
@@ -134,9 +131,8 @@ def model_pairs(runs: Sequence[Results]) -> pa.Table:
             beside = {name: drawn for name, drawn in chance.cases(runs[0], case).items() if drawn in shared}
             random = {name: between_models(runs, drawn) for name, drawn in beside.items()}
             for i, j in itertools.product(range(len(runs)), repeat=2):
-                corr, row = matrix[i][j], {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
-                theirs = {name: cells[i][j].rho for name, cells in random.items()}
-                yield row | corr._asdict() | chance.rho_columns(theirs, corr.low, corr.high)
+                row = {"condition": case.name, "model": runs[i].label, "other": runs[j].label}
+                yield row | chance.correlated(matrix[i][j], {name: cells[i][j].rho for name, cells in random.items()})
 
     return table_of(rows(), ("condition", "model", "other", *Correlation._fields))
 
@@ -184,7 +180,6 @@ def draw_revisions(runs: Sequence[Results]) -> Figure:
 
 
 def _draw_revision(left: Any, right: Any, runs: Sequence[Results], case: Case, names: Sequence[str]) -> None:
-    """The density of a case, and its TV."""
     places = np.arange(len(runs))
     look: dict[str, Any] = {"marker": "o", "markersize": 2, "at": names}
     low, middle, high = np.asarray([quartiles(run.density(case)) for run in runs]).T
@@ -204,15 +199,16 @@ def _draw_revision(left: Any, right: Any, runs: Sequence[Results], case: Case, n
 
 def revision_rows(runs: Sequence[Results]) -> pa.Table:
     """Density, and TV at some sizes, of every revision under every shared condition."""
-    return table_of(_row(run, place, case, runs) for case in shared_cases(runs) for place, run in enumerate(runs))
 
+    def rows() -> Rows:
+        for case, (place, run) in itertools.product(shared_cases(runs), enumerate(runs)):
+            row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
+            row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
+            tv = np.median(run.curve(case, "tv"), axis=0)
+            row |= {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
+            yield row | chance.gaps(run, case, "density", run.density)
 
-def _row(run: Results, place: int, case: Case, runs: Sequence[Results]) -> dict[str, Any]:
-    row = {"condition": case.name, "place": place, "revision": run.revision, "model": run.label}
-    row |= {"n": run.n, **quartile_columns("density", quartiles(run.density(case)))}
-    tv = np.median(run.curve(case, "tv"), axis=0)
-    row |= {f"tv_median_at_{100 * run.sizes[k]:g}%": tv[k] for k in _places(runs)}
-    return row | chance.gaps(run, case, "density", run.density)
+    return table_of(rows())
 
 
 def _places(runs: Sequence[Results]) -> list[int]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
-from jstrace.analysis.measures import betweenness, communities, degrees, modularity
-from jstrace.analysis.networks import Network, network_of
+from jstrace.analysis.measures import Network, betweenness, communities, degrees, modularity, network_of
 from jstrace.reports import chance
 from jstrace.reports.drawing import SIZE_LABEL, grid_of, line, log_sizes, look_of
 from jstrace.reports.exhibit import NOT_ABLATED, Picture
@@ -57,8 +55,7 @@ class Networks:
 
 def sample(run: Results) -> Sample | None:
     """The inputs and sizes that are looked at; None where no strata of short enough inputs are saved."""
-    table = run.valid
-    index, tokens = (table[name].to_numpy() for name in ("input", "n_tokens"))
+    index, tokens = (run.valid[name].to_numpy() for name in ("input", "n_tokens"))
     saved = np.zeros(len(index), bool)
     for folder, part in run.parts:
         if (folder / "strata" / part.file).is_file():  # whoever needs the room may have removed some
@@ -67,10 +64,9 @@ def sample(run: Results) -> Sample | None:
     if not fitting.any():
         return None
     ks = tuple(np.unique(np.abs(np.log10(run.sizes) - np.log10(_WANTED)[:, None]).argmin(axis=1)).tolist())
-    longest = int(tokens[fitting].max())
-    pairs = run.n_layers * longest * (longest + 1) // 2 * len(ks)
-    chosen = index[fitting]
-    pairs *= 1 + len(chance.sources(run, run.source))
+    longest, chosen = int(tokens[fitting].max()), index[fitting]
+    traces = len(ks) * (1 + len(chance.sources(run, run.source)))
+    pairs = run.n_layers * longest * (longest + 1) // 2 * traces
     count = int(np.clip(_PAIRS // pairs, 1, min(_INPUTS, len(chosen))))
     places = np.linspace(0, len(chosen) - 1, count).round().astype(int)
     return Sample(tuple(chosen[places].tolist()), ks)
@@ -78,21 +74,15 @@ def sample(run: Results) -> Sample | None:
 
 def networks(run: Results, chosen: Sample, source: str = "") -> Networks:
     """The measures of a sample, of the traces of a source: by default of those that figures show."""
-    rows = [[_measured(network) for network in group] for group in _networks(run, chosen, source or run.source)]
+    pages, rows = Pages(run), []
+    for index in chosen.inputs:
+        strata = types.SimpleNamespace(**pages.strata(index, source or run.source))  # an EdgeTree would bring JAX
+        rows.append([_measured(network_of(strata, k, parallel=run.parallel)) for k in chosen.ks])
     measures = np.moveaxis(np.asarray(rows, np.float64).reshape(len(rows), len(chosen.ks), 5), -1, 0)
     return Networks(run.sizes[list(chosen.ks)], *measures)
 
 
-def _networks(run: Results, chosen: Sample, source: str) -> Iterator[list[Network]]:
-    """Of each input its traces."""
-    pages = Pages(run)
-    for index in chosen.inputs:
-        strata = types.SimpleNamespace(**pages.strata(index, source))  # an EdgeTree would bring JAX
-        yield [network_of(strata, k, parallel=run.parallel) for k in chosen.ks]
-
-
 def _measured(network: Network) -> tuple[float, ...]:
-    """The five measures of ``Networks``."""
     if network.n_edges < FEWEST_EDGES:
         return (np.nan,) * 5
     into, out = degrees(network)
@@ -137,7 +127,6 @@ def hubs(run: Results) -> Picture | None:
 
 
 def _draw(run: Results, chosen: Sample) -> Figure:
-    """Inequality of nodes, modularity, and what communities span, against size; median and quartiles."""
     measures = networks(run, chosen)
     random = [networks(run, chosen, name) for name in chance.sources(run, run.source)]
     figure, grid = grid_of(3, height=2.1, sharey=True)

@@ -18,10 +18,10 @@ from pyarrow import csv
 
 from jstrace.errors import InputError
 from jstrace.files import check_local, filled_folder, write_bytes, write_whole
-from jstrace.reports import circuits, computation, digits, exhibits
+from jstrace.reports import circuits, computation, exhibits
 from jstrace.reports.chance import HELD
 from jstrace.reports.drawing import inlined, style
-from jstrace.reports.exhibit import Picture, Table, usable
+from jstrace.reports.exhibit import Picture, Table, cells, usable
 from jstrace.reports.pages import Pages
 from jstrace.reports.pairs import pairs_of
 from jstrace.reports.reading import read_results
@@ -107,12 +107,9 @@ def write_circuit(
 
 
 def _chosen(made: Sequence[Item], wanted: Sequence[str], what: str, name: Callable[[Item], str]) -> list[Item]:
-    """Those that were asked for by name, all where none was."""
-    missing = [word for word in wanted if word not in map(name, made)]
-    if missing:
-        raise InputError(
-            f"these runs have no {what} {', '.join(missing)}, but {', '.join(dict.fromkeys(map(name, made)))}"
-        )
+    names = dict.fromkeys(map(name, made))
+    if missing := [word for word in wanted if word not in names]:
+        raise InputError(f"these runs have no {what} {', '.join(missing)}, but {', '.join(names)}")
     return [item for item in made if not wanted or name(item) in wanted]
 
 
@@ -163,10 +160,7 @@ def _page(
         finalize=_shown,
     )
     images = [{"picture": picture, "svg": Markup(svg)} for picture, svg in drawn]
-    shown = [
-        {"table": table, "columns": rows.column_names, "rows": _cells(rows), "all": rows.num_rows, "grey": _grey(rows)}
-        for table, rows in computed
-    ]
+    shown = [{"table": table, **_told(rows)} for table, rows in computed]
     return environment.get_template("report.html").render(
         circuit=circuit, runs=[_facts(run) for run in runs], images=images,
         tables=shown, examples=examples, digest=digest,
@@ -184,21 +178,18 @@ def _shown(value: Any) -> Any:
 
 
 def _part(name: str) -> Markup:
-    """A part of the page that comes with jstrace."""
     return Markup((importlib.resources.files("jstrace.reports") / name).read_text(encoding="utf-8"))
 
 
-def _cells(rows: pa.Table) -> list[list[str]]:
-    return digits.cells(rows.column_names, rows.slice(0, _ROWS_SHOWN).to_pylist())
-
-
-def _grey(rows: pa.Table) -> list[bool]:
-    """Which rows claim nothing, as random traces have as much."""
-    return [bool(flag) for flag in rows[HELD].to_pylist()] if HELD in rows.column_names else []
+def _told(rows: pa.Table) -> dict[str, Any]:
+    """What the page shows of a table; rows in grey claim nothing, as random traces have as much."""
+    names = rows.column_names
+    grey = [bool(flag) for flag in rows[HELD].to_pylist()] if HELD in names else []
+    shown = cells(names, rows.slice(0, _ROWS_SHOWN).to_pylist())
+    return {"columns": names, "rows": shown, "all": rows.num_rows, "grey": grey}
 
 
 def _facts(run: Results) -> dict[str, Any]:
-    """What the page says of a run before its figures."""
     sessions, data = run.manifest["sessions"], run.manifest["data"]
     devices = [f"{s['hardware']['devices']} x {s['hardware']['device']} ({s['hardware']['cpu']})" for s in sessions]
     versions = [", ".join(f"{name} {version}" for name, version in s["versions"].items()) for s in sessions]
@@ -231,7 +222,7 @@ def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dic
     texts = [
         {
             "input": row["input"],
-            "page": _written(pages, row["input"], prefix, folder) if folder is not None and at in paged else None,
+            "page": _written(pages, row["input"], prefix, folder) if folder and at in paged else None,
             "density": f"{density[at]:.3f}",
             "text": row["text"],
             "next": row["next_word"] or "",
@@ -239,18 +230,16 @@ def _examples(run: Results, prefix: str, count: int, folder: Path | None) -> dic
         }
         for at, row in zip(chosen, rows, strict=True)
     ]
-    note = "This run has no strata (--save-strata), so its inputs have no pages." if count and not pages.kept else ""
-    note = note or ("Those with a link have a page, with the graph at every size." if count else "")
-    return {"label": run.label, "condition": case.name, "rows": texts, "note": note}
+    kept = "Those with a link have a page, with the graph at every size."
+    note = kept if pages.kept else "This run has no strata (--save-strata), so its inputs have no pages."
+    return {"label": run.label, "condition": case.name, "rows": texts, "note": note if count else ""}
 
 
 def _ends(order: list[int], count: int) -> list[int]:
-    """The first and the last so many."""
     return order if len(order) <= 2 * count else [*order[:count], *order[len(order) - count :]]
 
 
 def _written(pages: Pages, index: int, prefix: str, folder: Path) -> str:
-    """Write the page of an input; its address from the report."""
     path = folder / f"{prefix}{index:08d}.html"
     pages.page(index).save(path)
     return f"{folder.name}/{path.name}"

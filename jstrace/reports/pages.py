@@ -73,18 +73,15 @@ class Pages:
         return page(row["text"], panels, f"{words}; input {index} of {run.label}")
 
     def _input(self, index: int) -> dict[str, Any]:
-        run = self._run
-        there = run.inputs["input"].to_numpy()
-        places = np.flatnonzero(there == index)
-        if not len(places):
-            raise InputError(f"{run.label}: no input {index}; it has {len(there)}, from {there[0]} to {there[-1]}")
-        row = run.inputs.slice(int(places[0]), 1).to_pylist()[0]
-        if not row["valid"]:
-            raise InputError(f"{run.label}: input {index} is invalid and has no trace: {printable(row['reason'])}")
-        return row
+        label, there = self._run.label, self._run.inputs["input"]
+        rows = self._run.inputs.filter(pc.equal(there, index)).to_pylist()
+        if not rows:
+            raise InputError(f"{label}: no input {index}; it has {len(there)}, from {there[0]} to {there[-1]}")
+        if not rows[0]["valid"]:
+            raise InputError(f"{label}: input {index} is invalid and has no trace: {printable(rows[0]['reason'])}")
+        return rows[0]
 
     def _chosen(self, names: Sequence[str]) -> dict[str, list[Case]]:
-        """Cases by their source."""
         run, by_source = self._run, dict[str, list[Case]]()
         for name in names or (run.source,):
             cases = [case for case in run.cases if case.name == name]

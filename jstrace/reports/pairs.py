@@ -95,9 +95,9 @@ def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float | int]:
     """Medians, the mean difference with its interval, and the two tests, as columns; of one number a pair ``[N]``."""
     gap = ours - theirs
     mean = mean_of(gap)
-    told: dict[str, float | int] = {"n": len(gap), "median": float(np.median(ours))}
-    told |= {"median_against": float(np.median(theirs)), "difference": mean.mean, "low": mean.low, "high": mean.high}
-    return told | {"higher": int(np.sum(gap > 0)), "sign_p": sign_p(gap), "wilcoxon_p": wilcoxon_p(gap)}
+    told = {"n": len(gap), "median": float(np.median(ours)), "median_against": float(np.median(theirs))}
+    told |= {"difference": mean.mean, "low": mean.low, "high": mean.high, "higher": int(np.sum(gap > 0))}
+    return told | {"sign_p": sign_p(gap), "wilcoxon_p": wilcoxon_p(gap)}
 
 
 def sign_p(gap: np.ndarray) -> float:
@@ -116,11 +116,9 @@ def wilcoxon_p(gap: np.ndarray) -> float:
         return float(stats.wilcoxon(gap).pvalue)
 
 
-def picture(run: Results) -> Picture | None:
-    """What altering texts does, where there are pairs."""
+def picture(run: Results) -> Picture:
+    """What altering texts does."""
     pairs = pairs_of(run)
-    if not pairs:
-        return None
     told = "; ".join(f"{pair.variant}, {pair.n}" for pair in pairs)
     caption = (
         f"Texts altered on purpose against the {pairs[0].against} of their pair. Left: a dot for each pair, above"
@@ -132,7 +130,6 @@ def picture(run: Results) -> Picture | None:
 
 
 def _draw(run: Results) -> Figure:
-    """Density of each pair's two, and the difference of TV at each size; a row of panels for each ablation."""
     name = shortened(printable(pairs_of(run)[0].against))
     made, grid = grid_of(2, rows=len(run.ablations), height=0.8 + 1.7 * len(run.ablations))
     for (left, right), ablate in zip(grid, run.ablations, strict=True):
@@ -153,17 +150,14 @@ def _draw(run: Results) -> Figure:
 
 
 def _drawn(left: Any, right: Any, run: Results, case: Case, pairs: Pairs, number: int) -> None:
-    """One variant's dots and line."""
     color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
     density, gap = run.density(case), run.curve(case, "tv")[pairs.ours] - run.curve(case, "tv")[pairs.theirs]
     dots = {"markersize": 2, "alpha": 0.6, "markeredgewidth": 0, "color": color}
     x, y = density[pairs.theirs], density[pairs.ours]
     left.plot(x, y, "o", **dots)
     names = [None if name is None else printable(name) for name in run.valid["pair"].to_pylist()]
-    told = zip(pairs.theirs, x, y, strict=True)
-    against, variant = printable(pairs.against), printable(pairs.variant)
-    words = [f"pair {names[at]}: {against} {theirs:.3f}, {variant} {ours:.3f}" for at, theirs, ours in told]
-    note(left, x, y, words)
+    against, variant, told = printable(pairs.against), printable(pairs.variant), zip(pairs.theirs, x, y, strict=True)
+    note(left, x, y, [f"pair {names[at]}: {against} {a:.3f}, {variant} {b:.3f}" for at, a, b in told])
     mean, low, high = means_of(gap, pairs.clusters)
     look = {"linestyle": dash, "label": f"{shortened(variant)} (n = {pairs.n})", "who": f"{variant}, "}
     line(right, run.sizes, mean, "size {:g}: {:+.3f}", around=(low, high), color=color, **look)

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from jstrace.errors import InputError
 from jstrace.files import check_local
-from jstrace.reports.components import ORDER, plain
-from jstrace.reports.results import Results
+from jstrace.reports.results import ORDER, Results, plain
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import density_column
@@ -56,7 +55,10 @@ def _opened(folder: Path) -> list[Path]:
 
 def _read(folders: Sequence[Path]) -> Results:
     told = manifest.read_manifest(folders[0])
-    there = tuple((folder, part) for folder in folders for part in _complete(folder))
+    complete = {folder: sorted(parts.complete_parts(folder, ("curves", "components", "inputs"))) for folder in folders}
+    for folder, own in complete.items():
+        parts.check_apart(folder, own)
+    there = tuple((folder, part) for folder, own in complete.items() for part in own)
     if not there:
         raise InputError(f"{folders[0]}: no part of this run is complete yet")
     mark = manifest.mark_of(told["config"])
@@ -88,11 +90,6 @@ def _check_whole(told: dict[str, Any], inputs: pa.Table, curves: pa.Table, folde
 
 _KNOWN_OF_INPUTS = ("tokens", "token_texts", "n_tokens", "n_edges", "counts", "top_token", "top_text", "top_prob")
 _KNOWN_OF_CURVES = ("input", "k", "size", "edges", "tv", "kl", "top_token", "entropy", "nucleus")
-
-
-def _complete(folder: Path) -> list[Part]:
-    parts.check_apart(folder, complete := sorted(parts.complete_parts(folder, ("curves", "components", "inputs"))))
-    return complete
 
 
 def _table(there: Sequence[tuple[Path, Part]], table: str, mark: str) -> pa.Table:

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 from jstrace.errors import InputError
 from jstrace.method.conditions import ABLATIONS, Case
 from jstrace.method.plans import Plan
-from jstrace.reports.components import components_of
 from jstrace.runs import manifest, parts
 from jstrace.runs.parts import Part
 from jstrace.runs.schema import density_column
 from jstrace.show.text import printable
+
+ORDER = [("input", "ascending"), ("k", "ascending")]
+"""Of the rows of a condition or a source."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +202,7 @@ class Results:
 
     @functools.cached_property
     def _components(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """``shares`` and ``node_shares``, of one reading."""
-        tables = (parts.read_part(folder, "components", part, self.mark) for folder, part in self.parts)
-        shape = len(self.sizes), self.n_layers
-        return components_of(self.label, tables, self.valid["input"], self.sources, *shape)
+        return _components_of(self)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -221,3 +220,47 @@ def _name(case: Case | str) -> str:
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+def _components_of(run: Results) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each source ``Results.shares`` and ``Results.node_shares``, read part by part: large models have large ones.
+
+    Raises:
+      InputError: the tables lack a source, or are those of another model.
+    """
+    totals = {source: (np.zeros(()), np.zeros(()), np.zeros(())) for source in run.sources}
+    inputs = run.valid["input"].combine_chunks()
+    for folder, part in run.parts:
+        table = plain(parts.read_part(folder, "components", part, run.mark))
+        own = table.filter(pc.is_in(table["input"], inputs))
+        for source, (total, known, nodes) in totals.items():
+            rows = own.filter(pc.equal(own["source"], source)).sort_by(ORDER)
+            if rows.num_rows == 0:  # no input of the part counts
+                continue
+            edges = np.concatenate([_layered(run, rows[name]) for name in ("residual", "mlp", "heads")], axis=-1)
+            share = edges / np.maximum(edges.sum(axis=(-1, -2), keepdims=True), 1)
+            here, at_nodes = (edges.sum(axis=(-1, -2)) > 0).sum(axis=0), edges[..., :2].sum(axis=(-1, -2))
+            at_nodes = at_nodes / np.maximum(at_nodes[:, -1:], 1)
+            totals[source] = (total + share.sum(axis=0), known + here, nodes + at_nodes.sum(axis=0))
+    lacking = [source for source, (_, known, _) in totals.items() if not known.ndim]
+    if lacking:
+        raise InputError(f"{run.label}: its parts hold no components of {lacking[0]}")
+    with np.errstate(invalid="ignore"):
+        sums = totals.items()  # of which every input has a full graph
+        return {name: (total / known[:, None, None], nodes / known[-1]) for name, (total, known, nodes) in sums}
+
+
+def _layered(run: Results, column: pa.ChunkedArray) -> np.ndarray:
+    """Lists of edges as ``[N, Z + 1, L, components of a layer]``."""
+    values, n_sizes = pc.list_flatten(column).to_numpy().astype(np.float64), len(run.sizes)
+    if values.size % (len(column) * run.n_layers) or len(column) % n_sizes or not values.size:
+        raise InputError(f"{run.label}: its components are not those of a model of {run.n_layers} layers")
+    return values.reshape(len(column) // n_sizes, n_sizes, run.n_layers, -1)
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """A table with its names as plain strings."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(index, field.name, table[field.name].cast(pa.string()))
+    return table

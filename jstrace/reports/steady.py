@@ -10,6 +10,7 @@ import numpy as np
 from jstrace.method.conditions import Case
 from jstrace.reports.results import Results
 
+Of = Callable[[np.ndarray], np.ndarray]
 WORDS = " Dark band: the lowest and the highest median of the run's repetitions."
 """What captions of figures with ``draw`` say."""
 
@@ -28,15 +29,13 @@ def repeated(run: Results, case: Case) -> np.ndarray:
     return np.moveaxis(np.asarray(rows, np.float64).reshape(n, len(run.sizes), n_repeats), -1, 0)
 
 
-def figures(run: Results, case: Case, of: Callable[[np.ndarray], np.ndarray] = np.asarray) -> np.ndarray:
+def figures(run: Results, case: Case, of: Of = np.asarray) -> np.ndarray:
     """The median over inputs in each repetition of what is made ``of`` TV ``[N, Z + 1]``: ``[R, ...]``; R is 0 where no
     input has repetitions."""
     return np.asarray([np.median(of(tv), axis=0) for tv in (repeated(run, case) if has(run) else ())])
 
 
-def deviation(
-    run: Results, case: Case, name: str, of: Callable[[np.ndarray], np.ndarray] = np.asarray
-) -> dict[str, Any]:
+def deviation(run: Results, case: Case, name: str, of: Of = np.asarray) -> dict[str, Any]:
     """The column of a median's standard deviation over repetitions, where there are some."""
     medians = figures(run, case, of)
     return {f"{name}_std": np.std(medians, axis=0, ddof=1)} if len(medians) else {}

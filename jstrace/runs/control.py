@@ -1,4 +1,4 @@
-"""The control of a run: the scores that know an input's prediction, told those of other inputs (section 8)."""
+"""What a run computes beside its results: scores told foreign predictions, and repetitions (sections 8 and 9)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.repeats import check_repeats, perturbed
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.row import Row
 
@@ -87,3 +88,21 @@ def _curves(outcome: Outcome | Invalid) -> Float32[np.ndarray, "C Z1"] | None:
             raise outcome.error
         return None
     return np.stack([row.tv for row in outcome.evaluations]) if all(row.valid for row in outcome.evaluations) else None
+
+
+class Repeats:
+    """Runs inputs through what a driver does, so many times, each with other weights; one for a run."""
+
+    def __init__(self, driver: Driver, count: int) -> None:
+        check_repeats(driver.model, count)
+        self._driver, self._count = driver, count
+
+    def of(self, inputs: Mapping[int, Input]) -> dict[int, Float32[np.ndarray, "R C Z1"]]:
+        """TV of every repetition and curve, of the inputs whose predictions are finite in all of them."""
+        repeats: dict[int, list[Float32[np.ndarray, "C Z1"]]] = {index: [] for index in inputs}
+        for number in range(self._count):
+            for batch in self._driver.on(perturbed(self._driver.model, number)).batches(inputs):
+                for index, outcome in batch.items():
+                    if isinstance(outcome, Outcome) and all(evaluation.valid for evaluation in outcome.evaluations):
+                        repeats[index].append(np.stack([evaluation.tv for evaluation in outcome.evaluations]))
+        return {index: np.stack(curves) for index, curves in repeats.items() if 0 < len(curves) == self._count}

@@ -10,15 +10,18 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from jstrace.errors import InputError
 from jstrace.files import MOST_TEXT, check_regular, read_text
-from jstrace.runs import stores, wikitext
+from jstrace.runs import remote, wikitext
 from jstrace.runs.row import Row
 from jstrace.runs.wikitext import COUNT, N_WORDS, WIKITEXT
 
@@ -149,31 +152,20 @@ def _pairs(rows: tuple[Row, ...], seed: int) -> Iterator[Row]:
 
 
 def _source_rows(source: str) -> tuple[Row, ...]:
-    """Rows of a file, which may be a URL."""
-    with stores.local_copy(source) as path:
-        return _file_rows(path)
-
-
-def _file_rows(path: Path) -> tuple[Row, ...]:
-    if path.suffix not in _READERS:
-        raise InputError(f"{path}: expected a file in {', '.join(_READERS)}")
-    rows = tuple(_parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path))
-    if not rows:
-        raise InputError(f"{path}: no row holds any text")
-    _check_pairs(path, rows)
+    with remote.local_copy(source) as path:
+        if path.suffix not in _READERS:
+            raise InputError(f"{path}: expected a file in {', '.join(_READERS)}")
+        rows = tuple(_parquet_rows(path) if path.suffix == ".parquet" else _text_rows(path))
+        if not rows:
+            raise InputError(f"{path}: no row holds any text")
+        texts = Counter((row.pair, row.variant) for row in rows if row.pair is not None)
+        for (pair, variant), count in texts.items():
+            if count > 1:
+                raise InputError(f"{path}: pair {pair!r} has more than one text of variant {variant!r}")
     if path.suffix == ".tsv" and all(row.next_word is None for row in rows):
         message = f"{path}: no row has a tab and a next word after it, so surprisals and ranks will be missing"
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     return rows
-
-
-def _check_pairs(path: Path, rows: Sequence[Row]) -> None:
-    """Refuse a pair with two texts of one variant."""
-    seen = set()
-    for row in rows:
-        if row.pair is not None and (row.pair, row.variant) in seen:
-            raise InputError(f"{path}: pair {row.pair!r} has more than one text of variant {row.variant!r}")
-        seen.add((row.pair, row.variant))
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
@@ -205,9 +197,6 @@ def _json_row(where: str, line: str) -> Row:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     try:
         check_regular(path)
         with path.open("rb") as stream:
@@ -236,19 +225,15 @@ def _cells(path: Path, batches: Iterable[Any]) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _texts_of(column: Any) -> list[str | None]:
-    import pyarrow as pa
-
+def _texts_of(column: pa.Array) -> list[str | None]:
     if not pa.types.is_dictionary(column.type):
         return list(column.to_pylist())
     texts = column.dictionary.to_pylist()
     return [None if index is None else texts[index] for index in column.indices.to_pylist()]
 
 
-def _check_texts(path: Path, schema: Any) -> None:
+def _check_texts(path: Path, schema: pa.Schema) -> None:
     """Refuse a file without texts, or with other things in their place."""
-    import pyarrow as pa
-
     if "text" not in schema.names:
         raise InputError(f"{path}: no column text, but {', '.join(schema.names)}")
     for field in (field for field in schema if field.name in _COLUMNS):

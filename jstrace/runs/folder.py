@@ -31,7 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       InputError: another run has it, or the folder cannot be written.
     """
-    missing = hosts.together(functools.partial(_missing, folder))  # looked at before any host makes a shared one
+    # The folder and those above it that are not there, innermost first: before any host makes a shared one.
+    missing = hosts.together(lambda: [path for path in (folder, *folder.parents) if not path.exists()])
     locks = hosts.together(functools.partial(_acquired, folder))
     try:
         yield
@@ -41,11 +42,6 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         for lock in locks:
             lock.release()
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it, as far as they are not there, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _remove_empty(made: Sequence[Path], locks: Sequence[filelock.BaseFileLock]) -> None:
@@ -168,8 +164,7 @@ def _record(folder: Path, config: dict[str, Any], facts: dict[str, Any], session
 
 
 def _write(folder: Path, facts: dict[str, Any]) -> None:
-    text = json.dumps(facts, indent=1) + "\n"
-    write_bytes(folder / MANIFEST, text.encode())
+    write_bytes(folder / MANIFEST, f"{json.dumps(facts, indent=1)}\n".encode())
 
 
 def _whole_parts(folder: Path, names: Sequence[str], mark: str) -> set[Part]:

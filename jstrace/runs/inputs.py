@@ -107,13 +107,10 @@ class Inputs:
         token, whole = int(tokens[step]), np.concatenate([prompt, tokens[:step]])
         told = {"generated_token": token, "generated_text": self._tokenizer.token(token)}
         told["generated_prob"] = float(probs[step])
-        text = self._continuing(row.text, prompt.tolist(), whole.tolist())
+        # Decoded together with its text: alone what follows would lose its first space.
+        before, after = (text_of(self._tokenizer, ids.tolist()) for ids in (prompt, whole))
+        text = row.text + after[len(before) :] if after.startswith(before) else after
         return Made(row._replace(text=text, next_word=None), Input(whole, token), {**columns, **told})
-
-    def _continuing(self, text: str, prompt: list[int], whole: list[int]) -> str:
-        """A text with what follows it, which is decoded together with it: alone it would lose its first space."""
-        before, after = (text_of(self._tokenizer, tokens) for tokens in (prompt, whole))
-        return text + after[len(before) :] if after.startswith(before) else after
 
 
 def asked_of_row(model: Model, row: Row, tokens: Int[np.ndarray, "T"]) -> Question:
@@ -124,8 +121,8 @@ def asked_of_row(model: Model, row: Row, tokens: Int[np.ndarray, "T"]) -> Questi
     """
     ids = () if row.answer is None or row.rival is not None else ids_of(model, row.answer)
     metric = None if row.answer is None else of_answer(row.answer, row.rival)
-    asked: dict[str, Any] = {"counterfactual": row.counterfactual, "metric": metric}
-    asked["answer"] = row.answer if len(ids) > 1 else None
+    answer: Any = row.answer if len(ids) > 1 else None
+    asked = {"counterfactual": row.counterfactual, "metric": metric, "answer": answer}
     return Questions.of(model, 1, single=True, **asked).about(0, tokens, "")
 
 
@@ -205,7 +202,6 @@ def written_tokens(
 def _own(
     folder: Path, some: Sequence[Part], mark: str, wanted: set[int], model: Model, rows: Sequence[Row], n: int
 ) -> dict[int, list[int]]:
-    """Of the parts in this host's folder."""
     written: dict[int, list[int]] = {}
     for part in some:
         for record in parts.read_part(folder, "inputs", part, mark, _COLUMNS).to_pylist():

@@ -87,9 +87,8 @@ class Job:
         if self.extras.generate and self.data.asks:
             raise InputError(f"generate goes on with texts, and those of {self.data.name} have their own answers")
         if self.plan.selectivity and self.data.asks:
-            raise InputError(
-                f"selectivity tells inputs what others predict, and {self.data.name} says itself what is asked"
-            )
+            told = f"{self.data.name} says itself what is asked"
+            raise InputError(f"selectivity tells inputs what others predict, and {told}")
 
     @property
     def wanted(self) -> int:
@@ -132,7 +131,6 @@ def _check_reference(reference: Any) -> None:
 
 
 def _count(what: str, given: Any) -> int | None:
-    """A number of inputs, where there is one."""
     if given is None:
         return None
     if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < 1:

@@ -16,10 +16,9 @@ from jstrace.method.conditions import SCORE_NAMES, Named, identity_of, name_of, 
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.method.plans import Plan
 from jstrace.runs.data import Data
-from jstrace.runs.schema import NOTHING, Extras
+from jstrace.runs.schema import MANIFEST, NOTHING, Extras
 
 FORMAT, VERSION = "jstrace-run", 1
-MANIFEST = "manifest.json"
 
 
 def configuration(
@@ -95,7 +94,6 @@ _LATER: dict[str, Any] = {
 
 
 def _meant(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with all that it means."""
     full_config = _LATER | config
     return {"score_replace": ["mean"] * len(full_config["replace"])} | full_config
 
@@ -167,16 +165,14 @@ def _check_manifest(facts: dict[str, Any]) -> None:
         session["hardware"]["device"].encode()
         for name, took in session.get("seconds", {}).items():
             name.encode()
-            if not (_is_count(took["inputs"]) and _is_seconds(took["seconds"])):
+            seconds = took["seconds"]
+            known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
+            if not (known and _is_count(took["inputs"])):
                 raise ValueError(f"the seconds of {name} are none")
 
 
 def _is_count(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool) and 0 < number < 2**31
-
-
-def _is_seconds(number: Any) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < math.inf
 
 
 def added_columns(config: Mapping[str, Any], asked: Sequence[str]) -> tuple[str, ...]:

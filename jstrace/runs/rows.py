@@ -37,8 +37,6 @@ class Entry:
 
 
 class _InputRow:
-    """What the columns of ``inputs`` are filled by."""
-
     k = -1
     """The full graph, of ``found``."""
 
@@ -87,9 +85,8 @@ def part_tables(
       word: a token as text.
       count: how often a token occurs in the corpus.
     """
-    own = {name: {field.name for field in schema} for name, schema in wanted.items()}
     every = fields(plan, tuple(CURVES_ADDED))
-    columns = {name: [field for field in every[name] if field.name in own[name]] for name in wanted}
+    columns = {name: [field for field in every[name] if field.name in schema.names] for name, schema in wanted.items()}
     rows = {name: list[dict[str, Any]]() for name in wanted}
 
     def cells(table: str, row: object) -> dict[str, Any]:

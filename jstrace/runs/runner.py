@@ -26,13 +26,12 @@ from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, remote, schema, stores
-from jstrace.runs.control import Control
+from jstrace.runs import manifest, parts, remote, schema
+from jstrace.runs.control import Control, Repeats
 from jstrace.runs.data import Data
 from jstrace.runs.inputs import Inputs, Made, written_tokens
 from jstrace.runs.job import Job, Progress
 from jstrace.runs.parts import Part
-from jstrace.runs.repeats import Repeats
 from jstrace.runs.row import token_counts, token_fingerprint
 from jstrace.runs.rows import Entry, part_tables
 from jstrace.runs.saving import Saver
@@ -97,7 +96,7 @@ def run(
         part_inputs=part_inputs, progress=progress, on_save=on_save, on_batch=on_batch, reference=reference,
         extras=extras, revision=revision, place=place,
     )  # fmt: skip
-    if not stores.is_remote(out):
+    if not remote.is_remote(out):
         return _run(job, Path(out))
     with remote.staged(str(out)) as stage:
         return _run(dataclasses.replace(job, on_save=stage.after(job.on_save)), stage.folder)
@@ -155,9 +154,8 @@ def _computed(
     progress(before, before, job.wanted)
     ask = Ask(plan.sources, plan.cases, plan.sizes, plan.seed, keep_strata=job.save_strata, compose=True)
     replacing = Replacing(model, job.reference)
-    written = {} if not extras.generate else written_tokens(
-        folder, there, mark, done, model, rows, extras.generate
-    )  # fmt: skip
+    n = extras.generate
+    written = written_tokens(folder, there, mark, done, model, rows, n) if n else {}
     inputs = Inputs(model, rows, extras, plan.seed, written, paired=COUNTERFACTUAL in plan.replacements)
     control = Control(model, plan, rows, replacing) if plan.selectivity else None
     chunks = _chunks(np.flatnonzero(~done).tolist(), job.part_inputs or _part_size(model))
@@ -188,7 +186,6 @@ def _computed(
 
 
 def _seconds(driver: Driver) -> dict[str, dict[str, float]]:
-    """What scores took, as the manifest says it."""
     return {name: {"inputs": took.inputs, "seconds": round(took.seconds, 3)} for name, took in driver.spent.items()}
 
 
@@ -206,14 +203,9 @@ def _chunks(indices: Iterable[int], size: int) -> dict[int, list[int]]:
 
 
 def _finished(
-    driver: Driver,
-    control: Control | None,
-    again: Repeats,
-    inputs: Inputs,
-    chunks: Iterable[Sequence[int]],
-    *,
+    driver: Driver, control: Control | None, again: Repeats, inputs: Inputs, chunks: Iterable[Sequence[int]], *,
     geometry: bool,
-) -> Iterator[list[Entry]]:
+) -> Iterator[list[Entry]]:  # fmt: skip
     """The inputs of one part after another, with their control and repetitions, once these are done: in no order."""
     made: dict[int, Made] = {}
 
@@ -226,10 +218,8 @@ def _finished(
     for batch in driver.stream(read()):
         here = {index: made.pop(index) for index in batch}
         outcomes = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
-        valid: dict[int, Input] = {}
-        for index, item in here.items():
-            if item.given is not None and isinstance(outcomes[index], Outcome):
-                valid[index] = item.given
+        computed = {index: item.given for index, item in here.items() if isinstance(outcomes[index], Outcome)}
+        valid = {index: given for index, given in computed.items() if given is not None}
         foreign, repeated = {} if control is None else control.of(valid), again.of(valid)
         columns = {index: item.columns for index, item in here.items()}
         if geometry:

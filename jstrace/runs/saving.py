@@ -28,14 +28,9 @@ class Saver:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        mark: str,
-        names: Sequence[str],
-        tables: Callable[[list[Entry]], dict[str, pa.Table]],
-        on_save: Callable[[int], None] | None,
-        before: int,
-    ) -> None:
+        self, folder: Path, mark: str, names: Sequence[str], tables: Callable[[list[Entry]], dict[str, pa.Table]],
+        on_save: Callable[[int], None] | None, before: int,
+    ) -> None:  # fmt: skip
         """``tables`` makes rows of inputs in order; ``on_save`` is told how many are there, ``before`` at once."""
         self._folder, self._mark, self._names = folder, mark, names
         self._tables, self._on_save, self._n_saved = tables, on_save or (lambda _: None), before

@@ -14,6 +14,7 @@ from jstrace.method.conditions import MOST_TOKENS, checked_repeats, checked_temp
 from jstrace.method.graph import sizes
 from jstrace.method.plans import Plan, in_column
 
+MANIFEST = "manifest.json"
 TABLES = ("curves", "components", "strata", "inputs")
 """In the order in which a part's files are written."""
 OPTIONAL = ("strata",)
@@ -130,10 +131,7 @@ _REPEATED_CURVES = (
 )
 """Of runs that repeat their scores."""
 
-_METRIC_CURVES = (
-    _measured("metric", pa.float32()),
-    _measured("metric_recovered", pa.float32(), "recovered"),
-)
+_METRIC_CURVES = (_measured("metric", pa.float32()), _measured("metric_recovered", pa.float32(), "recovered"))
 """Of data with counterfactuals or answers: ``recovered`` is the nucleus level in files."""
 
 ADDED = {
@@ -165,16 +163,16 @@ def density_column(name: str) -> str:
     return "density_" + in_column(name)
 
 
-def _density(number: int, name: str) -> Field:
-    return Field(density_column(name), pa.float64(), lambda row: row.outcome.evaluations[number].density, "outcome")
-
-
 def fields(plan: Plan, added: Sequence[str] = ()) -> dict[str, tuple[Field, ...]]:
     """The columns of each table of a run, but for those of ``ADDED`` on the table of inputs."""
     on_curves, on_inputs = (_FOREIGN_CURVES, _FOREIGN_INPUTS) if plan.selectivity else ((), ())
     for group, columns in CURVES_ADDED.items():
         on_curves = (*on_curves, *columns) if group in added else on_curves
-    densities = [_density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
+
+    def density(number: int, name: str) -> Field:
+        return Field(density_column(name), pa.float64(), lambda row: row.outcome.evaluations[number].density, "outcome")
+
+    densities = [density(number, case.name) for number, case in enumerate(plan.cases) if case.has_density]
     return _ALWAYS | {"curves": (*_CURVES, *on_curves), "inputs": (*_INPUTS, *densities, *on_inputs)}
 
 
@@ -248,9 +246,8 @@ def checked_extras(extras: Extras, *, selectivity: int) -> Extras:
     """
     counted = isinstance(extras.generate, int) and not isinstance(extras.generate, bool)
     if not (counted and 0 <= extras.generate <= MOST_TOKENS):
-        raise InputError(
-            f"generate = {extras.generate!r}, expected a number of tokens up to {MOST_TOKENS:,}, 0 for none"
-        )
+        expected = f"a number of tokens up to {MOST_TOKENS:,}, 0 for none"
+        raise InputError(f"generate = {extras.generate!r}, expected {expected}")
     temperature, repeats = checked_temperature(extras.temperature), checked_repeats(extras.repeats)
     checked = dataclasses.replace(extras, temperature=temperature, repeats=repeats)
     if checked.temperature and not checked.generate:

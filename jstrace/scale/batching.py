@@ -24,32 +24,6 @@ def bucket(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
-def in_batches(
-    lengths: Mapping[int, int],
-    most: Callable[[int], int],
-    run: Callable[[list[int], int], list[Result]],
-    *,
-    n_devices: int = 1,
-) -> Iterator[tuple[list[int], list[Result]]]:
-    """Run inputs of one bucket together; when memory runs out, fewer of them.
-
-    Args:
-      lengths: tokens of each input, by its index.
-      most: from a bucket to the number of inputs of one call on each device.
-      run: from indices of inputs and the rows of the compiled call, of which the others are padding, to their results.
-      n_devices: that inputs are divided over.
-
-    Yields:
-      Indices of inputs with their results.
-    """
-
-    def start(members: list[int], n_rows: int) -> Callable[[], list[Result]]:
-        results = run(members, n_rows)
-        return lambda: results
-
-    return Calls(most, start, n_devices=n_devices).of([lengths])
-
-
 def _raised(_: list[int], error: Exception) -> Any:
     raise error
 
@@ -92,17 +66,19 @@ class Calls(Generic[Result]):
         ahead: Callable[[], bool] = lambda: False,
         two: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        """``most`` and ``n_devices`` as in ``in_batches``.
+        """What is called, and asked.
 
         Args:
-          start: starts a call for inputs, of so many rows, and gives what waits for its results.
+          most: from a bucket to the number of inputs of one call on each device.
+          start: starts a call for inputs, of so many rows, of which the others are padding, and gives what waits for
+            its results.
+          n_devices: that inputs are divided over.
           unfit: what comes of a single input that memory ran out for; by default the error is raised.
           ahead: asked before each call whether it may be in flight while something else goes on.
           two: whether memory is known to hold two calls of a width; asked with ``most``, when nothing is in flight.
         """
         self._most, self._start, self._n_devices = most, start, n_devices
-        self._unfit, self._ahead, self._two_fit = unfit, ahead, True
-        self._two = two
+        self._unfit, self._ahead, self._two, self._two_fit = unfit, ahead, two, True
         self._sizes: dict[int, int] = {}
         self._twos: dict[int, bool] = {}
 
@@ -118,8 +94,11 @@ class Calls(Generic[Result]):
             except BaseException:
                 yield from self._finished(flying)
                 raise
-            for group in self._groups(lengths):
-                yield from self._called(group, flying)
+            groups: dict[int, list[int]] = {}
+            for index, length in lengths.items():
+                groups.setdefault(bucket(length), []).append(index)
+            for width, left in groups.items():
+                yield from self._called(_Group(width, left), flying)
         yield from self._all_landed(flying)
 
     def _called(self, group: _Group, flying: list[_Flight]) -> Iterator[tuple[list[int], list[Result]]]:
@@ -131,7 +110,8 @@ class Calls(Generic[Result]):
         while group.left:
             group.size = self._sizes[group.width]
             ahead = self._ahead() and self._two_fit
-            if not (ahead and all(self._twos[width] for width in (group.width, *_widths(flying)))):
+            widths = (group.width, *(flight.group.width for flight in flying))
+            if not (ahead and all(self._twos[width] for width in widths)):
                 yield from self._all_landed(flying)
             try:
                 flying.append(self._started(group, alone=not flying))
@@ -142,16 +122,7 @@ class Calls(Generic[Result]):
             while len(flying) > leave:
                 yield from self._landed(flying)
 
-    @staticmethod
-    def _groups(lengths: Mapping[int, int]) -> Iterator[_Group]:
-        groups: dict[int, list[int]] = {}
-        for index, length in lengths.items():
-            groups.setdefault(bucket(length), []).append(index)
-        for width, left in groups.items():
-            yield _Group(width, left)
-
     def _started(self, group: _Group, *, alone: bool = True) -> _Flight:
-        """The next call of a group."""
         members, group.left = group.left[: group.size], group.left[group.size :]
         try:
             return _Flight(group, members, alone, self._start(members, call_rows(len(members), self._n_devices)))
@@ -228,16 +199,13 @@ class Calls(Generic[Result]):
             return self._unfit(members, error)
         about = f"out of memory with {len(members)} inputs of {group.width} tokens in one call"
         if alone:
-            group.size = _fewer(call_rows(len(members), self._n_devices), self._n_devices)
+            each = call_rows(len(members), self._n_devices) // self._n_devices
+            group.size = self._n_devices * (each // 2) if each > 1 else 1  # one in all where each device had one
             message = f"{about}; going on with {group.size}"
         else:
             self._two_fit, message = False, f"{about} and another in flight; going on with one at a time"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return None
-
-
-def _widths(flying: Iterable[_Flight]) -> Iterator[int]:
-    return (flight.group.width for flight in flying)
 
 
 def call_rows(n_inputs: int, n_devices: int) -> int:
@@ -250,12 +218,6 @@ def call_rows(n_inputs: int, n_devices: int) -> int:
         each = -(-n_inputs // n_devices)
         return n_devices * (1 << (each - 1).bit_length())
     return next(n for n in range(n_inputs, n_devices + 1) if n_devices % n == 0)
-
-
-def _fewer(n_rows: int, n_devices: int) -> int:
-    """Half as many inputs on each device; one in all where each had one."""
-    each = n_rows // n_devices
-    return n_devices * (each // 2) if each > 1 else 1
 
 
 def padded(rows: Sequence[np.ndarray], width: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:

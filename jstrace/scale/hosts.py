@@ -1,21 +1,65 @@
-"""Several hosts that run the same command: how they start, agree, and fail together."""
+"""Several hosts that run the same command: how they start, talk, agree, and fail together.
+
+Words between hosts go through JAX's coordinator: no device takes part, so none has to finish what it computes first.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # there is no public way to the coordinator's table; Orbax goes this way, too
 
 from jstrace.models import InputError
-from jstrace.scale import exchange
+
+_SLICE_MS = 10_000
+"""How long to wait for a host at a time, so that signals are seen; JAX ends the process where the host is gone."""
+ENDING = 5.0
+"""Seconds in which JAX ends a process that has lost the coordinator: so long nothing else is said."""
+_calls = itertools.count()
+
+
+def client() -> Any:
+    """The connection to the coordinator, of a process that has joined others."""
+    return distributed.global_state.client
+
+
+def exchanged(own: bytes) -> list[bytes]:
+    """What every host brings to this call, in the order of hosts: all of them make the same calls.
+
+    Raises:
+      InputError: the coordinator is gone.
+    """
+    number, me, table = next(_calls), jax.process_index(), client()
+    try:
+        table.key_value_set_bytes(f"jstrace/said/{number}/{me}", own)
+        messages = [own if host == me else _awaited(table, number, host) for host in range(jax.process_count())]
+        if number:  # all have read the last call's, as they are in this one
+            table.key_value_delete(f"jstrace/said/{number - 1}/{me}")
+    except jax.errors.JaxRuntimeError as error:
+        time.sleep(ENDING)
+        raise InputError("the first host cannot be reached") from error
+    return messages
+
+
+def _awaited(table: Any, number: int, host: int) -> bytes:
+    while True:
+        try:
+            return bytes(table.blocking_key_value_get_bytes(f"jstrace/said/{number}/{host}", _SLICE_MS))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
 
 Result = TypeVar("Result")
 
@@ -70,7 +114,7 @@ def lost_others(error: Exception) -> bool:
     """Whether an error may be that of hosts which lost each other in a computation: of a network, or a deadline."""
     words = str(error).lower()
     of_network = any(word in words for word in _LOST)
-    return isinstance(error, jax.errors.JaxRuntimeError) and exchange.client() is not None and of_network
+    return isinstance(error, jax.errors.JaxRuntimeError) and client() is not None and of_network
 
 
 def _given_processes() -> tuple[int | None, int | None]:
@@ -97,19 +141,19 @@ def _is_count(text: str | None) -> bool:
 
 def agreed(number: int) -> int:
     """The least of all hosts' numbers: they must run the same programs."""
-    return number if jax.process_count() == 1 else min(int(reply) for reply in exchange.exchanged(str(number).encode()))
+    return number if jax.process_count() == 1 else min(int(reply) for reply in exchanged(str(number).encode()))
 
 
 def gathered(own: bytes) -> list[bytes]:
     """What every host brings to this call, in the order of hosts."""
-    return [own] if jax.process_count() == 1 else exchange.exchanged(own)
+    return [own] if jax.process_count() == 1 else exchanged(own)
 
 
 def either(mask: np.ndarray) -> np.ndarray:
     """Where any host's mask, of a shape that is the same on all, is true."""
     if jax.process_count() == 1:
         return mask
-    masks = [np.frombuffer(each, np.bool_) for each in exchange.exchanged(np.asarray(mask, np.bool_).tobytes())]
+    masks = [np.frombuffer(each, np.bool_) for each in exchanged(np.asarray(mask, np.bool_).tobytes())]
     return np.logical_or.reduce(masks).reshape(mask.shape)
 
 
@@ -135,8 +179,11 @@ def together(step: Callable[[], Result]) -> Result:
         interrupted |= bool(either(np.asarray(here)))  # while waiting for the slowest; this time none waits
     if failure is not None:
         raise failure
-    if here:
-        _let_out()
+    if here:  # now do what Ctrl-C would have done
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, None)
+        raise KeyboardInterrupt
     if interrupted:
         raise InputError("another host was interrupted, so this one stops, too")
     if failed:
@@ -157,12 +204,13 @@ class Interrupts:
 
     def stop_if_asked(self) -> None:
         """KeyboardInterrupt on a host that was interrupted, ``InputError`` on the others."""
-        if self._held is not None:
-            together(self._stop)
 
-    def _stop(self) -> None:
-        if self._held:
-            raise KeyboardInterrupt
+        def stop() -> None:
+            if self._held:
+                raise KeyboardInterrupt
+
+        if self._held is not None:
+            together(stop)
 
 
 @contextlib.contextmanager
@@ -192,7 +240,7 @@ def _interrupts_held(*, once: bool = False) -> Iterator[list[int]]:
       once: let the second through.
     """
     held: list[int] = []
-    before = signal.getsignal(signal.SIGINT) if _in_main_thread() else None
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
     if not callable(before):
         yield held  # a handler that is not Python's, or a thread that may set none
         return
@@ -209,18 +257,6 @@ def _interrupts_held(*, once: bool = False) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _let_out() -> None:
-    """Do now what Ctrl-C would have done."""
-    handler = signal.getsignal(signal.SIGINT)
-    if callable(handler):
-        handler(signal.SIGINT, None)
-    raise KeyboardInterrupt
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
 def check_agreed(what: object) -> None:
     """Refuse, on every host, to go on where hosts were asked for different things: their numbers would mix.
 
@@ -229,5 +265,5 @@ def check_agreed(what: object) -> None:
     """
     if jax.process_count() == 1:
         return
-    if len(set(exchange.exchanged(hashlib.sha256(repr(what).encode()).digest()))) > 1:
+    if len(set(exchanged(hashlib.sha256(repr(what).encode()).digest()))) > 1:
         raise InputError("the hosts were given different inputs or options; every one must run the same command")

@@ -65,14 +65,12 @@ def batch_inputs(
     what keeps it busy.
     ``alone`` says that a CPU takes one in any case (long fits, of which a stop should cost one).
     """
-    platform = next(iter(decoder.embed[...].sharding.addressable_devices)).platform
-    if platform == "cpu":
+    if next(iter(decoder.embed[...].sharding.addressable_devices)).platform == "cpu":
         most = 1 if alone else ON_A_CPU
     else:
         more = ALL_SIZES / n_masks
         most = int(min(_INPUTS * more, _MOST, _TOKENS * more // width))
-    room = _plannable(decoder)
-    if room is not None:
+    if (room := _plannable(decoder)) is not None:
         most = min(most, (room - shared) // bytes_each)
     return agreed(1 << (max(1, most).bit_length() - 1))
 

@@ -116,16 +116,16 @@ def _whole(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 def fetched(tree: Any) -> Any:
     """Batches on the host; with several hosts every one of them gets the whole, large arrays an input at a time."""
-    return jax.tree.map(_fetched, tree)
 
+    def fetch_leaf(leaf: jax.Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(jax.device_get(leaf))
+        from jax.experimental import multihost_utils
 
-def _fetched(leaf: jax.Array) -> np.ndarray:
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return np.asarray(jax.device_get(leaf))
-    from jax.experimental import multihost_utils
+        rows = (multihost_utils.process_allgather(_row(leaf, index), tiled=True) for index in range(leaf.shape[0]))
+        return np.stack(list(rows))
 
-    rows = (multihost_utils.process_allgather(_row(leaf, index), tiled=True) for index in range(leaf.shape[0]))
-    return np.stack(list(rows))
+    return jax.tree.map(fetch_leaf, tree)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from jstrace.method.graph.edges import Edges
 from jstrace.pipeline.answers import check_one_output
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
-from jstrace.show.text import Word, shown, text_of, words_of
+from jstrace.show.text import Word, shown, text_of
 
 FEATURE_TYPE = "residual stream"
 """Of nodes that are neither an embedding nor the output."""
@@ -46,7 +46,7 @@ def attribution_graph(
     """
     check_one_output(trace, "an attribution graph")
     size = float([*trace.sizes, 1.0][k])
-    texts, edges = [_label(text) for text in words_of(trace)], trace.edges(k)
+    texts, edges = [_label(text) for text in trace.words], trace.edges(k)
     ends = _ends(edges, parallel=trace.config.parallel)
     nodes = _nodes(trace, k, _entered(edges, ends), texts, _output(trace, evaluation, word))
     facts = {"size": size, "k": k, "score": trace.score, "order": trace.order}
@@ -74,14 +74,12 @@ _DEFAULTS: dict[str, Any] = {"token_prob": 0.0, "is_target_logit": False, "run_i
 
 
 def _ends(edges: Edges, *, parallel: bool) -> list[tuple[Node, Node]]:
-    """The two nodes of every edge."""
     columns = (edges.levels(parallel=parallel), edges.source, edges.target)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [((level, source), (level + 1, target)) for level, source, target in rows]
 
 
 def _entered(edges: Edges, ends: list[tuple[Node, Node]]) -> dict[Node, int]:
-    """The smallest trace that has each node."""
     smallest: dict[Node, int] = {}
     for pair, stratum in zip(ends, edges.stratum.tolist(), strict=True):
         for node in pair:
@@ -119,33 +117,19 @@ def _embedding(token: int, position: int) -> dict[str, Any]:
 
 def _state(kind: str, layer: int | None, position: int, text: str) -> dict[str, Any]:
     number = int(kind == "after MLP")  # two states of a layer and token, told apart as features are
-    return {
-        "node_id": f"{layer}_{number}_{position}",
-        "jsNodeId": f"{layer}_{number}-{position}",
-        "feature": number,
-        "layer": str(layer),
-        "feature_type": FEATURE_TYPE,
-        "clerp": f"{kind} “{text}” [{position}]",
-    }
+    names = {"node_id": f"{layer}_{number}_{position}", "jsNodeId": f"{layer}_{number}-{position}", "feature": number}
+    return names | {"layer": str(layer), "feature_type": FEATURE_TYPE, "clerp": f"{kind} “{text}” [{position}]"}
 
 
 def _output(trace: Trace, evaluation: Evaluation | None, word: Word | None) -> dict[str, Any]:
-    """The one output node, which stands for the full graph's most probable token."""
     layer, position = str(trace.config.n_layers + 1), len(trace.tokens) - 1
     token, prob, text = -1, 0.0, "not evaluated"
     if evaluation is not None:
         token, prob = int(evaluation.full_tokens[0]), float(evaluation.full_probs[0])
         text = f"#{token}" if word is None else _label(word(token)).replace('"', "”")
-    return {
-        "node_id": f"{layer}_{token}_{position}",
-        "jsNodeId": f"L_{token}-{position}",
-        "feature": token,
-        "layer": layer,
-        "feature_type": "logit",
-        "token_prob": prob,
-        "is_target_logit": True,
-        "clerp": f'Output "{text}" (p={prob:.3f})',
-    }
+    names = {"node_id": f"{layer}_{token}_{position}", "jsNodeId": f"L_{token}-{position}", "feature": token}
+    facts = {"layer": layer, "feature_type": "logit", "token_prob": prob, "is_target_logit": True}
+    return names | facts | {"clerp": f'Output "{text}" (p={prob:.3f})'}
 
 
 def _links(edges: Edges, ends: list[tuple[Node, Node]], nodes: dict[Node, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, SupportsIndex
 from xml.sax.saxutils import escape
@@ -21,7 +20,6 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.attribution import attribution_graph
 from jstrace.show.records import facts_of
-from jstrace.show.text import words_of
 
 FORMATS = ("graphml", "json", "parquet", "neuronpedia")
 
@@ -66,11 +64,9 @@ def export(
     check_writable(path)
     if format == "neuronpedia":
         word = None if model is None or model.tokenizer is None else model.tokenizer.token
-        graph = attribution_graph(trace, index, path.stem, evaluation=evaluation, word=word, scan=scan)
-        content = _json(graph)
+        content = _json(attribution_graph(trace, index, path.stem, evaluation=evaluation, word=word, scan=scan))
     else:
-        write: dict[str, Callable[[Trace, int], bytes]] = {"graphml": graphml, "json": node_link, "parquet": parquet}
-        content = write[format](trace, index)
+        content = {"graphml": graphml, "json": node_link, "parquet": parquet}[format](trace, index)
     write_bytes(path, content)
 
 
@@ -93,7 +89,7 @@ def parquet(trace: Trace, k: int) -> bytes:
         raise InputError("parquet needs pyarrow: pip install 'jstrace[run]'") from error
     edges = trace.edges(k)
     level, sizes = edges.levels(parallel=trace.config.parallel), np.asarray([*trace.sizes, 1.0])
-    words = [_utf8(word) for word in words_of(trace)]
+    words = [word.encode("utf-8", "backslashreplace").decode() for word in trace.words]  # no halves of surrogate pairs
     columns = {
         "kind": pa.array(edges.kind.tolist(), pa.string()).dictionary_encode(),
         "layer": pa.array(edges.layer, pa.int32()),
@@ -119,11 +115,6 @@ def _texts(pa: Any, position: np.ndarray, words: list[str]) -> Any:
     return texts.cast(pa.string()).dictionary_encode()
 
 
-def _utf8(text: str) -> str:
-    """A text without halves of surrogate pairs, which UTF-8 has not."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 # --- GraphML --------------------------------------------------------------------------------------------------------
 
 _TYPES = {str: "string", bool: "boolean", int: "long", float: "double"}
@@ -146,7 +137,7 @@ def graphml(trace: Trace, k: int) -> bytes:
         '<?xml version="1.0" encoding="utf-8"?>',
         '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">',
         *(
-            f'<key id="{_key(of, name)}" for="{of}" attr.name="{name}" attr.type="{_TYPES[kind]}"/>'
+            f'<key id="{of}_{name}" for="{of}" attr.name="{name}" attr.type="{_TYPES[kind]}"/>'
             for of, named_fields in fields.items()
             for name, kind in named_fields.items()
         ),
@@ -164,11 +155,7 @@ def graphml(trace: Trace, k: int) -> bytes:
 def _data(of: str, values: dict[str, Any]) -> str:
     """What is known of one thing; what is None is left out, as GraphML has no such value."""
     known = ((name, value) for name, value in values.items() if value is not None)
-    return "".join(f'<data key="{_key(of, name)}">{_xml(value)}</data>' for name, value in known)
-
-
-def _key(of: str, name: str) -> str:
-    return f"{of}_{name}"
+    return "".join(f'<data key="{of}_{name}">{_xml(value)}</data>' for name, value in known)
 
 
 def _xml(value: Any) -> str:
@@ -186,14 +173,13 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _facts(trace: Trace, k: int) -> dict[str, Any]:
-    """What the trace is, and at which size it was taken."""
     sizes, counts = [*map(float, trace.sizes), 1.0], [*trace.counts.tolist(), trace.n_edges]
     return facts_of(trace) | {"k": k, "size": sizes[k], "edges": counts[k], "sizes": sizes}
 
 
 def _nodes(trace: Trace, k: int) -> list[dict[str, Any]]:
     """Every end of an edge, in the order of level and token."""
-    edges, words = trace.edges(k), words_of(trace)
+    edges, words = trace.edges(k), trace.words
     level, n_tokens = edges.levels(parallel=trace.config.parallel), len(trace.tokens)
     numbers = np.union1d(level * n_tokens + edges.source, (level + 1) * n_tokens + edges.target)
     places = ((int(number) // n_tokens, int(number) % n_tokens) for number in numbers)
@@ -206,20 +192,11 @@ def _nodes(trace: Trace, k: int) -> list[dict[str, Any]]:
 
 
 def _edges(trace: Trace, k: int) -> list[dict[str, Any]]:
-    """Every edge, highest score first."""
     edges, sizes = trace.edges(k), [*map(float, trace.sizes), 1.0]
     levels = edges.levels(parallel=trace.config.parallel).tolist()
     columns = (levels, *(column.tolist() for column in edges.columns().values()))
     return [
-        {
-            "source": f"{level}:{source}",
-            "target": f"{level + 1}:{target}",
-            "kind": kind,
-            "layer": layer,
-            "head": None if head < 0 else head,
-            "score": score,
-            "stratum": stratum,
-            "size": sizes[stratum],
-        }
+        {"source": f"{level}:{source}", "target": f"{level + 1}:{target}", "kind": kind, "layer": layer}
+        | {"head": None if head < 0 else head, "score": score, "stratum": stratum, "size": sizes[stratum]}
         for level, kind, layer, head, source, target, score, stratum in zip(*columns, strict=True)
     ]

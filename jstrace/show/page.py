@@ -58,8 +58,9 @@ def page(title: str, panels: Sequence[Mapping[str, Any]], summary: str, answer: 
       summary: a line below the title.
       answer: lines below that, of what the traces say.
     """
-    first = panels[0]["evaluations"]
-    start = _close(first[0]["tv"]) if first else len(panels[0]["sizes"]) - 1
+    curves, last = panels[0]["evaluations"], len(panels[0]["sizes"]) - 1
+    tv = curves[0]["tv"] if curves else ()
+    start = next((k for k, value in enumerate(tv) if value is not None and value <= 0.1), last)
     data = {"traces": list(panels), "start": start, "summary": summary, "answer": list(answer)}
     return Page(_filled(title, data))
 
@@ -90,24 +91,18 @@ def panel(
       effects: from ``effect_map``, where they were computed.
     """
     layers, heads = strata["attn"].shape[:2]
-    return {
-        "name": name,
-        "tokens": list(tokens),
-        "layers": layers,
-        "heads": heads,
-        "parallel": parallel,
-        "sizes": [*map(float, sizes)],
-        "counts": [*map(int, counts)],
-        "strata": packed(strata),
-        "evaluations": list(curves),
-        **({} if scores is None else {"scores": dict(scores)}),
-        **({} if effects is None else {"effects": dict(effects)}),
-    }
+    data = {"name": name, "tokens": list(tokens), "layers": layers, "heads": heads, "parallel": parallel}
+    data |= {"sizes": [*map(float, sizes)], "counts": [*map(int, counts)], "strata": packed(strata)}
+    data |= {"evaluations": list(curves)} | ({} if scores is None else {"scores": dict(scores)})
+    return data | ({} if effects is None else {"effects": dict(effects)})
 
 
 def effect_map(metric: str, values: np.ndarray) -> dict[str, Any]:
     """Effects ``[L, H+1]`` of heads and, last, MLPs on a metric, as data of the page: four digits, or None."""
-    return {"metric": metric, "values": [[_digits(value) for value in row] for row in values]}
+    return {
+        "metric": metric,
+        "values": [[float(f"{value:.4g}") if math.isfinite(value) else None for value in row] for row in values],
+    }
 
 
 def curve(
@@ -122,8 +117,8 @@ def curve(
     the TV of repetitions, which every size has as many of, the lowest and the highest."""
     return {
         "name": name,
-        "tv": [_number(value) for value in tv],
-        "kl": [_number(value) for value in kl],
+        "tv": list(map(_number, tv)),
+        "kl": list(map(_number, kl)),
         "top": list(top),
         "full": [[word, float(prob)] for word, prob in full],
         **({"band": [[_number(min(row)), _number(max(row))] for row in repeats]} if len(repeats) else {}),
@@ -176,13 +171,8 @@ def scored(
         if len(values) <= _CODES:
             break
         step *= 1.25
-    return {
-        "codes": _compressed(codes),
-        "last": last,
-        "values": [float(f"{-value:.3g}") for value in values],
-        "error": float(f"{np.expm1(step / 2):.2g}"),
-        "words": words,
-    }
+    told, error = [float(f"{-value:.3g}") for value in values], float(f"{np.expm1(step / 2):.2g}")
+    return {"codes": _compressed(codes), "last": last, "values": told, "error": error, "words": words}
 
 
 def _compressed(content: np.ndarray) -> str:
@@ -201,14 +191,9 @@ def _filled(title: str, data: dict[str, Any]) -> str:
     content = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for letter in "<>&":
         content = content.replace(letter, f"\\u{ord(letter):04x}")
-    fields = {
-        "TITLE": html.escape("".join(letter if letter.isprintable() else "·" for letter in title), quote=True),
-        "SCRIPT": digest(script),
-        "STYLE": digest(style),
-        "CSS": style,
-        "JS": script,
-        "DATA": content,
-    }
+    title = html.escape("".join(letter if letter.isprintable() else "·" for letter in title), quote=True)
+    fields = {"TITLE": title, "SCRIPT": digest(script), "STYLE": digest(style)}
+    fields |= {"CSS": style, "JS": script, "DATA": content}
     pieces = page.split("@")
     return "".join(fields.get(piece, piece) if index % 2 else piece for index, piece in enumerate(pieces))
 
@@ -221,15 +206,6 @@ def _part(name: str) -> str:
 def digest(script: str) -> str:
     """What a content security policy calls a script or style: it lets this run, and no other."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-
-
-def _close(tv: Sequence[float | None]) -> int:
-    """The first size within TV 0.1 of the prediction, or the last."""
-    return next((k for k, value in enumerate(tv) if value is not None and value <= 0.1), len(tv) - 1)
-
-
-def _digits(value: Any) -> float | None:
-    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def _number(value: Any) -> float | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from jstrace.analysis.analysing import MEASURES, Analysis
-from jstrace.method.graph.edges import Edge
 from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.smallest import Smallest
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import attention, strongest
-from jstrace.show.text import Word, in_words, words_of
+from jstrace.show.text import Word, in_words
 
 
 def as_json(
@@ -39,69 +39,57 @@ def as_json(
       smallest: the smallest traces with the top token, and within TV 0.1, where they were looked for.
       effects: of heads and MLPs on the metric, of which ``top`` are listed, the largest first.
     """
-    words = words_of(trace)
     return {
         "text": text,
-        "tokens": [int(token) for token in trace.tokens],
-        "token_texts": list(words),
-        "n_edges": trace.n_edges,
-        "score": trace.score,
-        "order": trace.order,
+        "tokens": trace.tokens.tolist(),
+        "token_texts": list(trace.words),
+        **_attributes(trace, "n_edges", "score", "order"),
         "scored_under": trace.score_replace or "none",
         "seed": trace.seed,
-        "ablate": evaluation.ablate,
-        "pre_softmax": evaluation.pre_softmax,
-        "replace": evaluation.replace,
-        "model_fingerprint": trace.model_fingerprint,
-        **_stored(trace),
+        **_attributes(evaluation, "ablate", "pre_softmax", "replace"),
+        **_model(trace),
         "valid": evaluation.valid,
         "density": _number(evaluation.density),
         "prediction": _tokens(evaluation.full_tokens, evaluation.full_probs, word),
         **({"target": _tokens(evaluation.target_tokens, evaluation.target_probs, word)} if evaluation.targeted else {}),
         **_of_pair(trace, evaluation),
-        **(
-            {}
-            if smallest is None
-            else {"smallest": dict(zip(("top_token", "tv_0.1"), map(_size, smallest), strict=True))}
-        ),
+        **({"smallest": {"top_token": _size(smallest[0]), "tv_0.1": _size(smallest[1])}} if smallest else {}),
         "rows": _rows(trace, evaluation, word),
-        "edges": [_edge(edge, words) for edge in strongest(trace, top)] if top else [],
+        "edges": _edges(trace, top),
         "kind": kind,
         **({} if effects is None else {"effects": _effects(effects, top)}),
-        "edges_of_kind": [_edge(edge, words) for edge in strongest(trace, top, kind)] if top and kind != "all" else [],
+        "edges_of_kind": _edges(trace, top, kind) if kind != "all" else [],
         "attention": _attention(trace, evaluation),
     }
 
 
 def _rows(trace: Trace, evaluation: Evaluation, word: Word) -> list[dict[str, Any]]:
-    """A row for each size, and one for the full graph."""
-    made, metric, recovered = trace.composition(), evaluation.metric, evaluation.recovered
-    deviation, flops = evaluation.tv_std, made.flops.total(evaluation.condition)
-    return [
-        {
-            "size": size,
-            "edges": int(made.edges[k]),
-            "flops": None if evaluation.inverse else float(flops[k]),
-            "residual": _number(made.residual[k]),
-            "attention": _number(made.attention[k]),
-            "mlp": _number(made.mlp[k]),
-            "nodes": int(made.nodes[k]),
-            "input_reached": bool(made.input_reached[k]),
-            "tv": _number(evaluation.tv[k]),
-            **({} if deviation is None else {"tv_std": _number(deviation[k])}),
-            "kl": _number(evaluation.kl[k]),
-            "nucleus": float(evaluation.nucleus_level[k]),
-            "entropy": _number(evaluation.entropy[k]),
-            "top_token": int(evaluation.top_token[k]),
-            "top_token_text": word(int(evaluation.top_token[k])),
-            **(
-                {}
-                if metric is None or recovered is None
-                else {"metric": _number(metric[k]), "recovered": _number(recovered[k])}
-            ),
-        }
-        for k, size in enumerate([*trace.sizes, 1.0])
-    ]
+    made, top, metric, recovered = (
+        trace.composition(),
+        evaluation.top_token.tolist(),
+        evaluation.metric,
+        evaluation.recovered,
+    )
+    flops = made.flops.total(evaluation.condition).tolist()
+    columns: dict[str, Iterable[Any] | None] = {
+        "size": [*trace.sizes, 1.0],
+        "edges": made.edges.tolist(),
+        "flops": [None] * len(flops) if evaluation.inverse else flops,
+        **{name: map(_number, getattr(made, name)) for name in ("residual", "attention", "mlp")},
+        "nodes": made.nodes.tolist(),
+        "input_reached": made.input_reached.tolist(),
+        "tv": map(_number, evaluation.tv),
+        "tv_std": None if evaluation.tv_std is None else map(_number, evaluation.tv_std),
+        "kl": map(_number, evaluation.kl),
+        "nucleus": evaluation.nucleus_level.tolist(),
+        "entropy": map(_number, evaluation.entropy),
+        "top_token": top,
+        "top_token_text": map(word, top),
+        "metric": None if metric is None or recovered is None else map(_number, metric),
+        "recovered": None if metric is None or recovered is None else map(_number, recovered),
+    }
+    known = {name: values for name, values in columns.items() if values is not None}
+    return [dict(zip(known, row, strict=True)) for row in zip(*known.values(), strict=True)]
 
 
 def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
@@ -121,14 +109,10 @@ def _of_pair(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
 
 def _effects(effects: Effects, top: int) -> list[dict[str, Any]]:
     columns = effects.columns()
+    rows = zip(*(columns[name][:top] for name in ("layer", "component", "effect", "tv")), strict=True)
     return [
-        {
-            "layer": int(columns["layer"][at]),
-            "component": str(columns["component"][at]),
-            "effect": _number(columns["effect"][at]),
-            "tv": _number(columns["tv"][at]),
-        }
-        for at in range(min(top, len(columns["effect"])))
+        {"layer": int(layer), "component": str(component), "effect": _number(effect), "tv": _number(tv)}
+        for layer, component, effect, tv in rows
     ]
 
 
@@ -139,32 +123,32 @@ def _size(least: Smallest) -> dict[str, Any]:
 def facts_of(trace: Trace) -> dict[str, Any]:
     """What a trace is, without its edges."""
     return {
-        "tokens": [int(token) for token in trace.tokens],
-        "token_texts": list(words_of(trace)),
+        "tokens": trace.tokens.tolist(),
+        "token_texts": list(trace.words),
         "n_edges": trace.n_edges,
         "layers": trace.config.n_layers,
         "heads": trace.config.n_heads,
         "parallel": trace.config.parallel,
-        "score": trace.score,
-        "order": trace.order,
-        "replace": trace.replace,
+        **_attributes(trace, "score", "order", "replace"),
         "scored_under": trace.score_replace or "none",
         "seed": trace.seed,
-        "model_fingerprint": trace.model_fingerprint,
-        **_stored(trace),
+        **_model(trace),
     }
 
 
-def _stored(trace: Trace) -> dict[str, str]:
-    """How the model's matrices were stored, where that was not in its dtype."""
-    return {"weights": trace.weights} if trace.weights else {}
+def _attributes(item: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in names}
+
+
+def _model(trace: Trace) -> dict[str, str]:
+    """Which model it is of, and how its matrices were stored, where that was not in its dtype."""
+    return _attributes(trace, "model_fingerprint", *(["weights"] if trace.weights else []))
 
 
 def network_json(analysis: Analysis, *, top: int) -> dict[str, Any]:
     """A trace as a network, for ``--json``: its numbers, ``top`` hubs by each measure, and as many communities."""
     return {
-        "k": analysis.k,
-        "size": analysis.size,
+        **_attributes(analysis, "k", "size"),
         "nodes": analysis.network.n_nodes,
         "edges": analysis.network.n_edges,
         "communities": analysis.n_communities,
@@ -177,31 +161,20 @@ def network_json(analysis: Analysis, *, top: int) -> dict[str, Any]:
     }
 
 
-def _edge(edge: Edge, words: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "kind": edge.kind,
-        "layer": edge.layer,
-        "head": edge.head,
-        "source": edge.source,
-        "target": edge.target,
-        "score": edge.score,
-        "stratum": edge.stratum,
-        "words": in_words(edge, words),
-    }
+def _edges(trace: Trace, top: int, kind: str = "all") -> list[dict[str, Any]]:
+    names = ("kind", "layer", "head", "source", "target", "score", "stratum")
+    edges = strongest(trace, top, kind) if top else ()
+    return [{**_attributes(edge, *names), "words": in_words(edge, trace.words)} for edge in edges]
 
 
 def _attention(trace: Trace, evaluation: Evaluation) -> dict[str, Any]:
     """Edges by layer and head, and by source token, of the trace at which the prediction is back."""
     counts = attention(trace, evaluation)
-    return {
-        "size": [*trace.sizes, 1.0][counts.k],
-        "head_edges": counts.heads.tolist(),
-        "source_edges": counts.sources.tolist(),
-    }
+    edges = {"head_edges": counts.heads.tolist(), "source_edges": counts.sources.tolist()}
+    return {"size": [*trace.sizes, 1.0][counts.k], **edges}
 
 
 def _tokens(tokens: Any, probs: Any, word: Word) -> list[dict[str, Any]]:
-    """The most probable tokens of a prediction."""
     pairs = zip(tokens, probs, strict=True)
     return [{"token": int(token), "text": word(int(token)), "prob": _number(prob)} for token, prob in pairs]
 

@@ -9,13 +9,13 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from jstrace.analysis.analysing import Analysis, Hub
+from jstrace.analysis.analysing import Analysis
 from jstrace.method.graph.sizes import percent
 from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import Attention, strongest
-from jstrace.show.text import Word, in_words, shown, words_of
+from jstrace.show.text import Word, in_words, shown
 from jstrace.show.words import folded
 
 
@@ -41,18 +41,15 @@ def curve_table(trace: Trace, evaluation: Evaluation, word: Word) -> Table:
             f"{evaluation.tv[k]:.3f}" + ("" if deviation is None else f" ±{deviation[k]:.3f}"),
             f"{evaluation.kl[k]:.3f}",
             f"{100 * level:.0f}%" if level else "-",
-            *(
-                []
-                if recovered is None
-                else [
-                    "-"
-                    if math.isnan(recovered[k])
-                    else f"{abs(recovered[k]) if abs(recovered[k]) < 0.005 else recovered[k]:.2f}"
-                ]
-            ),
+            *([] if recovered is None else [_share(float(recovered[k]))]),
             Text(shown(word(int(evaluation.top_token[k]))), style="" if not evaluation.agreement[k] else "green"),
         )
     return table
+
+
+def _share(value: float) -> str:
+    """What is recovered, zero without a minus."""
+    return "-" if math.isnan(value) else f"{abs(value) if abs(value) < 0.005 else value:.2f}"
 
 
 def _table(*numbers: str) -> Table:
@@ -65,7 +62,7 @@ def _table(*numbers: str) -> Table:
 
 def edge_table(trace: Trace, count: int, kind: str = "all") -> Table:
     """Edges in words, ``count`` at most, as ``strongest.strongest`` orders them."""
-    words = words_of(trace)
+    words = trace.words
     table = _table("score", "in size")
     table.add_column("edge")
     for edge in strongest(trace, count, kind):
@@ -97,7 +94,7 @@ def attention_heading(trace: Trace, evaluation: Evaluation, counts: Attention, w
 
 def attention_table(trace: Trace, counts: Attention, *, rows: int = 10) -> Table:
     """The heads and the source tokens with most edges in that trace, each with its edges in the full graph."""
-    words = words_of(trace)
+    words = trace.words
     table = _table()
     for name in ("head", "edges", "of", "from token", "edges", "of"):
         table.add_column(name, justify="right" if name in ("edges", "of") else "left")
@@ -120,14 +117,9 @@ def hub_table(analysis: Analysis, count: int, by: str) -> Table:
     table.add_column("node")
     for hub in analysis.hubs(count, by):
         shares = (f"{value:.2e}" for value in (hub.betweenness, hub.pagerank, hub.backward_pagerank))
-        table.add_row(f"{hub.in_degree}", f"{hub.out_degree}", *shares, f"{hub.community}", Text(node_in_words(hub)))
+        node = f"{'' if hub.layer is None else f'layer {hub.layer} '}{hub.kind}: {shown(hub.token)} [{hub.position}]"
+        table.add_row(f"{hub.in_degree}", f"{hub.out_degree}", *shares, f"{hub.community}", Text(node))
     return table
-
-
-def node_in_words(hub: Hub) -> str:
-    """A node by token, layer and kind."""
-    layer = "" if hub.layer is None else f"layer {hub.layer} "
-    return f"{layer}{hub.kind}: {shown(hub.token)} [{hub.position}]"
 
 
 def community_table(analysis: Analysis, count: int) -> Table:

@@ -35,11 +35,6 @@ def in_words(edge: Edge, words: tuple[str, ...]) -> str:
     return f"layer {edge.layer} {_KINDS[edge.kind]}: at {target}"
 
 
-def words_of(trace: Trace) -> tuple[str, ...]:
-    """The tokens of a trace as text, or their ids where there is no tokenizer."""
-    return trace.words
-
-
 def text_of(trace: Trace) -> str:
     """The text of a trace, or its ids where there is no tokenizer."""
     if trace.text is not None:

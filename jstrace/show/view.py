@@ -12,11 +12,8 @@ from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.trace import Trace
 from jstrace.show.page import Page, curve, effect_map, metric_curve, page, panel, scored
-from jstrace.show.text import Word, text_of, words_of
+from jstrace.show.text import Word, text_of
 from jstrace.show.words import answer_lines
-
-Evaluations = Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation] | None
-"""One, several, or several by the names that the page gives them."""
 
 
 def view(
@@ -77,13 +74,9 @@ def _check(traces: Sequence[Any], evaluations: Sequence[Any], names: Sequence[An
 
 
 def _answer(
-    traces: Sequence[Trace],
-    evaluations: Sequence[Mapping[str, Evaluation]],
-    smallest: Sequence[Any],
-    names: Sequence[str],
-    word: Word,
-) -> list[str]:
-    """What each trace answers in words; of several with their names."""
+    traces: Sequence[Trace], evaluations: Sequence[Mapping[str, Evaluation]], smallest: Sequence[Any],
+    names: Sequence[str], word: Word,
+) -> list[str]:  # fmt: skip
     if len(smallest) != len(traces) or any(pair is not None and len(pair) != 2 for pair in smallest):
         raise InputError("view: smallest takes two results of jstrace.smallest for each trace, or None")
     lines = list[str]()
@@ -121,10 +114,13 @@ def _panel(trace: Trace, evaluations: Mapping[str, Evaluation], name: str, word:
     curves = [_curve(title, evaluation, word) for title, evaluation in evaluations.items()]
     sizes, counts = [*trace.sizes, 1.0], [*trace.counts.tolist(), trace.n_edges]
     strata = dict(trace.strata.items())
-    scores = scored(dict(trace.scores.items()), strata, counts, _score_words(trace.score))
-    called = words_of(trace)
-    made = panel(str(name), called, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
-    return made | _pair(trace)
+    told = f"Scores ({trace.score}): {_SCORES.get(trace.score, 'their order alone is of interest')}"
+    scores = scored(dict(trace.scores.items()), strata, counts, told)
+    made = panel(str(name), trace.words, strata, sizes, counts, curves, parallel=trace.config.parallel, scores=scores)
+    if trace.counterfactual is None:
+        return made
+    differs, other = (trace.tokens != trace.counterfactual).tolist(), list(_counterfactual(trace) or ())
+    return made | {"counterfactual": other, "differs": differs, "first": trace.first_difference}
 
 
 def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
@@ -132,7 +128,7 @@ def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
     if not isinstance(effects, Effects) or isinstance(effects.values, EdgeTree) or effects.by != "node":
         raise InputError('view: effects are those by "node": jstrace.effects(model, text, by="node", ...)')
     shape = (trace.config.n_layers, trace.config.n_heads + 1)
-    if effects.values.shape != shape or effects.tokens != tuple(words_of(trace)):
+    if effects.values.shape != shape or effects.tokens != tuple(trace.words):
         raise InputError("view: these effects are of another text, or of another model")
     if effects.counterfactual is not None and trace.counterfactual is None:
         raise InputError("view: these effects are of a pair of prompts, and the trace has no counterfactual prompt")
@@ -141,17 +137,7 @@ def _effects(trace: Trace, effects: Any) -> dict[str, Any]:
     return effect_map(effects.metric_name, effects.values)
 
 
-def _pair(trace: Trace) -> dict[str, Any]:
-    """The counterfactual prompt, and the first token that differs from it."""
-    if trace.counterfactual is None:
-        return {}
-    differs = (trace.tokens != trace.counterfactual).tolist()
-    told = list(_counterfactual(trace) or ())
-    return {"counterfactual": told, "differs": differs, "first": trace.first_difference}
-
-
 def _counterfactual(trace: Trace) -> tuple[str, ...] | None:
-    """Its tokens as text, or as ids."""
     given = trace.counterfactual
     return None if given is None else trace.counterfactual_texts or tuple(map(str, given.tolist()))
 
@@ -164,10 +150,6 @@ _SCORES = {
     "random": "drawn at random",
     "random-nodes": "drawn at random, node by node",
 }
-
-
-def _score_words(score: str) -> str:
-    return f"Scores ({score}): {_SCORES.get(score, 'their order alone is of interest')}"
 
 
 def _curve(name: str, result: Evaluation, word: Word) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.smallest import Smallest
 from jstrace.pipeline.trace import Trace
 from jstrace.show.strongest import totals
-from jstrace.show.text import Word, shown, words_of
+from jstrace.show.text import Word, shown
 
 _MOST = 4
 """Heads and source tokens that are named."""
@@ -32,16 +32,11 @@ def answer_lines(trace: Trace, evaluation: Evaluation, back: Smallest, close: Sm
         wanted = f"the top tokens of all {trace.n_outputs} outputs"
     lines = _predictions(trace, evaluation, word)
     if close.index == len(close.trace.sizes):
-        lines.append(
-            f"no trace smaller than the full graph is within TV 0.1 of that under {evaluation.replace} ablation"
-        )
-        return [*lines, *_metric(evaluation)]
-    n_edges = trace.n_edges
-    again = f"{back.edges:,} of {n_edges:,} edges ({percent(back.share)}) predict {wanted} again"
-    lines.append(
-        f"{again}; {close.edges:,} ({percent(close.share)}) are within TV {close.tv:.2f} of the full prediction"
-    )
-    return [*lines, *_metric(evaluation), *_made_of(close)]
+        far = f"no trace smaller than the full graph is within TV 0.1 of that under {evaluation.replace} ablation"
+        return [*lines, far, *_metric(evaluation)]
+    again = f"{back.edges:,} of {trace.n_edges:,} edges ({percent(back.share)}) predict {wanted} again"
+    near = f"{close.edges:,} ({percent(close.share)}) are within TV {close.tv:.2f} of the full prediction"
+    return [*lines, f"{again}; {near}", *_metric(evaluation), *_made_of(close)]
 
 
 def _predictions(trace: Trace, evaluation: Evaluation, word: Word) -> list[str]:
@@ -77,22 +72,18 @@ def _metric(evaluation: Evaluation) -> list[str]:
 def _made_of(close: Smallest) -> list[str]:
     """Edges by kind, and the source tokens and heads that most attention edges belong to."""
     mask, trace = close.mask, close.trace
-    counts = {
-        "residual": int(mask.residual_attn.sum() + mask.residual_mlp.sum()),
-        "attention": int(mask.attn.sum()),
-        "MLP": int(mask.mlp.sum()),
-    }
+    counts = {"residual": int(mask.residual_attn.sum() + mask.residual_mlp.sum())}
+    counts |= {"attention": int(mask.attn.sum()), "MLP": int(mask.mlp.sum())}
     lines = [f"those {close.edges:,} edges: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())]
     if not counts["attention"]:
         return lines
-    (heads, sources), words = totals(mask.attn), words_of(trace)
+    (heads, sources), words = totals(mask.attn), trace.words
     tokens = [f"{shown(words[at])} [{at}] ({count})" for at, count in _most(sources)]
     named = [f"layer {at // heads.shape[1]} head {at % heads.shape[1]} ({count})" for at, count in _most(heads.ravel())]
     return [*lines, f"  attention edges from {', '.join(tokens)}", f"  heads with most of them: {', '.join(named)}"]
 
 
 def _most(counts: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
-    """Where most are, with how many."""
     order = np.argsort(-np.asarray(counts), kind="stable")[:_MOST]
     return [(int(at), int(counts[at])) for at in order if counts[at]]
 

@@ -237,6 +237,6 @@ def test_what_cannot_be_removed_is_named(run: Run, tmp_path: Path, monkeypatch: 
 
 def test_a_host_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jstrace.scale.hosts.lost_others", lambda error: True)
-    monkeypatch.setattr("jstrace.scale.exchange.ENDING", 0)
+    monkeypatch.setattr("jstrace.scale.hosts.ENDING", 0)
     found = program._message(RuntimeError("peer 1 is gone\nand more"))
     assert found == "another host has ended or cannot be reached, so this one stops (peer 1 is gone)"

@@ -22,7 +22,7 @@ from jstrace.method.graph import full_graph
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Invalid, footprint
 from jstrace.scale import memory
-from jstrace.show import curves
+from jstrace.show import plots
 from tests.cli.conftest import Run
 from tests.conftest import ROOT
 
@@ -127,11 +127,11 @@ def test_help_promises_no_best_sub_graphs(run: Run) -> None:
 
 def test_terminal_plot_shows_the_curve(stub: Model) -> None:
     evaluation = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
-    lines = curves.terminal_plot(evaluation).splitlines()
+    lines = plots.terminal_plot(evaluation).splitlines()
     assert len(lines) == 7
     assert lines[-1].split() == ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "size"]
     with pytest.raises(InputError, match="png"):
-        curves.check_plottable(Path("a.gif"))
+        plots.check_plottable(Path("a.gif"))
 
 
 def test_options_reach_the_library(run: Run, stub: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_texts_that_a_plot_could_misread(run: Run, stub: Model, tmp_path: Path) 
 def test_plot_of_a_curve_with_gaps(stub: Model) -> None:
     found = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
     broken = dataclasses.replace(found, tv=np.where(np.arange(27) > 20, np.nan, found.tv))
-    assert "?" in curves.terminal_plot(broken)
+    assert "?" in plots.terminal_plot(broken)
 
 
 @pytest.mark.real

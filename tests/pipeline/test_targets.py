@@ -12,7 +12,7 @@ from jstrace.method.questions import Question
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input, Outcome
 from jstrace.pipeline.ask import Ask
-from jstrace.show import curves, records, tables
+from jstrace.show import plots, records, tables
 
 SIZES = (0.2, 0.6)
 ROWS = [np.random.default_rng(seed).integers(0, 97, 7) for seed in range(3)]
@@ -63,7 +63,7 @@ def test_every_view_of_it_says_so(tiny: Model, target: np.ndarray) -> None:
     assert [one["token"] for one in made["target"]] == told.target_tokens.tolist()
     assert [one["token"] for one in made["prediction"]] == plain.full_tokens.tolist()
     assert "target" not in records.as_json(None, trace, plain, str, top=0)
-    assert curves.plot_curves(told).axes[0].get_ylabel() == "TV distance from targets"
+    assert plots.plot_curves(told).axes[0].get_ylabel() == "TV distance from targets"
     assert "zero, all, against a target" in jstrace.view(trace, told).html
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jstrace.method.plans import Plan
 from jstrace.models import InputError
-from jstrace.reports import computation, curves, digits, exhibits, models, page, pages, steady
+from jstrace.reports import computation, curves, exhibit, exhibits, models, page, pages, steady
 from jstrace.reports.reading import read_results
 from jstrace.reports.results import Results
 from jstrace.runs.schema import Extras
@@ -89,7 +89,7 @@ def test_pages_of_inputs_have_the_band(planted: Results) -> None:
     ],
 )  # fmt: skip
 def test_digits_that_are_certain(value: Any, spread: float | None, printed: str) -> None:
-    assert digits.certain(value, spread) == printed
+    assert exhibit.certain(value, spread) == printed
 
 
 def test_cells_take_the_larger_uncertainty() -> None:
@@ -99,7 +99,7 @@ def test_cells_take_the_larger_uncertainty() -> None:
         dict(zip(names, (0.3846, 0.3046, 0.4646, 0.18346, 0.013, 0.11111, 0.1101, 0.1121, 12), strict=True)),
         dict(zip(names, (0.3846, None, None, 0.18346, None, float("nan"), float("nan"), float("nan"), 3), strict=True)),
     ]
-    first, second = digits.cells(names, rows)
+    first, second = exhibit.cells(names, rows)
     assert first == ["0.38", "0.30", "0.46", "0.18", "0.013", "0.111", "0.110", "0.112", "12"]
     assert second == ["0.3846", "–", "–", "0.1835", "–", "–", "–", "–", "3"]
 

@@ -68,7 +68,7 @@ import contextlib, json, os, signal, sys, time
 import jax
 from jstrace.cli import computing, main
 from jstrace.pipeline import call
-from jstrace.scale import exchange
+from jstrace.scale import hosts
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 first = os.environ["JAX_PROCESS_ID"] == "0"
@@ -99,7 +99,7 @@ for number, words in enumerate(json.loads(sys.argv[1])):
     jax.distributed.initialize = lambda **_: None  # which they did
 with contextlib.suppress(OSError):
     sys.stdout.flush()
-exchange.client().wait_at_barrier("ended", 120_000)
+hosts.client().wait_at_barrier("ended", 120_000)
 if first:
     time.sleep(2)  # the coordinator's end would end the other
 os._exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,22 @@ from jstrace.pipeline.ask import Ask
 from jstrace.scale import batching
 
 pytestmark = pytest.mark.quick
+
+
+def in_batches(
+    lengths: Mapping[int, int],
+    most: Callable[[int], int],
+    run: Callable[[list[int], int], list[int]],
+    *,
+    n_devices: int = 1,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Inputs in calls whose results are there when they start."""
+
+    def start(members: list[int], n_rows: int) -> Callable[[], list[int]]:
+        results = run(members, n_rows)
+        return lambda: results
+
+    return batching.Calls(most, start, n_devices=n_devices).of([lengths])
 
 
 def four(width: int) -> int:
@@ -32,11 +48,7 @@ def test_batches_hold_one_bucket_and_every_input_once() -> None:
         assert len({batching.bucket(lengths[i]) for i in members}) == 1
         return [10 * i for i in members]
 
-    found = {
-        i: r
-        for members, results in batching.in_batches(lengths, four, run)
-        for i, r in zip(members, results, strict=True)
-    }
+    found = {i: r for members, results in in_batches(lengths, four, run) for i, r in zip(members, results, strict=True)}
     assert found == {i: 10 * i for i in range(12)}
     assert calls == [(4, 4), (4, 4), (1, 1), (1, 1), (1, 1), (1, 1)]
 
@@ -53,9 +65,7 @@ def test_devices_share_the_inputs_of_a_call() -> None:
         return members
 
     found = [
-        i
-        for members, _ in batching.in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4)
-        for i in members
+        i for members, _ in in_batches(dict.fromkeys(range(11), 5), lambda _: 2, run, n_devices=4) for i in members
     ]
     assert found == list(range(11))
     assert calls == [(8, 8), (3, 4)]
@@ -71,7 +81,7 @@ def test_out_of_memory_halves_what_each_device_has() -> None:
         return members
 
     with pytest.warns(RuntimeWarning):
-        list(batching.in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
+        list(in_batches(dict.fromkeys(range(16), 5), lambda _: 4, run, n_devices=4))
     assert rows[:4] == [16, 8, 4, 1]
     assert len(rows) == 3 + 16
 
@@ -79,7 +89,7 @@ def test_out_of_memory_halves_what_each_device_has() -> None:
 def test_several_hosts_do_not_try_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(MemoryError):
-        list(batching.in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
+        list(in_batches({0: 3, 1: 3}, four, _running_out(0, MemoryError())))
 
 
 def _running_out(above: int, error: Exception) -> Callable[[list[int], int], list[int]]:
@@ -103,16 +113,16 @@ NO_MEMORY = (
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_out_of_memory_halves_the_batch_with_a_message(error: Exception) -> None:
     with pytest.warns(RuntimeWarning, match=r"with 4 inputs of 8 tokens in one call; going on with 2"):
-        found = list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
+        found = list(in_batches(dict.fromkeys(range(5), 3), four, _running_out(2, error)))
     assert [members for members, _ in found] == [[0, 1], [2, 3], [4]]
     with pytest.warns(RuntimeWarning), pytest.raises(type(error)):
-        list(batching.in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
+        list(in_batches(dict.fromkeys(range(5), 3), four, _running_out(0, error)))
 
 
 def test_other_errors_are_not_retried() -> None:
     run = _running_out(0, jax.errors.JaxRuntimeError("INTERNAL: no"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        list(batching.in_batches({0: 3, 1: 3}, four, run))
+        list(in_batches({0: 3, 1: 3}, four, run))
 
 
 def test_what_does_not_fit_is_told_with_the_mesh_that_does() -> None:

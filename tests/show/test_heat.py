@@ -7,7 +7,7 @@ import pytest
 
 from jstrace.models import EdgeTree, InputError
 from jstrace.pipeline.effects import KINDS, Effects
-from jstrace.show.heat import plot_effects
+from jstrace.show.plots import plot_effects
 
 SIZES = {"layer": 3, "head": 4, "target": 5, "source": 5, "token": 5, "component": 5}
 TOKENS = ("a", " $b", "c", "\x00", "e")

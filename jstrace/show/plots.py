@@ -1,4 +1,4 @@
-"""TV against size: a few lines for the terminal, and a figure through matplotlib."""
+"""TV against size: a few lines for the terminal, and a figure through matplotlib; and effects as a heat map."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jstrace.files import write_whole
-from jstrace.models import InputError
+from jstrace.models import EdgeTree, InputError
+from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
-from jstrace.show.text import printable
+from jstrace.show.text import printable, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+_WORDS = 40
+"""Tokens that an axis names each of."""
 FORMATS = (".png", ".svg")
 
 
@@ -68,7 +71,7 @@ def save_plot(path: Path, evaluations: Sequence[tuple[str, Evaluation]]) -> None
     figure = _drawn(evaluations)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        _write_figure(figure, path)
+        write_whole(path, lambda stream: figure.savefig(stream, format=path.suffix[1:].lower(), dpi=160))
 
 
 def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evaluation]) -> Figure:
@@ -96,22 +99,26 @@ def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evalua
 
 
 def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (label, evaluation), color in zip(evaluations, _colors(len(evaluations)), strict=True):
+    last = max(len(evaluations) - 1, 1)
+    colors = [colormaps["viridis"](0.85 * number / last) for number in range(len(evaluations))]
+    for (label, evaluation), color in zip(evaluations, colors, strict=True):
         order = np.argsort(evaluation.row_sizes, kind="stable")  # masks of one's own come in any order
         points, tv = evaluation.row_sizes[order], evaluation.tv[order]
         axes.plot(points, tv, marker="o", markersize=3, linewidth=1.2, color=color, label=printable(label))
         if evaluation.tv_repeats is not None:  # from the lowest to the highest of the repetitions
             low, high = (bound(evaluation.tv_repeats, axis=0)[order] for bound in (np.min, np.max))
             axes.fill_between(points, low, high, color=color, alpha=0.3, linewidth=0)
+    targets = dict.fromkeys("targets" if result.targeted else "the full graph" for _, result in evaluations)
     axes.set(
         xscale="log",
         ylim=(-0.02, 1.02),
         xlabel="size of the trace (share of all edges)",
-        ylabel=f"TV distance from {_against([result for _, result in evaluations])}",
+        ylabel=f"TV distance from {' or '.join(targets)}",
     )
     axes.grid(alpha=0.3, linewidth=0.5)
     ablated = dict.fromkeys(evaluation.ablate for _, evaluation in evaluations)
@@ -122,18 +129,48 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
     return figure
 
 
-def _against(evaluations: Sequence[Evaluation]) -> str:
-    """What curves are measured against."""
-    names = dict.fromkeys("targets" if evaluation.targeted else "the full graph" for evaluation in evaluations)
-    return " or ".join(names)
+def plot_effects(effects: Effects) -> Figure:
+    """Effects of components as a heat map, red where a component helps the metric: layers upwards, or heads by layer.
+
+    Args:
+      effects: from ``jstrace.effects``, by anything but edges.
+
+    Examples:
+      >>> figure = jstrace.plot_effects(jstrace.effects(model, text))
+      >>> figure.savefig("heads.png")
+
+    Raises:
+      InputError: effects of edges, or matplotlib is not installed.
+    """
+    if not isinstance(effects, Effects) or isinstance(effects.values, EdgeTree):
+        raise InputError("plot_effects draws effects of components; those of edges are an EdgeTree")
+    check_installed("plot_effects")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    values = effects.values.reshape(-1, 1 if effects.values.ndim == 1 else effects.values.shape[-1])
+    figure = Figure(figsize=(1.6 + 0.12 * values.shape[1], 1.2 + 0.11 * len(values)), layout="constrained")
+    finite = np.abs(values[np.isfinite(values)])
+    axes, most = figure.subplots(), float(finite.max(initial=0)) or 1.0
+    image = axes.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", origin="lower")
+    axes.set_xlabel(effects.axes[-1] if len(effects.axes) > 1 else "")
+    _label_rows(axes, effects.axes, effects.values.shape)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True) if values.shape[1] > 1 else NullLocator())
+    if effects.axes[-1] in ("target", "source", "token") and len(effects.tokens) <= _WORDS:
+        axes.set_xticks(range(len(effects.tokens)), [printable(shown(word)) for word in effects.tokens], rotation=90)
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+    if "component" in effects.axes:
+        last = values.shape[1] - 1
+        axes.set_xticks(range(last + 1), [*map(str, range(last)), "MLP"])
+        axes.set_xlabel("head")
+    figure.colorbar(image, label=f"effect on {effects.metric_name}").ax.yaxis.label.set_parse_math(False)
+    return figure
 
 
-def _write_figure(figure: Any, path: Path) -> None:
-    write_whole(path, lambda stream: figure.savefig(stream, format=path.suffix[1:].lower(), dpi=160))
-
-
-def _colors(count: int) -> list[tuple[float, ...]]:
-    from matplotlib import colormaps
-
-    cmap = colormaps["viridis"]
-    return [cmap(0.85 * index / max(count - 1, 1)) for index in range(count)]
+def _label_rows(axes: Any, names: Sequence[str], shape: Sequence[int]) -> None:
+    """Layers beside their rows: some ten of them, where each has a row, or one for each head."""
+    heads = shape[1] if len(names) > 2 else 1
+    layers = range(0, shape[0], -(-shape[0] // 10))
+    axes.set_yticks([layer * heads for layer in layers], [str(layer) for layer in layers])
+    axes.set_ylabel("layer" if heads == 1 else f"layer, of {heads} heads each")
