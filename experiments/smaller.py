@@ -1,168 +1,89 @@
 """Smaller traces without fitting: a few signed steps after rounds, and what they reach of other predictions.
 
-Command: ``python experiments/smaller.py DATA.tsv OUT`` (SmolLM2 in float32, mean ablation; a quarter of a minute a row,
-plan and target on two CPU cores). ``--plans`` takes some of the plans, ``--rows`` other rows and ``--targets`` other
-targets.
+Command: ``python experiments/smaller.py DATA.tsv OUT`` (SmolLM2 in float32; a quarter of a minute a passage, plan and
+target on two CPU cores). Ablated edges carry means or, with ``--pairs``, the other prompt's states of the pairs of
+``pairs.py``. ``--plans``, ``--rows`` and ``--targets`` take some of them; rows that OUT has already are not made again.
 
 ``rounds`` add the logarithm of a gradient of KL(full || masked), whatever its sign. A signed step adds its signed root,
 so that an edge that harms goes down: ``x -= root * sign(g) * sqrt(|g|) / mean sqrt(|g|)``, the mean being over the soft
 mask. A gated step is shorter the farther the masked prediction is from the target: by 1 - TV. Every plan has 25 passes
 at most. Targets are the text's own prediction ("own"), the prediction of the next row with another top token
 ("foreign"), and the own one with its first two tokens exchanged ("exchanged"): what reaches the others uses a mask's
-capacity. OUT gets ``rows.csv``, TV of every trace, and ``table.csv``, means by plan and target. The last line is JSON.
+capacity. OUT gets ``passages.csv`` or ``pairs.csv``, TV of every trace, and a ``-means.csv`` by plan and target. The
+last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
 from experiments.inputs import padded_to, prediction, texts_of, written
-from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
-from jstrace.method.scores.gradients import LEAST_GRADIENT, Pass, as_floats, first_order, kl, log_of
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import log_ranks
-from jstrace.models import EdgeTree, Model
+from experiments.pairs import PROMPTS
+from experiments.signed_steps import PLANS, Given, Numbers, State, begun, begun_again, ordered, step
+from jstrace.models import EdgeTree, Model, Replacement
 from jstrace.pipeline.padding import cropped
 from jstrace.pipeline.replacing import Replacing
 
 SIZES = (0.004, 0.01, 0.02, 0.04, 0.1)
-WIDTH, MOST = 64, 4.0
-"""Tokens that inputs are padded to; and the most that one edge gets, in mean roots."""
+WIDTH, PAIR_WIDTH = 64, 24
+"""Tokens that passages and pairs are padded to."""
 TARGETS = ("own", "foreign", "exchanged")
-
-
-class Numbers(NamedTuple):
-    """One gradient: where it is taken, and what becomes of it."""
-
-    size: float
-    """Of the soft mask, a share of all edges."""
-    temperature: float
-    logarithm: float = 0.0
-    """How much of log |g| an edge gets."""
-    nested: float = 0.0
-    """1 where no edge outside of this cut comes back."""
-    root: float = 0.0
-    """How much of the signed root."""
-    gated: float = 0.0
-    """The power of 1 - TV, from the target, that a signed step is multiplied by."""
-
-
-Given = tuple[Any, ...]
-"""The first five fields of a ``Pass``; the others are static."""
-
-
-class State(NamedTuple):
-    """What edges have, which are left, and how many cuts each survived."""
-
-    x: EdgeTree
-    inside: EdgeTree
-    survived: EdgeTree
-
-    @staticmethod
-    def of(x: EdgeTree, slots: EdgeTree) -> State:
-        """At the start."""
-        return State(x, slots, as_floats(jax.tree.map(jnp.zeros_like, slots)))
-
-
-@jax.jit
-def step(given: Given, state: State, numbers: Numbers) -> State:
-    """The state after one gradient: a forward and a backward pass."""
-    one, target = Pass(*given), given[4]
-    slots = one.slots()
-    n_edges, left = total(as_floats(slots)), jax.tree.map(jnp.logical_and, slots, state.inside)
-    count = jnp.floor(numbers.size * n_edges)
-    mask = soft_mask(marked(state.x, left), count, numbers.temperature)
-
-    def loss(mask: EdgeTree) -> tuple[Any, Any]:
-        logits = one.logits(mask)
-        return kl(target, logits), logits
-
-    gradient, logits = jax.grad(loss, has_aux=True)(mask)
-    near = 1 - 0.5 * jnp.sum(jnp.abs(jax.nn.softmax(logits) - jnp.exp(target)))
-    usual = total(jax.tree.map(lambda m, g: m * jnp.sqrt(jnp.abs(g)), mask, gradient)) / total(mask)
-    root = numbers.root * jnp.maximum(near, 1e-6) ** numbers.gated
-
-    def moved(x: Any, g: Any) -> Any:
-        signed = jnp.clip(jnp.sign(g) * jnp.sqrt(jnp.abs(g)) / (usual + 1e-20), -MOST, MOST)
-        return x - root * signed + numbers.logarithm * log_of(g, LEAST_GRADIENT)
-
-    x = jax.tree.map(moved, state.x, gradient)
-    cut = largest(marked(x, left), count.astype(jnp.int32))
-    inside = jax.tree.map(lambda new, old: jnp.where(numbers.nested > 0, new, old), cut, state.inside)
-    return State(x, inside, jax.tree.map(lambda s, new: s + numbers.nested * new, state.survived, cut))
-
-
-@jax.jit
-def begun(given: Given) -> tuple[State, Any]:
-    """Where rounds begin, and the prediction to keep: two forward passes and one backward."""
-    one = Pass(*given)
-    start = first_order(one)
-    return State.of(start.combined(0.5), one.slots()), start.target
-
-
-@jax.jit
-def ordered(given: Given, state: State) -> EdgeTree:
-    """Scores: edges rank by the cuts that they survive, then by x."""
-    low, high = extremes(marked(state.x, Pass(*given).slots()))
-    return jax.tree.map(lambda survived, x: survived + (x - low) / (high - low + 1), state.survived, state.x)
-
-
-@jax.jit
-def begun_again(given: Given, scores: EdgeTree) -> State:
-    """An order as the start of signed steps: 1.2 for each e-fold of rank."""
-    slots = Pass(*given).slots()
-    return State.of(jax.tree.map(lambda x: 1.2 * x, log_ranks(scores, slots)), slots)
-
-
-def course(count: int, sizes: Sequence[float], temperatures: Sequence[float], **how: float) -> Sequence[Numbers]:
-    """Steps whose sizes and temperatures change by equal factors."""
-    steps = zip(*(np.geomspace(ends[0], ends[1], count) for ends in (sizes, temperatures)), strict=True)
-    return [Numbers(float(size), float(temperature), **how) for size, temperature in steps]
-
-
-TEN, TWENTY = (course(count, (0.4, 0.01), (0.5, 4.0), logarithm=0.5, nested=1.0) for count in (10, 20))
-"""The cuts of ``jstrace.Rounds``."""
-TWELVE = 12, (0.1, 0.01), (0.5, 0.2)
-"""Of signed steps: how many, from which size to which, and the temperatures."""
-PLANS: dict[str, tuple[Sequence[Numbers], Sequence[Numbers]]] = {
-    "rounds": (TWENTY, ()),
-    "10 cuts, 12 signed steps of .1": (TEN, course(*TWELVE, root=0.1)),
-    "10 cuts, 12 signed steps of .1, gated": (TEN, course(*TWELVE, root=0.1, gated=1.0)),
-    "10 cuts, 12 signed steps of .2, gated twice": (TEN, course(*TWELVE, root=0.2, gated=2.0)),
-}
-"""Cuts, and signed steps after them: a forward and a backward pass each, and two and one before the first."""
 
 
 class Item:
     """A text and what scores are told to keep, probabilities ``[V]``; None for the text's own prediction."""
 
-    def __init__(self, model: Model, text: str, told: np.ndarray | None) -> None:
-        """Under the means of the reference that comes with jstrace."""
+    def __init__(self, model: Model, text: str, told: np.ndarray | None, other: str | None = None) -> None:
+        """Under the states of another prompt, or the means of the reference that comes with jstrace."""
         assert model.tokenizer is not None
-        self.model, self.told, self.known = model, told, dict[int, EdgeTree]()
+        self.model, self.told, self.other, self.known = model, told, other, dict[int, EdgeTree]()
         self.ids = np.asarray(model.tokenizer.encode(text), np.int32)
-        tokens, length = np.pad(self.ids, (0, WIDTH - len(self.ids))), np.int32(len(self.ids))
-        target = None if told is None else np.log(np.maximum(told, 1e-38)).astype(np.float32)
-        given = model.decoder, tokens, length, Replacing(model).first("mean", WIDTH)
-        self.start, found = begun((*given, target))
-        self.given: Given = (*given, found)
+        self.width = WIDTH if other is None else PAIR_WIDTH
+
+    @functools.cached_property
+    def started(self) -> tuple[State, Given]:
+        """Where rounds begin, and what passes are given."""
+        tokens, length = np.pad(self.ids, (0, self.width - len(self.ids))), np.int32(len(self.ids))
+        target = None if self.told is None else np.log(np.maximum(self.told, 1e-38)).astype(np.float32)
+        given = self.model.decoder, tokens, length, self.replacement()
+        state, found = begun((*given, target))
+        return state, (*given, found)
+
+    @property
+    def given(self) -> Given:
+        """What passes are given."""
+        return self.started[1]
+
+    apart = 0.0
+    """TV of what it is told from its own prediction."""
+
+    def carried(self) -> Replacement | str | None:
+        """What ablated edges carry in the place of a counterfactual's states."""
+        return "mean" if self.other is None else None
+
+    def replacement(self) -> Replacement | None:
+        """What they carry, for passes of the padded width."""
+        if self.other is None:
+            return Replacing(self.model).first("mean", self.width)
+        return jstrace.resample_replacement(self.model, self.other).spread(self.width).bare()
 
     def scores(self, first: Sequence[Numbers], then: Sequence[Numbers]) -> EdgeTree:
         """At the end of both courses."""
         if len(first) not in self.known:
-            self.known[len(first)] = ordered(self.given, self.followed(self.start, first))
+            self.known[len(first)] = ordered(self.given, self.followed(self.started[0], first))
         found = self.known[len(first)]
         return ordered(self.given, self.followed(begun_again(self.given, found), then)) if then else found
 
@@ -175,9 +96,10 @@ class Item:
     def judged(self, scores: EdgeTree) -> tuple[np.ndarray, np.ndarray]:
         """TV from the target at each size, and whether the top token is the target's."""
         found = cropped(jax.tree.map(lambda leaf: np.asarray(leaf)[None], scores), 0, len(self.ids))
-        with padded_to(WIDTH):
-            trace = jstrace.Trace.from_scores(self.model, self.ids, found, sizes=SIZES, replace="mean")
-            judged = jstrace.evaluate(self.model, trace, target=self.told)
+        given: dict[str, Any] = {} if self.other is None else {"counterfactual": self.other}
+        with padded_to(self.width):
+            trace = jstrace.Trace.from_scores(self.model, self.ids, found, sizes=SIZES, **given)
+            judged = jstrace.evaluate(self.model, trace, target=self.told, replace=self.carried())
         return judged.tv[:-1], judged.agreement[:-1]
 
 
@@ -193,20 +115,45 @@ def told(known: dict[int, np.ndarray], row: int, target: str) -> np.ndarray | No
     return next(known[other] for other in rows[at + 1 :] + rows[:at] if known[other].argmax() != own.argmax())
 
 
-def measured(model: Model, texts: Sequence[str], asked: Any) -> Iterator[dict[str, Any]]:
-    """Rows of ``rows.csv``."""
-    known = {row: prediction(model, texts[row]) for row in asked.rows}
-    for row in asked.rows:
+def items(asked: argparse.Namespace) -> Iterator[tuple[int, str, Item]]:
+    """Row, name of the target, and the item, for all that was asked; foreign targets are of all passages or pairs."""
+    model, lines = jstrace.load("smollm2"), texts_of(asked.data)
+    usual = range(len(PROMPTS)) if asked.pairs else range(400, 412)
+    rows = asked.rows or [*usual]
+
+    def texts(row: int) -> tuple[str, str | None]:
+        return (PROMPTS[row].clean, PROMPTS[row].other) if asked.pairs else (lines[row], None)
+
+    known = {row: prediction(model, texts(row)[0]) for row in dict.fromkeys([*usual, *rows])}
+    for row in rows:
         for target in asked.targets:
-            item = Item(model, texts[row], told(known, row, target))
-            for plan in asked.plans:
-                tv, said = item.judged(item.scores(*PLANS[plan]))
-                print(f"{plan:40} {row} {target:10}", *(f"{one:.3f}" for one in tv), flush=True)
-                key = {"plan": plan, "row": row, "target": target}
-                yield from (
-                    key | {"size": size, "tv": f"{one:.4f}", "said": int(word)}
-                    for size, one, word in zip(SIZES, tv, said, strict=True)
-                )
+            text, other = texts(row)
+            item = Item(model, text, told(known, row, target), other)
+            item.apart = 0.0 if item.told is None else float(np.abs(item.told - known[row]).sum() / 2)
+            yield row, target, item
+
+
+def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict[str, Any]]:
+    """Rows of a file, without those of plans, rows and targets that are there."""
+    for row, target, item in items(asked):
+        for plan in asked.plans:
+            if (plan, str(row), target) in there:
+                continue
+            tv, said = item.judged(item.scores(*PLANS[plan]))
+            print(f"{plan:45} {row:3} {target:10}", *(f"{one:.3f}" for one in tv), flush=True)
+            key = {"plan": plan, "row": str(row), "target": target}
+            yield from (
+                key | {"apart": f"{item.apart:.4f}", "size": str(size), "tv": f"{one:.4f}", "said": int(word)}
+                for size, one, word in zip(SIZES, tv, said, strict=True)
+            )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -216,31 +163,39 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         here = [row for row in rows if tuple(row[name] for name in names) == key]
         tv, said = (np.mean([float(row[name]) for row in here]) for name in ("tv", "said"))
         passes = 2 + sum(map(len, PLANS[key[0]]))
+        error = np.std([float(row["tv"]) for row in here], ddof=min(1, len(here) - 1)) / np.sqrt(len(here))
         yield dict(zip(names, key, strict=True)) | {
-            "passes": passes, "inputs": len(here), "mean_tv": f"{tv:.4f}", "said": f"{said:.2f}"
+            "passes": passes, "inputs": len(here), "mean_tv": f"{tv:.4f}", "standard_error": f"{error:.4f}",
+            "said": f"{said:.2f}",
         }  # fmt: skip
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """What this command and those that go on from it have in common."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", help="of DATA.tsv, or numbers of pairs from 0 on")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--pairs", action="store_true")
+    return parser
 
 
 def main() -> None:
     """Run the command of the module's docstring."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
+    parser = options(__doc__ or "")
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
-    parser.add_argument("--rows", type=int, nargs="+", default=[*range(400, 412)])
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     asked = parser.parse_args()
-    if len(asked.rows) < 2 and "foreign" in asked.targets:
-        parser.error("a foreign target is another row's prediction; expected two rows at least")
     jstrace.enable_cache()
-    model, texts = jstrace.load("smollm2"), texts_of(asked.data)
     asked.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for row in measured(model, texts, asked):
+    path = asked.out / ("pairs.csv" if asked.pairs else "passages.csv")
+    rows = read(path)
+    for row in measured(asked, {(row["plan"], row["row"], row["target"]) for row in rows}):
         rows.append(row)
-        written(asked.out / "rows.csv", rows)
-    written(asked.out / "table.csv", list(table(rows)))
-    print(json.dumps({"plans": asked.plans, "rows": asked.rows, "targets": asked.targets}))
+        if row["size"] == str(SIZES[-1]):
+            written(path, rows)
+    written(path.with_name(f"{path.stem}-means.csv"), list(table(rows)))
+    print(json.dumps({"plans": asked.plans, "rows": len(rows), "targets": asked.targets, "pairs": asked.pairs}))
 
 
 if __name__ == "__main__":
