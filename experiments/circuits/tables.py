@@ -244,6 +244,7 @@ def draw(scores: Sequence[Row], path: Path) -> None:
                     score,
                 )
                 for score in SHOWN[:-1]
+                if score != "steady-rounds"  # which lies where rounds do
             ]
             for y, x, score in sorted(points):
                 color = COLORS[1] if score in FITS else CHANCE if "random" in score else COLORS[0]
