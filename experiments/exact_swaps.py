@@ -127,7 +127,7 @@ class Cut:
         sides = self.candidates(way, slope)
         if way.exact:
             effects = np.split(self.values([place[None] for place in np.concatenate(sides)]), 2)
-            sides = tuple(side[np.argsort(effect)] for side, effect in zip(sides, effects, strict=True))
+            sides = sides[0][np.argsort(effects[0])], sides[1][np.argsort(effects[1])]
         counts = [1 << n for n in range(len(sides[0]).bit_length())]
         rows = [np.concatenate([side[:count] for side in sides]) for count in counts]
         left = self.values(rows)
@@ -166,7 +166,9 @@ def order_of(item: Item) -> np.ndarray:
 def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict[str, Any]]:
     """Rows of the file, without those that are there."""
     for row, target, item in items(asked):
-        cases = [(way, size) for size in SIZES for way in asked.ways if (way, str(row), target, str(size)) not in there]
+        cases = [
+            (way, size) for size in asked.sizes for way in asked.ways if (way, str(row), target, str(size)) not in there
+        ]
         order = order_of(item) if cases else np.zeros(0)
         for way, size in cases:
             outcome = swapped(item, order, int(size * len(order)), WAYS[way])
@@ -179,6 +181,7 @@ def main() -> None:
     """Run the command of the module's docstring."""
     parser = options(__doc__ or "")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--sizes", type=float, nargs="+", default=list(SIZES))
     asked = parser.parse_args()
     jstrace.enable_cache()
     asked.out.mkdir(parents=True, exist_ok=True)
