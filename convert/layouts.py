@@ -115,7 +115,7 @@ class Layout:
     @property
     def is_plain(self) -> bool:
         """Whether its numbers are those of the file."""
-        return self.row_norm is None and (self.scale, self.plus) == (1, 0)
+        return self.row_norm is None and not self.minus_exp and (self.scale, self.plus) == (1, 0)
 
     def names(self, layer: int, n_experts: int) -> list[str]:
         """Its matrices in a layer: one, or one for each expert."""

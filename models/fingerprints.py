@@ -42,7 +42,8 @@ def fingerprint(decoder: Decoder, dtype: jnp.dtype | None = None) -> str:
     here = [array for array in arrays if not isinstance(array[1], Streamed)]
     leaves, kinds = [leaf for _, leaf, _, _ in here], tuple(kind for _, _, kind, _ in here)
     # A compiled program runs where it is called, also within a transformation that closes over the weights.
-    sums = jax.device_get(_checksums.lower(leaves, kinds, tuple(map(_parts_of, leaves))).compile()(leaves))
+    with jax.disable_jit(False):
+        sums = jax.device_get(_checksums.lower(leaves, kinds, tuple(map(_parts_of, leaves))).compile()(leaves))
     pairs = list(zip(here, sums, strict=True))
     pairs += [(array, _streamed_sums(array[1], array[2])) for array in arrays if isinstance(array[1], Streamed)]
     for (name, leaf, _, told), own in sorted(pairs, key=lambda pair: pair[0][0]):
@@ -98,11 +99,12 @@ def _streamed_sums(leaf: Streamed, dtype: jnp.dtype) -> np.ndarray:
     """
     total, n_rows = np.zeros(2, np.uint32), leaf.row[0] // _n_parts((1, *leaf.row))
     blank = jax.ShapeDtypeStruct((n_rows, *leaf.row[1:]), leaf.dtype)
-    program = _sums_of_rows.lower(blank, dtype, np.uint32(0), np.uint32(0)).compile()
-    for layer in range(leaf.shape[0]):
-        rows = leaf.checked(layer)
-        for start in range(0, len(rows), n_rows):
-            total += np.asarray(program(rows[start : start + n_rows], np.uint32(layer), np.uint32(start)))
+    with jax.disable_jit(False):
+        program = _sums_of_rows.lower(blank, dtype, np.uint32(0), np.uint32(0)).compile()
+        for layer in range(leaf.shape[0]):
+            rows = leaf.checked(layer)
+            for start in range(0, len(rows), n_rows):
+                total += np.asarray(program(rows[start : start + n_rows], np.uint32(layer), np.uint32(start)))
     return total
 
 

@@ -166,9 +166,9 @@ ARITHMETIC = tuple(name for name in FAMILIES if name not in ("llama", "mistral",
 """Families for tests that compile much. What the others compute is in these, too: Llama's layer in phi3, windows in
 gemma2, biases and norms of heads in qwen2_moe."""
 
-KINDS = ("olmo2", "gemma2", "gpt_neox", "bloom", "gpt_oss", "glm4_moe", "qwen3_next", "deepseek_v3")
+KINDS = tuple(name for name in ARITHMETIC if name not in ("phi3", "gemma3", "gpt2", "smollm3"))
 """Every kind of block, of norm, of attention and of feed-forward layer, for tests of what is done with a layer: the
-other families differ from these in positions and activations, which tests of the passes themselves compare."""
+other four have other positions, or what two of these have."""
 
 LONGEST = (
     "scale/test_meshes.py",

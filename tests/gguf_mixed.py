@@ -102,7 +102,9 @@ def _gemma4(c: Any) -> dict[str, Any]:
     local = [kind == "sliding_attention" for kind in c.layer_types]
     whole = _whole(c)
     return {
-        "attention.head_count_kv": [c.num_key_value_heads if one else whole.num_key_value_heads for one in local],
+        "attention.head_count_kv": [
+            c.num_key_value_heads if windowed else whole.num_key_value_heads for windowed in local
+        ],
         "attention.key_length": whole.head_dim,
         "attention.value_length": whole.head_dim,
         "attention.key_length_swa": c.head_dim,

@@ -78,6 +78,8 @@ def _plain(value: Any) -> Any:
 def _numbers(f: Fields, own: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The sizes by their names in the metadata, checked."""
     n_heads, d_model = f.integer("attention.head_count"), f.integer("embedding_length")
+    if n_heads > d_model:
+        raise InputError(f"{f.where}: attention.head_count = {n_heads}, expected at most embedding_length = {d_model}")
     head_dim = f.head_dim("attention.key_length", d_model // n_heads)
     if own.latent:
         head_dim = f.head_dim("attention.key_length_mla", head_dim)
@@ -128,7 +130,7 @@ def _shape(
         head_dim=head_dim,
         rope=rope_of(f, head_dim, factors, partial=own.partial) if own.rope else {},
         names=frozenset(shapes),
-        divisors=tuple(map(float, factors[DIVISORS].ravel())) if DIVISORS in factors else (),
+        divisors=tuple(map(float, factors[DIVISORS].ravel())) if DIVISORS in factors and not own.divided else (),
     )
 
 

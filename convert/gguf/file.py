@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from jstrace.convert.gguf.positions import DIVISORS, LONG, SHORT
 from jstrace.convert.stored import Blocks, Form
 from jstrace.convert.weights import Tensor
 from jstrace.models import InputError
+from jstrace.models.validation import WIDEST_HEAD
 
 
 class GgufFile:
@@ -32,7 +34,7 @@ class GgufFile:
         self.path = path
         cache: dict[tuple[Any, ...], np.ndarray] = {}
         weights: dict[str, Tensor] = {tensor.name: _Dequantised(tensor, path, cache) for tensor in tensors}
-        factors = {name: _whole(weights.pop(name)) for name in (DIVISORS, SHORT, LONG) if name in weights}
+        factors = {name: _factors(weights.pop(name), str(path)) for name in (DIVISORS, SHORT, LONG) if name in weights}
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         metadata, own = _without_lists(self.metadata)
         self.config, self.layouts = described(metadata, shapes, factors, str(path))
@@ -47,7 +49,10 @@ def _blocks_ahead(metadata: Mapping[str, Any], n_layers: int) -> tuple[str, ...]
     return tuple(f"blk.{n_layers + place}." for place in range(count))
 
 
-def _whole(tensor: Tensor) -> np.ndarray:
+def _factors(tensor: Tensor, where: str) -> np.ndarray:
+    """A number for each pair of a head's, of which no file has many."""
+    if math.prod(tensor.shape) > WIDEST_HEAD:
+        raise InputError(f"{where}: {tensor.name} has the shape {tensor.shape}, expected a number for each rotary pair")
     return tensor.read(tuple(slice(0, length) for length in tensor.shape))
 
 

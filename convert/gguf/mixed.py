@@ -189,11 +189,11 @@ def _gemma4(f: Fields, shape: Shape) -> dict[str, Any]:
     }
 
 
-def _by_layer(f: Fields, name: str, n_layers: int, one: int) -> list[int]:
-    """A number of each layer: as listed, or ``one`` for all of them."""
+def _by_layer(f: Fields, name: str, n_layers: int, of_all: int) -> list[int]:
+    """A number of each layer: as listed, or ``of_all`` for all of them."""
     numbers = f.take(name)
     if numbers is None:
-        return [one] * n_layers
+        return [of_all] * n_layers
     if len(numbers) != n_layers or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise InputError(f"{f.where}: {name} is no list of {n_layers} positive integers")
     return list(numbers)

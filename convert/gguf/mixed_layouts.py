@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -97,22 +97,27 @@ def form_layouts(config: ModelConfig, plain: Layouts, shapes: Shapes) -> dict[st
     """What single forms of layers have where it is not what others have: one MLP, or Gated DeltaNet."""
     layouts: dict[str, Layout] = {}
     some_sparse = any(form.n_experts for form in config.layer_forms)
-    for number, form in enumerate(config.layer_forms if config.forms else ()):
+    for number, form in enumerate(config.layer_forms):
+        own: Layouts = {}
         if some_sparse and not form.n_experts:
-            layouts |= of_form(number, {name: plain[name] for name in ("gate", "up", "down")})
+            own = {name: plain[name] for name in ("gate", "up", "down")}
         if form.mixer == "delta":
-            layouts |= of_form(number, _delta(form, tiled=config.family != "qwen3_next", shapes=shapes))
+            own = {**own, **_delta(form, tiled=config.family != "qwen3_next", shapes=shapes)}
+        layouts |= of_form(number, own) if config.forms else own
     return layouts
 
 
 def _delta(form: ModelConfig, *, tiled: bool, shapes: Shapes) -> dict[str, Layout]:
     """Gated DeltaNet: heads of values by their key's head, or if ``tiled`` the first of every key's head, and so on."""
     n_heads, n_keys, key, value = form.n_heads, form.n_kv_heads, form.head_dim, form.value_width
-    order = np.arange(n_heads).reshape(n_heads // n_keys, n_keys).T.ravel() if tiled else np.arange(n_heads)
+
+    def order() -> np.ndarray:  # made when the file's shape is known
+        by_key = np.arange(n_heads).reshape(n_heads // n_keys, n_keys)
+        return by_key.T.ravel() if tiled else by_key.ravel()
 
     def heads(letters: str, start: int = 0, width: int = value) -> Listed:
         rows = functools.partial(_rows, order, start, width)
-        return Listed(letters, rows if letters[-1] == "e" else lambda: order, start + n_heads * width)
+        return Listed(letters, rows if letters[-1] == "e" else order, start + n_heads * width)
 
     parts: dict[str, Axis | Listed] = {x: Axis(("Kd", "Kd", "He"), i) for i, x in enumerate("qk")}
     parts["v"] = heads("He", 2 * n_keys * key)
@@ -133,6 +138,6 @@ def _delta(form: ModelConfig, *, tiled: bool, shapes: Shapes) -> dict[str, Layou
     return layouts | {x: dataclasses.replace(side_by_side[x], name=_BLOCK + "ssm_ba.weight") for x in names}
 
 
-def _rows(order: np.ndarray, start: int, width: int) -> np.ndarray:
+def _rows(order: Callable[[], np.ndarray], start: int, width: int) -> np.ndarray:
     """Places ``[heads, width]`` of heads that stand in this order after ``start`` rows."""
-    return start + order[:, None] * width + np.arange(width)
+    return start + order()[:, None] * width + np.arange(width)

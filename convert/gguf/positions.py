@@ -30,7 +30,7 @@ def rope_of(f: Fields, head_dim: int, factors: Mapping[str, np.ndarray], *, part
       InputError: a type that is not known, or fields and weights that contradict each other.
     """
     for name, values in factors.items():
-        if not all(0 < value < math.inf for value in values.ravel().tolist()):
+        if not (np.isfinite(values) & (values > 0)).all():
             raise InputError(f"{f.where}: {name} holds numbers that are not positive")
     rope = {"rope_theta": f.number("rope.freq_base", 10000.0), **_share(f, head_dim, partial)}
     factor, kind = number_unless_zero(f, "rope.scaling.factor"), f.take("rope.scaling.type", "linear")

@@ -144,10 +144,8 @@ def _olmo_hybrid(f: Fields) -> Read:
     for name in _OF_INITIALISATION:
         f.take(f"linear_{name}")
     base |= {**_positions(f, base), **rms(f)}
-    key_heads = f.peek("linear_num_key_heads") or base["n_heads"]
-    key = int(0.75 * base["d_model"] / key_heads) if isinstance(key_heads, int) else 0
-    key_dim = f.peek("linear_key_head_dim") or key
-    value = 2 * key_dim if isinstance(key_dim, int) else 0
+    key = int(0.75 * base["d_model"] / _peeked(f, "linear_num_key_heads", base["n_heads"]))
+    value = 2 * _peeked(f, "linear_key_head_dim", key)
     delta = _delta(f, n_heads=base["n_heads"], n_kv_heads=base["n_heads"], key=key, value=value) | {
         "pre_norm": True,
         "post_norm": False,
@@ -157,6 +155,11 @@ def _olmo_hybrid(f: Fields) -> Read:
     linear = _kinds(f, base["n_layers"], 4 if base["n_layers"] > 3 else base["n_layers"])
     net = (OLMO2, hybrid_layouts.OLMO_DELTA)
     return _joined(base, delta, linear, {0: ({}, hybrid_layouts.MLP)}, [0] * len(linear), net)
+
+
+def _peeked(f: Fields, name: str, absent: int) -> int:
+    """A positive integer that stays to be taken."""
+    return int(Fields({name: f.peek(name)}, f.where).integer(name, absent) or absent)
 
 
 def _positions(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:

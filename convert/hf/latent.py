@@ -57,6 +57,10 @@ def _of_heads(n_heads: int, width: int, places: np.ndarray) -> np.ndarray:
     return np.arange(n_heads)[:, None] * width + places
 
 
+_MOST_MAGNITUDE = 1e6
+"""Of YaRN's factor; published ones are below 2."""
+
+
 def _latent(f: Fields, family: str, max_positions: int, *, q_rank: int, nope: int, value: int) -> dict[str, Any]:
     """The fields that all share; arguments hold for those that are left out."""
     for name in ("attention_bias", "mlp_bias"):
@@ -79,19 +83,22 @@ def _latent(f: Fields, family: str, max_positions: int, *, q_rank: int, nope: in
         "value_dim": f.head_dim("v_head_dim", value),
         "kv_rank": f.integer("kv_lora_rank", 512),
         "q_rank": f.nullable("q_lora_rank", q_rank) or 0,
-        "query_scale": _magnitude(scaling, base["max_positions"]) ** 2 / math.sqrt(head_dim),
+        "query_scale": _magnitude(scaling, base["max_positions"], f.where) ** 2 / math.sqrt(head_dim),
         "activation": f.choice("hidden_act", ACTIVATIONS, "silu"),
     }
     return base | rope | fields
 
 
-def _magnitude(scaling: Mapping[str, Any], positions: int) -> float:
+def _magnitude(scaling: Mapping[str, Any], positions: int, where: str) -> float:
     """YaRN's factor on queries and keys; its numbers were checked where its frequencies were made."""
     over = scaling.get("mscale_all_dim")
     if not over or scaling.get("rope_type", scaling.get("type", "default")) == "default":
         return 1.0
     factor = scaling.get("factor") or positions / (scaling.get("original_max_position_embeddings") or positions)
-    return 1.0 if factor <= 1 else 0.1 * over * math.log(factor) + 1
+    magnitude = 1.0 if factor <= 1 else 0.1 * over * math.log(factor) + 1
+    if not magnitude < _MOST_MAGNITUDE:
+        raise InputError(f"{where}: mscale_all_dim = {over} makes a factor of {magnitude:g} on queries and keys")
+    return magnitude
 
 
 def _deepseek_v2(f: Fields) -> Read:

@@ -128,17 +128,17 @@ _SAID_OTHERWISE: dict[str, dict[str, Any]] = {
 
 def values(config: Any, layouts: Any, tensors: Any) -> dict[str, tuple[np.ndarray, Any]]:
     """Every weight of every layer with its layout, as a device would be given it."""
-    found: dict[str, tuple[np.ndarray, Any]] = {}
+    parts: dict[str, tuple[np.ndarray, Any]] = {}
 
     def add(name: str, _: Any) -> None:
         form, layers = place_of(config, name)
         layout, sizes = layout_of(layouts, name), file_sizes(form)
         for layer in layers:
-            part = weights._Part(form, layout, layer, tensors, np.float32, "here")
-            found[f"{name} {layer}"] = part(tuple(slice(0, sizes[letter]) for letter in layout.letters)), layout
+            part = weights._Part(form, layout, layer, tensors, np.float32, "here", checked=True)
+            parts[f"{name} {layer}"] = part(tuple(slice(0, sizes[letter]) for letter in layout.letters)), layout
 
     map_weights(add, config, named=True)
-    return found
+    return parts
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -156,9 +156,9 @@ def test_equal_to_the_folder(name: str, tmp_path: Path) -> None:
     assert {*weights._wanted(file.config, file.layouts)} == {*file.tensors}
     tensors = open_safetensors(tmp_path / "hf", left_out=folder.left_out)
     theirs = values(folder.config, as_stored(folder.layouts, tensors, folder.config.n_layers), tensors)
-    found = values(file.config, file.layouts, file.tensors)
-    assert found.keys() == theirs.keys()
-    for place, (value, layout) in found.items():
+    parts = values(file.config, file.layouts, file.tensors)
+    assert parts.keys() == theirs.keys()
+    for place, (value, layout) in parts.items():
         expected, own = theirs[place]
         axes = [own.letters.index(letter) for letter in layout.letters]
         np.testing.assert_allclose(value, expected.transpose(axes), atol=2e-7, err_msg=place)

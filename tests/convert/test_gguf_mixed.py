@@ -102,7 +102,7 @@ def test_blocks_whose_rows_and_columns_are_in_another_order(
             assert leaf is None
             continue
         assert leaf is not None
-        part = _Part(form, layout, layers[0], file.tensors, np.float32, "here")
+        part = _Part(form, layout, layers[0], file.tensors, np.float32, "here", checked=True)
         expected = part(tuple(slice(0, sizes[letter]) for letter in layout.letters))
         axes = [layout.letters.index(letter) for letter in weight.axes if letter != "L"]
         np.testing.assert_array_equal(widened(leaf)[0], expected.transpose(axes), err_msg=path)
@@ -110,9 +110,9 @@ def test_blocks_whose_rows_and_columns_are_in_another_order(
 
 def _declared(config: ModelConfig) -> dict[str, Weight]:
     """Every weight of the layers by its name."""
-    found: dict[str, Weight] = {}
-    map_weights(lambda path, weight: found.setdefault(path.removeprefix("layers."), weight), config, named=True)
-    return found
+    declared: dict[str, Weight] = {}
+    map_weights(lambda path, weight: declared.setdefault(path.removeprefix("layers."), weight), config, named=True)
+    return declared
 
 
 @pytest.mark.parametrize(("architecture", "name", "field", "value", "message"), [
@@ -129,9 +129,27 @@ def _declared(config: ModelConfig) -> dict[str, Weight]:
     ("gemma4", "gemma4_text", "embedding_length_per_layer_input", 8, "an embedding for each layer"),
     ("gemma4", "gemma4_text", "attention.shared_kv_layers", 1, "num_kv_shared_layers = 1 is not supported"),
     ("gemma4", "gemma4_text", "expert_count", 8, "expert_count = 8 is not supported; only 0 is"),
+    ("gemma4", "gemma4_text", "attention.head_count", 64, "head_count = 64, expected at most embedding_length"),
+    ("deepseek2", "deepseek_v3", "rope.scaling.yarn_log_multiplier", 1e30, "on queries and keys"),
+    ("qwen35", "qwen3_5", "ssm.time_step_rank", 2**30, "does not divide"),
 ])  # fmt: skip
 def test_what_is_refused(written: Written, architecture: str, name: str, field: str, value: Any, message: str) -> None:
     assert message in refusal(lambda: GgufFile(written(architecture, name, **{field: value})))
+
+
+def test_layers_of_a_single_kind(tmp_path: Path) -> None:
+    """All of them linear: their weights have the names of a model whose layers are alike."""
+    kind = TYPES["qwen3_5"]
+    text = kind.fields["text_config"] | {"layer_types": ["linear_attention"] * 3}
+    torch_model = hf_types.make(dataclasses.replace(kind, fields=kind.fields | {"text_config": text}), tmp_path)
+    said = gguf_files.metadata_of("qwen35", gguf_files.text_config(torch_model)) | {"full_attention_interval": 4}
+    own = {f"qwen35.{field}": value for field, value in said.items() if value is not None}
+    gguf_files.write(tmp_path / "tiny.gguf", "qwen35", own, gguf_files.tensors_of("qwen35", torch_model))
+    theirs, ours = jstrace.load(tmp_path), jstrace.load(str(tmp_path / "tiny.gguf"))
+    assert not ours.config.forms
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours.decoder.params(), theirs.decoder.params()
+    )
 
 
 def test_weights_that_make_no_sense(written: Written) -> None:
@@ -139,6 +157,9 @@ def test_weights_that_make_no_sense(written: Written) -> None:
     divisors = {"rope_freqs.weight": np.linspace(1, 2, 6, dtype=np.float32)}
     assert "rope_freqs.weight, expected ones and then 1e+30" in refusal(
         lambda: GgufFile(written("gemma4", "gemma4_text", divisors))
+    )
+    assert "expected a number for each rotary pair" in refusal(
+        lambda: GgufFile(written("gemma4", "gemma4_text", {"rope_freqs.weight": np.ones(2**16 + 1, np.float32)}))
     )
     growing = {"blk.0.ssm_a": np.float32([1, -1, -1, -1, -1, -1])}
     path = written("qwen35", "qwen3_5", growing)
