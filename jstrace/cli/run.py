@@ -23,6 +23,7 @@ from jstrace.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jstrace.method.plans import Plan
     from jstrace.models import Model
     from jstrace.runs import Data, Summary
 
@@ -153,42 +154,60 @@ def run_command(
         raise InputError(NO_TEXTS)
     texts = None if reference is None else _reference_texts(reference, rows)
     if speaks:
-        inputs = f"{len(rows.rows) * max(1, generate):,} inputs in {data}"
-        say(f"{inputs}; starting JAX{' with the other hosts' if distributed else ''}")
-    if speaks and selectivity:
-        times = f"{selectivity + 1} times, for each input's own and foreign predictions"
-        say(f"selectivity: scores from gradients are made {times}")
-    from jstrace.loading import describe
+        _say_what_starts(len(rows.rows) * max(1, generate), data, selectivity, distributed=distributed)
     from jstrace.scale.hosts import check_agreed
 
     first = joined() if distributed else True
     check_agreed((model, revision, ignore_field, dtype, weights, mesh))
     wanted = "data=all" if mesh is None and distributed else mesh
-
-    def loaded(checkpoint: Checkpoint) -> Model:
-        described = functools.partial(
-            describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=ignore_field or ()
-        )
-        check_model_fits(described, dtype, wanted, plan, rows, narrow=weights or "")
-        if first:
-            say(f"loading {checkpoint.source}")
-        loaded_model = opt.load(
-            checkpoint.source, dtype.value, checkpoint.revision, wanted, weights=weights, ignore_fields=ignore_field,
-            quiet=not first,
-        )  # fmt: skip
-        if first and len(rows.corpus) >= _MANY:
-            say(f"counting the tokens of {len(rows.corpus):,} texts")
-        return loaded_model
-
+    loading = _Loading(plan, rows, dtype, weights, ignore_field, wanted, speaks=first)
     for checkpoint in chosen:
         run = functools.partial(
-            runs.run, functools.partial(loaded, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
+            runs.run, functools.partial(loading.model, checkpoint), rows, checkpoint.out, plan, name=checkpoint.name,
             limit=limit, save_strata=save_strata, reference=texts, extras=extras, revision=checkpoint.label,
             place=checkpoint.place,
         )  # fmt: skip
         done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
+
+
+def _say_what_starts(n_inputs: int, data: str, selectivity: int, *, distributed: bool) -> None:
+    say(f"{n_inputs:,} inputs in {data}; starting JAX{' with the other hosts' if distributed else ''}")
+    if selectivity:
+        times = f"{selectivity + 1} times, for each input's own and foreign predictions"
+        say(f"selectivity: scores from gradients are made {times}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loading:
+    """How the model of every checkpoint is loaded."""
+
+    plan: Plan
+    rows: Data
+    dtype: opt.Dtype
+    weights: opt.Weights | None
+    ignore_fields: list[str] | None
+    mesh: str | None
+    speaks: bool
+
+    def model(self, checkpoint: Checkpoint) -> Model:
+        """Refused before its weights are read where they would not fit."""
+        from jstrace.loading import describe
+
+        described = functools.partial(
+            describe, checkpoint.source, revision=checkpoint.revision, ignore_fields=self.ignore_fields or ()
+        )
+        check_model_fits(described, self.dtype, self.mesh, self.plan, self.rows, narrow=self.weights or "")
+        if self.speaks:
+            say(f"loading {checkpoint.source}")
+        model = opt.load(
+            checkpoint.source, self.dtype.value, checkpoint.revision, self.mesh, weights=self.weights,
+            ignore_fields=self.ignore_fields, quiet=not self.speaks,
+        )  # fmt: skip
+        if self.speaks and len(self.rows.corpus) >= _MANY:
+            say(f"counting the tokens of {len(self.rows.corpus):,} texts")
+        return model
 
 
 def _resumable(run: Callable[..., Summary], out: str, *, shown: bool, alone: bool) -> Summary:
