@@ -56,6 +56,10 @@ class LayerReader:
         """A layer, each of its numbers looked at."""
         return self._read(layer, checked=True)
 
+    def __deepcopy__(self, memo: object) -> LayerReader:
+        """Itself: files that are open have no copy."""
+        return self
+
     def _read(self, layer: int, *, checked: bool) -> np.ndarray:
         last, self._last = self._last, layer
         step = -1 if layer == last - 1 else 1  # a backward pass goes from the last layer to the first

@@ -89,6 +89,7 @@ def build_params(
             return _Part(form, layout, layers[index], tensors, read, where, checked=checked)
 
         if isinstance(blank, Streamed):
+            assert layout.given is None, "matrices of layers are in the file"
             own = [[tensors[each] for each in layout.names(layer, form.n_experts)] for layer in layers]
             return streamed_leaf(part, layout.letters, weight, blank, own, place, exact=layout.is_plain)
         if len(blank.shape) == 1 and weight.axes[0] != "L":

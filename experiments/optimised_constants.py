@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,11 @@ def fitted(model: Model, texts: list[str]) -> Replacement:
     return jax.tree.map(lambda mean, s, x: np.asarray(mean + s * x), means, scale, moved)
 
 
-def judged(asked: argparse.Namespace, constants: Replacement) -> Iterator[dict[str, Any]]:
-    """Rows of the file."""
+def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[Any]) -> Iterator[dict[str, Any]]:
+    """Rows of the file, without those of rows and targets that are there."""
     for row, target, item in items(asked):
+        if (str(row), target) in there:
+            continue
         other = Carrying(item, constants)
         cases = {
             ("means", "means"): (item, item),
@@ -145,7 +147,8 @@ def main() -> None:
         fitted(model, [texts[row] for row in FITTED_ON]).save(path)
     else:
         rows = read(table)
-        for row in judged(asked, Replacement.load(path)):
+        there = {(row["row"], row["target"]) for row in rows}
+        for row in judged(asked, Replacement.load(path), there):
             rows.append(row)
             written(table, rows)
     print(json.dumps({"command": command, "rows": len(rows)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import mmap
@@ -74,7 +75,8 @@ class _Content:
         start, size = self._place(name)
         if size and hasattr(mmap, advice):
             first = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self._mapped.madvise(getattr(mmap, advice), first, start + size - first)
+            with contextlib.suppress(OSError):  # no more than a hint
+                self._mapped.madvise(getattr(mmap, advice), first, start + size - first)
 
 
 class _Slice:

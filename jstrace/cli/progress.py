@@ -81,9 +81,11 @@ class Shown:
         return self
 
     def __exit__(self, stopped: object, *_: object) -> None:
-        if stopped is not None:
-            self.show(last=True)
-        self._bar.stop()
+        try:
+            if stopped is not None:
+                self.show(last=True)
+        finally:
+            self._bar.stop()
 
     def progress(self, done: int, before: int, wanted: int) -> None:
         """``progress`` of ``runs.run``."""

@@ -170,6 +170,10 @@ def run_command(
         done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
+        if weights == opt.Weights.STREAMED:  # programs hold the files that they read, open
+            import jax
+
+            jax.clear_caches()
 
 
 def _say_what_starts(n_inputs: int, data: str, selectivity: int, *, distributed: bool) -> None:

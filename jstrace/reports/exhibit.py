@@ -81,7 +81,7 @@ class Exhibit:
     """Of the table."""
     shelf: int = SUMMARY
     of: Callable[[Sequence[Results]], Sequence[Results]] = usable
-    """The runs that the table is of; there is none without any."""
+    """The runs that the table and the figures are of; there are none without any."""
     whole: bool = False
     """Whether it is of all variants of a run with pairs, rather than of the first."""
     file: str = ""

@@ -74,12 +74,13 @@ class Pages:
 
     def _input(self, index: int) -> dict[str, Any]:
         label, there = self._run.label, self._run.inputs["input"]
-        rows = self._run.inputs.filter(pc.equal(there, index)).to_pylist()
-        if not rows:
+        places = np.flatnonzero(there.to_numpy() == index)
+        if not len(places):
             raise InputError(f"{label}: no input {index}; it has {len(there)}, from {there[0]} to {there[-1]}")
-        if not rows[0]["valid"]:
-            raise InputError(f"{label}: input {index} is invalid and has no trace: {printable(rows[0]['reason'])}")
-        return rows[0]
+        (row,) = self._run.inputs.slice(int(places[0]), 1).to_pylist()
+        if not row["valid"]:
+            raise InputError(f"{label}: input {index} is invalid and has no trace: {printable(row['reason'])}")
+        return row
 
     def _chosen(self, names: Sequence[str]) -> dict[str, list[Case]]:
         run, by_source = self._run, dict[str, list[Case]]()

@@ -16,7 +16,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.records import Input, Invalid, Outcome
-from jstrace.pipeline.repeats import check_repeats, perturbed
+from jstrace.pipeline.repeats import perturbed
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.row import Row
 
@@ -94,7 +94,6 @@ class Repeats:
     """Runs inputs through what a driver does, so many times, each with other weights; one for a run."""
 
     def __init__(self, driver: Driver, count: int) -> None:
-        check_repeats(driver.model, count)
         self._driver, self._count = driver, count
 
     def of(self, inputs: Mapping[int, Input]) -> dict[int, Float32[np.ndarray, "R C Z1"]]:

@@ -17,7 +17,7 @@ from jstrace.pipeline.evaluation import Evaluation
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.runs.control import Foreign
 from jstrace.runs.row import Row
-from jstrace.runs.schema import CURVES_ADDED, edges_of, fields, strata_arrays
+from jstrace.runs.schema import CURVES_ADDED, edges_of, fields
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,8 +132,3 @@ def _strata_rows(entry: Entry, outcome: Outcome, plan: Plan) -> Iterator[_SizeRo
 
 
 _ROWS = {"curves": _curve_rows, "components": _component_rows, "strata": _strata_rows}
-
-
-def strata_of(row: dict[str, Any]) -> EdgeTree:
-    """The strata (uint8) of one row of the table ``strata``."""
-    return EdgeTree(**strata_arrays(row))

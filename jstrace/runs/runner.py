@@ -23,6 +23,7 @@ from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver, OnBatch
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.repeats import check_repeats
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to
 from jstrace.runs import folder as run_folder
@@ -113,6 +114,7 @@ def _run(job: Job, folder: Path) -> Summary:
             raise InputError("this model came without a tokenizer; a run needs one")
         for score in job.plan.scores:  # before anything is written: the folder is not to be another run's
             known_to(model, score)
+        check_repeats(model, job.extras.repeats)
         counts = token_counts(model.tokenizer, job.data.corpus)  # refused here where the tokenizer cannot be read
         config |= {"model": model.fingerprint(), "tokens": token_fingerprint(counts)}
         config = manifest.adopted(folder, config)

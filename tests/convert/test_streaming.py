@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace import loading
+from jstrace import loading, runs
 from jstrace.convert.hf import folder as hf_folder
 from jstrace.convert.streaming import LayerReader
+from jstrace.method.plans import Plan
 from jstrace.models import (
     Decoder,
     EdgeTree,
@@ -35,6 +37,7 @@ from jstrace.models.streamed import Streamed
 from jstrace.pipeline.footprint import wide_bytes
 from tests import hf_models, hf_types
 from tests.conftest import SIZES, TINY
+from tests.stand_ins import Letters
 
 IDS = np.asarray([1, 5, 9, 33, 2, 7], np.int32)
 FLOAT32 = jnp.dtype("float32")
@@ -193,6 +196,12 @@ def test_refusals(llama: Path, tmp_path: Path) -> None:
     model = load(llama)
     with pytest.raises(InputError, match="repeats move weights in memory, and those of this model are streamed"):
         jstrace.trace(model, IDS, repeats=2)
+    data = runs.Data("letters", (runs.Row("hello"),), ("hello",))
+    named = Model(model.decoder, Letters())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="repeats move weights in memory"):
+        runs.run(named, data, tmp_path / "run", Plan(sizes=SIZES), extras=runs.Extras(repeats=2))
+    assert not (tmp_path / "run" / "manifest.json").exists(), "another run may go there"
+    assert copy.deepcopy(model).fingerprint() == model.fingerprint()
     wide = Model.from_arrays(model.config, model.decoder.params())
     assert wide.fingerprint() == model.fingerprint()
     assert not leaves_of(wide)

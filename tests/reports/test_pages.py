@@ -96,6 +96,7 @@ def test_parallel_blocks_are_known(tmp_path: Path) -> None:
     ("index", "conditions", "message"),
     [
         (3, (), "no input 3; it has 3, from 0 to 2"),
+        (2**63, (), f"no input {2**63}; it has 3"),
         (1, (), "input 1 is invalid and has no trace"),
         (0, ("l3/all",), "no condition 'l3/all', but l1/all"),
     ],

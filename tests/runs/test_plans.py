@@ -26,8 +26,7 @@ from jstrace.method.scores.measured import Norm
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline import masked, stages
 from jstrace.reports import write_report
-from jstrace.runs.rows import strata_of
-from jstrace.runs.schema import density_column
+from jstrace.runs.schema import density_column, strata_arrays
 from tests import oracle
 from tests.conftest import ROOT, TINY
 from tests.runs.small_runs import DATA, SIZES, SMALL, read
@@ -163,9 +162,9 @@ def test_a_run_has_the_numbers_of_trace_and_evaluate(model: Model, tmp_path: Pat
             if source.beside is not None:
                 beside = next(r for r in strata if (r["input"], r["source"]) == (index, source.beside.name))
                 scores = EdgeTree(**{name: np.nan_to_num(leaf, nan=-1) for name, leaf in trace.scores.items()})
-                drawn = oracle.proportional(scores, strata_of(beside), len(SIZES))
+                drawn = oracle.proportional(scores, EdgeTree(**strata_arrays(beside)), len(SIZES))
                 trace = dataclasses.replace(trace, strata=drawn)
-            for name, leaf in strata_of(saved).items():
+            for name, leaf in EdgeTree(**strata_arrays(saved)).items():
                 np.testing.assert_array_equal(leaf, getattr(trace.strata, name))
             result = jstrace.evaluate(
                 model, trace, ablate=condition.ablate, pre_softmax=condition.pre_softmax, inverse=condition.inverse,

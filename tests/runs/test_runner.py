@@ -22,7 +22,7 @@ from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import call, masked
 from jstrace.pipeline.resolved import Resolved
 from jstrace.runs import folder as run_folder
-from jstrace.runs import manifest, parts, rows
+from jstrace.runs import manifest, parts, schema
 from jstrace.runs.data import Data, Row
 from jstrace.scale import batching
 from tests.conftest import TINY, tiny_params
@@ -360,5 +360,5 @@ def test_only_whole_parts_count(tmp_path: Path) -> None:
 def test_strata_survive_the_table() -> None:
     tree = EdgeTree(*(np.arange(np.prod(s), dtype=np.uint8).reshape(s) for s in ((2, 3), (2, 4, 3, 3), (2, 3), (2, 3))))
     row = {"layers": 2, "n_heads": 4, "n_tokens": 3, **{name: leaf.tobytes() for name, leaf in tree.items()}}
-    for name, leaf in rows.strata_of(row).items():
+    for name, leaf in schema.strata_arrays(row).items():
         np.testing.assert_array_equal(leaf, getattr(tree, name))
