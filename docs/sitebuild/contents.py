@@ -21,9 +21,8 @@ def texts() -> Iterator[tuple[str, str, str]]:
         yield f"docs/{page}", page, text
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         yield name, name.lower(), (places.ROOT / name).read_text(encoding="utf-8")
-    for path in places.results():
-        source = path.relative_to(places.ROOT).as_posix()
-        yield source, f"experiments/{path.parent.name}.md", path.read_text(encoding="utf-8")
+    for path, page in places.results().items():
+        yield path.relative_to(places.ROOT).as_posix(), page, path.read_text(encoding="utf-8")
     yield "experiments/index.md", "experiments/index.md", _results()
     for path in places.notebooks():
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
@@ -50,7 +49,7 @@ def warnings() -> Iterator[str]:
 
 def _results() -> str:
     rows = []
-    for path in places.results():
+    for path in places.results("README"):
         text = path.read_text(encoding="utf-8")
         title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
         rows.append(f"- [{title[1] if title else path.parent.name}]({path.parent.name}.md)")
@@ -72,7 +71,7 @@ def navigation(nav: list[Any] | None) -> list[Any]:
             "commands/index.md",
             *({f"jstrace {name}": f"commands/{name}.md"} for name in commands.all_commands()),
         ],
-        "Results": ["experiments/index.md", *(f"experiments/{path.parent.name}.md" for path in places.results())],
+        "Results": ["experiments/index.md", *places.results("README").values(), *_records()],
         "Reference": reference.navigation(tasks.navigation()),
     }
     filled = [
@@ -82,6 +81,12 @@ def navigation(nav: list[Any] | None) -> list[Any]:
     named = set(re.findall(r"'([\w./-]+\.md)'", repr(filled)))
     left = [path.name for path in sorted((places.ROOT / "docs").glob("*.md")) if path.name not in named]
     return filled + ([{"More": left}] if left else [])
+
+
+def _records() -> list[Any]:
+    """What stands behind the findings, in a section of its own."""
+    pages = list(places.results("record").values())
+    return [{"Records": pages}] if pages else []
 
 
 def _in_order() -> list[Any]:

@@ -25,8 +25,8 @@ def pages() -> dict[str, str]:
     docs = ROOT / "docs"
     found = {path.relative_to(ROOT).as_posix(): path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
     found |= _TOP
-    for path in results():
-        found[path.relative_to(ROOT).as_posix()] = f"experiments/{path.parent.name}.md"
+    for path, page in results().items():
+        found[path.relative_to(ROOT).as_posix()] = page
     found |= {"experiments/results": "experiments/index.md", "jstrace": "reference/index.md"}
     for path in notebooks():
         found[path.relative_to(ROOT).as_posix()] = f"tutorials/{path.stem}.md"
@@ -35,9 +35,11 @@ def pages() -> dict[str, str]:
     return found
 
 
-def results() -> list[Path]:
-    """The README of every folder of results."""
-    return sorted((ROOT / "experiments" / "results").glob("*/README.md"))
+def results(name: str = "*") -> dict[Path, str]:
+    """Findings of every folder of results (``README``), records behind them (``record``), and their pages."""
+    ends = {"README": "", "record": "-record"}
+    paths = sorted((ROOT / "experiments" / "results").glob(f"*/{name}.md"))
+    return {path: f"experiments/{path.parent.name}{ends[path.stem]}.md" for path in paths if path.stem in ends}
 
 
 def notebooks() -> list[Path]:
