@@ -17,6 +17,7 @@ from jstrace.reports.drawing import COLORS, DASHES, TV_LABEL, each_ablation, gri
 from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, for_good, interval_words, quartile_columns, quartiles, spearman
+from jstrace.show.palette import percent
 
 CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""
@@ -62,7 +63,7 @@ def _draw_nucleus(run: Results) -> Figure:
         words = "{:g}% of the mass: from size {:g} on, quartiles {:g} and {:g}"
         line(axes, levels, middle, words, around=(low, high), color=COLORS[0], marker="o", markersize=2.5)
         axes.set(yscale="log", xlim=(0, 101))
-        axes.yaxis.set_major_formatter(lambda y, _: power(y))
+        axes.yaxis.set_major_formatter(lambda y, _: percent(y))
         axes.yaxis.set_minor_locator(NullLocator())
 
     return each_ablation(

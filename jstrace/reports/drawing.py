@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
+from jstrace.show.palette import COLORS, percent
 
 COLUMN = 3.4
 """Inches of a journal's column, in which every figure is readable."""
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, blue and vermilion first."""
 DASHES = ("-", "--", "-.", ":")
 
 
@@ -69,11 +68,11 @@ def grid_of(count: int, *, height: float = 2.1, rows: int = 1, **options: Any) -
 
 
 def log_sizes(axes: Any, sizes: np.ndarray) -> None:
-    """Let a panel's x axis be sizes, in powers of ten."""
+    """Let a panel's x axis be sizes in percent, of which every second power of ten is named."""
     low = np.floor(np.log10(sizes[0]) + 1e-9)
     axes.set(xscale="log", xlim=(sizes[0] * 0.8, 1.25))
     axes.xaxis.set_major_locator(FixedLocator((10.0 ** np.arange(low, 1)).tolist()))
-    axes.xaxis.set_major_formatter(lambda x, _: power(x))
+    axes.xaxis.set_major_formatter(lambda x, _: percent(x) if round(np.log10(x)) % 2 == 0 else "")
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from jstrace.files import write_whole
 from jstrace.models import EdgeTree, InputError
 from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
+from jstrace.show.palette import COLORS, percent
 from jstrace.show.text import printable, shown
 
 if TYPE_CHECKING:
@@ -99,14 +101,12 @@ def plot_curves(results: Evaluation | Sequence[Evaluation] | Mapping[str, Evalua
 
 
 def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    last = max(len(evaluations) - 1, 1)
-    colors = [colormaps["viridis"](0.85 * number / last) for number in range(len(evaluations))]
-    for (label, evaluation), color in zip(evaluations, colors, strict=True):
+    for (label, evaluation), color in zip(evaluations, itertools.cycle(COLORS), strict=False):
         order = np.argsort(evaluation.row_sizes, kind="stable")  # masks of one's own come in any order
         points, tv = evaluation.row_sizes[order], evaluation.tv[order]
         axes.plot(points, tv, marker="o", markersize=3, linewidth=1.2, color=color, label=printable(label))
@@ -120,6 +120,8 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
         xlabel="size of the trace (share of all edges)",
         ylabel=f"TV distance from {' or '.join(targets)}",
     )
+    axes.xaxis.set_major_formatter(lambda share, _: percent(share))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3, linewidth=0.5)
     ablated = dict.fromkeys(evaluation.ablate for _, evaluation in evaluations)
     axes.set_title(f"edges ablated: {', '.join(ablated)}", fontsize="small")
