@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.convert import read_config, source
+from jstrace.convert import read_config, refusals
 from jstrace.convert.hf.layouts import LLAMA
 from jstrace.convert.weights import build_params
 from jstrace.loading import describe
@@ -138,7 +138,7 @@ def test_random_weights(tmp_path: Path) -> None:
 
 
 def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source.os, "sysconf", lambda name: 2**20 if "PAGES" in name else 4096)
+    monkeypatch.setattr(refusals.os, "sysconf", lambda name: 2**20 if "PAGES" in name else 4096)
     with pytest.raises(InputError, match=r"16 GB of weights do not fit into this machine's memory; try dtype bfloat16"):
         jstrace.load("random:llama-3.1-8b", dtype="bfloat16")
 
