@@ -40,7 +40,7 @@ def terminal_plot(evaluation: Evaluation, *, height: int = 6, width: int = 60) -
     left = math.ceil(low)
     axis = [" "] * (width + 6)
     for power in range(left, 1):
-        text = "1" if power == 0 else f"1e{power}"
+        text = percent(10.0**power)
         at = round((power - low) / -low * (width - 1))
         start = min(at, width - len(text))
         axis[start : start + len(text)] = text

@@ -129,7 +129,7 @@ def test_terminal_plot_shows_the_curve(stub: Model) -> None:
     evaluation = jstrace.evaluate(stub, jstrace.trace(stub, "hello"))
     lines = plots.terminal_plot(evaluation).splitlines()
     assert len(lines) == 7
-    assert lines[-1].split() == ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1", "size"]
+    assert lines[-1].split() == ["0.001%", "0.01%", "0.1%", "1%", "10%", "100%", "size"]
     with pytest.raises(InputError, match="png"):
         plots.check_plottable(Path("a.gif"))
 
