@@ -35,6 +35,10 @@ class Fields:
             raise InputError(f"{self.where}: {name} = {str(value)[:20]}, expected at most {most}")
         return value
 
+    def peeked_integer(self, name: str, default: int | None = _MISSING) -> Any:
+        """As ``integer``, of a field that stays to be taken."""
+        return Fields({name: self.peek(name)}, self.where).integer(name, default)
+
     def nullable(self, name: str, absent: float | None) -> Any:
         """A positive number, None where the file says null, and ``absent`` where it says nothing."""
         if name not in self._left:

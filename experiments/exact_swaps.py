@@ -61,11 +61,11 @@ SIZES = (0.01, 0.04)
 @jax.jit
 def slopes(given: Given, mask: Any) -> tuple[Any, Any, Any]:
     """KL, TV and d KL / d mask of every slot, ``[E]``, at a mask ``[E]``: a forward and a backward pass."""
-    one = Pass(*given)
-    slots = one.slots()
+    forward = Pass(*given)
+    slots = forward.slots()
 
     def loss(mask: Any) -> tuple[Any, Any]:
-        logits = one.logits(unflat(mask, as_floats(slots)))
+        logits = forward.logits(unflat(mask, as_floats(slots)))
         return kl(given[4], logits), distance(given, logits)
 
     (value, tv), slope = jax.value_and_grad(loss, has_aux=True)(mask)
@@ -75,11 +75,11 @@ def slopes(given: Given, mask: Any) -> tuple[Any, Any, Any]:
 @jax.jit
 def changed(given: Given, mask: Any, places: Any) -> tuple[Any, Any]:
     """KL and TV ``[B]`` where the edges at ``places``, ``[B, N]``, change sides; a place past the last is none."""
-    one = Pass(*given)
-    like = as_floats(one.slots())
+    forward = Pass(*given)
+    like = as_floats(forward.slots())
 
     def of(places: Any) -> tuple[Any, Any]:
-        logits = one.logits(unflat(mask.at[places].set(1 - mask[places], mode="drop"), like))
+        logits = forward.logits(unflat(mask.at[places].set(1 - mask[places], mode="drop"), like))
         return kl(given[4], logits), distance(given, logits)
 
     return jax.vmap(of)(places)
@@ -102,14 +102,14 @@ class Cut:
 
     def values(self, rows: list[np.ndarray]) -> np.ndarray:
         """KL where the edges of each row change sides."""
-        wide, found = max(map(len, rows)), []
+        wide, values = max(map(len, rows)), []
         places = np.full((-(-len(rows) // BATCH) * BATCH, wide), len(self.mask), np.int32)
         for at, row in enumerate(rows):
             places[at, : len(row)] = row
         for start in range(0, len(places), BATCH):
-            found.append(np.asarray(changed(self.given, self.mask, places[start : start + BATCH])[0]))
+            values.append(np.asarray(changed(self.given, self.mask, places[start : start + BATCH])[0]))
         self.forward += len(rows)
-        return np.concatenate(found)[: len(rows)]
+        return np.concatenate(values)[: len(rows)]
 
     def candidates(self, way: Way, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Edges of the mask and edges outside of it, the best to swap first."""
@@ -172,9 +172,9 @@ def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict
         order = order_of(item) if cases else np.zeros(0)
         for way, size in cases:
             outcome = swapped(item, order, int(size * len(order)), WAYS[way])
-            found = {"way": way, "row": str(row), "target": target, "size": str(size)} | outcome
-            print(*found.values(), flush=True)
-            yield found
+            swap = {"way": way, "row": str(row), "target": target, "size": str(size)} | outcome
+            print(*swap.values(), flush=True)
+            yield swap
 
 
 def main() -> None:
@@ -188,8 +188,8 @@ def main() -> None:
     path = asked.out / ("swaps-pairs.csv" if asked.pairs else "swaps.csv")
     rows = read(path)
     there = {(row["way"], row["row"], row["target"], row["size"]) for row in rows}
-    for found in measured(asked, there):
-        rows.append(found)
+    for swap in measured(asked, there):
+        rows.append(swap)
         written(path, rows)
     print(json.dumps({"ways": asked.ways, "rows": len(rows), "targets": asked.targets, "pairs": asked.pairs}))
 

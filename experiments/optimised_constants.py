@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jstrace
 from experiments.inputs import texts_of, written
 from experiments.signed_steps import PLANS, TEN, Given
-from experiments.smaller import SIZES, Item, items, options, read
+from experiments.smaller import Item, by_size, items, options, read
 from jstrace.method.scores.budgets import largest, total
 from jstrace.method.scores.gradients import Pass, as_floats, kl
 from jstrace.method.search.ordering import marked
@@ -68,8 +68,8 @@ def masks(given: Given, scores: EdgeTree) -> EdgeTree:
     """The best edges of each of ``CUTS``, on a leading axis."""
     slots = Pass(*given).slots()
     counts = [jnp.floor(size * total(as_floats(slots))).astype(jnp.int32) for size in CUTS]
-    found = [largest(marked(scores, slots), count) for count in counts]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    cuts = [largest(marked(scores, slots), count) for count in counts]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cuts)
 
 
 @jax.jit
@@ -77,8 +77,8 @@ def loss_gradient(given: Given, mask: EdgeTree, constants: Replacement) -> tuple
     """KL(full || masked) where ablated edges carry constants, and its gradient in them."""
 
     def loss(constants: Replacement) -> Any:
-        one = Pass(*given)._replace(replace=constants)
-        return kl(given[4], one.logits(as_floats(mask)))
+        forward = Pass(*given)._replace(replace=constants)
+        return kl(given[4], forward.logits(as_floats(mask)))
 
     return jax.value_and_grad(loss)(constants)
 
@@ -110,11 +110,9 @@ def fitted(model: Model, texts: list[str]) -> Replacement:
     return jax.tree.map(lambda mean, s, x: np.asarray(mean + s * x), means, scale, moved)
 
 
-def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[Any]) -> Iterator[dict[str, Any]]:
-    """Rows of the file, without those of rows and targets that are there."""
+def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[Any]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each judgement that is not there."""
     for row, target, item in items(asked):
-        if (str(row), target) in there:
-            continue
         other = Carrying(item, constants)
         cases = {
             ("means", "means"): (item, item),
@@ -122,13 +120,9 @@ def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[
             (NAME, NAME): (other, other),
         }
         for (traced, carried), (source, judge) in cases.items():
-            tv, said = judge.judged(source.scores(*PLANS["rounds"]))
-            print(f"{traced:10} {carried:10} {row:3} {target:10}", *(f"{one:.3f}" for one in tv), flush=True)
             key = {"traced_under": traced, "evaluated_under": carried, "row": str(row), "target": target}
-            yield from (
-                key | {"size": str(size), "tv": f"{one:.4f}", "said": int(word)}
-                for size, one, word in zip(SIZES, tv, said, strict=True)
-            )
+            if tuple(key.values()) not in there:
+                yield by_size(key, *judge.judged(source.scores(*PLANS["rounds"])))
 
 
 def main() -> None:
@@ -147,9 +141,9 @@ def main() -> None:
         fitted(model, [texts[row] for row in FITTED_ON]).save(path)
     else:
         rows = read(table)
-        there = {(row["row"], row["target"]) for row in rows}
-        for row in judged(asked, Replacement.load(path), there):
-            rows.append(row)
+        there = {(row["traced_under"], row["evaluated_under"], row["row"], row["target"]) for row in rows}
+        for made in judged(asked, Replacement.load(path), there):
+            rows += made
             written(table, rows)
     print(json.dumps({"command": command, "rows": len(rows)}))
 

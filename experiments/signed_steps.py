@@ -55,14 +55,14 @@ class State(NamedTuple):
 @jax.jit
 def step(given: Given, state: State, numbers: Numbers) -> State:
     """The state after one gradient: a forward and a backward pass."""
-    one, target = Pass(*given), given[4]
-    slots = one.slots()
+    forward, target = Pass(*given), given[4]
+    slots = forward.slots()
     n_edges, left = total(as_floats(slots)), jax.tree.map(jnp.logical_and, slots, state.inside)
     count = jnp.floor(numbers.size * n_edges)
     mask = soft_mask(marked(state.x, left), count, numbers.temperature)
 
     def loss(mask: EdgeTree) -> tuple[Any, Any]:
-        logits = one.logits(mask)
+        logits = forward.logits(mask)
         return kl(target, logits), logits
 
     gradient, logits = jax.grad(loss, has_aux=True)(mask)
@@ -83,9 +83,9 @@ def step(given: Given, state: State, numbers: Numbers) -> State:
 @jax.jit
 def begun(given: Given) -> tuple[State, Any]:
     """Where rounds begin, and the prediction to keep: two forward passes and one backward."""
-    one = Pass(*given)
-    start = first_order(one)
-    return State.of(start.combined(0.5), one.slots()), start.target
+    forward = Pass(*given)
+    start = first_order(forward)
+    return State.of(start.combined(0.5), forward.slots()), start.target
 
 
 @jax.jit

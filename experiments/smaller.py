@@ -59,8 +59,8 @@ class Item:
         tokens, length = np.pad(self.ids, (0, self.width - len(self.ids))), np.int32(len(self.ids))
         target = None if self.told is None else np.log(np.maximum(self.told, 1e-38)).astype(np.float32)
         given = self.model.decoder, tokens, length, self.replacement()
-        state, found = begun((*given, target))
-        return state, (*given, found)
+        state, to_keep = begun((*given, target))
+        return state, (*given, to_keep)
 
     @property
     def given(self) -> Given:
@@ -84,8 +84,8 @@ class Item:
         """At the end of both courses."""
         if len(first) not in self.known:
             self.known[len(first)] = ordered(self.given, self.followed(self.started[0], first))
-        found = self.known[len(first)]
-        return ordered(self.given, self.followed(begun_again(self.given, found), then)) if then else found
+        scores = self.known[len(first)]
+        return ordered(self.given, self.followed(begun_again(self.given, scores), then)) if then else scores
 
     def followed(self, state: State, course: Sequence[Numbers]) -> State:
         """The state after a course."""
@@ -95,10 +95,10 @@ class Item:
 
     def judged(self, scores: EdgeTree) -> tuple[np.ndarray, np.ndarray]:
         """TV from the target at each size, and whether the top token is the target's."""
-        found = cropped(jax.tree.map(lambda leaf: np.asarray(leaf)[None], scores), 0, len(self.ids))
+        own = cropped(jax.tree.map(lambda leaf: np.asarray(leaf)[None], scores), 0, len(self.ids))
         given: dict[str, Any] = {} if self.other is None else {"counterfactual": self.other}
         with padded_to(self.width):
-            trace = jstrace.Trace.from_scores(self.model, self.ids, found, sizes=SIZES, **given)
+            trace = jstrace.Trace.from_scores(self.model, self.ids, own, sizes=SIZES, **given)
             judged = jstrace.evaluate(self.model, trace, target=self.told, replace=self.carried())
         return judged.tv[:-1], judged.agreement[:-1]
 
@@ -109,9 +109,9 @@ def told(known: dict[int, np.ndarray], row: int, target: str) -> np.ndarray | No
     if target == "own":
         return None
     if target == "exchanged":
-        found, first = own.copy(), np.argsort(-own)[:2]
-        found[first] = own[first[::-1]]
-        return found
+        exchanged, first = own.copy(), np.argsort(-own)[:2]
+        exchanged[first] = own[first[::-1]]
+        return exchanged
     return next(known[other] for other in rows[at + 1 :] + rows[:at] if known[other].argmax() != own.argmax())
 
 
@@ -139,13 +139,17 @@ def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict
         for plan in asked.plans:
             if (plan, str(row), target) in there:
                 continue
-            tv, said = item.judged(item.scores(*PLANS[plan]))
-            print(f"{plan:45} {row:3} {target:10}", *(f"{one:.3f}" for one in tv), flush=True)
-            key = {"plan": plan, "row": str(row), "target": target}
-            yield from (
-                key | {"apart": f"{item.apart:.4f}", "size": str(size), "tv": f"{one:.4f}", "said": int(word)}
-                for size, one, word in zip(SIZES, tv, said, strict=True)
-            )
+            key = {"plan": plan, "row": str(row), "target": target, "apart": f"{item.apart:.4f}"}
+            yield from by_size(key, *item.judged(item.scores(*PLANS[plan])))
+
+
+def by_size(key: dict[str, str], tv: np.ndarray, said: np.ndarray) -> list[dict[str, Any]]:
+    """The rows of one judgement, a row for each size, and a line on standard output."""
+    print(*key.values(), *(f"{each:.3f}" for each in tv), flush=True)
+    return [
+        key | {"size": str(size), "tv": f"{each:.4f}", "said": int(word)}
+        for size, each, word in zip(SIZES, tv, said, strict=True)
+    ]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

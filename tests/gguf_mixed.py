@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-ARCHITECTURES = (*("deepseek2", "ernie4_5-moe", "gemma4", "glm4moe", "llama4", "qwen35", "qwen35moe", "qwen3next"),)
 Named = list[tuple[str, np.ndarray]]
 
 

@@ -111,7 +111,7 @@ def _first(f: Fields, own: Architecture, name: str, *default: int) -> Any:
 def _width_of_experts(f: Fields) -> tuple[int, ...]:
     """What stands for the width of MLPs where there are none but experts."""
     name = "expert_feed_forward_length"
-    return () if f.peek(name) is None else (Fields({name: f.peek(name)}, f.where).integer(name),)
+    return () if f.peek(name) is None else (f.peeked_integer(name),)
 
 
 def _shape(

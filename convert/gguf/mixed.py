@@ -11,7 +11,7 @@ from typing import Any
 
 from jstrace.convert.fields import Fields
 from jstrace.convert.gguf.positions import number_unless_zero
-from jstrace.convert.gguf.rows import LLAMA, Architecture, Shape, kinds, windows
+from jstrace.convert.gguf.rows import LLAMA, Architecture, Shape, flags, kinds, windows
 from jstrace.models import InputError
 
 _SOFTMAX, _SIGMOID = 1, 2
@@ -21,11 +21,6 @@ _SOFTMAX, _SIGMOID = 1, 2
 def _counts(f: Fields) -> tuple[int, int, int]:
     """The number of experts, of those chosen, and their width."""
     return f.integer("expert_count"), f.integer("expert_used_count"), f.integer("expert_feed_forward_length")
-
-
-def _number(f: Fields, name: str, default: int) -> Any:
-    """An integer that may be zero, as the reader of the type checks it."""
-    return f.take(name, default)
 
 
 def _routed(f: Fields) -> dict[str, Any]:
@@ -39,7 +34,7 @@ def _routed(f: Fields) -> dict[str, Any]:
         "n_shared_experts": f.integer("expert_shared_count"),
         "norm_topk_prob": f.flag("expert_weights_norm", False),
         "routed_scaling_factor": number_unless_zero(f, "expert_weights_scale") or 1.0,
-        "first_k_dense_replace": _number(f, "leading_dense_block_count", 0),
+        "first_k_dense_replace": f.take("leading_dense_block_count", 0),
     }
 
 
@@ -56,9 +51,9 @@ def _ernie4_5_moe(f: Fields, shape: Shape) -> dict[str, Any]:
         "moe_num_experts": total,
         "moe_k": chosen,
         "moe_intermediate_size": width,
-        "moe_num_shared_experts": _number(f, "expert_shared_count", 0),
+        "moe_num_shared_experts": f.take("expert_shared_count", 0),
         "moe_layer_interval": f.integer("interleave_moe_layer_step"),
-        "moe_layer_start_index": _number(f, "leading_dense_block_count", 0),
+        "moe_layer_start_index": f.take("leading_dense_block_count", 0),
     }
 
 
@@ -127,11 +122,9 @@ def _linear(f: Fields, shape: Shape) -> dict[str, Any]:
         raise InputError(f"{f.where}: ssm.inner_size = {width} does not divide into {n_heads} heads")
     f.take("rope.dimension_sections")  # of images
     recurrent = f.take("attention.recurrent_layers")
-    if recurrent is not None and not (
-        isinstance(recurrent, list) and len(recurrent) >= shape.n_layers and all(isinstance(x, bool) for x in recurrent)
-    ):
-        raise InputError(f"{f.where}: attention.recurrent_layers is no list of {shape.n_layers} layers, true or false")
-    types = [["full_attention", "linear_attention"][layer] for layer in (recurrent or [])[: shape.n_layers]]
+    if recurrent is not None:
+        recurrent = flags(f, "attention.recurrent_layers", recurrent, shape.n_layers, ahead=True)
+    types = ["linear_attention" if linear else "full_attention" for linear in recurrent or ()]
     return {
         "linear_num_value_heads": n_heads,
         "linear_num_key_heads": f.integer("ssm.group_count"),
@@ -184,8 +177,8 @@ def _gemma4(f: Fields, shape: Shape) -> dict[str, Any]:
         },
         "attention_k_eq_v": any(f"blk.{layer}.attn_v.weight" not in shape.names for layer in whole),
         "final_logit_softcapping": number_unless_zero(f, "final_logit_softcapping"),
-        "hidden_size_per_layer_input": _number(f, "embedding_length_per_layer_input", 0),
-        "num_kv_shared_layers": _number(f, "attention.shared_kv_layers", 0),
+        "hidden_size_per_layer_input": f.take("embedding_length_per_layer_input", 0),
+        "num_kv_shared_layers": f.take("attention.shared_kv_layers", 0),
     }
 
 

@@ -43,9 +43,18 @@ LLAMA = SHAPE | {
 GPT2 = {"embedding_length": "n_embd", "block_count": "n_layer", "attention.head_count": "n_head"}
 
 
-def no_extra(f: Fields, shape: Shape) -> dict[str, Any]:
-    """None."""
-    return {}
+def passed_over(*names: str) -> Extra:
+    """Fields that change nothing for texts."""
+
+    def extra(f: Fields, shape: Shape) -> dict[str, Any]:
+        for name in names:
+            f.take(name)
+        return {}
+
+    return extra
+
+
+_NOTHING = passed_over()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +63,7 @@ class Architecture:
 
     model_type: str
     """Whose reader reads it, unless ``extra`` names another one."""
-    extra: Extra = no_extra
+    extra: Extra = _NOTHING
     names: Mapping[str, str] = dataclasses.field(default_factory=lambda: LLAMA)
     """Which fields of a ``config.json`` stand for the shape, as far as the type's reader reads them."""
     paired: bool = False
@@ -73,15 +82,12 @@ class Architecture:
     """Numbers of which there may be a list, one for each layer, which ``extra`` reads."""
 
 
-def passed_over(*names: str) -> Extra:
-    """Fields that change nothing for texts."""
-
-    def extra(f: Fields, shape: Shape) -> dict[str, Any]:
-        for name in names:
-            f.take(name)
-        return {}
-
-    return extra
+def flags(f: Fields, name: str, given: Any, n_layers: int, *, ahead: bool = False) -> list[bool]:
+    """What a list says of each layer; ``ahead``: it may count blocks behind the last one, too."""
+    whole = isinstance(given, list) and (len(given) == n_layers or (ahead and len(given) > n_layers))
+    if not whole or not all(isinstance(x, bool) for x in given):
+        raise InputError(f"{f.where}: {name} is no list of {n_layers} layers, true or false")
+    return list(given[:n_layers])
 
 
 def windows(f: Fields, shape: Shape, window: int | None, every: int) -> dict[str, Any]:
@@ -89,10 +95,7 @@ def windows(f: Fields, shape: Shape, window: int | None, every: int) -> dict[str
     pattern = f.take("attention.sliding_window_pattern", every)
     if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
         pattern = [bool((layer + 1) % pattern) for layer in range(shape.n_layers)]
-    if not isinstance(pattern, list) or len(pattern) != shape.n_layers or not all(isinstance(x, bool) for x in pattern):
-        raise InputError(
-            f"{f.where}: attention.sliding_window_pattern is no list of {shape.n_layers} layers, true or false"
-        )
+    pattern = flags(f, "attention.sliding_window_pattern", pattern, shape.n_layers)
     kinds = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
     return {"sliding_window": window, "layer_types": kinds}
 

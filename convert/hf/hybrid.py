@@ -31,21 +31,20 @@ def _shared(f: Fields, family: str, n_kv_heads: int, **defaults: Any) -> dict[st
     return {**base, **rope, **rms(f), "activation": f.choice("hidden_act", ACTIVATIONS, "silu")}
 
 
-def _delta(f: Fields, *, n_heads: int = 32, n_kv_heads: int = 16, **widths: int) -> dict[str, Any]:
+def _delta(f: Fields, *, n_heads: int = 32, n_kv_heads: int = 16, key: int = 128, value: int = 128) -> dict[str, Any]:
     """What layers of Gated DeltaNet have in the place of attention's; the other arguments hold for fields left out."""
     n_heads = f.integer("linear_num_value_heads", n_heads)
     n_kv_heads = f.integer("linear_num_key_heads", n_kv_heads)
     if n_heads % n_kv_heads:
         raise InputError(f"{f.where}: {n_heads} linear_num_value_heads do not divide into {n_kv_heads} groups")
-    head_dim = f.head_dim("linear_key_head_dim", widths.get("key", 128))
     return {
         "mixer": "delta",
         "gated_attention": False,
         "qk_norm": "none",
         "n_heads": n_heads,
         "n_kv_heads": n_kv_heads,
-        "head_dim": head_dim,
-        "value_dim": f.head_dim("linear_value_head_dim", widths.get("value", 128)),
+        "head_dim": f.head_dim("linear_key_head_dim", key),
+        "value_dim": f.head_dim("linear_value_head_dim", value),
         "conv_width": f.integer("linear_conv_kernel_dim", 4, most=64),
         "rotary_dim": 0,
         "rope_divisors": None,
@@ -144,8 +143,8 @@ def _olmo_hybrid(f: Fields) -> Read:
     for name in _OF_INITIALISATION:
         f.take(f"linear_{name}")
     base |= {**_positions(f, base), **rms(f)}
-    key = int(0.75 * base["d_model"] / _peeked(f, "linear_num_key_heads", base["n_heads"]))
-    value = 2 * _peeked(f, "linear_key_head_dim", key)
+    key = int(0.75 * base["d_model"] / f.peeked_integer("linear_num_key_heads", base["n_heads"]))
+    value = 2 * f.peeked_integer("linear_key_head_dim", key)
     delta = _delta(f, n_heads=base["n_heads"], n_kv_heads=base["n_heads"], key=key, value=value) | {
         "pre_norm": True,
         "post_norm": False,
@@ -155,11 +154,6 @@ def _olmo_hybrid(f: Fields) -> Read:
     linear = _kinds(f, base["n_layers"], 4 if base["n_layers"] > 3 else base["n_layers"])
     net = (OLMO2, hybrid_layouts.OLMO_DELTA)
     return _joined(base, delta, linear, {0: ({}, hybrid_layouts.MLP)}, [0] * len(linear), net)
-
-
-def _peeked(f: Fields, name: str, absent: int) -> int:
-    """A positive integer that stays to be taken."""
-    return int(Fields({name: f.peek(name)}, f.where).integer(name, absent) or absent)
 
 
 def _positions(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from jstrace.method.graph.sizes import percent
+
 CURVES = Path(__file__).parents[1] / "results" / "pairs" / "curves.csv"
 DOCS = Path(__file__).parents[2] / "docs"
 PICTURES = {"default": "pairs-curve.png", "dark_background": "pairs-curve-dark.png"}
@@ -57,7 +59,7 @@ def draw(path: Path, background: str) -> None:
     axes.set_xlabel("edges kept (share of all)")
     axes.set_ylabel("TV from the model's prediction")
     axes.set_xticks([0.001, 0.01, 0.1])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{100 * size:g}%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: percent(size)))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from jstrace.method.graph.sizes import percent
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.evaluating import evaluate
@@ -78,7 +79,7 @@ class Smallest(ByValue):
 
     def __repr__(self) -> str:
         """Short."""
-        return f"Smallest({self.edges:,} of {self.trace.n_edges:,} edges ({100 * self.share:.2g}%), TV {self.tv:.3f})"
+        return f"Smallest({self.edges:,} of {self.trace.n_edges:,} edges ({percent(self.share)}), TV {self.tv:.3f})"
 
 
 def smallest(

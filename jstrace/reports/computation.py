@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.errors import InputError
 from jstrace.method.conditions import Case
+from jstrace.method.graph.sizes import percent
 from jstrace.reports import chance
 from jstrace.reports.drawing import SIZE_LABEL, TV_LABEL, each_ablation, line, log_sizes, look_of
 from jstrace.reports.exhibit import Picture, Rows, each_case
@@ -68,7 +69,7 @@ def log_axis(axes: Any, run: Results, drawn: Sequence[np.ndarray], *, inverse: b
     least = min((x[0] for x in drawn), default=LEAST)
     axes.set(xscale="log", xlim=(least * 0.8, 1.25))
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if tick >= least * 0.8]))
-    axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
+    axes.xaxis.set_major_formatter(lambda x, _: percent(x))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

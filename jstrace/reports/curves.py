@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
+from jstrace.method.graph.sizes import percent
 from jstrace.reports import chance, computation, control, steady
 from jstrace.reports.drawing import COLORS, DASHES, TV_LABEL, each_ablation, grid_of, line, look_of, note, power
 from jstrace.reports.exhibit import Picture, Rows, each_case, each_run
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, for_good, interval_words, quartile_columns, quartiles, spearman
-from jstrace.show.palette import percent
 
 CONSTRUCTION = (1e-4, 1e-2)
 """Sizes of the construction phase; refinement follows it."""

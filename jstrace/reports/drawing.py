@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from jstrace.method.conditions import Case
-from jstrace.show.palette import COLORS, percent
+from jstrace.method.graph.sizes import percent
+from jstrace.show.palette import COLORS
 
 COLUMN = 3.4
 """Inches of a journal's column, in which every figure is readable."""

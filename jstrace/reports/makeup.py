@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jstrace.method.graph.depth import by_quarter
+from jstrace.method.graph.sizes import percent
 from jstrace.reports import chance
 from jstrace.reports.drawing import COLORS, DASHES, SIZE_LABEL, grid_of, line, log_sizes, note
 from jstrace.reports.exhibit import NOT_ABLATED, Picture, Rows, each_source
 from jstrace.reports.results import Results
-from jstrace.show.palette import percent
 
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Fractions of the components in the table."""
@@ -34,7 +34,7 @@ def _draw_core(run: Results) -> Figure:
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(wanted)))
     for number, k in enumerate(wanted):
         words = "{:.1f}% of the components hold {:.1f}%"
-        look: dict[str, Any] = {"label": percent(run.sizes[k]), "who": f"size {run.sizes[k]:g}: "}
+        look: dict[str, Any] = {"label": percent(run.sizes[k], 4), "who": f"size {run.sizes[k]:g}: "}
         look |= {"color": colors[number], "linestyle": DASHES[number % 4]}
         line(axes, 100 * fractions, 100 * held[k], words, **look)
         for name in chance.sources(run, run.source):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jstrace.files import write_whole
+from jstrace.method.graph.sizes import percent
 from jstrace.models import EdgeTree, InputError
 from jstrace.pipeline.effects import Effects
 from jstrace.pipeline.evaluation import Evaluation
-from jstrace.show.palette import COLORS, percent
+from jstrace.show.palette import COLORS
 from jstrace.show.text import printable, shown
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def _drawn(evaluations: Sequence[tuple[str, Evaluation]]) -> Figure:
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (label, evaluation), color in zip(evaluations, itertools.cycle(COLORS), strict=False):
+    for number, (label, evaluation) in enumerate(evaluations):
+        color = COLORS[number % len(COLORS)]
         order = np.argsort(evaluation.row_sizes, kind="stable")  # masks of one's own come in any order
         points, tv = evaluation.row_sizes[order], evaluation.tv[order]
         axes.plot(points, tv, marker="o", markersize=3, linewidth=1.2, color=color, label=printable(label))

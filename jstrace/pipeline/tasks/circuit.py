@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32
 from jstrace import archives
 from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.frames import frame
-from jstrace.method.graph.sizes import counts
+from jstrace.method.graph.sizes import counts, percent
 from jstrace.models import EdgeTree, InputError, Model, ModelConfig
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.inputs import checked_model, with_weights
@@ -222,7 +222,7 @@ class TaskCircuit(ByValue):
             judged = self.judged["task"]
             missed = np.flatnonzero(~(np.abs(judged.mean() - 1) <= 1 - _ENOUGH))
             first = int(missed[-1]) + 1 if len(missed) else 0
-            size = f"{100 * self.row_sizes[first]:.2g}%" if first < len(self.row_sizes) else "no size"
+            size = percent(self.row_sizes[first]) if first < len(self.row_sizes) else "no size"
             words.append(f"{len(judged.tv)} held out: {100 * _ENOUGH:.0f}% recovered from {size} of {self.level} on")
         return f"TaskCircuit({', '.join(words)})"
 
