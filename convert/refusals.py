@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from jstrace.models import InputError, ModelConfig, weight_bytes
-from jstrace.models.memory import memory_limit
+from jstrace.models.memory import resident_memory
 from jstrace.models.narrow import STORED
 from jstrace.models.streamed import STREAMED
 
@@ -38,11 +37,8 @@ def check_room(config: ModelConfig, dtype: jnp.dtype, *, narrow: str) -> None:
       InputError: it cannot.
     """
     needed = weight_bytes(config, dtype.itemsize, narrow=narrow)
-    room = _NO_MACHINE_HAS
-    if jax.default_backend() == "cpu":
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        room = min(there, memory_limit() or there)
-    if needed > room:
+    there = resident_memory() if jax.default_backend() == "cpu" else None
+    if needed > (there or _NO_MACHINE_HAS):
         raise InputError(f"{needed / 1e9:.0f} GB of weights do not fit into this machine's memory; {_ROOM}")
 
 

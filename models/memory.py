@@ -50,9 +50,9 @@ def whole_memory() -> int | None:
     return _least(bounds)
 
 
-def memory_limit() -> int | None:
-    """The least limit of control groups, in bytes of memory; None where there is none."""
-    return _least([_number(group / names.limit) for group, names in _groups()])
+def resident_memory() -> int | None:
+    """Bytes that can be in memory at most, by whomever, without swap; None where nothing tells."""
+    return _least([_machine("MemTotal"), *(_number(group / names.limit) for group, names in _groups())])
 
 
 def _machine(*names: str) -> int | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import RANDOM
 from jstrace.method.graph.composition import compose
+from jstrace.method.naming import RANDOM
 from jstrace.method.plans import Plan
 from jstrace.models import EdgeTree
 from jstrace.pipeline import Input, Invalid, Outcome

@@ -23,7 +23,7 @@ from experiments.circuits.orders import (
 from experiments.circuits.programs import Program
 from experiments.circuits.truth import Truth, truth
 from experiments.circuits.writing import GAIN, Shape
-from jstrace.method.conditions import SCORE_NAMES, takes_passes
+from jstrace.method.naming import SCORE_NAMES, takes_passes
 from jstrace.models import EdgeTree, Model, Replacement
 
 NOT_MEASURED = ("learned", "fitted")

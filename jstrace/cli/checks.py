@@ -17,7 +17,7 @@ def check_reference(
     given: bool, scores: Sequence[Any], replace: opt.Replace, score_replace: opt.Replace | None
 ) -> None:
     """Refuse reference texts that neither scores from gradients nor evaluations are made of."""
-    from jstrace.method.conditions import takes_passes
+    from jstrace.method.naming import takes_passes
 
     scored = {score_replace or replace} if any(map(takes_passes, scores)) else set[opt.Replace]()
     if given and {replace, *scored} == {opt.Replace.ZERO}:
@@ -26,7 +26,7 @@ def check_reference(
 
 def check_score_replace(score_replace: opt.Replace | None, scores: Sequence[Any]) -> None:
     """Refuse what ablated edges carry in scores where no score looks at them."""
-    from jstrace.method.conditions import name_of, takes_passes
+    from jstrace.method.naming import name_of, takes_passes
 
     if score_replace is not None and not any(map(takes_passes, scores)):
         names = " and ".join(map(name_of, scores))
@@ -66,9 +66,10 @@ def seed_of(given: int | None, scores: Sequence[Any], *others: bool, also: str =
       others: whether each of other things is asked for that draws, too.
       also: what these are, for the refusal.
     """
-    from jstrace.method.conditions import checked_seed, name_of, takes_seed
+    from jstrace.method.conditions import checked_seed
+    from jstrace.method.naming import name_of, traits_of
 
-    if given is not None and not any(others) and not any(map(takes_seed, scores)):
+    if given is not None and not any(others) and not any(traits_of(score).draws for score in scores):
         names = " and ".join(dict.fromkeys(map(name_of, scores)))
         raise InputError(f"--seed is for the scores random, random-nodes and fitted{also}; {names} draws nothing")
     return checked_seed(given or 0)

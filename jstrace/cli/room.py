@@ -31,7 +31,7 @@ def check_text_fits(model: Model, lines: Sequence[Line], rows: Sequence[np.ndarr
 
     On a mesh an input is at best divided over all devices, which is what is assumed.
     """
-    from jstrace.method.conditions import takes_passes
+    from jstrace.method.naming import takes_passes
     from jstrace.pipeline.footprint import gradient_bytes, replacement_bytes, text_bytes, wide_bytes
     from jstrace.scale import memory
     from jstrace.scale.batching import bucket

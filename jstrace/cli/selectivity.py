@@ -41,7 +41,7 @@ def selectivity_command(
     Where the text's own prediction is kept and those of other texts are not
     reached, a trace says something of the input. Where both are, it says nothing.
     """
-    from jstrace.method.conditions import takes_passes
+    from jstrace.method.naming import takes_passes
 
     own = one_text(text, literal=literal)
     chosen, shares = opt.score_of(score), opt.sizes_of(sizes)

@@ -74,7 +74,8 @@ class _Asked:
     def traced(self, model: Model, text: Any, score: Any, **options: Any) -> Trace:
         """The trace of one score."""
         import jstrace
-        from jstrace.method.conditions import REPLACEMENTS, takes_passes
+        from jstrace.method.conditions import REPLACEMENTS
+        from jstrace.method.naming import takes_passes
 
         passes, paired = takes_passes(score), self.counterfactual is not None
         options = {"sizes": self.sizes, "order": self.order, "metric": self.metric, **options}

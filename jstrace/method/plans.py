@@ -15,18 +15,14 @@ from jstrace.method.conditions import (
     NO_GRADIENTS,
     ORDERS,
     REPLACEMENTS,
-    SCORE_NAMES,
     Case,
     Condition,
-    Named,
     Source,
     checked_replace,
-    checked_score,
     checked_seed,
-    name_of,
-    takes_passes,
 )
 from jstrace.method.graph.sizes import SIZES, checked_sizes
+from jstrace.method.naming import SCORE_NAMES, Named, checked_score, name_of, takes_passes
 
 BASELINES = ("random", "random-proportional", "inverse", "pre-softmax", "random-inverse")
 """What a run can evaluate beside the traces (section 6)."""

@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import (
-    COUNTERFACTUAL,
-    NO_GRADIENTS,
-    NO_TEXTS,
-    REPLACEMENTS,
-    Condition,
-    checked_ablation,
-)
+from jstrace.method.conditions import COUNTERFACTUAL, NO_GRADIENTS, NO_TEXTS, REPLACEMENTS, Condition, checked_ablation
 from jstrace.models import InputError, Model
 from jstrace.models.slots import check_softmax
 from jstrace.pipeline.replacing import Reference, Replace, Replacing, named

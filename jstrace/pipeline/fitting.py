@@ -16,7 +16,8 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
-from jstrace.method.conditions import NAMES, REPLACEMENTS, SCORE_NAMES, checked_seed
+from jstrace.method.conditions import REPLACEMENTS, checked_seed
+from jstrace.method.naming import NAMES, SCORE_NAMES
 from jstrace.method.scores import linear
 from jstrace.method.scores.gradients import Pass, check_count, kl
 from jstrace.method.scores.learned import Scorer

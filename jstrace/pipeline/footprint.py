@@ -8,8 +8,13 @@ from typing import Any
 
 import jax
 
-from jstrace.method.conditions import COUNTERFACTUAL, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph.full_graph import edge_slot_count
+from jstrace.method.naming import takes_passes, traits_of
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.learned import Scorer
+from jstrace.method.scores.relevance import RelP
+from jstrace.method.scores.rounds import Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes
 from jstrace.models.experts import held_bytes
@@ -190,11 +195,11 @@ def gradient_bytes(config: ModelConfig, width: int, itemsize: int, score: Any = 
     with what belongs to them; under "resample" also the states of the two texts that it draws at a step.
     Compiled programs ask for 0.91 to 1.02 times as much (of 8 and 16 layers, 128 and 256 tokens, on a CPU).
     """
-    fitted = getattr(score, "alone", score == "fitted")
-    start = getattr(score, "start", None) if fitted else score
-    start = getattr(start, "of", start)  # RelP's
+    fitted = traits_of(score).alone
+    start = score.start if isinstance(score, Fitted) else None if fitted else score
+    start = start.of if isinstance(start, RelP) else start
     start = SCORES[start]() if isinstance(start, str) and start in SCORES else start
-    sorted_too = start == "learned" or hasattr(start, "coefficients") or getattr(start, "walks", 1) > 1
+    sorted_too = start == "learned" or isinstance(start, Scorer) or (isinstance(start, Rounds) and start.walks > 1)
     numbers = 18 if sorted_too else 13 if fitted else 7
     residual = itemsize * config.n_layers * width * config.d_model
     attention = (16 if config.has_linear else 8) * 4 * config.n_heads * width**2

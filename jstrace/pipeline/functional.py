@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float32, Int
 
-from jstrace.method.conditions import NO_GRADIENTS, checked_score, takes_passes
+from jstrace.method.conditions import NO_GRADIENTS
 from jstrace.method.graph import full_graph
 from jstrace.method.measure.measures import Measures, measure
+from jstrace.method.naming import checked_score, takes_passes
 from jstrace.method.scores import scoring
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import AnyArray, EdgeTree, InputError, Model, Replacement, Score

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jstrace.errors import did_you_mean
-from jstrace.method.conditions import checked_score, takes_passes
 from jstrace.method.graph.sizes import SIZES, checked_sizes, most_selective
+from jstrace.method.naming import checked_score, takes_passes
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.method.scores.scoring import SCORES

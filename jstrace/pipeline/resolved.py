@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import COUNTERFACTUAL, scored_name, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph import full_graph
+from jstrace.method.naming import scored_name, takes_passes, traits_of
 from jstrace.models import Model, Replacement
 from jstrace.pipeline import scorers
 from jstrace.pipeline.ask import Ask
@@ -110,7 +111,7 @@ class Resolved:
         each, shared = self._call_bytes(width, n_outputs)
         # Gradients are taken in one or two masks of an input at a time; extraction and evaluation have every size.
         few = bool(self.scorings) and all(scoring.passes for scoring in self.scorings) and not self.ask.cases
-        alone = any(getattr(scoring.score, "alone", False) for scoring in self.scorings)
+        alone = any(traits_of(scoring.score).alone for scoring in self.scorings)
         n_masks = 2 if few else memory.ALL_SIZES
         return memory.batch_inputs(self.model.decoder, width, each, shared=shared, n_masks=n_masks, alone=alone)
 
@@ -128,4 +129,4 @@ class Resolved:
 
 def _draws(score: Any, replace: str, replacing: Replacing) -> bool:
     """Whether a score draws the states of other texts itself."""
-    return bool(getattr(score, "draws", False)) and replace == "resample" and not replacing.is_own(replace)
+    return takes_passes(score) and traits_of(score).draws and replace == "resample" and not replacing.is_own(replace)

@@ -7,7 +7,7 @@ import functools
 import importlib.resources
 from typing import Any
 
-from jstrace.method.conditions import RANDOM
+from jstrace.method.naming import RANDOM
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import CUTS, KEPT, Coefficients

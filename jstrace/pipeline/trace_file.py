@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from jstrace import archives
-from jstrace.method.conditions import COUNTERFACTUAL, GRADIENTS, checked_frozen, checked_order, checked_seed
+from jstrace.method.conditions import COUNTERFACTUAL, checked_frozen, checked_order, checked_seed
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.sizes import checked_sizes
 from jstrace.method.graph.sizes import counts as edge_counts
 from jstrace.method.measure import metrics
+from jstrace.method.naming import GRADIENTS
 from jstrace.models import EDGE_KINDS, EdgeTree, ModelConfig, edge_shapes
 
 FORMAT, VERSION = "jstrace-trace", 1

@@ -6,17 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from jstrace.method.conditions import (
-    Source,
-    checked_frozen,
-    checked_order,
-    checked_repeats,
-    checked_score,
-    checked_seed,
-    name_of,
-    takes_passes,
-)
+from jstrace.method.conditions import Source, checked_frozen, checked_order, checked_repeats, checked_seed
 from jstrace.method.graph.sizes import SIZES, checked_sizes, counts
+from jstrace.method.naming import checked_score, name_of, takes_passes
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import RANDOM, Case, Condition, Source
+from jstrace.method.conditions import Case, Condition, Source
+from jstrace.method.naming import RANDOM
 from jstrace.method.plans import in_column
 from jstrace.reports.results import Results
 from jstrace.reports.statistics import Correlation, means_of, rho, spearman

@@ -12,8 +12,8 @@ from typing import Any
 
 from jstrace.errors import InputError
 from jstrace.files import read_regular
-from jstrace.method.conditions import SCORE_NAMES, Named, identity_of, name_of, takes_passes
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
+from jstrace.method.naming import SCORE_NAMES, Named, identity_of, name_of, takes_passes
 from jstrace.method.plans import Plan
 from jstrace.runs.data import Data
 from jstrace.runs.schema import MANIFEST, NOTHING, Extras

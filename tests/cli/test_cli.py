@@ -14,7 +14,7 @@ import pytest
 import jstrace
 from jstrace import loading
 from jstrace.cli import hosting, options, program, showing
-from jstrace.method import conditions
+from jstrace.method import conditions, naming
 from jstrace.models import Model
 from jstrace.scale import hosts
 from jstrace.show import strongest
@@ -94,7 +94,7 @@ def test_version(run: Run) -> None:
 
 def test_choices_are_the_librarys() -> None:
     assert [a.value for a in options.Ablate] == list(conditions.ABLATIONS)
-    assert [i.value for i in options.Score] == list(conditions.SCORE_NAMES)
+    assert [i.value for i in options.Score] == list(naming.SCORE_NAMES)
     assert {k.value for k in options.Kind} == {"all", *strongest.KINDS}
     assert [d.value for d in options.Dtype] == list(loading.DTYPES)
     assert [w.value for w in options.Weights] == list(loading.WAYS)

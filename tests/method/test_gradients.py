@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jstrace
-from jstrace.method.conditions import checked_score
 from jstrace.method.graph import full_graph
+from jstrace.method.naming import checked_score
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.gradients import (
     Gradient,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.conditions import GRADIENTS, SCORE_NAMES, checked_score
 from jstrace.method.graph import full_graph, sizes
+from jstrace.method.naming import GRADIENTS, SCORE_NAMES, checked_score
 from jstrace.method.scores import scoring
 from jstrace.method.scores.drawn import random_node_scores, random_scores
 from jstrace.method.scores.measured import normalised

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jstrace
-from jstrace.method.conditions import SCORE_NAMES
+from jstrace.method.naming import SCORE_NAMES
 from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import Pass, ShareTimesGradient, kl
 from jstrace.method.scores.learned import Scorer

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from jstrace.method.conditions import ABLATIONS, SCORE_NAMES
+from jstrace.method.conditions import ABLATIONS
+from jstrace.method.naming import SCORE_NAMES
 from jstrace.method.plans import BASELINES, Plan
 from jstrace.runs import rows, schema
 from tests.conftest import ROOT

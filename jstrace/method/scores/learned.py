@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from jstrace.files import check_regular, write_bytes
-from jstrace.method.conditions import NAMES
+from jstrace.method.naming import NAMES
 from jstrace.method.scores.gradients import Pass
 from jstrace.method.scores.linear import CUTS, FEATURES, KEPT, Coefficients, features_of, logits, n_features
 from jstrace.models import EdgeTree, InputError, Model

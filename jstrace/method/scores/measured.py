@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from jstrace.method.conditions import name_of
+from jstrace.method.naming import name_of
 from jstrace.models import EdgeTree, InputError, Score
 from jstrace.models.layers import contract
 

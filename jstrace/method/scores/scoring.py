@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jstrace.method.conditions import COUNTERFACTUAL, GRADIENTS, RANDOM, SCORE_NAMES, Source, takes_passes
+from jstrace.method.conditions import COUNTERFACTUAL, Source
 from jstrace.method.graph import full_graph
 from jstrace.method.measure.metrics import Metric
+from jstrace.method.naming import GRADIENTS, RANDOM, SCORE_NAMES, takes_passes, traits_of
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.drawn import input_key, random_node_scores, random_scores
 from jstrace.method.scores.fitted import Fitted
@@ -70,9 +71,8 @@ def unfilled(score: Any) -> tuple[Any, Coefficients | None]:
     """A score as programs are compiled for it, and the coefficients they are given: of a scorer, or a fit's start."""
     if type(score) is Scorer:  # others may score otherwise
         return _Unfilled(score.features), score.coefficients
-    start = getattr(score, "start", None)
-    if type(score) is Fitted and type(start) is Scorer:
-        return dataclasses.replace(score, start=_Unfilled(start.features)), start.coefficients
+    if type(score) is Fitted and type(score.start) is Scorer:
+        return dataclasses.replace(score, start=_Unfilled(score.start.features)), score.start.coefficients
     return score, None
 
 
@@ -146,7 +146,7 @@ def several_scores(
         magnitudes = clean_forward(model, tokens, together, length=length).magnitudes  # type: ignore[arg-type]
         for index, (kind, own) in enumerate(measured.items()):
             tree = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
-            shares = getattr(own, "shares", False)
+            shares = traits_of(own).shares
             values[kind, "zero"] = normalised(tree, parallel=model.config.parallel) if shares else tree
     if question.counterfactual is not None:
         replacements = {**replacements, COUNTERFACTUAL: hidden_states(model, question.counterfactual, length=length)}

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jstrace.method.conditions import checked_score, checked_seed, name_of, takes_passes
+from jstrace.method.conditions import checked_seed
 from jstrace.method.graph.sizes import SIZES, checked_sizes
+from jstrace.method.naming import checked_score, name_of, takes_passes
 from jstrace.models import InputError, Model
 from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.inputs import checked_model
