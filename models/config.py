@@ -110,6 +110,8 @@ class ModelConfig:
     """Width of an MLP beside the experts that every token goes through (Qwen2-MoE); 0 for none."""
     shared_gate: bool = False
     """Whether that MLP is multiplied by the sigmoid of a number that depends on the token."""
+    own_norms: bool = False
+    """Whether the experts, the MLP beside them and the router have norms of their own (Gemma 4)."""
     activation: str = "silu"
     """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
@@ -243,9 +245,7 @@ class ModelConfig:
     def kinds(self) -> tuple[int, ...]:
         """Of each layer its place in what ``layers.sights`` makes: plain, with a window, or not rotated."""
         unrotated = 1 if self.window is None else 2
-        return tuple(
-            unrotated if i in self.unrotated_layers else int(width < FAR) for i, width in enumerate(self.windows)
-        )
+        return tuple(unrotated if i in self.unrotated_layers else int(w < FAR) for i, w in enumerate(self.windows))
 
     @property
     def zero_key(self) -> bool:

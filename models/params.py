@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.models.config import CORRECTED, ModelConfig
+from jstrace.models.experts import OWN_NORMS
 from jstrace.models.narrow import INT8, Narrow, narrow_place, narrowed
 from jstrace.models.platforms import usual_promotion
 from jstrace.models.streamed import STREAMED, blank_of
@@ -21,7 +22,6 @@ Params = Mapping[str, Any]
 
 Where layers are unlike, ``layers`` has a dict of stacks for each form, by its number: ``layers.0.up`` and so on.
 Matrices may be ``Narrow`` or ``Streamed`` in the place of arrays."""
-
 
 AT_ONCE = 2**24
 """Numbers, about, that are drawn or made narrow at once."""
@@ -54,13 +54,10 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     counts = [len(config.layers_of(number)) for number in range(len(config.layer_forms))]
     stacks = [_layers(*each) for each in zip(config.layer_forms, counts, strict=True)]
     weights: dict[str, Any] = {"embed": Weight(("V", "D"), sums="D")}
-    if config.learned_positions:
-        weights["positions"] = Weight(("P", "D"))
+    weights |= {"positions": Weight(("P", "D"))} if config.learned_positions else {}
     weights |= _norm(config, "final_norm", ("D",))
-    if not config.tied_head:
-        weights["head"] = Weight(("V", "D"), sums="D")
-    if config.head_bias:
-        weights["head_bias"] = Weight(("V",), "zeros")
+    weights |= {} if config.tied_head else {"head": Weight(("V", "D"), sums="D")}
+    weights |= {"head_bias": Weight(("V",), "zeros")} if config.head_bias else {}
     sized = _sized(weights, axis_sizes(config))
     return sized | {
         "layers": {str(number): stack for number, stack in enumerate(stacks)} if config.forms else stacks[0]
@@ -141,6 +138,9 @@ def _norms(config: ModelConfig) -> dict[str, Weight]:
             weights |= _norm(config, f"{sub_layer}_norm", ("L", "D"))
         if config.post_norm:
             weights |= _norm(config, f"{sub_layer}_post_norm", ("L", "D"))
+    if config.own_norms:
+        weights |= {name: Weight(("L", "D"), "norm") for name in OWN_NORMS}
+        weights["router_factors"] = Weight(("L", "X"), "ones")
     if config.qk_norm != "none":
         whole = config.qk_norm == "full"
         weights["q_norm"] = Weight(("L", "H", "d") if whole else ("L", "d"), "norm")

@@ -75,6 +75,8 @@ def _check_mlp(config: ModelConfig, where: str) -> None:
         _check_groups(config, where)
     if min(config.n_experts, config.d_shared) < 0 or (config.d_shared and not config.n_experts):
         raise InputError(f"{where}: an MLP of width {config.d_shared} beside {config.n_experts} experts")
+    if config.own_norms and (not config.d_shared or config.router != "chosen" or config.norm != "rms"):
+        raise InputError(f"{where}: norms of experts, expected an MLP beside them and a router over those chosen")
     if config.gate_clamp is not None and (len(config.gate_clamp) != 2 or not config.gated_mlp):
         raise InputError(f"{where}: gate_clamp = {config.gate_clamp}, expected alpha and limit of a gate")
 
