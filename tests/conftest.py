@@ -39,7 +39,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params
-from jstrace.models.params import Weight, declare
+from jstrace.models.declared import Weight, declare
 
 TINY = ModelConfig(
     family="llama",

@@ -19,8 +19,9 @@ from jstrace.convert.layouts import file_sizes, layout_of
 from jstrace.convert.stored import stored_leaf
 from jstrace.convert.weights import _Part
 from jstrace.models import ModelConfig
+from jstrace.models.declared import Weight
 from jstrace.models.narrow import widened
-from jstrace.models.params import Weight, map_weights, place_of
+from jstrace.models.params import map_weights, place_of
 from tests import gguf_files, hf_types
 from tests.convert.test_damage import refusal
 from tests.hf_types import TYPES
