@@ -62,9 +62,9 @@ class ModelConfig:
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
     mixer: str = "softmax"
-    """``softmax``, or ``delta`` for Gated DeltaNet: its heads are those of values, K those of queries and keys."""
+    """``softmax``, ``delta`` (Gated DeltaNet) or ``mamba`` (Mamba-2), whose H are heads of values, K those of keys."""
     conv_width: int = 0
-    """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
+    """Of the last two: tokens that a query, key or value is made of, the last of them its own."""
     delta_strength: float = 1.0
     """Of ``delta``: that strengths are multiplied by; with 2, a token can turn the sign of a state (OLMo Hybrid)."""
     delta_eps: float | None = None
@@ -218,7 +218,7 @@ class ModelConfig:
     @property
     def n_value_heads(self) -> int:
         """Heads that have values of their own."""
-        return self.n_heads if self.mixer == "delta" else self.n_kv_heads
+        return self.n_kv_heads if self.mixer == "softmax" else self.n_heads
 
     @property
     def has_linear(self) -> bool:

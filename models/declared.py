@@ -83,20 +83,24 @@ def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str,
 
 def _attention(config: ModelConfig) -> dict[str, Weight]:
     """Of queries, keys, values and what heads give, without norms and biases."""
-    if config.mixer == "delta":
-        return _delta()
+    if config.mixer != "softmax":
+        return _linear(mamba=config.mixer == "mamba")
     value = "d" if config.value_dim is None else "e"
     gate = {"o_gate": Weight(("L", "D", "H", value), sums="D")} if config.gated_attention else {}
     return _projections(config) | gate
 
 
-def _delta() -> dict[str, Weight]:
+def _linear(*, mamba: bool) -> dict[str, Weight]:
+    """Of attention without a softmax."""
     heads = {"q": ("K", "d"), "k": ("K", "d"), "v": ("H", "e")}
     weights = {name: Weight(("L", "D", *axes), sums="D") for name, axes in {**heads, "o_gate": ("H", "e")}.items()}
     weights |= {f"{name}_conv": Weight(("L", *axes, "W")) for name, axes in heads.items()}
-    weights |= {name: Weight(("L", "D", "H")) for name in ("decay", "strength")}
     weights |= {name: Weight(("L", "H"), "zeros") for name in ("decay_bias", "decay_rate")}
-    return weights | {"o": Weight(("L", "H", "e", "D"), sums="He"), "o_norm": Weight(("L", "e"), "ones")}
+    weights |= {"decay": Weight(("L", "D", "H")), "o": Weight(("L", "H", "e", "D"), sums="He")}
+    if not mamba:
+        return weights | {"strength": Weight(("L", "D", "H")), "o_norm": Weight(("L", "e"), "ones")}
+    weights |= {f"{name}_conv_bias": Weight(("L", *axes), "zeros") for name, axes in heads.items()}
+    return weights | {"skip": Weight(("L", "H"), "ones"), "o_norm": Weight(("L", "H", "e"), "ones")}
 
 
 def _mlps(config: ModelConfig) -> dict[str, Weight]:

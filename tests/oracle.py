@@ -14,7 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
-from tests.oracle_attention import delta_factors, delta_sums, gates, silu
+from tests.oracle_attention import delta_factors, delta_sums, gates, mamba_factors, roots, silu
 from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
@@ -231,8 +231,8 @@ class Literal(LiteralMLP):
         """Factors [H,T,T], which sources are seen, values by query head [H,T,e], and gates of heads [T,H,e] or none."""
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
         gate = gates(self.config, w, y)
-        if self.config.mixer == "delta":
-            factors = delta_factors(self.config, w, y)
+        if self.config.mixer != "softmax":
+            factors = (delta_factors if self.config.mixer == "delta" else mamba_factors)(self.config, w, y)
             return factors, np.broadcast_to(np.tri(len(x), dtype=bool), factors.shape), self.values(w, x), gate
         logits, values = self.attention(index, w, x)
         return self.probabilities(w, logits), logits > -np.inf, values, gate
@@ -240,7 +240,7 @@ class Literal(LiteralMLP):
     def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         """Of every head that has its own [N,T,e]."""
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
-        found = self.silu(delta_sums(w, y, "v")) if self.config.mixer == "delta" else self.heads(w, "v", y)
+        found = self.silu(delta_sums(w, y, "v")) if self.config.mixer != "softmax" else self.heads(w, "v", y)
         return np.swapaxes(found, 0, 1)
 
     def silu(self, x: np.ndarray) -> np.ndarray:
@@ -248,8 +248,8 @@ class Literal(LiteralMLP):
 
     def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        roots = self.root(whole, self.config.delta_eps or self.config.norm_eps) if self.config.mixer == "delta" else 1.0
-        return np.einsum("he,hed->hd", mixed / roots * (1.0 if gate is None else gate), w["o"])
+        scale = 1.0 if self.config.mixer == "softmax" else roots(self.config, whole, gate, w["o_norm"])
+        return np.einsum("he,hed->hd", mixed / scale * (1.0 if gate is None else gate), w["o"])
 
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""

@@ -20,6 +20,8 @@ def silu(x: Any) -> Any:
 
 def gates(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray | None:
     """What each head of a target is multiplied by [T, H, e]; y are the states under their norm."""
+    if config.mixer == "mamba":
+        return silu(np.einsum("td,dhe->the", y, w["o_gate"]))
     if config.mixer == "delta":
         return w["o_norm"] * silu(np.einsum("td,dhe->the", y, w["o_gate"]))
     return sigmoid(np.einsum("td,dhe->the", y, w["o_gate"])) if config.gated_attention else None
@@ -36,7 +38,33 @@ def convolved(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def delta_sums(w: dict[str, np.ndarray], y: np.ndarray, name: str) -> np.ndarray:
     """Queries, keys or values of every token and head before their silu."""
-    return convolved(np.einsum("td,dhe->the", y, w[name]), w[f"{name}_conv"])
+    return convolved(np.einsum("td,dhe->the", y, w[name]), w[f"{name}_conv"]) + w.get(f"{name}_conv_bias", 0.0)
+
+
+def roots(config: ModelConfig, whole: np.ndarray, gate: np.ndarray, weight: np.ndarray) -> Any:
+    """What each number of a token's heads [H, e] is divided by, or more than divided where the norm has a weight."""
+    if config.mixer == "delta":
+        return np.sqrt(np.mean(whole**2, -1, keepdims=True) + (config.delta_eps or config.norm_eps))
+    found = np.zeros_like(whole)
+    for heads in np.split(np.arange(config.n_heads), config.n_kv_heads):
+        found[heads] = np.sqrt(np.mean((whole * gate)[heads] ** 2) + config.norm_eps)
+    return found / weight
+
+
+def mamba_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
+    """How much of each source's value is in each target's output [H, T, T]: one source after the other is written."""
+    q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
+    step = np.log1p(np.exp(y @ w["decay"] + w["decay_bias"]))
+    found = np.zeros((config.n_heads, len(y), len(y)))
+    for h in range(config.n_heads):
+        group = h // (config.n_heads // config.n_kv_heads)
+        for source in range(len(y)):
+            state = step[source, h] * k[source, group]
+            found[h, source, source] = state @ q[source, group] + w["skip"][h]
+            for t in range(source + 1, len(y)):
+                state = np.exp(-np.exp(w["decay_rate"][h]) * step[t, h]) * state
+                found[h, t, source] = state @ q[t, group]
+    return found
 
 
 def delta_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
