@@ -14,7 +14,7 @@ import numpy as np
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.models.layers import rope_frequencies
-from tests.oracle_attention import delta_factors, delta_sums, gates, mamba_factors, roots, silu
+from tests.oracle_attention import delta_factors, delta_sums, gates, mamba_factors, silu
 from tests.oracle_mlp import LiteralMLP, softmax
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
@@ -248,8 +248,13 @@ class Literal(LiteralMLP):
 
     def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
         """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        scale = 1.0 if self.config.mixer == "softmax" else roots(self.config, whole, gate, w["o_norm"])
-        return np.einsum("he,hed->hd", mixed / scale * (1.0 if gate is None else gate), w["o"])
+        c, weight = self.config, 1.0
+        if c.mixer == "delta":
+            weight = 1 / self.root(whole, c.delta_eps or c.norm_eps)
+        if c.mixer == "mamba":
+            root = self.root((whole * gate).reshape(c.n_kv_heads, -1), c.norm_eps)
+            weight = w["o_norm"] / np.repeat(root, c.n_heads // c.n_kv_heads, axis=0)
+        return np.einsum("he,hed->hd", mixed * weight * (1.0 if gate is None else gate), w["o"])
 
     def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""
@@ -383,7 +388,7 @@ class Literal(LiteralMLP):
         for index in range(self.whole.n_layers):
             w = self.layer(index)
             c = self.config
-            groups = 1 if c.mixer == "delta" else c.n_heads // c.n_kv_heads
+            groups = c.n_heads // c.n_kv_heads if c.mixer == "softmax" else 1
             probs, _, v, gate = self.attended(index, w, x)
             attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
             for i in range(self.n_tokens):

@@ -41,16 +41,6 @@ def delta_sums(w: dict[str, np.ndarray], y: np.ndarray, name: str) -> np.ndarray
     return convolved(np.einsum("td,dhe->the", y, w[name]), w[f"{name}_conv"]) + w.get(f"{name}_conv_bias", 0.0)
 
 
-def roots(config: ModelConfig, whole: np.ndarray, gate: np.ndarray, weight: np.ndarray) -> Any:
-    """What each number of a token's heads [H, e] is divided by, or more than divided where the norm has a weight."""
-    if config.mixer == "delta":
-        return np.sqrt(np.mean(whole**2, -1, keepdims=True) + (config.delta_eps or config.norm_eps))
-    found = np.zeros_like(whole)
-    for heads in np.split(np.arange(config.n_heads), config.n_kv_heads):
-        found[heads] = np.sqrt(np.mean((whole * gate)[heads] ** 2) + config.norm_eps)
-    return found / weight
-
-
 def mamba_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
     """How much of each source's value is in each target's output [H, T, T]: one source after the other is written."""
     q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
