@@ -80,6 +80,8 @@ EXAMPLES = {
     "nemotron": "Nemotron 4, Minitron",
     "olmo": "OLMo 1",
     "olmo3": "Olmo 3",
+    "bamba": "Bamba 9B",
+    "granitemoehybrid": "Granite 4.0 Tiny, Small, Micro, with or without Mamba-2",
     "olmo_hybrid": "OLMo Hybrid 7B",
     "opt": "OPT",
     "phi": "Phi-1, 1.5, 2",
