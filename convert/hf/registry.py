@@ -111,7 +111,7 @@ UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(("kimi_linear", "minimax", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma3n_text", "gemma3n"), _PER_LAYER),
     "bitnet": "norms inside attention and MLP",
-    "nanochat": "norms without weights after the rotation",
+    "nanochat": "an RMSNorm of the embeddings",
     "openai-gpt": "norms on the residual stream itself",
     "diffllama": "differential attention",
 }
