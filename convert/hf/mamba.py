@@ -75,7 +75,8 @@ def _mixer(f: Fields, d_model: int) -> tuple[dict[str, Any], layouts.Layouts]:
     }
     if f.flag("mamba_conv_bias", True):
         return mixer, LAYER
-    return mixer, LAYER | {f"{x}_conv_bias": dataclasses.replace(LAYER[f"{x}_conv_bias"], given=0.0) for x in _SHORT}
+    none = {f"{x}_conv_bias": dataclasses.replace(LAYER[f"{x}_conv_bias"], given=0.0) for x in _SHORT}
+    return mixer, {**LAYER, **none}
 
 
 def _check(f: Fields) -> None:
