@@ -98,16 +98,16 @@ def test_the_end_and_what_was_there(times: Times, capsys: pytest.CaptureFixture[
 
 def test_fits_are_told_of(times: Times, capsys: pytest.CaptureFixture[str]) -> None:
     """Every 30 s, before the first input is done and after it, and to nobody who asked for no lines."""
-    shown = begun(times, wanted=2)
+    shown = begun(times, wanted=100)
     for _ in range(9):
         times.now += 10
         shown.steps(times.now / 100)
-    assert lines(capsys) == [f"0.{tens}0/2 inputs, fitting" for tens in (3, 6, 9)]
+    assert lines(capsys) == [f"0.{tens}0/100 inputs, fitting" for tens in (3, 6, 9)]
     computed(shown, times, range(1, 2), 8, seconds=10)
     capsys.readouterr()
     times.now += 31
     shown.steps(0.25)
-    assert lines(capsys) == ["1.25/2 inputs, fitting"]
+    assert lines(capsys) == ["1.25/100 inputs, fitting"]
     silent = begun(times, wanted=2, shown=False)
     times.now += 31
     silent.steps(0.5)
