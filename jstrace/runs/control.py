@@ -61,7 +61,7 @@ class Control:
         self._driver, self._rows, self._count = Driver(model, ask, replacing=replacing), rows, plan.selectivity
         self._predictions = Predictions(self._driver, [row.text for row in rows])
 
-    def of(self, inputs: Mapping[int, Input], steps: Steps) -> dict[int, Foreign]:
+    def of(self, inputs: Mapping[int, Input], steps: Steps | None = None) -> dict[int, Foreign]:
         """The control of valid inputs by their indices.
 
         An input is left out where too few others predict anything else, or where a prediction is not finite.
@@ -79,6 +79,7 @@ class Control:
             for place, other in enumerate(others)
         }
         table: dict[int, list[Float32[np.ndarray, "C Z1"] | None]] = {index: [None] * self._count for index in chosen}
+        steps = steps or Steps(None, 1)
         for batch in self._driver.batches(asked, steps):
             steps.done += len(batch)
             for number, outcome in batch.items():

@@ -133,7 +133,7 @@ def test_scorers_share_a_program(model: Model, first: jstrace.Trace, compiled: C
 @pytest.mark.parametrize("mesh", [None, (2, 2)])
 def test_a_fit_is_a_few_programs(compiled: Compiled, mesh: tuple[int, int] | None) -> None:
     """One for each of its parts, however many steps are taken at a time: here three, and what is left."""
-    found, params = None if mesh is None else make_mesh(*mesh), tiny_params(CONFIG)
+    found, params = None if mesh is None else make_mesh(data=mesh[0], model=mesh[1]), tiny_params(CONFIG)
     placed = params if found is None else jax.device_put(params, param_shardings(CONFIG, found))
     score = jstrace.Fitted(steps=41, polish=11, start=jstrace.RelP())
     inputs = [ids(seed) for seed in range(2)]
