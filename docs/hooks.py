@@ -53,13 +53,13 @@ def _put(files: Files, file: File) -> None:
     files.append(file)
 
 
-_CELL = re.compile(r"(<(?:code|td)\b[^>]*>)([^<]+)")
-_WHOLE = re.compile(r"--[a-z][a-z-]+|\d\.\de-\d\d")
-"""Options and numbers, which no line may break at their hyphens."""
+_CELL = re.compile(r"(<(?:code|td|strong)\b[^>]*>)([^<]+)")
+_WHOLE = re.compile(r"--[a-z][a-z-]+|\d\.\de-\d\d|\d?\.\d+(?: [/|±] \d?\.\d+)+")
+"""Options, numbers and short series of them, in which no line may break."""
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """TeX as MathML; options and numbers in one piece."""
+    """TeX as MathML; options and series of numbers in one piece."""
     return _CELL.sub(
         lambda cell: cell[1] + _WHOLE.sub(r'<span class="whole">\g<0></span>', cell[2]), mathematics.rendered(html)
     )
