@@ -23,12 +23,20 @@ def texts() -> Iterator[tuple[str, str, str]]:
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         yield name, name.lower(), (places.ROOT / name).read_text(encoding="utf-8")
     for path, page in places.results().items():
-        yield path.relative_to(places.ROOT).as_posix(), page, path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        yield path.relative_to(places.ROOT).as_posix(), page, text if path in _findings() else _later(text, 0.3)
     yield "experiments/index.md", "experiments/index.md", _results()
     for path in places.notebooks():
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
-    for page, text in (*reference.texts(tasks.tables()), *tasks.texts()):
+    for page, text in tasks.texts():
         yield page, page, text
+    for page, text in reference.texts(tasks.tables()):
+        yield page, page, _later(text, 0.1)
+
+
+def _later(text: str, boost: float) -> str:
+    """A page that a search shows below those that answer a question, though it has the words more often."""
+    return f"---\nsearch:\n  boost: {boost}\n---\n{text}"
 
 
 def images() -> Iterator[tuple[str, bytes]]:
@@ -69,9 +77,7 @@ def _findings() -> dict[Path, str]:
 def _results() -> str:
     found = {path: Path(page).name for path, page in _findings().items()}
     found[places.ROOT / "docs" / "known-circuits.md"] = "../known-circuits.md"
-    rows = "\n".join(
-        "- **[{}]({})**: {}".format(_finding(path)[0], page, _finding(path)[1]) for path, page in found.items()
-    )
+    rows = "\n".join(f"- **[{_finding(path)[0]}]({page})**: {_finding(path)[1]}" for path, page in found.items())
     records = "\n".join(f"- [{_finding(path)[0]}]({Path(page).name})" for path, page in _records().items())
     return (
         "# Results\n\nWhat was measured with jstrace, a page for each question, with the commands that made it.\n\n"
