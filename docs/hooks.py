@@ -53,16 +53,30 @@ def _put(files: Files, file: File) -> None:
     files.append(file)
 
 
-_CELL = re.compile(r"(<(?:code|td)\b[^>]*>)([^<]+)")
-_WHOLE = re.compile(r"--[a-z][a-z-]+|\d\.\de-\d\d")
-"""Options and numbers, which no line may break at their hyphens."""
+_CELL = re.compile(r"(<(?:code|td|strong)\b[^>]*>)([^<]+)")
+_WHOLE = re.compile(r"--[a-z][a-z-]+|\d\.\de-\d\d|\d?\.\d+(?: [/|±] \d?\.\d+)+")
+"""Options, numbers and short series of them, in which no line may break."""
+_TD = re.compile(r"<td>(.*?)</td>", flags=re.DOTALL)
+_WORDY = 60
+"""Characters of a cell that needs room beside those with a name or a number."""
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """TeX as MathML; options and numbers in one piece."""
-    return _CELL.sub(
+    """TeX as MathML; options and series of numbers in one piece; room for words in tables."""
+    whole = _CELL.sub(
         lambda cell: cell[1] + _WHOLE.sub(r'<span class="whole">\g<0></span>', cell[2]), mathematics.rendered(html)
     )
+    return _TD.sub(_roomy, whole)
+
+
+def _roomy(cell: re.Match[str]) -> str:
+    text = re.sub(r"<[^>]*>", "", cell[1])
+    return f'<td class="wordy">{cell[1]}</td>' if len(text) > _WORDY else cell[0]
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """The theme's dialog has no name, and screen readers read one."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -1,4 +1,4 @@
-"""The one error type that a user can cause: bad input, with its remedy in one line; and what rooms refuse alike."""
+"""The one error type that a user can cause, with its remedy in one line; and what several sub-packages refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders as pure functions of weights, tokens and an edge mask: the bottom room.
+"""Decoders as pure functions of weights, tokens and an edge mask: the lowest sub-package.
 
 The axis alphabet and ``EdgeTree``, configs and families, layers and the one decoder, sharding, fingerprints, and a
 decoder with its tokenizer. Names are imported when first used (``__init__.pyi`` lists them).

@@ -27,8 +27,13 @@ def usage(name: str) -> str:
     for kind in ("argument", "option"):
         records = [one.get_help_record(context) for one in command.params if one.param_type_name == kind]
         if any(records):
-            lines = [f"| {kind} | what it is | default |", "|---|---|---|", *(_row(*each) for each in records if each)]
-            parts.append(f"## {kind.capitalize()}s\n\n" + "\n".join(lines))
+            lines = [
+                f"| {kind} | what it is | default, range |",
+                "|---|---|---|",
+                *(_row(*each) for each in records if each),
+            ]
+            table = "\n".join(lines)
+            parts.append(f'## {kind.capitalize()}s\n\n<div class="options" markdown="1">\n\n{table}\n\n</div>')
     return "\n\n".join(parts)
 
 
@@ -43,7 +48,9 @@ def _row(names: str, said: str) -> str:
     """An option in a table; its help ends with its default, its range and whether it is required, in brackets."""
     found = re.fullmatch(r"(.*?)\s*(?:\[([^\[\]]*)\])?", said, flags=re.DOTALL)
     text, notes = (found[1], found[2] or "") if found else (said, "")
-    return f"| {_code(names)} | {_escaped(' '.join(text.split()))} | {_escaped(notes.replace('default: ', ''))} |"
+    notes = _escaped(re.sub(r"x>=(-?[\d.]+)", r"at least \1", notes))
+    notes = notes.replace("default: ", '<span class="narrow">default: </span>')
+    return f"| {_code(names)} | {_escaped(' '.join(text.split()))} | {notes} |"
 
 
 def _code(text: str) -> str:

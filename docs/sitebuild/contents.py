@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from docs.sitebuild import citation, commands, notebooks, places, reference, tasks
@@ -22,12 +23,20 @@ def texts() -> Iterator[tuple[str, str, str]]:
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         yield name, name.lower(), (places.ROOT / name).read_text(encoding="utf-8")
     for path, page in places.results().items():
-        yield path.relative_to(places.ROOT).as_posix(), page, path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        yield path.relative_to(places.ROOT).as_posix(), page, text if path in _findings() else _later(text, 0.3)
     yield "experiments/index.md", "experiments/index.md", _results()
     for path in places.notebooks():
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
-    for page, text in (*reference.texts(tasks.tables()), *tasks.texts()):
+    for page, text in tasks.texts():
         yield page, page, text
+    for page, text in reference.texts(tasks.tables()):
+        yield page, page, _later(text, 0.1)
+
+
+def _later(text: str, boost: float) -> str:
+    """A page that a search shows below those that answer a question, though it has the words more often."""
+    return f"---\nsearch:\n  boost: {boost}\n---\n{text}"
 
 
 def images() -> Iterator[tuple[str, bytes]]:
@@ -47,16 +56,33 @@ def warnings() -> Iterator[str]:
             yield f"jstrace {name} has no page: docs/commands/{name}.md"
 
 
+_FIRST = ("smollm2", "four-models", "pairs", "indirect-objects", "scores", "fitted", "peers")
+"""Folders of findings in the order in which the first page of the results names them; others come after these."""
+_FOUND = re.compile(r"# (?P<title>[^\n]+)\n+(?:\*\*(?P<headline>.+?)\*\*)?", flags=re.DOTALL)
+
+
+def _finding(path: Path) -> tuple[str, str]:
+    """The title of a page, and the sentences in bold that it begins with: what was found."""
+    found = _FOUND.match(path.read_text(encoding="utf-8"))
+    return (found["title"], " ".join((found["headline"] or "").split())) if found else (path.parent.name, "")
+
+
+def _findings() -> dict[Path, str]:
+    """Pages of results that begin with what was found, and where they stand on the site."""
+    found = {path: page for path, page in places.results("README").items() if _finding(path)[1]}
+    names = [*_FIRST, *(path.parent.name for path in found)]
+    return dict(sorted(found.items(), key=lambda item: names.index(item[0].parent.name)))
+
+
 def _results() -> str:
-    rows = []
-    for path in places.results("README"):
-        text = path.read_text(encoding="utf-8")
-        title = re.search(r"^# (.+)$", text, flags=re.MULTILINE)
-        rows.append(f"- [{title[1] if title else path.parent.name}]({path.parent.name}.md)")
+    found = {path: Path(page).name for path, page in _findings().items()}
+    found[places.ROOT / "docs" / "known-circuits.md"] = "../known-circuits.md"
+    rows = "\n".join(f"- **[{_finding(path)[0]}]({page})**: {_finding(path)[1]}" for path, page in found.items())
+    records = "\n".join(f"- [{_finding(path)[0]}]({Path(page).name})" for path, page in _records().items())
     return (
         "# Results\n\nWhat was measured with jstrace, a page for each question, with the commands that made it.\n\n"
-        + "\n".join(rows)
-        + "\n\nFigures of speed and memory are in [performance](../performance.md).\n"
+        f"{rows}\n\n## Records\n\nAll tables, and what was tried. [Performance](../performance.md) sums up speed and"
+        f" memory.\n\n{records}\n"
     )
 
 
@@ -71,7 +97,7 @@ def navigation(nav: list[Any] | None) -> list[Any]:
             "commands/index.md",
             *({f"jstrace {name}": f"commands/{name}.md"} for name in commands.all_commands()),
         ],
-        "Results": ["experiments/index.md", *places.results("README").values(), *_records()],
+        "Results": ["experiments/index.md", *_findings().values(), {"Records": [*_records().values()]}],
         "Reference": reference.navigation(tasks.navigation()),
     }
     filled = [
@@ -83,10 +109,9 @@ def navigation(nav: list[Any] | None) -> list[Any]:
     return filled + ([{"More": left}] if left else [])
 
 
-def _records() -> list[Any]:
-    """What stands behind the findings, in a section of its own."""
-    pages = list(places.results("record").values())
-    return [{"Records": pages}] if pages else []
+def _records() -> dict[Path, str]:
+    """What stands behind the findings, and where on the site."""
+    return {path: page for path, page in places.results().items() if path not in _findings()}
 
 
 def _in_order() -> list[Any]:

@@ -175,12 +175,12 @@ def _front(by_task: str) -> str:
     )
     loose = "\n".join(f"| [`jstrace.{name}`]({name}.md) | {_first(modules()[f'jstrace.{name}'])} |" for name in _LOOSE)
     return (
-        "# Reference\n\nMade from the docstrings. Shapes are those of [jaxtyping](https://docs.kidger.site/jaxtyping/):"
+        "# Reference\n\nThese pages are made from the docstrings. Shapes are those of [jaxtyping](https://docs.kidger.site/jaxtyping/):"
         ' `Float32[Array, "T D"]` is a float32 array of T tokens by D; all letters are in'
-        " [`jstrace.models.edges`](models/edges.md). What families of models change is in"
-        " [the graph by family](../graph-families.md).\n\n## `jstrace`\n\nWhat most programs need, by task.\n\n"
-        f"{by_task}\n\n## Rooms\n\nImports go one way, down this table"
-        " ([architecture](../architecture.md)).\n\n| room | what is in it |\n|---|---|\n"
+        " [`jstrace.models.edges`](models/edges.md). [The graph by family](../graph-families.md) has"
+        " what families of models change.\n\n## `jstrace`\n\nWhat most programs need, by task.\n\n"
+        f"{by_task}\n\n## Sub-packages\n\nImports go one way, down this table"
+        " ([architecture](../architecture.md)).\n\n| sub-package | what is in it |\n|---|---|\n"
         f"{rooms}\n\nAt the top of the package:\n\n| module | what is in it |\n|---|---|\n{loose}\n"
     )
 

@@ -45,9 +45,9 @@ def info_command(
     """Print whether a model loads, its architecture, the size of its graph, and the memory it needs.
 
     No weights are read, and the paper's ten models are known offline. If a model
-    does not load, you are told what is missing, with exit code 1. What is as in
-    Llama is printed with --json alone. Of a saved trace you see what it is, and
-    with --graph its hubs and communities.
+    does not load, the command prints what is missing, and exits with code 1. Only
+    --json prints the fields that have Llama's value. For a saved trace, you see
+    what it holds, and with --graph its hubs and communities.
     """
     is_trace = model.endswith(".npz")
     if is_trace and (tokens is not None or revision is not None or ignore_field or compiled):

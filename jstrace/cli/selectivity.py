@@ -36,10 +36,11 @@ def selectivity_command(
     seed: Annotated[int | None, opt.ranked(help=_SEED_HELP, **opt.SEED_RANGE)] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
-    """Does a trace show the input's computation, or what a mask can do? The same score is told other predictions.
+    """Does a trace show the input's computation, or what a mask can do? Compare it with its control.
 
-    Where the text's own prediction is kept and those of other texts are not
-    reached, a trace says something of the input. Where both are, it says nothing.
+    The control gives the same score other texts' predictions as targets. If the
+    trace keeps its own prediction and the control fails, the trace is about your
+    text. If both succeed, it says nothing about your text.
     """
     from jstrace.method.naming import takes_passes
 
@@ -69,7 +70,7 @@ def selectivity_command(
         typer.echo(json.dumps({**about, "sizes": [*curves.sizes, 1.0], **rows, "peak": curves.peak}))
         return
     under = replace.value if scored == replace.value else f"{replace.value}, scored under {scored}"
-    typer.echo(f"TV from what the score was told, {score} under {under}; {_counted(curves.told, lines)}")
+    typer.echo(f"TV from the target of each score, {score} under {under}; {_counted(curves.told, lines)}")
     typer.echo(f"  size  {'own':>6} {'foreign':>8} {'selectivity':>12}")
     columns = zip([*curves.sizes, 1.0], curves.own, curves.foreign.mean(axis=0), curves.selectivity, strict=True)
     lines_by_size = [(percent(size, 3), f"{own:>6.3f} {other:>8.3f} {gap:>12.3f}") for size, own, other, gap in columns]
@@ -79,4 +80,5 @@ def selectivity_command(
 
 def _counted(told: tuple[int, ...], lines: list[str]) -> str:
     left = len(lines) - len(told)
-    return f"{len(told)} foreign predictions" + (f", {left} left out that predict the same token" if left else "")
+    count = f"{len(told)} foreign prediction{'s' * (len(told) != 1)}"
+    return count + (f", {left} left out that predict the same token" if left else "")

@@ -128,7 +128,7 @@ def _started(model: Model, start: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selectivity(ByValue):
-    """How far a score gets towards its input's own prediction, and towards others: by size, ``[Z + 1]`` each.
+    """TV from the input's own prediction, and of its control from other texts' predictions, by size: ``[Z + 1]`` each.
 
     Two are equal where all that they hold is.
 
@@ -172,10 +172,10 @@ def selectivity(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Selectivity:
-    """The control of a score that knows the prediction: the same told other texts' predictions, as probes have theirs.
+    """The control of a score with a target: the same score, with other texts' predictions as its targets.
 
-    A mask with many edges can make a text predict what it does not predict; where the own prediction is reached at a
-    size and foreign ones are not, the trace says something of the input.
+    A mask with many edges can produce predictions that the text does not support. If a size reaches the input's own
+    prediction, and the control fails there, the trace is about the input.
 
     Args:
       model: from ``jstrace.load``.

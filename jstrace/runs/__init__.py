@@ -1,6 +1,6 @@
-"""Datasets through a model into tables that outlive whatever stops a run, and go on where it stopped.
+"""Datasets through a model into tables; a run that was interrupted resumes.
 
-Rows in, parquet parts out; manifest, schema and parts import no JAX. Imports ``pipeline`` and the rooms before it;
+Rows in, parquet parts out; manifest, schema and parts import no JAX. Imports ``pipeline`` and what stands below it;
 ``reports`` and ``cli`` import it.
 """
 

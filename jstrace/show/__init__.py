@@ -1,4 +1,4 @@
 """One trace for people and machines: words, tables, curves, JSON.
 
-Imports ``pipeline`` and the rooms before it; ``reports`` and ``cli`` import it.
+Imports ``pipeline`` and what stands below it; ``reports`` and ``cli`` import it.
 """

@@ -57,7 +57,7 @@ def test_selectivity_says_what_it_is_under(run: Run, stub: Model, texts: str) ->
     assert (told["replace"], told["scored_under"], told["told"]) == ("zero", "zero", [0, 1])
     code, out, error = run(*words, "--score-replace", "mean", "--reference", texts)
     assert code == 0, error
-    assert out.startswith("TV from what the score was told, l1*gradient under zero, scored under mean; 2 foreign")
+    assert out.startswith("TV from the target of each score, l1*gradient under zero, scored under mean; 2 foreign")
 
 
 def test_the_first_curve_of_a_page_is_the_traces_own() -> None:

@@ -135,6 +135,13 @@ def test_equations_of_the_method() -> None:
     assert mathematics.rendered("<code>\\(x\\)</code>") == "<code>\\(x\\)</code>"
 
 
+def test_lists_begin_after_a_blank_line(pages: dict[str, str]) -> None:
+    """Or the site shows them as words of the paragraph before; GitHub does not."""
+    for page, text in pages.items():
+        words = re.sub(r"^( *)(```+).*?^\1\2 *$", "", text, flags=re.MULTILINE | re.DOTALL)
+        assert not re.findall(r"^(?! *[-|<\d]|  )[^\n]+\n(?:- |\|).*$", words, flags=re.MULTILINE), page
+
+
 def test_links_hold_on_the_site() -> None:
     """Modules go to the reference, at what the label names; code is left alone; other files come along."""
     known = places.pages()
