@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
-from experiments.inputs import written
+from experiments.inputs import rows_in, written
 from jstrace.reports.drawing import COLORS
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
@@ -25,11 +24,7 @@ Row = dict[str, Any]
 
 def read(rows: Path) -> list[Row]:
     """All rows, numbers as floats."""
-    found = []
-    for path in sorted(rows.glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as stream:
-            found += [_numbers(row) for row in csv.DictReader(stream)]
-    return found
+    return [_numbers(row) for path in sorted(rows.glob("*.csv")) for row in rows_in(path)]
 
 
 def _numbers(row: dict[str, str]) -> Row:
