@@ -15,8 +15,8 @@ from jstrace import archives
 from jstrace.convert import source
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import stages
+from jstrace.pipeline.activations import geometry_of
 from jstrace.pipeline.generation import _spans, generated
-from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.trace_file import _arrays, _header
 from jstrace.scale import batching
 from tests.conftest import SIZES, TINY, family_config, tiny_params
