@@ -34,7 +34,8 @@ from jstrace.convert.gguf.tokenizer import GgufTokenizer
 from jstrace.convert.partials import filled, remove_abandoned
 from jstrace.files import remove_beyond
 from jstrace.models import InputError, ModelConfig, n_params, shapes
-from jstrace.models.params import Weight, map_weights, on_one_device
+from jstrace.models.declared import Weight
+from jstrace.models.params import map_weights, on_one_device
 
 FOLDER = "weights"
 _ENTRY, _TOKENIZER = "entry.json", "tokenizer.json"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Mapping
 import numpy as np
 
 from jstrace.models import ModelConfig
-from jstrace.models.params import axis_sizes
+from jstrace.models.declared import axis_sizes
 
 _PICKED = "123"
 

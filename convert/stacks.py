@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jstrace.models.declared import Weight
 from jstrace.models.narrow import Narrow, narrowed
-from jstrace.models.params import Weight
 
 _ROW_BYTES = 2**26
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from jstrace.convert.layouts import Layout, file_sizes
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.declared import Weight, axis_sizes
 from jstrace.models.narrow import STORED, Narrow, in_range, narrow_place
-from jstrace.models.params import Weight, axis_sizes
 
 
 class Form(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jstrace.convert.stacks import Part
-from jstrace.models.params import Weight
+from jstrace.models.declared import Weight
 from jstrace.models.streamed import Streamed
 
 PartOf = Callable[[int, jnp.dtype, bool], Part]

@@ -14,8 +14,9 @@ from jstrace.convert.stacks import by_rows, stacked
 from jstrace.convert.stored import stored_leaf
 from jstrace.convert.streaming import streamed_leaf
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.declared import Weight
 from jstrace.models.narrow import STORED, Narrow, in_range
-from jstrace.models.params import Weight, map_weights, narrow_places, on_one_device, place_of, shapes
+from jstrace.models.params import map_weights, narrow_places, on_one_device, place_of, shapes
 from jstrace.models.streamed import Streamed
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")

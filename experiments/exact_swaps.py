@@ -28,9 +28,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import written
+from experiments.inputs import read, written
 from experiments.signed_steps import PLANS, Given
-from experiments.smaller import Item, items, options, read
+from experiments.smaller import Item, items, options
 from jstrace.method.graph.indexing import flat, unflat
 from jstrace.method.scores.gradients import Pass, as_floats, kl
 

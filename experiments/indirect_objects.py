@@ -8,8 +8,8 @@ Half of the pairs are held out. --ways compares scores, alignments and ways to p
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import jstrace
+from experiments.inputs import written
 from jstrace.models import EdgeTree
 from jstrace.pipeline.tasks.alignment import Alignment, pooled
 from jstrace.pipeline.tasks.prompts import Prompt, prompts_of
@@ -60,10 +63,7 @@ def indirect_objects(count: int = 32, seed: int = 0) -> list[jstrace.Pair]:
 def table(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV and print it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    written(RESULTS / f"{name}.csv", rows)
     for row in rows:
         print(*(f"{value:.4g}" if isinstance(value, float) else value for value in row.values()), flush=True)
 

@@ -59,9 +59,31 @@ def makeup_of(made: Sequence[Composition], sizes: Sequence[float]) -> list[dict[
 def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A table as CSV."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, list(rows[0]))
+        table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def merged(path: Path, rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+    """Write a table whose rows of other scores stay, in this order of scores; gives all of them.
+
+    Columns are those of the new rows, of which rows of an earlier version may lack some.
+    """
+    fresh = {row["score"] for row in rows}
+    others = [row for row in read(path) if row["score"] not in fresh]
+    others = [{column: row.get(column, "") for column in rows[0]} for row in others] if rows else others
+    every = sorted([*others, *rows], key=lambda row: order.index(row["score"]))
+    if every:
+        written(path, every)
+    return every
 
 
 def padded_to(width: int) -> Any:

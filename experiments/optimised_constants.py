@@ -31,9 +31,9 @@ import optax
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import texts_of, written
+from experiments.inputs import read, texts_of, written
 from experiments.signed_steps import PLANS, TEN, Given
-from experiments.smaller import Item, by_size, items, options, read
+from experiments.smaller import Item, by_size, items, options
 from jstrace.method.scores.budgets import largest, total
 from jstrace.method.scores.gradients import Pass, as_floats, kl
 from jstrace.method.search.ordering import marked

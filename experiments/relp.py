@@ -15,7 +15,6 @@ have less still. On passages under means it has no less.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import sys
@@ -29,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, texts_of, written
+from experiments.inputs import merged, padded_to, texts_of
 from experiments.pairs import PROMPTS
 from jstrace.method.scores.gradients import (
     Gradient,
@@ -123,16 +122,6 @@ def curves(model: Model, name: str, inputs: list[dict[str, Any]]) -> list[dict[s
     ]
 
 
-def merged(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a table whose rows of other scores stay, in the order of ``SCORES``."""
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as stream:
-            kept = [row for row in csv.DictReader(stream) if row["score"] != rows[0]["score"]]
-    order = list(SCORES)
-    written(path, sorted([*kept, *rows], key=lambda row: order.index(row["score"])))
-
-
 def main() -> None:
     """Run the command of the module's docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -154,7 +143,7 @@ def main() -> None:
     for (kind, inputs), width in zip(kinds.items(), (24, 64), strict=True):
         with padded_to(width):
             for name in asked.scores if inputs else ():
-                merged(asked.out / f"{kind}.csv", curves(model, name, inputs))
+                merged(asked.out / f"{kind}.csv", curves(model, name, inputs), [*SCORES])
     print(json.dumps({"pairs": asked.pairs, "rows": asked.rows, "first": asked.first, "scores": asked.scores}))
 
 

@@ -17,7 +17,6 @@ Expected: under means rounds keep the prediction at a tenth of the size that l1 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
@@ -34,7 +33,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import makeup_of, padded_to, prediction, texts_of, written
+from experiments.inputs import makeup_of, merged, padded_to, prediction, texts_of
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import Decoder, EdgeTree, Model, masked_forward
 from jstrace.pipeline.padding import widened
@@ -171,23 +170,6 @@ def measure(model: Model, texts: Sequence[str], asked: Any, width: int) -> Itera
         yield name, {"tv": tv, "makeup": made, "seconds": seconds}
 
 
-def merged(path: Path, rows: Rows) -> Rows:
-    """Write a table whose rows of other scores stay, in the order of ``SCORES``; gives all of them.
-
-    Columns are those of the new rows, of which rows of an earlier version may lack some.
-    """
-    fresh, kept = {row["score"] for row in rows}, []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as stream:
-            kept = [row for row in csv.DictReader(stream) if row["score"] not in fresh]
-    kept = [{column: row.get(column, "") for column in rows[0]} for row in kept] if rows else kept
-    order = [*SCORES, *FOREIGN]
-    found = sorted([*kept, *rows], key=lambda row: order.index(row["score"]))
-    if found:
-        written(path, found)
-    return found
-
-
 def written_all(folder: Path, name: str, found: dict[str, Any]) -> None:
     """Tables and figures, with one score measured anew."""
     rows = [
@@ -195,10 +177,11 @@ def written_all(folder: Path, name: str, found: dict[str, Any]) -> None:
         for judge, tv in found["tv"].items()
         for size, mean, low, high in zip(SIZES, *means_of(tv), strict=True)
     ]
-    curves = merged(folder / "curves.csv", rows)
-    merged(folder / "makeup.csv", [{"score": name, **row} for row in found["makeup"]])
+    order = [*SCORES, *FOREIGN]
+    curves = merged(folder / "curves.csv", rows, order)
+    merged(folder / "makeup.csv", [{"score": name, **row} for row in found["makeup"]], order)
     taken = [] if name in FOREIGN else [{"score": name, "seconds": found["seconds"]}]
-    seconds = merged(folder / "seconds.csv", taken)
+    seconds = merged(folder / "seconds.csv", taken, order)
     figure(curves).savefig(folder / "curves.png", dpi=110)
     figure_of_costs(curves, seconds).savefig(folder / "costs.png", dpi=110)
 

@@ -16,7 +16,6 @@ last line is JSON.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import sys
@@ -30,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, prediction, texts_of, written
+from experiments.inputs import padded_to, prediction, read, texts_of, written
 from experiments.pairs import PROMPTS
 from experiments.signed_steps import PLANS, Given, Numbers, State, begun, begun_again, ordered, step
 from jstrace.models import EdgeTree, Model, Replacement
@@ -150,14 +149,6 @@ def by_size(key: dict[str, str], tv: np.ndarray, said: np.ndarray) -> list[dict[
         key | {"size": str(size), "tv": f"{each:.4f}", "said": int(word)}
         for size, each, word in zip(SIZES, tv, said, strict=True)
     ]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from jstrace.models import delta
+from jstrace.models import delta, mamba
 from jstrace.models import layers as fn
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import Score
 from jstrace.models.forms import wide
 
+LINEAR = {"delta": delta.attended, "mamba": mamba.attended}
+"""Of attention without a softmax: factors, values and gates from projections."""
 Held = Callable[..., Any]
 """From what is kept of a layer's own tokens to that of all tokens that they see."""
 
@@ -31,21 +33,33 @@ def gates(
 
 def gated(
     config: ModelConfig,
+    w: Mapping[str, Array],
     mixed: Float[Array, "R H e"],
     gate: Float[Array, "R H e"] | None,
     *,
     relevance: bool = False,
 ) -> Float[Array, "R H e"]:
-    """What heads mix, under their gates; first normalised, each on its own, where attention has no softmax."""
+    """What heads mix, under their gates; where attention has no softmax, normalised."""
     if gate is None:
         return mixed
-    scaled = fn.rms(mixed, _eps(config), frozen=relevance) if config.mixer == "delta" else mixed
-    return (scaled * gate).astype(mixed.dtype)
+    if config.mixer == "softmax":
+        return (mixed * gate).astype(mixed.dtype)
+    scale = _inverse(config, mixed, gate)
+    scale = jax.lax.stop_gradient(scale) if relevance else scale
+    return (mixed.astype(jnp.float32) * scale * _weighted(config, w, gate)).astype(mixed.dtype)
 
 
-def _eps(config: ModelConfig) -> float:
-    """Of the norm of what a head mixes."""
-    return config.norm_eps if config.delta_eps is None else config.delta_eps
+def _inverse(config: ModelConfig, mixed: Float[Array, "R H e"], gate: Float[Array, "R H e"]) -> Float32[Array, "R H 1"]:
+    """One over the root mean square of what a head mixes, or of what a group of heads does under its gates."""
+    if config.mixer == "delta":
+        return fn.inverse_rms(mixed, config.norm_eps if config.delta_eps is None else config.delta_eps)
+    groups = (mixed.astype(jnp.float32) * gate).reshape(mixed.shape[0], config.n_kv_heads, -1)
+    return jnp.repeat(fn.inverse_rms(groups, config.norm_eps), config.n_groups, axis=1)
+
+
+def _weighted(config: ModelConfig, w: Mapping[str, Array], gate: Float[Array, "R H e"]) -> Float[Array, "R H e"]:
+    """Gates, with the weight of the norm of what heads mix where there is one."""
+    return gate if config.mixer == "softmax" else w["o_norm"].astype(jnp.float32) * gate
 
 
 class Attended(NamedTuple):
@@ -59,9 +73,9 @@ class Attended(NamedTuple):
     """Of N heads, which share them by groups."""
     gate: Float[Array, "T H e"] | None
 
-    def mixed(self, config: ModelConfig) -> Float[Array, "T H e"]:
+    def mixed(self, config: ModelConfig, w: Mapping[str, Array]) -> Float[Array, "T H e"]:
         """What each head gives to the output projection."""
-        return gated(config, fn.mix_values(self.factors, self.values), self.gate)
+        return gated(config, w, fn.mix_values(self.factors, self.values), self.gate)
 
     def wide(self, config: ModelConfig) -> Attended:
         """With zeros for what other forms of layers have and this one does not, but for gates."""
@@ -81,7 +95,7 @@ def _kept_shapes(config: ModelConfig) -> list[tuple[int, int]]:
 
     def of_form(form: ModelConfig) -> tuple[tuple[int, int], ...]:
         key, value = (form.n_kv_heads, form.head_dim), (form.n_value_heads, form.value_width)
-        return (key, key, value, (form.n_heads, 2)) if form.mixer == "delta" else (key, value)
+        return (key, key, value, (form.n_heads, 2)) if form.mixer in LINEAR else (key, value)
 
     each = itertools.zip_longest(*map(of_form, config.layer_forms), fillvalue=(1, 1))
     return [(max(heads), max(widths)) for heads, widths in (zip(*shapes, strict=True) for shapes in each)]
@@ -91,13 +105,13 @@ def attended(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> Attended:
     """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
-    if config.mixer == "delta":
+    if config.mixer in LINEAR:
         own = delta.project(config, w, x)
         cached = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
         cached = cached if held is None else held(*cached)
         q, k, v, rates = cached
         rows = delta.Projected(q, k, v, own.gate, decay=rates[..., 0], strength=rates[..., 1])
-        return Attended(cached, *delta.attended(config, w, rows, sight.visible))
+        return Attended(cached, *LINEAR[config.mixer](config, w, rows, sight.visible))
     q, k, v = fn.project_qkv(config, w, x)
     keys = fn.positioned(config, w, "k", k, sight)
     if held is not None:
@@ -148,11 +162,12 @@ def attention_edges(
     """The attention edges of a layer's input, and their sum; norms after them are linearised."""
     attention = attended(config, w, x, sight)
     if attention.gate is not None:
-        mixed, factors = fn.mix_values(attention.factors, attention.values), attention.factors
-        if config.mixer == "delta":
-            factors = factors * jnp.swapaxes(fn.inverse_rms(mixed, _eps(config))[..., 0], 0, 1)[:, :, None]
-        whole = fn.contract("rhe,hed->rd", gated(config, mixed, attention.gate), w["o"])
-        return AttentionEdges(factors, attention.values, attention.gate, w["o"]), whole
+        gate, mixed = attention.gate, fn.mix_values(attention.factors, attention.values)
+        factors = attention.factors
+        if config.mixer in LINEAR:
+            factors = factors * jnp.swapaxes(_inverse(config, mixed, gate)[..., 0], 0, 1)[:, :, None]
+        whole = fn.contract("rhe,hed->rd", gated(config, w, mixed, gate), w["o"])
+        return AttentionEdges(factors, attention.values, _weighted(config, w, gate), w["o"]), whole
     probs, v = attention.factors, attention.values
     mixed = fn.mix_values(probs, v)
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)

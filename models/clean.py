@@ -113,7 +113,7 @@ def layer_states(
 ) -> LayerStates:
     """One layer of the full pass; ``held`` adds keys and values that were computed before."""
     attention = attended(config, w, x, sight, held)
-    mixed = attention.mixed(config)
+    mixed = attention.mixed(config, w)
     middle = fn.with_constants(w, x + fn.attention_output(config, fn.turned(w), mixed))
     edge = mlp(config, w, x if config.parallel else middle)
     return LayerStates(attention, middle, edge, fn.leaving(w, middle + edge))

@@ -62,9 +62,9 @@ class ModelConfig:
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
     mixer: str = "softmax"
-    """``softmax``, or ``delta`` for Gated DeltaNet: its heads are those of values, K those of queries and keys."""
+    """``softmax``, ``delta`` (Gated DeltaNet) or ``mamba`` (Mamba-2), whose H are heads of values, K those of keys."""
     conv_width: int = 0
-    """Of ``delta``: tokens that a query, key or value is made of, the last of them its own."""
+    """Of the last two: tokens that a query, key or value is made of, the last of them its own."""
     delta_strength: float = 1.0
     """Of ``delta``: that strengths are multiplied by; with 2, a token can turn the sign of a state (OLMo Hybrid)."""
     delta_eps: float | None = None
@@ -110,6 +110,8 @@ class ModelConfig:
     """Width of an MLP beside the experts that every token goes through (Qwen2-MoE); 0 for none."""
     shared_gate: bool = False
     """Whether that MLP is multiplied by the sigmoid of a number that depends on the token."""
+    own_norms: bool = False
+    """Whether the experts, the MLP beside them and the router have norms of their own (Gemma 4)."""
     activation: str = "silu"
     """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
@@ -216,7 +218,7 @@ class ModelConfig:
     @property
     def n_value_heads(self) -> int:
         """Heads that have values of their own."""
-        return self.n_heads if self.mixer == "delta" else self.n_kv_heads
+        return self.n_kv_heads if self.mixer == "softmax" else self.n_heads
 
     @property
     def has_linear(self) -> bool:
@@ -243,9 +245,7 @@ class ModelConfig:
     def kinds(self) -> tuple[int, ...]:
         """Of each layer its place in what ``layers.sights`` makes: plain, with a window, or not rotated."""
         unrotated = 1 if self.window is None else 2
-        return tuple(
-            unrotated if i in self.unrotated_layers else int(width < FAR) for i, width in enumerate(self.windows)
-        )
+        return tuple(unrotated if i in self.unrotated_layers else int(w < FAR) for i, w in enumerate(self.windows))
 
     @property
     def zero_key(self) -> bool:

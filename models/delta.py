@@ -48,16 +48,20 @@ class Attended(NamedTuple):
     values: Float[Array, "S H e"]
     """Each of a few tokens, the last of them its own."""
     gate: Float32[Array, "T H e"]
-    """On the normalised output of each head."""
+    """On the output of each head: under its norm, or within it (Mamba-2)."""
 
 
 def project(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"], *, relevance: bool = False
 ) -> Projected:
-    """Everything that rows give on their own; with ``relevance`` the norm's scale and all but values are constants."""
+    """Everything that rows give on their own; with ``relevance`` the norm's scale and all but values are constants.
+
+    Of Mamba-2, too, which has no strengths: decays stand in their place.
+    """
     x = norm(config, w, "attn_norm", x, frozen=relevance) if config.pre_norm else x
     q, k, v, gate = (contract("rd,dhe->rhe", x, w[name]) for name in ("q", "k", "v", "o_gate"))
-    decay, strength = (contract("rd,dh->rh", x, w[name]) for name in ("decay", "strength"))
+    decay = contract("rd,dh->rh", x, w["decay"])
+    strength = contract("rd,dh->rh", x, w["strength"]) if "strength" in w else decay
     if relevance:
         q, k, gate, decay, strength = jax.lax.stop_gradient((q, k, gate, decay, strength))
     return Projected(q, k, v, gate, decay, strength)
@@ -76,12 +80,12 @@ def attended(
     Fewer targets than there are rows are the last tokens that are ``visible`` to each, and gates are theirs alone.
     """
     q, k = (_short(rows_of, w[f"{name}_conv"]) for name, rows_of in (("q", rows.q), ("k", rows.k)))
-    v = _convolved(rows.v, w["v_conv"])
+    v = convolved(rows.v, w["v_conv"])
     v = in_proportion(jax.nn.silu, v) if relevance else jax.nn.silu(v)
     decay = rows.decay.astype(jnp.float32) + w["decay_bias"].astype(jnp.float32)
     g = -jnp.exp(w["decay_rate"].astype(jnp.float32)) * jax.nn.softplus(decay)
     strength = config.delta_strength * jax.nn.sigmoid(rows.strength.astype(jnp.float32))
-    gate = w["o_norm"].astype(jnp.float32) * jax.nn.silu(rows.gate.astype(jnp.float32))
+    gate = jax.nn.silu(rows.gate.astype(jnp.float32))
     if visible.shape[0] != visible.shape[1]:
         q = q[jnp.sum(visible, axis=1) - 1]
     return Attended(factors(q * config.scale, k, g, strength, visible), v.astype(rows.v.dtype), gate)
@@ -103,30 +107,32 @@ def factors(
       strength: b, of each token.
       visible: for each query the tokens up to its own.
     """
-    n_heads, n_sources = g.shape[1], visible.shape[1]
-    earlier = jnp.tril(jnp.ones((n_sources, n_sources), bool), -1)
-    own = visible if visible.shape[0] == n_sources else earlier | jnp.eye(n_sources, dtype=bool)
-
-    def decayed(x: Array, seen: Array) -> Array:
-        """Products of each pair, with what is left of the source at the target."""
-        products = jnp.repeat(contract("tkd,skd->kts", x, k), n_heads // k.shape[1], axis=0)
-        # A sum for each pair: differences of sums from the first token on would lose what is small beside them.
-        logs = contract("hts,su->htu", jnp.where(seen, g.T[:, None, :], 0.0), earlier.astype(jnp.float32))
-        return jnp.where(seen, products * jnp.exp(logs), 0.0)
-
-    corrections = strength.T[:, :, None] * decayed(k, own)
-    read = jnp.swapaxes(decayed(q, visible), 1, 2)
+    n_sources = visible.shape[1]
+    own = visible if visible.shape[0] == n_sources else jnp.tril(jnp.ones((n_sources, n_sources), bool))
+    corrections = strength.T[:, :, None] * decayed(k, k, g, own)
+    read = jnp.swapaxes(decayed(q, k, g, visible), 1, 2)
     solved = jax.scipy.linalg.solve_triangular(corrections, read, trans=1, lower=True, unit_diagonal=True)
     return jnp.swapaxes(solved, 1, 2) * strength.T[:, None, :]
 
 
+def decayed(
+    x: Float32[Array, "T K d"], k: Float32[Array, "S K d"], g: Float32[Array, "S H"], seen: Bool[Array, "T S"]
+) -> Float32[Array, "H T S"]:
+    """Products of each pair that is seen, with what is left of the source at the target."""
+    products = jnp.repeat(contract("tkd,skd->kts", x, k), g.shape[1] // k.shape[1], axis=0)
+    # A sum for each pair: differences of sums from the first token on would lose what is small beside them.
+    earlier = jnp.tril(jnp.ones((seen.shape[1], seen.shape[1]), jnp.float32), -1)
+    logs = contract("hts,su->htu", jnp.where(seen, g.T[:, None, :], 0.0), earlier)
+    return jnp.where(seen, products * jnp.exp(logs), 0.0)
+
+
 def _short(x: Float[Array, "T K d"], weight: Float[Array, "K d W"]) -> Float32[Array, "T K d"]:
     """A query or key after the convolution, of length one."""
-    x = jax.nn.silu(_convolved(x, weight)).astype(x.dtype).astype(jnp.float32)
+    x = jax.nn.silu(convolved(x, weight)).astype(x.dtype).astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + _EPS)
 
 
-def _convolved(x: Float[Array, "T N M"], weight: Float[Array, "N M W"]) -> Float32[Array, "T N M"]:
+def convolved(x: Float[Array, "T N M"], weight: Float[Array, "N M W"]) -> Float32[Array, "T N M"]:
     """Each number's weighted sum over its last W tokens, of which those before the first are zero."""
     n_tokens, width = x.shape[0], weight.shape[-1]
     wide = jnp.pad(x.astype(jnp.float32), ((width - 1, 0), (0, 0), (0, 0)))

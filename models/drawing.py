@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jstrace.models.config import ModelConfig
+from jstrace.models.declared import Weight
 from jstrace.models.narrow import Narrow, narrow_place, narrowed
-from jstrace.models.params import Weight, by_rows, map_weights, on_one_device, shapes
+from jstrace.models.params import by_rows, map_weights, on_one_device, shapes
 from jstrace.models.platforms import usual_promotion
 
 

@@ -15,13 +15,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jstrace.models.config import CORRECTED, ModelConfig
 from jstrace.models.feed_forward import feed_forward
-from jstrace.models.layers import contract
+from jstrace.models.layers import contract, norm
 from jstrace.models.platforms import entry, form
 from jstrace.models.rows import cumulative
 
 _BLOCK = (16, 256)
 """Rows in a block: few, as the last one of every expert is half empty; many, as each reads the expert's weights."""
 
+OWN_NORMS = ("router_norm", "experts_norm", "experts_post_norm", "shared_post_norm")
 _WEIGHTS = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
 
 
@@ -36,7 +37,9 @@ class Routing(NamedTuple):
 
 def routing(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"]) -> Routing:
     """The router, in float32; of experts with equal logits those with the lowest number are chosen."""
+    x = norm(config, w, "router_norm", x) if config.own_norms else x
     logits = contract("rd,dx->rx", x, w["router"], out=jnp.float32)
+    logits = logits * config.d_model**-0.5 if config.own_norms else logits
     bias = w["router_bias"].astype(jnp.float32) if "router_bias" in w else None
     if config.router == "mixer":
         return _mixer(config.mixer_noise, logits)
@@ -55,6 +58,7 @@ def routing(config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "R D"])
         factors = jax.nn.softmax(jnp.where(chosen, logits, -jnp.inf), axis=-1)
     else:
         factors = jnp.where(chosen, jax.nn.softmax(logits, axis=-1), 0.0)
+    factors = factors * w["router_factors"].astype(jnp.float32) if config.own_norms else factors
     return Routing(_times(config.router_scale, factors), places)
 
 
@@ -146,13 +150,14 @@ def chosen_experts(
     Args:
       config: of the model.
       w: the layer's weights.
-      x: rows, under the norm before the MLP.
+      x: rows, under the norm before the MLP; where experts have ``own_norms``, under none.
       live: rows that are wanted, others may get anything; then it is not reverse-differentiable. All by default.
       relevance: whether gradients take the router's factors for constants.
     """
     route = routing(config, w, x)
     if relevance:
         route = route._replace(factors=jax.lax.stop_gradient(route.factors))
+    x = norm(config, w, "experts_norm", x, frozen=relevance) if config.own_norms else x
     size, n_most = block_sizes(config, x.shape[0])
     blocks = _dealt(route.places, config.n_experts, live, size)
     stacks = {name: w[name] for name in _WEIGHTS if name in w}
@@ -169,7 +174,8 @@ def chosen_experts(
     outputs = over(block, blocks.ends[-1], jnp.zeros((n_most, size, x.shape[1]), x.dtype))
     if config.scaled_inputs:
         route = route._replace(factors=jnp.ones_like(route.factors))
-    return _collected(route, blocks, outputs)
+    out = _collected(route, blocks, outputs)
+    return norm(config, w, "experts_post_norm", out, frozen=relevance) if config.own_norms else out
 
 
 def _dealt(places: Int[Array, "R C"], n_experts: int, live: Array | None, size: int) -> _Blocks:
@@ -216,6 +222,7 @@ def shared_expert(
     """The MLP that every row goes through; its gate is a factor like the router's."""
     own = {name: w[f"shared_{name}"] for name in ("gate", "up", "down") if f"shared_{name}" in w}
     out = feed_forward(config, own, x, relevance=relevance)
+    out = norm(config, w, "shared_post_norm", out, frozen=relevance) if config.own_norms else out
     if not config.shared_gate:
         return out
     factor = jax.nn.sigmoid(contract("rd,d->r", x, w["shared_scale"], out=jnp.float32))

@@ -66,6 +66,8 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "qwen2_moe": {},
     "qwen3_next": _GATED | {"router": "chosen"},
     "qwen3_5": _GATED,
+    "bamba": {},
+    "granitemoehybrid": {"router": "chosen"},
     "olmo_hybrid": _POST_NORM | {"qk_norm": "full"},
     "qwen3_5_moe": _GATED | {"router": "chosen"},
     "mixtral": {"router": "chosen"},

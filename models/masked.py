@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jstrace.models import delta
 from jstrace.models import layers as fn
-from jstrace.models.attended import gated, gates
+from jstrace.models.attended import LINEAR, gated, gates
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
 from jstrace.models.mlp import edge_of
@@ -100,7 +100,7 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
         how: dict[str, Any] = {"pre_softmax": given.pre_softmax, "sink": w.get("sink")}
         return fn.mix_values(fn.masked_attention_probs(logits, visible, attn_mask, **how), attending.v)
 
-    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, sight.visible), attending.gate)
+    mixed = given.function(gated, config)(w, given.mix(mixing, attending.rows, sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     middle = fn.with_constants(w, _scaled(state.x, mask.residual_attn) + _only(targets, attn, mask.attn))
     reached = mask.mlp != 0
@@ -137,7 +137,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
         own = fn.mix_values(probs * share, attending.v)
         return own + _mixed(probs * (1 - share), values, per_token=other.per_token)
 
-    mixed = given.function(gated, config)(given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
+    mixed = given.function(gated, config)(w, given.mix(mixing, attending.rows, given.sight.visible), attending.gate)
     attn = row_map(given.function(fn.attention_output, config), fn.turned(w), mixed, targets)
     states = whole.attn_input, whole.mlp_input, whole.mlp_output
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
@@ -172,9 +172,9 @@ def _attending(
 
     Values that nobody reads are zero under bool masks: those of no number would make NaN of weights that are zero.
     """
-    if config.mixer == "delta":
+    if config.mixer in LINEAR:
         rows = given.row_map(given.function(delta.project, config), given.w, x, live, idle)
-        attention = delta.attended(config, given.w, rows, given.sight.visible, relevance=given.relevance)
+        attention = given.function(LINEAR[config.mixer], config)(given.w, rows, given.sight.visible)
         each, k, v, gate = jnp.swapaxes(attention.factors, 0, 1), None, attention.values, attention.gate
     else:
         q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)

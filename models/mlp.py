@@ -40,10 +40,11 @@ def edge_of(
     """The same of the rows that are live; others may get anything."""
     if not config.n_experts:
         return row_map(functools.partial(_alone, config, relevance=relevance), w, x, live)
-    x = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x
-    out = row_map(functools.partial(chosen_experts, config, relevance=relevance), w, x, live, skips=True)
+    normed = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x
+    read = x if config.own_norms else normed
+    out = row_map(functools.partial(chosen_experts, config, relevance=relevance), w, read, live, skips=True)
     if config.d_shared:
-        out = out + row_map(functools.partial(shared_expert, config, relevance=relevance), w, x, live)
+        out = out + row_map(functools.partial(shared_expert, config, relevance=relevance), w, normed, live)
     return norm(config, w, "mlp_post_norm", out, frozen=relevance) if config.post_norm else out
 
 

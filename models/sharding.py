@@ -13,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jstrace.errors import InputError
 from jstrace.models.config import ModelConfig
+from jstrace.models.declared import Weight, axis_sizes
 from jstrace.models.narrow import Narrow, axes_of, parts_of_rows
-from jstrace.models.params import Weight, axis_sizes, map_weights, shapes
+from jstrace.models.params import map_weights, shapes
 
 DATA, MODEL = "data", "model"
 _MUST_DIVIDE = {"H": "query heads", "F": "MLP width"}

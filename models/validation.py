@@ -12,7 +12,7 @@ MOST_LAYERS = 10_000
 WIDEST_HEAD = 2**16
 _CHOICES = {
     "norm": ("rms", "layer", "none"),
-    "mixer": ("softmax", "delta"),
+    "mixer": ("softmax", "delta", "mamba"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "router": ("softmax", "chosen", "mixer", *CORRECTED),
@@ -29,8 +29,8 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
         if form.n_heads > config.n_heads:
             raise InputError(f"{where}: a layer has {form.n_heads} heads, expected at most {config.n_heads}")
     for number, form in enumerate(config.layer_forms):
-        if form.mixer == "delta" and any(config.windows[layer] < FAR for layer in config.layers_of(number)):
-            raise InputError(f"{where}: Gated DeltaNet sees every token, but there is a window")
+        if form.mixer != "softmax" and any(config.windows[layer] < FAR for layer in config.layers_of(number)):
+            raise InputError(f"{where}: linear attention sees every token, but there is a window")
     fixed = [name for form in config.forms for name, _ in form if name in OF_ALL_LAYERS]
     if fixed:
         raise InputError(f"{where}: {fixed[0]} differs between layers, expected one for all of them")
@@ -75,6 +75,8 @@ def _check_mlp(config: ModelConfig, where: str) -> None:
         _check_groups(config, where)
     if min(config.n_experts, config.d_shared) < 0 or (config.d_shared and not config.n_experts):
         raise InputError(f"{where}: an MLP of width {config.d_shared} beside {config.n_experts} experts")
+    if config.own_norms and (not config.d_shared or config.router != "chosen" or config.norm != "rms"):
+        raise InputError(f"{where}: norms of experts, expected an MLP beside them and a router over those chosen")
     if config.gate_clamp is not None and (len(config.gate_clamp) != 2 or not config.gated_mlp):
         raise InputError(f"{where}: gate_clamp = {config.gate_clamp}, expected alpha and limit of a gate")
 
@@ -97,11 +99,12 @@ def _check_attention(config: ModelConfig, where: str) -> None:
         raise InputError(f"{where}: a norm after the rotation is one of every head here")
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
-    gated = config.gated_attention or config.mixer == "delta"
+    gated = config.gated_attention or config.mixer != "softmax"
     if gated and (config.post_norm or config.parallel or config.qkv_bias or config.norm != "rms"):
         raise InputError(f"{where}: heads with gates stand behind RMSNorms, without biases or norms after them")
-    if config.mixer == "delta" and not (config.conv_width > 0 and config.qk_norm == "none" and config.n_rotary == 0):
-        raise InputError(f"{where}: Gated DeltaNet has a short convolution, and no positions or norms of its own")
+    bare = config.qk_norm == "none" and config.n_rotary == 0 and not config.gated_attention
+    if config.mixer != "softmax" and not (config.conv_width > 0 and bare):
+        raise InputError(f"{where}: linear attention has a short convolution, and no positions or norms of its own")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")
 

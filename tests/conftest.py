@@ -39,7 +39,7 @@ import pytest
 
 import jstrace
 from jstrace.models import Decoder, Model, ModelConfig, random_params
-from jstrace.models.params import Weight, declare
+from jstrace.models.declared import Weight, declare
 
 TINY = ModelConfig(
     family="llama",
@@ -111,7 +111,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             ),
         )
     },
-    "qwen3_next": {"norm_offset": 1.0, "n_experts": 3, "n_chosen": 2, "router": "chosen", "form_of": (0, 1, 0)}
+    "qwen3_next": {"norm_offset": 1.0, "n_experts": 3, "n_chosen": 2, "router": "chosen", "form_of": (0, 1, 2)}
     | {
         "forms": (
             (
@@ -119,6 +119,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
                 *(("delta_strength", 2.0), ("delta_eps", 0.01)),
             ),
             (("gated_attention", True), ("n_heads", 2), ("n_kv_heads", 1), ("qk_norm", "head"), ("rotary_dim", 4)),
+            (("conv_width", 2), ("mixer", "mamba"), ("rotary_dim", 0), ("value_dim", 6)),
         )
     },
     "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9}

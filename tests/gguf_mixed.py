@@ -116,6 +116,9 @@ def _gemma4(c: Any) -> dict[str, Any]:
         "rope.dimension_count_swa": c.head_dim,
         "rope.freq_base_swa": float(c.rope_parameters["sliding_attention"]["rope_theta"]),
         **({} if c.final_logit_softcapping is None else {"final_logit_softcapping": c.final_logit_softcapping}),
+        "expert_count": c.num_experts,
+        "expert_used_count": c.top_k_experts,
+        "expert_feed_forward_length": c.moe_intermediate_size,
     }
 
 
@@ -175,6 +178,16 @@ def _side_by_side(weight: np.ndarray, c: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(flat[:3]), flat[3]
 
 
+_GEMMA4 = {
+    "router.proj.weight": "ffn_gate_inp.weight",
+    "router.scale": "ffn_gate_inp.scale",
+    "router.per_expert_scale": "ffn_down_exps.scale",
+    "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
+    "post_feedforward_layernorm_2.weight": "post_ffw_norm_2.weight",
+}
+"""Of its experts, as llama.cpp reads them."""
+
+
 def changed(architecture: str, name: str, weight: np.ndarray, c: Any, odd: str) -> Named:
     """A weight as the conversion has it, under the names that the map of the gguf package knows or the file has.
 
@@ -184,6 +197,8 @@ def changed(architecture: str, name: str, weight: np.ndarray, c: Any, odd: str) 
     if name.endswith("e_score_correction_bias"):
         own = name.replace("e_score_correction_bias", "e_score_correction.bias")
         return [(own.replace("gate.moe_statics", "moe_statics"), weight)]  # as files have it
+    if ".router." in name or name.endswith("feedforward_layernorm_2.weight"):
+        return [(block + _GEMMA4[name.split(".", 3)[3]], weight)]
     if name.endswith("layer_scalar"):
         return [(f"{name}.weight", weight)]
     if name.endswith("kv_b_proj.weight") and odd != "kv_b":

@@ -43,6 +43,18 @@ LINEAR: dict[str, Any] = {
 }
 
 
+MAMBA: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_expand": 2,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 6,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 7,
+}
+MAMBA_NEEDS = "layers of Mamba-2 among those of attention"
+
+
 @dataclasses.dataclass(frozen=True)
 class Type:
     """A ``model_type`` with a tiny config."""

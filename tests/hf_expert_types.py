@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hf_bases import LINEAR, LLAMA, NO_HEAD_DIM, PARTIAL, YARN, Type
+from tests.hf_bases import LINEAR, LLAMA, MAMBA, MAMBA_NEEDS, NO_HEAD_DIM, PARTIAL, YARN, Type
 
 _MOE = {"num_local_experts": 5, "num_experts_per_tok": 2}
 _QWEN_MOE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -14,6 +14,12 @@ _GROUPED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "n_group": 3,
     "routed_scaling_factor": 1.7
 }
 
+_GRANITE = {
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.1,
+    "logits_scaling": 4.0,
+} | {"tie_word_embeddings": True, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
 LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
 OLMO_NEEDS = "layers of Gated DeltaNet among those of attention, whose norms come after them"
@@ -99,6 +105,36 @@ EXPERT_TYPES: dict[str, Type] = {
         | {"linear_value_head_dim": 3},
         OLMO_NEEDS,
         flagged=True,
+    ),
+    "bamba": Type(
+        "bamba",
+        NO_HEAD_DIM | MAMBA | PARTIAL | {"attn_layer_indices": [1], "rms_norm_eps": 1e-3},
+        MAMBA_NEEDS,
+        flagged=True,
+    ),
+    "bamba-biases": Type(
+        "bamba",
+        NO_HEAD_DIM
+        | MAMBA
+        | PARTIAL
+        | {"attn_layer_indices": [0, 2], "rms_norm_eps": 1e-3}
+        | {"attention_bias": True, "mamba_conv_bias": False, "mamba_n_groups": 4},
+        MAMBA_NEEDS,
+    ),
+    "granitemoehybrid": Type(
+        "granitemoehybrid",
+        NO_HEAD_DIM | _MOE | MAMBA | _GRANITE | {"shared_intermediate_size": 20, "rms_norm_eps": 1e-3},
+        f"{MAMBA_NEEDS}; {_MOE_NEEDS}, an MLP beside them; multipliers folded into weights",
+        flagged=True,
+    ),
+    "granitemoehybrid-dense": Type(
+        "granitemoehybrid",
+        NO_HEAD_DIM
+        | MAMBA
+        | _GRANITE
+        | {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 24}
+        | {"position_embedding_type": "rope", "rms_norm_eps": 1e-3},
+        f"{MAMBA_NEEDS}; multipliers folded into weights",
     ),
     "deepseek_v2": Type(
         "deepseek_v2",

@@ -159,6 +159,14 @@ WRAPPER_TYPES: dict[str, Type] = {
         whole="Gemma3ForConditionalGeneration",
     ),
     "gemma4_text": Type("gemma4_text", _GEMMA4 | {"hidden_size_per_layer_input": 0}, _GEMMA4_NEEDS, flagged=True),
+    "gemma4_text-experts": Type(
+        "gemma4_text",
+        _GEMMA4
+        | {"hidden_size_per_layer_input": 0, "enable_moe_block": True}
+        | {"num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 20},
+        _GEMMA4_NEEDS + "; experts beside the MLP, each and the router with norms of their own",
+        flagged=True,
+    ),
     "gemma4_unified_text": Type(
         "gemma4_unified_text", _GEMMA4 | {"attention_k_eq_v": False, "final_logit_softcapping": None}, _GEMMA4_NEEDS
     ),

@@ -13,9 +13,8 @@ import numpy as np
 
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import EdgeTree, ModelConfig
-from jstrace.models.layers import rope_frequencies
-from tests.oracle_attention import delta_factors, delta_sums, gates, silu
-from tests.oracle_mlp import LiteralMLP, softmax
+from tests.oracle_attention import LiteralAttention
+from tests.oracle_mlp import LiteralMLP
 
 EDGE_KINDS = ("residual_attn", "attn", "residual_mlp", "mlp")
 Edge = tuple[int, ...]
@@ -155,7 +154,7 @@ def _wide(tree: Any) -> Any:
     return np.asarray(tree, np.float64)
 
 
-class Literal(LiteralMLP):
+class Literal(LiteralAttention, LiteralMLP):
     """One model on one input, layer by layer, with an explicit vector for every edge."""
 
     def __init__(self, config: ModelConfig, params: Any, tokens: Any) -> None:
@@ -179,10 +178,6 @@ class Literal(LiteralMLP):
         centre = x.mean(-1, keepdims=True) if self.config.norm == "layer" else 0.0
         return np.sqrt(np.mean((x - centre) ** 2, -1, keepdims=True) + self.config.norm_eps)
 
-    def root(self, x: np.ndarray, eps: float) -> np.ndarray:
-        """What values, and what they are made of, are divided by."""
-        return np.sqrt(np.mean(x**2, -1, keepdims=True) + eps)
-
     def linear(self, w: Any, name: str, x: np.ndarray) -> np.ndarray:
         """The linear part of a norm."""
         if self.config.norm == "none":
@@ -195,109 +190,11 @@ class Literal(LiteralMLP):
             return x
         return self.linear(w, name, x) / self.sigma(x) + w.get(f"{name}_shift", 0.0)
 
-    def heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
-        """Queries, keys or values [T, heads, d]; no positions yet."""
-        latent = self.config.kv_rank > 0
-        x = self.latent_heads(w, name, y) if latent else np.einsum("td,dhe->the", y, w[name])
-        x = x + w.get(f"{name}_bias", 0.0)
-        if name == "v" and self.config.value_norm:
-            x = x / self.root(x, self.config.norm_eps)
-        if name != "v" and self.config.qk_norm != "none" and not self.config.qk_norm_last:
-            x = self.normed_heads(w, name, x)
-        return x if self.config.clip_qkv is None else np.clip(x, -self.config.clip_qkv, self.config.clip_qkv)
-
-    def latent_heads(self, w: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
-        def latent(name: str) -> np.ndarray:
-            down = y @ w[name]
-            return down / self.root(down, 1e-6) * w[f"{name}_norm"]
-
-        if name == "q":
-            return np.einsum("ta,ahe->the", latent("q_down") if self.config.q_rank else y, w["q"])
-        x = np.einsum("tc,che->the", latent("kv_down"), w[name])
-        if name == "v":
-            return x
-        turned = y @ w["k_turned"]
-        return np.stack([np.concatenate([turned, x[:, head]], -1) for head in range(x.shape[1])], 1)
-
-    def normed_heads(self, w: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
-        x = x.copy()
-        for i in range(len(x)):
-            rows = [x[i]] if self.config.qk_norm == "full" else list(x[i])
-            normed = [row / np.sqrt(np.mean(row**2) + self.config.norm_eps) for row in rows]
-            x[i] = normed[0] if self.config.qk_norm == "full" else np.stack(normed)
-        return x * (w[f"{name}_norm"] + self.config.norm_offset)
-
-    def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Factors [H,T,T], which sources are seen, values by query head [H,T,e], and gates of heads [T,H,e] or none."""
-        y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
-        gate = gates(self.config, w, y)
-        if self.config.mixer == "delta":
-            factors = delta_factors(self.config, w, y)
-            return factors, np.broadcast_to(np.tri(len(x), dtype=bool), factors.shape), self.values(w, x), gate
-        logits, values = self.attention(index, w, x)
-        return self.probabilities(w, logits), logits > -np.inf, values, gate
-
-    def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-        """Of every head that has its own [N,T,e]."""
-        y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
-        found = self.silu(delta_sums(w, y, "v")) if self.config.mixer == "delta" else self.heads(w, "v", y)
-        return np.swapaxes(found, 0, 1)
-
-    def silu(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(silu(x))
-
-    def written(self, w: dict[str, np.ndarray], gate: Any, mixed: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        """What heads make of (parts of) what they mix of a token [H,e], of which norms and gates are those of all."""
-        roots = self.root(whole, self.config.delta_eps or self.config.norm_eps) if self.config.mixer == "delta" else 1.0
-        return np.einsum("he,hed->hd", mixed / roots * (1.0 if gate is None else gate), w["o"])
-
-    def attention(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [H,T,T], minus infinity where a source is not seen, and values [H,T,e]."""
-        c = self.config
-        y = self.norm(w, "attn_norm", x) if c.pre_norm else x
-        groups = c.n_heads // c.n_kv_heads
-        q, k, v = (self.heads(w, name, y) for name in ("q", "k", "v"))
-        local = c.window is not None and index not in c.global_layers
-        logits = np.full((c.n_heads, len(x), len(x)), -np.inf)
-        for h in range(c.n_heads):
-            turned_q, turned_k = q[:, h], k[:, h // groups]
-            if index not in c.unrotated_layers:
-                turned_q, turned_k = self._turned(turned_q, local), self._turned(turned_k, local)
-            if c.qk_norm_last:
-                turned_q = self.normed_heads(w, "q", turned_q[:, None])[:, 0]
-                turned_k = self.normed_heads(w, "k", turned_k[:, None])[:, 0]
-            for i in range(len(x)):
-                for j in range(i + 1):
-                    if local and i - j >= c.window:  # type: ignore[operator]
-                        continue
-                    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-                    logit = turned_q[i] @ turned_k[j] * scale
-                    logit += 0.0 if c.alibi_slopes is None else c.alibi_slopes[h] * (j - i)
-                    logits[h, i, j] = c.attn_softcap * np.tanh(logit / c.attn_softcap) if c.attn_softcap else logit
-        return logits, np.stack([v[:, h // groups] for h in range(c.n_heads)])
-
-    def _turned(self, x: np.ndarray, local: bool) -> np.ndarray:
-        c = self.config
-        long = c.rope_long_divisors is not None and self.n_tokens > c.rope_switch
-        frequencies = rope_frequencies(c, local=local, divisors=c.rope_long_divisors if long else None)
-        angle = np.arange(len(x))[:, None] * np.asarray(frequencies, np.float64)
-        half, m = c.n_rotary // 2, 1.0 if local and c.local_rope_theta is not None else c.rope_magnitude
-        a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
-        cos, sin = m * np.cos(angle), m * np.sin(angle)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], 1)
-
     def logits(self, x: np.ndarray) -> np.ndarray:
         head = self.params.get("head", self.params["embed"])
         out, cap = head @ self.norm(self.params, "final_norm", x), self.config.logit_softcap
         out = out + self.params.get("head_bias", 0.0)
         return cap * np.tanh(out / cap) if cap else out
-
-    def probabilities(self, w: dict[str, np.ndarray], logits: np.ndarray) -> np.ndarray:
-        """Softmax over sources [H,T,T], with the head's sink in the denominator where there is one."""
-        sinks = w.get("sink", [-np.inf] * len(logits))
-        return np.stack(
-            [[softmax(np.append(row, sink))[:-1] for row in head] for head, sink in zip(logits, sinks, strict=True)]
-        )
 
     def nodes(self) -> Iterator[tuple[tuple[int, int], dict[Edge, np.ndarray], np.ndarray, np.ndarray]]:
         """For every node of the full graph: its edges' vectors, its constants, and the node's own vector.
@@ -383,7 +280,7 @@ class Literal(LiteralMLP):
         for index in range(self.whole.n_layers):
             w = self.layer(index)
             c = self.config
-            groups = 1 if c.mixer == "delta" else c.n_heads // c.n_kv_heads
+            groups = c.n_heads // c.n_kv_heads if c.mixer == "softmax" else 1
             probs, _, v, gate = self.attended(index, w, x)
             attn, middle, out = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
             for i in range(self.n_tokens):

@@ -43,6 +43,8 @@ class LiteralMLP:
 
     def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
+        if self.config.own_norms:
+            return self.norm(w, "mlp_post_norm", self.separate(w, x, y))
         out = self.feed_forward(w, y) if self.config.n_experts == 0 else np.stack([self.mixture(w, row) for row in y])
         return self.norm(w, "mlp_post_norm", out) if self.config.post_norm else out
 
@@ -64,6 +66,20 @@ class LiteralMLP:
 
     def bounded(self, up: np.ndarray) -> np.ndarray:
         return np.clip(up, -self.config.gate_clamp[1], self.config.gate_clamp[1])  # type: ignore[index]
+
+    def separate(self, w: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The MLP of rows y and the experts of rows x, each with the norms of its own."""
+        shared = self.feed_forward({name: w[f"shared_{name}"] for name in ("up", "gate", "down")}, y)
+        out = self.norm(w, "shared_post_norm", shared)
+        asked = self.norm(w, "router_norm", x) / math.sqrt(self.config.d_model)
+        read = self.norm(w, "experts_norm", x)
+        for row, (question, state) in enumerate(zip(asked, read, strict=True)):
+            mixed = np.zeros(self.config.d_model)
+            for expert, factor in self.chosen(w, question).items():
+                own = {name: w[name][expert] for name in ("up", "gate", "down")}
+                mixed += factor * w["router_factors"][expert] * self.feed_forward(own, state)
+            out[row] += self.norm(w, "experts_post_norm", mixed[None])[0]
+        return out
 
     def mixture(self, w: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray:
         """Of one row: the chosen experts one by one, then the MLP beside them."""

@@ -179,7 +179,17 @@ def _gemma4(f: Fields, shape: Shape) -> dict[str, Any]:
         "final_logit_softcapping": number_unless_zero(f, "final_logit_softcapping"),
         "hidden_size_per_layer_input": f.take("embedding_length_per_layer_input", 0),
         "num_kv_shared_layers": f.take("attention.shared_kv_layers", 0),
+        **_experts_of_gemma4(f),
     }
+
+
+def _experts_of_gemma4(f: Fields) -> dict[str, Any]:
+    """Of experts beside the MLP, where there are any."""
+    if not f.peek("expert_count"):
+        return {}
+    total, chosen, width = _counts(f)
+    names = {"num_experts": total, "top_k_experts": chosen, "moe_intermediate_size": width}
+    return names | {"enable_moe_block": True}
 
 
 def _by_layer(f: Fields, name: str, n_layers: int, of_all: int) -> list[int]:

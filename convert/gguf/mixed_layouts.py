@@ -54,11 +54,24 @@ def expert_layouts(config: ModelConfig, shapes: Shapes) -> dict[str, Layout]:
     layouts = dict(_EXPERTS)
     if _holds(shapes, _FUSED):
         layouts |= {x: at(_BLOCK + _FUSED, "X", Axis(("F", "F"), i), "D") for i, x in enumerate(("gate", "up"))}
+    layouts |= _GEMMA4 if config.layer_forms[0].own_norms else {}
     if _holds(shapes, _CORRECTION):
         layouts["router_bias"] = _thin(shapes, _CORRECTION, "X")
     if _holds(shapes, _SHARED_SCALE):
         layouts["shared_scale"] = _thin(shapes, _SHARED_SCALE, "D")
     return layouts
+
+
+_GEMMA4 = {
+    "router_norm": at(_BLOCK + "ffn_gate_inp.scale", "D"),
+    "router_factors": at(_BLOCK + "ffn_down_exps.scale", "X"),
+    "shared_post_norm": at(_BLOCK + "post_ffw_norm_1.weight", "D"),
+    "experts_norm": at(_BLOCK + "pre_ffw_norm_2.weight", "D"),
+    "experts_post_norm": at(_BLOCK + "post_ffw_norm_2.weight", "D"),
+    **{f"shared_{x}": at(f"{_BLOCK}ffn_{x}.weight", "U", "D") for x in ("gate", "up")},
+    "shared_down": at(_BLOCK + "ffn_down.weight", "D", "U"),
+}
+"""Of experts beside an MLP, with norms of their own."""
 
 
 def _holds(shapes: Shapes, part: str) -> bool:

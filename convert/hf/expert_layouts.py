@@ -60,6 +60,19 @@ GPT_OSS: Layouts = {
 """As bfloat16 files have it; of the official ones, in mxfp4, ``quantised`` makes tensors of these names and shapes."""
 GLM4_MOE: Layouts = {**LLAMA, **PER_HEAD, **_apart(_MLP), **_SHARED, **_CORRECTION}
 EXAONE_MOE: Layouts = {**GLM4_MOE, "router_bias": at(_MLP + "e_score_correction_bias", "X")}
+_EXPERTS = _LAYER + "experts."
+GEMMA4: Layouts = {
+    **_shared(_MLP),
+    "router": at(_LAYER + "router.proj.weight", "X", "D"),
+    "router_norm": at(_LAYER + "router.scale", "D"),
+    "router_factors": at(_LAYER + "router.per_expert_scale", "X"),
+    **{x: at(_EXPERTS + "gate_up_proj", "X", Axis(("F", "F"), i), "D") for i, x in enumerate(("gate", "up"))},
+    "down": at(_EXPERTS + "down_proj", "X", "D", "F"),
+    "shared_post_norm": at(_LAYER + "post_feedforward_layernorm_1.weight", "D"),
+    "experts_norm": at(_LAYER + "pre_feedforward_layernorm_2.weight", "D"),
+    "experts_post_norm": at(_LAYER + "post_feedforward_layernorm_2.weight", "D"),
+}
+"""Of the experts and the MLP beside them."""
 _FORWARD = _LAYER + "feed_forward."
 _SHARED_4 = _shared(_FORWARD + "shared_expert.")
 LLAMA4: Layouts = {

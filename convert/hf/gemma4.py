@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jstrace.convert.fields import Fields
+from jstrace.convert.hf import expert_layouts
 from jstrace.convert.hf.common import ACTIVATIONS, Read, base_of, rms, windows
 from jstrace.convert.hf.layouts import GEMMA
 from jstrace.convert.layouts import at, of_form
@@ -29,8 +30,10 @@ def _gemma4(family: str, positions: int, window: int, f: Fields) -> Read:
     everywhere = sight.get("global_layers", tuple(range(n_layers)))
     head_dim, n_kv_heads = _of_whole(f, base, everywhere, same=same)
     rope = _positions(f, base, head_dim)
+    experts = _experts(f, base["d_mlp"])
     config = ModelConfig(
         **base
+        | experts
         | {"head_dim": head_dim, "n_kv_heads": n_kv_heads}
         | rope
         | ({} if sight else {"local_rope_theta": None}),
@@ -42,7 +45,7 @@ def _gemma4(family: str, positions: int, window: int, f: Fields) -> Read:
     )
     local = {"head_dim": base["head_dim"], "n_kv_heads": base["n_kv_heads"], "rope_divisors": None}
     form_of = [int(layer in everywhere) for layer in range(n_layers)]
-    layouts = {**GEMMA, "layer_scale": at("layers.{}.layer_scalar", "")}
+    layouts = {**GEMMA, "layer_scale": at("layers.{}.layer_scalar", ""), **(expert_layouts.GEMMA4 if experts else {})}
     values = {"v": GEMMA["k"]} if same else {}
     layouts |= values if all(form_of) else of_form(1, values)
     return unlike(config, (local, {}), form_of), layouts
@@ -52,14 +55,28 @@ def _check(f: Fields, family: str) -> None:
     """Refuse what is not computed, and pass over what then changes nothing."""
     if family == "gemma4_text" and f.take("hidden_size_per_layer_input", 256) != 0:
         raise InputError(f"{f.where}: an embedding for each layer (hidden_size_per_layer_input) is not supported")
-    f.fixed("enable_moe_block", False)
     f.fixed("num_kv_shared_layers", 0)
     f.fixed("attention_bias", False)
     f.fixed("use_bidirectional_attention", None, "vision")  # of images
-    for name in ("vocab_size_per_layer_input", "num_experts", "top_k_experts", "moe_intermediate_size"):
-        f.take(name)
-    f.take("expert_intermediate_size")  # an older name of the last
+    f.take("vocab_size_per_layer_input")
     f.take("use_double_wide_mlp")  # of layers that share keys and values
+
+
+def _experts(f: Fields, width: int) -> dict[str, Any]:
+    """Of experts beside the MLP, which is as wide as where there are none."""
+    names = ("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")  # the last is old
+    if not f.flag("enable_moe_block", False):
+        for name in names:
+            f.take(name)
+        return {}
+    own = [width for width in [f.integer("expert_intermediate_size", None)] if width is not None]
+    counts = {"n_experts": f.integer("num_experts"), "n_chosen": f.integer("top_k_experts")}
+    return counts | {
+        "d_mlp": f.integer("moe_intermediate_size", *own),
+        "d_shared": width,
+        "router": "chosen",
+        "own_norms": True,
+    }
 
 
 def _sight(f: Fields, base: Mapping[str, Any], window: int) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _kinds(f: Fields, n_layers: int, interval: int) -> list[bool]:
     return [kind == _LINEAR for kind in types]
 
 
-def _joined(
+def joined(
     base: Mapping[str, Any],
     delta: Mapping[str, Any],
     linear: list[bool],
@@ -101,7 +101,7 @@ def _gated(
     by_heads = base["family"] == "qwen3_next"
     net = hybrid_layouts.by_key_heads(delta) if by_heads else hybrid_layouts.DELTA
     linear = _kinds(f, base["n_layers"], f.integer("full_attention_interval", 4))
-    return _joined(base, delta, linear, mlps, sparse, (hybrid_layouts.GATED, net))
+    return joined(base, delta, linear, mlps, sparse, (hybrid_layouts.GATED, net))
 
 
 def _qwen3_next(f: Fields) -> Read:
@@ -153,7 +153,7 @@ def _olmo_hybrid(f: Fields) -> Read:
     }
     linear = _kinds(f, base["n_layers"], 4 if base["n_layers"] > 3 else base["n_layers"])
     net = (OLMO2, hybrid_layouts.OLMO_DELTA)
-    return _joined(base, delta, linear, {0: ({}, hybrid_layouts.MLP)}, [0] * len(linear), net)
+    return joined(base, delta, linear, {0: ({}, hybrid_layouts.MLP)}, [0] * len(linear), net)
 
 
 def _positions(f: Fields, base: Mapping[str, Any]) -> dict[str, Any]:

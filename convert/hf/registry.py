@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from jstrace.convert.fields import Fields
-from jstrace.convert.hf import experts, families, gemma4, gpt_like, hybrid, latent, layer_norms, llama_like, mixed
+from jstrace.convert.hf import (
+    experts,
+    families,
+    gemma4,
+    gpt_like,
+    hybrid,
+    latent,
+    layer_norms,
+    llama_like,
+    mamba,
+    mixed,
+)
 from jstrace.convert.hf.common import Read
 
 FAMILIES: dict[str, Callable[[Fields], Read]] = {
@@ -16,6 +27,7 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **experts.READERS,
     **mixed.READERS,
     **hybrid.READERS,
+    **mamba.READERS,
     **latent.READERS,
     **gemma4.READERS,
 }
@@ -39,6 +51,7 @@ _CLASSES = {
     "minimax_m2": "MiniMaxM2",
     "qwen2_moe": "Qwen2Moe",
     "qwen3_moe": "Qwen3Moe",
+    "granitemoehybrid": "GraniteMoeHybrid",
     "olmo_hybrid": "OlmoHybrid",
     "qwen3_next": "Qwen3Next",
     "qwen3_5_text": "Qwen3_5",
@@ -94,11 +107,11 @@ UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(("qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     "deepseek_v4": "latent attention with compressed sources",
     "longcat_flash": "two attentions in a layer",
-    **dict.fromkeys(("mamba", "mamba2", "jamba", "bamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
-    **dict.fromkeys(("granitemoehybrid", "kimi_linear", "minimax", "rwkv", "falcon_mamba"), _STATE),
+    **dict.fromkeys(("mamba", "mamba2", "jamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
+    **dict.fromkeys(("kimi_linear", "minimax", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma3n_text", "gemma3n"), _PER_LAYER),
     "bitnet": "norms inside attention and MLP",
-    "nanochat": "norms without weights after the rotation",
+    "nanochat": "an RMSNorm of the embeddings",
     "openai-gpt": "norms on the residual stream itself",
     "diffllama": "differential attention",
 }

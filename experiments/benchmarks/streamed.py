@@ -6,9 +6,9 @@ FOLDER gets random weights in bfloat16, one file a layer (30 GB with all 48 laye
 there already. Each step starts with nothing of the files in memory, and is run twice, as the first time compiles.
 Beside its seconds stand how far the resident memory rose at most and what came from the disk.
 
-Run so far with ``--layers 2`` alone, on two cores with others at work: 54 seconds of the processor to load and hash,
-and then 1.8 for the trace by l1, 6.8 by gradients and 5.0 for the evaluation. Of 4.2 GB of weights 3.1 stay in memory;
-the process held at most 4.3, 5.0, 8.1 (gradients take the output head as float32) and 5.4 GB.
+On two cores (experiments/results/streamed-cpu.json), compiled: 64 seconds for the trace by l1, 129 by gradients and 364
+for the evaluation, after 208 to load and hash. Of 29.5 GB of weights 3.1 stay in memory; the process held at most 5.0,
+8.1 (gradients take the output head as float32) and 5.3 GB.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jstrace.pipeline.smallest import Smallest
 
 Found = TypeVar("Found")
-_Report = Callable[[int, int], None]
+_Report = Callable[[float, int], None]
 """Called with the texts done, and all."""
 
 CLOSE = 0.1
@@ -83,8 +83,7 @@ def chunks(
     from jstrace.pipeline.progress import bar
 
     step, total = _texts_at_once(model, max(map(len, rows))), 2 * len(lines)
-    what = "fitting, in one program" if asked.score == "fitted" else "tracing (the first of a length compiles)"
-    with bar(what, shown=shown) as report:
+    with bar("tracing (the first of a length compiles)", shown=shown) as report:
         for start in range(0, len(lines), step):
             some = slice(start, start + step)
             begun = (2 * start, 2 * start + len(lines[some]))

@@ -76,6 +76,7 @@ class Shown:
         self._lines = shown and not console.is_terminal
         self._done = self._before = self._wanted = self._saved = 0
         self._started, self._line_at, self._line_steady = False, -math.inf, False
+        self._steps_at = -math.inf
 
     def __enter__(self) -> Shown:
         return self
@@ -93,7 +94,7 @@ class Shown:
         if self._started:
             self._pace.finished()
         else:  # the model is loaded, and whatever that had to say is said
-            self._started = True
+            self._started, self._steps_at = True, clock()
             self._pace.start()
             self._bar.start()
             if before and self._lines:
@@ -109,6 +110,15 @@ class Shown:
             self._bar.update(self._task, state=message)
             if self._lines:
                 say(f"{message}, then running them")
+
+    def steps(self, done: float) -> None:
+        """``on_steps`` of ``runs.run``."""
+        reached = f"{self._done + done:.2f}/{self._wanted} inputs, fitting"
+        self._bar.update(self._task, completed=self._done + done, state=reached)
+        if self._lines and clock() - max(self._line_at, self._steps_at) >= _LINE_SECONDS:
+            self._steps_at = clock()
+            sys.stderr.write(f"{reached}\n")
+        self._check()
 
     def saved(self, count: int) -> None:
         """``on_save`` of ``runs.run``."""

@@ -224,7 +224,7 @@ def _resumable(run: Callable[..., Summary], out: str, *, shown: bool, alone: boo
             compile_seconds() as compiled,
             Shown(check, compiled, shown=shown) as bar,
         ):
-            return run(progress=bar.progress, on_save=bar.saved, on_batch=bar.batch)
+            return run(progress=bar.progress, on_save=bar.saved, on_batch=bar.batch, on_steps=bar.steps)
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"jstrace: stopped; repeat the command to resume {out}\n")
         raise typer.Exit(getattr(stopped, "exit_code", 130)) from None

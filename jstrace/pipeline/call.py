@@ -19,6 +19,7 @@ from jstrace.method.graph.composition import composed
 from jstrace.method.graph.counting import Counts
 from jstrace.method.measure.metrics import OwnMetric, described
 from jstrace.method.questions import Question
+from jstrace.method.scores.fitted import Fitted, Fitting
 from jstrace.method.scores.scoring import unfilled
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError
 from jstrace.pipeline import masked, stages
@@ -29,6 +30,8 @@ from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import batching, meshes
 from jstrace.scale.programs import compile_seconds
 
+OnSteps = Callable[[float], None]
+"""Called while fits run, with the share of their steps that is done."""
 Outcomes = tuple[list[Outcome | Invalid], Mapping[str, float]]
 """What came of every input of a call, and the seconds that scores took by their names, where that is to be known."""
 
@@ -60,17 +63,19 @@ class _Results:
     counts: tuple[Counts, ...] = ()
 
 
-def start(resolved: Resolved, members: Sequence[Input], n_rows: int) -> Callable[[], Outcomes]:
+def start(
+    resolved: Resolved, members: Sequence[Input], n_rows: int, on_steps: OnSteps | None
+) -> Callable[[], Outcomes]:
     """A batch on its way through its stages, as what waits for its results and fetches them.
 
-    Of its arrays only those that will be fetched stay on the devices.
+    Of its arrays only those that will be fetched stay on the devices. Steps of fits are waited for.
     """
     ask, config, mesh = resolved.ask, resolved.model.config, resolved.model.mesh
     width = batching.bucket(len(members[0].tokens))
     n_edges = [full_graph.n_edges(config, len(each.tokens), each.question.n_outputs) for each in members]
     batch = _placed(resolved, members, n_edges, width, n_rows)
     if ask.sources:
-        traced, seconds = _traced(resolved, batch, width)
+        traced, seconds = _traced(resolved, batch, width, on_steps)
     else:
         traced, seconds = _Results(meshes.placed(_given_strata(members, width, n_rows), mesh)), {}
     measured = () if not ask.cases else masked.evaluate_batch(
@@ -101,21 +106,27 @@ def _given_strata(members: Sequence[Input], width: int, n_rows: int) -> tuple[Ed
     return jax.tree.map(lambda *leaves: batching.filled(leaves, n_rows, sizes.NO_EDGE), *wide)
 
 
-def _traced(resolved: Resolved, batch: _Batch, width: int) -> tuple[_Results, dict[str, float]]:
+def _traced(
+    resolved: Resolved, batch: _Batch, width: int, on_steps: OnSteps | None
+) -> tuple[_Results, dict[str, float]]:
     """Strata of every source and what else scores come to, with the seconds that these took."""
     ask, mesh = resolved.ask, resolved.model.mesh
     states, streams = resolved.carried(width)
-    score = functools.partial(
-        stages.score_batch, resolved.model.decoder, batch.tokens, batch.lengths, ask.seed, replacements=states,
-        others=streams, questions=batch.questions, mesh=mesh,
-    )  # fmt: skip
+    inputs = (resolved.model.decoder, batch.tokens, batch.lengths, ask.seed)
+    how: dict[str, Any] = {"replacements": states, "others": streams, "questions": batch.questions, "mesh": mesh}
+    fits = [scoring.fit for scoring in resolved.scorings if scoring.fit is not None]
+    told = _Told(sum(fit.steps + fit.polish for fit in fits), on_steps)
     scores: dict[tuple[Any, str], EdgeTree] = {}
     finite: list[jax.Array] = []
     seconds: dict[str, float] = {}
     for program in resolved.programs:
-        kinds, learned = zip(*(unfilled(scoring.score) for scoring in program), strict=True)
+        kinds, learned = zip(*(unfilled(scoring.fit or scoring.score) for scoring in program), strict=True)
         scorings = tuple(zip(kinds, (scoring.number for scoring in program), strict=True))
-        run = functools.partial(score, scorings=scorings, learned=learned)
+        run = functools.partial(stages.score_batch, *inputs, scorings=scorings, learned=learned, **how)
+        if (fit := program[0].fit) is not None:
+            one = {"scoring": scorings[0], "learned": learned[0], **how}
+            part, advance = (functools.partial(f, *inputs, **one) for f in (stages.fit_batch, stages.advance_batch))
+            run = functools.partial(_fitted, fit, part, advance, run, told)
         if resolved.timed:
             (trees, good), seconds[" and ".join(dict.fromkeys(scoring.name for scoring in program))] = _timed(run)
         else:
@@ -124,6 +135,41 @@ def _traced(resolved: Resolved, batch: _Batch, width: int) -> tuple[_Results, di
         finite.append(good)
     first = scores[ask.sources[0].scoring] if ask.keep_scores else None
     return _Results(_searched(resolved, batch, scores), first, functools.reduce(operator.and_, finite)), seconds
+
+
+_PARTS = 20
+"""Of the steps of a fit, each of which is waited for."""
+
+
+@dataclasses.dataclass
+class _Told:
+    """Tells how far all fits of a call are."""
+
+    total: int
+    """Their steps."""
+    on_steps: OnSteps | None
+    done: int = 0
+
+    def add(self, steps: int) -> None:
+        """So many are done."""
+        self.done += steps
+        if self.on_steps is not None:
+            self.on_steps(self.done / self.total)
+
+
+def _fitted(
+    fit: Fitted, part: Callable[..., Fitting], advance: Callable[..., Fitting], score: Callable[..., Any], told: _Told
+) -> Any:
+    """Scores after all steps of a fit."""
+    several = -(-(fit.steps + fit.polish) // _PARTS)
+    state = part(part="begin")
+    for polishes, stretch in enumerate((fit.steps, fit.polish)):
+        state = part(state, part="turn") if polishes and stretch else state
+        for first in range(0, stretch, several):
+            stop = min(first + several, stretch)
+            state = jax.block_until_ready(advance(state, (first, stop), part="advance"))
+            told.add(stop - first)
+    return score(fitting=state)
 
 
 def _searched(resolved: Resolved, batch: _Batch, scores: Mapping[tuple[Any, str], EdgeTree]) -> tuple[EdgeTree, ...]:

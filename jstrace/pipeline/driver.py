@@ -68,15 +68,21 @@ class Driver:
         other.model, other._resolved, other.spent = model, dataclasses.replace(self._resolved, model=model), {}
         return other
 
-    def batches(self, inputs: Mapping[int, Input]) -> Iterator[dict[int, Outcome | Invalid]]:
+    def batches(
+        self, inputs: Mapping[int, Input], on_steps: call.OnSteps | None = None
+    ) -> Iterator[dict[int, Outcome | Invalid]]:
         """Inputs in batches of alike lengths, each batch as soon as it is done: not in the order of ``inputs``.
+
+        ``on_steps`` is called while fits run, with the inputs of their batch times the share of the steps that is done.
 
         Raises:
           JaxRuntimeError, MemoryError: memory ran out for an input that would fit otherwise, or on several hosts.
         """
-        return self.stream([inputs])
+        return self.stream([inputs], on_steps)
 
-    def stream(self, parts: Iterable[Mapping[int, Input | Invalid]]) -> Iterator[dict[int, Outcome | Invalid]]:
+    def stream(
+        self, parts: Iterable[Mapping[int, Input | Invalid]], on_steps: call.OnSteps | None = None
+    ) -> Iterator[dict[int, Outcome | Invalid]]:
         """Parts one after another, each in batches of its own as in ``batches``; all of a part before the next one's.
 
         What is no input passes through. A part is read while the last batch of the one before it is computed.
@@ -84,7 +90,7 @@ class Driver:
         resolved, queue = self._resolved, _Queue(self._resolved.check)
         calls = batching.Calls[Outcome | Invalid](
             lambda width: resolved.most_inputs(width, queue.n_outputs),
-            lambda members, n_rows: self._started([queue.inputs[index] for index in members], n_rows),
+            lambda members, n_rows: self._started([queue.inputs[index] for index in members], n_rows, on_steps),
             n_devices=meshes.n_data(self.model.mesh),
             unfit=lambda members, error: [self._unfit(len(queue.inputs[members[0]].tokens), error)],
             ahead=self._ahead,
@@ -118,12 +124,15 @@ class Driver:
             return None
         return np.asarray(log_probs) if np.isfinite(log_probs).all() else None
 
-    def _started(self, members: Sequence[Input], n_rows: int) -> Callable[[], list[Outcome | Invalid]]:
+    def _started(
+        self, members: Sequence[Input], n_rows: int, on_steps: call.OnSteps | None
+    ) -> Callable[[], list[Outcome | Invalid]]:
         """A batch on its way, as what waits for its results and notes what it took."""
         length = max(len(member.tokens) for member in members)
         if self._on_batch is not None:
             self._on_batch(len(members), batching.bucket(length))
-        wait = call.start(self._resolved, members, n_rows)
+        told = None if on_steps is None else lambda share: on_steps(len(members) * share)
+        wait = call.start(self._resolved, members, n_rows, told)
 
         def finish() -> list[Outcome | Invalid]:
             outcomes, seconds = wait()

@@ -97,7 +97,7 @@ def fit_trace(
         ``jstrace.Scorer``; by default ten rounds.
       counterfactual: as in ``jstrace.trace``: ablated edges carry its states in the fit and in evaluations.
       target, order: as in ``jstrace.trace``.
-      progress: as in ``jstrace.trace``; a fit is one program, so that a bar shows its time alone.
+      progress: as in ``jstrace.trace``.
 
     Examples:
       >>> jstrace.fit_trace(model, text, steps=2, polish=0, start="relp").score
@@ -186,7 +186,7 @@ def selectivity(
         "rounds", "learned" and others, which cannot be fitted to a target and should get nowhere.
       replace, score_replace, reference, counterfactual: as in ``jstrace.trace``, for scores and evaluations.
       sizes, order, seed: as in ``jstrace.trace``.
-      progress: True for a bar on standard error, or what is called with the number of predictions done and in all.
+      progress: as in ``jstrace.trace``, of the predictions.
 
     Examples:
       >>> found = jstrace.selectivity(model, text, others, score="relp")

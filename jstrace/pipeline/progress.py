@@ -1,6 +1,6 @@
 """Progress of long work: what callers give as ``progress``, and the bar on standard error that True stands for. No JAX.
 
-A bar shows the time so far, too, as one fit takes minutes within one program. Where standard error is no terminal there
+A bar shows the time so far, too, as programs compile before anything is done. Where standard error is no terminal there
 is a line every 30 seconds in its place.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from jstrace.errors import InputError
 
-Report = Callable[[int, int], None]
-"""Called with the number of inputs, or of what else is counted, that are done, and in all."""
+Report = Callable[[float, int], None]
+"""Called with the number of inputs, or of what else is counted, that are done, and in all; of a fit also a part."""
 Progress = Report | bool
 """What a caller gives: a function, or True for a bar on standard error."""
 Noted = Callable[..., None]

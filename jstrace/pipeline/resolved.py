@@ -10,6 +10,8 @@ import numpy as np
 from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph import full_graph
 from jstrace.method.naming import scored_name, takes_passes, traits_of
+from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Model, Replacement
 from jstrace.pipeline import scorers
 from jstrace.pipeline.ask import Ask
@@ -43,6 +45,12 @@ class Scoring:
     def passes(self) -> bool:
         """Whether it runs passes of its own."""
         return takes_passes(self.score)
+
+    @property
+    def fit(self) -> Fitted | None:
+        """The fit whose steps it is, if it is one; others of that class may score otherwise."""
+        made = SCORES["fitted"]() if self.score == "fitted" else self.score
+        return made if type(made) is Fitted else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,12 +86,11 @@ class Resolved:
 
     @property
     def programs(self) -> list[tuple[Scoring, ...]]:
-        """Which scorings are computed together: all; or where they are timed those that measure the edges of one clean
-        pass, and each other by itself."""
-        if not self.timed:
-            return [self.scorings]
-        measured = tuple(scoring for scoring in self.scorings if not scoring.passes)
-        return [*([measured] if measured else []), *((scoring,) for scoring in self.scorings if scoring.passes)]
+        """Which scorings are computed together: all but fits, each of which has programs of its own; or where they are
+        timed those that measure the edges of one clean pass, and each other by itself."""
+        apart = [scoring for scoring in self.scorings if scoring.fit or (self.timed and scoring.passes)]
+        together = tuple(scoring for scoring in self.scorings if scoring not in apart)
+        return [*([together] if together else []), *((scoring,) for scoring in apart)]
 
     def carried(self, width: int) -> tuple[dict[str, Replacement], dict[str, np.ndarray]]:
         """What ablated edges carry while scores are made, and tokens whose states scores draw instead, by number."""

@@ -18,9 +18,10 @@ from jaxtyping import Array, Bool, Float32, Int
 from jstrace.method.graph import full_graph
 from jstrace.method.graph.counting import Counts, count
 from jstrace.method.questions import NOTHING, Question
+from jstrace.method.scores.fitted import Fitting
 from jstrace.method.scores.linear import Coefficients
 from jstrace.method.scores.measured import Together
-from jstrace.method.scores.scoring import filled, several_scores
+from jstrace.method.scores.scoring import filled, passes, several_scores
 from jstrace.method.search.extraction import extract_padded
 from jstrace.method.search.first_pass import ranked
 from jstrace.method.search.proportional import proportional
@@ -45,6 +46,7 @@ def score_batch(
     others: Mapping[str, Int[AnyArray, "N"]] = _NONE,
     questions: Question = NOTHING,
     learned: tuple[Coefficients | None, ...] = (),
+    fitting: Fitting | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[tuple[EdgeTree, ...], Bool[Array, "B 4 L"]]:
     """Scores of several kinds of a padded batch.
@@ -58,6 +60,7 @@ def score_batch(
       others: tokens of other texts by name, where scores draw replacements from their states.
       questions: what is asked of each input beside its own prediction.
       learned: the coefficients of each kind that is ``unfilled``; empty where none is.
+      fitting: of a single kind, a ``Fitted``: what ``fit_part`` made of the batch, after its last step.
       mesh: that the batch lies on.
 
     Returns:
@@ -65,25 +68,73 @@ def score_batch(
     """
 
     def score(
-        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, questions: Question
-    ) -> tuple[tuple[EdgeTree, ...], Array]:
+        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, questions: Question,
+        fitting: Fitting | None,
+    ) -> tuple[tuple[EdgeTree, ...], Array]:  # fmt: skip
         decoder, replaced, drawn, numbers = whole
         own = numbers or (None,) * len(scorings)
         known = tuple((filled(kind, c), name) for (kind, name), c in zip(scorings, own, strict=True))
 
-        def of_input(tokens: Array, length: Array, question: Question) -> tuple[EdgeTree, ...]:
+        def of_input(tokens: Array, length: Array, question: Question, fitting: Fitting | None) -> tuple[EdgeTree, ...]:
             options: dict[str, Any] = {"scorings": known, "seed": seed, "replacements": replaced, "others": drawn}
-            return several_scores(decoder, tokens, length, question=question, **options)
+            return several_scores(decoder, tokens, length, question=question, fitting=fitting, **options)
 
-        trees = jax.vmap(of_input)(tokens, lengths, questions)
+        trees = jax.vmap(of_input)(tokens, lengths, questions, fitting)
         n_slots, n_outputs = tokens.shape[1], questions.n_outputs
         slots_of = functools.partial(full_graph.edge_slots, decoder.config, n_slots, n_outputs=n_outputs)
         slots = jax.vmap(slots_of)(lengths)
         return trees, functools.reduce(jnp.logical_and, (_finite(tree, slots) for tree in trees))
 
     return meshes.over_inputs(score, mesh, tokens.shape[0])(
-        (decoder, dict(replacements), dict(others), learned), tokens, lengths, questions
+        (decoder, dict(replacements), dict(others), learned), tokens, lengths, questions, fitting
     )
+
+
+@usual_promotion()
+def fit_part(
+    decoder: Decoder,
+    tokens: Int[AnyArray, "B T"],
+    lengths: Int[AnyArray, "B"],
+    seed: Int[Array, ""] | int,
+    fitting: Fitting | None = None,
+    steps: tuple[Int[Array, ""] | int, ...] = (),
+    *,
+    part: str,
+    scoring: tuple[Any, str],
+    replacements: Mapping[str, Replacement],
+    others: Mapping[str, Int[AnyArray, "N"]] = _NONE,
+    questions: Question = NOTHING,
+    learned: Coefficients | None = None,
+    mesh: Mesh | None = None,
+) -> Fitting:
+    """A part of the fits of a padded batch, a method of ``Fitted``; other arguments as for ``score_batch``.
+
+    JAX keeps no program on disk that calls the host, so the host calls programs of some steps, to tell how far it is.
+    Along ``model`` every device has all of what is fitted, before and after every part: so each is compiled once.
+    """
+
+    def run(
+        whole: tuple[Decoder, Any, Any, Any], tokens: Array, lengths: Array, questions: Question,
+        fitting: Fitting | None,
+    ) -> Fitting:  # fmt: skip
+        decoder, replaced, drawn, numbers = whole
+        work = getattr(filled(scoring[0], numbers), part)
+
+        def of_input(tokens: Array, length: Array, question: Question, fitting: Fitting | None) -> Fitting:
+            forward = passes(decoder, tokens, length, seed, replaced, drawn, question)(scoring[1])
+            return work(forward) if fitting is None else work(forward, fitting, *steps)
+
+        return meshes.whole_along_model(jax.vmap(of_input)(tokens, lengths, questions, fitting))
+
+    return meshes.over_inputs(run, mesh, tokens.shape[0])(
+        (decoder, dict(replacements), dict(others), learned), tokens, lengths, questions, fitting
+    )
+
+
+fit_batch = jax.jit(fit_part, static_argnames=("part", "scoring", "mesh"))
+"""``fit_part``, compiled once a part and shape,"""
+advance_batch = jax.jit(fit_part, static_argnames=("part", "scoring", "mesh"), donate_argnames=("fitting",))
+"""and with its result in the memory of the fits that it is given."""
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))

@@ -111,7 +111,8 @@ def trace(
         how far TV moves (``tv_std``), where scores decide by what rounding may turn.
       on_invalid: "raise", or "keep": an input that cannot be traced gives a ``jstrace.Invalid`` with the reason, in its
         place, and the others are traced.
-      progress: True for a bar on standard error, or what is called with the number of inputs done and in all.
+      progress: True for a bar on standard error, or what is called with the number of inputs done and in all; while
+        fits run, the number done has the share of their steps, such as 1.25.
 
     Examples:
       >>> trace = jstrace.trace(model, text)
@@ -216,7 +217,8 @@ class Tracer:
                 if not self.keep:
                     raise
                 traces[index] = Invalid(str(error), error=error)
-        for batch in self.driver.batches(inputs):
+        told = None if report is None else lambda part: report(len(traces) + part, len(rows))
+        for batch in self.driver.batches(inputs, told):
             for index, outcome in batch.items():
                 if isinstance(outcome, Invalid) and not self.keep:
                     raise outcome.as_error(where(index))

@@ -59,10 +59,13 @@ def held(claims: Sequence[tuple[Any, Any, Any]]) -> dict[str, Any]:
     return {HELD: np.where(np.any(known, axis=0), np.any(inside, axis=0), np.asarray(None))[()]}
 
 
-def gaps(run: Results, case: Case, name: str, values: Callable[[Case], np.ndarray]) -> dict[str, Any]:
+def gaps(
+    run: Results, case: Case, name: str, values: Callable[[Case], np.ndarray], *, most: float = np.inf
+) -> dict[str, Any]:
     """Columns of a measure ``[N]`` or ``[N, K]`` of cases: medians of random traces, and the gap from them.
 
-    The gap is the mean over inputs of the case's value less that of random traces, with its interval.
+    The gap is the mean over inputs of the case's value less that of random traces, with its interval, which ends at
+    the ``most`` that it can be.
     """
     columns: dict[str, Any] = {}
     claims = []
@@ -70,7 +73,7 @@ def gaps(run: Results, case: Case, name: str, values: Callable[[Case], np.ndarra
         theirs = values(other)
         gap = (values(case) - theirs).reshape(len(theirs), -1)
         shape = theirs.shape[1:]
-        mean, low, high = (np.reshape(bound, shape)[()] for bound in means_of(gap, run.clusters))
+        mean, low, high = (np.reshape(bound, shape)[()] for bound in means_of(gap, run.clusters, most=most))
         numbers = {"median": np.median(theirs, axis=0), "gap": mean, "gap_low": low, "gap_high": high}
         columns |= {named(source, f"{name}_{column}"): number for column, number in numbers.items()}
         claims.append((low, high, np.zeros_like(mean)))

@@ -38,7 +38,7 @@ def selectivity(run: Results, case: Case) -> ControlCurves:
     own, foreign = run.curve(case, "tv"), run.curve(case, "foreign_tv")
     known = np.isfinite(foreign).all(axis=1)
     own, foreign, clusters = own[known], foreign[known], run.clusters[known]
-    mean, low, high = means_of(foreign - own, clusters)
+    mean, low, high = means_of(foreign - own, clusters, most=1)
     peak = most_selective(run.plan.sizes, mean)
     return ControlCurves(own.mean(axis=0), foreign.mean(axis=0), mean, low, high, len(np.unique(clusters)), peak)
 

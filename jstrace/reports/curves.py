@@ -126,7 +126,7 @@ def curves(run: Results) -> Rows:
         columns |= quartile_columns("tv", quartiles(run.curve(case, "tv")))
         columns |= steady.deviation(run, case, "tv_median")
         columns |= {"recovered_median": np.median(run.curve(case, "recovered"), axis=0)}
-        columns |= chance.gaps(run, case, "tv", lambda other: run.curve(other, "tv"))
+        columns |= chance.gaps(run, case, "tv", lambda other: run.curve(other, "tv"), most=1)
         means = {name: run.curve(case, name).mean(axis=0) for name in ("tv", "kl", "agreement", "entropy")}
         yield columns | {f"{name}_mean": values for name, values in means.items()} | control.columns(run, case)
 

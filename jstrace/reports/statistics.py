@@ -86,7 +86,9 @@ def mean_of(values: np.ndarray, clusters: np.ndarray | None = None) -> Mean:
     return Mean(float(mean), float(low), float(high), len(values) if clusters is None else len(np.unique(clusters)))
 
 
-def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def means_of(
+    values: np.ndarray, clusters: np.ndarray | None = None, *, most: float = np.inf
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over inputs of ``[N, K]`` with the bounds of their 95% intervals: ``[K]`` each.
 
     The studentised bootstrap (bootstrap-t; Efron and Tibshirani 1993, section 12.5), which allows for the skewness of
@@ -97,6 +99,7 @@ def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np
     Args:
       values: float64 ``[N, K]``.
       clusters: which of them depend on each other: a number or a name for each input ``[N]``; None where none do.
+      most: what no number can be above, nor its negative below; bounds of intervals end there.
     """
     mean = values.mean(axis=0)
     sums, counts = cluster_sums(values - mean, clusters)
@@ -110,7 +113,7 @@ def means_of(values: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np
         low, high = mean - error[0] * np.percentile(ratios, (97.5, 2.5), axis=0, method="nearest")
     flat = np.ptp(values, axis=0) <= _ROUNDING * np.maximum(1, np.max(np.abs(values), axis=0))
     ends = np.isfinite(low) & np.isfinite(high)
-    low, high = (np.where(flat, mean, np.where(ends, bound, np.nan)) for bound in (low, high))
+    low, high = (np.where(flat, mean, np.where(ends, np.clip(bound, -most, most), np.nan)) for bound in (low, high))
     return mean, low, high
 
 

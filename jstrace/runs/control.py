@@ -13,6 +13,7 @@ from jstrace.method.questions import Question
 from jstrace.models import Model
 from jstrace.models.edges import ByValue
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.call import OnSteps
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.records import Input, Invalid, Outcome
@@ -31,6 +32,21 @@ class Foreign(ByValue):
     """TV from each of them, of every curve of ``Plan.controlled``."""
 
 
+@dataclasses.dataclass
+class Steps:
+    """Tells how far a batch is whose inputs have several fits ``each``: their own, the control's, repetitions."""
+
+    told: OnSteps | None
+    each: int
+    done: int = 0
+    """Fits of the batch."""
+
+    def __call__(self, more: float) -> None:
+        """So many fits more are done; of those that are under way a part."""
+        if self.told is not None:
+            self.told((self.done + more) / self.each)
+
+
 class Control:
     """Traces inputs of a run towards other inputs' predictions; one for a run.
 
@@ -45,7 +61,7 @@ class Control:
         self._driver, self._rows, self._count = Driver(model, ask, replacing=replacing), rows, plan.selectivity
         self._predictions = Predictions(self._driver, [row.text for row in rows])
 
-    def of(self, inputs: Mapping[int, Input]) -> dict[int, Foreign]:
+    def of(self, inputs: Mapping[int, Input], steps: Steps | None = None) -> dict[int, Foreign]:
         """The control of valid inputs by their indices.
 
         An input is left out where too few others predict anything else, or where a prediction is not finite.
@@ -63,7 +79,9 @@ class Control:
             for place, other in enumerate(others)
         }
         table: dict[int, list[Float32[np.ndarray, "C Z1"] | None]] = {index: [None] * self._count for index in chosen}
-        for batch in self._driver.batches(asked):
+        steps = steps or Steps(None, 1)
+        for batch in self._driver.batches(asked, steps):
+            steps.done += len(batch)
             for number, outcome in batch.items():
                 table[number // self._count][number % self._count] = _curves(outcome)
         whole = {index: [tv for tv in curves if tv is not None] for index, curves in table.items()}
@@ -94,14 +112,16 @@ class Repeats:
     """Runs inputs through what a driver does, so many times, each with other weights; one for a run."""
 
     def __init__(self, driver: Driver, count: int) -> None:
-        self._driver, self._count = driver, count
+        self._driver, self.count = driver, count
 
-    def of(self, inputs: Mapping[int, Input]) -> dict[int, Float32[np.ndarray, "R C Z1"]]:
+    def of(self, inputs: Mapping[int, Input], steps: Steps) -> dict[int, Float32[np.ndarray, "R C Z1"]]:
         """TV of every repetition and curve, of the inputs whose predictions are finite in all of them."""
         repeats: dict[int, list[Float32[np.ndarray, "C Z1"]]] = {index: [] for index in inputs}
-        for number in range(self._count):
-            for batch in self._driver.on(perturbed(self._driver.model, number)).batches(inputs):
+        for number in range(self.count):
+            driver = self._driver.on(perturbed(self._driver.model, number))
+            for batch in driver.batches(inputs, steps):
+                steps.done += len(batch)
                 for index, outcome in batch.items():
                     if isinstance(outcome, Outcome) and all(evaluation.valid for evaluation in outcome.evaluations):
                         repeats[index].append(np.stack([evaluation.tv for evaluation in outcome.evaluations]))
-        return {index: np.stack(curves) for index, curves in repeats.items() if 0 < len(curves) == self._count}
+        return {index: np.stack(curves) for index, curves in repeats.items() if 0 < len(curves) == self.count}

@@ -11,6 +11,7 @@ from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
+from jstrace.pipeline.call import OnSteps
 from jstrace.pipeline.driver import OnBatch
 from jstrace.pipeline.reference import reference_mark
 from jstrace.pipeline.scorers import built_in, settings_of
@@ -51,6 +52,9 @@ class Job:
     on_batch: OnBatch | None = None
     """Called before a batch is computed, with its inputs and the tokens that they are padded to: the first of a length
     compiles."""
+    on_steps: OnSteps | None = None
+    """Called while fits run, with the inputs of their batch that are done: 0.25 after a quarter of the steps of the one
+    there is, those of its control and of its repetitions among them."""
     reference: Sequence[str] | None = None
     """Texts that "mean" and "resample" are made of, for the plan's replacements and for scores that take gradients; by
     default those that come with jstrace."""

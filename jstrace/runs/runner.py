@@ -20,6 +20,7 @@ from jstrace.method.conditions import COUNTERFACTUAL, NO_TEXTS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
 from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.call import OnSteps
 from jstrace.pipeline.driver import Driver, OnBatch
 from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.records import Input, Invalid, Outcome
@@ -28,7 +29,7 @@ from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to
 from jstrace.runs import folder as run_folder
 from jstrace.runs import manifest, parts, remote, schema
-from jstrace.runs.control import Control, Repeats
+from jstrace.runs.control import Control, Repeats, Steps
 from jstrace.runs.data import Data
 from jstrace.runs.inputs import Inputs, Made, written_tokens
 from jstrace.runs.job import Job, Progress
@@ -68,6 +69,7 @@ def run(
     progress: Progress | None = None,
     on_save: Callable[[int], None] | None = None,
     on_batch: OnBatch | None = None,
+    on_steps: OnSteps | None = None,
     reference: Sequence[str] | None = None,
     extras: schema.Extras = schema.NOTHING,
     revision: str | None = None,
@@ -85,8 +87,8 @@ def run(
       out: the folder of the results; docs/results.md describes it. A URL (``gs://``) names one in a store, through
         fsspec: every save is copied there.
       plan: what is asked of every input.
-      name, limit, save_strata, part_inputs, progress, on_save, on_batch, reference, extras, revision, place: the fields
-        of ``jstrace.runs.job.Job``, which says what they are.
+      name, limit, save_strata, part_inputs, progress, on_save, on_batch, on_steps, reference, extras, revision,
+        place: the fields of ``jstrace.runs.job.Job``, which says what they are.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
@@ -94,8 +96,8 @@ def run(
     """
     job = Job(
         model, data, Plan() if plan is None else plan, name=name, limit=limit, save_strata=save_strata,
-        part_inputs=part_inputs, progress=progress, on_save=on_save, on_batch=on_batch, reference=reference,
-        extras=extras, revision=revision, place=place,
+        part_inputs=part_inputs, progress=progress, on_save=on_save, on_batch=on_batch, on_steps=on_steps,
+        reference=reference, extras=extras, revision=revision, place=place,
     )  # fmt: skip
     if not remote.is_remote(out):
         return _run(job, Path(out))
@@ -168,7 +170,8 @@ def _computed(
             model, ask, job.on_batch, replacing, ahead=lambda: by_itself and not interrupts.asked(), timed=True
         )  # fmt: skip
         again = Repeats(driver, extras.repeats)
-        finished = _finished(driver, control, again, inputs, chunks.values(), geometry=extras.geometry)
+        steps = Steps(job.on_steps, 1 + plan.selectivity + extras.repeats)
+        finished = _finished(driver, control, again, inputs, chunks.values(), steps, geometry=extras.geometry)
         with run_folder.timed(folder, session, lambda: _seconds(driver)):
             for number, chunk in chunks.items():
                 with saver.part(number):
@@ -205,8 +208,8 @@ def _chunks(indices: Iterable[int], size: int) -> dict[int, list[int]]:
 
 
 def _finished(
-    driver: Driver, control: Control | None, again: Repeats, inputs: Inputs, chunks: Iterable[Sequence[int]], *,
-    geometry: bool,
+    driver: Driver, control: Control | None, again: Repeats, inputs: Inputs, chunks: Iterable[Sequence[int]],
+    steps: Steps, *, geometry: bool,
 ) -> Iterator[list[Entry]]:  # fmt: skip
     """The inputs of one part after another, with their control and repetitions, once these are done: in no order."""
     made: dict[int, Made] = {}
@@ -217,12 +220,14 @@ def _finished(
             made.update(part)
             yield {index: Invalid(item.reason) if item.given is None else item.given for index, item in part.items()}
 
-    for batch in driver.stream(read()):
+    for batch in driver.stream(read(), steps):
         here = {index: made.pop(index) for index in batch}
         outcomes = {index: _without_gaps(outcome, driver.ask) for index, outcome in batch.items()}
         computed = {index: item.given for index, item in here.items() if isinstance(outcomes[index], Outcome)}
         valid = {index: given for index, given in computed.items() if given is not None}
-        foreign, repeated = {} if control is None else control.of(valid), again.of(valid)
+        steps.done = len(valid)
+        foreign, repeated = {} if control is None else control.of(valid, steps), again.of(valid, steps)
+        steps.done = 0
         columns = {index: item.columns for index, item in here.items()}
         if geometry:
             columns |= {index: {**columns[index], **_shape(driver.model, given)} for index, given in valid.items()}

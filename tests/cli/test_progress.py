@@ -96,6 +96,24 @@ def test_the_end_and_what_was_there(times: Times, capsys: pytest.CaptureFixture[
     ]
 
 
+def test_fits_are_told_of(times: Times, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every 30 s, before the first input is done and after it, and to nobody who asked for no lines."""
+    shown = begun(times, wanted=100)
+    for _ in range(9):
+        times.now += 10
+        shown.steps(times.now / 100)
+    assert lines(capsys) == [f"0.{tens}0/100 inputs, fitting" for tens in (3, 6, 9)]
+    computed(shown, times, range(1, 2), 8, seconds=10)
+    capsys.readouterr()
+    times.now += 31
+    shown.steps(0.25)
+    assert lines(capsys) == ["1.25/100 inputs, fitting"]
+    silent = begun(times, wanted=2, shown=False)
+    times.now += 31
+    silent.steps(0.5)
+    assert lines(capsys) == []
+
+
 def test_other_hosts_are_silent(times: Times, capsys: pytest.CaptureFixture[str]) -> None:
     shown = begun(times, wanted=100, before=1, shown=False)
     computed(shown, times, range(2, 101), 8, seconds=60)
@@ -104,7 +122,10 @@ def test_other_hosts_are_silent(times: Times, capsys: pytest.CaptureFixture[str]
     assert lines(capsys) == []
 
 
-@pytest.mark.parametrize("call", [lambda shown: shown.batch(1, 8), lambda shown: shown.progress(1, 0, 2)])
+@pytest.mark.parametrize(
+    "call",
+    [lambda shown: shown.batch(1, 8), lambda shown: shown.progress(1, 0, 2), lambda shown: shown.steps(0.5)],
+)
 def test_signals_are_looked_for(times: Times, call: Callable[[Shown], None]) -> None:
     def stop() -> None:
         raise KeyboardInterrupt

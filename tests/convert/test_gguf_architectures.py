@@ -116,6 +116,7 @@ CASES = {
     "qwen35moe": of_type("qwen35moe", "qwen3_5_moe"),
     "qwen35moe-fused": of_type("qwen35moe", "qwen3_5_moe", "gate_up"),
     "gemma4": of_type("gemma4", "gemma4_text"),
+    "gemma4-experts": of_type("gemma4", "gemma4_text-experts"),
     "gemma4-values": of_type("gemma4", "gemma4_text", attention_k_eq_v=False, final_logit_softcapping=None),
 }
 """By name: the architecture, or the architecture and what is odd."""

@@ -30,6 +30,7 @@ from jstrace.models import (
 from jstrace.pipeline.padding import without_marks
 from tests import oracle
 from tests.conftest import ARITHMETIC, FAMILIES, KINDS, SHAPES, SIZES, family_config, tiny_params
+from tests.oracle_mlp import softmax
 
 LENGTHS = (1, 6)
 N_MASKS = len(SIZES) + 1
@@ -191,10 +192,10 @@ def test_evaluation_equals_the_oracle(family: str, condition: Condition) -> None
     trace = jstrace.trace(model, tokens, sizes=SIZES)
     got = jstrace.evaluate(model, trace, **dataclasses.asdict(condition))
     literal = oracle.Literal(config, params, tokens)
-    full = oracle.softmax(literal.masked(EdgeTree(*(leaf != 255 for _, leaf in trace.strata.items()))))
+    full = softmax(literal.masked(EdgeTree(*(leaf != 255 for _, leaf in trace.strata.items()))))
     for k, ranges in enumerate(condition.ranges(len(SIZES))[: len(SIZES) + 1]):
         mask = kept(jax.tree.map(jnp.asarray, trace.strata), jnp.asarray(ranges))
-        p = oracle.softmax(literal.masked(jax.tree.map(np.asarray, mask)))
+        p = softmax(literal.masked(jax.tree.map(np.asarray, mask)))
         np.testing.assert_allclose(got.tv[k], 0.5 * np.abs(p - full).sum(), atol=1e-4)
 
 

@@ -109,11 +109,11 @@ def test_every_trace_costs_what_its_edges_need(family: str) -> None:
         assert total == made.total(Condition())[-1]  # the full graph
 
 
-@pytest.mark.parametrize("mixer", ["softmax", "delta"])
+@pytest.mark.parametrize("mixer", ["softmax", "delta", "mamba"])
 def test_the_full_graph_costs_what_a_compiled_pass_counts(mixer: str) -> None:
     """Of a shape whose products are nearly all of it; compiled it has all pairs of tokens. Loops are counted once."""
     shape: dict[str, Any] = {"n_layers": 1, "d_model": 128, "n_heads": 4, "n_kv_heads": 2, "head_dim": 32, "d_mlp": 512}
-    if mixer == "delta":
+    if mixer != "softmax":
         shape |= {"mixer": mixer, "value_dim": 48, "conv_width": 4, "rotary_dim": 0}
     config, n_tokens = dataclasses.replace(TINY, vocab_size=997, **shape), 16
     run = jax.jit(lambda decoder, tokens: plain_forward(decoder, tokens, every=True))

@@ -15,6 +15,7 @@ from jstrace.method.graph.sizes import NUCLEUS_LEVELS
 from jstrace.method.measure.measures import density, measure, nucleus_recovery
 from jstrace.models.platforms import PLATFORMS
 from tests import oracle
+from tests.oracle_mlp import softmax
 
 pytestmark = pytest.mark.quick
 
@@ -25,7 +26,7 @@ def test_against_definitions() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 40)).astype(np.float32) * 3
     got = measure(jnp.asarray(logits), jnp.asarray(logits[-1]), 7)
-    p = np.stack([oracle.softmax(row.astype(np.float64)) for row in logits])
+    p = np.stack([softmax(row.astype(np.float64)) for row in logits])
     full = p[-1]
     np.testing.assert_allclose(got.tv, 0.5 * np.abs(p - full).sum(-1), atol=1e-6)
     np.testing.assert_allclose(got.kl, (full * np.log(full / p)).sum(-1), atol=1e-5)

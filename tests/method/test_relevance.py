@@ -60,7 +60,7 @@ class Linear(oracle.Literal):
 
     def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
         factors, seen, values, gate = super().attended(index, w, x)
-        linear = self.config.mixer == "delta"
+        linear = self.config.mixer != "softmax"
         return self.kept(factors) if linear else factors, seen, values, self.kept(gate)
 
     def silu(self, x: np.ndarray) -> np.ndarray:

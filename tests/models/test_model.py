@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
-import pickle
 import sys
 import threading
 
@@ -155,7 +154,7 @@ def test_copies_of_a_model(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "fingerprint", counted)
     model, mask = model_of(Vocabulary("a", "b")), ones(TINY, len(tokens))
     mark, expected = model.fingerprint(), model(tokens, mask)
-    copies = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), jax.tree.map(jnp.array, model)]
+    copies = [copy.copy(model), copy.deepcopy(model), jax.tree.map(jnp.array, model)]
     for one in copies:
         assert jax.tree.structure(one) == jax.tree.structure(model)
         np.testing.assert_array_equal(one(tokens, mask), expected)

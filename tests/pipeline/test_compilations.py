@@ -17,7 +17,7 @@ import pytest
 import jstrace
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import initial
-from jstrace.models import Decoder, Model, Replacement
+from jstrace.models import Decoder, Model, Replacement, make_mesh, param_shardings
 from jstrace.scale import memory
 from tests.conftest import TINY, tiny_params
 
@@ -128,6 +128,22 @@ def test_scorers_share_a_program(model: Model, first: jstrace.Trace, compiled: C
     both(model, ids(1), score=kind(one), score_replace=dataclasses.replace(own, name="mine"))
     assert compiled() == []
     assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(t.scores) for t in (found, again)), strict=True))
+
+
+@pytest.mark.parametrize("mesh", [None, (2, 2)])
+def test_a_fit_is_a_few_programs(compiled: Compiled, mesh: tuple[int, int] | None) -> None:
+    """One for each of its parts, however many steps are taken at a time: here three, and what is left."""
+    found, params = None if mesh is None else make_mesh(data=mesh[0], model=mesh[1]), tiny_params(CONFIG)
+    placed = params if found is None else jax.device_put(params, param_shardings(CONFIG, found))
+    score = jstrace.Fitted(steps=41, polish=11, start=jstrace.RelP())
+    inputs = [ids(seed) for seed in range(2)]
+    model = Model(Decoder(CONFIG, placed))
+    compiled()
+    jstrace.trace(model, inputs, score=score, sizes=SIZES)
+    names = collections.Counter(compiled())
+    assert {name: names[name] for name in ("fit_part", SCORE, EXTRACT)} == {"fit_part": 4, SCORE: 1, EXTRACT: 1}
+    jstrace.trace(model, inputs[::-1], score=score, sizes=SIZES, seed=1)
+    assert compiled() == []
 
 
 def test_seeds_share_a_program(model: Model, first: jstrace.Trace, compiled: Compiled) -> None:

@@ -20,6 +20,7 @@ from jstrace.method.scores.gradients import Pass, ShareTimesGradient, kl
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
+from jstrace.pipeline import call
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import built_in, settings_of
 from tests.conftest import TINY, family_config, tiny_params
@@ -114,11 +115,11 @@ def test_a_target_of_its_own_changes_nothing(tiny: Model) -> None:
 
 def test_selectivity(tiny: Model) -> None:
     others = [ROWS[0], ROWS[1]]
-    told: list[tuple[int, int]] = []
+    told: list[tuple[float, int]] = []
     score = Fitted(steps=2, smallest=0.05, polish=0, start=ShareTimesGradient())
     how: dict[str, Any] = {"sizes": SIZES, **MEANS}
     found = jstrace.selectivity(tiny, TEXT, others, score=score, progress=lambda *each: told.append(each), **how)
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert told == [(done, 3) for done in (0.5, 1, 1, 1.5, 2, 2, 2.5, 3, 3)]
     assert found.own.shape == (5,)
     assert found.foreign.shape == (2, 5)
     np.testing.assert_allclose(found.selectivity, found.foreign.mean(axis=0) - found.own)
@@ -151,6 +152,19 @@ def test_padding_batches_and_seeds(family: str, replace: str) -> None:
             assert close.mean() > 0.98
     elsewhere = jstrace.fit_trace(model, TEXT, seed=1, **options)
     assert not np.array_equal(elsewhere.scores.attn, alone.scores.attn)
+
+
+def test_parts_of_a_fit_change_no_digit(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some steps of the polish at a time, or all of them in one program; and both stretches count."""
+    told: list[float] = []
+    options: dict[str, Any] = QUICK | {"steps": 41, "polish": 11, "counterfactual": TEXT[::-1].copy()}
+    options |= {"replace": None, "reference": None}
+    target = other_prediction(tiny, 0)
+    parts = jstrace.fit_trace(tiny, TEXT, target=target, progress=lambda done, _: told.append(done), **options)
+    expected = [*range(3, 41, 3), 41, *range(44, 52, 3), 52]
+    np.testing.assert_allclose(told, [*(steps / 52 for steps in expected), 1])
+    monkeypatch.setattr(call, "_PARTS", 1)
+    assert jstrace.fit_trace(tiny, TEXT, target=target, **options) == parts
 
 
 def test_on_a_mesh(tiny: Model) -> None:

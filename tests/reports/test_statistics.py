@@ -79,6 +79,15 @@ def test_means_of_what_hardly_varies() -> None:
     assert np.isnan([low[1], high[1]]).all()
 
 
+def test_intervals_end_where_numbers_do() -> None:
+    """Of few skewed numbers the bootstrap goes beyond what a difference of TVs can be."""
+    values = np.r_[np.full(8, -0.999), -0.3, 0.2, 0.4, 0.9][:, None]
+    _, low, high = statistics.means_of(np.concatenate([values, -values], axis=1))
+    _, *ends = statistics.means_of(np.concatenate([values, -values], axis=1), most=0.9)
+    assert min(low.min(), -high.max()) < -0.9
+    np.testing.assert_array_equal(ends, np.clip([low, high], -0.9, 0.9))
+
+
 @pytest.mark.parametrize("n", [12, 24, 48])
 def test_intervals_of_correlations_hold(n: int) -> None:
     rng = np.random.default_rng(n)

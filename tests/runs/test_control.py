@@ -44,7 +44,10 @@ def tables(folder: Path) -> dict[str, pa.Table]:
 
 def test_numbers_are_selectivitys(model: Model, tmp_path: Path) -> None:
     """Of every curve of every score from gradients, and of no other; what else is there is as without."""
-    runs.run(model, DATA, tmp_path / "run", PLAN, reference=REFERENCE, limit=2)
+    shares: list[float] = []
+    runs.run(model, DATA, tmp_path / "run", PLAN, reference=REFERENCE, limit=2, on_steps=shares.append)
+    steps = [2, *range(5, 42, 3), 42]
+    np.testing.assert_allclose(shares, [(fits + done / 42) / 3 for fits in range(3) for done in steps] * 2, atol=1e-9)
     found = tables(tmp_path / "run")
     told = found["inputs"]["foreign_inputs"].to_pylist()
     curves = found["curves"].to_pylist()

@@ -229,9 +229,9 @@ def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) ->
     if config.kv_rank:
         k = config.kv_rank * (h - config.n_rotary) + d * (config.kv_rank + config.n_rotary) / config.n_heads
     value, pair, row = v * (config.kv_rank or d), float(h), v * d
-    if config.mixer == "delta":
+    if config.mixer != "softmax":
         q, pair, k = q / config.n_groups, 2 * h / config.n_groups, k + 2 * d * config.n_groups
-    if config.mixer == "delta" or config.gated_attention:
+    if config.mixer != "softmax" or config.gated_attention:
         row = 2 * row
 
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:

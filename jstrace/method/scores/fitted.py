@@ -29,7 +29,6 @@ from jstrace.models.platforms import seeded, usual_promotion
 _LIMIT = 80.0
 """Of logits, whose exponents are the scores."""
 
-
 _POSITIVE = (
     *("smallest", "largest", "scale", "rate", "last_rate", "temperature", "last_temperature", "cap", "fall"),
     *("polish_rate", "polish_temperature"),
@@ -77,6 +76,21 @@ class _Logits:
         }
         shapes |= dict.fromkeys(EDGE_KINDS, ()) | {f"{kind}_layer": (layers,) for kind in EDGE_KINDS if kind != "attn"}
         return _Logits(own, {name: jnp.zeros(shape) for name, shape in shapes.items()} if factors else {})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitting:
+    """A fit between two steps."""
+
+    own: Float32[Array, "*B V"]
+    """Log-probabilities of the model's own prediction."""
+    cap: Float32[Array, "*B"]
+    logits: _Logits
+    moments: Any
+    """Adam's."""
+    before: EdgeTree | None = None
+    """The logits before the polish, once that has begun."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,28 +157,63 @@ class Fitted:
             raise InputError(f"start is {self.start!r:.60}, expected a jstrace.GradientScore")
         name_variant(self, "fitted")
 
-    @usual_promotion()
     def edge_scores(self, forward: Pass) -> EdgeTree:
-        """See ``GradientScore``."""
-        fit = _Fit.of(forward, self.cap)
-        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(forward), fit.slots))
-        rates = optax.cosine_decay_schedule(self.rate, self.steps, self.last_rate / self.rate)
-        logits = fit.followed(_Logits.of(first, factors=self.factors), fit.slots, rates, self._course()).summed()
+        """See ``GradientScore``; who tells how far it is calls the parts one by one."""
+        state = self.advance(forward, self.begin(forward), 0, self.steps)
         if self.polish:
-            logits = self._polished(fit, logits)
+            state = self.advance(forward, self.turn(forward, state), 0, self.polish)
+        return self.finish(forward, state)
+
+    @usual_promotion()
+    def begin(self, forward: Pass) -> Fitting:
+        """Before the first step: the start's order."""
+        slots = forward.slots()
+        own = jax.nn.log_softmax(forward.logits(as_floats(slots)))
+        # From the model's own prediction on: a target further away than the cap would have no gradient, and a control
+        # that nothing was told would pass for one that nothing can reach.
+        cap = self.cap + kl(own if forward.target is None else forward.target, own)
+        first = jax.tree.map(lambda x: self.scale * x, log_ranks(self.start.edge_scores(forward), slots))
+        logits = _Logits.of(first, factors=self.factors)
+        return Fitting(own, cap, logits, self._rates(polishes=False).init(logits))
+
+    @usual_promotion()
+    def advance(self, forward: Pass, state: Fitting, first: Array | int, stop: Array | int) -> Fitting:
+        """After the steps from ``first`` to ``stop``, of ``steps``, or past ``turn`` of ``polish``."""
+        fit = _Fit.of(forward, state)
+        if state.before is None:
+            return fit.followed(state, fit.slots, self._rates(polishes=False), self._course(), (first, stop))
+        held = self._inside(fit, state.before)
+        return fit.followed(state, held, self._rates(polishes=True), self._last_course(), (first, stop))
+
+    @usual_promotion()
+    def turn(self, forward: Pass, state: Fitting) -> Fitting:
+        """From the last of ``steps`` to before the first of ``polish``."""
+        before = state.logits.summed()
+        logits = _Logits.of(jax.tree.map(jnp.copy, before), factors=False)  # which a program may write over
+        return Fitting(state.own, state.cap, logits, self._rates(polishes=True).init(logits), before)
+
+    @usual_promotion()
+    def finish(self, forward: Pass, state: Fitting) -> EdgeTree:
+        """The scores. Edges that were polished stay above all others."""
+        fit, logits = _Fit.of(forward, state), state.logits.summed()
+        if state.before is not None:
+            inside = self._inside(fit, state.before)
+            outside = jax.tree.map(lambda slot, first: slot & ~first, fit.slots, inside)
+            above = extremes(marked(state.before, outside))[1] - extremes(marked(logits, inside))[0]
+            lift = jnp.maximum(above + 1, 0)  # none where no edge is outside
+            logits = jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, logits, state.before)
         edge_logits = jax.tree.map(lambda x, slot: jnp.where(slot, x, 0), logits, fit.slots)
         return jax.tree.map(lambda x: jnp.exp(jnp.clip(x, -_LIMIT, _LIMIT)), edge_logits)
 
-    def _polished(self, fit: _Fit, logits: EdgeTree) -> EdgeTree:
-        """The logits, with those of the first edges fitted once more; these stay above all others."""
+    def _inside(self, fit: _Fit, logits: EdgeTree) -> EdgeTree:
+        """The first edges, which are polished."""
         n_inside = jnp.floor(min(1.0, _INSIDE * self.smallest) * fit.n_edges).astype(jnp.int32)
-        inside = largest(marked(logits, fit.slots), jnp.maximum(n_inside, 1))
-        rates = optax.cosine_decay_schedule(self.polish_rate, self.polish, 0.1)
-        polished = fit.followed(_Logits.of(logits, factors=False), inside, rates, self._last_course()).summed()
-        outside = jax.tree.map(lambda slot, first: slot & ~first, fit.slots, inside)
-        above = extremes(marked(logits, outside))[1] - extremes(marked(polished, inside))[0]
-        lift = jnp.maximum(above + 1, 0)  # none where no edge is outside
-        return jax.tree.map(lambda first, x, y: jnp.where(first, x + lift, y), inside, polished, logits)
+        return largest(marked(logits, fit.slots), jnp.maximum(n_inside, 1))
+
+    def _rates(self, *, polishes: bool) -> Any:
+        """Adam at the rates of the steps, or of the polish."""
+        steps, polish = (self.rate, self.steps, self.last_rate / self.rate), (self.polish_rate, self.polish, 0.1)
+        return optax.adam(optax.cosine_decay_schedule(*(polish if polishes else steps)))
 
     def _course(self) -> _At:
         """What changes from step to step: the least size falls, and another is drawn above it."""
@@ -192,27 +241,21 @@ class _Fit:
     cap: Float32[Array, ""]
 
     @staticmethod
-    def of(forward: Pass, cap: float) -> _Fit:
-        """By default the target is the model's own prediction; ``cap`` is counted from how far away that is.
+    def of(forward: Pass, state: Fitting) -> _Fit:
+        """The rest of it is known from the input."""
+        slots, target = forward.slots(), state.own if forward.target is None else forward.target
+        return _Fit(forward, slots, total(as_floats(slots)), target, state.cap)
 
-        Or a target further away than the cap would have no gradient, and a control that nothing was told would pass for
-        one that nothing can reach.
-        """
-        slots, own = forward.slots(), jax.nn.log_softmax(forward.logits(as_floats(forward.slots())))
-        target = own if forward.target is None else forward.target
-        return _Fit(forward, slots, total(as_floats(slots)), target, cap + kl(target, own))
+    def followed(self, state: Fitting, held: EdgeTree, optimiser: Any, course: _At, span: tuple[Any, Any]) -> Fitting:
+        """After some steps along a course, with every edge ablated that is not held."""
 
-    def followed(self, logits: _Logits, held: EdgeTree, rates: Any, course: _At) -> _Logits:
-        """The logits after Adam's steps along a course, with every edge ablated that is not held."""
-        optimiser = optax.adam(rates)
+        def step(index: Array | int, state: tuple[_Logits, Any]) -> tuple[_Logits, Any]:
+            gradient = jax.grad(self._loss)(state[0], held, jax.tree.map(lambda x: x[index], course))
+            updates, moments = optimiser.update(gradient, state[1])
+            return optax.apply_updates(state[0], updates), moments
 
-        def step(state: tuple[_Logits, Any], at: _At) -> tuple[tuple[_Logits, Any], None]:
-            logits, moments = state
-            gradient = jax.grad(self._loss)(logits, held, at)
-            updates, moments = optimiser.update(gradient, moments)
-            return (optax.apply_updates(logits, updates), moments), None
-
-        return jax.lax.scan(step, (logits, optimiser.init(logits)), course)[0][0]
+        logits, moments = jax.lax.fori_loop(span[0], span[1], step, (state.logits, state.moments))
+        return dataclasses.replace(state, logits=logits, moments=moments)
 
     def _loss(self, logits: _Logits, held: EdgeTree, at: _At) -> Array:
         """KL of the target from the predictions under two masks, in nats, each at most the cap."""

@@ -17,7 +17,7 @@ from jstrace.method.measure.metrics import Metric
 from jstrace.method.naming import GRADIENTS, RANDOM, SCORE_NAMES, takes_passes, traits_of
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.drawn import input_key, random_node_scores, random_scores
-from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.fitted import Fitted, Fitting
 from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, ShareTimesGradient
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import Coefficients
@@ -125,6 +125,7 @@ def several_scores(
     replacements: Mapping[str, Replacement],
     others: Mapping[str, Int[Array, "N"]] = _NONE,
     question: Question = NOTHING,
+    fitting: Fitting | None = None,
 ) -> tuple[EdgeTree, ...]:
     """Scores of several kinds, float32; ``NO_SCORE`` in slots that are no edge.
 
@@ -136,6 +137,7 @@ def several_scores(
       replacements: by those names; "zero" is none.
       others: by those names, tokens of other texts, where scores draw replacements from their states.
       question: what scores from gradients keep or ask in the place of the model's own prediction.
+      fitting: of a single ``Fitted``, all of whose steps are done.
     """
     slots = full_graph.edge_slots(model.config, tokens.shape[0], length, n_outputs=question.n_outputs)
     kinds = dict.fromkeys(kind for kind, _ in scorings if kind not in RANDOM and not takes_passes(kind))
@@ -148,8 +150,7 @@ def several_scores(
             tree = EdgeTree(**{name: several[index] for name, several in magnitudes.items()})
             shares = traits_of(own).shares
             values[kind, "zero"] = normalised(tree, parallel=model.config.parallel) if shares else tree
-    if question.counterfactual is not None:
-        replacements = {**replacements, COUNTERFACTUAL: hidden_states(model, question.counterfactual, length=length)}
+    passed = passes(model, tokens, length, seed, replacements, others, question)
     for kind, replace in scorings:
         if kind == "random":
             values[kind, replace] = random_scores(slots, input_key(seed, tokens, length))
@@ -159,13 +160,32 @@ def several_scores(
         elif takes_passes(kind):
             if kind == "learned":
                 raise InputError("score learned is jstrace.trace's, which knows the model; here give a Scorer")
-            score = SCORES[kind]() if isinstance(kind, str) else kind
-            carried, drawn = replacements.get(replace), others.get(replace)
-            asked = question.metric, question.answer
-            one_pass = Pass(model, tokens, length, carried, question.target, drawn, seed, *asked)
-            scores = score.edge_scores(one_pass)
+            score: Any = SCORES[kind]() if isinstance(kind, str) else kind
+            one_pass = passed(replace)
+            scores = score.edge_scores(one_pass) if fitting is None else score.finish(one_pass, fitting)
             if not isinstance(scores, EdgeTree):
                 raise InputError(f"edge_scores gave {type(scores).__name__}, expected an EdgeTree like its slots()")
             scores.check("edge_scores", model.config, tokens.shape[0])
             values[kind, replace] = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), scores)
     return tuple(marked(values[scoring], slots) for scoring in scorings)
+
+
+def passes(
+    model: Decoder,
+    tokens: Int[Array, "T"],
+    length: Int[Array, ""] | int,
+    seed: Int[Array, ""] | int,
+    replacements: Mapping[str, Replacement],
+    others: Mapping[str, Int[Array, "N"]],
+    question: Question,
+) -> Callable[[str], Pass]:
+    """What scores from gradients are given, by the name of what ablated edges carry, of ``several_scores``."""
+    if question.counterfactual is not None:
+        replacements = {**replacements, COUNTERFACTUAL: hidden_states(model, question.counterfactual, length=length)}
+
+    def under(replace: str) -> Pass:
+        carried, drawn = replacements.get(replace), others.get(replace)
+        asked = question.metric, question.answer
+        return Pass(model, tokens, length, carried, question.target, drawn, seed, *asked)
+
+    return under

@@ -142,11 +142,11 @@ class _Steps:
     def __init__(self, report: Report | None, total: int) -> None:
         self._report, self._total, self._done = report, total, 0
 
-    def part(self, count: int) -> Callable[[int, int], None]:
+    def part(self, count: int) -> Callable[[float, int], None]:
         """What to call within the next part, with how much of its ``count`` is done."""
         before, self._done = self._done, self._done + count
 
-        def report(done: int, _: int) -> None:
+        def report(done: float, _: int) -> None:
             if self._report is not None:
                 self._report(before + done, self._total)
 

@@ -17,7 +17,7 @@ from jstrace.pipeline.replacing import Replace
 from jstrace.pipeline.tasks.alignment import component_mask
 from jstrace.pipeline.trace import Trace
 
-Step = Callable[[int, int], None]
+Step = Callable[[float, int], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
