@@ -29,7 +29,7 @@ def texts() -> Iterator[tuple[str, str, str]]:
     for path in places.notebooks():
         yield f"docs/tutorials/{path.name}", f"tutorials/{path.stem}.md", notebooks.page(path)[0]
     for page, text in tasks.texts():
-        yield page, page, text
+        yield page, page, _later(text, 0.4)
     for page, text in reference.texts(tasks.tables()):
         yield page, page, _later(text, 0.1)
 
