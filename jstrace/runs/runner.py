@@ -86,8 +86,8 @@ def run(
       out: the folder of the results; docs/results.md describes it. A URL (``gs://``) names one in a store, through
         fsspec: every save is copied there.
       plan: what is asked of every input.
-      name, limit, save_strata, part_inputs, progress, on_save, on_batch, on_steps, reference, extras, revision,
-        place: the fields of ``jstrace.runs.job.Job``, which says what they are.
+      name, limit, save_strata, part_inputs, progress: fields of ``jstrace.runs.job.Job``, which says what they are.
+      on_save, on_batch, on_steps, reference, extras, revision, place: fields of it, too.
 
     Raises:
       InputError: arguments that make no sense; a folder of another run, with the difference; a damaged part; a folder
