@@ -172,7 +172,9 @@ class Literal(LiteralMLP):
             form = self.whole.form_of[index]
             self.config, stacks = self.whole.layer_forms[form], stacks[str(form)]
             index = self.whole.form_of[:index].count(form)
-        return {name: stack[index] for name, stack in stacks.items()}
+        weights = {name: stack[index] for name, stack in stacks.items()}
+        c = self.config
+        return weights | ({"o": np.zeros((c.n_heads, c.value_width, c.d_model))} if c.mixer == "none" else {})
 
     def sigma(self, x: np.ndarray) -> np.ndarray:
         """What a norm divides by."""
@@ -229,6 +231,9 @@ class Literal(LiteralMLP):
 
     def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
         """Factors [H,T,T], which sources are seen, values by query head [H,T,e], and gates of heads [T,H,e] or none."""
+        if self.config.mixer == "none":
+            factors = np.zeros((self.config.n_heads, len(x), len(x)))
+            return factors, factors > 0, self.values(w, x), None
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
         gate = gates(self.config, w, y)
         if self.config.mixer != "softmax":
@@ -239,6 +244,8 @@ class Literal(LiteralMLP):
 
     def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         """Of every head that has its own [N,T,e]."""
+        if self.config.mixer == "none":
+            return np.zeros((self.config.n_kv_heads, len(x), self.config.value_width))
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
         found = self.silu(delta_sums(w, y, "v")) if self.config.mixer != "softmax" else self.heads(w, "v", y)
         return np.swapaxes(found, 0, 1)
@@ -334,7 +341,7 @@ class Literal(LiteralMLP):
             final = functools.partial(self.linear, self.params, "final_norm") if last else np.asarray
             for i in range(self.n_tokens):
                 if c.parallel:
-                    edges = into[i] | {(3, index, i): mlp[i]}
+                    edges = into[i] | ({(3, index, i): mlp[i]} if c.d_mlp else {})
                     edges = {edge: final(vector) for edge, vector in edges.items()}
                     yield (index + 1, i), edges, final(constant), final(out[i])
                 else:
@@ -412,7 +419,7 @@ class Literal(LiteralMLP):
             for i in range(self.n_tokens):
                 m = 1.0 if c.parallel else float(mask.residual_mlp[index, i])
                 out[i] = m * middle[i] + (1 - m) * other("mlp_input", index, i)
-                m = float(mask.mlp[index, i])
+                m = float(mask.mlp[index, i]) if c.d_mlp else 1.0
                 out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
             x = w.get("layer_scale", 1.0) * out
         return self.logits(x[-1]) if n_outputs is None else np.stack([self.logits(row) for row in x[-n_outputs:]])

@@ -45,6 +45,7 @@ def mamba_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) 
     """How much of each source's value is in each target's output [H, T, T]: one source after the other is written."""
     q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
     step = np.log1p(np.exp(y @ w["decay"] + w["decay_bias"]))
+    step = np.maximum(step, config.step_floor)
     found = np.zeros((config.n_heads, len(y), len(y)))
     for h in range(config.n_heads):
         group = h // (config.n_heads // config.n_kv_heads)
