@@ -35,6 +35,7 @@ _PREFIXES = (
     "gpt_neox.",
     "model.decoder.",
     "decoder.",
+    "backbone.",
     "model.",
 )
 """What stands before the names of a language model's weights in one release of transformers or another."""
