@@ -35,10 +35,10 @@ from jstrace.method.scores.gradients import (
     GradientScore,
     Integrated,
     Pass,
+    RelP,
     ShareTimesGradient,
     first_order,
 )
-from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import log_ranks
 from jstrace.models import EdgeTree, Model

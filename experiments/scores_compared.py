@@ -36,10 +36,10 @@ import jstrace
 from experiments.inputs import makeup_of, merged, padded_to, prediction, texts_of
 from jstrace.method.graph.sizes import NO_EDGE
 from jstrace.models import Decoder, EdgeTree, Model, masked_forward
-from jstrace.pipeline.padding import widened
 from jstrace.pipeline.replacing import Replacing
 from jstrace.reports.statistics import means_of
 from jstrace.scale import batching
+from jstrace.scale.batching import widened
 
 SIZES = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8)
 JUDGES = ("zero", "mean", "resample")

@@ -33,8 +33,8 @@ from experiments.inputs import Table, padded_to, prediction, texts_of, written
 from experiments.pairs import PROMPTS
 from experiments.signed_steps import PLANS, Given, Numbers, State, begun, begun_again, ordered, step
 from jstrace.models import EdgeTree, Model, Replacement
-from jstrace.pipeline.padding import cropped
 from jstrace.pipeline.replacing import Replacing
+from jstrace.scale.batching import cropped
 
 SIZES = (0.004, 0.01, 0.02, 0.04, 0.1)
 WIDTH, PAIR_WIDTH = 64, 24

@@ -11,8 +11,8 @@ from .method.measure.metrics import log_prob as log_prob
 from .method.measure.metrics import logit_difference as logit_difference
 from .method.scores.fitted import Fitted as Fitted
 from .method.scores.gradients import GradientScore as GradientScore
+from .method.scores.gradients import RelP as RelP
 from .method.scores.learned import Scorer as Scorer
-from .method.scores.relevance import RelP as RelP
 from .method.scores.rounds import Rounds as Rounds
 from .method.search.extraction import extract as extract
 from .models import EdgeTree as EdgeTree

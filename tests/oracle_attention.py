@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from jstrace.models import ModelConfig
-from jstrace.models.layers import rope_frequencies
 from tests.oracle_mlp import softmax
 
 
@@ -183,10 +182,12 @@ class LiteralAttention:
 
     def _turned(self, x: np.ndarray, local: bool) -> np.ndarray:
         c = self.config
+        own = local and c.local_rope_theta is not None  # of windowed layers alone: no divisors, no magnitude
         long = c.rope_long_divisors is not None and self.n_tokens > c.rope_switch
-        frequencies = rope_frequencies(c, local=local, divisors=c.rope_long_divisors if long else None)
-        angle = np.arange(len(x))[:, None] * np.asarray(frequencies, np.float64)
-        half, m = c.n_rotary // 2, 1.0 if local and c.local_rope_theta is not None else c.rope_magnitude
+        half, divisors = c.n_rotary // 2, c.rope_long_divisors if long else c.rope_divisors
+        theta = c.local_rope_theta if own else c.rope_theta
+        angle = np.arange(len(x))[:, None] * np.array([theta ** (-2 * pair / c.n_rotary) for pair in range(half)])
+        m, angle = (1.0, angle) if own else (c.rope_magnitude, angle / np.array(1.0 if divisors is None else divisors))
         a, b, rest = x[:, :half], x[:, half : 2 * half], x[:, 2 * half :]
         cos, sin = m * np.cos(angle), m * np.sin(angle)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], 1)

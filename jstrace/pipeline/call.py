@@ -21,13 +21,14 @@ from jstrace.method.measure.metrics import OwnMetric, described
 from jstrace.method.questions import Question
 from jstrace.method.scores.fitted import Fitted, Fitting
 from jstrace.method.scores.scoring import unfilled
+from jstrace.method.search.ordering import without_marks
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, InputError
 from jstrace.pipeline import masked, stages
 from jstrace.pipeline.evaluation import evaluation_of
-from jstrace.pipeline.padding import cropped, widened, without_marks
 from jstrace.pipeline.records import Input, Invalid, Outcome
 from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import batching, meshes
+from jstrace.scale.batching import cropped, widened
 from jstrace.scale.programs import compile_seconds
 
 OnSteps = Callable[[float], None]

@@ -12,8 +12,8 @@ from jstrace.method.conditions import COUNTERFACTUAL
 from jstrace.method.graph.full_graph import edge_slot_count
 from jstrace.method.naming import takes_passes, traits_of
 from jstrace.method.scores.fitted import Fitted
+from jstrace.method.scores.gradients import RelP
 from jstrace.method.scores.learned import Scorer
-from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model, ModelConfig, Replacement, form, weight_bytes, widened_bytes

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int, UInt8
 
 from jstrace.method.conditions import COUNTERFACTUAL, Condition
-from jstrace.method.graph.masks import kept
+from jstrace.method.graph.counting import kept
 from jstrace.method.questions import NOTHING, Question
 from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidden_states, live_rows, masked_forward
 from jstrace.models.platforms import usual_promotion

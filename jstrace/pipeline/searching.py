@@ -12,8 +12,8 @@ from jstrace.method.graph import full_graph
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import EdgeTree, InputError, ModelConfig
 from jstrace.pipeline import stages
-from jstrace.pipeline.padding import cropped, widened
 from jstrace.scale import batching
+from jstrace.scale.batching import cropped, widened
 
 
 def checked_scores(scores: Any, config: ModelConfig, n_tokens: int) -> EdgeTree:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jstrace.models import EdgeTree
 from jstrace.scale.memory import out_of_memory
 
 Result = TypeVar("Result")
@@ -264,3 +265,23 @@ def collected(leaf: Array, n_devices: int, n_rows: int) -> Array:
         apart = leaf.reshape(*leaf.shape[:2], n_devices, -1, *leaf.shape[3:])
         leaf = jnp.swapaxes(apart, 2, 3).reshape(leaf.shape)
     return leaf[:, :, :n_rows]
+
+
+def cropped(tree: EdgeTree, index: int, length: int) -> EdgeTree:
+    """One input of a padded batch at its true length; copied where a view would keep a much larger batch alive."""
+
+    def crop(name: str, leaf: np.ndarray) -> np.ndarray:
+        part = leaf[index][..., :length, :length] if name == "attn" else leaf[index][..., :length]
+        return part.copy() if 2 * part.size < leaf.size else part
+
+    return EdgeTree(**{name: crop(name, leaf) for name, leaf in tree.items()})
+
+
+def widened(tree: EdgeTree, width: int, no_edge: np.generic) -> EdgeTree:
+    """The inverse of ``cropped``: one input padded to ``width`` tokens with slots that are no edge."""
+
+    def pad(leaf: np.ndarray, token_axes: int) -> np.ndarray:
+        extra = [(0, 0)] * (leaf.ndim - token_axes) + [(0, width - leaf.shape[-1])] * token_axes
+        return np.pad(leaf, extra, constant_values=no_edge)
+
+    return EdgeTree(**{name: pad(np.asarray(leaf), 2 if name == "attn" else 1) for name, leaf in tree.items()})

@@ -15,7 +15,7 @@ from jstrace.method.graph.composition import compose, composed
 from jstrace.method.graph.counting import Counts
 from jstrace.models import EdgeTree, ModelConfig
 from jstrace.pipeline import stages
-from jstrace.pipeline.padding import widened
+from jstrace.scale.batching import widened
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.quick

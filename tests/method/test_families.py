@@ -13,9 +13,10 @@ import pytest
 import jstrace
 from jstrace.method.conditions import Condition
 from jstrace.method.graph import full_graph
-from jstrace.method.graph.masks import kept
+from jstrace.method.graph.counting import kept
 from jstrace.method.scores.measured import Norm
 from jstrace.method.scores.scoring import edge_scores
+from jstrace.method.search.ordering import without_marks
 from jstrace.models import (
     Decoder,
     EdgeTree,
@@ -27,7 +28,6 @@ from jstrace.models import (
     live_rows,
     masked_forward,
 )
-from jstrace.pipeline.padding import without_marks
 from tests import oracle
 from tests.conftest import ARITHMETIC, FAMILIES, KINDS, SHAPES, SIZES, family_config, tiny_params
 from tests.oracle_mlp import softmax

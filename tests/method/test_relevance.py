@@ -11,8 +11,7 @@ import pytest
 
 import jstrace
 from jstrace.method.graph import full_graph
-from jstrace.method.scores.gradients import Pass, ShareTimesGradient, as_floats, logit_gradient
-from jstrace.method.scores.relevance import RelP
+from jstrace.method.scores.gradients import Pass, RelP, ShareTimesGradient, as_floats, logit_gradient
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Decoder, EdgeTree, Model, ModelConfig, hidden_states, masked_forward

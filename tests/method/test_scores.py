@@ -13,9 +13,8 @@ from jstrace.method.naming import GRADIENTS, SCORE_NAMES, checked_score
 from jstrace.method.scores import scoring
 from jstrace.method.scores.drawn import random_node_scores, random_scores
 from jstrace.method.scores.measured import normalised
-from jstrace.method.search.ordering import by_score, marked
+from jstrace.method.search.ordering import by_score, marked, without_marks
 from jstrace.models import EdgeTree, InputError, Model
-from jstrace.pipeline.padding import without_marks
 from tests import oracle
 from tests.conftest import TINY, family_config, tiny_params
 

@@ -17,7 +17,7 @@ import jstrace
 from jstrace import archives
 from jstrace.models import Decoder, EdgeTree, Model, edge_shapes, every_row, hidden_states, live_rows, masked_forward
 from jstrace.models.replacement import FORMAT, VERSION, Replacement, checked_arrays
-from jstrace.pipeline.padding import widened
+from jstrace.scale.batching import widened
 from tests import oracle
 from tests.conftest import KINDS, SHAPES, TINY, family_config, tiny_params
 

@@ -1,4 +1,7 @@
-"""What traces are made of, counted from strata on the device; ``composition`` turns counts into shares."""
+"""Strata on the device: masks from them (sections 3 and 6 of the method), and what traces are made of.
+
+``composition`` turns counts into shares.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt8
 
 from jstrace.method.graph.flops import WORK, LayerWork, needed, of_layer
 from jstrace.models import AnyArray, EdgeTree, ModelConfig
@@ -59,3 +62,17 @@ def count(strata: EdgeTree, n_sizes: int, config: ModelConfig) -> Counts:
 def _held(strata: Array, n_axes: int = 1, *, k: Array) -> Int[Array, "..."]:
     """How many edges of each component the trace ``k`` holds: those of the last ``n_axes``."""
     return jnp.sum(strata <= k, axis=tuple(range(-n_axes, 0)), dtype=jnp.int32)
+
+
+def kept(strata: EdgeTree, ranges: UInt8[Array, "3 2"]) -> EdgeTree:
+    """Mask of the edges whose strata lie in the ranges of their kind, as ``Condition.ranges`` gives them."""
+
+    def within(stratum: Array, kind: int) -> Array:
+        return (stratum >= ranges[kind, 0]) & (stratum < ranges[kind, 1])
+
+    return EdgeTree(
+        residual_attn=within(strata.residual_attn, 0),
+        attn=within(strata.attn, 1),
+        residual_mlp=within(strata.residual_mlp, 0),
+        mlp=within(strata.mlp, 2),
+    )

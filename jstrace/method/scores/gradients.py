@@ -251,3 +251,28 @@ def check_count(name: str, number: Any) -> None:
 def log_of(x: Array, least: float) -> Array:
     """log |x|, no less than ``least``."""
     return jnp.maximum(jnp.log(jnp.abs(x) + _TINY), least)
+
+
+@dataclasses.dataclass(frozen=True)
+class RelP:
+    """A score from gradients by the backward pass of RelP (arXiv 2508.21258): of ``Gradient``, by default.
+
+    Gradients are those of layer-wise relevance propagation: the scales of norms, attention probabilities and the ratios
+    of activations are constants, and gates pass half to each factor.
+    Without biases, and under zero ablation, what the edges into a node are given sums to what those out of it are.
+
+    Examples:
+      >>> jstrace.trace(model, text, score=jstrace.RelP()).score
+      'relp'
+    """
+
+    of: GradientScore = dataclasses.field(default=Gradient())
+    name: str = "relp"
+
+    def __post_init__(self) -> None:
+        """Name those of other scores."""
+        name_variant(self, "relp")
+
+    def edge_scores(self, forward: Pass) -> EdgeTree:
+        """See ``GradientScore``."""
+        return self.of.edge_scores(forward._replace(relevance=True))

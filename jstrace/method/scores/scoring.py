@@ -18,11 +18,10 @@ from jstrace.method.naming import GRADIENTS, RANDOM, SCORE_NAMES, takes_passes, 
 from jstrace.method.questions import NOTHING, Question
 from jstrace.method.scores.drawn import input_key, random_node_scores, random_scores
 from jstrace.method.scores.fitted import Fitted, Fitting
-from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, ShareTimesGradient
+from jstrace.method.scores.gradients import Gradient, GradientScore, Integrated, Pass, RelP, ShareTimesGradient
 from jstrace.method.scores.learned import Scorer
 from jstrace.method.scores.linear import Coefficients
 from jstrace.method.scores.measured import MEASURES, Together, normalised
-from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
 from jstrace.method.search.ordering import NO_SCORE, marked
 from jstrace.models import Decoder, EdgeTree, InputError, Replacement, Score, clean_forward, hidden_states

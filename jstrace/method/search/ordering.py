@@ -38,6 +38,11 @@ def marked(scores: EdgeTree, slots: EdgeTree, xp: Any = jnp) -> EdgeTree:
     return jax.tree.map(mark, scores, slots)
 
 
+def without_marks(scores: EdgeTree) -> EdgeTree:
+    """Scores as a ``Trace`` holds them: -1, rather than ``NO_SCORE`` or NaN, in slots that are no edge."""
+    return EdgeTree(**{name: np.where(leaf > NO_SCORE, leaf, np.float32(-1)) for name, leaf in scores.items()})
+
+
 def is_edge(scores: Array) -> Bool[Array, "*N"]:
     """Where scores are not ``NO_SCORE``, nor NaN."""
     return ~is_none(bits_of(scores))
