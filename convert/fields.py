@@ -45,9 +45,9 @@ class Fields:
             return absent
         return self.integer(name, None) if isinstance(absent, int) else self.number(name, None)
 
-    def layers(self, name: str) -> int:
+    def layers(self, name: str, default: int = _MISSING) -> int:
         """A number of layers that a model can have; what is listed by layer is not made for more."""
-        return int(self.integer(name, most=MOST_LAYERS))
+        return int(self.integer(name, default, most=MOST_LAYERS))
 
     def head_dim(self, name: str, default: int | None) -> Any:
         """The width of a head, which tables of rotary factors are made for."""

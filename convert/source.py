@@ -20,7 +20,6 @@ from jstrace.convert.hf.config import read_hf_config
 from jstrace.convert.hf.folder import check_whole, open_safetensors
 from jstrace.convert.hf.tokenizer import HfTokenizer
 from jstrace.convert.refusals import check_room, check_way, refusing
-from jstrace.convert.stand_in import tokenizer_or_reason
 from jstrace.convert.weights import build_params
 from jstrace.errors import checked_revision
 from jstrace.models import (
@@ -209,12 +208,12 @@ def _tokenizer(path: Path) -> Tokenizer | None:
         return _gguf_tokenizer(GgufFile(path), path)
     words = path / native.TOKENIZER if (path / native.HEADER).is_file() else path
     there = words.is_dir() if words != path else any((path / name).is_file() for name in _TOKENIZER_FILES)
-    return tokenizer_or_reason(lambda: HfTokenizer(words)) if there else None
+    return _tokenizer_or_reason(lambda: HfTokenizer(words)) if there else None
 
 
 def _gguf_tokenizer(file: GgufFile, path: Path) -> Tokenizer | None:
     known = "tokenizer.ggml.model" in file.metadata
-    return tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path))) if known else None
+    return _tokenizer_or_reason(lambda: GgufTokenizer(file.metadata, str(path))) if known else None
 
 
 def _from_gguf(path: Path, request: Request) -> Checkpoint:
@@ -259,3 +258,29 @@ def _from_native(folder: Path, request: Request) -> Checkpoint:
     dtype = stored if request.narrow else native.reading_dtype(stored, request.dtype)
     params = native.read_params(folder, header.config, dtype, request.shardings(header.config))
     return Checkpoint(header.config, params, _tokenizer(folder), header)
+
+
+class _NoTokenizer:
+    """Stands in for a tokenizer that cannot be read, so that the model still takes token ids."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def encode(self, text: str) -> list[int]:
+        """Refuse, with the reason and the remedy."""
+        raise InputError(f"{self.reason}; pass token ids instead of text")
+
+    def token(self, token_id: int) -> str:
+        """The id itself."""
+        return f"<{token_id}>"
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
+
+
+def _tokenizer_or_reason(make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer, or a stand-in that refuses text with the reason."""
+    try:
+        return make()
+    except InputError as error:
+        return _NoTokenizer(str(error))

@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import read, written
+from experiments.inputs import Table
 from experiments.signed_steps import PLANS, Given
 from experiments.smaller import Item, items, options
 from jstrace.method.graph.indexing import flat, unflat
@@ -163,12 +163,10 @@ def order_of(item: Item) -> np.ndarray:
     return slots[np.argsort(-scores, kind="stable")]
 
 
-def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict[str, Any]]:
+def measured(asked: argparse.Namespace, there: Table) -> Iterator[dict[str, Any]]:
     """Rows of the file, without those that are there."""
     for row, target, item in items(asked):
-        cases = [
-            (way, size) for size in asked.sizes for way in asked.ways if (way, str(row), target, str(size)) not in there
-        ]
+        cases = [(way, size) for size in asked.sizes for way in asked.ways if (way, row, target, size) not in there]
         order = order_of(item) if cases else np.zeros(0)
         for way, size in cases:
             outcome = swapped(item, order, int(size * len(order)), WAYS[way])
@@ -184,14 +182,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=list(SIZES))
     asked = parser.parse_args()
     jstrace.enable_cache()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / ("swaps-pairs.csv" if asked.pairs else "swaps.csv")
-    rows = read(path)
-    there = {(row["way"], row["row"], row["target"], row["size"]) for row in rows}
-    for swap in measured(asked, there):
-        rows.append(swap)
-        written(path, rows)
-    print(json.dumps({"ways": asked.ways, "rows": len(rows), "targets": asked.targets, "pairs": asked.pairs}))
+    made = Table(asked.out / ("swaps-pairs.csv" if asked.pairs else "swaps.csv"), "way", "row", "target", "size")
+    for swap in measured(asked, made):
+        made.add([swap])
+    print(json.dumps({"ways": asked.ways, "rows": len(made.rows), "targets": asked.targets, "pairs": asked.pairs}))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def makeup_of(made: Sequence[Composition], sizes: Sequence[float]) -> list[dict[
 
 def written(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A table as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         table.writeheader()
@@ -70,6 +71,24 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+class Table:
+    """A CSV file that grows: what it has already, by some of its columns, need not be made again."""
+
+    def __init__(self, path: Path, *columns: str) -> None:
+        """With the rows that the file has."""
+        self.path, self.rows = path, read(path)
+        self.known = {tuple(row[name] for name in columns) for row in self.rows}
+
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
+        """Whether the file had rows of these values of the columns."""
+        return tuple(map(str, key)) in self.known
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows, which the file has when this returns."""
+        self.rows += rows
+        written(self.path, self.rows)
 
 
 def merged(path: Path, rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:

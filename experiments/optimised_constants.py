@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import optax
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import read, texts_of, written
+from experiments.inputs import Table, texts_of
 from experiments.signed_steps import PLANS, TEN, Given
 from experiments.smaller import Item, by_size, items, options
 from jstrace.method.scores.budgets import largest, total
@@ -44,6 +44,7 @@ CUTS = (0.01, 0.02, 0.04)
 STEPS, ROWS, RATE = 40, 2, 0.03
 """Of Adam: how many, texts of each, and how far one goes, in root mean squares of each array's entry."""
 NAME = "optimised"
+KEY = "traced_under", "evaluated_under", "row", "target"
 
 
 class Carrying(Item):
@@ -110,7 +111,7 @@ def fitted(model: Model, texts: list[str]) -> Replacement:
     return jax.tree.map(lambda mean, s, x: np.asarray(mean + s * x), means, scale, moved)
 
 
-def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[Any]) -> Iterator[list[dict[str, Any]]]:
+def judged(asked: argparse.Namespace, constants: Replacement, there: Table) -> Iterator[list[dict[str, Any]]]:
     """The rows of each judgement that is not there."""
     for row, target, item in items(asked):
         other = Carrying(item, constants)
@@ -120,9 +121,9 @@ def judged(asked: argparse.Namespace, constants: Replacement, there: Collection[
             (NAME, NAME): (other, other),
         }
         for (traced, carried), (source, judge) in cases.items():
-            key = {"traced_under": traced, "evaluated_under": carried, "row": str(row), "target": target}
-            if tuple(key.values()) not in there:
-                yield by_size(key, *judge.judged(source.scores(*PLANS["rounds"])))
+            key = traced, carried, str(row), target
+            if key not in there:
+                yield by_size(dict(zip(KEY, key, strict=True)), *judge.judged(source.scores(*PLANS["rounds"])))
 
 
 def main() -> None:
@@ -133,19 +134,15 @@ def main() -> None:
     if command not in ("fit", "judge"):
         parser.error("expected fit or judge before DATA.tsv")
     jstrace.enable_cache()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path, table = asked.out / "constants.npz", asked.out / "constants.csv"
-    rows: list[dict[str, Any]] = []
+    path, made = asked.out / "constants.npz", Table(asked.out / "constants.csv", *KEY)
     if command == "fit":
         model, texts = jstrace.load("smollm2"), texts_of(asked.data)
+        path.parent.mkdir(parents=True, exist_ok=True)
         fitted(model, [texts[row] for row in FITTED_ON]).save(path)
     else:
-        rows = read(table)
-        there = {(row["traced_under"], row["evaluated_under"], row["row"], row["target"]) for row in rows}
-        for made in judged(asked, Replacement.load(path), there):
-            rows += made
-            written(table, rows)
-    print(json.dumps({"command": command, "rows": len(rows)}))
+        for rows in judged(asked, Replacement.load(path), made):
+            made.add(rows)
+    print(json.dumps({"command": command, "rows": len(made.rows)}))
 
 
 if __name__ == "__main__":

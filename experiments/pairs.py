@@ -14,7 +14,6 @@ Expected: one gradient of the logit difference gets two names back within TV 0.1
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
+from experiments.inputs import written
 from jstrace.method.scores.gradients import FirstOrder, Integrated, Pass, first_order
 from jstrace.models import EdgeTree, Model
 from jstrace.pipeline.smallest import Goal, all_smallest
@@ -163,10 +163,10 @@ def main() -> None:
         means = mean, np.mean(recovered, axis=0)
         curves += [[name, size, *each] for size, *each in zip(SIZES, *means, low, high, strict=True)]
         print(f"{name:38}", *(f"{x:.2f}" for x in means[0]), "|", *(f"{x:.2f}" for x in means[1]), flush=True)
-    written(options.out / "curves.csv", ["score", "size", "tv", "recovered", "tv_low", "tv_high"], curves)
-    written(options.out / "smallest.csv", ["score", "kind", "prompt", "edges", "top_token", "tv_0.1"], smallest)
+    written(options.out / "curves.csv", table("score size tv recovered tv_low tv_high", curves))
+    written(options.out / "smallest.csv", table("score kind prompt edges top_token tv_0.1", smallest))
     exchanged = [row for name in options.scores if name != "random" for row in exchanges(model, name, traces, asked)]
-    written(options.out / "exchanged.csv", ["score", "kind", "of", "size", "tv", "tv_own"], exchanged)
+    written(options.out / "exchanged.csv", table("score kind of size tv tv_own", exchanged))
     print(json.dumps({"pairs": len(asked), "seconds": seconds}))
 
 
@@ -188,13 +188,10 @@ def exchanges(model: Model, name: str, traces: Any, asked: Any) -> list[list[Any
     return found
 
 
-def written(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    """A table as CSV, numbers rounded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(head)
-        out.writerows([round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows)
+def table(head: str, rows: list[list[Any]]) -> list[dict[str, Any]]:
+    """Rows by column, numbers rounded."""
+    rounded = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in rows]
+    return [dict(zip(head.split(), row, strict=True)) for row in rounded]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from jstrace.method.scores.gradients import (
 )
 from jstrace.method.scores.relevance import RelP
 from jstrace.method.scores.rounds import Rounds
-from jstrace.method.search.ranking import log_ranks
+from jstrace.method.search.ordering import log_ranks
 from jstrace.models import EdgeTree, Model
 
 SIZES = (0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2)

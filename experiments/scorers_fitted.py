@@ -11,7 +11,6 @@ and ``scorers.csv`` with a row for each scorer and judge.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -24,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, texts_of, unseen
+from experiments.inputs import padded_to, texts_of, unseen, written
 from jstrace.models import Model
 
 WIDTH = 64
@@ -62,26 +61,25 @@ def teach(model: Model, texts: list[str], folder: Path, names: Sequence[str]) ->
 
 def judge(model: Model, texts: list[str], folder: Path, n_rows: int) -> None:
     """Measure the scorers that are there."""
-    with (folder / "scorers.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["scorer", "texts", "numbers", "judged under", *SIZES])
-        for name, options in SCORERS.items():
-            path = folder / f"{name}.safetensors"
-            if not path.exists():
-                continue
-            scorer = jstrace.Scorer.load(path)
-            how: dict[str, Any] = {"score": scorer, "sizes": SIZES, "replace": "mean"}
-            traces = [jstrace.trace(model, text, **how) for text in texts[:n_rows]]
-            for under in ("mean", "five", "zero"):
-                tv = [
-                    jstrace.evaluate(
-                        model, one, replace=unseen(model, texts, len(one.tokens)) if under == "five" else under
-                    ).tv[:-1]
-                    for one in traces
-                ]
-                numbers = scorer.coefficients.count
-                writer.writerow([name, options["texts"], numbers, under, *np.mean(tv, axis=0).round(4)])
-                stream.flush()
+    rows = []
+    for name, options in SCORERS.items():
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            continue
+        scorer = jstrace.Scorer.load(path)
+        how: dict[str, Any] = {"score": scorer, "sizes": SIZES, "replace": "mean"}
+        traces = [jstrace.trace(model, text, **how) for text in texts[:n_rows]]
+        about = {"scorer": name, "texts": options["texts"], "numbers": scorer.coefficients.count}
+        for under in ("mean", "five", "zero"):
+            tv = [
+                jstrace.evaluate(
+                    model, one, replace=unseen(model, texts, len(one.tokens)) if under == "five" else under
+                ).tv[:-1]
+                for one in traces
+            ]
+            means = zip(map(str, SIZES), np.mean(tv, axis=0).round(4), strict=True)
+            rows.append({**about, "judged under": under, **dict(means)})
+            written(folder / "scorers.csv", rows)
 
 
 def main() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.gradients import LEAST_GRADIENT, Pass, as_floats, first_order, kl, log_of
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import log_ranks
+from jstrace.method.search.ordering import log_ranks, marked
 from jstrace.models import EdgeTree
 
 MOST = 4.0

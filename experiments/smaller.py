@@ -19,7 +19,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jstrace
-from experiments.inputs import padded_to, prediction, read, texts_of, written
+from experiments.inputs import Table, padded_to, prediction, texts_of, written
 from experiments.pairs import PROMPTS
 from experiments.signed_steps import PLANS, Given, Numbers, State, begun, begun_again, ordered, step
 from jstrace.models import EdgeTree, Model, Replacement
@@ -132,14 +132,14 @@ def items(asked: argparse.Namespace) -> Iterator[tuple[int, str, Item]]:
             yield row, target, item
 
 
-def measured(asked: argparse.Namespace, there: Collection[Any]) -> Iterator[dict[str, Any]]:
-    """Rows of a file, without those of plans, rows and targets that are there."""
+def measured(asked: argparse.Namespace, there: Table) -> Iterator[list[dict[str, Any]]]:
+    """Rows of each plan, row and target that are not there."""
     for row, target, item in items(asked):
         for plan in asked.plans:
-            if (plan, str(row), target) in there:
+            if (plan, row, target) in there:
                 continue
             key = {"plan": plan, "row": str(row), "target": target, "apart": f"{item.apart:.4f}"}
-            yield from by_size(key, *item.judged(item.scores(*PLANS[plan])))
+            yield by_size(key, *item.judged(item.scores(*PLANS[plan])))
 
 
 def by_size(key: dict[str, str], tv: np.ndarray, said: np.ndarray) -> list[dict[str, Any]]:
@@ -182,15 +182,11 @@ def main() -> None:
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
     asked = parser.parse_args()
     jstrace.enable_cache()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / ("pairs.csv" if asked.pairs else "passages.csv")
-    rows = read(path)
-    for row in measured(asked, {(row["plan"], row["row"], row["target"]) for row in rows}):
-        rows.append(row)
-        if row["size"] == str(SIZES[-1]):
-            written(path, rows)
-    written(path.with_name(f"{path.stem}-means.csv"), list(table(rows)))
-    print(json.dumps({"plans": asked.plans, "rows": len(rows), "targets": asked.targets, "pairs": asked.pairs}))
+    made = Table(asked.out / ("pairs.csv" if asked.pairs else "passages.csv"), "plan", "row", "target")
+    for rows in measured(asked, made):
+        made.add(rows)
+    written(made.path.with_name(f"{made.path.stem}-means.csv"), list(table(made.rows)))
+    print(json.dumps({"plans": asked.plans, "rows": len(made.rows), "targets": asked.targets, "pairs": asked.pairs}))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ def attended(
     config: ModelConfig, w: Mapping[str, Array], x: Float[Array, "T D"], sight: fn.Sight, held: Held | None = None
 ) -> Attended:
     """The attention of a layer's input; ``held`` adds what was computed of other tokens before."""
+    if config.mixer == "none":
+        return Attended((), *nothing(config, x, sight), None)
     if config.mixer in LINEAR:
         own = delta.project(config, w, x)
         cached = (own.q, own.k, own.v, jnp.stack([own.decay, own.strength], axis=-1))
@@ -119,6 +121,14 @@ def attended(
     logits = fn.attention_logits(config, fn.positioned(config, w, "q", q, sight), keys)
     factors = fn.attention_probs(logits, sight.visible, w.get("sink"))
     return Attended((keys, v), factors, v, gates(config, w, x) if config.gated_attention else None)
+
+
+def nothing(
+    config: ModelConfig, x: Float[Array, "T D"], sight: fn.Sight
+) -> tuple[Float32[Array, "H T S"], Float[Array, "S N e"]]:
+    """Factors and values of a layer without attention, all zero."""
+    values = jnp.zeros((sight.visible.shape[1], config.n_value_heads, config.value_width), x.dtype)
+    return jnp.zeros((config.n_heads, *sight.visible.shape), jnp.float32), values
 
 
 class AttentionEdges(NamedTuple):
@@ -169,6 +179,9 @@ def attention_edges(
         whole = fn.contract("rhe,hed->rd", gated(config, w, mixed, gate), w["o"])
         return AttentionEdges(factors, attention.values, _weighted(config, w, gate), w["o"]), whole
     probs, v = attention.factors, attention.values
+    if config.mixer == "none":
+        vectors = jnp.zeros((config.n_heads, v.shape[0], config.d_model), jnp.float32)
+        return AttentionEdges(probs, vectors, None, vectors[:, :0]), jnp.zeros_like(x)
     mixed = fn.mix_values(probs, v)
     grouped_o = w["o"].reshape(config.n_kv_heads, config.n_groups, config.value_width, config.d_model)
     values = fn.contract("ske,kged->kgsd", v, grouped_o, out=jnp.float32)

@@ -34,6 +34,7 @@ class ModelConfig:
     head_dim: int
     """Width of one head; need not be ``d_model / n_heads``."""
     d_mlp: int
+    """Width of the MLP, or of each expert; 0 in layers without one."""
     norm_eps: float
     rope_theta: float
     rope_divisors: tuple[float, ...] | None
@@ -62,13 +63,16 @@ class ModelConfig:
     qk_norm_last: bool = False
     """Whether that norm comes after the rotation, not before it (Hunyuan)."""
     mixer: str = "softmax"
-    """``softmax``, ``delta`` (Gated DeltaNet) or ``mamba`` (Mamba-2), whose H are heads of values, K those of keys."""
+    """``softmax``; ``delta`` (Gated DeltaNet) or ``mamba`` (Mamba-2), whose H are heads of values, K those of keys; or
+    ``none`` in layers without attention."""
     conv_width: int = 0
     """Of the last two: tokens that a query, key or value is made of, the last of them its own."""
     delta_strength: float = 1.0
     """Of ``delta``: that strengths are multiplied by; with 2, a token can turn the sign of a state (OLMo Hybrid)."""
     delta_eps: float | None = None
     """Of ``delta``: the epsilon of the norm of what a head mixes; None for ``norm_eps``."""
+    step_floor: float = 0.0
+    """Of ``mamba``: the least step of a token."""
     gated_attention: bool = False
     """Whether what a head mixes is multiplied by a sigmoid that depends on the target's state (Qwen3-Next)."""
     sinks: bool = False
@@ -115,7 +119,7 @@ class ModelConfig:
     activation: str = "silu"
     """``silu``, ``gelu``, ``gelu_tanh``, ``relu``, ``relu2`` (its square), or ``xielu``, with four numbers a layer."""
     parallel: bool = False
-    """Whether attention and MLP read the same state and add to the same node (GPT-NeoX)."""
+    """Whether attention and MLP, or the only one of them, read and add to the layer's one node (GPT-NeoX)."""
     learned_positions: bool = False
     """Whether a learned vector per position is added to the embeddings (GPT-2)."""
     rotary_dim: int | None = None
@@ -186,8 +190,8 @@ class ModelConfig:
     @property
     def heads(self) -> tuple[int, ...]:
         """Query heads of each layer: those beyond them, up to ``n_heads``, have no edges."""
-        numbers = [form.n_heads for form in self.layer_forms]
-        return tuple(numbers[form] for form in self.form_of) or (self.n_heads,) * self.n_layers
+        numbers = [0 if form.mixer == "none" else form.n_heads for form in self.layer_forms]
+        return tuple(numbers[form] for form in self.form_of) or tuple(numbers) * self.n_layers
 
     @property
     def widest(self) -> tuple[int, int, int]:
@@ -223,7 +227,7 @@ class ModelConfig:
     @property
     def has_linear(self) -> bool:
         """Whether there is attention without a softmax."""
-        return any(form.mixer != "softmax" for form in self.layer_forms)
+        return any(form.mixer in ("delta", "mamba") for form in self.layer_forms)
 
     @property
     def scale(self) -> float:
@@ -246,11 +250,6 @@ class ModelConfig:
         """Of each layer its place in what ``layers.sights`` makes: plain, with a window, or not rotated."""
         unrotated = 1 if self.window is None else 2
         return tuple(unrotated if i in self.unrotated_layers else int(w < FAR) for i, w in enumerate(self.windows))
-
-    @property
-    def zero_key(self) -> bool:
-        """Whether the zero state has the zero key, so that unreached tokens need no work to stay in a softmax."""
-        return self.norm != "layer" and not self.qkv_bias and not (self.parallel and self.o_bias)
 
 
 CORRECTED = ("sigmoid", "sigmoids", "corrected")

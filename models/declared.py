@@ -83,6 +83,8 @@ def _sized(weights: Mapping[str, Weight], sizes: Mapping[str, int]) -> dict[str,
 
 def _attention(config: ModelConfig) -> dict[str, Weight]:
     """Of queries, keys, values and what heads give, without norms and biases."""
+    if config.mixer == "none":
+        return {}
     if config.mixer != "softmax":
         return _linear(mamba=config.mixer == "mamba")
     value = "d" if config.value_dim is None else "e"
@@ -105,6 +107,8 @@ def _linear(*, mamba: bool) -> dict[str, Weight]:
 
 def _mlps(config: ModelConfig) -> dict[str, Weight]:
     """Of the MLP, or of the experts, their router, and the MLP beside them."""
+    if not config.d_mlp:
+        return {}
     lead, into = _into_mlp(config)
     matrices: dict[str, tuple[str, ...]] = {**dict.fromkeys(into, (*lead, "D", "F")), "down": (*lead, "F", "D")}
     if config.d_shared:
@@ -121,7 +125,7 @@ def _into_mlp(config: ModelConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _norms(config: ModelConfig) -> dict[str, Weight]:
     weights: dict[str, Weight] = {}
-    for sub_layer in ("attn", "mlp"):
+    for sub_layer in ("attn",) * (config.mixer != "none") + ("mlp",) * (config.d_mlp > 0):
         if config.pre_norm:
             weights |= _norm(config, f"{sub_layer}_norm", ("L", "D"))
         if config.post_norm:

@@ -68,6 +68,7 @@ FLAGS: Mapping[str, Mapping[str, Any]] = {
     "qwen3_5": _GATED,
     "bamba": {},
     "granitemoehybrid": {"router": "chosen"},
+    "nemotron_h": {"parallel": True, "gated_mlp": False},
     "olmo_hybrid": _POST_NORM | {"qk_norm": "full"},
     "qwen3_5_moe": _GATED | {"router": "chosen"},
     "mixtral": {"router": "chosen"},

@@ -279,13 +279,15 @@ def attention_output(
     config: ModelConfig, w: Mapping[str, Array], mixed: Float[Array, "R H e"], *, relevance: bool = False
 ) -> Float[Array, "R D"]:
     """What attention adds to the residual stream, without the constants of the node; ``w`` as ``turned`` gives it."""
+    if config.mixer == "none":
+        return jnp.zeros((mixed.shape[0], config.d_model), mixed.dtype)
     out = contract("rhe,ehd->rd", mixed, w["o"])
     return norm(config, w, "attn_post_norm", out, frozen=relevance) if config.post_norm else out
 
 
 def turned(w: Mapping[str, Array]) -> dict[str, Array]:
     """Weights with W_O as ``[d, H, D]``: as XLA on CPUs multiplies by it: blocks of rows share the copy."""
-    return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))}
+    return {**w, "o": jnp.transpose(w["o"], (1, 0, 2))} if "o" in w else {**w}
 
 
 def with_constants(w: Mapping[str, Array], x: Float[Array, "R D"]) -> Float[Array, "R D"]:

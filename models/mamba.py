@@ -34,6 +34,7 @@ def attended(
     v = _mixed(w, "v", rows.v)
     v = in_proportion(jax.nn.silu, v) if relevance else jax.nn.silu(v)
     step = jax.nn.softplus(rows.decay.astype(jnp.float32) + w["decay_bias"].astype(jnp.float32))
+    step = jnp.maximum(step, config.step_floor) if config.step_floor else step
     g = -jnp.exp(w["decay_rate"].astype(jnp.float32)) * step
     own = jnp.sum(visible, axis=1) - 1
     if visible.shape[0] != visible.shape[1]:

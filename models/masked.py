@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jstrace.models import delta
 from jstrace.models import layers as fn
-from jstrace.models.attended import LINEAR, gated, gates
+from jstrace.models.attended import LINEAR, gated, gates, nothing
 from jstrace.models.config import ModelConfig
 from jstrace.models.edges import EdgeTree
 from jstrace.models.mlp import edge_of
@@ -90,7 +90,7 @@ def zeroed(config: ModelConfig, given: Given, state: State) -> State:
     targets = jnp.any((mask.attn != 0) & sight.visible, axis=(0, 2))
     # Keys of unreached tokens stay in the denominator: those of the idle state.
     read = _before_a(targets)
-    idle = None if config.zero_key else state.idle
+    idle = None if _zero_key(config) else state.idle
     attending = _attending(config, given, state.x, targets | (state.reached & read), read, idle)
 
     def mixing(rows: Array, visible: Array, attn_mask: Array) -> Array:
@@ -143,7 +143,7 @@ def replaced(config: ModelConfig, given: Given, state: State) -> State:
     attn_input, mlp_input, mlp_output = (each.astype(state.x.dtype) for each in states)
     middle = fn.with_constants(w, _blended(state.x, mask.residual_attn, attn_input) + attn)
     edge = edge_of(config, w, state.x if config.parallel else middle, mask.mlp != 0, row_map, relevance=given.relevance)
-    edge = _blended(edge, mask.mlp, mlp_output)
+    edge = _blended(edge, mask.mlp, mlp_output) if config.d_mlp else edge
     if config.parallel:
         return State(middle + edge, targets, state.idle)
     x = fn.leaving(w, _blended(middle, mask.residual_mlp, mlp_input) + edge)
@@ -176,6 +176,9 @@ def _attending(
         rows = given.row_map(given.function(delta.project, config), given.w, x, live, idle)
         attention = given.function(LINEAR[config.mixer], config)(given.w, rows, given.sight.visible)
         each, k, v, gate = jnp.swapaxes(attention.factors, 0, 1), None, attention.values, attention.gate
+    elif config.mixer == "none":
+        factors, v = nothing(config, x, given.sight)
+        each, k, gate = jnp.swapaxes(factors, 0, 1), None, None
     else:
         q, k, v = given.row_map(given.function(fn.project_qkv, config), given.w, x, live, idle)
         each, k = (fn.positioned(config, given.w, name, x, given.sight) for name, x in (("q", q), ("k", k)))
@@ -184,6 +187,11 @@ def _attending(
         gate = given.row_map(given.function(gates, config), given.w, x, live, idle)
     used = jnp.any(given.mask.attn != 0, axis=(0, 1))
     return _Attending(each, k, _only(read & used, v, given.mask.attn), gate)
+
+
+def _zero_key(config: ModelConfig) -> bool:
+    """Whether the zero state has the zero key, so that unreached tokens need no work to stay in a softmax."""
+    return config.norm != "layer" and not config.qkv_bias and not (config.parallel and config.o_bias)
 
 
 def _only(wanted: Bool[Array, "R"], rows: Float[Array, "R *X"], mask: Array) -> Float[Array, "R *X"]:

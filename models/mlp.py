@@ -23,7 +23,7 @@ def mlp(
     With ``relevance`` gradients take norms for linear, what a router says for constant, and the rest as
     ``feed_forward`` does.
     """
-    if not config.n_experts:
+    if not config.n_experts and config.d_mlp:
         return _alone(config, w, x, relevance=relevance)
     return edge_of(config, w, x, jnp.ones(x.shape[0], bool), every_row, relevance=relevance)
 
@@ -38,6 +38,8 @@ def edge_of(
     relevance: bool = False,
 ) -> Float[Array, "R D"]:
     """The same of the rows that are live; others may get anything."""
+    if not config.d_mlp:
+        return jnp.zeros_like(x)
     if not config.n_experts:
         return row_map(functools.partial(_alone, config, relevance=relevance), w, x, live)
     normed = norm(config, w, "mlp_norm", x, frozen=relevance) if config.pre_norm else x

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int8, UInt8
 
 from jstrace.errors import InputError
-from jstrace.models.platforms import form
+from jstrace.models.platforms import computed_wide, form, over_layers
 from jstrace.models.streamed import Streamed
 
 INT8, INT4, STORED = "int8", "int4", "stored"
@@ -118,21 +118,26 @@ def in_range(weight: Narrow) -> Bool[Array, ""]:
 
 
 def rows_product(contract: Callable[..., Array], x: Float[Array, "D"], rows: Array | Narrow) -> Float32[Array, "V"]:
-    """Products of a vector with each row of a matrix, in float32; narrow rows become wide some at a time."""
-    if not isinstance(rows, Narrow):
-        return contract("d,vd->v", x, rows, out=jnp.float32)
+    """Products of a vector with each row of a matrix, in float32; rows that become wide do so some at a time.
 
-    @jax.checkpoint  # or a backward pass would keep the wide rows
-    def some(part: Narrow) -> Array:
-        if part.axis is not None:
-            return contract("d,vd->v", x, widened(part), out=jnp.float32)
-        return contract("d,vd->v", x, part.values.astype(x.dtype), out=jnp.float32) * part.scale[:, 0]
-
+    Those are narrow ones and, on a CPU, halves: it multiplies them in float32.
+    """
     n_parts = parts_of_rows(*rows.shape)
-    if n_parts == 1:
-        return some(rows)
+    if not isinstance(rows, Narrow) and (n_parts == 1 or not computed_wide(rows)):
+        return contract("d,vd->v", x, rows, out=jnp.float32)
+    wide = x.astype(jnp.float32)  # or gradients of every part of halves would be rounded before they are added
+
+    def some(start: None, inputs: tuple[Array | Narrow]) -> tuple[None, Float32[Array, "R"]]:
+        (part,) = inputs
+        if not isinstance(part, Narrow):
+            return start, contract("d,vd->v", wide, part.astype(jnp.float32))
+        if part.axis is not None:
+            return start, contract("d,vd->v", x, widened(part), out=jnp.float32)
+        return start, contract("d,vd->v", x, part.values.astype(x.dtype), out=jnp.float32) * part.scale[:, 0]
+
     parts = jax.tree.map(lambda leaf: leaf.reshape(n_parts, -1, *leaf.shape[1:]), rows)
-    return jax.lax.map(some, parts).reshape(-1)
+    # Computed again for gradients, or a backward pass would keep the wide rows.
+    return over_layers(some, None, parts, remat=True)[1].reshape(-1)
 
 
 def parts_of_rows(n_rows: int, width: int) -> int:

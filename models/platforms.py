@@ -98,7 +98,7 @@ def over_layers(
       remat: compute what happens within a layer again for the backward pass. Where weights are narrow or streamed
         that is done anyway, or the wide ones of all layers would be kept for it.
     """
-    if not _widened(layers):
+    if not computed_wide(layers):
         remat = remat or _narrow(layers)
         return jax.lax.scan(jax.checkpoint(step) if remat else step, start, (layers, *others))
 
@@ -128,16 +128,16 @@ def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name not in ("optimization_barrier", "dynamic_slice", "squeeze")
 
 
-def _widened(layers: Any) -> bool:
-    """Whether XLA would compute in float32 copies of the stacks: its CPU backend slices nothing narrower than that."""
-    floats = [leaf.dtype for leaf in jax.tree.leaves(layers) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+def computed_wide(weights: Any) -> bool:
+    """Whether XLA would compute in float32 copies of them: its CPU backend has few products of what is narrower."""
+    floats = [leaf.dtype for leaf in jax.tree.leaves(weights) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     halves = any(dtype.itemsize < jnp.dtype(jnp.float32).itemsize for dtype in floats)
     return form(None, cpu=halves, gpu=False, tpu=False)
 
 
 def entry(stacks: Stack, place: jax.Array) -> Stack:
     """What stacks of one dtype hold at a place of their first axis, inside a loop."""
-    if _widened(stacks):
+    if computed_wide(stacks):
         return taken(stacks, place)
     slices: Stack = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, place, keepdims=False), stacks)
     return slices

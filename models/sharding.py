@@ -136,7 +136,7 @@ def _divided(weight: Weight, over: int) -> set[str]:
 
 def divisible(config: ModelConfig) -> dict[str, int]:
     """Of every axis that has to be divided the greatest size that divides it in all layers."""
-    forms = [axis_sizes(form) for form in config.layer_forms]
+    forms = [axis_sizes(form) for form in config.layer_forms if form.mixer != "none"]
     return {axis: math.gcd(*(sizes[axis] for sizes in forms)) for axis in _MUST_DIVIDE}
 
 

@@ -19,13 +19,24 @@ from jstrace.models.edges import EDGE_KINDS, EdgeTree
 from jstrace.models.platforms import usual_promotion
 
 
+def n_seen(config: ModelConfig) -> tuple[int, ...]:
+    """How many sources each layer's targets see at most: their own token alone where there is no attention."""
+    return tuple(window if heads else 1 for window, heads in zip(config.windows, config.heads, strict=True))
+
+
+def with_mlp(config: ModelConfig) -> tuple[bool, ...]:
+    """Which layers have an MLP."""
+    forms = tuple(form.d_mlp > 0 for form in config.layer_forms)
+    return tuple(forms[form] for form in config.form_of) or forms * config.n_layers
+
+
 def target_reach(config: ModelConfig) -> tuple[int, ...]:
     """Per layer, how far before the first output an attention target can lie that an output can be reached from.
 
     0 in the last layer; with every window on the way up it grows by the window less one.
     """
     reach, reaches = 0, []
-    for window in reversed(config.windows):
+    for window in reversed(n_seen(config)):
         reaches.append(reach)
         reach = min(reach + window - 1, FAR)
     return tuple(reversed(reaches))
@@ -41,14 +52,15 @@ def edge_slots(
     host.
     """
     token = xp.arange(n_slots)
-    reach, window = xp.asarray(target_reach(config))[:, None], xp.asarray(config.windows)[:, None, None]
+    reach, window = xp.asarray(target_reach(config))[:, None], xp.asarray(n_seen(config))[:, None, None]
     targets = (token >= length - n_outputs - reach) & (token < length)
     distance = token[:, None] - token[None, :]
     seen = targets[:, :, None] & (distance >= 0) & (distance < window)
     attn = xp.broadcast_to(seen[:, None], (config.n_layers, config.n_heads, n_slots, n_slots))
     if min(config.heads) < config.n_heads:
         attn = attn & (xp.arange(config.n_heads) < xp.asarray(config.heads)[:, None])[:, :, None, None]
-    return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, targets)
+    mlp = targets if all(with_mlp(config)) else targets & xp.asarray(with_mlp(config))[:, None]
+    return EdgeTree(targets, attn, xp.zeros_like(targets) if config.parallel else targets, mlp)
 
 
 def full_mask(config: ModelConfig, n_tokens: int, *, n_outputs: int = 1) -> EdgeTree:

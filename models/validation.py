@@ -12,7 +12,7 @@ MOST_LAYERS = 10_000
 WIDEST_HEAD = 2**16
 _CHOICES = {
     "norm": ("rms", "layer", "none"),
-    "mixer": ("softmax", "delta", "mamba"),
+    "mixer": ("softmax", "delta", "mamba", "none"),
     "qk_norm": ("none", "head", "full"),
     "activation": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "xielu"),
     "router": ("softmax", "chosen", "mixer", *CORRECTED),
@@ -54,7 +54,7 @@ def _check(config: ModelConfig, where: str) -> None:
 
 
 def _check_sizes(config: ModelConfig, where: str) -> None:
-    shape = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_mlp", "max_positions")
+    shape = ("vocab_size", "n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "max_positions")
     for name in (*shape, "norm_eps"):
         if not getattr(config, name) > 0:
             raise InputError(f"{where}: {name} = {getattr(config, name)!r}, expected a positive number")
@@ -67,6 +67,13 @@ def _check_sizes(config: ModelConfig, where: str) -> None:
 
 
 def _check_mlp(config: ModelConfig, where: str) -> None:
+    blocks = (config.mixer != "none") + (config.d_mlp > 0)
+    if config.d_mlp < 0 or not blocks or (blocks == 1 and not config.parallel):
+        raise InputError(f"{where}: d_mlp = {config.d_mlp}, expected attention, an MLP, or both; one needs parallel")
+    if blocks == 1 and (config.norm != "rms" or config.post_norm or config.o_bias):
+        raise InputError(f"{where}: layers of one block have an RMSNorm before it, and no bias or norm after it")
+    if not config.d_mlp and (config.n_experts or config.mlp_bias):
+        raise InputError(f"{where}: experts or biases of an MLP that is not there")
     if config.n_experts and not 1 <= config.n_chosen <= config.n_experts:
         raise InputError(f"{where}: {config.n_chosen} experts for each token, expected 1 to the {config.n_experts}")
     if config.n_experts and config.router == "mixer" and config.n_chosen != 2:
@@ -82,6 +89,8 @@ def _check_mlp(config: ModelConfig, where: str) -> None:
 
 
 def _check_attention(config: ModelConfig, where: str) -> None:
+    if config.step_floor < 0:
+        raise InputError(f"{where}: step_floor = {config.step_floor}, expected no negative number")
     for name in ("clip_qkv", "delta_eps", "delta_strength"):
         number = getattr(config, name)
         if number is not None and number <= 0:
@@ -100,10 +109,10 @@ def _check_attention(config: ModelConfig, where: str) -> None:
     if config.post_norm and (config.norm != "rms" or config.o_bias):
         raise InputError(f"{where}: norms after sub-layers are RMSNorms here, without a bias before them")
     gated = config.gated_attention or config.mixer != "softmax"
-    if gated and (config.post_norm or config.parallel or config.qkv_bias or config.norm != "rms"):
+    if gated and (config.post_norm or config.qkv_bias or config.norm != "rms"):
         raise InputError(f"{where}: heads with gates stand behind RMSNorms, without biases or norms after them")
     bare = config.qk_norm == "none" and config.n_rotary == 0 and not config.gated_attention
-    if config.mixer != "softmax" and not (config.conv_width > 0 and bare):
+    if config.mixer in ("delta", "mamba") and not (config.conv_width > 0 and bare):
         raise InputError(f"{where}: linear attention has a short convolution, and no positions or norms of its own")
     if config.n_heads % config.n_kv_heads:
         raise InputError(f"{where}: {config.n_heads} query heads do not divide into {config.n_kv_heads} groups")

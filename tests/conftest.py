@@ -122,6 +122,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
             (("conv_width", 2), ("mixer", "mamba"), ("rotary_dim", 0), ("value_dim", 6)),
         )
     },
+    "nemotron_h": {"parallel": True, "gated_mlp": False, "activation": "relu2", "rotary_dim": 0, "form_of": (0, 1, 2)}
+    | {
+        "forms": (
+            (
+                *(("conv_width", 2), ("d_mlp", 0), ("mixer", "mamba"), ("n_heads", 2), ("n_kv_heads", 1)),
+                *(("step_floor", 0.7), ("value_dim", 6)),
+            ),
+            (("d_mlp", 0),),
+            (("mixer", "none"), ("n_heads", 1), ("n_kv_heads", 1)),
+        )
+    },
     "deepseek_v3": {"n_kv_heads": 4, "head_dim": 8, "rotary_dim": 4, "value_dim": 5, "q_rank": 7, "kv_rank": 9}
     | {"value_norm": True, "layer_scale": True},
     "program": {

@@ -20,6 +20,17 @@ _GRANITE = {
     "attention_multiplier": 0.1,
     "logits_scaling": 4.0,
 } | {"tie_word_embeddings": True, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_NEMOTRON = {name: value for name, value in LLAMA.items() if name not in ("num_hidden_layers", "rms_norm_eps")} | {
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 5,
+    "n_groups": 2,
+    "ssm_state_size": 6,
+    "conv_kernel": 3,
+    "chunk_size": 7,
+    "time_step_min": 0.3,
+    "layer_norm_epsilon": 1e-3,
+}
+_ONE_BLOCK = "layers of one block each, some of Mamba-2"
 MIXTURE = _QWEN_MOE | {"shared_expert_intermediate_size": 40}
 LINEAR_NEEDS = "layers of Gated DeltaNet among those of gated attention"
 OLMO_NEEDS = "layers of Gated DeltaNet among those of attention, whose norms come after them"
@@ -135,6 +146,20 @@ EXPERT_TYPES: dict[str, Type] = {
         | {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 24}
         | {"position_embedding_type": "rope", "rms_norm_eps": 1e-3},
         f"{MAMBA_NEEDS}; multipliers folded into weights",
+    ),
+    "nemotron_h": Type(
+        "nemotron_h",
+        _NEMOTRON
+        | {"layers_block_type": ["mamba", "moe", "attention", "mamba", "moe"], "n_routed_experts": 6}
+        | {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 40}
+        | {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7},
+        f"{_ONE_BLOCK}; experts, chosen by sigmoids and a correction in groups, an MLP beside them",
+        flagged=True,
+    ),
+    "nemotron_h-dense": Type(
+        "nemotron_h",
+        _NEMOTRON | {"layers_block_type": ["mlp", "mamba", "attention"], "mlp_bias": True, "use_conv_bias": False},
+        _ONE_BLOCK,
     ),
     "deepseek_v2": Type(
         "deepseek_v2",

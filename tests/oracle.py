@@ -171,7 +171,9 @@ class Literal(LiteralAttention, LiteralMLP):
             form = self.whole.form_of[index]
             self.config, stacks = self.whole.layer_forms[form], stacks[str(form)]
             index = self.whole.form_of[:index].count(form)
-        return {name: stack[index] for name, stack in stacks.items()}
+        weights = {name: stack[index] for name, stack in stacks.items()}
+        c = self.config
+        return weights | ({"o": np.zeros((c.n_heads, c.value_width, c.d_model))} if c.mixer == "none" else {})
 
     def sigma(self, x: np.ndarray) -> np.ndarray:
         """What a norm divides by."""
@@ -226,7 +228,7 @@ class Literal(LiteralAttention, LiteralMLP):
             final = functools.partial(self.linear, self.params, "final_norm") if last else np.asarray
             for i in range(self.n_tokens):
                 if c.parallel:
-                    edges = into[i] | {(3, index, i): mlp[i]}
+                    edges = into[i] | ({(3, index, i): mlp[i]} if c.d_mlp else {})
                     edges = {edge: final(vector) for edge, vector in edges.items()}
                     yield (index + 1, i), edges, final(constant), final(out[i])
                 else:
@@ -304,7 +306,7 @@ class Literal(LiteralAttention, LiteralMLP):
             for i in range(self.n_tokens):
                 m = 1.0 if c.parallel else float(mask.residual_mlp[index, i])
                 out[i] = m * middle[i] + (1 - m) * other("mlp_input", index, i)
-                m = float(mask.mlp[index, i])
+                m = float(mask.mlp[index, i]) if c.d_mlp else 1.0
                 out[i] += m * mlp[i] + (1 - m) * other("mlp_output", index, i)
             x = w.get("layer_scale", 1.0) * out
         return self.logits(x[-1]) if n_outputs is None else np.stack([self.logits(row) for row in x[-n_outputs:]])

@@ -47,6 +47,7 @@ def mamba_factors(config: ModelConfig, w: dict[str, np.ndarray], y: np.ndarray) 
     """How much of each source's value is in each target's output [H, T, T]: one source after the other is written."""
     q, k = (silu(delta_sums(w, y, name)) for name in ("q", "k"))
     step = np.log1p(np.exp(y @ w["decay"] + w["decay_bias"]))
+    step = np.maximum(step, config.step_floor)
     found = np.zeros((config.n_heads, len(y), len(y)))
     for h in range(config.n_heads):
         group = h // (config.n_heads // config.n_kv_heads)
@@ -123,6 +124,9 @@ class LiteralAttention:
 
     def attended(self, index: int, w: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.ndarray, ...]:
         """Factors [H,T,T], which sources are seen, values by query head [H,T,e], and gates of heads [T,H,e] or none."""
+        if self.config.mixer == "none":
+            factors = np.zeros((self.config.n_heads, len(x), len(x)))
+            return factors, factors > 0, self.values(w, x), None
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
         gate = gates(self.config, w, y)
         if self.config.mixer != "softmax":
@@ -133,6 +137,8 @@ class LiteralAttention:
 
     def values(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
         """Of every head that has its own [N,T,e]."""
+        if self.config.mixer == "none":
+            return np.zeros((self.config.n_kv_heads, len(x), self.config.value_width))
         y = self.norm(w, "attn_norm", x) if self.config.pre_norm else x
         found = self.silu(delta_sums(w, y, "v")) if self.config.mixer != "softmax" else self.heads(w, "v", y)
         return np.swapaxes(found, 0, 1)

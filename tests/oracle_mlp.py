@@ -42,6 +42,8 @@ class LiteralMLP:
         raise NotImplementedError
 
     def mlp(self, w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+        if not self.config.d_mlp:
+            return np.zeros_like(x)
         y = self.norm(w, "mlp_norm", x) if self.config.pre_norm else x
         if self.config.own_norms:
             return self.norm(w, "mlp_post_norm", self.separate(w, x, y))

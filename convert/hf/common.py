@@ -42,7 +42,7 @@ def base_of(f: Fields, family: str, max_positions: int, **defaults: Any) -> dict
         "family": family,
         **FLAGS[family],
         "vocab_size": f.integer("vocab_size", **_default(defaults, "vocab_size")),
-        "n_layers": f.layers("num_hidden_layers"),
+        "n_layers": f.layers("num_hidden_layers", **_default(defaults, "n_layers")),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": n_heads if n_kv_heads is None else n_kv_heads,

@@ -127,7 +127,8 @@ def _not_computed(model_type: str, f: Fields) -> tuple[str, ...]:
         return ()  # which is refused
     ahead = [n_layers + more for more in range(min(max(counts, default=0), _MOST_AHEAD))]
     indexed = range(n_layers) if model_type in INDEXED else ()
-    beside = ("mtp.", "model.mtp_") if model_type in {*hybrid.READERS, "exaone_moe", "ernie4_5_moe"} else ()
+    further = {*hybrid.READERS, "exaone_moe", "ernie4_5_moe", "nemotron_h"}
+    beside = ("mtp.", "model.mtp_") if model_type in further else ()
     return (
         *beside,
         *(f"model.layers.{at}." for at in ahead),

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import mmap
+import os
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ _ADAPTER = "adapter_config.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _EIGHT_BITS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
 """Types that numpy has not, and the library of safetensors gives to torch alone."""
+_INTEGERS = {"U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "U32": "uint32", "I64": "int64"}
+_SOON, _GONE = "MADV_WILLNEED", "MADV_DONTNEED"
 _PREFIXES = (
     "model.language_model.",
     "model.text_model.",
@@ -31,6 +35,7 @@ _PREFIXES = (
     "gpt_neox.",
     "model.decoder.",
     "decoder.",
+    "backbone.",
     "model.",
 )
 """What stands before the names of a language model's weights in one release of transformers or another."""
@@ -42,22 +47,40 @@ _BUFFER = re.compile(
 
 
 class _Content:
-    """The bytes of a file whose header the library has checked, for what it cannot give."""
+    """The bytes of a file whose header the library has checked, for what it cannot give.
+
+    It is open while something that was read of it is in use, and then closed: compiled programs keep what reads layers.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.resolve()  # who opens it again may stand in another folder
+        self._state = _state(self._path.stat())
+        self._last: weakref.ref[mmap.mmap] | None = None
 
-    @functools.cached_property
+    def _open(self) -> mmap.mmap | None:
+        return None if self._last is None else self._last()
+
     def _mapped(self) -> mmap.mmap:
-        """All of it, which stays on disk until it is read."""
-        with self._path.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        """All of it, which stays on disk until it is read.
+
+        Raises:
+          InputError: another file is there by now, or it was written since.
+        """
+        mapped = self._open()
+        if mapped is None:
+            with self._path.open("rb") as stream:
+                if _state(os.fstat(stream.fileno())) != self._state:
+                    raise InputError(f"{self._path}: the file has changed since the model was loaded; load it again")
+                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._last = weakref.ref(mapped)
+        return mapped
 
     @functools.cached_property
     def _header(self) -> tuple[dict[str, Any], int]:
         """What it says, and where it ends."""
-        stop = 8 + int.from_bytes(self._mapped[:8], "little")
-        return json.loads(self._mapped[8:stop]), stop
+        mapped = self._mapped()
+        stop = 8 + int.from_bytes(mapped[:8], "little")
+        return json.loads(mapped[8:stop]), stop
 
     def _place(self, name: str) -> tuple[int, int]:
         """Of a matrix: where its bytes begin, and how many they are."""
@@ -68,7 +91,7 @@ class _Content:
     def array(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """A matrix by its place."""
         start, size = self._place(name)
-        return np.frombuffer(self._mapped, np.uint8, size, start).view(jnp.dtype(dtype)).reshape(shape)
+        return np.frombuffer(self._mapped(), np.uint8, size, start).view(jnp.dtype(dtype)).reshape(shape)
 
     def advise(self, name: str, advice: str) -> None:
         """Tell the system what becomes of the pages of a matrix, where it has the word."""
@@ -76,7 +99,14 @@ class _Content:
         if size and hasattr(mmap, advice):
             first = start // mmap.PAGESIZE * mmap.PAGESIZE
             with contextlib.suppress(OSError):  # no more than a hint
-                self._mapped.madvise(getattr(mmap, advice), first, start + size - first)
+                mapped = self._open() if advice == _GONE else self._mapped()  # a closed file has no pages here
+                if mapped is not None:
+                    mapped.madvise(getattr(mmap, advice), first, start + size - first)
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """What differs once a file is another one, or was written."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Slice:
@@ -89,8 +119,9 @@ class _Slice:
         self.shape = tuple(self._slice.get_shape())
         stored = self._slice.get_dtype()
         self.dtype = (_DTYPES | _EIGHT_BITS).get(stored, stored)
-        if stored in _EIGHT_BITS or (mapped and stored in _DTYPES):
-            self._slice = content.array(name, self.dtype, self.shape)
+        self._kind = (_DTYPES | _EIGHT_BITS | _INTEGERS).get(stored, "")
+        if stored in _EIGHT_BITS or (mapped and self._kind):
+            self._slice = None  # which would keep the file open
 
     def read(self, ranges: tuple[slice, ...]) -> np.ndarray:
         """The part within ``ranges``."""
@@ -99,17 +130,18 @@ class _Slice:
         if self._mapped:
             self.release()  # what was read of it before, such as other rows
         try:
-            return np.require(self._slice[ranges], requirements="A")  # files may begin anywhere
+            whole = self._content.array(self.name, self._kind, self.shape) if self._slice is None else self._slice
+            return np.require(whole[ranges], requirements="A")  # files may begin anywhere
         except (SafetensorError, TypeError, ValueError) as error:  # a type that numpy has not, or no numbers at all
             raise InputError(f"weight {self.name} cannot be read ({error})") from error
 
     def fetch(self) -> None:
         """As ``streaming.Paged``."""
-        self._content.advise(self.name, "MADV_WILLNEED")
+        self._content.advise(self.name, _SOON)
 
     def release(self) -> None:
         """As ``streaming.Paged``."""
-        self._content.advise(self.name, "MADV_DONTNEED")
+        self._content.advise(self.name, _GONE)
 
 
 def open_safetensors(folder: Path, *, left_out: tuple[str, ...] = (), mapped: bool = False) -> dict[str, Tensor]:

@@ -22,13 +22,13 @@ _ROWS = ("He", "He", "Kd", "Kd", "H")
 """Of the projection: gates, values, keys, queries, and one number of each head."""
 _UNLIMITED = [[0.0, math.inf], [0.0, {"__float__": "Infinity"}], [0.0, "inf"], None]
 """Bounds of a token's step, as files have said that there are none."""
-_SHORT = {"v": 0, "k": 1, "q": 2}
+SHORT = {"v": 0, "k": 1, "q": 2}
 """Where they stand in the convolution."""
 
 LAYER: layouts.Layouts = {
     **{x: at(_MAMBA + "in_proj.weight", Axis(_ROWS, i), "D") for i, x in enumerate(("o_gate", "v", "k", "q", "decay"))},
-    **{f"{x}_conv": at(_MAMBA + "conv1d.weight", Axis(_ROWS[1:4], i), Axis(("1",)), "W") for x, i in _SHORT.items()},
-    **{f"{x}_conv_bias": at(_MAMBA + "conv1d.bias", Axis(_ROWS[1:4], i)) for x, i in _SHORT.items()},
+    **{f"{x}_conv": at(_MAMBA + "conv1d.weight", Axis(_ROWS[1:4], i), Axis(("1",)), "W") for x, i in SHORT.items()},
+    **{f"{x}_conv_bias": at(_MAMBA + "conv1d.bias", Axis(_ROWS[1:4], i)) for x, i in SHORT.items()},
     "decay_bias": at(_MAMBA + "dt_bias", "H"),
     "decay_rate": at(_MAMBA + "A_log", "H"),
     "skip": at(_MAMBA + "D", "H"),
@@ -63,7 +63,8 @@ def _mixer(f: Fields, d_model: int) -> tuple[dict[str, Any], layouts.Layouts]:
             f"{f.where}: {n_heads} heads of width {head} in {n_groups} groups, expected mamba_expand * hidden_size ="
             f" {width} numbers, and groups of one size"
         )
-    _check(f)
+    check_steps(f)
+    f.take("mamba_chunk_size")  # a way of computing the same
     mixer = {
         "mixer": "mamba",
         "n_heads": n_heads,
@@ -75,14 +76,13 @@ def _mixer(f: Fields, d_model: int) -> tuple[dict[str, Any], layouts.Layouts]:
     }
     if f.flag("mamba_conv_bias", True):
         return mixer, LAYER
-    none = {f"{x}_conv_bias": dataclasses.replace(LAYER[f"{x}_conv_bias"], given=0.0) for x in _SHORT}
+    none = {f"{x}_conv_bias": dataclasses.replace(LAYER[f"{x}_conv_bias"], given=0.0) for x in SHORT}
     return mixer, {**LAYER, **none}
 
 
-def _check(f: Fields) -> None:
-    """Refuse what is not computed, and pass over what changes nothing."""
+def check_steps(f: Fields) -> None:
+    """Refuse bounds of a token's step, and a bias of the projection, which are not computed."""
     f.fixed("mamba_proj_bias", False)
-    f.take("mamba_chunk_size")  # a way of computing the same
     limit = f.take("time_step_limit", _UNLIMITED[0])
     if limit not in _UNLIMITED:
         raise InputError(f"{f.where}: time_step_limit = {str(limit)[:80]} is not supported; only [0, Infinity] is")

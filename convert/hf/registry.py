@@ -16,6 +16,7 @@ from jstrace.convert.hf import (
     llama_like,
     mamba,
     mixed,
+    nemotron_h,
 )
 from jstrace.convert.hf.common import Read
 
@@ -28,6 +29,7 @@ FAMILIES: dict[str, Callable[[Fields], Read]] = {
     **mixed.READERS,
     **hybrid.READERS,
     **mamba.READERS,
+    **nemotron_h.READERS,
     **latent.READERS,
     **gemma4.READERS,
 }
@@ -52,6 +54,7 @@ _CLASSES = {
     "qwen2_moe": "Qwen2Moe",
     "qwen3_moe": "Qwen3Moe",
     "granitemoehybrid": "GraniteMoeHybrid",
+    "nemotron_h": "NemotronH",
     "olmo_hybrid": "OlmoHybrid",
     "qwen3_next": "Qwen3Next",
     "qwen3_5_text": "Qwen3_5",
@@ -107,7 +110,7 @@ UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(("qwen3_vl_moe_text", "dbrx"), _EXPERTS),
     "deepseek_v4": "latent attention with compressed sources",
     "longcat_flash": "two attentions in a layer",
-    **dict.fromkeys(("mamba", "mamba2", "jamba", "zamba2", "nemotron_h", "falcon_h1", "lfm2"), _STATE),
+    **dict.fromkeys(("mamba", "mamba2", "jamba", "zamba2", "falcon_h1", "lfm2"), _STATE),
     **dict.fromkeys(("kimi_linear", "minimax", "rwkv", "falcon_mamba"), _STATE),
     **dict.fromkeys(("gemma3n_text", "gemma3n"), _PER_LAYER),
     "bitnet": "norms inside attention and MLP",

@@ -50,8 +50,8 @@ def meshes_for(config: Any, tokens: int, n_devices: int, memory: float) -> Itera
     """Sizes of ``model`` with the estimate of each, from the smallest that fits by the estimate on."""
     from jstrace.method.plans import Plan
     from jstrace.models.platforms import assumed
-    from jstrace.pipeline.ask import Ask
     from jstrace.pipeline.footprint import device_bytes, model_sizes
+    from jstrace.pipeline.records import Ask
 
     plan = Plan()
     ask = Ask(plan.sources[:1], plan.cases[:1], plan.sizes)

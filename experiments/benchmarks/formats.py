@@ -32,7 +32,7 @@ MODELS = {
     "gemma": "Gemma 2B, 7B; CodeGemma",
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3, the text part",
-    "gemma4": "Gemma 4 12B, 31B, the text part",
+    "gemma4": "Gemma 4 12B, 26B, 31B, the text part",
     "glm4": "GLM-4-0414",
     "glm4moe": "GLM-4.5, 4.6, 4.7, Air",
     "gpt-oss": "gpt-oss 20B and 120B",
@@ -63,6 +63,8 @@ MODELS = {
     "starcoder2": "StarCoder2",
 }
 """Checkpoints that people know, by architecture."""
+ALSO = {"deepseek2": "deepseek_v2", "mistral3": "ministral3", "olmo2": "olmo3"}
+"""What some files of an architecture are read as, by what their fields say."""
 STORED = {
     "awq": "four bits in groups, version `gemm`",
     "bitsandbytes": "four bits (`nf4`, `fp4`), with quantised scales too; int8",
@@ -102,6 +104,11 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _read_as(name: str) -> str:
+    """The types of an architecture's files."""
+    return " or ".join(f"`{each}`" for each in (ARCHITECTURES[name].model_type, ALSO.get(name)) if each)
+
+
 def tables() -> dict[str, str]:
     """Each table of the page by its name there."""
     named: dict[str, list[str]] = {}
@@ -110,7 +117,7 @@ def tables() -> dict[str, str]:
     return {
         "architectures": _table(
             ("architecture", "such as", "read as"),
-            ((f"`{name}`", MODELS[name], f"`{ARCHITECTURES[name].model_type}`") for name in sorted(ARCHITECTURES)),
+            ((f"`{name}`", MODELS[name], _read_as(name)) for name in sorted(ARCHITECTURES)),
         ),
         "quantisations": ", ".join(QUANTISATIONS) + ".",
         "pre-tokenizers": _table(

@@ -78,6 +78,7 @@ EXAMPLES = {
     "mistral3": "Mistral Small 3.1, 3.2; Ministral 3",
     "mpt": "MPT",
     "nemotron": "Nemotron 4, Minitron",
+    "nemotron_h": "Nemotron-H 4B to 56B, Nemotron Nano 2, Nemotron 3 Nano",
     "olmo": "OLMo 1",
     "olmo3": "Olmo 3",
     "bamba": "Bamba 9B",

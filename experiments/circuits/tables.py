@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.circuits.measuring import MEASURES, REPLACEMENTS, SCORES
-from experiments.inputs import written
+from experiments.inputs import read, written
 from jstrace.reports.drawing import COLORS
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-circuits.md"
@@ -23,13 +22,9 @@ SHOWN = (*SCORES, *FITS)
 Row = dict[str, Any]
 
 
-def read(rows: Path) -> list[Row]:
+def read_all(rows: Path) -> list[Row]:
     """All rows, numbers as floats."""
-    found = []
-    for path in sorted(rows.glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as stream:
-            found += [_numbers(row) for row in csv.DictReader(stream)]
-    return found
+    return [_numbers(row) for path in sorted(rows.glob("*.csv")) for row in read(path)]
 
 
 def _numbers(row: dict[str, str]) -> Row:
@@ -66,7 +61,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 def write(rows: Path, out: Path) -> None:
     """``scores.csv``, ``graphs.csv``, ``circuits.csv``; the figure, and the tables of the two pages."""
     out.mkdir(parents=True, exist_ok=True)
-    found = read(rows)
+    found = read_all(rows)
     measured = [row for row in found if row["score"] != "truth"]
     scores = means(measured, ("junk", "replace", "score", "order"))
     graphs = means([row for row in measured if row["junk"] == 1], ("program", "size", "replace", "score", "order"))

@@ -68,8 +68,8 @@ def check_model_fits(
     import jax
 
     from jstrace.loading import checked_dtype
-    from jstrace.pipeline.ask import Ask
     from jstrace.pipeline.footprint import check_fits
+    from jstrace.pipeline.records import Ask
     from jstrace.scale.memory import total_bytes
     from jstrace.scale.meshes import parse_mesh
 

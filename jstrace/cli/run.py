@@ -170,7 +170,7 @@ def run_command(
         done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
-        if weights == opt.Weights.STREAMED:  # programs hold the files that they read, open
+        if weights == opt.Weights.STREAMED:  # programs read their own load's files, so that no other has use of them
             import jax
 
             jax.clear_caches()

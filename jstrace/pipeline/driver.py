@@ -20,8 +20,7 @@ from jaxtyping import Float32, Int
 from jstrace.method.questions import NOTHING
 from jstrace.models import InputError, Model
 from jstrace.pipeline import call, stages
-from jstrace.pipeline.ask import Ask
-from jstrace.pipeline.records import Input, Invalid, Outcome, Spent
+from jstrace.pipeline.records import Ask, Input, Invalid, Outcome, Spent
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import batching, memory, meshes

@@ -11,7 +11,6 @@ import numpy as np
 from jstrace.method.conditions import Case, Condition, Source
 from jstrace.method.questions import Question
 from jstrace.models import AnyArray, EdgeTree, InputError, Model
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.carrying import How
 from jstrace.pipeline.coherence import check
 from jstrace.pipeline.driver import Driver
@@ -20,7 +19,7 @@ from jstrace.pipeline.inputs import Tokens, checked_model, listed, token_ids, wi
 from jstrace.pipeline.own_masks import checked_masks, evaluate_masks
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.progress import Progress, Report, reported
-from jstrace.pipeline.records import Input, Invalid
+from jstrace.pipeline.records import Ask, Input, Invalid
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace
 from jstrace.pipeline.tracing import keeps_invalid

@@ -25,8 +25,7 @@ from jstrace.method.scores.linear import FEATURES, Coefficients
 from jstrace.models import AnyArray, Decoder, InputError, Model, Replacement, hidden_states
 from jstrace.models.fingerprints import fingerprint
 from jstrace.models.platforms import usual_promotion
-from jstrace.pipeline.course import COURSES, Course, Draw, draws
-from jstrace.pipeline.features import Known, known_of
+from jstrace.pipeline.course import COURSES, Course, Draw, Known, draws, known_of
 from jstrace.pipeline.inputs import Tokens, listed, token_ids
 from jstrace.pipeline.progress import FitReport, fit_reported
 from jstrace.pipeline.replacing import Reference, named

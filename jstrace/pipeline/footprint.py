@@ -21,8 +21,8 @@ from jstrace.models.experts import held_bytes
 from jstrace.models.narrow import is_narrow
 from jstrace.models.rows import MOST_ROWS
 from jstrace.models.sharding import divisible
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.masked import N_QUERIES
+from jstrace.pipeline.records import Ask
 from jstrace.pipeline.reference import RESAMPLED
 from jstrace.scale.batching import bucket
 

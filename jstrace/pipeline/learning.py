@@ -17,12 +17,12 @@ from jstrace.method.scores.gradients import GradientScore
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import InputError, Model
 from jstrace.models.edges import ByValue
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.evaluating import evaluate
 from jstrace.pipeline.foreign import Predictions
 from jstrace.pipeline.inputs import Tokens, tokenised
 from jstrace.pipeline.progress import Progress
+from jstrace.pipeline.records import Ask
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.scorers import known_to
 from jstrace.pipeline.trace import Trace

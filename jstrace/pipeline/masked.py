@@ -23,7 +23,7 @@ from jstrace.models import AnyArray, Decoder, EdgeTree, Replacement, form, hidde
 from jstrace.models.platforms import usual_promotion
 from jstrace.pipeline.comparing import BatchResult, averaged, compared
 from jstrace.scale import meshes
-from jstrace.scale.dealing import collected, dealt
+from jstrace.scale.batching import collected, dealt
 
 _NONE: Mapping[str, Replacement] = {}
 N_QUERIES = 128

@@ -14,8 +14,8 @@ from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.scoring import SCORES
 from jstrace.models import Model, Replacement
 from jstrace.pipeline import scorers
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.footprint import call_bytes, replacement_bytes, wide_bytes
+from jstrace.pipeline.records import Ask
 from jstrace.pipeline.replacing import Replacing
 from jstrace.scale import batching, memory
 

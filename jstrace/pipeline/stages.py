@@ -24,8 +24,8 @@ from jstrace.method.scores.measured import Together
 from jstrace.method.scores.scoring import filled, passes, several_scores
 from jstrace.method.search.extraction import extract_padded
 from jstrace.method.search.first_pass import ranked
+from jstrace.method.search.ordering import by_score
 from jstrace.method.search.proportional import proportional
-from jstrace.method.search.ranking import by_score
 from jstrace.models import AnyArray, Decoder, EdgeTree, ModelConfig, Replacement, clean_forward, form
 from jstrace.models.platforms import usual_promotion
 from jstrace.scale import meshes

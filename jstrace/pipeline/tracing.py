@@ -14,13 +14,12 @@ from jstrace.method.scores.fitted import Fitted
 from jstrace.method.scores.gradients import GradientScore
 from jstrace.models import InputError, Model, Score
 from jstrace.pipeline.answers import continued
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.carrying import Under
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.inputs import Tokens, listed, token_ids, token_texts, whole_text
 from jstrace.pipeline.pairs import Questions
 from jstrace.pipeline.progress import Progress, Report, reported
-from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.records import Ask, Input, Invalid, Outcome
 from jstrace.pipeline.repeats import check_repeats, perturbed
 from jstrace.pipeline.replacing import Reference, Replace
 from jstrace.pipeline.trace import Trace

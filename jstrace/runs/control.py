@@ -12,11 +12,10 @@ from jstrace.method.plans import Plan
 from jstrace.method.questions import Question
 from jstrace.models import Model
 from jstrace.models.edges import ByValue
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.call import OnSteps
 from jstrace.pipeline.driver import Driver
 from jstrace.pipeline.foreign import Predictions
-from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.records import Ask, Input, Invalid, Outcome
 from jstrace.pipeline.repeats import perturbed
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs.row import Row

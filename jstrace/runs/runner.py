@@ -19,11 +19,10 @@ import jstrace
 from jstrace.method.conditions import COUNTERFACTUAL, NO_TEXTS
 from jstrace.method.plans import Plan
 from jstrace.models import InputError, Model
-from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.activations import geometry_of
 from jstrace.pipeline.call import OnSteps
 from jstrace.pipeline.driver import Driver, OnBatch
-from jstrace.pipeline.geometry import geometry_of
-from jstrace.pipeline.records import Input, Invalid, Outcome
+from jstrace.pipeline.records import Ask, Input, Invalid, Outcome
 from jstrace.pipeline.repeats import check_repeats
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.scorers import known_to

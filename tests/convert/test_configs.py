@@ -159,6 +159,8 @@ def minimal(model_type: str) -> dict[str, Any]:
         return {"model_type": model_type, "vocab_size": 9, **_ODD_NAMES[model_type]}
     heads = {} if model_type == "gpt_neox" else {"num_key_value_heads": 2}
     heads |= {"hidden_size_per_layer_input": 0} if model_type == "gemma4_text" else {}
+    heads |= {"layers_block_type": ["mamba", "attention", "mlp"]} if model_type == "nemotron_h" else {}
+    heads |= {"mamba_n_heads": 4} if model_type in ("bamba", "granitemoehybrid") else {}
     return heads | {
         "model_type": model_type, "vocab_size": 9, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 3,
         "num_attention_heads": 2, "max_position_embeddings": 16,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from jstrace.convert.hf.config import described
 from jstrace.models import InputError, n_params
+from jstrace.models.slots import with_mlp
 from tests.convert.test_configs import minimal
 
 pytestmark = pytest.mark.quick
@@ -271,6 +273,20 @@ def test_phi_moe_as_published() -> None:
         ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "without n_group and topk_group"),
         ("gemma4_text", {"hidden_size_per_layer_input": 8}, "an embedding for each layer"),
         ("gemma4_unified_text", {"enable_moe_block": True}, "num_experts"),
+        ("nemotron_h", {"layers_block_type": None, "hybrid_override_pattern": "M*X"}, "expected layers_block_type"),
+        (
+            "nemotron_h",
+            {"layers_block_type": ["mamba", "mlp"]},
+            "3, but the blocks of 2 are listed",
+        ),
+        ("nemotron_h", {"layer_types": ["mamba"] * 3}, "layer_types contradicts layers_block_type"),
+        (
+            "nemotron_h",
+            {"layers_block_type": ["moe"] * 3, "moe_latent_size": 4},
+            "moe_latent_size = 4",
+        ),
+        ("nemotron_h", {"time_step_limit": [0.0, 0.1]}, "only \\[0, Infinity\\] is"),
+        ("nemotron_h", {"n_groups": 3}, "128 mamba_num_heads do not divide into 3 n_groups"),
         ("ernie4_5_moe", {"use_bias": True}, "use_bias = True is not supported"),
         ("mixtral", {"num_experts_per_tok": 9}, "9 experts for each token, expected 1 to the 8"),
         ("phimoe", {"num_experts_per_tok": 1}, "1 experts for each token, expected the 2 of SparseMixer"),
@@ -312,3 +328,19 @@ def test_olmo_hybrid() -> None:
     short = described(few | {"num_hidden_layers": 3}, where="here").config
     assert short.form_of == (1, 1, 0)
     assert [(form.head_dim, form.value_width) for form in short.layer_forms] == [(128, 128), (96, 192)]
+
+
+def test_nemotron_h() -> None:
+    """The letters of older files are the names of newer ones, at the shape of the 8B model."""
+    pattern = "M-M-M-M*-" + 3 * "M-M-M-M-M*-" + "M-M-M-M-M-"
+    fields = {
+        "model_type": "nemotron_h", "attention_head_dim": 128, "hidden_size": 4096, "intermediate_size": 21504,
+        "num_attention_heads": 32, "num_hidden_layers": 52, "num_key_value_heads": 8,
+        "time_step_limit": [0.0, math.inf], "time_step_rank": 256, "vocab_size": 131072,
+    }  # fmt: skip
+    config = described(fields | {"hybrid_override_pattern": pattern}, where="here").config
+    names = [{"M": "mamba", "-": "mlp", "*": "attention"}[letter] for letter in pattern]
+    assert described(fields | {"layers_block_type": names}, where="here").config == config
+    assert 8.05e9 < n_params(config) < 8.15e9
+    assert config.heads[:9] == (128, 0, 128, 0, 128, 0, 128, 32, 0)
+    assert with_mlp(config) == tuple(letter == "-" for letter in pattern)

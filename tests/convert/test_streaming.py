@@ -6,6 +6,9 @@ import copy
 import dataclasses
 import functools
 import json
+import mmap
+import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,28 @@ def test_one_layer_is_read_at_a_time(llama: Path, monkeypatch: pytest.MonkeyPatc
     back = [(ahead, 0), (gone, 2), (read, 2)]
     back += [(ahead, 0), (gone, 2), (gone, 1), (read, 1), (ahead, 2), (gone, 1), (gone, 0), (read, 0)]
     assert done == turns + back
+
+
+def test_files_are_closed_after_every_pass(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the model and its programs stay; a file that has changed by the next pass is refused."""
+    opened: list[weakref.ref[mmap.mmap]] = []
+
+    def watched(*args: Any, make: Any = mmap.mmap, **kwargs: Any) -> mmap.mmap:
+        content: mmap.mmap = make(*args, **kwargs)
+        opened.append(weakref.ref(content))
+        return content
+
+    monkeypatch.setattr("mmap.mmap", watched)
+    model = jstrace.load(llama, weights="streamed")
+    n_loading = len(opened)
+    for _ in range(2):
+        jax.block_until_ready(passes(model, jax.tree.map(lambda leaf: leaf[None] * 0.5, model.full_mask(len(IDS)))))
+        assert [each for each in opened if each() is not None] == []
+    assert len(opened) > n_loading > 0
+    status = (llama / "model.safetensors").stat()
+    os.utime(llama / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"model\.safetensors: the file has changed since the model"):
+        jax.block_until_ready(jax.jit(Model.__call__)(model, IDS))
 
 
 def test_layers_are_never_all_in_memory() -> None:

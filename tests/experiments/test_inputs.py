@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from experiments.inputs import makeup_of
+from experiments.inputs import Table, makeup_of, merged
 from jstrace.method.graph.composition import composed
 from jstrace.method.graph.counting import Counts
 from jstrace.method.graph.depth import by_quarter
@@ -33,3 +35,23 @@ def test_quarters_are_those_of_compositions() -> None:
 def test_quarters_of_few_layers() -> None:
     np.testing.assert_array_equal(by_quarter(np.asarray([[1, 2, 3]])), [[1, 2, 3, 0]])
     np.testing.assert_array_equal(by_quarter(np.arange(8)), [1, 5, 9, 13])
+
+
+def test_tables_go_on(tmp_path: Path) -> None:
+    """What a file has by the columns asked for, as text or number, is in it; other scores' rows stay, in order."""
+    path = tmp_path / "new" / "table.csv"
+    made = Table(path, "plan", "row")
+    made.add([{"plan": "a", "row": 3, "tv": 0.5}])
+    again = Table(path, "plan", "row")
+    assert ("a", 3) in again
+    assert ("a", "3") in again
+    assert ("a", 4) not in again
+    again.add([{"plan": "b", "row": 3, "tv": 0.25}])
+    assert path.read_bytes() == b"plan,row,tv\na,3,0.5\nb,3,0.25\n"
+
+
+def test_rows_of_other_scores_stay(tmp_path: Path) -> None:
+    path, order = tmp_path / "curves.csv", ["l1", "rounds", "random"]
+    merged(path, [{"score": "random", "tv": 1.0}, {"score": "l1", "tv": 0.5}], order)
+    merged(path, [{"score": "l1", "tv": 0.4, "low": 0.3}], order)
+    assert path.read_text() == "score,tv,low\nl1,0.4,0.3\nrandom,1.0,\n"

@@ -111,7 +111,7 @@ def test_scores_equal_the_oracle(family: str, score: str) -> None:
     ("family", "score"),
     [
         *((family, "l1") for family in ("mistral", *KINDS)),
-        *((family, "random") for family in ("llama", "gemma2", "gpt_neox")),  # of each shape that graphs have
+        *((family, "random") for family in ("llama", "gemma2", "gpt_neox", "nemotron_h")),  # of each shape of graphs
     ],
 )
 def test_traces_equal_the_heap(family: str, score: str) -> None:

@@ -29,7 +29,7 @@ from jstrace.method.scores.gradients import (
     loss_gradient,
 )
 from jstrace.method.scores.rounds import Rounds
-from jstrace.method.search.ranking import by_score, log_ranks
+from jstrace.method.search.ordering import by_score, log_ranks
 from jstrace.models import Decoder, EdgeTree, InputError, Model, Replacement, hidden_states
 from tests import oracle
 from tests.conftest import KINDS, SHAPES, TINY, family_config, tiny_params

@@ -13,9 +13,8 @@ import pytest
 from jstrace.method.graph import full_graph, sizes
 from jstrace.method.scores.drawn import random_scores
 from jstrace.method.search.extraction import extract_padded
-from jstrace.method.search.ordering import marked
+from jstrace.method.search.ordering import by_score, marked
 from jstrace.method.search.proportional import proportional
-from jstrace.method.search.ranking import by_score
 from jstrace.models import EdgeTree
 from tests import oracle
 from tests.conftest import family_config

@@ -13,8 +13,7 @@ from jstrace.method.naming import GRADIENTS, SCORE_NAMES, checked_score
 from jstrace.method.scores import scoring
 from jstrace.method.scores.drawn import random_node_scores, random_scores
 from jstrace.method.scores.measured import normalised
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import by_score
+from jstrace.method.search.ordering import by_score, marked
 from jstrace.models import EdgeTree, InputError, Model
 from jstrace.pipeline.padding import without_marks
 from tests import oracle

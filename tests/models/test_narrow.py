@@ -155,6 +155,43 @@ def test_vocabularies_are_wide_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     assert (narrow.parts_of_rows(96, 16), narrow.parts_of_rows(97, 16)) == (3, 1)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_halves_of_a_vocabulary_are_wide_in_parts(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, which multiplies them in float32; gradients of parts that cancel are no coarser than those of all."""
+    x, rows, seed = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate([(2, 16), (96, 16), (96,)]))
+    x, rows = x.astype(dtype), (rows + jnp.repeat(jnp.asarray([64.0, -64.0]), 48)[:, None]).astype(dtype)
+
+    def weighted(x: jax.Array) -> jax.Array:
+        return jax.vmap(functools.partial(rows_product, contract, rows=rows))(x) @ (1 + seed / 64)
+
+    out = []
+    for most in (16 * 96, 16 * 40):
+        monkeypatch.setattr("jstrace.models.narrow.AT_ONCE", most)
+        products = jax.vmap(functools.partial(rows_product, contract, rows=rows))(x)
+        out.append((products, jax.grad(lambda x: weighted(x).sum())(x).astype(jnp.float32)))
+    np.testing.assert_allclose(out[0][0], out[1][0], rtol=1e-6, atol=1e-4)
+    expected = np.asarray(1 + seed / 64, np.float64) @ np.asarray(rows, np.float64)
+    for _, gradient in out:
+        np.testing.assert_allclose(gradient, np.tile(expected, (2, 1)), rtol=float(jnp.finfo(dtype).eps), atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_heads_of_halves_are_never_all_wide(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a head, a pass and its gradients take less than a third of it; in float32 it would take twice as much."""
+    monkeypatch.setattr("jstrace.models.narrow.AT_ONCE", 2**18)
+    config = dataclasses.replace(TINY, d_model=64, vocab_size=2**16)
+    mask = jax.tree.map(lambda leaf: leaf.astype(np.float32), full_mask(config, 2))
+    blank = jax.eval_shape(functools.partial(Decoder, config), shapes(config, jnp.dtype(dtype)))
+
+    def loss(mask: EdgeTree, decoder: Decoder) -> jax.Array:
+        return masked_forward(decoder, jnp.asarray(IDS[:2]), mask, remat=True)[0]
+
+    for run in (loss, jax.grad(loss)):
+        memory = jax.jit(run).lower(mask, blank).compile().memory_analysis()
+        assert memory is not None
+        assert memory.temp_size_in_bytes < 2 * config.vocab_size * config.d_model / 3
+
+
 @pytest.mark.parametrize("family", ["gpt2", "qwen2_moe"])
 def test_bytes(family: str) -> None:
     """Of what is stored; biases, norms, positions and routers stay wide."""

@@ -15,8 +15,8 @@ from jstrace import archives
 from jstrace.convert import source
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import stages
+from jstrace.pipeline.activations import geometry_of
 from jstrace.pipeline.generation import _spans, generated
-from jstrace.pipeline.geometry import geometry_of
 from jstrace.pipeline.trace_file import _arrays, _header
 from jstrace.scale import batching
 from tests.conftest import SIZES, TINY, family_config, tiny_params
@@ -31,7 +31,7 @@ def predicted(model: Model, rows: list[np.ndarray]) -> np.ndarray:
     return np.exp(np.asarray(stages.predict_batch(model.decoder, *batch)))
 
 
-@pytest.mark.parametrize("family", ["phi3", "gemma2", "gemma3", "gpt2", "gpt_neox", "qwen3_next"])
+@pytest.mark.parametrize("family", ["phi3", "gemma2", "gemma3", "gpt2", "gpt_neox", "qwen3_next", "nemotron_h"])
 def test_greedy_tokens_are_those_of_whole_passes(family: str) -> None:
     """Each family's positions, windows and norms from a cache; phi3's longrope changes frequencies on the way."""
     model = Model(Decoder(config := family_config(family), tiny_params(config)))

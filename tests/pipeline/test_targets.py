@@ -11,7 +11,7 @@ from jstrace.method.conditions import Source
 from jstrace.method.questions import Question
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input, Outcome
-from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.records import Ask
 from jstrace.show import plots, records, tables
 
 SIZES = (0.2, 0.6)

@@ -18,8 +18,8 @@ from jstrace.method.conditions import ABLATIONS, Case, Condition, Source
 from jstrace.method.graph import full_graph
 from jstrace.models import Decoder, EdgeTree, InputError, Model
 from jstrace.pipeline import Driver, Input, Invalid, masked, stages
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.inputs import token_ids
+from jstrace.pipeline.records import Ask
 from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import SIZES, TINY, family_config, tiny_params

@@ -165,7 +165,7 @@ def test_memory_that_ran_out_in_the_control(model: Model, monkeypatch: pytest.Mo
     control, inputs = Control(model, LIGHT, DATA.rows, Replacing(model, REFERENCE)), {0: Input(np.arange(5))}
 
     def driven(outcome: Any) -> None:
-        monkeypatch.setattr(control._driver, "batches", lambda asked: iter([dict.fromkeys(asked, outcome)]))
+        monkeypatch.setattr(control._driver, "batches", lambda asked, _: iter([dict.fromkeys(asked, outcome)]))
 
     driven(Invalid("not finite"))
     assert control.of(inputs) == {}

@@ -21,7 +21,7 @@ from jstrace.method.scores.gradients import ShareTimesGradient
 from jstrace.method.scores.rounds import Rounds
 from jstrace.models import InputError, Model
 from jstrace.pipeline import Driver, Input
-from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.records import Ask
 from jstrace.pipeline.replacing import Replacing
 from jstrace.runs import manifest
 from jstrace.runs.data import Data, Row

@@ -94,9 +94,9 @@ def test_a_part_that_was_stopped_has_the_same_batches(
     batches: list[list[list[int]]] = []
     run_batch = call.start
 
-    def noted(task: Resolved, members: list[Any], n_rows: int) -> Any:
+    def noted(task: Resolved, members: list[Any], *rest: Any) -> Any:
         batches.append([one.tokens.tolist() for one in members])
-        return run_batch(task, members, n_rows)
+        return run_batch(task, members, *rest)
 
     monkeypatch.setattr(Resolved, "most_inputs", lambda *_: 2)
     monkeypatch.setattr(call, "start", noted)

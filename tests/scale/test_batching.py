@@ -13,7 +13,7 @@ import pytest
 from jstrace.method.plans import Plan
 from jstrace.models import PRESETS, InputError, make_mesh, param_shardings, shapes, weight_bytes
 from jstrace.pipeline import footprint
-from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.records import Ask
 from jstrace.scale import batching
 
 pytestmark = pytest.mark.quick

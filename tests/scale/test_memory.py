@@ -22,8 +22,8 @@ from jstrace.method.graph import full_graph
 from jstrace.method.plans import Plan
 from jstrace.models import Model, Replacement, platforms
 from jstrace.pipeline import footprint, masked, stages
-from jstrace.pipeline.ask import Ask
 from jstrace.pipeline.compiled import compiled_bytes, edges_like
+from jstrace.pipeline.records import Ask
 from jstrace.pipeline.replacing import Replacing
 from jstrace.pipeline.resolved import Resolved
 from jstrace.scale import memory

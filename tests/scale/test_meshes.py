@@ -22,7 +22,7 @@ from jstrace.method.scores.gradients import ShareTimesGradient
 from jstrace.method.search import extraction
 from jstrace.models import Decoder, InputError, Model, make_mesh, param_shardings
 from jstrace.pipeline import Driver, Input, Outcome, masked, stages
-from jstrace.pipeline.ask import Ask
+from jstrace.pipeline.records import Ask
 from jstrace.scale import batching, hosts, meshes
 from tests.conftest import TINY, family_config, tiny_params
 

@@ -11,7 +11,7 @@ import jax
 from jstrace.models import InputError, ModelConfig
 from jstrace.models import edge_slots as edge_slots
 from jstrace.models import target_reach as target_reach
-from jstrace.models.slots import check_outputs
+from jstrace.models.slots import check_outputs, n_seen, with_mlp
 
 _MAX_EDGES = 2**31
 
@@ -26,11 +26,12 @@ def n_edges(config: ModelConfig, n_tokens: int, n_outputs: int = 1) -> int:
     if n_tokens < 1:
         raise InputError("no tokens: a trace needs at least one")
     check_outputs(n_outputs, n_tokens)
-    per_target, count = (2 if config.parallel else 3), 0
-    for reach, window, n_heads in zip(target_reach(config), config.windows, config.heads, strict=True):
+    residual, count = (1 if config.parallel else 2), 0
+    layers = zip(target_reach(config), n_seen(config), config.heads, with_mlp(config), strict=True)
+    for reach, window, n_heads, mlp in layers:
         first = max(0, n_tokens - n_outputs - reach)
         pairs = _pairs(n_tokens, window) - _pairs(first, window)
-        count += per_target * (n_tokens - first) + n_heads * pairs
+        count += (residual + mlp) * (n_tokens - first) + n_heads * pairs
     if count >= _MAX_EDGES:
         raise InputError(
             f"{n_tokens} tokens make a graph of {count} edges, more than {_MAX_EDGES - 1}; shorten the input"

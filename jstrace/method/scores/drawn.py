@@ -73,7 +73,7 @@ def random_node_scores(slots: EdgeTree, base: Array, *, parallel: bool) -> EdgeT
         )
         if parallel:
             residual = after = reached + residual_attn
-            mlp = before = residual + of_mlp
+            mlp = before = residual + jnp.where(there.mlp, of_mlp, 0.0)
         else:
             after = reached + residual_mlp  # by which the node in the middle of the layer is reached
             mlp, residual = after + of_mlp, after + residual_attn
@@ -82,6 +82,6 @@ def random_node_scores(slots: EdgeTree, base: Array, *, parallel: bool) -> EdgeT
         read = jnp.min(jnp.where(there.attn, attn, _NEVER), axis=(0, 1))
         return jnp.minimum(residual, read), EdgeTree(residual_attn=residual, attn=attn, residual_mlp=after, mlp=mlp)
 
-    start = jnp.where(slots.mlp[-1], 0.0, _NEVER).astype(jnp.float32)
+    start = jnp.where(slots.residual_attn[-1], 0.0, _NEVER).astype(jnp.float32)
     _, times = jax.lax.scan(layer, start, (uniform, slots, gamma), reverse=True)
     return jax.tree.map(lambda time: 1 / (1 + time), times)

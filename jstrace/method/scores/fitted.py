@@ -20,8 +20,7 @@ from jaxtyping import Array, Float, Float32
 from jstrace.method.scores.budgets import extremes, largest, soft_mask, total
 from jstrace.method.scores.gradients import GradientScore, Pass, as_floats, check_count, kl, name_variant
 from jstrace.method.scores.rounds import Rounds
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import log_ranks
+from jstrace.method.search.ordering import log_ranks, marked
 from jstrace.models import EdgeTree, InputError, Replacement, hidden_states
 from jstrace.models.edges import EDGE_KINDS
 from jstrace.models.platforms import seeded, usual_promotion

@@ -19,8 +19,7 @@ from jaxtyping import Array, Float, Float32, Int
 from jstrace.method.scores.budgets import soft_mask, total
 from jstrace.method.scores.gradients import Pass, first_order, log_shares
 from jstrace.method.scores.rounds import Rounds
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import log_ranks
+from jstrace.method.search.ordering import log_ranks, marked
 from jstrace.models import EDGE_KINDS, AnyArray, EdgeTree, ModelConfig
 
 FEATURES = ("activations", "gradient", "rounds")

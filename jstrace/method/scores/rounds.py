@@ -22,8 +22,7 @@ from jstrace.method.scores.gradients import (
     loss_gradient,
     name_variant,
 )
-from jstrace.method.search.ordering import marked
-from jstrace.method.search.ranking import log_ranks
+from jstrace.method.search.ordering import log_ranks, marked
 from jstrace.models import EdgeTree, InputError
 from jstrace.models.platforms import usual_promotion
 

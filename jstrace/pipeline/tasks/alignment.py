@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Int
 
 from jstrace.method.graph import full_graph
 from jstrace.models import EdgeTree, InputError, ModelConfig, edge_shapes
+from jstrace.models.slots import with_mlp
 from jstrace.pipeline.tasks.prompts import Prompt
 
 ALIGNMENTS = ("position", "roles", "components")
@@ -166,7 +167,7 @@ def component_shares(scores: Sequence[EdgeTree], config: ModelConfig) -> Float64
 def components_of(config: ModelConfig) -> Bool[np.ndarray, "L C"]:
     """Which of ``H + 1`` components each layer has: its heads, and its MLP, the last."""
     heads = np.arange(config.n_heads + 1) < np.asarray(config.heads)[:, None]
-    heads[:, -1] = True
+    heads[:, -1] = with_mlp(config)
     return heads
 
 

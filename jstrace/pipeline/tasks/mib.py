@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jstrace.models import InputError, ModelConfig
+from jstrace.models.slots import with_mlp
 from jstrace.pipeline.tasks.alignment import components_of
 
 
@@ -71,11 +72,12 @@ def graph(
       components: which are in the circuit.
       edges: whether to write the edges between them.
     """
+    mlps = [[f"m{layer}"] * there for layer, there in enumerate(with_mlp(config))]
     names = [
-        [*(f"a{layer}.h{head}" for head in range(n_heads)), f"m{layer}"] for layer, n_heads in enumerate(config.heads)
+        ([f"a{layer}.h{head}" for head in range(n_heads)], mlps[layer]) for layer, n_heads in enumerate(config.heads)
     ]
     real = components_of(config)
-    flat = zip([name for row in names for name in row], shares[real], components[real], strict=True)
+    flat = zip([name for heads, mlps in names for name in (*heads, *mlps)], shares[real], components[real], strict=True)
     scored = [(name, {"in_graph": bool(inside), "score": float(share)}) for name, share, inside in flat]
     nodes: dict[str, Any] = {"input": {"in_graph": True}, **dict(scored), "logits": {"in_graph": True}}
     cfg = {"n_layers": config.n_layers, "n_heads": config.n_heads, "d_model": config.d_model}
@@ -88,15 +90,15 @@ def graph(
     return {"cfg": {**cfg, "parallel_attn_mlp": config.parallel}, "nodes": nodes, "edges": entries}
 
 
-def _edges(names: Sequence[Sequence[str]], *, parallel: bool) -> Iterator[tuple[str, str, str]]:
+def _edges(names: Sequence[tuple[list[str], list[str]]], *, parallel: bool) -> Iterator[tuple[str, str, str]]:
     """Every edge of a graph of components: its source, its target, and its name, with what of a head it enters."""
     before = ["input"]
-    for *heads, mlp in names:
+    for heads, mlps in names:
         for source in before:
             for head in heads:
                 yield from ((source, head, f"{source}->{head}<{part}>") for part in "qkv")
         for source in before if parallel else [*before, *heads]:
-            yield source, mlp, f"{source}->{mlp}"
-        before = [*before, *heads, mlp]
+            yield from ((source, mlp, f"{source}->{mlp}") for mlp in mlps)
+        before = [*before, *heads, *mlps]
     for source in before:
         yield source, "logits", f"{source}->logits"
