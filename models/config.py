@@ -66,7 +66,7 @@ class ModelConfig:
     """``softmax``; ``delta`` (Gated DeltaNet) or ``mamba`` (Mamba-2), whose H are heads of values, K those of keys; or
     ``none`` in layers without attention."""
     conv_width: int = 0
-    """Of the last two: tokens that a query, key or value is made of, the last of them its own."""
+    """Of ``delta`` and ``mamba``: tokens that a query, key or value is made of, the last of them its own."""
     delta_strength: float = 1.0
     """Of ``delta``: that strengths are multiplied by; with 2, a token can turn the sign of a state (OLMo Hybrid)."""
     delta_eps: float | None = None

@@ -136,7 +136,8 @@ def _divided(weight: Weight, over: int) -> set[str]:
 
 def divisible(config: ModelConfig) -> dict[str, int]:
     """Of every axis that has to be divided the greatest size that divides it in all layers."""
-    forms = [axis_sizes(form) for form in config.layer_forms if form.mixer != "none"]
+    # Zero, which any size divides, for heads that are not there, as the width is of an MLP that is not.
+    forms = [axis_sizes(form) | ({"H": 0} if form.mixer == "none" else {}) for form in config.layer_forms]
     return {axis: math.gcd(*(sizes[axis] for sizes in forms)) for axis in _MUST_DIVIDE}
 
 

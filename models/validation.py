@@ -30,7 +30,7 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
             raise InputError(f"{where}: a layer has {form.n_heads} heads, expected at most {config.n_heads}")
     for number, form in enumerate(config.layer_forms):
         if form.mixer != "softmax" and any(config.windows[layer] < FAR for layer in config.layers_of(number)):
-            raise InputError(f"{where}: linear attention sees every token, but there is a window")
+            raise InputError(f"{where}: layers without a softmax have no window")
     fixed = [name for form in config.forms for name, _ in form if name in OF_ALL_LAYERS]
     if fixed:
         raise InputError(f"{where}: {fixed[0]} differs between layers, expected one for all of them")

@@ -69,10 +69,10 @@ def _experts(f: Fields, width: int) -> dict[str, Any]:
         for name in names:
             f.take(name)
         return {}
-    own = [width for width in [f.integer("expert_intermediate_size", None)] if width is not None]
+    older = f.integer("expert_intermediate_size", None)
     counts = {"n_experts": f.integer("num_experts"), "n_chosen": f.integer("top_k_experts")}
     return counts | {
-        "d_mlp": f.integer("moe_intermediate_size", *own),
+        "d_mlp": f.integer("moe_intermediate_size", *([] if older is None else [older])),
         "d_shared": width,
         "router": "chosen",
         "own_norms": True,

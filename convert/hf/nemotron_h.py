@@ -73,9 +73,10 @@ def _kinds(f: Fields) -> list[str]:
     known = _KINDS if listed else _LETTERS
     if not isinstance(kinds, list) or not kinds or any(f"{kind}" not in known for kind in kinds):
         raise InputError(f"{f.where}: expected layers_block_type, a list of {', '.join(_KINDS)}")
-    if any(other != kinds for other in listed):
+    named = [known[kind] for kind in kinds]
+    if any(not isinstance(other, list) or [known.get(f"{kind}") for kind in other] != named for other in listed):
         raise InputError(f"{f.where}: layer_types contradicts layers_block_type")
-    return [known[kind] for kind in kinds]
+    return named
 
 
 def _mamba(f: Fields) -> dict[str, Any]:
@@ -138,13 +139,13 @@ def _nemotron_h(f: Fields) -> Read:
     forms = [{name: getattr(full, name) for name in named} | own[kind] for kind in used]
     most = max(forms, key=lambda form: form["n_heads"])
     config = unlike(dataclasses.replace(full, **most), forms, list(map(used.index, kinds)))
-    found = dict(_TOP)
+    places = dict(_TOP)
     for number, kind in enumerate(used):
         part = dict(_LAYOUTS[kind])
         if kind == _MAMBA and not convolved:
             part |= {name: dataclasses.replace(part[name], given=0.0) for name in (f"{x}_conv_bias" for x in SHORT)}
-        found |= of_form(number, part) if len(used) > 1 else part
-    return config, found
+        places |= of_form(number, part) if len(used) > 1 else part
+    return config, places
 
 
 READERS: Mapping[str, Callable[[Fields], Read]] = {"nemotron_h": _nemotron_h}

@@ -170,10 +170,6 @@ def run_command(
         done = _resumable(run, out, shown=first, alone=not distributed)
         if first:
             _show(done, checkpoint.out)
-        if weights == opt.Weights.STREAMED:  # programs read their own load's files, so that no other has use of them
-            import jax
-
-            jax.clear_caches()
 
 
 def _say_what_starts(n_inputs: int, data: str, selectivity: int, *, distributed: bool) -> None:

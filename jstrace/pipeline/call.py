@@ -125,8 +125,8 @@ def _traced(
         scorings = tuple(zip(kinds, (scoring.number for scoring in program), strict=True))
         run = functools.partial(stages.score_batch, *inputs, scorings=scorings, learned=learned, **how)
         if (fit := program[0].fit) is not None:
-            one = {"scoring": scorings[0], "learned": learned[0], **how}
-            part, advance = (functools.partial(f, *inputs, **one) for f in (stages.fit_batch, stages.advance_batch))
+            asked = {"scoring": scorings[0], "learned": learned[0], **how}
+            part, advance = (functools.partial(f, *inputs, **asked) for f in (stages.fit_batch, stages.advance_batch))
             run = functools.partial(_fitted, fit, part, advance, run, told)
         if resolved.timed:
             (trees, good), seconds[" and ".join(dict.fromkeys(scoring.name for scoring in program))] = _timed(run)

@@ -198,8 +198,9 @@ def flops(
     the stream 2hd, a query with one key 2h, a value in the sum 2h, an MLP 4dm (6dm with a gate), the logits 2dV for
     each output. In latent attention the width of what queries, and keys and values, are made of is in the place of d,
     and what makes it is divided among the heads. Of experts m is the width of those chosen for a token, and their
-    router costs 2d for each there is. A head's gate costs as much as its row's way back. In Gated DeltaNet heads divide
-    the query that they share, a pair has two products, and the triangular system is not counted.
+    router costs 2d for each there is. A head's gate costs as much as its row's way back. In Gated DeltaNet and
+    Mamba-2 heads divide the query that they share; in the former a pair has two products, and the triangular system is
+    not counted.
 
     Args:
       work: from ``work``, or counted on the device.
@@ -229,9 +230,10 @@ def _of_form(work: Any, attn_edges: Any, mlp_edges: Any, config: ModelConfig) ->
     if config.kv_rank:
         k = config.kv_rank * (h - config.n_rotary) + d * (config.kv_rank + config.n_rotary) / config.n_heads
     value, pair, row = v * (config.kv_rank or d), float(h), v * d
-    if config.mixer != "softmax":
-        q, pair, k = q / config.n_groups, 2 * h / config.n_groups, k + 2 * d * config.n_groups
-    if config.mixer != "softmax" or config.gated_attention:
+    if config.mixer in ("delta", "mamba"):
+        n = 2 if config.mixer == "delta" else 1  # products of a pair, and numbers of a head beside its key
+        q, pair, k = q / config.n_groups, n * h / config.n_groups, k + n * d * config.n_groups
+    if config.mixer in ("delta", "mamba") or config.gated_attention:
         row = 2 * row
 
     def attention(rows: Any, queries: Any, pairs: Any, keys: Any, mixed: Any) -> Any:
