@@ -141,5 +141,5 @@ def test_forms_of_ones_own_that_are_none(changes: dict[str, Any]) -> None:
 
 
 def test_gated_deltanet_has_no_window() -> None:
-    with pytest.raises(InputError, match="there is a window"):
+    with pytest.raises(InputError, match="layers without a softmax have no window"):
         validated(dataclasses.replace(family_config("qwen3_next"), window=2), "here")
