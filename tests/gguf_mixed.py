@@ -197,7 +197,7 @@ def changed(architecture: str, name: str, weight: np.ndarray, c: Any, odd: str) 
     if name.endswith("e_score_correction_bias"):
         own = name.replace("e_score_correction_bias", "e_score_correction.bias")
         return [(own.replace("gate.moe_statics", "moe_statics"), weight)]  # as files have it
-    if ".router." in name or name.endswith("feedforward_layernorm_2.weight"):
+    if architecture == "gemma4" and (".router." in name or name.endswith("feedforward_layernorm_2.weight")):
         return [(block + _GEMMA4[name.split(".", 3)[3]], weight)]
     if name.endswith("layer_scalar"):
         return [(f"{name}.weight", weight)]

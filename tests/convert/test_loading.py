@@ -138,7 +138,7 @@ def test_random_weights(tmp_path: Path) -> None:
 
 
 def test_random_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals.os, "sysconf", lambda name: 2**20 if "PAGES" in name else 4096)
+    monkeypatch.setattr(refusals, "resident_memory", lambda: 2**32)
     with pytest.raises(InputError, match=r"16 GB of weights do not fit into this machine's memory; try dtype bfloat16"):
         jstrace.load("random:llama-3.1-8b", dtype="bfloat16")
 
