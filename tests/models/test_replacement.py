@@ -128,9 +128,9 @@ def test_gradients_of_soft_masks(family: str) -> None:
             assert not np.asarray(gradient.residual_mlp).any()
             continue
         step = jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
-        ahead, behind = (EdgeTree(**{**dict(mask.items()), name: leaf + sign * 3e-3 * step}) for sign in (1, -1))
+        ahead, behind = (EdgeTree(**{**dict(mask.items()), name: leaf + sign * 4e-4 * step}) for sign in (1, -1))
         more, less = ahead_and_behind(jax.tree.map(lambda *leaves: jnp.stack(leaves), ahead, behind))
-        expected = (more - less) / 6e-3
+        expected = (more - less) / 8e-4
         np.testing.assert_allclose(jnp.sum(getattr(gradient, name) * step), expected, rtol=0.02, atol=5e-3)
 
 

@@ -23,6 +23,7 @@ from jstrace.pipeline.records import Ask
 from jstrace.scale import batching
 from tests import oracle
 from tests.conftest import SIZES, TINY, family_config, tiny_params
+from tests.oracle_mlp import softmax
 from tests.stand_ins import Letters
 
 
@@ -42,7 +43,7 @@ def test_evaluation_equals_the_oracle(tiny: Model, tokens: np.ndarray, ablate: s
     got = jstrace.evaluate(tiny, trace, ablate=ablate, pre_softmax=pre, inverse=inverse, next_token=3)
     literal = oracle.Literal(TINY, tiny_params(), tokens)
     everything = EdgeTree(*(leaf != 255 for _, leaf in trace.strata.items()))
-    full = oracle.softmax(literal.masked(everything))
+    full = softmax(literal.masked(everything))
     for k in range(len(SIZES) + 1):
         traced = {name: leaf <= k for name, leaf in trace.strata.items()}
         if inverse:
@@ -50,7 +51,7 @@ def test_evaluation_equals_the_oracle(tiny: Model, tokens: np.ndarray, ablate: s
             traced |= {"residual_attn": everything.residual_attn, "residual_mlp": everything.residual_mlp}
         if ablate == "residual+mlp":
             traced["attn"] = everything.attn
-        p = oracle.softmax(literal.masked(EdgeTree(**traced), pre_softmax=pre))
+        p = softmax(literal.masked(EdgeTree(**traced), pre_softmax=pre))
         np.testing.assert_allclose(got.tv[k], 0.5 * np.abs(p - full).sum(), atol=1e-4)
         np.testing.assert_allclose(got.surprisal[k], -np.log(p[3]), rtol=1e-3, atol=1e-4)
         assert got.rank[k] == 1 + (p > p[3]).sum()

@@ -82,7 +82,7 @@ class _Logits:
 class Fitting:
     """A fit between two steps."""
 
-    own: Float32[Array, "*B V"]
+    own: Float32[Array, "*A V"]
     """Log-probabilities of the model's own prediction."""
     cap: Float32[Array, "*B"]
     logits: _Logits
