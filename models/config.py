@@ -238,7 +238,8 @@ class ModelConfig:
     def windows(self) -> tuple[int, ...]:
         """How many sources each layer's targets see at most; a number beyond any input where all are seen."""
         local = FAR if self.window is None else min(self.window, FAR)
-        return tuple(FAR if layer in self.global_layers else local for layer in range(self.n_layers))
+        everywhere = frozenset(self.global_layers)
+        return tuple(FAR if layer in everywhere else local for layer in range(self.n_layers))
 
     @property
     def most_tokens(self) -> int:

@@ -28,8 +28,9 @@ def validated(config: ModelConfig, where: str) -> ModelConfig:
         _check(form, where)
         if form.n_heads > config.n_heads:
             raise InputError(f"{where}: a layer has {form.n_heads} heads, expected at most {config.n_heads}")
+    windows = config.windows  # made anew whenever it is asked for
     for number, form in enumerate(config.layer_forms):
-        if form.mixer != "softmax" and any(config.windows[layer] < FAR for layer in config.layers_of(number)):
+        if form.mixer != "softmax" and any(windows[layer] < FAR for layer in config.layers_of(number)):
             raise InputError(f"{where}: layers without a softmax have no window")
     fixed = [name for form in config.forms for name, _ in form if name in OF_ALL_LAYERS]
     if fixed:
@@ -121,7 +122,8 @@ def _check_attention(config: ModelConfig, where: str) -> None:
 def _check_positions(config: ModelConfig, where: str) -> None:
     if config.window is not None and config.window < 1:
         raise InputError(f"{where}: window = {config.window}, expected a positive number")
-    windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or config.windows[layer] < FAR]
+    windows = config.windows
+    windowed = [layer for layer in config.unrotated_layers if layer >= config.n_layers or windows[layer] < FAR]
     if windowed:
         raise InputError(f"{where}: layer {windowed[0]} is without rotary positions; such layers see every token here")
     if config.alibi_slopes is not None and len(config.alibi_slopes) != config.n_heads:

@@ -95,10 +95,12 @@ def _bamba(f: Fields) -> Read:
     base["activation"] = f.choice("hidden_act", ACTIVATIONS, "silu")
     for name in ("num_logits_to_keep", "z_loss_coefficient"):
         f.take(name)
-    seen = f.take("attn_layer_indices") or []
-    if not isinstance(seen, list) or any(not isinstance(layer, int) for layer in seen):
+    seen, layers = f.take("attn_layer_indices"), range(base["n_layers"])
+    seen = [] if seen is None else seen
+    if not isinstance(seen, list) or any(type(layer) is not int or layer not in layers for layer in seen):
         raise InputError(f"{f.where}: attn_layer_indices = {str(seen)[:80]}, expected a list of layers")
-    mixed = [layer not in seen for layer in range(base["n_layers"])]
+    attending = frozenset(seen)
+    mixed = [layer not in attending for layer in layers]
     mixer, own = _mixer(f, base["d_model"])
     return joined(base, mixer, mixed, {0: ({}, {})}, [0] * len(mixed), (BAMBA, own))
 
@@ -115,7 +117,7 @@ def _granitemoehybrid(f: Fields) -> Read:
     base |= {"embed_scale": f.number("embedding_multiplier", 1.0), "query_scale": f.number("attention_multiplier", 1.0)}
     mlp, net = _mlps(f)
     types = f.take("layer_types") or ["mamba"] * base["n_layers"]
-    if not isinstance(types, list) or len(types) != base["n_layers"] or any(kind not in _KINDS for kind in types):
+    if not isinstance(types, list) or len(types) != base["n_layers"] or any(f"{kind}" not in _KINDS for kind in types):
         raise InputError(f"{f.where}: layer_types is no list of {base['n_layers']} kinds of {', '.join(_KINDS)}")
     mixer, own = _mixer(f, base["d_model"])
     share, names = f.number("residual_multiplier", 1.0), ("o", "o_bias", "down", "shared_down")
